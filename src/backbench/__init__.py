@@ -1,0 +1,1 @@
+"""backbench: which pretrained vision model, adapted how, is best for your images."""

@@ -1,0 +1,35 @@
+"""The noun all backbones share: a `Backbone` turns a batch of normalised images into features."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from backbench.config import Preprocess
+from backbench.records import ModelFacts
+
+
+class Backbone(nn.Module):
+    """A network without its classification head, together with what is known of it.
+
+    Args:
+        body: (batch, 3, height, width) float -> (batch, dim) float.
+        facts: name, dim, preprocessing, digest of the weights, licence, ...
+
+    `forward` takes images normalised as `facts.preprocess` says. It is loaded in eval mode.
+    """
+
+    def __init__(self, body: nn.Module, facts: ModelFacts) -> None:
+        super().__init__()
+        self.body = body
+        self.facts = facts
+        self.eval()
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How images must be prepared; every backbone has one."""
+        assert self.facts.preprocess is not None  # only controls lack it, and they are no Backbone
+        return self.facts.preprocess
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.body(batch)

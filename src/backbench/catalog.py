@@ -1,0 +1,144 @@
+"""Finds what there is: models, methods and data sources, by name, with the nearest match.
+
+The folder is the registry. A module in `backbones/`, `methods/` or `data/sources/` declares `SPECS`; nothing
+else needs to know of it. A module of backbones may also offer `resolve(name)` for names that follow a
+pattern (any timm name, `torchvision/NAME`, a card file) and `list_specs()` for what it can list of them.
+Looking up never imports torch: plug-in modules import it inside the functions that need it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from types import ModuleType
+from typing import Any, Protocol
+
+from backbench.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A backbone that can be loaded, with what is known before loading.
+
+    `load(seed)` gives a `backbones.base.Backbone`. A control that looks at file facts or colours instead of
+    running a network has `describe(census)` -> (n, dim) float32 in its place.
+    """
+
+    name: str
+    summary: str
+    load: Callable[[int], Any] | None = None
+    describe: Callable[[Any], Any] | None = None
+    pretrained_on: str | None = None
+    num_parameters: int | None = None
+    input_size: int | None = None
+    flops: float | None = None
+    licence: str | None = None
+    download_bytes: int = 0
+    is_control: bool = False
+    identity: str = ""
+    """Content that tells two weights of one name apart: the digest of a local weights file, '' for a hub tag."""
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """An adaptation method: `adapt(task, options)` -> `engine.heads.Fitted`.
+
+    `options` is a frozen pydantic model whose defaults are the method's defaults.
+    """
+
+    name: str
+    summary: str
+    adapt: Callable[[Any, Any], Any]
+    options: type
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """A named data set: `load(config, progress)` -> `data.listing.Listing`."""
+
+    name: str
+    summary: str
+    load: Callable[[Any, Any], Any]
+    num_images: int | None = None
+    num_classes: int | None = None
+    download_bytes: int = 0
+    licence: str | None = None
+    citation: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+@cache
+def _modules(package: str) -> tuple[ModuleType, ...]:
+    root = importlib.import_module(package)
+    found = sorted(info.name for info in pkgutil.iter_modules(root.__path__) if not info.ispkg)
+    return tuple(importlib.import_module(f"{package}.{name}") for name in found)
+
+
+def _specs(package: str) -> dict[str, Any]:
+    by_name: dict[str, Any] = {}
+    for module in _modules(package):
+        for spec in getattr(module, "SPECS", ()):
+            if spec.name in by_name:
+                raise RuntimeError(f"two plug-ins in {package} are named '{spec.name}'")
+            by_name[spec.name] = spec
+    return by_name
+
+
+def list_methods() -> list[MethodSpec]:
+    """All methods, by name."""
+    return sorted(_specs("backbench.methods").values(), key=_name)
+
+
+def list_sources() -> list[SourceSpec]:
+    """All named data sets, by name."""
+    return sorted(_specs("backbench.data.sources").values(), key=_name)
+
+
+def list_models() -> list[ModelSpec]:
+    """All models that can be listed: the curated ones first, then those a pattern gives, each by name."""
+    curated = _specs("backbench.backbones")
+    rest: list[ModelSpec] = []
+    for module in _modules("backbench.backbones"):
+        if hasattr(module, "list_specs"):
+            rest += [spec for spec in module.list_specs() if spec.name not in curated]
+    return sorted(curated.values(), key=_name) + sorted(rest, key=_name)
+
+
+def find_method(name: str) -> MethodSpec:
+    """The method of that name, or a ConfigError with the nearest ones."""
+    specs = _specs("backbench.methods")
+    if name not in specs:
+        raise unknown_name("method", name, specs, "--methods", "backbench list methods")
+    return specs[name]
+
+
+def find_source(name: str) -> SourceSpec | None:
+    """The named data set, or None: then it may be a path."""
+    return _specs("backbench.data.sources").get(name)
+
+
+def find_model(name: str) -> ModelSpec:
+    """The model of that name: curated, a timm name, `torchvision/NAME` or a card; ConfigError otherwise."""
+    specs = _specs("backbench.backbones")
+    if name in specs:
+        return specs[name]
+    for module in _modules("backbench.backbones"):
+        if hasattr(module, "resolve"):
+            spec = module.resolve(name)
+            if spec is not None:
+                return spec
+    raise unknown_name(
+        "model", name, (spec.name for spec in list_models()), "--models", "backbench list models --filter TEXT"
+    )
+
+
+def _name(spec: _Named) -> str:
+    return spec.name

@@ -1,0 +1,62 @@
+"""What a data source gives: samples with labels and a way to read each; nothing split or checked yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """Something in a source that is not a sample, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Samples of a source, in an order that depends on nothing but their ids.
+
+    Exactly one of `files` and `pixels` is given: paths on disk, or decoded images in memory
+    ((n, height, width, 3) uint8, or a sequence of (height, width, 3) uint8).
+
+    Args:
+        name: short name for tables, as in "digits" or the folder's name.
+        ids: unique; '/'-separated path relative to the source's root for files.
+        labels: class *names*, one for each sample; order of classes is decided by the manifest.
+        groups: samples of one group never sit in two parts; None: no group known.
+        parts: 'train', 'val' or 'test' where the source fixes it, None where it is to be split.
+        ignored: what was found and left out.
+        class_names: all classes the source declares, where it does (an empty class folder shows here only).
+        facts: anything worth keeping in the record: licence, citation, published counts, coarse labels.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    groups: tuple[str | None, ...]
+    parts: tuple[str | None, ...]
+    files: tuple[Path, ...] | None = None
+    pixels: np.ndarray | Sequence[np.ndarray] | None = None
+    ignored: tuple[Ignored, ...] = ()
+    class_names: tuple[str, ...] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.files is None) == (self.pixels is None):
+            raise ValueError("a listing has either files or pixels")
+        n = len(self.ids)
+        images = self.files if self.files is not None else self.pixels
+        columns: list[Any] = [self.labels, self.groups, self.parts, images]
+        if any(len(column) != n for column in columns):
+            raise ValueError("columns of a listing disagree in length")
+
+    def __len__(self) -> int:
+        return len(self.ids)

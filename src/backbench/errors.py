@@ -1,0 +1,99 @@
+"""The errors a user can act on, and how their messages are built.
+
+Every message answers four questions: what was given, where, what is allowed (nearest match first),
+what to do. The command line prints the message alone; `--debug` adds the traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BackbenchError(Exception):
+    """Base of all errors meant for the user; `exit_status` is what the command line returns."""
+
+    exit_status = 1
+
+
+class ConfigError(BackbenchError):
+    """A name, option or combination of options that can't be used."""
+
+    exit_status = 2
+
+
+class DataError(BackbenchError):
+    """Images, labels or a split that can't be used as they are."""
+
+    exit_status = 2
+
+
+class BadImage(DataError):
+    """One file that is not a usable image."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.path, self.reason)
+
+
+class ModelError(BackbenchError):
+    """Weights that are missing, do not fit, or fail their self-test."""
+
+
+class DownloadError(BackbenchError):
+    """Bytes that could not be fetched, or are not the ones announced."""
+
+
+class StorageError(BackbenchError):
+    """A file that can't be written or read back: disk full, read-only, no permission."""
+
+
+class BudgetExceeded(BackbenchError):
+    """Work that would not end within the time the user gave."""
+
+
+class MissingExtra(BackbenchError):
+    """An optional part that is not installed."""
+
+    exit_status = 2
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed. "
+            f"Install it with: pip install 'backbench[{extra}]'"
+        )
+
+
+def nearest(given: str, allowed: Iterable[str], limit: int = 3) -> list[str]:
+    """The names of `allowed` most like `given`, best first; case is ignored; may be empty."""
+    by_folded = {name.casefold(): name for name in allowed}
+    folded = given.casefold()
+    close = difflib.get_close_matches(folded, by_folded, n=limit, cutoff=0.6)
+    if not close:  # a part of a long name is a common way to name it
+        close = sorted((name for name in by_folded if folded and folded in name), key=len)[:limit]
+    return [by_folded[name] for name in close]
+
+
+def unknown_name(kind: str, given: str, allowed: Iterable[str], where: str, hint: str) -> ConfigError:
+    """A ConfigError for a name that is not there, with the nearest names first.
+
+    Args:
+        kind: what the name should have been, as in "model".
+        given: the name as the user typed it.
+        allowed: every name that would do.
+        where: the option or place it came from, as in "--models".
+        hint: what to do to see them all, as in "backbench list models".
+    """
+    names = list(allowed)
+    close = nearest(given, names)
+    if close:
+        suggestion = "Did you mean " + " or ".join(f"'{name}'" for name in close) + "?"
+    elif len(names) <= 12:
+        suggestion = "Allowed: " + ", ".join(names) + "."
+    else:
+        suggestion = f"{len(names)} names are known."
+    return ConfigError(f"unknown {kind} '{given}' in {where}. {suggestion} See: {hint}")

@@ -1,0 +1,157 @@
+"""Messages and progress bars on stderr: bars on a terminal, plain lines elsewhere, nothing when quiet.
+
+stdout belongs to results. Library functions take a `Progress` and stay silent by default.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, Protocol
+
+PLAIN_INTERVAL_SECONDS = 5.0
+
+
+class Bar(Protocol):
+    """One long piece of work; `advance` may be called from any thread."""
+
+    def advance(self, num: int = 1) -> None: ...
+
+
+class _NoBar:
+    def advance(self, num: int = 1) -> None:
+        pass
+
+
+class Progress:
+    """Silent: the default of every library function."""
+
+    def say(self, text: str) -> None:
+        """Tell the user one line."""
+
+    def warn(self, text: str) -> None:
+        """Tell the user one line that needs attention."""
+
+    @contextmanager
+    def bar(self, label: str, total: int, unit: str = "images") -> Iterator[Bar]:
+        """Show work on `total` units, with units/s and time left, until the block ends."""
+        yield _NoBar()
+
+
+SILENT = Progress()
+
+
+class _PlainBar:
+    def __init__(self, stream: IO[str], label: str, total: int, unit: str) -> None:
+        self.stream, self.label, self.total, self.unit = stream, label, total, unit
+        self.done = 0
+        self.started = self.told = time.monotonic()
+
+    def advance(self, num: int = 1) -> None:
+        self.done += num
+        now = time.monotonic()
+        if now - self.told >= PLAIN_INTERVAL_SECONDS and self.done < self.total:
+            self.told = now
+            rate = self.done / max(now - self.started, 1e-9)
+            left = (self.total - self.done) / max(rate, 1e-9)
+            print(
+                f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, "
+                f"{format_seconds(left)} left",
+                file=self.stream,
+                flush=True,
+            )
+
+
+class PlainProgress(Progress):
+    """Plain lines, for logs and pipes: at most one line per bar every five seconds."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self.stream = stream if stream is not None else sys.stderr
+
+    def say(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    def warn(self, text: str) -> None:
+        print(f"warning: {text}", file=self.stream, flush=True)
+
+    @contextmanager
+    def bar(self, label: str, total: int, unit: str = "images") -> Iterator[Bar]:
+        yield _PlainBar(self.stream, label, total, unit)
+
+
+class _RichBar:
+    def __init__(self, bars: Any, task: Any) -> None:
+        self.bars, self.task = bars, task
+
+    def advance(self, num: int = 1) -> None:
+        self.bars.advance(self.task, num)
+
+
+class RichProgress(Progress):
+    """Bars and colour, for a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        self.console.print(f"warning: {text}", style="yellow", markup=False)
+
+    @contextmanager
+    def bar(self, label: str, total: int, unit: str = "images") -> Iterator[Bar]:
+        from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+        from rich.text import Text
+
+        class Speed(ProgressColumn):
+            def render(self, task: Any) -> Text:
+                return Text(f"{task.speed:,.0f} {unit}/s" if task.speed else unit)
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            Speed(),
+            TimeRemainingColumn(),
+        )
+        with Bars(*columns, console=self.console, transient=True) as bars:
+            task = bars.add_task(label, total=total)
+            yield _RichBar(bars, task)
+
+
+def make_progress(*, quiet: bool = False) -> Progress:
+    """The right progress for this process: silent, plain lines, or bars (NO_COLOR is respected by rich)."""
+    if quiet:
+        return SILENT
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        return RichProgress()
+    return PlainProgress()
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for people: '0.4 s', '13 s', '2 min 15 s', '3 h 5 min'."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def format_bytes(num_bytes: float) -> str:
+    """A size for people, in powers of 1000: '512 B', '5.3 MB', '1.2 GB'."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 999.5:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" or num_bytes >= 10 else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"

@@ -1,0 +1,132 @@
+"""What came out: `RunRecord`, its schema, and the only code that writes and reads run folders.
+
+A run folder holds `record.json`, `predictions.npz` and `manifest.json`. It is serialised aside and moved
+into place in one step, so it is whole or absent; a record is never changed afterwards. Failures are
+records too, in folders of their own (`<run_id>.failed-1`, ...).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from backbench.config import Frozen, Preprocess, RunConfig
+
+SCHEMA_VERSION = 1
+
+
+class Metric(Frozen):
+    """A figure with its doubt: fractions in 0..1 unless the name says otherwise."""
+
+    value: float
+    low: float | None = Field(default=None, description="lower end of the 95 % interval")
+    high: float | None = Field(default=None, description="upper end of the 95 % interval")
+    n: int = Field(description="images (or classes, for a mean over classes) it rests on")
+
+
+class DataFacts(Frozen):
+    """What was measured on."""
+
+    name: str
+    classes: tuple[str, ...]
+    num_train: int
+    num_val: int
+    num_test: int
+    manifest_digest: str
+    image_digest: str
+    num_skipped: int = 0
+    num_groups: int | None = None
+
+
+class ModelFacts(Frozen):
+    """What a backbone is, resolved from its weights."""
+
+    name: str
+    architecture: str
+    dim: int = Field(description="feature size")
+    preprocess: Preprocess | None = Field(description="None for a control that sees no pixels")
+    num_parameters: int
+    flops: float | None = Field(description="multiply and add counted as two, for one image")
+    weights_digest: str
+    weights_bytes: int = 0
+    pretrained_on: str | None = Field(description="None: untrained weights")
+    licence: str | None = None
+    source: str | None = None
+    is_control: bool = False
+
+
+class MethodFacts(Frozen):
+    """What a method did: all its options, and what it chose on validation."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    choices: dict[str, Any] = Field(default_factory=dict)
+    fitted_on: str = "train+val"
+
+
+class Cost(Frozen):
+    """What a run cost. Stages are busy seconds of the threads that did them, so they may overlap."""
+
+    seconds: dict[str, float] = Field(description="read, decode, resize, forward, head")
+    images_per_second: float | None = Field(description="extraction, end to end, wall clock")
+    num_images: int = 0
+    peak_memory_bytes: int | None = None
+    features_from_cache: bool = Field(
+        default=False, description="extraction seconds are then those measured when the features were made"
+    )
+
+
+class Failure(Frozen):
+    """Why a run has no figures."""
+
+    kind: str
+    message: str
+    traceback: str | None = None
+
+
+class RunRecord(Frozen):
+    """One finished or failed run; immutable once written."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    status: Literal["done", "failed"]
+    started: str = Field(description="UTC, ISO 8601")
+    config: RunConfig
+    data: DataFacts
+    model: ModelFacts | None = None
+    method: MethodFacts | None = None
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    per_class: dict[str, Metric] = Field(default_factory=dict, description="recall of each class, by name")
+    cost: Cost | None = None
+    environment: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of the files beside record.json")
+    warnings: tuple[str, ...] = ()
+    failure: Failure | None = None
+
+
+class Predictions:
+    """The prediction ledger of one run: what the classifier said of each test image.
+
+    Args:
+        ids: n sample ids, in manifest order.
+        labels: (n,) int, the true class as an index into `classes`.
+        probabilities: (n, classes) float32, rows sum to 1.
+        classes: class names; the columns of `probabilities`.
+    """
+
+    def __init__(
+        self, ids: tuple[str, ...], labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...]
+    ) -> None:
+        if probabilities.shape != (len(ids), len(classes)) or labels.shape != (len(ids),):
+            raise ValueError("ids, labels, probabilities and classes disagree in length")
+        self.ids = ids
+        self.labels = labels
+        self.probabilities = probabilities
+        self.classes = classes
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(n,) bool: the most probable class is the true one."""
+        return self.probabilities.argmax(axis=1) == self.labels

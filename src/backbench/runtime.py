@@ -1,0 +1,173 @@
+"""Device, precision, seeds, workers, cache folder: the only module that knows hardware.
+
+Nothing here imports torch before a function that needs it is called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backbench.config import Precision
+from backbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def cache_folder() -> Path:
+    """Where features, checks and downloads are kept: $BACKBENCH_CACHE, else the user's cache folder."""
+    given = os.environ.get("BACKBENCH_CACHE")
+    if given:
+        return Path(given)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "backbench"
+
+
+def num_workers() -> int:
+    """Threads for reading and decoding: the cores this process may use, at most 16."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(usable, 16))
+
+
+def decide_device(asked: str = "auto") -> str:
+    """'cpu', 'cuda' (or 'cuda:1') or 'mps'; 'auto' takes the fastest there is. ConfigError if it is not there."""
+    import torch
+
+    kind = asked.partition(":")[0]
+    if asked == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    if kind not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"unknown device '{asked}' in --device. Allowed: auto, cpu, cuda, cuda:N, mps.")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[kind]:
+        raise ConfigError(f"--device {asked}: this machine has no usable {kind} device. Use --device cpu or auto.")
+    if kind == "cuda" and ":" in asked:
+        index = asked.partition(":")[2]
+        if not index.isdigit() or int(index) >= torch.cuda.device_count():
+            raise ConfigError(
+                f"--device {asked}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0."
+            )
+    return asked
+
+
+def has_fast_bf16(device: str) -> bool:
+    """Whether the hardware multiplies bf16 matrices natively, so that bf16 is faster than fp32."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "cpu":
+        return bool(_cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+    return False
+
+
+def decide_precision(asked: str, device: str) -> Precision:
+    """'fp32' or 'bf16'; 'auto' is bf16 where the hardware has it. ConfigError for another word."""
+    if asked == "auto":
+        return "bf16" if has_fast_bf16(device) else "fp32"
+    if asked == "fp32":
+        return "fp32"
+    if asked == "bf16":
+        return "bf16"
+    raise ConfigError(f"unknown precision '{asked}' in --precision. Allowed: auto, fp32, bf16.")
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            for line in lines:
+                if line.startswith(("flags", "Features")):
+                    return set(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return set()
+
+
+def stream_seed(seed: int, use: str) -> int:
+    """The seed of one named use of randomness, so that adding a use never shifts the others; 0..2^63-1."""
+    digest = hashlib.sha256(f"{seed}/{use}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def make_rng(seed: int, use: str) -> np.random.Generator:
+    """A NumPy generator for one named use."""
+    return np.random.default_rng(stream_seed(seed, use))
+
+
+def make_torch_rng(seed: int, use: str) -> torch.Generator:
+    """A CPU torch generator for one named use."""
+    import torch
+
+    return torch.Generator().manual_seed(stream_seed(seed, use))
+
+
+def synchronise(device: str) -> None:
+    """Wait until the device has done what was asked, so that a clock read next to it means something."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def peak_memory_bytes(device: str) -> int | None:
+    """The most memory this process has held: on the device for CUDA, resident set otherwise; None if unknown."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def describe_environment(device: str) -> dict[str, str]:
+    """Versions and hardware for a record; imports nothing heavy that is not loaded already."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    facts = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor_name(),
+        "num_cores": str(num_workers()),
+        "device": device,
+    }
+    if device.startswith("cuda"):
+        import torch
+
+        facts["device_name"] = torch.cuda.get_device_name(device)
+    for package in ("backbench", "torch", "torchvision", "timm", "numpy", "pillow"):
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = "not installed as a package"
+    return facts
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
