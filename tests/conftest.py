@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -29,3 +31,32 @@ def shared() -> Path:
 def test_scale() -> float:
     """How many of the fuzz cases to run: 1 is the quick suite, 10 the full counts."""
     return float(os.environ.get("BACKBENCH_TEST_SCALE", "1"))
+
+
+@pytest.fixture()
+def photos(tmp_path: Path) -> Path:
+    """A folder of three classes of 20 small generated images that a probe on pixels tells apart, mostly."""
+    return make_photos(tmp_path / "photos")
+
+
+def make_photos(
+    root: Path, classes: tuple[str, ...] = ("circle", "cross", "stripes"), num: int = 20, size: int = 16
+) -> Path:
+    """Noisy drawings: the class is in the shape, not in the colour or the file facts."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:size, :size]
+    middle = (size - 1) / 2
+    shapes = [
+        np.hypot(rows - middle, columns - middle) < size / 3,
+        np.minimum(abs(rows - middle), abs(columns - middle)) < size / 10,
+        rows % 4 < 2,
+        columns % 4 < 2,
+        (rows + columns) % 6 < 3,
+    ]
+    for index, name in enumerate(classes):
+        folder = root / name
+        folder.mkdir(parents=True)
+        for number in range(num):
+            pixels = rng.integers(0, 120, (size, size, 3)) + 90 * shapes[index % len(shapes)][..., None]
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:03d}.png")
+    return root

@@ -13,6 +13,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -123,6 +124,20 @@ def find_method(name: str) -> MethodSpec:
 def find_source(name: str) -> SourceSpec | None:
     """The named data set, or None: then it may be a path."""
     return _specs("backbench.data.sources").get(name)
+
+
+def find_path_loader(path: Path) -> Callable[[Any, Path, Any], Any] | None:
+    """`load_path(config, path, progress)` -> `data.listing.Listing` of the source that takes this path, or None.
+
+    A module of `data/sources/` takes paths if it offers `accepts(path)` and `load_path`; one with `LAST_RESORT`
+    is asked after the others.
+    """
+    takers = [module for module in _modules("backbench.data.sources") if hasattr(module, "accepts")]
+    for module in sorted(takers, key=lambda module: hasattr(module, "LAST_RESORT")):
+        if module.accepts(path):
+            loader: Callable[[Any, Path, Any], Any] = module.load_path
+            return loader
+    return None
 
 
 def find_model(name: str) -> ModelSpec:

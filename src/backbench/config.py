@@ -9,12 +9,15 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from backbench.errors import unknown_name
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
 ResizeMode = Literal["short-side", "squash"]
 Precision = Literal["fp32", "bf16"]
 OnBad = Literal["fail", "skip"]
+Crop = Literal["none", "random-resized", "pad"]
 
 
 class Frozen(BaseModel):
@@ -84,3 +87,110 @@ class RunConfig(Frozen):
     seed: int = Field(default=0, ge=0)
     precision: Precision = "fp32"
     exact_resize: bool = False
+
+
+class Augment(Frozen):
+    """How training images are changed at random, and they alone; everything is off by default."""
+
+    crop: Crop = Field(
+        default="none",
+        description="'none': as in evaluation; 'random-resized': a box of random area and aspect, resized to the "
+        "input; 'pad': as in evaluation, then black pixels all round and a cut at random",
+    )
+    scale: tuple[float, float] = Field(
+        default=(0.08, 1.0), description="'random-resized': least and most area, as a share of the image's"
+    )
+    ratio: tuple[float, float] = Field(
+        default=(3 / 4, 4 / 3), description="'random-resized': least and most width / height of the box"
+    )
+    padding: int = Field(default=4, ge=1, le=128, description="'pad': pixels of the network's input on each side")
+    flip: bool = Field(default=False, description="mirror left to right, every second image")
+    vertical_flip: bool = Field(default=False, description="mirror upside down, every second image")
+    brightness: float = Field(
+        default=0.0, ge=0.0, le=10.0, description="factor in 1 - this .. 1 + this, at least 0"
+    )
+    contrast: float = Field(default=0.0, ge=0.0, le=10.0, description="as brightness")
+    saturation: float = Field(default=0.0, ge=0.0, le=10.0, description="as brightness")
+    hue: float = Field(
+        default=0.0, ge=0.0, le=0.5, description="turn in -this .. this, of the full circle of hues"
+    )
+    jitter_probability: float = Field(
+        default=1.0, ge=0.0, le=1.0, description="of the four changes of colour above, for each image"
+    )
+    rand_augment: tuple[int, int] | None = Field(
+        default=None, description="(operations for each image, 1..14; their magnitude, 0..30), as (2, 9)"
+    )
+    mixup: float = Field(default=0.0, ge=0.0, le=100.0, description="alpha of the beta law of the shares; 0 = off")
+    cutmix: float = Field(
+        default=0.0, ge=0.0, le=100.0, description="alpha, as mixup; where both are on, one of them for each batch"
+    )
+    erasing: float = Field(default=0.0, ge=0.0, le=1.0, description="probability that an image loses a box")
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _check_range(cls, value: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
+        most = 1.0 if info.field_name == "scale" else 100.0
+        if not 0.0 < value[0] <= value[1] <= most:
+            raise ValueError(f"must be (least, most) with 0 < least <= most <= {most:g}, not {value}")
+        return value
+
+    @field_validator("rand_augment")
+    @classmethod
+    def _check_rand_augment(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and not (1 <= value[0] <= 14 and 0 <= value[1] <= 30):
+            raise ValueError(f"must be (operations 1..14, magnitude 0..30), not {value}")
+        return value
+
+
+_CROP_AND_FLIP = Augment(crop="random-resized", flip=True)
+AUGMENT_PRESETS: dict[str, Augment] = {
+    "none": Augment(),
+    "basic": _CROP_AND_FLIP,
+    "strong": _CROP_AND_FLIP.model_copy(update={"mixup": 0.2, "cutmix": 1.0}),
+    "randaugment": _CROP_AND_FLIP.model_copy(update={"rand_augment": (2, 9)}),
+}
+"""The steps of the augmentation study; mixup and cutmix with the alphas of torchvision's reference recipe."""
+
+
+def augment_preset(name: str) -> Augment:
+    """The preset of this name. ConfigError, with the nearest names, if there is none."""
+    if name not in AUGMENT_PRESETS:
+        raise unknown_name("augmentation", name, AUGMENT_PRESETS, "options.augment", "docs/protocol.md")
+    return AUGMENT_PRESETS[name]
+
+
+class Recipe(Frozen):
+    """How a network is trained. The defaults fit data sets of hundreds to thousands of images."""
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(default=1e-4, gt=0.0, le=10.0, description="of the backbone, at its highest")
+    head_learning_rate: float | None = Field(
+        default=None, gt=0.0, le=10.0, description="of the head; None: ten times that of the backbone"
+    )
+    weight_decay: float = Field(
+        default=0.05, ge=0.0, le=10.0, description="of matrices; never of biases and norms"
+    )
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0, description="sgd only")
+    epochs: int = Field(default=10, ge=1, le=10_000)
+    batch_size: int = Field(default=64, ge=1, le=65_536, description="images for each step, whatever fits at once")
+    micro_batch_size: int | None = Field(
+        default=None, ge=1, description="images computed at once; None: the whole batch, less if memory is short"
+    )
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    warmup_epochs: float = Field(default=1.0, ge=0.0, description="the learning rate rises from 0 over these")
+    plateau_factor: float = Field(default=0.1, gt=0.0, lt=1.0)
+    plateau_patience: int = Field(default=3, ge=1, description="epochs without a better validation loss")
+    patience: int = Field(default=5, ge=0, description="early stopping: epochs without improvement; 0: off")
+    min_improvement: float = Field(default=0.0, ge=0.0, lt=1.0, description="of accuracy, as a fraction")
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    class_weights: Literal["none", "auto"] | dict[str, float] = Field(
+        default="none", description="'auto': each class counts the same in all; or a weight for each class name"
+    )
+    ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0, description="moving average of the weights; 0: off")
+    clip_norm: float = Field(default=1.0, ge=0.0, description="largest length of the gradient; 0: off")
+    layer_decay: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="each stage learns at this times the rate of the next; 1: off"
+    )
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="before the head")
+    gradient_checkpointing: bool = Field(default=False, description="less memory for a third more time")
+    augment: Augment = Augment()

@@ -56,6 +56,29 @@ class BudgetExceeded(BackbenchError):
     """Work that would not end within the time the user gave."""
 
 
+class TrainingDiverged(BackbenchError):
+    """A loss, gradient, weight or figure that is not a finite number; the step was not applied."""
+
+    def __init__(self, step: int, cause: str) -> None:
+        super().__init__(
+            f"training diverged at step {step}: {cause}. The last good checkpoint is kept. "
+            f"Try a lower learning rate, or gradient clipping."
+        )
+        self.step = step
+        self.cause = cause
+
+    def __reduce__(self) -> tuple[type, tuple[int, str]]:
+        return type(self), (self.step, self.cause)
+
+
+class Interrupted(BackbenchError):
+    """The user or the system asked the work to stop; what was done is saved."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__("stopped as asked; what was done is saved, and the same command goes on from there")
+        self.exit_status = 128 + signal_number
+
+
 class MissingExtra(BackbenchError):
     """An optional part that is not installed."""
 

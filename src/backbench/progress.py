@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, Self
 
 PLAIN_INTERVAL_SECONDS = 5.0
 
@@ -29,11 +29,20 @@ class _NoBar:
 class Progress:
     """Silent: the default of every library function."""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
     def say(self, text: str) -> None:
         """Tell the user one line."""
 
     def warn(self, text: str) -> None:
         """Tell the user one line that needs attention."""
+
+    def show(self, line: str, table: Callable[[int], str]) -> None:
+        """Show the state of a ranking: one line for a log, or `table(columns)` where a table can stay in place."""
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str = "images") -> Iterator[Bar]:
@@ -77,6 +86,9 @@ class PlainProgress(Progress):
     def warn(self, text: str) -> None:
         print(f"warning: {text}", file=self.stream, flush=True)
 
+    def show(self, line: str, table: Callable[[int], str]) -> None:
+        print(line, file=self.stream, flush=True)
+
     @contextmanager
     def bar(self, label: str, total: int, unit: str = "images") -> Iterator[Bar]:
         yield _PlainBar(self.stream, label, total, unit)
@@ -91,12 +103,34 @@ class _RichBar:
 
 
 class RichProgress(Progress):
-    """Bars and colour, for a terminal."""
+    """For a terminal: bars, and above them a table that fills; both vanish at the end, messages stay."""
 
     def __init__(self) -> None:
-        from rich.console import Console
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+        from rich.text import Text
+
+        class Speed(ProgressColumn):
+            def render(self, task: Any) -> Text:
+                unit = task.fields["unit"]
+                return Text(f"{task.speed:,.0f} {unit}/s" if task.speed else unit)
 
         self.console = Console(stderr=True, highlight=False)
+        label = TextColumn("{task.description}", markup=False)
+        self.bars = Bars(
+            label, BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn(), console=self.console
+        )
+        self.table = Text()
+        self.live = Live(Group(self.table, self.bars), console=self.console, transient=True, refresh_per_second=8)
+
+    def __enter__(self) -> Self:
+        self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
@@ -104,26 +138,20 @@ class RichProgress(Progress):
     def warn(self, text: str) -> None:
         self.console.print(f"warning: {text}", style="yellow", markup=False)
 
-    @contextmanager
-    def bar(self, label: str, total: int, unit: str = "images") -> Iterator[Bar]:
-        from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
+    def show(self, line: str, table: Callable[[int], str]) -> None:
         from rich.text import Text
 
-        class Speed(ProgressColumn):
-            def render(self, task: Any) -> Text:
-                return Text(f"{task.speed:,.0f} {unit}/s" if task.speed else unit)
+        self.table.plain = ""
+        self.table.append_text(Text.from_ansi(table(self.console.width)))
+        self.table.append(f"\n{line}\n")
 
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            Speed(),
-            TimeRemainingColumn(),
-        )
-        with Bars(*columns, console=self.console, transient=True) as bars:
-            task = bars.add_task(label, total=total)
-            yield _RichBar(bars, task)
+    @contextmanager
+    def bar(self, label: str, total: int, unit: str = "images") -> Iterator[Bar]:
+        task = self.bars.add_task(label, total=total, unit=unit)
+        try:
+            yield _RichBar(self.bars, task)
+        finally:
+            self.bars.remove_task(task)
 
 
 def make_progress(*, quiet: bool = False) -> Progress:

@@ -1,9 +1,4 @@
-"""What came out: `RunRecord`, its schema, and the only code that writes and reads run folders.
-
-A run folder holds `record.json`, `predictions.npz` and `manifest.json`. It is serialised aside and moved
-into place in one step, so it is whole or absent; a record is never changed afterwards. Failures are
-records too, in folders of their own (`<run_id>.failed-1`, ...).
-"""
+"""What came out: `RunRecord` and its parts, and `Predictions`. Frozen, strict, versioned."""
 
 from __future__ import annotations
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -35,6 +39,19 @@ def cache_folder() -> Path:
     return base / "backbench"
 
 
+def has_network(seconds: float = 2.0) -> bool:
+    """Whether the hub of the weights answers; False at once when the hub client is told to be offline."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return False
+    hub = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    port = hub.port or (80 if hub.scheme == "http" else 443)
+    try:
+        socket.create_connection((hub.hostname or "", port), timeout=seconds).close()
+    except (OSError, UnicodeError):
+        return False
+    return True
+
+
 def num_workers() -> int:
     """Threads for reading and decoding: the cores this process may use, at most 16."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -43,9 +60,11 @@ def num_workers() -> int:
 
 def decide_device(asked: str = "auto") -> str:
     """'cpu', 'cuda' (or 'cuda:1') or 'mps'; 'auto' takes the fastest there is. ConfigError if it is not there."""
+    kind = asked.partition(":")[0]
+    if asked == "cpu" or (asked == "auto" and not _may_have_accelerator()):
+        return "cpu"
     import torch
 
-    kind = asked.partition(":")[0]
     if asked == "auto":
         if torch.cuda.is_available():
             return "cuda"
@@ -62,6 +81,13 @@ def decide_device(asked: str = "auto") -> str:
                 f"--device {asked}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0."
             )
     return asked
+
+
+def _may_have_accelerator() -> bool:
+    """False where there is surely none: spares the seconds of importing torch to ask it."""
+    if sys.platform != "linux":
+        return True
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"))
 
 
 def has_fast_bf16(device: str) -> bool:
@@ -115,6 +141,38 @@ def make_torch_rng(seed: int, use: str) -> torch.Generator:
     return torch.Generator().manual_seed(stream_seed(seed, use))
 
 
+@contextmanager
+def seeded(seed: int, device: str) -> Iterator[None]:
+    """Let torch's own generators, which dropout draws from, start at `seed` here, and leave them as they were."""
+    import torch
+
+    cuda = [torch.device(device)] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield
+
+
+def autocast(device: str, precision: Precision) -> AbstractContextManager[None]:
+    """bf16 for what bears it, where `precision` says so; the weights stay fp32."""
+    import torch
+
+    context: AbstractContextManager[None] = torch.autocast(
+        device.partition(":")[0], torch.bfloat16, enabled=precision == "bf16"
+    )
+    return context
+
+
+def free_memory(device: str) -> None:
+    """Give back what nothing refers to any more."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+
+
 def synchronise(device: str) -> None:
     """Wait until the device has done what was asked, so that a clock read next to it means something."""
     import torch
@@ -123,6 +181,14 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize(device)
     elif device == "mps":
         torch.mps.synchronize()
+
+
+def total_memory_bytes() -> int | None:
+    """The machine's main memory; None if unknown."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None
 
 
 def peak_memory_bytes(device: str) -> int | None:

@@ -1,0 +1,75 @@
+"""The command line: one small module per verb; nothing heavy is imported before a verb needs it.
+
+stdout is for results (with `--json`, exactly one JSON document), stderr for progress and messages.
+Exit status: 0 done, 1 a run failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from backbench.cli.list import list_names
+from backbench.cli.rank import rank
+from backbench.cli.scan import scan
+from backbench.cli.show import show
+
+VERBS = (rank, scan, list_names, show)
+
+
+def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        click.echo(f"backbench {version('backbench')}")
+        context.exit()
+
+
+class _InOrder(click.Group):
+    """Lists its verbs in the order in which a person meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=_InOrder,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Start with: backbench rank YOUR_FOLDER    (no folder at hand: backbench rank digits). "
+    "With --debug, errors come with their traceback.",
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show it."
+)
+def app() -> None:
+    """Which pretrained vision model, adapted how, is best for your images, how sure is that, and what does it
+    cost."""
+
+
+for verb in VERBS:
+    app.add_command(verb)
+
+
+def main() -> None:
+    """Entry point of the command; a user's mistake ends in a message, never in a traceback."""
+    from backbench.errors import BackbenchError
+
+    # Threads that spin while they wait make a busy machine many times slower; read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    try:
+        app(arguments, prog_name="backbench")
+    except BackbenchError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        sys.stderr.close()
+        sys.exit(0)

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from backbench.engine.standardise import to_tensor
+
+BLOCK_ROWS = 4096
+SIMILARITIES_PER_BLOCK = 1 << 22
+ABSENT_LOGIT = -20.0
+"""Logit of a class without examples, where the best of the others is at least 0: probability below 3e-9."""
+SMALLEST_PRIOR = 1e-9
 
 
 class Head(Protocol):
@@ -28,6 +39,109 @@ class LinearHead:
 
     def logits(self, values: np.ndarray) -> np.ndarray:
         return values @ self.weights.T + self.bias
+
+
+@dataclass(frozen=True)
+class CosineHead:
+    """logits = scale x cosine of (values - centre) and each class's direction, + bias.
+
+    centre: (dim,), directions: (classes, dim) of length 1, bias: (classes,), all float32.
+    """
+
+    centre: np.ndarray
+    directions: np.ndarray
+    bias: np.ndarray
+    scale: float
+
+    def logits(self, values: np.ndarray) -> np.ndarray:
+        out = np.empty((len(values), len(self.bias)), dtype=np.float32)
+        for first in range(0, len(values), BLOCK_ROWS):
+            block = normalise_rows(values[first : first + BLOCK_ROWS], self.centre, 1.0)
+            cosines = block @ self.directions.T
+            out[first : first + BLOCK_ROWS] = np.float32(self.scale) * cosines + self.bias
+        return out
+
+
+@dataclass(frozen=True)
+class NeighbourHead:
+    """Log of the class shares among the k most similar stored rows, each voting with exp(cosine / temperature).
+
+    The votes count as k examples, to which one more is added, shared out as the classes are among the stored
+    rows, so that no probability is 0.
+
+    Args:
+        directions: (n, dim) float32, the stored rows, `(row - mean) * inverse_std` brought to length 1.
+        labels: (n,) int64, their classes.
+        mean, inverse_std: (dim,) float32.
+        device: where similarities are computed.
+    """
+
+    directions: np.ndarray
+    labels: np.ndarray
+    mean: np.ndarray
+    inverse_std: np.ndarray
+    num_classes: int
+    k: int
+    temperature: float
+    device: str = "cpu"
+
+    def logits(self, values: np.ndarray) -> np.ndarray:
+        return self.logits_for(values, (self.k,))[0]
+
+    def logits_for(self, values: np.ndarray, ks: Sequence[int]) -> list[np.ndarray]:
+        """Logits for several k at once, from one pass over the similarities; each (n, classes) float32."""
+        stored = to_tensor(self.directions, self.device)
+        labels = to_tensor(self.labels, self.device)
+        prior = torch.bincount(labels, minlength=self.num_classes).float() / len(labels) + SMALLEST_PRIOR
+        out = [np.empty((len(values), self.num_classes), dtype=np.float32) for _ in ks]
+        num_rows = max(1, SIMILARITIES_PER_BLOCK // len(labels))
+        for first in range(0, len(values), num_rows):
+            queries = normalise_rows(values[first : first + num_rows], self.mean, self.inverse_std)
+            similarity, nearest = (to_tensor(queries, self.device) @ stored.T).topk(max(ks), dim=1)
+            votes = torch.exp((similarity - similarity[:, :1]) / self.temperature)
+            for k, logits in zip(ks, out, strict=True):
+                logits[first : first + num_rows] = self._shares(votes[:, :k], labels[nearest[:, :k]], prior)
+        return out
+
+    def _shares(self, votes: Tensor, classes: Tensor, prior: Tensor) -> np.ndarray:
+        counts = torch.zeros(len(votes), self.num_classes, device=votes.device)
+        counts.scatter_add_(1, classes, votes * (votes.shape[1] / votes.sum(dim=1, keepdim=True)))
+        logits: np.ndarray = torch.log((counts + prior) / (votes.shape[1] + prior.sum())).cpu().numpy()
+        return logits
+
+
+def normalise_rows(values: np.ndarray, mean: np.ndarray | float, inverse_std: np.ndarray | float) -> np.ndarray:
+    """(n, dim) float32 -> `(values - mean) * inverse_std` with rows of length 1; a row of zeros stays so."""
+    out = np.empty(values.shape, dtype=np.float32)
+    for first in range(0, len(values), BLOCK_ROWS):
+        block = (values[first : first + BLOCK_ROWS] - mean) * inverse_std
+        largest = np.abs(block).max(axis=1, keepdims=True)  # squares of 1e20 and of 1e-30 would leave float32
+        block /= np.where(largest > 0, largest, 1)
+        block /= np.maximum(np.linalg.norm(block, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        out[first : first + BLOCK_ROWS] = block
+    return out
+
+
+def spread_classes(
+    weights: np.ndarray, bias: np.ndarray, present: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (p, dim) and bias (p,) of the classes `present` -> those of all classes, same probabilities.
+
+    Logits are shifted so that they sum to 0 over the classes present, whatever the image; the largest is then at
+    least 0 and a class without examples, with weights 0, gets the constant `ABSENT_LOGIT`.
+    """
+    all_weights = np.zeros((num_classes, weights.shape[1]), dtype=weights.dtype)
+    all_bias = np.full(num_classes, ABSENT_LOGIT, dtype=bias.dtype)
+    all_weights[present] = weights - weights.mean(axis=0)
+    all_bias[present] = bias - bias.mean()
+    return all_weights, all_bias
+
+
+def make_prior_head(labels: np.ndarray, num_classes: int, dim: int) -> LinearHead:
+    """What can be said of an image without looking: the classes' shares among `labels` ((n,) int)."""
+    shares = np.bincount(labels, minlength=num_classes) / len(labels)
+    logits = np.log(shares + SMALLEST_PRIOR).astype(np.float32)
+    return LinearHead(np.zeros((num_classes, dim), dtype=np.float32), logits)
 
 
 @dataclass(frozen=True)

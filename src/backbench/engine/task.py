@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from backbench.config import Precision
+
+if TYPE_CHECKING:
+    from backbench.backbones.networks.base import Backbone
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,43 @@ class Task:
     class_names: tuple[str, ...]
     seed: int = 0
     device: str = "cpu"
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Images of one part: (n,) int64 rows of the manifest, (n,) int64 labels, n ids."""
+
+    rows: np.ndarray
+    labels: np.ndarray
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTask:
+    """What a method that trains on images is given; it never sees the test part either.
+
+    Args:
+        backbone: a copy of its own for this run.
+        read: row of the manifest -> (height, width, 3) uint8; any thread may ask.
+        features: extracts the frozen backbone's features when first called, and gives them as a `Task`.
+    """
+
+    backbone: Backbone
+    read: Callable[[int], np.ndarray]
+    train: Part
+    val: Part
+    class_names: tuple[str, ...]
+    seed: int
+    device: str
+    precision: Precision
+    features: Callable[[], Task]
 
     @property
     def num_classes(self) -> int:

@@ -1,0 +1,255 @@
+"""Cards: a small TOML file beside a local weights file says what network it is and how images are prepared.
+
+    name = "my_resnet"
+    architecture = "torchvision/resnet18"     # or "timm/NAME", or "backbench/vit_base_patch16" and other own ones
+    weights = "my_resnet.safetensors"         # beside the card; .safetensors, or .pth/.pt/.bin with tensors only
+    licence = "not stated"
+    pretrained_on = "ImageNet-1k"
+
+    [preprocess]
+    size = 224                                # or [height, width]
+    mean = [0.485, 0.456, 0.406]
+    std = [0.229, 0.224, 0.225]
+
+`backbench/vit_*` takes the original `.npz` checkpoints too, such as ViT-B_16.npz.
+
+Optional: `source`, `head_classes`, `feature_layer` (cut the network there), `[options]` of the architecture, and
+`crop_fraction`, `interpolation`, `resize` under `[preprocess]`. The classifier in the file is left aside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+
+from backbench.backbones.model_index import default_tag, rows_of
+from backbench.catalog import ModelSpec
+from backbench.config import Frozen, Interpolation, Preprocess, ResizeMode
+from backbench.errors import ConfigError, ModelError, nearest
+
+SUFFIX = ".toml"
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
+ARCHITECTURE = re.compile(r"(timm|torchvision|backbench)/[a-z0-9_]{1,80}")
+MAX_CARD_BYTES = 100_000
+
+
+def _square(given: Any) -> Any:
+    return [given, given] if isinstance(given, int) and not isinstance(given, bool) else given
+
+
+def _check_size(size: tuple[int, int]) -> tuple[int, int]:
+    if not all(1 <= side <= 4096 for side in size):
+        raise ValueError("each side must be 1 to 4096 pixels")
+    return size
+
+
+def _check_std(std: tuple[float, float, float]) -> tuple[float, float, float]:
+    if not all(value > 0 for value in std):
+        raise ValueError("each value must be above 0")
+    return std
+
+
+def _check_architecture(name: str) -> str:
+    if not ARCHITECTURE.fullmatch(name):
+        raise ValueError(
+            "must be 'backbench/NAME', 'timm/NAME' or 'torchvision/NAME', without a tag, as in 'timm/resnet18'"
+        )
+    return name
+
+
+def _check_line(text: str) -> str:
+    if not text.isprintable() or not text.strip():
+        raise ValueError("must be one line of printable text")
+    return text
+
+
+Line = Annotated[str, Field(max_length=300), AfterValidator(_check_line)]
+"""Text that ends up in tables and terminals."""
+
+
+class CardPreprocess(Frozen):
+    """How images are prepared; size and normalisation have no default, as they belong to the weights."""
+
+    size: Annotated[tuple[int, int], BeforeValidator(_square), AfterValidator(_check_size)]
+    mean: tuple[float, float, float]
+    std: Annotated[tuple[float, float, float], AfterValidator(_check_std)]
+    crop_fraction: float = Field(default=1.0, gt=0.0, le=1.0)
+    interpolation: Interpolation = "bicubic"
+    resize: ResizeMode = "short-side"
+
+
+class CardOptions(Frozen):
+    """What of an architecture a card may set; nothing that opens a file or the network is among it."""
+
+    num_classes: int | None = Field(default=None, ge=0, le=1_000_000)
+    img_size: int | tuple[int, int] | None = None
+    patch_size: int | None = Field(default=None, ge=1)
+    pad_type: Literal["", "same"] | None = None
+    global_pool: str | None = None
+    class_token: bool | None = None
+    reg_tokens: int | None = None
+    no_embed_class: bool | None = None
+    dynamic_img_size: bool | None = None
+    embed_dim: int | None = Field(default=None, ge=1)
+    depth: int | None = Field(default=None, ge=1)
+    num_heads: int | None = Field(default=None, ge=1)
+    qkv_bias: bool | None = None
+    act_layer: str | None = None
+    norm_layer: str | None = None
+    width_mult: float | None = Field(default=None, gt=0)
+    bn_eps: float | None = Field(default=None, gt=0)
+    transform_input: bool | None = None
+
+
+class Card(Frozen):
+    """What a card file says."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,119}$")
+    architecture: Annotated[str, AfterValidator(_check_architecture)]
+    weights: Line
+    preprocess: CardPreprocess
+    licence: Line = "not stated"
+    source: Line | None = None
+    pretrained_on: Line = "not stated"
+    head_classes: Line | None = None
+    feature_layer: Line | None = None
+    options: CardOptions = CardOptions()
+
+
+TABLES = {
+    "": Card.model_fields,
+    "options": CardOptions.model_fields,
+    "preprocess": CardPreprocess.model_fields,
+}
+
+
+def resolve(name: str) -> ModelSpec | None:
+    """The spec of a card file; None if `name` is not that of a TOML file.
+
+    Raises:
+        ConfigError: there is no such file, or it does not say what a card must.
+        ModelError: the weights it names are not there.
+    """
+    if not name.lower().endswith(SUFFIX) or "\0" in name:
+        return None
+    path = Path(name)
+    if name.startswith("~/"):
+        path = path.expanduser()
+    card, text = read_card(path)
+    weights = find_weights(card, path)
+    status = weights.stat()
+    content = _digest_file(str(weights.resolve()), (status.st_mtime_ns, status.st_size))
+    size = card.preprocess.size
+    row = _index_row(card.architecture) if card.feature_layer is None else {}
+    has_same_size = size[0] == size[1] == row.get("height", row.get("size"))
+    return ModelSpec(
+        name=card.name,
+        summary=f"card {path.name}: {card.architecture}, {size[0]} px, {card.pretrained_on}",
+        load=partial(_load, card, weights),
+        pretrained_on=card.pretrained_on,
+        num_parameters=row.get("num_parameters"),
+        input_size=size[0],
+        flops=row.get("flops") if has_same_size else None,
+        licence=card.licence,
+        identity=hashlib.sha256(f"{content} {hashlib.sha256(text).hexdigest()}".encode()).hexdigest(),
+    )
+
+
+def read_card(path: Path) -> tuple[Card, bytes]:
+    """What the card says, and its bytes. ConfigError with the nearest file or key if it can't be used."""
+    try:
+        with open(path, "rb") as stream:
+            text = stream.read(MAX_CARD_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"card '{path}' can't be read: {error.strerror}.{_near_file(path, (SUFFIX,))}"
+        ) from error
+    if len(text) > MAX_CARD_BYTES:
+        raise ConfigError(f"card '{path}' is larger than {MAX_CARD_BYTES:,} bytes; is it a card?")
+    try:
+        return Card.model_validate(tomllib.loads(text.decode())), text
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"card '{path}' is not TOML in UTF-8: {error}.") from error
+    except ValidationError as error:
+        told = "; ".join(_explain(fault) for fault in error.errors()[:4])
+        raise ConfigError(f"card '{path}': {told}.") from error
+
+
+def find_weights(card: Card, path: Path) -> Path:
+    """The weights file beside the card. ModelError that says which file was looked for, and how to get it."""
+    weights = path.parent / card.weights
+    if weights.suffix not in WEIGHTS_SUFFIXES:
+        raise ConfigError(
+            f"card '{path}': weights = '{card.weights}' must be a file that ends in {', '.join(WEIGHTS_SUFFIXES)}."
+        )
+    if not weights.is_file():
+        near = _near_file(weights, WEIGHTS_SUFFIXES)
+        source = f" The card says that they come from {card.source}." if card.source else ""
+        raise ModelError(
+            f"weights file '{weights}' of card '{path}' is not there.{near}{source} "
+            f"Put the file there, or correct 'weights' in the card, which is relative to the card."
+        )
+    return weights
+
+
+def _near_file(path: Path, suffixes: tuple[str, ...]) -> str:
+    """' Did you mean ...?' with files of that kind in the folder, or what is wrong with the folder."""
+    folder = path.parent
+    try:
+        names = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in suffixes)
+    except OSError:
+        return f" There is no folder '{folder}'."
+    close = nearest(path.name, names) or names[:3]
+    if not close:
+        return f" There is no {' or '.join(suffixes)} file in '{folder}'."
+    return " Did you mean " + " or ".join(f"'{folder / name}'" for name in close) + "?"
+
+
+def _explain(fault: Any) -> str:
+    """One fault that pydantic found, in words; an unknown key with the nearest that there is."""
+    place = [str(part) for part in fault["loc"]]
+    if fault["type"] == "extra_forbidden":
+        allowed = list(TABLES[place[0] if len(place) > 1 else ""])
+        close = nearest(place[-1], allowed)
+        hint = f"did you mean '{close[0]}'?" if close else f"allowed: {', '.join(allowed)}"
+        return f"unknown key {'.'.join(place)!r}, {hint}"
+    if fault["type"] == "missing":
+        return f"'{'.'.join(place)}' is missing"
+    return f"'{'.'.join(place)}' = {str(fault['input'])[:60]!r}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _index_row(architecture: str) -> dict[str, Any]:
+    """What the index says of the architecture with its usual weights; empty if it is not there."""
+    library, _, name = architecture.partition("/")
+    if library == "backbench":
+        return {}
+    if library == "timm":
+        name = f"{name}.{default_tag(name)}"
+    return rows_of(library).get(name, {})
+
+
+@lru_cache(maxsize=64)
+def _digest_file(path: str, _stamp: tuple[int, int]) -> str:
+    """SHA-256 of a file, read once per process while its `_stamp`, of time and size, stays the same."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _load(card: Card, weights: Path, _seed: int) -> Any:
+    """The backbone of the card; the seed has no effect on trained weights."""
+    from backbench.backbones.networks.card_body import load_card_body
+    from backbench.backbones.networks.measure import Origin, make_backbone
+
+    return make_backbone(
+        load_card_body(card.architecture, card.options.model_dump(exclude_none=True), weights, card.feature_layer),
+        name=card.name,
+        architecture=card.architecture,
+        preprocess=Preprocess.model_validate(card.preprocess.model_dump()),
+        origin=Origin(card.pretrained_on, card.licence, card.source),
+    )

@@ -1,0 +1,55 @@
+"""Control rows that look at no shapes: what a classifier gets from class sizes, colours or file facts alone.
+
+A backbone that is hardly better than one of these has not been shown to see what the classes are about.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backbench.catalog import ModelSpec
+
+if TYPE_CHECKING:
+    from backbench.data.census import Census
+
+
+def describe_majority(census: Census) -> np.ndarray:
+    """(n, 1) float32, all ones: nothing to tell images apart by, so every method falls back on class sizes."""
+    return np.ones((len(census.hashes), 1), dtype=np.float32)
+
+
+def describe_colours(census: Census) -> np.ndarray:
+    """(n, m) float32: brightness and colour statistics of each image, without positions."""
+    return np.ascontiguousarray(census.colours, dtype=np.float32)
+
+
+def describe_file_facts(census: Census) -> np.ndarray:
+    """(n, k) float32: dimensions, bytes, format and the like, for which no pixel is looked at."""
+    return np.ascontiguousarray(census.facts, dtype=np.float32)
+
+
+SPECS = [
+    ModelSpec(
+        name="majority",
+        summary="control: always the most frequent class",
+        describe=describe_majority,
+        num_parameters=0,
+        is_control=True,
+    ),
+    ModelSpec(
+        name="colour",
+        summary="control: brightness and colour statistics, no shapes",
+        describe=describe_colours,
+        num_parameters=0,
+        is_control=True,
+    ),
+    ModelSpec(
+        name="file-facts",
+        summary="control: file facts (dimensions, bytes, format), no pixels",
+        describe=describe_file_facts,
+        num_parameters=0,
+        is_control=True,
+    ),
+]

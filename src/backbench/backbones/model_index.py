@@ -1,0 +1,72 @@
+"""The packaged index of timm's and torchvision's pretrained models, and where their files lie on this machine.
+
+Made by `tools/make_model_index.py`; read without importing either library.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+
+@cache
+def _index() -> Any:
+    packed = files("backbench.backbones").joinpath("model_index.json.gz").read_bytes()
+    return json.loads(gzip.decompress(packed))
+
+
+@cache
+def rows_of(library: str) -> MappingProxyType[str, dict[str, Any]]:
+    """Facts of each model of 'timm' or 'torchvision', by name, in the order of the library."""
+    table = _index()[library]
+    rows = (dict(zip(table["columns"], row, strict=True)) for row in table["rows"])
+    return MappingProxyType({row["name"]: row for row in rows})
+
+
+def default_tag(architecture: str) -> str | None:
+    """The tag of the weights that timm takes for a bare architecture name; None for one it has no weights for."""
+    return _index()["timm"]["default_tags"].get(architecture)
+
+
+def index_version(library: str) -> str:
+    """The version of the library that the index was made from."""
+    return _index()[library]["version"]
+
+
+def hub_repo(row: dict[str, Any]) -> str | None:
+    """The hub repository that holds a timm model's weights; None for the few that are fetched by address."""
+    if row["url"]:
+        return None
+    return row["hub_id"] or f"timm/{row['name']}"
+
+
+def hub_cache_folder() -> Path:
+    """Where huggingface_hub keeps what it fetched; follows its environment variables."""
+    home = os.environ.get("HF_HOME")
+    if not home:
+        home = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
+    given = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or str(Path(home) / "hub")
+    return Path(os.path.expandvars(given)).expanduser()
+
+
+def torch_file(url: str) -> Path:
+    """Where torch.hub keeps the file of that address; follows its environment variables."""
+    home = os.environ.get("TORCH_HOME") or str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch")
+    return Path(home).expanduser() / "hub" / "checkpoints" / url.rpartition("/")[2]
+
+
+def is_in_hub_cache(repo: str) -> bool:
+    """Whether weights of the repository's main revision are on this machine."""
+    folder = hub_cache_folder() / f"models--{repo.replace('/', '--')}"
+    try:
+        commit = (folder / "refs" / "main").read_text().strip()
+    except OSError:
+        return False
+    snapshot = folder / "snapshots" / commit
+    return any((snapshot / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))

@@ -1,0 +1,106 @@
+"""Measures a body without running it on data, and wraps it as a `Backbone` with its facts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from backbench.backbones.networks.base import Backbone
+from backbench.backbones.networks.weights import digest_weights, weights_bytes
+from backbench.config import Preprocess
+from backbench.errors import ModelError
+from backbench.records import ModelFacts
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights come from, as far as it is stated."""
+
+    pretrained_on: str | None
+    licence: str | None = None
+    source: str | None = None
+
+
+def make_backbone(
+    body: nn.Module,
+    *,
+    name: str,
+    architecture: str,
+    preprocess: Preprocess,
+    origin: Origin,
+    is_control: bool = False,
+) -> Backbone:
+    """Freeze `body`, measure it, and wrap it with its facts.
+
+    Args:
+        body: (batch, 3, height, width) float -> (batch, dim) float, weights in place.
+        preprocess: its size is the one that is measured.
+
+    Raises:
+        ModelError: it does not run on that size, or does not give one row of features for each image.
+    """
+    body.eval().requires_grad_(False)
+    dim, flops = measure_body(body, preprocess.size, name)
+    facts = ModelFacts(
+        name=name,
+        architecture=architecture,
+        dim=dim,
+        preprocess=preprocess,
+        num_parameters=count_parameters(body),
+        flops=flops,
+        weights_digest=digest_weights(body),
+        weights_bytes=weights_bytes(body),
+        pretrained_on=origin.pretrained_on,
+        licence=origin.licence,
+        source=origin.source,
+        is_control=is_control,
+    )
+    return Backbone(body, facts)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers that training could change, each once; buffers do not count."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def measure_body(body: nn.Module, size: tuple[int, int], name: str) -> tuple[int, float]:
+    """(feature size, FLOPs for one image) of a frozen body; a multiplication and an addition count as two.
+
+    Measured on a copy without memory; architectures that look at values are run once on one grey image instead.
+    Counted are matrix products, convolutions and attention, which is all that matters.
+    """
+    try:
+        shape, flops = _run_once(copy_to_meta(body), size, "meta")
+    except Exception:  # whatever a constructor may object to on meta; the real run below tells the user
+        try:
+            shape, flops = _run_once(body, size, "cpu")
+        except Exception as error:
+            raise ModelError(
+                f"{name} does not run on images of {size[0]} x {size[1]} pixels: {str(error).strip()[:300]}. "
+                f"Check the input size, and options such as img_size."
+            ) from error
+    if len(shape) != 2 or shape[0] != 1:
+        raise ModelError(
+            f"{name} gives {tuple(shape)} for one image where (1, dim) is needed. Choose another feature layer."
+        )
+    return shape[1], flops
+
+
+def copy_to_meta(body: nn.Module) -> nn.Module:
+    """A copy on the meta device that never holds the weights a second time."""
+    memo: dict[int, object] = {}
+    for parameter in body.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+    for buffer in body.buffers():
+        memo[id(buffer)] = buffer.detach().to("meta")
+    return copy.deepcopy(body, memo)
+
+
+def _run_once(body: nn.Module, size: tuple[int, int], device: str) -> tuple[torch.Size, float]:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        features = body(torch.zeros(1, 3, *size, device=device))
+    return features.shape, float(counter.get_total_flops())

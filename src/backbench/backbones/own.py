@@ -1,0 +1,95 @@
+"""Networks of our own to be trained from scratch: `cnn`, `cnn_small`, `backbench/vit_base_patch16` and its kind.
+
+Vision transformers carry the prefix so that nobody gets an untrained one who meant timm's `vit_base_patch16_224`.
+Trained weights for any of them come with a card whose `architecture` is `backbench/NAME`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from backbench.backbones.networks.vit_config import (
+    ViTConfig,
+    config_of_name,
+    count_vit_flops,
+    count_vit_parameters,
+    list_names,
+)
+from backbench.catalog import ModelSpec
+from backbench.config import Preprocess
+
+PREFIX = "backbench/"
+LICENCE = "Apache-2.0"
+SMALL_PREPROCESS = Preprocess(size=(32, 32), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+def list_specs() -> list[ModelSpec]:
+    """The usual vision transformers."""
+    return [spec for name in list_names() if (spec := resolve(PREFIX + name))]
+
+
+def resolve(name: str) -> ModelSpec | None:
+    """The spec of `backbench/vit_{tiny,small,base,large,huge}_patch{N}[_{image size}]`, or of `backbench/cnn`.
+
+    None if it is no such name.
+
+    Raises:
+        ModelError: an image size that is no multiple of the patch.
+    """
+    if not name.startswith(PREFIX):
+        return None
+    own = name.removeprefix(PREFIX)
+    config = config_of_name(own)
+    if config is not None:
+        return _vit_spec(own, config)
+    return next((spec for spec in SPECS if spec.name == own), None)
+
+
+def _vit_spec(name: str, config: ViTConfig) -> ModelSpec:
+    side = config.image_size[0]
+    preprocess = Preprocess(size=(side, side), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    num_parameters = count_vit_parameters(config)
+    return ModelSpec(
+        name=PREFIX + name,
+        summary=f"untrained: {num_parameters / 1e6:.1f} M parameters, {side} px, a vision transformer of our own",
+        load=partial(_load, PREFIX + name, name, preprocess),
+        num_parameters=num_parameters,
+        input_size=side,
+        flops=count_vit_flops(config),
+        licence=LICENCE,
+    )
+
+
+def _load(name: str, network: str, preprocess: Preprocess, seed: int) -> Any:
+    """The backbone with random weights of the seed."""
+    from backbench.backbones.networks.measure import Origin, make_backbone
+    from backbench.backbones.networks.own_body import make_untrained_body
+
+    return make_backbone(
+        make_untrained_body(network, seed),
+        name=name,
+        architecture=PREFIX + network,
+        preprocess=preprocess,
+        origin=Origin(pretrained_on=None, licence=LICENCE, source=f"random weights of seed {seed}"),
+    )
+
+
+def _cnn_spec(name: str, summary: str, num_parameters: int, flops: float) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        summary=summary,
+        load=partial(_load, name, name, SMALL_PREPROCESS),
+        num_parameters=num_parameters,
+        input_size=SMALL_PREPROCESS.size[0],
+        flops=flops,
+        licence=LICENCE,
+    )
+
+
+SPECS = [
+    _cnn_spec("cnn", "untrained: seven convolutions, made to be trained quickly at 32 px", 1_970_232, 236_289_600),
+    _cnn_spec(
+        "cnn_small", "untrained: three convolutions, the small network of a published study", 23_808, 5_603_328
+    ),
+]

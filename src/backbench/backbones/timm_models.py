@@ -1,0 +1,78 @@
+"""Every pretrained model of timm, by its name: `resnet50.a1_in1k`, or `resnet50` for timm's default weights."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from backbench.backbones.model_index import default_tag, hub_repo, rows_of, torch_file
+from backbench.catalog import ModelSpec
+
+
+def list_specs() -> list[ModelSpec]:
+    """All of them, from the packaged index."""
+    return [_spec(row) for row in rows_of("timm").values()]
+
+
+def resolve(name: str) -> ModelSpec | None:
+    """The spec of a timm name, with or without its tag, with or without 'timm/' before it; None if unknown.
+
+    Only names that are in the packaged index reach timm, which would take 'local-dir:/...' for a folder to open
+    and 'hf-hub:...' for a repository to fetch.
+    """
+    name = name.removeprefix("timm/")
+    if "." not in name:
+        tag = default_tag(name)
+        name = f"{name}.{tag}" if tag else name
+    row = rows_of("timm").get(name)
+    return None if row is None else _spec(row)
+
+
+def weights_on_disk(name: str) -> bool:
+    """Whether the weights of the timm model of that full name are on this machine; does not import torch."""
+    from backbench.backbones.model_index import is_in_hub_cache
+
+    row = rows_of("timm")[name]
+    repo = hub_repo(row)
+    return torch_file(row["url"]).is_file() if repo is None else is_in_hub_cache(repo)
+
+
+def _spec(row: dict[str, Any]) -> ModelSpec:
+    return ModelSpec(
+        name=row["name"],
+        summary=f"{row['num_parameters'] / 1e6:.1f} M parameters, {row['height']} px, {row['pretrained_on']}",
+        load=partial(_load, row["name"]),
+        pretrained_on=row["pretrained_on"],
+        num_parameters=row["num_parameters"],
+        input_size=row["height"],
+        flops=row["flops"],
+        licence=row["licence"],
+        download_bytes=row["download_bytes"],
+    )
+
+
+def _load(name: str, _seed: int) -> Any:
+    """The backbone, its weights taken from this machine or fetched; the seed has no effect on trained weights."""
+    from backbench.backbones.networks import timm_body
+    from backbench.backbones.networks.measure import Origin, make_backbone
+
+    row = rows_of("timm")[name]
+    body = timm_body.load_pretrained(name, _weights_file(row))
+    source = hub_repo(row) or row["url"]
+    return make_backbone(
+        body,
+        name=name,
+        architecture=f"timm/{name.partition('.')[0]}",
+        preprocess=timm_body.decide_preprocess(body),
+        origin=Origin(row["pretrained_on"], row["licence"], source),
+    )
+
+
+def _weights_file(row: dict[str, Any]) -> Path:
+    from backbench.backbones.networks.fetch import fetch_from_address, fetch_from_hub
+
+    repo = hub_repo(row)
+    if repo is None:
+        return fetch_from_address(row["url"], row["name"], torch_file(row["url"]))
+    return fetch_from_hub(repo, row["name"])

@@ -1,0 +1,73 @@
+"""torchvision's classification models with their default weights: `torchvision/resnet18`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from backbench.backbones.model_index import rows_of, torch_file
+from backbench.catalog import ModelSpec
+from backbench.config import Preprocess
+
+PREFIX = "torchvision/"
+
+
+def list_specs() -> list[ModelSpec]:
+    """All of them, from the packaged index."""
+    return [_spec(row) for row in rows_of("torchvision").values()]
+
+
+def resolve(name: str) -> ModelSpec | None:
+    """The spec of `torchvision/NAME`; None if it is no such name."""
+    row = rows_of("torchvision").get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+    return None if row is None else _spec(row)
+
+
+def weights_on_disk(name: str) -> bool:
+    """Whether the weights of `torchvision/NAME` are on this machine; does not import torch."""
+    return torch_file(rows_of("torchvision")[name.removeprefix(PREFIX)]["url"]).is_file()
+
+
+def _spec(row: dict[str, Any]) -> ModelSpec:
+    return ModelSpec(
+        name=PREFIX + row["name"],
+        summary=f"{row['num_parameters'] / 1e6:.1f} M parameters, {row['size']} px, {row['pretrained_on']}",
+        load=partial(_load, row["name"]),
+        pretrained_on=row["pretrained_on"],
+        num_parameters=row["num_parameters"],
+        input_size=row["size"],
+        flops=row["flops"],
+        licence=row["licence"],
+        download_bytes=row["download_bytes"],
+    )
+
+
+def _load(name: str, _seed: int) -> Any:
+    """The backbone, its weights taken from this machine or fetched; the seed has no effect on trained weights."""
+    from backbench.backbones.networks import torchvision_body
+    from backbench.backbones.networks.fetch import fetch_from_address
+    from backbench.backbones.networks.measure import Origin, make_backbone
+
+    row = rows_of("torchvision")[name]
+    file = fetch_from_address(row["url"], PREFIX + name, torch_file(row["url"]))
+    return make_backbone(
+        torchvision_body.load_pretrained(name, file, row["size"]),
+        name=PREFIX + name,
+        architecture=PREFIX + name,
+        preprocess=decide_preprocess(row),
+        origin=Origin(row["pretrained_on"], row["licence"], row["weights"]),
+    )
+
+
+def decide_preprocess(row: dict[str, Any]) -> Preprocess:
+    """How torchvision prepares images for these weights: the same figures as its `weights.transforms()`.
+
+    They come from the index, like the address, so that figures and file are always of one pair of weights.
+    """
+    return Preprocess(
+        size=(row["size"], row["size"]),
+        crop_fraction=row["crop_fraction"],
+        interpolation=row["interpolation"],
+        mean=row["mean"],
+        std=row["std"],
+    )

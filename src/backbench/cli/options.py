@@ -1,0 +1,38 @@
+"""Arguments and options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+Verb = Callable[..., Any]
+
+data_argument = click.argument("data", metavar="DATA")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no messages on stderr.")
+out_option = click.option("--out", default="runs", show_default=True, help="Folder of the run records.")
+
+
+def split_options(verb: Verb) -> Verb:
+    """--seed and --split."""
+    verb = click.option("--split", help="Use the parts of this manifest.json or CSV (columns id and part).")(verb)
+    return click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Decides the split and everything random.",
+    )(verb)
+
+
+def table_options(verb: Verb) -> Verb:
+    """The columns of a CSV or Parquet table."""
+    for name, help_text in (
+        ("--group-column", "Table: values never split over two parts (camera, patient, ...)."),
+        ("--label-column", "Table: the column with the class names."),
+        ("--image-column", "Table: the column with the image paths."),
+    ):
+        verb = click.option(name, help=help_text)(verb)
+    return verb

@@ -1,0 +1,32 @@
+"""What the verbs share: where results go, and how wide and colourful the terminal is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from typing import IO, Any
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Exactly one JSON document on stdout; plain ASCII, so that no name and no terminal can break it."""
+    print(json.dumps(document, indent=1, allow_nan=False))
+
+
+def is_colourful(stream: IO[str] | None = None) -> bool:
+    """Whether colour is welcome: a terminal, not `dumb`, and NO_COLOR is not set."""
+    stream = stream if stream is not None else sys.stdout
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def has_line_drawing() -> bool:
+    """Whether stdout can take characters beyond ASCII."""
+    return "utf" in (sys.stdout.encoding or "").lower()
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; 200 for a pipe or a file, where nothing wraps."""
+    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+        return max(60, shutil.get_terminal_size((100, 24)).columns)
+    return 200

@@ -1,0 +1,173 @@
+"""`backbench rank`: models x methods on a person's images."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from backbench.cli.options import (
+    data_argument,
+    json_option,
+    out_option,
+    quiet_option,
+    split_options,
+    table_options,
+)
+
+if TYPE_CHECKING:
+    from backbench.config import DataConfig, OnBad
+    from backbench.study import Ranking
+
+
+@click.command()
+@data_argument
+@click.option(
+    "--models", default="", help="Names or card files, with commas.  [default: a short list for this machine]"
+)
+@click.option(
+    "--methods", default="logistic", show_default=True, help="knn, centroid, ridge, logistic, with commas."
+)
+@split_options
+@out_option
+@click.option("--precision", default="auto", show_default=True, help="auto (bf16 where it is fast), fp32 or bf16.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--exact-resize", is_flag=True, help="Resize with Pillow, to reproduce published figures.")
+@click.option(
+    "--on-bad",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="Unreadable images: stop, or leave them out before the split.",
+)
+@click.option("--budget", help="Time limit such as 90s, 10m or 2h; the answer is made from what is done by then.")
+@table_options
+@json_option
+@quiet_option
+def rank(
+    data: str,
+    models: str,
+    methods: str,
+    seed: int,
+    split: str | None,
+    out: str,
+    precision: str,
+    device: str,
+    exact_resize: bool,
+    on_bad: OnBad,
+    budget: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    group_column: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Rank pretrained models on your images: accuracy with intervals, ties, controls and cost.
+
+    DATA is a folder of class folders, a folder with train/ and test/, a CSV or Parquet table of images and
+    labels, or a name: digits, cifar10, cifar100.
+
+    \b
+    Example: backbench rank photos/ --budget 10m \\
+               --models resnet50.a1_in1k,vit_small_patch14_dinov2.lvd142m
+    """
+    from backbench.cli.output import has_line_drawing, is_colourful, print_json, terminal_width
+    from backbench.config import MethodConfig
+    from backbench.progress import make_progress
+    from backbench.report.table import render_table
+    from backbench.runtime import decide_device, decide_precision
+    from backbench.study import RankRequest
+    from backbench.study import rank as rank_models
+
+    decided_device = decide_device(device)
+    request = RankRequest(
+        data=make_data_config(
+            data,
+            split=split,
+            seed=seed,
+            on_bad=on_bad,
+            image_column=image_column,
+            label_column=label_column,
+            group_column=group_column,
+        ),
+        models=split_names(models),
+        methods=tuple(MethodConfig(name=name) for name in split_names(methods, "--methods")),
+        seed=seed,
+        precision=decide_precision(precision, decided_device),
+        device=decided_device,
+        exact_resize=exact_resize,
+        out=Path(out),
+        budget_seconds=None if budget is None else parse_duration(budget),
+    )
+    with make_progress(quiet=quiet) as progress:
+        ranking = rank_models(request, progress)
+    if as_json:
+        print_json(ranking.to_json())
+    else:
+        table = render_table(
+            ranking.rows, width=terminal_width(), colour=is_colourful(), ascii_only=not has_line_drawing()
+        )
+        print(table)
+        _print_conclusion(ranking, Path(out))
+    if ranking.interrupted:
+        sys.exit(130)
+    if ranking.has_failures:
+        sys.exit(1)
+
+
+def _print_conclusion(ranking: Ranking, out: Path) -> None:
+    print()
+    for sentence in ranking.summary:
+        print(sentence)
+    for warning in ranking.warnings:
+        print(f"warning: {warning}")
+    best = ranking.best
+    if best is not None:
+        print(f"\nRecords, predictions and manifest: {out}/ (one of them: backbench show {best.run_id})")
+
+
+def split_names(text: str, option: str = "--models") -> tuple[str, ...]:
+    """Names from a comma-separated option; stray spaces and commas do no harm. ConfigError if only those."""
+    from backbench.errors import ConfigError
+
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names and (text or option == "--methods"):
+        raise ConfigError(f"{option} is '{text}': it needs at least one name. See: backbench list {option[2:]}")
+    return names
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in '90s', '10m', '1.5h' or '45' (seconds). ConfigError otherwise."""
+    from backbench.errors import ConfigError
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)?", text.strip().lower())
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError(f"--budget '{text}' is no duration. Use a positive number with s, m or h: 90s, 10m, 2h.")
+    return float(match[1]) * {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, None: 1}[match[2]]
+
+
+def make_data_config(
+    source: str,
+    *,
+    split: str | None,
+    seed: int,
+    on_bad: OnBad,
+    image_column: str | None,
+    label_column: str | None,
+    group_column: str | None,
+) -> DataConfig:
+    """A DataConfig from the options that the verbs share."""
+    from backbench.config import DataConfig
+
+    return DataConfig(
+        source=source,
+        split=split,
+        split_seed=seed,
+        on_bad=on_bad,
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
+    )

@@ -1,0 +1,54 @@
+"""`backbench scan`: what is in a data set, and what is wrong with it."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from backbench.cli.options import data_argument, json_option, quiet_option, split_options, table_options
+
+
+@click.command()
+@data_argument
+@split_options
+@table_options
+@json_option
+@quiet_option
+def scan(
+    data: str,
+    seed: int,
+    split: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    group_column: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Check images before ranking: counts, sizes, broken files, duplicates, leaks.
+
+    DATA is as for `backbench rank`. Exit status 1 when there is trouble.
+    """
+    from backbench.cli.output import print_json
+    from backbench.cli.rank import make_data_config
+    from backbench.data.audit import audit_source
+    from backbench.progress import make_progress
+
+    config = make_data_config(
+        data,
+        split=split,
+        seed=seed,
+        on_bad="skip",
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
+    )
+    with make_progress(quiet=quiet) as progress:
+        audit = audit_source(config, progress)
+    if as_json:
+        print_json(audit.to_json())
+    else:
+        for sentence in audit.sentences():
+            print(sentence)
+    if audit.has_trouble:
+        sys.exit(1)

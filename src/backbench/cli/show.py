@@ -1,0 +1,29 @@
+"""`backbench show`: one record, readable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from backbench.cli.options import json_option, out_option
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@out_option
+@json_option
+def show(run: str, out: str, as_json: bool) -> None:
+    """Show one run: what was asked, what came out, what it cost.
+
+    RUN is a run folder, a run id, or the beginning of one.
+    """
+    from backbench.cli.output import is_colourful, print_json, terminal_width
+    from backbench.ledger import find_run, read_record
+    from backbench.report.table import render_record
+
+    record = read_record(find_run(Path(out), run))
+    if as_json:
+        print_json(record.model_dump(mode="json"))
+    else:
+        print(render_record(record, width=terminal_width(), colour=is_colourful()))

@@ -1,0 +1,230 @@
+"""What `backbench scan` tells: faults, duplicates and leaks, with examples; nothing is changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backbench.config import DataConfig
+from backbench.data.census import Census, take_census
+from backbench.data.checks import FEW_IMAGES, count_leaks, find_twins, group_by_content
+from backbench.data.listing import Ignored, Listing
+from backbench.data.load import load_listing, source_warnings
+from backbench.data.manifest import Manifest, make_manifest, order_classes
+from backbench.data.store import PixelStore
+from backbench.data.wording import count, escape, list_some, quote
+from backbench.errors import DataError
+from backbench.progress import SILENT, Progress
+
+NUM_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One of several samples with identical content."""
+
+    id: str
+    label: str
+    part: str | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What is there and what is wrong with it.
+
+    Args:
+        class_counts: usable images of each class, classes in the manifest's order; 0 for an empty class.
+        parts: images of each part as they would be used; empty where no split could be made.
+        widths, heights: least, middle and greatest, in pixels; None without a usable image.
+        broken: files that are no usable images, and why.
+        repeats: sets of identical content within one part and one class: harmless, kept together by the split.
+        conflicts: sets of identical content with several labels.
+        leaks: sets of identical content in several parts; `num_leaked` test images are affected.
+        twins: class names that differ only in case, spaces or Unicode spelling.
+        empty_classes, small_classes: without a usable image; with fewer than `checks.FEW_IMAGES`.
+        problem: why no split can be made of these images; None if one can.
+    """
+
+    name: str
+    class_counts: dict[str, int]
+    parts: dict[str, int]
+    widths: tuple[int, int, int] | None
+    heights: tuple[int, int, int] | None
+    broken: tuple[Ignored, ...]
+    ignored: tuple[Ignored, ...]
+    repeats: tuple[tuple[Copy, ...], ...]
+    conflicts: tuple[tuple[Copy, ...], ...]
+    leaks: tuple[tuple[Copy, ...], ...]
+    num_leaked: int
+    twins: tuple[tuple[str, ...], ...]
+    empty_classes: tuple[str, ...]
+    small_classes: tuple[str, ...]
+    problem: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def has_trouble(self) -> bool:
+        """Whether something should be looked at before these images are used."""
+        found = (self.broken, self.conflicts, self.leaks, self.twins, self.empty_classes, self.problem)
+        return any(found)
+
+    @property
+    def num_images(self) -> int:
+        """Usable images."""
+        return sum(self.class_counts.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """A document of plain JSON values; every finding in full."""
+
+        def copies(sets: Sequence[Sequence[Copy]]) -> list[list[dict[str, str | None]]]:
+            return [[{"id": c.id, "label": c.label, "part": c.part} for c in same] for same in sets]
+
+        def entries(found: Sequence[Ignored]) -> list[dict[str, str]]:
+            return [{"path": entry.path, "reason": entry.reason} for entry in found]
+
+        return {
+            "schema": 1,
+            "name": self.name,
+            "images": self.num_images,
+            "classes": self.class_counts,
+            "parts": self.parts,
+            "widths": self.widths,
+            "heights": self.heights,
+            "broken": entries(self.broken),
+            "ignored": entries(self.ignored),
+            "repeats": copies(self.repeats),
+            "conflicts": copies(self.conflicts),
+            "leaks": copies(self.leaks),
+            "leaked_test_images": self.num_leaked,
+            "twins": [list(same) for same in self.twins],
+            "empty_classes": list(self.empty_classes),
+            "small_classes": list(self.small_classes),
+            "problem": self.problem,
+            "warnings": list(self.warnings),
+            "trouble": self.has_trouble,
+        }
+
+    def sentences(self) -> list[str]:
+        """Lines for the terminal: what is there, then each kind of finding with its first examples."""
+        sizes = [num for num in self.class_counts.values() if num]
+        each = f", {min(sizes):,}-{max(sizes):,} each" if sizes else ""
+        images, classes = count(self.num_images, "usable image"), count(len(sizes), "class", "classes")
+        lines = [f"{escape(self.name)}: {images}, {classes}{each}."]
+        if self.widths and self.heights:
+            (low_w, middle_w, high_w), (low_h, middle_h, high_h) = self.widths, self.heights
+            lines.append(
+                f"Sizes {low_w:,}-{high_w:,} x {low_h:,}-{high_h:,} pixels, median {middle_w:,} x {middle_h:,}."
+            )
+        if self.parts:
+            lines.append("Parts: " + ", ".join(f"{num:,} {part}" for part, num in self.parts.items()) + ".")
+        lines += _list_entries("broken file", self.broken)
+        lines += _list_sets("in several parts (a leak)", self.leaks)
+        lines += _list_sets("with several labels", self.conflicts)
+        lines += _list_sets("within one class and part (kept together)", self.repeats)
+        lines += [f"Classes that look like one: {' and '.join(map(quote, same))}" for same in self.twins]
+        for what, names in (
+            ("Empty", self.empty_classes),
+            (f"Fewer than {FEW_IMAGES} images", self.small_classes),
+        ):
+            if names:
+                lines.append(f"{what}: {count(len(names), 'class', 'classes')}: {list_some(map(quote, names))}")
+        lines += _list_entries("ignored", self.ignored, plural="ignored")
+        if self.problem:
+            lines.append(f"No ranking is possible: {self.problem}")
+        lines.append("Something is wrong." if self.has_trouble else "Nothing is wrong.")
+        return lines
+
+
+def audit_source(config: DataConfig, progress: Progress = SILENT) -> Audit:
+    """Check every image of a source. Broken files are findings, not errors, whatever `config.on_bad` says.
+
+    Raises:
+        ConfigError, DataError: the source itself can't be listed; see `load.load_listing`.
+    """
+    listing = load_listing(config.model_copy(update={"on_bad": "skip"}), progress)
+    store = PixelStore(listing, config.max_pixels, cap_bytes=0)  # nothing is read a second time
+    census = take_census(listing, store, max_pixels=config.max_pixels, progress=progress)
+    try:
+        manifest = make_manifest(listing, census, config.model_copy(update={"on_bad": "skip"}))
+    except DataError as error:
+        return audit(listing, census, None, problem=str(error))
+    return audit(listing, census, manifest)
+
+
+def audit(listing: Listing, census: Census, manifest: Manifest | None, *, problem: str | None = None) -> Audit:
+    """Findings from what is known already; reads nothing.
+
+    Args:
+        manifest: made with the policy 'skip'; None where it can't be made, `problem` then says why.
+    """
+    usable = [row for row in range(len(listing)) if row not in census.bad]
+    parts: list[str | None] = list(listing.parts)
+    if manifest is not None:
+        for row, part in zip(manifest.rows.tolist(), manifest.parts, strict=True):
+            parts[row] = part
+    same = group_by_content(census.hashes, usable)
+    across_parts = [rows for rows in same if _is_leak(rows, parts)]
+    two_labels = [rows for rows in same if len({listing.labels[row] for row in rows}) > 1]
+    rest = [rows for rows in same if rows not in across_parts and rows not in two_labels]
+
+    def copies(sets: Sequence[Sequence[int]]) -> tuple[tuple[Copy, ...], ...]:
+        return tuple(tuple(Copy(listing.ids[r], listing.labels[r], parts[r]) for r in rows) for rows in sets)
+
+    counts = Counter(listing.labels[row] for row in usable)
+    names = order_classes((*listing.labels, *(listing.class_names or ())))
+    return Audit(
+        name=listing.name,
+        class_counts={name: counts[name] for name in names},
+        parts=manifest.counts if manifest is not None else {},
+        widths=_spread(census, usable, "log_width"),
+        heights=_spread(census, usable, "log_height"),
+        broken=tuple(Ignored(listing.ids[row], reason) for row, reason in census.bad.items()),
+        ignored=listing.ignored,
+        repeats=copies(rest),
+        conflicts=copies(two_labels),
+        leaks=copies(across_parts),
+        num_leaked=count_leaks(across_parts, [part or "train" for part in parts]),
+        twins=tuple(find_twins(names)),
+        empty_classes=tuple(name for name in names if not counts[name]),
+        small_classes=tuple(name for name in names if 0 < counts[name] < FEW_IMAGES),
+        problem=problem,
+        warnings=(*source_warnings(listing), *(manifest.warnings if manifest is not None else ())),
+    )
+
+
+def _is_leak(rows: Sequence[int], parts: Sequence[str | None]) -> bool:
+    """Copies in several parts; our own split never does that, so the source says so."""
+    return len({parts[row] for row in rows}) > 1
+
+
+def _spread(census: Census, usable: Sequence[int], name: str) -> tuple[int, int, int] | None:
+    if not usable:
+        return None
+    sides = np.exp(census.facts[usable, census.fact_names.index(name)].astype(np.float64))
+    low, middle, high = np.quantile(sides, (0, 0.5, 1), method="lower").round().astype(int).tolist()
+    return low, middle, high
+
+
+def _list_entries(what: str, entries: Sequence[Ignored], plural: str = "") -> list[str]:
+    if not entries:
+        return []
+    lines = [f"{count(len(entries), what, plural)}:"]
+    lines += [f"  {quote(entry.path)}: {entry.reason}" for entry in entries[:NUM_EXAMPLES]]
+    return lines + _tell_rest(len(entries))
+
+
+def _list_sets(where: str, sets: Sequence[Sequence[Copy]]) -> list[str]:
+    if not sets:
+        return []
+    lines = [f"{count(len(sets), 'set')} of identical images {where}:"]
+    for same in sets[:NUM_EXAMPLES]:
+        lines.append("  " + " = ".join(f"{quote(copy.id)} ({escape(copy.label)}, {copy.part})" for copy in same))
+    return lines + _tell_rest(len(sets))
+
+
+def _tell_rest(num: int) -> list[str]:
+    return [f"  ... and {num - NUM_EXAMPLES:,} more (all of them with --json)"] if num > NUM_EXAMPLES else []

@@ -1,0 +1,251 @@
+"""One pass over all images: hash, check, measure. What is broken must be known before the split.
+
+What is found of an image depends on its bytes alone, so it is kept on disk by content hash: a second census
+of the same images reads and hashes the files, and decodes none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as parse_tensors
+from safetensors.numpy import save as format_tensors
+
+from backbench.data import decode
+from backbench.data.listing import Listing
+from backbench.data.measure import COLOUR_NAMES, FACT_NAMES, measure_array, measure_colours, measure_file
+from backbench.data.store import PixelStore
+from backbench.errors import BadImage, StorageError
+from backbench.progress import SILENT, Bar, Progress
+from backbench.runtime import cache_folder, num_workers
+from backbench.storage import write_atomically
+
+CENSUS_VERSION = 1
+"""Raised when the same bytes would give other facts or colours than before."""
+
+T = TypeVar("T")
+
+BLOCK = 64
+"""Images that one thread takes at a time."""
+
+
+@dataclass(frozen=True)
+class Census:
+    """One row for each sample of the listing, bad ones included (their facts and colours are 0).
+
+    Args:
+        hashes: SHA-256 of the file's bytes (in memory: of shape and pixels); "" for a file that can't be read.
+        bad: row -> why it is no usable image.
+        facts: (n, len(fact_names)) float32, see `measure.FACT_NAMES`.
+        colours: (n, len(colour_names)) float32 in 0..1, see `measure.COLOUR_NAMES`.
+        read_seconds, decode_seconds: spent this time, summed over threads.
+    """
+
+    hashes: tuple[str, ...]
+    bad: dict[int, str]
+    facts: np.ndarray
+    colours: np.ndarray
+    fact_names: tuple[str, ...] = FACT_NAMES
+    colour_names: tuple[str, ...] = COLOUR_NAMES
+    read_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What is known of one content: facts and colours, or why it is no image."""
+
+    facts: np.ndarray
+    colours: np.ndarray
+    reason: str = ""
+
+
+def take_census(
+    listing: Listing,
+    store: PixelStore,
+    *,
+    max_pixels: int,
+    cache_dir: Path | None = None,
+    progress: Progress = SILENT,
+) -> Census:
+    """Hash every image; decode and measure those whose content is not known from before.
+
+    Cost: one reading of every file; one more, and a decoding, for each new content. Decoded images stay in
+    `store` as far as there is room there. Memory beyond that: some 600 bytes for each image.
+
+    Args:
+        cache_dir: where results are kept; None: the user's cache folder. It may be damaged or not writable.
+    """
+    folder = (cache_folder() if cache_dir is None else cache_dir) / "census"
+    hashes, unreadable = _hash_all(listing, store, progress)
+    found = _count_first(hashes)
+    path = _cache_file(folder, found, max_pixels)
+    known = _read_cache(path)
+    fresh = {content: row for content, row in found.items() if content not in known}
+    if fresh:
+        known.update(_measure_all(listing, store, fresh, max_pixels, progress))
+        _write_cache(path, {content: known[content] for content in found}, progress)
+    return _assemble(hashes, unreadable, known, store)
+
+
+def _assemble(
+    hashes: Sequence[str], unreadable: dict[int, str], known: dict[str, _Entry], store: PixelStore
+) -> Census:
+    facts = np.zeros((len(hashes), len(FACT_NAMES)), dtype=np.float32)
+    colours = np.zeros((len(hashes), len(COLOUR_NAMES)), dtype=np.float32)
+    bad = dict(unreadable)
+    for row, content in enumerate(hashes):
+        if row in unreadable:
+            continue
+        entry = known[content]
+        facts[row], colours[row] = entry.facts, entry.colours
+        if entry.reason:
+            bad[row] = entry.reason
+    return Census(
+        hashes=tuple(hashes),
+        bad=dict(sorted(bad.items())),
+        facts=facts,
+        colours=colours,
+        read_seconds=store.read_seconds,
+        decode_seconds=store.decode_seconds,
+    )
+
+
+def _count_first(hashes: Sequence[str]) -> dict[str, int]:
+    """Content hash -> the first row that has it."""
+    first: dict[str, int] = {}
+    for row, content in enumerate(hashes):
+        if content:
+            first.setdefault(content, row)
+    return first
+
+
+def _hash_all(listing: Listing, store: PixelStore, progress: Progress) -> tuple[list[str], dict[int, str]]:
+    hashes = [""] * len(listing)
+    unreadable: dict[int, str] = {}
+
+    def hash_one(row: int) -> None:
+        try:
+            hashes[row] = store.hash_of(row)
+        except BadImage as error:
+            unreadable[row] = error.reason
+
+    with progress.bar("reading", len(listing)) as bar:
+        _in_threads(hash_one, range(len(listing)), bar)
+    return hashes, unreadable
+
+
+def _measure_all(
+    listing: Listing, store: PixelStore, fresh: dict[str, int], max_pixels: int, progress: Progress
+) -> dict[str, _Entry]:
+    entries: dict[str, _Entry] = {}
+    contents = list(fresh)
+    with progress.bar("checking", len(contents)) as bar:
+        if listing.pixels is not None:
+            _measure_arrays(listing.pixels, fresh, entries, bar)
+            return entries
+
+        def measure_one(content: str) -> None:
+            entries[content] = _measure_file(listing, store, fresh[content], max_pixels)
+
+        _in_threads(measure_one, contents, bar)
+    return entries
+
+
+def _measure_file(listing: Listing, store: PixelStore, row: int, max_pixels: int) -> _Entry:
+    assert listing.files is not None  # the caller has no pixels
+    data = store.read_bytes(row)  # an error here says nothing of the content, so it is not an entry
+    try:
+        header = decode.read_header(listing.files[row], max_pixels=max_pixels)
+        pixels = store.decode(row, data)
+    except BadImage as error:
+        no_facts, no_colours = np.zeros(len(FACT_NAMES)), np.zeros(len(COLOUR_NAMES))
+        return _Entry(no_facts.astype(np.float32), no_colours.astype(np.float32), error.reason)
+    return _Entry(measure_file(header), measure_colours(pixels[None])[0])
+
+
+def _measure_arrays(
+    pixels: np.ndarray | Sequence[np.ndarray], fresh: dict[str, int], entries: dict[str, _Entry], bar: Bar
+) -> None:
+    contents = list(fresh)
+    for start in range(0, len(contents), BLOCK):
+        block = contents[start : start + BLOCK]
+        images = [pixels[fresh[content]] for content in block]
+        if len({image.shape for image in images}) == 1:  # measured together: many times faster for small images
+            colours = measure_colours(np.stack(images))
+        else:
+            colours = np.concatenate([measure_colours(image[None]) for image in images])
+        for content, image, row in zip(block, images, colours, strict=True):
+            entries[content] = _Entry(measure_array(image.shape[1], image.shape[0]), row)
+        bar.advance(len(block))
+
+
+def _in_threads(work: Callable[[T], None], items: Iterable[T], bar: Bar) -> None:
+    """Do `work` on every item, in blocks; the first error, or Ctrl-C, stops the rest."""
+    waiting = list(items)
+    blocks = [waiting[start : start + BLOCK] for start in range(0, len(waiting), BLOCK)]
+
+    def do_block(block: list[T]) -> int:
+        for item in block:
+            work(item)
+        return len(block)
+
+    pool = ThreadPoolExecutor(num_workers(), thread_name_prefix="census")
+    try:
+        for num in pool.map(do_block, blocks):
+            bar.advance(num)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cache_file(folder: Path, contents: Iterable[str], max_pixels: int) -> Path:
+    """Named after the smallest content hash: a moved or renamed folder finds it, and adding images seldom
+    changes it. Rows are looked up by content, so a file that serves another set as well does no harm."""
+    versions = f"{CENSUS_VERSION}/{decode.DECODER_VERSION}/{max_pixels}/{min(contents, default='')}"
+    return folder / f"{hashlib.sha256(versions.encode()).hexdigest()[:32]}.safetensors"
+
+
+def _write_cache(path: Path, entries: dict[str, _Entry], progress: Progress) -> None:
+    """SHA-256 of the rest, then tensors: content hashes, facts, colours, reasons as JSON."""
+    reasons = {content: entry.reason for content, entry in entries.items() if entry.reason}
+    body = format_tensors(
+        {
+            "hashes": np.frombuffer(bytes.fromhex("".join(entries)), np.uint8).reshape(-1, 32),
+            "facts": np.stack([entry.facts for entry in entries.values()]),
+            "colours": np.stack([entry.colours for entry in entries.values()]),
+            "reasons": np.frombuffer(json.dumps(reasons).encode(), np.uint8),
+        }
+    )
+    try:
+        write_atomically(path, hashlib.sha256(body).digest() + body)
+    except StorageError as error:
+        progress.warn(f"what was found is not kept for the next time: {error}")
+
+
+def _read_cache(path: Path) -> dict[str, _Entry]:
+    """What is known from before; empty where there is nothing, or nothing that can be trusted."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return {}
+    digest, body = data[:32], data[32:]
+    if hashlib.sha256(body).digest() != digest:
+        return {}
+    try:
+        tensors = parse_tensors(body)
+        hashes, facts, colours = tensors["hashes"], tensors["facts"], tensors["colours"]
+        reasons = json.loads(tensors["reasons"].tobytes())
+    except (SafetensorError, KeyError, ValueError):
+        return {}
+    if facts.shape[1:] != (len(FACT_NAMES),) or colours.shape[1:] != (len(COLOUR_NAMES),):
+        return {}
+    names = [row.tobytes().hex() for row in hashes]
+    return {name: _Entry(facts[row], colours[row], reasons.get(name, "")) for row, name in enumerate(names)}

@@ -1,0 +1,187 @@
+"""What can be wrong with samples, labels and parts: errors that stop, warnings that travel with the results."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from backbench.config import OnBad
+from backbench.data.census import Census
+from backbench.data.listing import Listing
+from backbench.data.wording import count, list_some, quote
+from backbench.errors import DataError
+
+FEW_IMAGES = 5
+"""A class with fewer is called small: its figures rest on one or two test images."""
+
+
+def group_by_content(hashes: Sequence[str], rows: Iterable[int]) -> list[list[int]]:
+    """Rows with identical content, two or more each, in order of their first row."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        if hashes[row]:
+            found[hashes[row]].append(row)
+    return [members for members in found.values() if len(members) > 1]
+
+
+def find_twins(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Class names that differ only in upper and lower case, spaces at the ends, or their Unicode spelling."""
+    folded: defaultdict[str, set[str]] = defaultdict(set)
+    for name in names:
+        folded[unicodedata.normalize("NFKC", name).strip().casefold()].add(name)
+    return sorted(tuple(sorted(same)) for same in folded.values() if len(same) > 1)
+
+
+def refuse_bad(listing: Listing, census: Census, on_bad: OnBad) -> None:
+    """DataError if files are broken and the policy is to stop, or if nothing else is left."""
+    if len(listing) == 0:
+        ignored = list_some(f"{quote(entry.path)} ({entry.reason})" for entry in listing.ignored)
+        raise DataError(
+            f"no images in {quote(listing.name)}. Give a folder with one folder of images for each class, "
+            "or a table with a column of paths and one of labels." + (f" Ignored: {ignored}." if ignored else "")
+        )
+    if not census.bad:
+        return
+    bad = list_some((f"{quote(listing.ids[row])}: {why}" for row, why in census.bad.items()), separator="\n  ")
+    found = f"{len(census.bad):,} of {count(len(listing), 'image')} can't be used:\n  {bad}"
+    if len(census.bad) == len(listing):
+        raise DataError(f"{found}\nNo image is left.")
+    if on_bad == "fail":
+        raise DataError(
+            f"{found}\nRepair or remove them, or leave them out with --on-bad skip: that is done before the split "
+            "and recorded."
+        )
+
+
+def check_labels(labels: Sequence[str], where: str) -> None:
+    """DataError for class names that are twins, and for less than two classes."""
+    names = sorted(set(labels))
+    twins = find_twins(names)
+    if twins:
+        pairs = list_some((" and ".join(map(quote, same)) for same in twins), separator="; ")
+        raise DataError(
+            f"classes of {where} differ only in upper and lower case, spaces or Unicode spelling: {pairs}. "
+            "Are they one class? Give them one name, or names that differ."
+        )
+    if len(names) < 2:
+        raise DataError(
+            f"all {count(len(labels), 'image')} of {where} have one class, {quote(names[0])}: there is nothing "
+            "to tell apart. Give images of at least two classes: one folder for each class, or "
+            "another --label-column."
+        )
+
+
+def check_single_images(labels: Sequence[str]) -> None:
+    """DataError for classes with one image, where a test part is to be cut."""
+    single = sorted(name for name, num in Counter(labels).items() if num == 1)
+    if single:
+        raise DataError(
+            f"{count(len(single), 'class has', 'classes have')} one image: {list_some(map(quote, single))}. A "
+            "class needs at least two, one to train on and one to test on. Add images, or remove the class."
+        )
+
+
+def check_parts(labels: Sequence[str], parts: Sequence[str]) -> None:
+    """DataError if a class is tested that was never trained, or if there is no test or training part."""
+    classes: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
+    for label, part in zip(labels, parts, strict=True):
+        classes[part].add(label)
+    for part in ("train", "test"):
+        if not classes[part]:
+            raise DataError(
+                f"there is no image in the part '{part}'. If the parts are given, give it some; if groups keep "
+                "images together, each class needs images of at least two groups."
+            )
+    if len(classes["train"]) < 2:
+        raise DataError(f"the training part has one class, {quote(min(classes['train']))}: it needs at least two")
+    for part in ("test", "val"):
+        unseen = sorted(classes[part] - classes["train"])
+        if unseen:
+            raise DataError(
+                f"{count(len(unseen), 'class', 'classes')} of the part '{part}' without any training "
+                f"image: {list_some(map(quote, unseen))}. Classes are matched by name: are they spelt "
+                "alike in all parts? Else remove them from that part, or add training images."
+            )
+
+
+def warn_of_parts(labels: Sequence[str], parts: Sequence[str], declared: Sequence[str] | None) -> list[str]:
+    """Warnings on classes and sizes of the parts."""
+    warnings: list[str] = []
+    empty = sorted(set(declared or ()) - set(labels))
+    if empty:
+        warnings.append(
+            f"{count(len(empty), 'class has', 'classes have')} no usable image and "
+            f"{'is' if len(empty) == 1 else 'are'} left out: {list_some(map(quote, empty))}"
+        )
+    tested = Counter(label for label, part in zip(labels, parts, strict=True) if part == "test")
+    missing = sorted(set(labels) - set(tested))
+    if missing:
+        warnings.append(
+            f"{count(len(missing), 'class has', 'classes have')} no test image, so nothing is measured of "
+            f"{'it' if len(missing) == 1 else 'them'}: {list_some(map(quote, missing))}"
+        )
+    num_classes, num_test = len(set(labels)), sum(tested.values())
+    if num_classes > num_test:
+        warnings.append(
+            f"there are more classes ({num_classes:,}) than test images ({num_test:,}): most figures per class do "
+            "not exist, and the ranking rests on few images"
+        )
+    if "val" not in parts:
+        warnings.append("no class has enough images for a validation part: methods use their default settings")
+    return warnings
+
+
+def warn_of_content(
+    labels: Sequence[str], parts: Sequence[str], hashes: Sequence[str], groups: Sequence[str | None]
+) -> list[str]:
+    """Warnings on identical images and on groups that sit in several parts."""
+    warnings: list[str] = []
+    same = group_by_content(hashes, range(len(hashes)))
+    leaked = count_leaks(same, parts)
+    if leaked:
+        warnings.append(
+            f"{count(leaked, 'test image is', 'test images are')} byte for byte also in training or validation: "
+            "on these, memory is measured. `backbench scan` lists them; remove them from one of the parts"
+        )
+    twofold = [rows for rows in same if len({labels[row] for row in rows}) > 1]
+    if twofold:
+        num = sum(len(rows) for rows in twofold)
+        warnings.append(
+            f"{count(num, 'image')} with identical content {'has' if num == 1 else 'have'} two labels or more "
+            f"({count(len(twofold), 'content')}): at most one of them is right. `backbench scan` lists them"
+        )
+    spread = _count_spread_groups(groups, parts)
+    if spread:
+        warnings.append(
+            f"{count(spread, 'group sits', 'groups sit')} in several of the given parts: images of a test group "
+            "were trained on. Give parts that keep groups whole, or let backbench split"
+        )
+    return warnings
+
+
+def count_leaks(same: Iterable[Sequence[int]], parts: Sequence[str]) -> int:
+    """The number of test images whose content is also in another part; `same`: rows of identical content."""
+    leaked = 0
+    for rows in same:
+        num_test = sum(parts[row] == "test" for row in rows)
+        leaked += num_test if num_test < len(rows) else 0
+    return leaked
+
+
+def check_same_content(ids: Sequence[str], hashes: Sequence[str], expected: Mapping[str, str], where: str) -> None:
+    """DataError if images are not those that a stored split was made of."""
+    changed = [name for name, found in zip(ids, hashes, strict=True) if expected.get(name, found) != found]
+    if changed:
+        raise DataError(
+            f"{count(len(changed), 'image')} changed since {where} was written: {list_some(map(quote, changed))}. "
+            "A split holds for the images it was made of: restore them, or make a new split (without --split)."
+        )
+
+
+def _count_spread_groups(groups: Sequence[str | None], parts: Sequence[str]) -> int:
+    of_group: defaultdict[str, set[str]] = defaultdict(set)
+    for group, part in zip(groups, parts, strict=True):
+        if group is not None:
+            of_group[group].add(part)
+    return sum(len(found) > 1 for found in of_group.values())

@@ -1,0 +1,160 @@
+"""Any image Pillow can load, as 8-bit sRGB: bit depth, palettes, transparency, ink and colour profiles.
+
+The laws, so that the same file always gives the same pixels:
+
+* 16-bit grey: 0..65535 -> 0..255, rounded to the nearest level (12-bit TIFF: 0..4095 -> 0..255). Never clipped.
+* 32-bit integer and float grey have no agreed range, so the values decide: all within 0..1 (floats only),
+  0..255 or 0..65535 -> that range; anything else is stretched from its own minimum..maximum (to black where
+  these are one). Values that are not
+  finite make the image unusable.
+* Grey stored as "white is zero" is inverted.
+* Transparency is blended over white, as a page or a viewer shows it.
+* CMYK in a JPEG is taken as inverted, as Adobe and libjpeg write it (Pillow does so for every JPEG).
+* A colour profile is applied, towards sRGB, where it changes any colour by more than two levels; a profile that
+  can't be read, or belongs to another kind of image, is ignored.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms
+
+BACKGROUND = (255, 255, 255)
+MAX_PROFILE_BYTES = 4_000_000
+PROFILE_TOLERANCE = 2  # levels of 255; published variants of sRGB differ by that much among themselves
+
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 262, 258, 339  # TIFF tags
+_MODE_OF_SPACE = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+
+
+class UnusablePixels(ValueError):
+    """Pixels that load but have no meaning as a picture; the text says why."""
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An 'RGB' image of the same size, by the laws above; `image` itself where it is plain RGB already.
+
+    Raises UnusablePixels, and whatever Pillow raises for a mode it can't convert. Cost: one pass over the
+    pixels for each conversion that is needed, none for plain RGB.
+    """
+    profile = _read_profile(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        plain = Image.fromarray(_scale_deep_grey(image))
+    elif image.has_transparency_data:
+        plain = _blend(image)
+    elif image.mode in ("RGB", "L") or (image.mode == "CMYK" and profile is not None):
+        plain = image
+    else:
+        plain = image.convert("RGB")
+    if profile is not None:
+        plain = _apply_profile(plain, image.mode, profile)
+    return plain if plain.mode == "RGB" else plain.convert("RGB")
+
+
+def _blend(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    blended = Image.new("RGB", image.size, BACKGROUND)
+    blended.paste(rgba, mask=rgba.getchannel("A"))
+    return blended
+
+
+def _scale_deep_grey(image: Image.Image) -> np.ndarray:
+    """(h, w) uint8 levels of an image in mode I;16*, I or F."""
+    tags: Any = getattr(image, "tag_v2", {})
+    values = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        top = 4095 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535
+        levels = _scale_integers(values, top)
+    elif image.mode == "I":
+        if tags.get(_SAMPLE_FORMAT) == (1,) and tags.get(_BITS_PER_SAMPLE) == (32,):
+            values = values.view(np.uint32)  # Pillow keeps unsigned numbers in its signed ones
+        # Pillow brings every deep PGM to 0..65535, so a dark one must not pass for an 8-bit one
+        levels = _scale_integers(values, 65535) if image.format == "PPM" else _scale_by_values(values)
+    else:
+        levels = _scale_by_values(values)
+    if tags.get(_PHOTOMETRIC) == 0:
+        levels = 255 - levels
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        levels[values == key] = 255
+    return levels
+
+
+def _scale_integers(values: np.ndarray, top: int) -> np.ndarray:
+    """0..top -> 0..255 to the nearest level, in whole numbers; beyond `top` is a broken file's noise."""
+    scaled = np.minimum(values, top).astype(np.uint32)
+    scaled *= 255
+    scaled += top // 2
+    scaled //= top
+    return scaled.astype(np.uint8)
+
+
+def _scale_by_values(values: np.ndarray) -> np.ndarray:
+    is_float = values.dtype.kind == "f"
+    if is_float and not np.isfinite(values).all():
+        raise UnusablePixels("holds values that are not finite numbers")
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= 65535:
+        top = 1.0 if is_float and high <= 1 else 255.0 if high <= 255 else 65535.0
+        low, high = 0.0, top
+    if low == high:
+        return np.zeros(values.shape, dtype=np.uint8)
+    scaled = (values.astype(np.float64) - low) * (255.0 / (high - low))
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _read_profile(image: Image.Image) -> bytes | None:
+    profile = image.info.get("icc_profile")
+    if isinstance(profile, bytes) and 128 <= len(profile) <= MAX_PROFILE_BYTES:
+        return profile
+    return None
+
+
+def _apply_profile(plain: Image.Image, stored_mode: str, profile: bytes) -> Image.Image:
+    """`plain` ('RGB', 'L' or 'CMYK') in sRGB; unchanged where the profile says nothing usable."""
+    found = _make_transform(profile)
+    if found is None:
+        return plain
+    mode, transform = found
+    if mode == "L" and (plain.mode == "L" or stored_mode in ("LA", "PA", "P", "1")):
+        plain = plain.convert("L")
+    elif mode == "RGB" and plain.mode == "L":
+        plain = plain.convert("RGB")
+    if plain.mode != mode:
+        return plain
+    converted = ImageCms.applyTransform(plain, transform)
+    return plain if converted is None else converted
+
+
+@lru_cache(maxsize=16)
+def _make_transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform] | None:
+    """The mode a profile is for and its way to sRGB; None where it is broken, foreign or as good as sRGB.
+
+    Whether it is sRGB is asked of the colours, not of its name: a profile's name can be anything.
+    """
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = _MODE_OF_SPACE[source.profile.xcolor_space]
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+        probe = _make_probe(mode)
+        seen = ImageCms.applyTransform(probe, transform)
+    except Exception:  # a broken profile must not cost the image, and what Pillow raises here is not documented
+        return None
+    if mode != "CMYK":
+        difference = np.asarray(seen).astype(int) - np.asarray(probe.convert("RGB"))
+        if np.abs(difference).max() <= PROFILE_TOLERANCE:
+            return None
+    return mode, transform
+
+
+def _make_probe(mode: str) -> Image.Image:
+    """An image that holds a grid of colours: all grey levels, or nine steps of each channel."""
+    if mode == "L":
+        return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    steps = np.linspace(0, 255, 9).round().astype(np.uint8)
+    channels = np.stack(np.meshgrid(*[steps] * len(mode), indexing="ij"), axis=-1)
+    return Image.fromarray(np.ascontiguousarray(channels.reshape(-1, 9, len(mode))), mode=mode)

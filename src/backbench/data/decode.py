@@ -1,0 +1,275 @@
+"""Bytes of an image file -> upright 8-bit RGB pixels, or one BadImage that says in plain words what is wrong.
+
+Whatever a file holds, nothing but BadImage leaves this module. A file is decoded wholly or refused: a truncated
+one never comes back with a grey half (except where its own end marker was put back after the cut, which no
+decoder can tell), and no file larger than `max_pixels` is decoded, which its header alone decides.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+from backbench.data.colour import UnusablePixels, to_rgb
+from backbench.data.scanner import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from backbench.errors import BadImage
+from backbench.progress import format_bytes
+
+DECODER_VERSION = 1
+"""Goes into the key of everything made from pixels; raise it when the same bytes would give other pixels."""
+
+MAX_FILE_BYTES = 1_000_000_000
+MAX_JPEG_SCANS = 100  # an encoder writes about ten; each one costs a pass over all pixels
+FORMATS = tuple(
+    plugin.format
+    for plugin in (
+        JpegImagePlugin.JpegImageFile,  # MPO, several JPEGs in one file, is opened by the same door
+        PngImagePlugin.PngImageFile,
+        WebPImagePlugin.WebPImageFile,
+        GifImagePlugin.GifImageFile,
+        BmpImagePlugin.BmpImageFile,
+        TiffImagePlugin.TiffImageFile,
+        PpmImagePlugin.PpmImageFile,
+    )
+)
+
+_ORIENTATION = 0x0112
+_EXIF_SUBFOLDER = 0x8769
+_EXIF_HOLDERS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = tuple(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
+_PILLOW_MODULES = r"PIL\."
+_PILLOW_FILTER = ("ignore", None, Warning, re.compile(_PILLOW_MODULES), 0)
+_FOREIGN = (  # (where, bytes, what it is), for files that carry an image's name but are something else
+    (0, b"PK\x03\x04", "a zip archive"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"8BPS", "a Photoshop file, which is not read; export it as PNG or JPEG"),
+    (0, b"\x00\x00\x00\x0cjP", "a JPEG 2000 image, which is not read; convert it to PNG or JPEG"),
+    (0, b"\xff\x0a", "a JPEG XL image, which is not read; convert it to PNG or JPEG"),
+    (4, b"ftypavif", "an AVIF image, which is not read; convert it to PNG or JPEG"),
+    (4, b"ftyphei", "an HEIC image, which is not read; convert it to JPEG"),
+    (4, b"ftypmif1", "an HEIF image, which is not read; convert it to JPEG"),
+    (4, b"ftyp", "a video"),
+    (0, b"version https://git-lfs", "a Git LFS pointer: the image itself was not fetched; run 'git lfs pull'"),
+)
+
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors reach stderr beside our own
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself.
+
+    Width and height are of the upright image, as `decode_image` gives it; `mode` is Pillow's name for the kind of
+    pixel; `has_exif` is whether there is an EXIF block. A PNG may hold one behind its pixels, where a header's
+    reader does not see it.
+    """
+
+    width: int
+    height: int
+    mode: str
+    format: str
+    num_bytes: int
+    has_exif: bool
+
+
+def read_header(path: str | os.PathLike[str], *, max_pixels: int) -> Header:
+    """The header of an image file, without decoding a pixel; about 0.1 ms.
+
+    Raises BadImage as `decode_image` and `read_file` do, as far as a header can show.
+    """
+    name = str(path)
+    with _open_regular(path) as file:
+        num_bytes = os.fstat(file.fileno()).st_size
+        if num_bytes == 0:
+            raise BadImage(name, "the file is empty")
+        try:
+            _silence_pillow()
+            with _open_image(file, max_pixels) as image:
+                has_exif = "exif" in image.info or _EXIF_SUBFOLDER in getattr(image, "tag_v2", ())
+                width, height = image.size[::-1] if _find_turn(image) in _SIDEWAYS else image.size
+                return Header(width, height, image.mode, image.format or "", num_bytes, has_exif)
+        except Exception as error:
+            raise BadImage(name, _explain(error, _read_start(file), max_pixels)) from error
+
+
+def decode_image(data: bytes, name: str, *, max_pixels: int) -> np.ndarray:
+    """The pixels of one image file, as people see them.
+
+    The first frame of an animation or of several pages; EXIF orientation applied; colours as `data/colour.py`
+    says. The name and suffix do not matter, only the bytes.
+
+    Args:
+        data: the whole file.
+        name: the file, for messages.
+        max_pixels: larger images are refused from their header. Pillow itself refuses more than 178,956,970
+            pixels, whatever this says.
+
+    Returns:
+        (h, w, 3) uint8 RGB, C-contiguous and writable.
+
+    Raises:
+        BadImage: for everything that is not a whole, usable image of an allowed format and size.
+    """
+    if not data:
+        raise BadImage(name, "the file is empty")
+    try:
+        _silence_pillow()
+        with _open_image(io.BytesIO(data), max_pixels) as image:
+            if "progressive" in image.info:
+                _check_scans(data)
+            image.load()
+            rgb, turn = to_rgb(image), _find_turn(image)
+            return np.array(rgb if turn is None else rgb.transpose(turn))
+    except Exception as error:  # the list of what Pillow raises on hostile bytes is long and not documented
+        raise BadImage(name, _explain(error, data[:512], max_pixels)) from error
+
+
+def read_file(path: str | os.PathLike[str], *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """All bytes of a regular file.
+
+    Raises BadImage for a folder, a pipe or device (without waiting on it), a file that can't be read, an empty
+    one, and one of more than `max_bytes`.
+    """
+    with _open_regular(path) as file:
+        num_bytes = os.fstat(file.fileno()).st_size
+        if num_bytes > max_bytes:
+            reason = f"has {format_bytes(num_bytes)}, more than the {format_bytes(max_bytes)} allowed"
+            raise BadImage(str(path), reason)
+        try:
+            data = file.read(num_bytes)
+        except OSError as error:
+            raise BadImage(str(path), f"can't be read: {error.strerror or error}") from error
+    if not data:
+        raise BadImage(str(path), "the file is empty")
+    return data
+
+
+def _open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """The file opened for reading, once it is known to be a regular file: opening a pipe would wait for ever."""
+    name = str(path)
+    try:
+        _check_regular(name, Path(path).stat().st_mode)
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        file = open(descriptor, "rb")  # noqa: SIM115  the caller closes it
+    except FileNotFoundError as error:
+        raise BadImage(name, "there is no such file") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise BadImage(name, f"can't be opened: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        _check_regular(name, os.fstat(descriptor).st_mode)  # it may have been exchanged in between
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(name: str, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise BadImage(name, "is a folder, not a file")
+    if not stat.S_ISREG(mode):
+        raise BadImage(name, "is a pipe, socket or device, not a file")
+
+
+def _open_image(file: IO[bytes], max_pixels: int) -> Image.Image:
+    image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > max_pixels:
+        raise Image.DecompressionBombError(f"{image.width:,} x {image.height:,} pixels")
+    if image.width < 1 or image.height < 1:
+        raise UnusablePixels("has no pixels")
+    return image
+
+
+def _check_scans(data: bytes) -> None:
+    num_scans = data.count(b"\xff\xda")
+    if num_scans > MAX_JPEG_SCANS:
+        raise UnusablePixels(f"is a JPEG of {num_scans} scans; more than {MAX_JPEG_SCANS} are refused")
+
+
+def _find_turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes the image upright by its EXIF orientation; None for a TIFF, which Pillow turns itself."""
+    if image.format == "TIFF" or not any(holder in image.info for holder in _EXIF_HOLDERS):
+        return None
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # broken EXIF beside good pixels: the image is as it is stored
+        return None
+    return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+
+
+def _silence_pillow() -> None:
+    """Pillow's warnings on odd files tell a user nothing, and would be errors under `python -W error`.
+
+    `warnings.catch_warnings` is not for threads, so the filter is set once and stays.
+    """
+    if _PILLOW_FILTER not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_PILLOW_MODULES)
+
+
+def _read_start(file: IO[bytes]) -> bytes:
+    try:
+        file.seek(0)
+        return file.read(512)
+    except (OSError, ValueError):
+        return b""
+
+
+def _explain(error: Exception, start: bytes, max_pixels: int) -> str:
+    text = " ".join(str(error).split())[:200]
+    if isinstance(error, UnusablePixels):
+        return text
+    if isinstance(error, UnidentifiedImageError):
+        return _name_foreign(start)
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too large: {text}; {max_pixels:,} pixels are allowed (max_pixels)"
+    if isinstance(error, MemoryError):
+        return "needs more memory than there is"
+    if isinstance(error, EOFError) or "truncated" in text.lower():
+        return f"the file ends too early ({text or 'nothing left to read'})"
+    return f"damaged or not supported ({text or type(error).__name__})"
+
+
+def _name_foreign(start: bytes) -> str:
+    for where, magic, what in _FOREIGN:
+        if start.startswith(magic, where):
+            return f"is {what}"
+    lowered = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if lowered.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "is a web page, not an image: a download that failed?"
+    if lowered.startswith((b"<svg", b"<?xml")):
+        return "is an SVG or XML text, not an image of pixels"
+    if start and not start.strip(b"\0"):
+        return "holds nothing but zero bytes"
+    if all(byte >= 32 or byte in b"\t\r\n" for byte in start):
+        return "is text, not an image"
+    return "is not an image of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM), or its start is damaged"

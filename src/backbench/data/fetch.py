@@ -1,0 +1,365 @@
+"""Downloads that resume, and a file name that appears only once the bytes behind it are the right ones.
+
+While it is on its way a file is `NAME.part`, with `NAME.part.json` beside it (what the server called this version
+of it). `NAME.lock` lets one process at a time fetch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import hashlib
+import http.client
+import json
+import os
+import re
+import shutil
+import ssl
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from backbench.errors import DownloadError, StorageError
+from backbench.progress import SILENT, Bar, Progress, format_bytes
+
+SCHEMES = ("http", "https", "file")
+CHUNK_BYTES = 1 << 18
+TIMEOUT_SECONDS = 30.0
+MAX_FAILURES = 5  # in a row, without getting further
+MAX_ATTEMPTS = 100
+MAX_DELAY_SECONDS = 30.0
+USER_AGENT = "backbench"
+
+
+class _Retry(Exception):
+    """What may go better next time; `delay_seconds` if the server said when."""
+
+    def __init__(self, why: str, delay_seconds: float | None = None) -> None:
+        super().__init__(why)
+        self.delay_seconds = delay_seconds
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is to be fetched, and where to."""
+
+    url: str
+    target: Path
+    sha256: str
+    num_bytes: int | None
+
+    @property
+    def part(self) -> Path:
+        return self.target.with_name(self.target.name + ".part")
+
+    @property
+    def note(self) -> Path:
+        return self.target.with_name(self.target.name + ".part.json")
+
+
+def fetch_file(
+    url: str,
+    target: Path,
+    *,
+    sha256: str,
+    num_bytes: int | None = None,
+    progress: Progress = SILENT,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Path:
+    """The file at `url`, at `target`; nothing is fetched where the right file lies there already.
+
+    A download that was cut is taken up where it ended, if the server still has the same version; else it starts
+    again. Failures that may pass are retried with growing pauses, at most five times in a row without progress.
+    Several processes may ask for the same file at once: one fetches, the others wait and take it.
+
+    Args:
+        url: http, https or file.
+        target: its folder is made where missing.
+        sha256: of the whole file, 64 hex digits.
+        num_bytes: of the whole file, where known: a server that sends more is cut off there.
+        progress: gets a bar in kB.
+        sleep: waits some seconds between attempts.
+
+    Raises:
+        DownloadError: no network, no such file, or not the bytes that were expected.
+        StorageError: the target can't be written.
+
+    Cost: the download, and one reading of the file to check its hash, also when it is there already.
+    """
+    order = _Order(url, Path(target), sha256.lower(), num_bytes)
+    if not re.fullmatch(r"[0-9a-f]{64}", order.sha256):
+        raise ValueError(f"not a SHA-256 in hex: {sha256!r}")
+    scheme = urllib.parse.urlsplit(url).scheme
+    if scheme not in SCHEMES:
+        raise DownloadError(
+            f"can't fetch '{url}': the address starts with '{scheme}:'. Allowed: {', '.join(SCHEMES)}"
+        )
+    with _as_storage_error(order):
+        if _is_there(order):
+            return order.target
+        if order.target.is_dir():
+            raise StorageError(f"can't store '{order.target}': it is a folder")
+        order.target.parent.mkdir(parents=True, exist_ok=True)
+        with _only_process(order, progress):
+            if _is_there(order):
+                return order.target
+            if order.target.exists():
+                progress.warn(
+                    f"'{order.target}' is not the expected file (its SHA-256 differs): fetching it again"
+                )
+            _download(order, progress, sleep)
+    return order.target
+
+
+def _is_there(order: _Order) -> bool:
+    return order.target.is_file() and _hash_file(order.target) == order.sha256
+
+
+def _hash_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _only_process(order: _Order, progress: Progress) -> Iterator[None]:
+    lock = FileLock(order.target.with_name(order.target.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress.say(f"waiting for another process that fetches {order.target.name}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _as_storage_error(order: _Order) -> Iterator[None]:
+    """Errors of the disk; those of the network never get here as OSError."""
+    try:
+        yield
+    except OSError as error:
+        try:
+            free = f" ({format_bytes(shutil.disk_usage(order.target.parent).free)} free)"
+        except OSError:
+            free = ""
+        where = error.filename or order.target
+        raise StorageError(f"can't store '{order.target}': {where}: {error.strerror or error}{free}") from error
+
+
+def _download(order: _Order, progress: Progress, sleep: Callable[[float], None]) -> None:
+    failures = 0
+    may_restart = True
+    label = f"fetching {order.target.name}"
+    with progress.bar(label, (order.num_bytes or 0) // 1000, unit="kB") as bar:
+        for _ in range(MAX_ATTEMPTS):
+            resumed_at = _find_resume_point(order)
+            try:
+                _fetch_rest(order, resumed_at, bar)
+                if _finish(order, may_restart=may_restart and resumed_at > 0):
+                    return
+                may_restart = False  # two versions were joined: once more, from the start
+            except _Retry as error:
+                has_progress = _size(order.part) > resumed_at
+                failures = 0 if has_progress else failures + 1
+                if failures > MAX_FAILURES:
+                    raise _give_up(order, str(error)) from error
+                delay = error.delay_seconds if error.delay_seconds is not None else 0.5 * 2**failures
+                sleep(min(delay, MAX_DELAY_SECONDS))
+    raise _give_up(order, f"it still was not whole after {MAX_ATTEMPTS} attempts")
+
+
+def _find_resume_point(order: _Order) -> int:
+    """Bytes of the part file that may be kept; a part of another address, or one too long, is not."""
+    size = _size(order.part)
+    is_ours = _read_note(order).get("url") == order.url
+    is_too_long = order.num_bytes is not None and size > order.num_bytes
+    return size if is_ours and not is_too_long else 0
+
+
+def _fetch_rest(order: _Order, start: int, bar: Bar) -> None:
+    """One request; returns once the part file is as long as the server says it should be."""
+    if start and start == order.num_bytes:
+        return
+    validator = _read_note(order).get("validator", "")
+    request = urllib.request.Request(order.url, headers={"User-Agent": USER_AGENT})
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+        if validator:
+            request.add_header("If-Range", validator)
+    with _open(order, request, start) as response:
+        if response is None:  # there is nothing after `start`
+            return
+        is_continued = getattr(response, "status", None) == 206
+        if is_continued and not _continues(response, start, validator):
+            order.note.unlink(missing_ok=True)
+            raise _Retry("the file on the server changed")
+        if not is_continued:
+            start = 0
+        _receive(order, response, start, bar)
+
+
+@contextmanager
+def _open(order: _Order, request: urllib.request.Request, start: int) -> Iterator[Any]:
+    try:
+        response = _make_opener().open(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 416 and start:
+                if not _is_whole(error, start):
+                    order.note.unlink(missing_ok=True)
+                    raise _Retry("the server has fewer bytes than were fetched") from error
+                response = None
+            elif error.code in (408, 425, 429) or error.code >= 500:
+                raise _Retry(f"the server says {error.code} {error.reason}", _read_delay(error)) from error
+            else:
+                raise _give_up(order, f"the server says {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLCertVerificationError) or request.type == "file":
+            raise _give_up(order, str(error.reason)) from error
+        raise _Retry(str(error.reason)) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _Retry(f"{error or type(error).__name__}") from error
+    with contextlib.closing(response) if response is not None else contextlib.nullcontext():
+        yield response
+
+
+def _make_opener() -> urllib.request.OpenerDirector:
+    """An opener for the allowed schemes alone, so that no redirect leads to another."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.FileHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener
+
+
+def _is_whole(refusal: urllib.error.HTTPError, start: int) -> bool:
+    """Whether a 416 says that the file ends just where ours does."""
+    return str(refusal.headers.get("Content-Range", "")).strip() == f"bytes */{start}"
+
+
+def _continues(response: Any, start: int, validator: str) -> bool:
+    """Whether a 206 is the rest of the same version; not every server that knows Range knows If-Range."""
+    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    now = _read_validator(response)
+    return found is not None and int(found[1]) == start and (not validator or not now or now == validator)
+
+
+def _receive(order: _Order, response: Any, start: int, bar: Bar) -> None:
+    length = str(response.headers.get("Content-Length", ""))
+    end = start + int(length) if length.isascii() and length.isdigit() else None
+    position = start
+    with open(order.part, "r+b" if start else "wb") as file:
+        file.seek(start)
+        if start == 0:
+            note = {"url": order.url, "validator": _read_validator(response)}
+            order.note.write_text(json.dumps(note), encoding="utf-8")
+        while True:
+            try:
+                chunk = response.read(CHUNK_BYTES)
+            except (OSError, http.client.HTTPException) as error:
+                raise _Retry(f"the connection broke: {error or type(error).__name__}") from error
+            if not chunk:
+                break
+            if position == 0 and _is_web_page(chunk):
+                file.truncate(0)
+                raise _give_up(order, "a web page came instead of the file: a login page or a proxy's message?")
+            file.write(chunk)
+            bar.advance((position + len(chunk)) // 1000 - position // 1000)
+            position += len(chunk)
+            if order.num_bytes is not None and position > order.num_bytes:
+                raise _discard(order, f"the server sends more than the {order.num_bytes:,} bytes expected")
+        file.truncate()
+        file.flush()
+        os.fsync(file.fileno())
+    if end is not None and position < end:
+        raise _Retry(f"the connection ended after {position:,} of {end:,} bytes")
+    if order.num_bytes is not None and position < order.num_bytes:
+        raise _Retry(f"the server sent {position:,} of {order.num_bytes:,} bytes")
+
+
+def _finish(order: _Order, *, may_restart: bool) -> bool:
+    """Give the part file its name if it is right; if not, False where all may be fetched anew, else an error."""
+    found = _hash_file(order.part)
+    if found != order.sha256:
+        num_bytes = _size(order.part)
+        error = _discard(order, f"its SHA-256 is {found} ({num_bytes:,} bytes), expected was {order.sha256}")
+        if may_restart:
+            return False
+        raise error
+    order.part.replace(order.target)
+    order.note.unlink(missing_ok=True)
+    if os.name == "posix":  # so that the new name outlives a power cut
+        folder = os.open(order.target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    return True
+
+
+def _discard(order: _Order, why: str) -> DownloadError:
+    order.part.unlink(missing_ok=True)
+    order.note.unlink(missing_ok=True)
+    return _give_up(order, why)
+
+
+def _give_up(order: _Order, why: str) -> DownloadError:
+    size = f"{format_bytes(order.num_bytes)}, " if order.num_bytes is not None else ""
+    return DownloadError(
+        f"could not fetch {order.target.name} from {order.url}: {why}. "
+        f"To go on without this address, put the file by hand at '{order.target}' ({size}SHA-256 {order.sha256})."
+    )
+
+
+def _read_note(order: _Order) -> dict[str, str]:
+    try:
+        note = json.loads(order.note.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    is_note = isinstance(note, dict) and all(isinstance(value, str) for value in note.values())
+    return note if is_note else {}
+
+
+def _read_validator(response: Any) -> str:
+    """What tells this version of the file from others: a strong ETag, else the date of change, else ''."""
+    etag = str(response.headers.get("ETag", ""))
+    return etag if etag and not etag.startswith("W/") else str(response.headers.get("Last-Modified", ""))
+
+
+def _read_delay(response: Any) -> float | None:
+    given = str(response.headers.get("Retry-After", ""))
+    if given.isascii() and given.isdigit():
+        return float(given)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(given).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _is_web_page(start: bytes) -> bool:
+    return start.lstrip(b"\xef\xbb\xbf \t\r\n")[:15].lower().startswith((b"<!doctype html", b"<html", b"<head"))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

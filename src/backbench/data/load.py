@@ -1,0 +1,114 @@
+"""From what the user named to checked, split images: the one door to data for everything else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from backbench.catalog import find_path_loader, find_source, list_sources
+from backbench.config import DataConfig
+from backbench.data.census import Census, take_census
+from backbench.data.listing import Listing
+from backbench.data.manifest import Manifest, make_manifest
+from backbench.data.store import PixelStore
+from backbench.data.wording import quote
+from backbench.errors import ConfigError, DataError, unknown_name
+from backbench.progress import SILENT, Progress
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Checked and split images. Rows of `manifest` are what everything else counts in."""
+
+    listing: Listing
+    census: Census
+    manifest: Manifest
+    store: PixelStore
+    warnings: tuple[str, ...] = ()
+
+    def read(self, row: int) -> np.ndarray:
+        """The image of one row of the manifest, (height, width, 3) uint8 RGB; any thread may ask.
+
+        Raises:
+            BadImage: the file changed or vanished since it was checked.
+        """
+        return self.store.read(int(self.manifest.rows[row]))
+
+    def stage_seconds(self) -> tuple[float, float]:
+        """(read, decode): seconds spent so far on reading and on decoding files, summed over threads."""
+        return self.store.read_seconds, self.store.decode_seconds
+
+
+def load_data(config: DataConfig, progress: Progress = SILENT, listing: Listing | None = None) -> Data:
+    """List, check, measure and split the images of `config.source`.
+
+    Args:
+        listing: of the same config, where it was made before; None: it is made here.
+
+    Raises:
+        ConfigError: no such data set or path, or a column that is not there.
+        DataError: the images can't be ranked on; see `manifest.make_manifest`.
+        DownloadError, StorageError: a named data set can't be fetched or kept.
+    """
+    if listing is None:
+        listing = load_listing(config, progress)
+    store = PixelStore(listing, config.max_pixels)
+    census = take_census(listing, store, max_pixels=config.max_pixels, progress=progress)
+    manifest = make_manifest(listing, census, config)
+    return Data(listing, census, manifest, store, (*source_warnings(listing), *manifest.warnings))
+
+
+def load_listing(config: DataConfig, progress: Progress = SILENT) -> Listing:
+    """What the named data set, folder, table or archive holds; nothing is checked, hashed or decoded.
+
+    Raises:
+        ConfigError: no such data set or path. DataError: the source can't be used; see the modules of `sources/`.
+    """
+    spec = find_source(config.source)
+    path = Path(config.source)
+    if spec is not None:
+        if _exists(config.source):
+            progress.warn(f"'{config.source}' is the built-in data set; write ./{config.source} for the path here")
+        listing: Listing = spec.load(config, progress)
+        return listing
+    if not _exists(config.source):
+        raise _unknown_source(config.source)
+    try:
+        load_path = find_path_loader(path)
+    except OSError as error:
+        raise DataError(f"{config.source}: can't be looked at: {error.strerror}") from error
+    if load_path is None:
+        raise ConfigError(
+            f"{config.source} is neither a folder, a .csv, .tsv or .parquet table, nor a known archive. Unpack "
+            "other archives first, and give the folder."
+        )
+    found: Listing = load_path(config, path, progress)
+    return found
+
+
+def source_warnings(listing: Listing) -> Sequence[str]:
+    """What the source itself found worth a warning."""
+    warnings: Sequence[str] = listing.facts.get("warnings", ())
+    return warnings
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - unlike Path.exists, it never raises
+
+
+def _unknown_source(source: str) -> ConfigError:
+    """Says which names there are, and what lies beside the path that was meant."""
+    names = [spec.name for spec in list_sources()]
+    folder, _, name = source.rstrip("/").rpartition("/")
+    try:
+        beside = [f"{folder}/{found}" if folder else found for found in os.listdir(folder or ".")]  # noqa: PTH208
+    except (OSError, ValueError):
+        beside = []
+    if folder and not beside:
+        return ConfigError(f"there is no {quote(source)}, nor anything in a folder {quote(folder)}.")
+    shown = [entry for entry in beside if not name or not entry.rpartition("/")[2].startswith(".")]
+    return unknown_name("data set or path", source, (*names, *shown), "the data argument", "backbench list data")

@@ -1,0 +1,245 @@
+"""The manifest: which samples there are, their labels, groups, parts and content. Made once, stored with each run.
+
+Everything that leaves this module travels by name: a label is stored as the name of its class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backbench.config import DataConfig, digest_json
+from backbench.data import checks
+from backbench.data.census import Census
+from backbench.data.listing import PARTS, Ignored, Listing
+from backbench.data.scanner import sort_key
+from backbench.data.splitfile import apply_split, read_split_table
+from backbench.data.splits import assign_parts, merge_units
+from backbench.data.tables import TABLE_SUFFIXES
+from backbench.data.wording import count, quote
+from backbench.errors import ConfigError, DataError
+from backbench.storage import write_atomically
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """The usable samples of a source, in the listing's order. All columns have one entry for each sample.
+
+    Args:
+        name: short name of the data set.
+        classes: class names; the training part decides which there are, their NFC forms in code point order
+            decide their order.
+        ids: unique sample ids.
+        labels: (n,) int64, index into `classes`.
+        groups: samples of one group are never split; None: no group known.
+        parts: 'train', 'val' or 'test'.
+        hashes: SHA-256 of the content, in hex.
+        rows: (n,) int64, index into the listing it was made from.
+        skipped: bad samples that were left out before the split, and why.
+        warnings: what a reader of results must know; not part of the digest.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    groups: tuple[str | None, ...]
+    parts: tuple[str, ...]
+    hashes: tuple[str, ...]
+    rows: np.ndarray
+    skipped: tuple[Ignored, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything a figure can depend on: ids, class names, groups, parts, content, what was
+        skipped. The order of the samples and the name of the data set don't count."""
+        columns = (self.ids, self.label_names, self.groups, self.parts, self.hashes)
+        return digest_json(
+            {
+                "classes": self.classes,
+                "samples": sorted(zip(*columns, strict=True), key=lambda sample: sample[0]),
+                "skipped": sorted(bad.path for bad in self.skipped),
+            }
+        )
+
+    @cached_property
+    def image_digest(self) -> str:
+        """SHA-256 of the images alone, in no order: the same for any labels, parts and names."""
+        return hashlib.sha256("".join(sorted(self.hashes)).encode()).hexdigest()
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The class name of each sample."""
+        return tuple(self.classes[label] for label in self.labels)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of samples in each part."""
+        return {part: self.parts.count(part) for part in PARTS}
+
+    def part_rows(self, part: str) -> np.ndarray:
+        """(n_part,) int64: the rows of this manifest that are in `part`."""
+        return np.flatnonzero(np.array(self.parts) == part)
+
+
+def make_manifest(listing: Listing, census: Census, config: DataConfig) -> Manifest:
+    """Leave out or refuse what is broken, split, check. The same input gives the same manifest in any order.
+
+    Args:
+        census: of this listing.
+        config: policy for bad files, fractions and seed of the split, or the file that fixes it.
+
+    Raises:
+        DataError: bad files with the policy 'fail'; no images; less than two classes; a class with one image;
+            class names that are twins; a tested class that was never trained; a split that does not fit.
+    """
+    checks.refuse_bad(listing, census, config.on_bad)
+    rows = [row for row in range(len(listing)) if row not in census.bad]
+    ids = [listing.ids[row] for row in rows]
+    labels = [listing.labels[row] for row in rows]
+    groups = [listing.groups[row] for row in rows]
+    hashes = [census.hashes[row] for row in rows]
+    checks.check_labels(labels, quote(listing.name))
+    fixed: Sequence[str | None] = [listing.parts[row] for row in rows]
+    warnings: list[str] = []
+    if config.split is not None:
+        fixed, warnings = _fix_parts(config.split, ids, hashes)
+    if "test" not in fixed:
+        checks.check_single_images(labels)
+    parts = assign_parts(
+        ids,
+        labels,
+        merge_units(ids, groups, hashes),
+        fixed,
+        test_fraction=config.test_fraction,
+        val_fraction=config.val_fraction,
+        seed=config.split_seed,
+    )
+    checks.check_parts(labels, parts)
+    classes = order_classes(label for label, part in zip(labels, parts, strict=True) if part == "train")
+    index_of = {name: index for index, name in enumerate(classes)}
+    skipped = tuple(Ignored(listing.ids[row], reason) for row, reason in census.bad.items())
+    if skipped:
+        warnings.append(f"{count(len(skipped), 'broken image')} left out before the split (--on-bad skip)")
+    warnings += checks.warn_of_parts(labels, parts, listing.class_names)
+    warnings += checks.warn_of_content(labels, parts, hashes, groups)
+    return Manifest(
+        name=listing.name,
+        classes=classes,
+        ids=tuple(ids),
+        labels=np.array([index_of[name] for name in labels], dtype=np.int64),
+        groups=tuple(groups),
+        parts=tuple(parts),
+        hashes=tuple(hashes),
+        rows=np.array(rows, dtype=np.int64),
+        skipped=skipped,
+        warnings=tuple(warnings),
+    )
+
+
+def order_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """The distinct names in code point order of their NFC form: the same on every machine and in every locale."""
+    return tuple(sorted(set(names), key=sort_key))
+
+
+def _fix_parts(split: str, ids: Sequence[str], hashes: Sequence[str]) -> tuple[Sequence[str], list[str]]:
+    """The parts that the file given with --split says, and warnings."""
+    path = Path(split)
+    if not path.is_file():
+        raise ConfigError(
+            f"--split {split}: there is no such file. Give the manifest.json of a run, or a table with the "
+            "columns 'id' and 'part'."
+        )
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        return apply_split(read_split_table(path), ids, split)
+    stored = read_manifest(path)
+    parts, warnings = apply_split(dict(zip(stored.ids, stored.parts, strict=True)), ids, split)
+    checks.check_same_content(ids, hashes, dict(zip(stored.ids, stored.hashes, strict=True)), split)
+    return parts, warnings
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write it as JSON, whole or not at all; every name a file system allows survives.
+
+    Raises:
+        StorageError: it can't be written.
+    """
+    document = {
+        "schema": SCHEMA_VERSION,
+        "name": manifest.name,
+        "digest": manifest.digest,
+        "image_digest": manifest.image_digest,
+        "classes": manifest.classes,
+        "counts": manifest.counts,
+        "skipped": [[bad.path, bad.reason] for bad in manifest.skipped],
+        "warnings": manifest.warnings,
+        "samples": {
+            "id": manifest.ids,
+            "label": manifest.label_names,
+            "group": manifest.groups,
+            "part": manifest.parts,
+            "sha256": manifest.hashes,
+            "row": manifest.rows.tolist(),
+        },
+    }
+    write_atomically(path, json.dumps(document, ensure_ascii=True).encode("ascii"))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read what `write_manifest` wrote.
+
+    Raises:
+        DataError: it is missing, damaged, or written by another version.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: the manifest can't be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: this is no manifest, or a damaged one: {error}") from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA_VERSION:
+        raise DataError(
+            f"{path}: this is no manifest that this version reads (schema {SCHEMA_VERSION}). "
+            "A manifest is the manifest.json of a run folder."
+        )
+    try:
+        manifest = _parse(document)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        raise DataError(f"{path}: the manifest is damaged: {type(error).__name__}: {error}") from error
+    if manifest.digest != document.get("digest"):
+        raise DataError(f"{path}: the manifest was changed after it was written: its digest does not fit")
+    return manifest
+
+
+def _parse(document: Mapping[str, Any]) -> Manifest:
+    classes = tuple(document["classes"])
+    columns = document["samples"]
+    index_of = {name: index for index, name in enumerate(classes)}
+    manifest = Manifest(
+        name=document["name"],
+        classes=classes,
+        ids=tuple(columns["id"]),
+        labels=np.array([index_of[name] for name in columns["label"]], dtype=np.int64),
+        groups=tuple(columns["group"]),
+        parts=tuple(columns["part"]),
+        hashes=tuple(columns["sha256"]),
+        rows=np.array(columns["row"], dtype=np.int64),
+        skipped=tuple(Ignored(path, reason) for path, reason in document["skipped"]),
+        warnings=tuple(document["warnings"]),
+    )
+    if not set(manifest.parts) <= set(PARTS):
+        raise ValueError(f"unknown parts {sorted(set(manifest.parts) - set(PARTS))}")
+    return manifest

@@ -1,0 +1,48 @@
+"""A folder of class folders, or of `train/`, `val/` and `test/` with class folders in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backbench.config import DataConfig
+from backbench.data.listing import Listing
+from backbench.data.scanner import scan_folder
+from backbench.errors import ConfigError
+from backbench.progress import Progress
+
+LAST_RESORT = True
+"""Any folder will do, so modules that know a special kind of folder are asked first."""
+
+
+def accepts(path: Path) -> bool:
+    """Whether this module can load the path."""
+    return path.is_dir()
+
+
+def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
+    """The images of the folder, labelled by the class folder they are in.
+
+    Raises:
+        DataError: see `scanner.scan_folder`. ConfigError: a column was named, and a folder has none.
+    """
+    for option, given in (
+        ("--image-column", config.image_column),
+        ("--label-column", config.label_column),
+        ("--group-column", config.group_column),
+    ):
+        if given is not None:
+            raise ConfigError(
+                f"{option} {given}: {path} is a folder, and only tables have columns. Leave it out, or give the "
+                "CSV or Parquet file."
+            )
+    tree = scan_folder(path)
+    return Listing(
+        name=path.resolve().name or "images",
+        ids=tree.ids,
+        labels=tree.labels,
+        groups=(None,) * len(tree.ids),
+        parts=tree.parts,
+        files=tree.files,
+        ignored=tree.ignored,
+        class_names=tree.class_names,
+    )

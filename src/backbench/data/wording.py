@@ -1,0 +1,29 @@
+"""How names from outside are put in messages, and long lists cut short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def quote(name: str) -> str:
+    """The name in quotes, with control characters, direction marks and broken bytes escaped."""
+    return repr(name)
+
+
+def escape(name: str) -> str:
+    """The name without quotes; what can't be printed is escaped."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in name)
+
+
+def list_some(items: Iterable[str], limit: int = 5, separator: str = ", ") -> str:
+    """The first few items and how many more there are: "'a', 'b' and 12 more"."""
+    known = list(items)
+    text = separator.join(known[:limit])
+    if len(known) <= limit:
+        return text
+    return f"{text}{' ' if separator == ', ' else separator}and {len(known) - limit:,} more"
+
+
+def count(num: int, singular: str, plural: str = "") -> str:
+    """'1 image', '1,240 images', '2 classes'."""
+    return f"{num:,} {singular if num == 1 else plural or singular + 's'}"

@@ -1,0 +1,110 @@
+"""What training reads: batches as a function of (epoch, step), from images or from features already extracted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backbench.config import Augment, Preprocess
+from backbench.engine.augment.batch import augment_batch
+from backbench.engine.resize import prepare_batch
+from backbench.engine.task import Features, Part
+from backbench.runtime import num_workers
+
+VALIDATION_BATCH = 128
+
+
+class Batches(Protocol):
+    """Training and validation examples; `load` has no state, so a run that is resumed reads the same."""
+
+    train_labels: np.ndarray
+
+    def load(self, epoch: int, step: int, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Inputs and (b, classes) float32 targets of training examples `indices`, on the device."""
+        ...
+
+    def validation(self) -> Iterator[tuple[Tensor, np.ndarray]]:
+        """All validation examples once, in their order: inputs and (b,) labels; never augmented."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBatches:
+    """Images, decoded by `read`, augmented in training alone. See `Batches`."""
+
+    read: Callable[[int], np.ndarray]
+    train: Part
+    val: Part
+    num_classes: int
+    preprocess: Preprocess
+    augment: Augment
+    smoothing: float
+    seed: int
+    device: str
+
+    @property
+    def train_labels(self) -> np.ndarray:
+        return self.train.labels
+
+    def load(self, epoch: int, step: int, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        return augment_batch(
+            self._read_all(self.train.rows[indices]),
+            make_targets(self.train.labels[indices], self.num_classes, self.smoothing),
+            self.augment,
+            self.preprocess,
+            seed=self.seed,
+            epoch=epoch,
+            step=step,
+            indices=indices,
+            num_classes=self.num_classes,
+            device=self.device,
+        )
+
+    def validation(self) -> Iterator[tuple[Tensor, np.ndarray]]:
+        for first in range(0, len(self.val.rows), VALIDATION_BATCH):
+            chosen = slice(first, first + VALIDATION_BATCH)
+            images = self._read_all(self.val.rows[chosen])
+            batch = prepare_batch(images, self.preprocess, device=self.device, exact=False)
+            yield batch, self.val.labels[chosen]
+
+    def _read_all(self, rows: np.ndarray) -> Sequence[np.ndarray]:
+        with ThreadPoolExecutor(num_workers()) as pool:
+            return list(pool.map(self.read, rows.tolist()))
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureBatches:
+    """Features of frozen backbones: a step costs a head's step. See `Batches`."""
+
+    train: Features
+    val: Features
+    num_classes: int
+    smoothing: float
+    device: str
+
+    @property
+    def train_labels(self) -> np.ndarray:
+        return self.train.labels
+
+    def load(self, epoch: int, step: int, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        values = torch.from_numpy(self.train.values[indices]).to(self.device)
+        targets = make_targets(self.train.labels[indices], self.num_classes, self.smoothing)
+        return values, targets.to(self.device)
+
+    def validation(self) -> Iterator[tuple[Tensor, np.ndarray]]:
+        for first in range(0, len(self.val), VALIDATION_BATCH):
+            chosen = slice(first, first + VALIDATION_BATCH)
+            yield torch.from_numpy(self.val.values[chosen]).to(self.device), self.val.labels[chosen]
+
+
+def make_targets(labels: np.ndarray, num_classes: int, smoothing: float) -> Tensor:
+    """(b,) labels -> (b, classes) float32: 1 - smoothing at the label, plus smoothing / classes everywhere."""
+    one_hot = F.one_hot(torch.from_numpy(np.asarray(labels, dtype=np.int64)), num_classes).float()
+    return one_hot * (1.0 - smoothing) + smoothing / num_classes

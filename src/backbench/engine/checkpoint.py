@@ -1,0 +1,150 @@
+"""Training states on disk: whole or absent, checked when read, with the one before to fall back on.
+
+A checkpoint is one file: SHA-256 of the rest, then a safetensors file whose metadata holds the rest of the state
+as JSON. No pickle. It never holds a value that is not finite.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as format_tensors
+
+from backbench.errors import StorageError, TrainingDiverged
+from backbench.progress import SILENT, Progress
+from backbench.storage import sync_folder, write_atomically
+
+CHECKPOINT_VERSION = 1
+KEEP = 2
+_NAME = re.compile(r"(?P<phase>.+)-(?P<step>\d{9})\.ckpt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One training state: tensors by name, and everything else as JSON values."""
+
+    tensors: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+
+class Workspace:
+    """The folder of a run that is not finished: its checkpoints, by phase and step.
+
+    Args:
+        folder: made when something is saved.
+        progress: told when a damaged file is passed over.
+    """
+
+    def __init__(self, folder: Path, progress: Progress = SILENT) -> None:
+        self.folder = folder
+        self.progress = progress
+
+    def save(self, phase: str, step: int, checkpoint: Checkpoint, *, keep: frozenset[int] = frozenset()) -> None:
+        """Save a state, then remove the older ones but one; the steps in `keep` stay.
+
+        Raises:
+            StorageError: it can't be written; what was there stays.
+            TrainingDiverged: it holds a value that is not finite; what was there stays.
+        """
+        _refuse_non_finite(checkpoint.tensors, step)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+        state = {"version": CHECKPOINT_VERSION, "step": step, "state": checkpoint.state}
+        try:
+            text = json.dumps(state, sort_keys=True, allow_nan=False)
+        except ValueError as error:
+            raise TrainingDiverged(step, "a figure of the training log is not a finite number") from error
+        body = format_tensors(tensors, metadata={"backbench": text})
+        write_atomically(self._path(phase, step), hashlib.sha256(body).digest() + body)
+        for old in sorted(self.steps(phase), reverse=True)[KEEP:]:
+            if old not in keep:
+                self._path(phase, old).unlink(missing_ok=True)
+
+    def load_latest(self, phase: str, at_step: int | None = None) -> Checkpoint | None:
+        """The newest state of a phase that can be trusted; None if nothing was saved.
+
+        A file that is damaged or of another version is passed over with a warning.
+
+        Args:
+            at_step: only this one.
+
+        Raises:
+            StorageError: there are files, and none can be trusted.
+        """
+        self._sweep()
+        steps = sorted(self.steps(phase), reverse=True)
+        if at_step is not None:
+            steps = [step for step in steps if step == at_step]
+        for step in steps:
+            try:
+                return _parse(self._path(phase, step).read_bytes())
+            except (OSError, ValueError) as error:
+                self.progress.warn(f"{self._path(phase, step)} is not used: {error}")
+        if steps:
+            raise StorageError(
+                f"no checkpoint in {self.folder} can be trusted ({len(steps)} tried, the newest is "
+                f"{self._path(phase, steps[0]).name}). Delete the folder to start the run again."
+            )
+        return None
+
+    def steps(self, phase: str) -> list[int]:
+        """The steps of a phase that were saved, in no order."""
+        if not self.folder.is_dir():
+            return []
+        matches = [_NAME.fullmatch(entry.name) for entry in self.folder.iterdir()]
+        return [int(match["step"]) for match in matches if match is not None and match["phase"] == phase]
+
+    def write_state(self, name: str, state: Mapping[str, Any]) -> None:
+        """Keep a small JSON document beside the checkpoints."""
+        write_atomically(self.folder / f"{name}.json", json.dumps(state, sort_keys=True, allow_nan=False).encode())
+
+    def read_state(self, name: str) -> dict[str, Any] | None:
+        """What `write_state` kept; None if there is nothing or nothing readable."""
+        try:
+            state = json.loads((self.folder / f"{name}.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return state if isinstance(state, dict) else None
+
+    def _path(self, phase: str, step: int) -> Path:
+        return self.folder / f"{phase}-{step:09d}.ckpt"
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left half-written; the run is ours, so no other process writes here."""
+        if not self.folder.is_dir():
+            return
+        orphans = list(self.folder.glob(".*.tmp"))
+        for orphan in orphans:
+            orphan.unlink(missing_ok=True)
+        if orphans:
+            sync_folder(self.folder)
+
+
+def _refuse_non_finite(tensors: Mapping[str, torch.Tensor], step: int) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise TrainingDiverged(step, f"'{name}' holds a value that is not a finite number")
+
+
+def _parse(data: bytes) -> Checkpoint:
+    """Raises ValueError with the reason for anything but a whole checkpoint of this version."""
+    digest, body = data[:32], data[32:]
+    if hashlib.sha256(body).digest() != digest:
+        raise ValueError("it is damaged (its checksum differs)")
+    try:
+        tensors = parse_tensors(body)
+        length = int.from_bytes(body[:8], "little")
+        state = json.loads(json.loads(body[8 : 8 + length])["__metadata__"]["backbench"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"it is no checkpoint ({error})") from error
+    if state.get("version") != CHECKPOINT_VERSION:
+        raise ValueError(f"it has version {state.get('version')}, this backbench reads {CHECKPOINT_VERSION}")
+    return Checkpoint(tensors, state["state"])

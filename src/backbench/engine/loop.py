@@ -1,0 +1,141 @@
+"""The state of a training phase: what a resumed run must have, and how it goes to disk and comes back."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbench.config import Precision, Recipe
+from backbench.engine.batches import Batches
+from backbench.engine.checkpoint import Checkpoint, Workspace
+from backbench.engine.optimise import Phase, capture_optimizer, restore_optimizer
+from backbench.errors import StorageError
+
+
+@dataclass
+class LoopState:
+    """Everything a resumed run must know besides tensors. Plain numbers: it is stored as JSON."""
+
+    epoch: int = 0
+    batch: int = 0
+    micro_batch_size: int = 0
+    loss_sum: float = 0.0
+    num_correct: int = 0
+    num_seen: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = math.inf
+    epochs_without: int = 0
+    plateau_rate: float = 1.0
+    plateau_best: float = math.inf
+    plateau_bad: int = 0
+    ended: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Infinity, which JSON lacks, as None."""
+        return {key: None if value == math.inf else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> LoopState:
+        restored: dict[str, Any] = {key: math.inf if value is None else value for key, value in stored.items()}
+        return cls(**restored)
+
+
+@dataclass
+class Loop:
+    network: nn.Module
+    batches: Batches
+    phase: Phase
+    seed: int
+    device: str
+    precision: Precision
+    workspace: Workspace
+    deadline: float | None
+    stop_signal: Callable[[], int]
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    class_weights: Tensor | None
+    state: LoopState
+    frozen_digest: str = ""
+    average: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    epoch_seconds: list[float] = field(default_factory=list)
+    saved: float = field(default_factory=time.monotonic)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.phase.recipe
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.batches.train_labels) / self.recipe.batch_size)
+
+    @property
+    def step(self) -> int:
+        """Steps taken since the phase began."""
+        return self.state.epoch * self.steps_per_epoch + self.state.batch
+
+
+def own_tensors(loop: Loop) -> dict[str, Tensor]:
+    """What training may change: the trained parameters, and the buffers of the modules that have one."""
+    owners = {name.rpartition(".")[0] for name in loop.parameters}
+    everything = loop.network.state_dict(keep_vars=True)
+    buffers = {name for name, _ in loop.network.named_buffers() if name.rpartition(".")[0] in owners}
+    return {
+        name: tensor.detach() for name, tensor in everything.items() if name in loop.parameters or name in buffers
+    }
+
+
+@torch.no_grad()
+def put_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy named tensors into the network's parameters and buffers, in place."""
+    own = network.state_dict(keep_vars=True)
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)
+
+
+def save_loop(loop: Loop) -> None:
+    """Write the state; the one of the epoch's start stays until the next epoch begins."""
+    tensors = {f"weights/{name}": tensor for name, tensor in own_tensors(loop).items()}
+    optimizer = capture_optimizer(loop.optimizer, loop.parameters)
+    tensors |= {f"optimizer/{name}": value for name, value in optimizer.items()}
+    tensors |= {f"average/{name}": tensor for name, tensor in loop.average.items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in loop.best.items()}
+    state = {"loop": loop.state.to_json(), "seed": loop.seed, "frozen": loop.frozen_digest}
+    epoch_start = loop.step - loop.state.batch
+    loop.workspace.save(loop.phase.name, loop.step, Checkpoint(tensors, state), keep=frozenset({epoch_start}))
+    loop.saved = time.monotonic()
+
+
+def restore_loop(loop: Loop, stored: Checkpoint) -> None:
+    """Put a stored state back.
+
+    Raises:
+        StorageError: it belongs to a run with another seed, other frozen weights or other tensors.
+    """
+    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}, "average": {}, "best": {}}
+    for path, tensor in stored.tensors.items():
+        kind, _, name = path.partition("/")
+        if kind in parts:
+            parts[kind][name] = tensor
+    own = own_tensors(loop)
+    fits = parts["weights"].keys() == own.keys() and all(
+        tensor.shape == own[name].shape for name, tensor in parts["weights"].items()
+    )
+    if not fits or stored.state["seed"] != loop.seed or stored.state["frozen"] != loop.frozen_digest:
+        raise StorageError(
+            f"the checkpoint in {loop.workspace.folder} belongs to another run of '{loop.phase.name}' (other "
+            f"weights, data or seed). Delete the folder to start anew."
+        )
+    put_tensors(loop.network, parts["weights"])
+    restore_optimizer(loop.optimizer, loop.parameters, parts["optimizer"])
+    loop.average = {name: tensor.to(loop.device) for name, tensor in parts["average"].items()}
+    loop.best = {name: tensor.to(loop.device) for name, tensor in parts["best"].items()}
+    loop.state = LoopState.from_json(stored.state["loop"])

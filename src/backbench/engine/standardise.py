@@ -1,0 +1,102 @@
+"""Features brought to mean 0 and standard deviation 1, block by block, without a second copy of a large set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbench.errors import DataError
+
+BLOCK_ROWS = 2048
+MAX_COPY_BYTES = {"cpu": 256 << 20}
+MAX_COPY_BYTES_ELSEWHERE = 8 << 30
+RELATIVE_FLOOR = 1e-6
+"""A feature whose deviation is below this share of its size is constant but for rounding."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Standardised = (values - mean) * inverse_std; (dim,) float64 each; inverse_std is 0 for a constant."""
+
+    mean: np.ndarray
+    inverse_std: np.ndarray
+
+
+def measure_scale(parts: Sequence[np.ndarray]) -> Scale:
+    """Mean and inverse standard deviation of each feature over all rows of `parts` ((n, dim) float32 each).
+
+    Raises:
+        DataError: no rows, or a value that is not finite.
+
+    Cost: one pass for the mean and one for the deviation, in float64 blocks.
+    """
+    count = sum(len(part) for part in parts)
+    if count == 0:
+        raise DataError("there are no training images to fit on")
+    with np.errstate(invalid="ignore"):
+        mean = sum(block.sum(axis=0) for block in _float64_blocks(parts)) / count
+        squares = sum(((block - mean) ** 2).sum(axis=0) for block in _float64_blocks(parts))
+    std = np.sqrt(squares / count)
+    if not np.isfinite(std).all():
+        bad = int((~np.isfinite(std)).sum())
+        raise DataError(f"{bad} of {len(std)} features hold values that are not finite; extract them again")
+    varies = std > RELATIVE_FLOOR * np.sqrt(mean**2 + std**2)
+    return Scale(mean, np.where(varies, 1.0 / np.where(varies, std, 1.0), 0.0))
+
+
+def _float64_blocks(parts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    for part in parts:
+        for first in range(0, len(part), BLOCK_ROWS):
+            yield part[first : first + BLOCK_ROWS].astype(np.float64)
+
+
+def to_tensor(array: np.ndarray, device: torch.device | str) -> Tensor:
+    """A tensor of the array; in its memory where that may be written to and `device` is the CPU."""
+    owned = np.ascontiguousarray(array) if array.flags.writeable else array.copy()
+    return torch.from_numpy(owned).to(device)
+
+
+class Rows:
+    """The standardised rows of one or more (n, dim) float32 arrays, one after the other, as blocks of a tensor.
+
+    A set of at most 256 MB (8 GB on an accelerator) is standardised once and kept; a larger one is standardised
+    again whenever a block is asked for, so that memory stays at the features plus one block.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray], scale: Scale, device: str) -> None:
+        self.parts = [part for part in parts if len(part)]
+        self.device = torch.device(device)
+        self.dim = parts[0].shape[1]
+        self.mean = torch.from_numpy(scale.mean.astype(np.float32)).to(self.device)
+        self.inverse_std = torch.from_numpy(scale.inverse_std.astype(np.float32)).to(self.device)
+        limit = MAX_COPY_BYTES.get(self.device.type, MAX_COPY_BYTES_ELSEWHERE)
+        self.kept: Tensor | None = None
+        if len(self) * self.dim * 4 <= limit:
+            self.kept = torch.empty(len(self), self.dim, device=self.device)
+            for first, block in self.blocks(BLOCK_ROWS, stored=False):
+                self.kept[first : first + len(block)] = block
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def blocks(self, num_rows: int, *, stored: bool = True) -> Iterator[tuple[int, Tensor]]:
+        """(number of the first row, (at most num_rows, dim) float32), in order."""
+        first = 0
+        if stored and self.kept is not None:
+            for first in range(0, len(self.kept), num_rows):
+                yield first, self.kept[first : first + num_rows]
+            return
+        for part in self.parts:
+            for begin in range(0, len(part), num_rows):
+                block = to_tensor(part[begin : begin + num_rows], self.device)
+                yield first, (block - self.mean).mul_(self.inverse_std)
+                first += len(block)
+
+    def sample(self, num_rows: int) -> Tensor:
+        """About `num_rows` rows, evenly spaced over all; all of them if there are no more."""
+        step = max(1, len(self) // num_rows)
+        return torch.cat([block[-first % step :: step] for first, block in self.blocks(BLOCK_ROWS)])

@@ -1,0 +1,336 @@
+"""`Row`: one line of a ranking, and how records become rows: sorted, ranked, with what makes them incomparable."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from backbench.errors import ConfigError, DataError
+from backbench.evaluate.compare import ALPHA, design_effect, needed_images, rank_rows
+from backbench.evaluate.intervals import bootstrap_rows_by_group, group_numbers
+from backbench.records import Metric, Predictions, RunRecord
+
+STAGES = ("read", "decode", "resize", "forward", "head")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a ranking: one run, done or failed. Fractions in 0..1; None where there is no figure.
+
+    `p_value` is that of the paired test against the best row (1 for the best). `seconds` are busy seconds by
+    stage, with their `total`. `input_size` is in pixels, [height, width] where they differ. `needed_images`:
+    about how many test images would separate the row from the best, for rows tied with it. `only_best` and
+    `only_row` count the test images that only the best, only this row got right.
+    """
+
+    model: str
+    method: str
+    run_id: str
+    accuracy: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    rank_low: int | None = None
+    rank_high: int | None = None
+    tied_with_best: bool = False
+    p_value: float | None = None
+    control: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+    images_per_second: float | None = None
+    parameters: int | None = None
+    input_size: int | tuple[int, int] | None = None
+    warnings: tuple[str, ...] = ()
+    top5: float | None = None
+    per_class_mean: float | None = None
+    nll: float | None = None
+    peak_memory_bytes: int | None = None
+    dim: int | None = None
+    flops: float | None = None
+    licence: str | None = None
+    pretrained: bool = True
+    features_from_cache: bool = False
+    precision: str = "fp32"
+    status: str = "done"
+    error: str | None = None
+    only_best: int | None = None
+    only_row: int | None = None
+    needed_images: int | None = None
+    is_best: bool = False
+    weakest_class: str | None = None
+    weakest_recall: float | None = None
+    weakest_n: int | None = None
+
+    @property
+    def is_untrained(self) -> bool:
+        """A network whose weights never saw an image, and that does not stand there as a control."""
+        return self.status == "done" and not self.pretrained and bool(self.parameters) and not self.control
+
+    @property
+    def name(self) -> str:
+        """'MODEL + METHOD'."""
+        return f"{self.model} + {self.method}"
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as JSON values; the keys are those of `rank --json`."""
+        size = list(self.input_size) if isinstance(self.input_size, tuple) else self.input_size
+        return asdict(self) | {"warnings": list(self.warnings), "input_size": size}
+
+
+def make_rows(
+    records: Sequence[RunRecord],
+    predictions: Sequence[Predictions | None],
+    groups: Sequence[Hashable | None] | None = None,
+    *,
+    alpha: float = ALPHA,
+) -> list[Row]:
+    """The rows of a ranking: best first, then controls, then failures.
+
+    Rows are sorted by accuracy, then lower nll, then name; ranks and ties are those of `rank_rows`. With
+    `groups`, whole groups are resampled for the intervals and swapped in the tests. A run without predictions
+    is not ranked.
+
+    Args:
+        records: finished and failed runs on one manifest.
+        predictions: of each record, or None.
+        groups: group of each test image, in the order of the first predictions; None: separate images.
+        alpha: level of the tests.
+
+    Raises:
+        ConfigError: the records come from different manifests, so their figures can't be compared.
+        DataError: two runs predict different test images or disagree on a true class.
+
+    Cost: no network is run; 40 rows of 10,000 images take some 50 ms.
+    """
+    _refuse_other_data(records)
+    marks = _row_warnings(records)
+    rows = [_make_row(record, notes) for record, notes in zip(records, marks, strict=True)]
+    order = sorted(range(len(rows)), key=lambda index: _sort_key(rows[index]))
+    rows = [rows[index] for index in order]
+    told = [predictions[index] for index in order]
+    ranked = [index for index, row in enumerate(rows) if row.accuracy is not None and told[index] is not None]
+    if not ranked:
+        return rows
+    correct = _correct_matrix([rows[index].name for index in ranked], [told[index] for index in ranked])
+    if groups is not None and group_numbers(groups).max() + 1 == correct.shape[1]:
+        groups = None  # every image stands alone
+    controls = [rows[index].control for index in ranked]
+    ranks = rank_rows(correct, controls, groups, alpha)
+    best = best_row(correct, controls)
+    bounds = bootstrap_rows_by_group(correct, groups) if groups is not None else None
+    num_tied = sum(rank.tied_with_best and not control for rank, control in zip(ranks, controls, strict=True)) - 1
+    for place, index in enumerate(ranked):
+        rank = ranks[place]
+        changed: dict[str, Any] = asdict(rank) | {"is_best": place == best}
+        if bounds is not None:
+            changed |= {"low": bounds[place][0], "high": bounds[place][1]}
+        if rank.tied_with_best and place != best:
+            effect = design_effect(correct[best], correct[place], groups) if groups is not None else 1.0
+            changed["needed_images"] = needed_images(
+                rank.only_best,
+                rank.only_row,
+                correct.shape[1],
+                alpha=alpha / max(1, num_tied),  # Holm's first step among the rows still tied
+                design_effect=effect,
+            )
+        rows[index] = replace(rows[index], **changed)
+    return rows
+
+
+def comparability_warnings(records: Sequence[RunRecord]) -> list[str]:
+    """Sentences, once for the ranking, on what differs between its runs besides model and method."""
+    done = [record for record in records if record.status == "done" and not _is_control(record)]
+    found = []
+    sizes = sorted({max(size) for record in done if (size := _input_size(record)) is not None})
+    if len(sizes) > 1:
+        found.append(
+            f"input sizes differ ({sizes[0]} to {sizes[-1]} px): a larger input usually scores higher and costs "
+            f"more, so this compares models as they ship, not architectures"
+        )
+    for aspect, consequence in _ASPECTS:
+        values = Counter(str(_aspect(record, aspect)) for record in done)
+        if len(values) > 1:
+            seen = ", ".join(f"{value} ({count} of {len(done)} rows)" for value, count in values.most_common())
+            found.append(f"{_ASPECT_WORDS[aspect]} differs: {seen}; {consequence}")
+    untrained = sorted({_model_name(record) for record in done if _make_row(record, ()).is_untrained})
+    if untrained:
+        found.append(f"untrained weights: {', '.join(untrained)}")
+    return found
+
+
+_ASPECT_WORDS = {
+    "precision": "precision",
+    "seed": "seed",
+    "exact_resize": "exact resizing",
+    "fitted_on": "what the head was fitted on",
+    "hardware": "the hardware",
+}
+_ASPECTS = (
+    ("precision", "small gaps may come from it"),
+    ("seed", "small gaps may come from it"),
+    ("exact_resize", "small gaps may come from it"),
+    ("fitted_on", "a head fitted on fewer images scores lower"),
+    ("hardware", "compare accuracies, not seconds"),
+)
+
+
+def _aspect(record: RunRecord, aspect: str) -> object:
+    if aspect == "fitted_on":
+        return record.method.fitted_on if record.method is not None else None
+    if aspect == "hardware":
+        facts = record.environment
+        return facts.get("device_name") or facts.get("processor") or facts.get("device") or "unknown"
+    return getattr(record.config, aspect)
+
+
+def _row_warnings(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
+    """For each record: its own warnings, and where it departs from what most rows have."""
+    done = [record for record in records if record.status == "done" and not _is_control(record)]
+    usual = {aspect: _commonest([_aspect(record, aspect) for record in done]) for aspect, _ in _ASPECTS}
+    usual_size = _commonest([size for record in done if (size := _input_size(record)) is not None])
+    found = []
+    for record in records:
+        notes = list(record.warnings)
+        if record in done:
+            if _make_row(record, ()).is_untrained:
+                notes.append("untrained weights")
+            size = _input_size(record)
+            if size is not None and size != usual_size:
+                notes.append(f"input {_size_text(size)} px, most rows {_size_text(usual_size)}")
+            for aspect, _ in _ASPECTS:
+                if _aspect(record, aspect) != usual[aspect]:
+                    words = _ASPECT_WORDS[aspect].removeprefix("the ")
+                    notes.append(f"{words}: {_aspect(record, aspect)}, most rows {usual[aspect]}")
+        found.append(tuple(dict.fromkeys(notes)))
+    return found
+
+
+def _commonest(values: list[Any]) -> Any:
+    return Counter(values).most_common(1)[0][0] if values else None
+
+
+def _size_text(size: tuple[int, int]) -> str:
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
+
+
+def best_row(correct: np.ndarray, is_control: Sequence[bool]) -> int:
+    """The index `rank_rows` calls the best: most right answers, no control (unless all are)."""
+    rows = [row for row in range(len(correct)) if not is_control[row]] or list(range(len(correct)))
+    return max(rows, key=lambda row: int(correct[row].sum()))
+
+
+def _make_row(record: RunRecord, warnings: tuple[str, ...]) -> Row:
+    model, cost = record.model, record.cost
+    size = _input_size(record)
+    accuracy = record.metrics.get("accuracy") if record.status == "done" else None
+    weakest = min(record.per_class.items(), key=lambda item: (item[1].value, -item[1].n, item[0]), default=None)
+    return Row(
+        model=_model_name(record),
+        method=record.config.method.name,
+        run_id=record.run_id,
+        accuracy=accuracy.value if accuracy else None,
+        low=accuracy.low if accuracy else None,
+        high=accuracy.high if accuracy else None,
+        n=accuracy.n if accuracy else 0,
+        control=_is_control(record),
+        seconds=_seconds(record),
+        images_per_second=cost.images_per_second if cost else None,
+        parameters=model.num_parameters if model else None,
+        input_size=size if size is None or size[0] != size[1] else size[0],
+        warnings=warnings,
+        top5=_value(record.metrics.get("top5")),
+        per_class_mean=_value(record.metrics.get("per_class_mean")),
+        nll=_value(record.metrics.get("nll")),
+        peak_memory_bytes=cost.peak_memory_bytes if cost else None,
+        dim=model.dim if model else None,
+        flops=model.flops if model else None,
+        licence=model.licence if model else None,
+        pretrained=model is None or model.pretrained_on is not None,
+        features_from_cache=cost.features_from_cache if cost else False,
+        precision=record.config.precision,
+        status="failed" if accuracy is None else "done",
+        error=None if accuracy else _reason(record),
+        weakest_class=weakest[0] if weakest else None,
+        weakest_recall=weakest[1].value if weakest else None,
+        weakest_n=weakest[1].n if weakest else None,
+    )
+
+
+def _reason(record: RunRecord) -> str:
+    return record.failure.message if record.failure else "its record has no accuracy"
+
+
+def _seconds(record: RunRecord) -> dict[str, float]:
+    if record.cost is None:
+        return {}
+    seconds = {stage: record.cost.seconds.get(stage, 0.0) for stage in STAGES} | record.cost.seconds
+    stages = sum(value for stage, value in seconds.items() if stage != "total")
+    return seconds | {"total": record.cost.seconds.get("total", stages)}
+
+
+def _sort_key(row: Row) -> tuple[bool, bool, float, float, str, str]:
+    accuracy = row.accuracy if row.accuracy is not None else -1.0
+    nll = round(row.nll, 9) if row.nll is not None else float("inf")  # sums in another order differ beyond
+    return row.accuracy is None, row.control, -accuracy, nll, row.model, row.method
+
+
+def _correct_matrix(names: Sequence[str], told: Sequence[Predictions | None]) -> np.ndarray:
+    """(rows, n) bool, images in the order of the first row's ids."""
+    given = [predictions for predictions in told if predictions is not None]
+    ids, truth = given[0].ids, _truth(given[0])
+    right = []
+    for name, predictions in zip(names, given, strict=True):
+        place = {image: index for index, image in enumerate(predictions.ids)}
+        if len(place) != len(ids) or any(image not in place for image in ids):
+            raise DataError(
+                f"{name} predicts other test images than {names[0]}, so the two can't be compared. Their "
+                f"predictions do not belong to one manifest: run one of them again."
+            )
+        order = [place[image] for image in ids]
+        if [_truth(predictions)[index] for index in order] != truth:
+            raise DataError(
+                f"{name} and {names[0]} disagree on the true class of some test images. Their predictions do not "
+                f"belong to one manifest: run one of them again."
+            )
+        right.append(predictions.correct[order])
+    return np.stack(right)
+
+
+def _truth(predictions: Predictions) -> list[str]:
+    return [predictions.classes[label] for label in predictions.labels.tolist()]
+
+
+def _refuse_other_data(records: Sequence[RunRecord]) -> None:
+    runs: dict[str, RunRecord] = {}
+    for record in records:
+        runs.setdefault(record.data.manifest_digest, record)
+    if len(runs) > 1:
+        seen = "; ".join(
+            f"{record.run_id}: '{record.data.name}', {record.data.num_test:,} test images, manifest {digest[:12]}"
+            for digest, record in list(runs.items())[:3]
+        )
+        raise ConfigError(
+            f"runs on {len(runs)} different manifests can't be ranked together, because they answered different "
+            f"test images ({seen}). Rank each apart, or run all with one --split FILE."
+        )
+
+
+def _is_control(record: RunRecord) -> bool:
+    return record.model is not None and record.model.is_control
+
+
+def _model_name(record: RunRecord) -> str:
+    return record.model.name if record.model is not None else record.config.model
+
+
+def _input_size(record: RunRecord) -> tuple[int, int] | None:
+    if record.model is None or record.model.preprocess is None:
+        return None
+    return record.model.preprocess.size
+
+
+def _value(metric: Metric | None) -> float | None:
+    return metric.value if metric is not None else None

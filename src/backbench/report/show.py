@@ -1,0 +1,171 @@
+"""One record as text that fits a screen: what was asked, what came out, what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from backbench.progress import format_bytes, format_seconds
+from backbench.records import Metric, RunRecord
+from backbench.report.text import percent, printable, quantity, shorten, wrap
+
+_INDENT = 18
+_FIGURES = (
+    ("accuracy", "Accuracy"),
+    ("top5", "Top-5"),
+    ("per_class_mean", "Class mean"),
+    ("macro_f1", "Macro F1"),
+    ("nll", "Log loss"),
+    ("ece", "Calibration error"),
+    ("brier", "Brier score"),
+)
+_NOT_PERCENT = ("nll", "brier")
+_WEAKEST_SHOWN = 3
+
+
+def render_record(record: RunRecord, *, width: int = 100, colour: bool = False) -> str:
+    """A record, readable: without a final line break, some 25 lines.
+
+    Args:
+        record: finished or failed.
+        width: columns of the terminal.
+        colour: add ANSI colours.
+    """
+    width = max(width, 40)
+    model = record.model.name if record.model is not None else record.config.model
+    title = shorten(printable(f"{model} + {record.config.method.name} on {record.data.name}"), width)
+    lines = [f"\x1b[1m{title}\x1b[0m" if colour else title]
+    parts = [
+        ("Run", f"{record.run_id}, {record.status}, {record.started}"),
+        *_failure(record),
+        *_figures(record),
+        ("Weakest classes", _weakest(record)),
+        ("Data", _data(record)),
+        ("Model", _model(record)),
+        ("Weights", _weights(record)),
+        ("Method", _method(record)),
+        ("Cost", _cost(record)),
+        ("Settings", _settings(record)),
+        ("Environment", _pairs(record.environment)),
+        *(("Warning", warning) for warning in record.warnings),
+    ]
+    for label, text in parts:
+        if text:
+            lines += _labelled(label, printable(text), width, colour)
+    return "\n".join(lines)
+
+
+def _labelled(label: str, text: str, width: int, colour: bool) -> list[str]:
+    wrapped = wrap(text, max(20, width - _INDENT))
+    shown = f"\x1b[2m{label:<{_INDENT}}\x1b[0m" if colour else f"{label:<{_INDENT}}"
+    return [shown + wrapped[0], *(" " * _INDENT + line for line in wrapped[1:])]
+
+
+def _failure(record: RunRecord) -> list[tuple[str, str]]:
+    if record.failure is None:
+        return []
+    return [("Failed", record.failure.message)]
+
+
+def _figures(record: RunRecord) -> list[tuple[str, str]]:
+    found = []
+    for key, label in _FIGURES:
+        metric = record.metrics.get(key)
+        if metric is not None:
+            found.append((label, _figure(metric, record.data.num_test, as_percent=key not in _NOT_PERCENT)))
+    return found
+
+
+def _figure(metric: Metric, n: int, *, as_percent: bool) -> str:
+    def shown(value: float) -> str:
+        return percent(value, n, unit=False) if as_percent else f"{value:.3f}"
+
+    text = shown(metric.value) + (" %" if as_percent else "")
+    if metric.low is not None and metric.high is not None:
+        text = f"{text:<9}{shown(metric.low)} to {shown(metric.high)}"
+    return text
+
+
+def _weakest(record: RunRecord) -> str:
+    order = sorted(record.per_class.items(), key=lambda item: (item[1].value, -item[1].n, item[0]))
+    shown = [f"{name} {metric.value:.0%} of {metric.n}" for name, metric in order[:_WEAKEST_SHOWN]]
+    return ", ".join(shown)
+
+
+def _data(record: RunRecord) -> str:
+    data = record.data
+    text = (
+        f"{data.name}: {len(data.classes):,} classes; {data.num_train:,} train, {data.num_val:,} val, "
+        f"{data.num_test:,} test images"
+    )
+    if data.num_groups is not None:
+        text += f"; {data.num_groups:,} groups"
+    if data.num_skipped:
+        text += f"; {data.num_skipped:,} unreadable skipped"
+    return f"{text}; manifest {data.manifest_digest[:12]}"
+
+
+def _model(record: RunRecord) -> str:
+    model = record.model
+    if model is None:
+        return ""
+    text = f"{model.architecture}, {model.dim:,} features"
+    if model.num_parameters:
+        text += f", {quantity(model.num_parameters)} parameters"
+    if model.flops:
+        text += f", {model.flops / 1e9:.2g} GFLOP an image"
+    if model.preprocess is not None:
+        height, width = model.preprocess.size
+        text += f"; input {height}x{width} px, {model.preprocess.resize}, {model.preprocess.interpolation}"
+        text += f", crop {model.preprocess.crop_fraction:g}"
+    return text + ("; control" if model.is_control else "")
+
+
+def _weights(record: RunRecord) -> str:
+    model = record.model
+    if model is None or not model.num_parameters:
+        return ""
+    parts = [
+        f"trained on {model.pretrained_on}" if model.pretrained_on else "untrained",
+        f"licence {model.licence or 'not known'}",
+        format_bytes(model.weights_bytes) if model.weights_bytes else "",
+        model.source or "",
+        f"digest {model.weights_digest[:12]}" if model.weights_digest else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _method(record: RunRecord) -> str:
+    method = record.method
+    if method is None:
+        return record.config.method.name
+    text = f"{method.name}, fitted on {method.fitted_on}"
+    if method.choices:
+        text += f"; chosen on validation: {_pairs(method.choices)}"
+    return text + (f"; options: {_pairs(method.options)}" if method.options else "")
+
+
+def _cost(record: RunRecord) -> str:
+    cost = record.cost
+    if cost is None:
+        return ""
+    parts = [f"{stage} {format_seconds(seconds)}" for stage, seconds in cost.seconds.items()]
+    if cost.images_per_second is not None:
+        parts.append(f"{cost.images_per_second:,.0f} images/s")
+    if cost.peak_memory_bytes is not None:
+        parts.append(f"peak memory {format_bytes(cost.peak_memory_bytes)}")
+    if cost.features_from_cache:
+        parts.append("features from the cache (seconds are those of making them)")
+    return ", ".join(parts)
+
+
+def _settings(record: RunRecord) -> str:
+    config = record.config
+    resize = "exact resize" if config.exact_resize else "fast resize"
+    return f"seed {config.seed}, {config.precision}, {resize}, source {config.data.source}"
+
+
+def _pairs(values: Mapping[str, object]) -> str:
+    def shown(value: object) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{key} {shorten(shown(value), 60)}" for key, value in values.items())

@@ -1,0 +1,127 @@
+"""Names and figures as text that is safe and aligned in a terminal."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+_JOINERS = "\u200c\u200d"  # needed to write Persian and some emoji; no width, no effect on the rest of a line
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with what could move the cursor, colour, or reorder a terminal written out.
+
+    Control characters, escape sequences, bidirectional controls, other invisible format characters, line
+    separators, lone surrogates and unassigned code points become '\\x1b', '\\u202e', ...; all else is kept.
+    """
+    return "".join(char if _is_harmless(char) else _written_out(char) for char in text)
+
+
+def _is_harmless(char: str) -> bool:
+    return char in _JOINERS or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def _written_out(char: str) -> str:
+    return char.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def cell_width(text: str) -> int:
+    """How many columns of a terminal the text takes: two for wide characters, none for combining marks."""
+    if text.isascii():
+        return len(text)
+    return sum(_char_width(char) for char in text)
+
+
+def _char_width(char: str) -> int:
+    if char in _JOINERS or unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in ("W", "F") else 1
+
+
+def shorten(text: str, width: int) -> str:
+    """`text` in at most `width` columns, the middle left out: beginnings and ends tell names apart."""
+    if cell_width(text) <= width:
+        return text
+    if width < 1:
+        return ""
+    tail = _take(text[::-1], (width - 1) // 2)[::-1]
+    return _take(text, width - 1 - cell_width(tail)) + "…" + tail
+
+
+def _take(text: str, width: int) -> str:
+    taken, used = [], 0
+    for char in text:
+        used += _char_width(char)
+        if used > width:
+            break
+        taken.append(char)
+    return "".join(taken)
+
+
+def wrap(text: str, width: int, indent: str = "") -> list[str]:
+    """`text` in lines of at most `width` columns, at spaces where it can; `indent` before all but the first."""
+    lines, line, is_empty = [], "", True
+    for word in text.split(" "):
+        if not is_empty and cell_width(line) + 1 + cell_width(word) > width:
+            lines.append(line)
+            line, is_empty = indent, True
+        line += word if is_empty else " " + word
+        is_empty = False
+        while cell_width(line) > width:
+            piece = _take(line, width)
+            lines.append(piece)
+            line = indent + line[len(piece) :]
+    return [*lines, line]
+
+
+def pad(text: str, width: int, align: str = "<") -> str:
+    """`text` filled with spaces to `width` columns: '<' to the left, '>' to the right."""
+    space = " " * max(0, width - cell_width(text))
+    return space + text if align == ">" else text + space
+
+
+def num_decimals(n: int) -> int:
+    """Decimals of a percentage that n test images can carry: two above 10,000, one otherwise."""
+    return 2 if n > 10_000 else 1
+
+
+def percent(fraction: float | None, n: int, unit: bool = True) -> str:
+    """'93.1 %' (or '93.1'): rounded, but a share below 1 never shows as 100; '' for None."""
+    if fraction is None or not math.isfinite(fraction):
+        return ""
+    decimals = num_decimals(n)
+    shown = round(fraction * 100, decimals)
+    if shown >= 100 and fraction < 1:
+        shown = 100 - 10**-decimals
+    if shown <= 0 and fraction > 0:
+        shown = 10**-decimals
+    return f"{shown:.{decimals}f}" + (" %" if unit else "")
+
+
+def quantity(number: float | None) -> str:
+    """A count in at most five characters: '870', '5.3k', '28.6M', '1.2B'; '' for None."""
+    if number is None:
+        return ""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size * 0.9995:
+            scaled = number / size
+            return f"{scaled:.0f}{unit}" if scaled >= 99.95 else f"{scaled:.1f}{unit}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in a table, in at most six characters: '0.03', '4.1', '312', '5,040'; '' for None."""
+    if seconds is None:
+        return ""
+    if seconds < 0.995:
+        return f"{seconds:.2f}"
+    return f"{seconds:.1f}" if seconds < 9.95 else f"{seconds:,.0f}"
+
+
+def join_names(names: list[str] | tuple[str, ...], limit: int = 3) -> str:
+    """'a', 'a and b', 'a, b and c', 'a, b, c and 4 more'; names are made printable."""
+    shown = [printable(name) for name in names]
+    if len(shown) > limit:
+        rest = len(shown) - limit
+        return f"{', '.join(shown[:limit])} and {rest} more"
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1] if shown else ""]))

@@ -1,0 +1,302 @@
+"""run(config) -> record: the steps of one run, readable on one screen.
+
+A ranking runs many cells that share data and features, so the steps are functions of their own:
+`decide_run_id`, `extract_for`, `complete_run`.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from backbench import ledger
+from backbench.catalog import MethodSpec, ModelSpec, find_method, find_model
+from backbench.config import Frozen, MethodConfig, RunConfig, digest_json
+from backbench.data.load import Data, load_data
+from backbench.data.manifest import write_manifest
+from backbench.engine.task import Features, Task
+from backbench.errors import BackbenchError, ConfigError, nearest
+from backbench.evaluate.metrics import per_class_recall, score
+from backbench.progress import SILENT, Progress
+from backbench.records import (
+    Cost,
+    DataFacts,
+    Failure,
+    MethodFacts,
+    ModelFacts,
+    Predictions,
+    RunRecord,
+)
+from backbench.runtime import describe_environment, peak_memory_bytes
+
+PROTOCOL_VERSION = 1
+"""Part of every run id: raised when the same config would give other figures than before."""
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Features of every image of a manifest, in its order: values (n, dim) float32, and what they cost."""
+
+    model: ModelFacts
+    values: np.ndarray
+    cost: Cost
+
+
+def run(
+    config: RunConfig, *, out: Path = Path("runs"), device: str = "cpu", progress: Progress = SILENT
+) -> RunRecord:
+    """Carry out one run, or give back its record if it is finished already.
+
+    Raises:
+        BackbenchError: the data, the model or the output folder can't be used. A ranking turns errors of a
+            model or a method into failure records instead; here they reach the caller.
+    """
+    data = load_data(config.data, progress)
+    model = find_model(config.model)
+    run_id = decide_run_id(config, data, model)
+    finished = ledger.find_finished(out, run_id)
+    if finished is not None:
+        return finished
+    extracted = extract_for(model, config, data, device=device, progress=progress)
+    return complete_run(config, run_id, data, extracted, out=out, device=device)
+
+
+def decide_run_id(config: RunConfig, data: Data, model: ModelSpec) -> str:
+    """The name of a run: readable, and different whenever a figure could differ.
+
+    What counts is content: the manifest (ids, labels, parts, bytes of every image), the weights, the method
+    with all its options, seed, precision and resize path. Where the data lies, the device and the output
+    folder do not count.
+    """
+    method = find_method(config.method.name)
+    identity = {
+        "protocol": PROTOCOL_VERSION,
+        "manifest": data.manifest.digest,
+        "model": [model.name, model.identity],
+        "method": [method.name, resolve_options(method, config.method).model_dump(mode="json")],
+        "seed": config.seed,
+        "precision": config.precision,
+        "exact_resize": config.exact_resize,
+    }
+    words = "-".join(_slug(word) for word in (data.manifest.name, model.name, method.name))
+    return f"{words}-{digest_json(identity)[:10]}"
+
+
+def resolve_options(method: MethodSpec, config: MethodConfig) -> Frozen:
+    """All options of a method, checked; ConfigError names the option, what was given and what is allowed."""
+    try:
+        options: Frozen = method.options(**config.options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        allowed = list(method.options.model_fields)  # type: ignore[attr-defined]
+        if first["type"] == "extra_forbidden":
+            close = nearest(name, allowed)
+            hint = f"Did you mean '{close[0]}'?" if close else f"Allowed: {', '.join(allowed)}."
+            raise ConfigError(f"method '{method.name}' has no option '{name}'. {hint}") from error
+        raise ConfigError(
+            f"option '{name}' of method '{method.name}' can't be {first['input']!r}: {first['msg']}."
+        ) from error
+    return options
+
+
+def extract_for(
+    model: ModelSpec,
+    config: RunConfig,
+    data: Data,
+    *,
+    device: str,
+    deadline: float | None = None,
+    progress: Progress = SILENT,
+) -> Extracted:
+    """Features of all images of the manifest, from the cache where they are known.
+
+    Args:
+        deadline: `time.monotonic()` at which it must be done; BudgetExceeded as soon as that can't be.
+
+    Raises:
+        ModelError: weights missing or unfit. BadImage: a file changed since it was checked.
+        BudgetExceeded: see `deadline`.
+    """
+    if model.describe is not None:
+        return _describe_control(model, data)
+    from backbench.backbones.networks.selftest import check_backbone
+    from backbench.engine.features import extract_features
+
+    assert model.load is not None  # every spec has one of the two
+    backbone = model.load(config.seed)
+    check_backbone(backbone)
+    extraction = extract_features(
+        backbone,
+        data.read,
+        data.manifest.hashes,
+        names=data.manifest.ids,
+        device=device,
+        precision=config.precision,
+        exact_resize=config.exact_resize,
+        deadline=deadline,
+        progress=progress,
+        stage_seconds=data.stage_seconds,
+    )
+    return Extracted(backbone.facts, extraction.values, extraction.cost)
+
+
+def _describe_control(model: ModelSpec, data: Data) -> Extracted:
+    started = time.perf_counter()
+    assert model.describe is not None
+    values = np.asarray(model.describe(data.census), dtype=np.float32)[data.manifest.rows]
+    seconds = {"read": data.census.read_seconds, "decode": data.census.decode_seconds}
+    facts = ModelFacts(
+        name=model.name,
+        architecture=model.name,
+        dim=values.shape[1],
+        preprocess=None,
+        num_parameters=0,
+        flops=None,
+        weights_digest="",
+        pretrained_on=None,
+        is_control=True,
+    )
+    forward = time.perf_counter() - started
+    return Extracted(
+        facts,
+        values,
+        Cost(seconds=seconds | {"forward": forward}, images_per_second=None, num_images=len(values)),
+    )
+
+
+def complete_run(
+    config: RunConfig, run_id: str, data: Data, extracted: Extracted, *, out: Path, device: str
+) -> RunRecord:
+    """Fit the method on train and validation, open the test part once, score, write the run folder.
+
+    Raises:
+        StorageError: the output folder can't be written.
+    """
+    started = ledger.utc_now()
+    method = find_method(config.method.name)
+    options = resolve_options(method, config.method)
+    manifest = data.manifest
+    clock = time.perf_counter()
+    task = Task(
+        train=_features_of("train", data, extracted),
+        val=_features_of("val", data, extracted),
+        class_names=manifest.classes,
+        seed=config.seed,
+        device=device,
+    )
+    fitted = method.adapt(task, options)
+
+    ledger.log_opening(out, manifest.digest, run_id)
+    test = _features_of("test", data, extracted)
+    probabilities = softmax(fitted.head.logits(test.values))
+    head_seconds = time.perf_counter() - clock
+
+    record = RunRecord(
+        run_id=run_id,
+        status="done",
+        started=started,
+        config=config,
+        data=describe_data(data),
+        model=extracted.model,
+        method=MethodFacts(
+            name=method.name,
+            options=options.model_dump(mode="json"),
+            choices=fitted.choices,
+            fitted_on=fitted.fitted_on,
+        ),
+        metrics=score(probabilities, test.labels, test_groups(data)),
+        per_class=per_class_recall(probabilities, test.labels, manifest.classes),
+        cost=extracted.cost.model_copy(
+            update={
+                "seconds": extracted.cost.seconds | {"head": head_seconds},
+                "peak_memory_bytes": extracted.cost.peak_memory_bytes or peak_memory_bytes(device),
+            }
+        ),
+        environment=describe_environment(device),
+        warnings=fitted.warnings,
+    )
+    predictions = Predictions(test.ids, test.labels, probabilities, manifest.classes)
+    record, _ = ledger.write_run(out, record, predictions, lambda path: write_manifest(manifest, path))
+    return record
+
+
+def record_failure(
+    config: RunConfig,
+    run_id: str,
+    data: Data,
+    error: Exception,
+    model: ModelFacts | None,
+    *,
+    out: Path,
+    device: str,
+) -> RunRecord:
+    """Write the record of a run that has no figures, with the reason."""
+    expected = isinstance(error, BackbenchError)
+    record = RunRecord(
+        run_id=run_id,
+        status="failed",
+        started=ledger.utc_now(),
+        config=config,
+        data=describe_data(data),
+        model=model,
+        environment=describe_environment(device),
+        failure=Failure(
+            kind=type(error).__name__,
+            message=str(error) if expected else f"{type(error).__name__}: {error}",
+            traceback=None if expected else "".join(traceback.format_exception(error)),
+        ),
+    )
+    record, _ = ledger.write_run(out, record, None, lambda path: write_manifest(data.manifest, path))
+    return record
+
+
+def describe_data(data: Data) -> DataFacts:
+    """What a record says of the images."""
+    manifest = data.manifest
+    counts = manifest.counts
+    groups = {group for group in manifest.groups if group is not None}
+    return DataFacts(
+        name=manifest.name,
+        classes=manifest.classes,
+        num_train=counts["train"],
+        num_val=counts["val"],
+        num_test=counts["test"],
+        manifest_digest=manifest.digest,
+        image_digest=manifest.image_digest,
+        num_skipped=len(data.census.bad),
+        num_groups=len(groups) or None,
+    )
+
+
+def test_groups(data: Data) -> tuple[str | None, ...] | None:
+    """The group of each test image, in manifest order; None where no group is known."""
+    groups = tuple(data.manifest.groups[row] for row in data.manifest.part_rows("test"))
+    return groups if any(group is not None for group in groups) else None
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """(n, classes) float logits -> float32 probabilities, computed in float64."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=1, keepdims=True)
+    weights = np.exp(shifted)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _features_of(part: str, data: Data, extracted: Extracted) -> Features:
+    rows = data.manifest.part_rows(part)
+    return Features(
+        values=extracted.values[rows],
+        labels=data.manifest.labels[rows],
+        ids=tuple(data.manifest.ids[row] for row in rows),
+    )
+
+
+def _slug(text: str, limit: int = 32) -> str:
+    kept = "".join(char if char.isascii() and (char.isalnum() or char in "_.") else "-" for char in text)
+    return kept.strip("-.")[:limit].rstrip("-.") or "x"

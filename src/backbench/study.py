@@ -1,0 +1,270 @@
+"""Many runs, one answer: the ranking of models x methods on one data set.
+
+Controls first, then the models from cheap to dear, so that there is an answer early. What is finished is
+read back, never computed again; what fails is a record and a row; the budget and Ctrl-C end the work, not
+the answer.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backbench import ledger
+from backbench.backbones.defaults import default_models, is_on_disk
+from backbench.catalog import ModelSpec, find_method, find_model, find_source
+from backbench.config import DataConfig, MethodConfig, Precision, RunConfig
+from backbench.data.load import Data, load_data
+from backbench.data.survey import survey
+from backbench.errors import BudgetExceeded, StorageError
+from backbench.plan import Plan, describe_power, make_plan, remember_speed
+from backbench.progress import SILENT, Progress, format_seconds
+from backbench.records import DataFacts, RunRecord
+from backbench.report.rows import Row, comparability_warnings, make_rows
+from backbench.report.summary import control_warnings, join_names, summarise
+from backbench.report.table import render_live_line, render_table
+from backbench.run import (
+    Extracted,
+    complete_run,
+    decide_run_id,
+    describe_data,
+    extract_for,
+    record_failure,
+    resolve_options,
+    test_groups,
+)
+from backbench.runtime import has_network
+
+EMBEDDED_MODELS = ("pixels", "tiny_cnn", "tiny_vit")
+CONTROLS = ("majority", "colour", "file-facts", "untrained")
+CONTROL_METHOD = MethodConfig(name="logistic")
+
+
+@dataclass(frozen=True)
+class RankRequest:
+    """What to rank, and how. `models` empty: a short list that fits the data and the machine."""
+
+    data: DataConfig
+    models: tuple[str, ...] = ()
+    methods: tuple[MethodConfig, ...] = (MethodConfig(name="logistic"),)
+    seed: int = 0
+    precision: Precision = "fp32"
+    device: str = "cpu"
+    exact_resize: bool = False
+    out: Path = Path("runs")
+    budget_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The answer: rows best first, controls and failures after them, and what to know about them."""
+
+    data: DataFacts
+    rows: list[Row]
+    summary: list[str]
+    warnings: list[str]
+    not_started: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def has_failures(self) -> bool:
+        return any(row.status == "failed" for row in self.rows)
+
+    @property
+    def best(self) -> Row | None:
+        """The best row that is no control; None if nothing finished."""
+        return next((row for row in self.rows if row.is_best and not row.control), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `rank --json` prints; fractions in 0..1."""
+        best = self.best
+        return {
+            "schema": 1,
+            "data": {
+                "name": self.data.name,
+                "classes": list(self.data.classes),
+                "train": self.data.num_train,
+                "val": self.data.num_val,
+                "test": self.data.num_test,
+                "manifest": self.data.manifest_digest,
+            },
+            "rows": [row.to_json() for row in self.rows],
+            "best": None if best is None else {"model": best.model, "method": best.method, "run_id": best.run_id},
+            "summary": " ".join(self.summary),
+            "warnings": self.warnings,
+        }
+
+
+@dataclass
+class _Bench:
+    """A ranking at work: what it was asked, and what it has so far."""
+
+    request: RankRequest
+    data: Data
+    progress: Progress
+    deadline: float | None
+    records: list[RunRecord] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    not_started: list[str] = field(default_factory=list)
+    models_left: int = 0
+
+
+def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
+    """Rank models x methods on the images of `request.data`.
+
+    Args:
+        request: what to rank.
+        progress: told what is there, what will be done, and each row as it arrives.
+
+    Raises:
+        ConfigError: a name or an option is wrong; found before any work.
+        DataError: the images can't be ranked on; says why and what to do.
+        StorageError: the output folder can't be written; found before any work where that is possible.
+
+    Cost: one pass over the images for the census, one for each model; nothing twice, over all calls.
+    """
+    deadline = None if request.budget_seconds is None else time.monotonic() + request.budget_seconds
+    for method in request.methods:
+        resolve_options(find_method(method.name), method)
+    asked = [find_model(name) for name in dict.fromkeys(request.models)]
+    ledger.prepare_root(request.out)
+
+    found = survey(request.data, progress)
+    models = asked or decide_models(request, progress)
+    plan = make_plan(models, found, device=request.device, precision=request.precision)
+    for sentence in (*found.sentences(), describe_power(found.num_test), *plan.sentences(len(request.methods))):
+        progress.say(sentence)
+
+    data = load_data(request.data, progress, listing=found.listing)
+    bench = _Bench(request, data, progress, deadline, warnings=list(data.warnings))
+    for warning in data.warnings:
+        progress.warn(warning)
+    interrupted = False
+    try:
+        for name in CONTROLS:
+            _rank_one(bench, find_model(name), (CONTROL_METHOD,), deadline=None)
+        _rank_models(bench, models, plan)
+    except KeyboardInterrupt:
+        interrupted = True
+        bench.warnings.append("interrupted: this is what was finished; the same command goes on from here")
+    return _conclude(bench, interrupted)
+
+
+def decide_models(request: RankRequest, progress: Progress) -> list[ModelSpec]:
+    """A short list that fits the data and the machine, less what can't be had without a network."""
+    source = find_source(request.data.source)
+    if source is not None and source.download_bytes == 0:  # embedded data: embedded models, no network
+        return [find_model(name) for name in EMBEDDED_MODELS]
+    wanted = [find_model(name) for name in default_models(request.device)]
+    if all(is_on_disk(model) for model in wanted) or has_network():
+        return wanted
+    wanted = [model for model in wanted if is_on_disk(model)]
+    if wanted:
+        progress.warn("the hub can't be reached: ranking only the models whose weights are on this machine")
+        return wanted
+    progress.warn(
+        "no pretrained weights are on this machine and the hub can't be reached: ranking untrained networks only. "
+        "Name a card of local weights with --models CARD.toml (README: own weights)"
+    )
+    return [find_model(name) for name in EMBEDDED_MODELS]
+
+
+def _rank_models(bench: _Bench, models: Sequence[ModelSpec], plan: Plan) -> None:
+    """From cheap to dear, so that there is an answer early; starts nothing that the budget does not allow."""
+    bench.models_left = len(models)
+    has_answer = False
+    for model in sorted(models, key=lambda model: plan.seconds[model.name]):
+        bench.models_left -= 1
+        left = math.inf if bench.deadline is None else bench.deadline - time.monotonic()
+        try:
+            if left <= 0 or (has_answer and plan.seconds[model.name] > left):
+                raise BudgetExceeded(f"needs about {format_seconds(plan.seconds[model.name])}")
+            _rank_one(bench, model, bench.request.methods, deadline=bench.deadline)
+            has_answer = True
+        except BudgetExceeded as reason:
+            bench.not_started.append(model.name)
+            bench.progress.say(f"{model.name}: left out, beyond the budget ({reason})")
+    if bench.not_started:
+        bench.warnings.append(
+            f"the budget ended before {join_names(bench.not_started)}; the same command with a larger --budget "
+            f"adds {'it' if len(bench.not_started) == 1 else 'them'} and computes nothing twice"
+        )
+
+
+def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], *, deadline: float | None) -> None:
+    """All methods on one model; its features are extracted only if a run is missing.
+
+    Errors of the model or of a method become failure records. StorageError and BudgetExceeded reach the caller.
+    """
+    request, data = bench.request, bench.data
+    extracted: Extracted | None = None
+    for method in methods:
+        config = RunConfig(
+            data=request.data,
+            model=model.name,
+            method=method,
+            seed=request.seed,
+            precision=request.precision,
+            exact_resize=request.exact_resize,
+        )
+        run_id = decide_run_id(config, data, model)
+        record = ledger.find_finished(request.out, run_id)
+        if record is None:
+            try:
+                if extracted is None:
+                    extracted = extract_for(
+                        model, config, data, device=request.device, deadline=deadline, progress=bench.progress
+                    )
+                    _remember(extracted, request)
+                record = complete_run(config, run_id, data, extracted, out=request.out, device=request.device)
+            except (StorageError, BudgetExceeded):
+                raise
+            except Exception as error:
+                facts = None if extracted is None else extracted.model
+                record = record_failure(config, run_id, data, error, facts, out=request.out, device=request.device)
+                bench.progress.warn(f"{model.name} + {method.name} failed: {error}")
+        bench.records.append(record)
+        _show(bench)
+        if record.status == "failed" and extracted is None:  # the model can't be had: one failure says it
+            return
+
+
+def _remember(extracted: Extracted, request: RankRequest) -> None:
+    cost = extracted.cost
+    if extracted.model.flops and not cost.features_from_cache:
+        flops = extracted.model.flops * cost.num_images
+        remember_speed(request.device, request.precision, flops, cost.seconds.get("forward", 0.0))
+
+
+def _show(bench: _Bench) -> None:
+    rows = _make_rows(bench)
+    left = None if bench.deadline is None else bench.deadline - time.monotonic()
+    bench.progress.show(
+        render_live_line(rows, bench.models_left, left), lambda width: render_table(rows, width=width, colour=True)
+    )
+
+
+def _make_rows(bench: _Bench) -> list[Row]:
+    predictions = [
+        ledger.read_predictions(bench.request.out / record.run_id) if record.status == "done" else None
+        for record in bench.records
+    ]
+    return make_rows(bench.records, predictions, test_groups(bench.data))
+
+
+def _conclude(bench: _Bench, interrupted: bool) -> Ranking:
+    facts = describe_data(bench.data)
+    rows = _make_rows(bench)
+    openings = ledger.count_openings(bench.request.out, facts.manifest_digest)
+    return Ranking(
+        data=facts,
+        rows=rows,
+        summary=summarise(rows, facts, num_openings=openings),
+        warnings=bench.warnings + comparability_warnings(bench.records) + control_warnings(rows),
+        not_started=bench.not_started,
+        interrupted=interrupted,
+    )

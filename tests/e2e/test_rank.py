@@ -1,0 +1,211 @@
+"""The main job as a person runs it: rank, rerun, interrupt, budget, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROW_KEYS = {
+    "model", "method", "run_id", "accuracy", "low", "high", "n", "rank_low", "rank_high", "tied_with_best",
+    "p_value", "control", "seconds", "images_per_second", "parameters", "input_size", "warnings",
+}  # fmt: skip
+
+
+def backbench(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "backbench", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=300,
+    )
+
+
+def rank_json(*arguments: object) -> dict[str, Any]:
+    done = backbench("rank", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)  # exactly one document: json.loads refuses anything more
+    return document
+
+
+def metrics_of(root: Path) -> dict[str, Any]:
+    """What must be equal in two runs with one seed: everything but time, cost and place."""
+    found = {}
+    for path in sorted(root.glob("*/record.json")):
+        record = json.loads(path.read_text())
+        keep = ("metrics", "per_class", "method", "model", "config", "warnings")
+        found[path.parent.name] = {key: record[key] for key in keep} | {
+            "predictions": record["files"]["predictions.npz"]
+        }
+    return found
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Path]:
+    """One ranking of generated photos with two models and all methods: its document and its run folder."""
+    from conftest import make_photos
+
+    root = tmp_path_factory.mktemp("ranked")
+    photos = make_photos(root / "photos", num=40)
+    os.environ["BACKBENCH_CACHE"] = str(root / "cache")
+    methods = "knn,centroid,ridge,logistic"
+    document = rank_json(photos, "--models", "pixels,tiny_cnn", "--methods", methods, "--out", root / "runs")
+    return photos, document, root / "runs"
+
+
+def test_the_document_has_the_promised_shape(ranked: tuple[Path, dict[str, Any], Path]) -> None:
+    _, document, _ = ranked
+    assert document["schema"] == 1
+    assert document["data"]["classes"] == ["circle", "cross", "stripes"]
+    assert document["data"]["train"] + document["data"]["val"] + document["data"]["test"] == 120
+    rows = document["rows"]
+    assert all(ROW_KEYS <= set(row) for row in rows)
+    assert {row["model"] for row in rows if row["control"]} == {"majority", "colour", "file-facts", "untrained"}
+    ordinary = [row for row in rows if not row["control"]]
+    assert len(ordinary) == 8
+    assert document["best"]["run_id"] == ordinary[0]["run_id"]
+    accuracies = [row["accuracy"] for row in ordinary]
+    assert accuracies == sorted(accuracies, reverse=True)
+    for row in rows:
+        assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
+        assert row["n"] == document["data"]["test"]
+        assert 1 <= row["rank_low"] <= row["rank_high"]
+        assert {"read", "decode", "forward", "head"} <= set(row["seconds"])
+    assert ordinary[0]["tied_with_best"]
+    assert ordinary[0]["accuracy"] > 0.6  # the shapes are there to be found
+    assert next(row for row in rows if row["model"] == "majority")["accuracy"] == pytest.approx(1 / 3, abs=0.02)
+    assert document["summary"]
+
+
+def test_untrained_weights_are_marked(ranked: tuple[Path, dict[str, Any], Path]) -> None:
+    _, document, _ = ranked
+    row = next(row for row in document["rows"] if row["model"] == "tiny_cnn")
+    assert any("untrained" in warning for warning in row["warnings"])
+
+
+def test_each_run_has_record_predictions_and_manifest(ranked: tuple[Path, dict[str, Any], Path]) -> None:
+    _, document, out = ranked
+    for row in document["rows"]:
+        folder = out / row["run_id"]
+        assert {path.name for path in folder.iterdir()} == {"record.json", "predictions.npz", "manifest.json"}
+    assert len((out / "openings.jsonl").read_text().splitlines()) == len(document["rows"])
+
+
+def test_a_second_run_computes_nothing_and_says_the_same(ranked: tuple[Path, dict[str, Any], Path]) -> None:
+    photos, document, out = ranked
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*")}
+    arguments = ("--models", "pixels,tiny_cnn", "--methods", "knn,centroid,ridge,logistic", "--out", out)
+    again = rank_json(photos, *arguments)
+    assert again["rows"] == document["rows"]
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/*")} == before
+    code = (
+        "import sys; from backbench.cli import main\n"
+        f"sys.argv = ['backbench', 'rank', {str(photos)!r}, '--out', {str(out)!r}, '--models', 'pixels,tiny_cnn',"
+        " '--methods', 'knn', '--quiet', '--device', 'cpu']\n"
+        "main()\n"
+        "assert 'torch' not in sys.modules and 'sklearn' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_same_seed_gives_the_same_record_metrics_elsewhere(
+    ranked: tuple[Path, dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, _, out = ranked
+    monkeypatch.setenv("BACKBENCH_CACHE", str(tmp_path / "other cache"))
+    arguments = ("--models", "tiny_cnn,pixels", "--methods", "logistic,ridge,centroid,knn")
+    rank_json(photos, *arguments, "--out", tmp_path / "runs")
+    assert metrics_of(tmp_path / "runs") == metrics_of(out)
+
+
+def test_another_seed_gives_other_runs(ranked: tuple[Path, dict[str, Any], Path], tmp_path: Path) -> None:
+    photos, document, _ = ranked
+    other = rank_json(photos, "--models", "pixels", "--seed", 1, "--out", tmp_path / "runs")
+    assert other["data"]["manifest"] != document["data"]["manifest"]
+
+
+def test_the_split_of_a_run_can_be_reused(ranked: tuple[Path, dict[str, Any], Path], tmp_path: Path) -> None:
+    photos, document, out = ranked
+    manifest = out / document["best"]["run_id"] / "manifest.json"
+    again = rank_json(photos, "--models", "pixels", "--seed", 7, "--split", manifest, "--out", tmp_path / "runs")
+    assert again["data"] == document["data"]
+
+
+def test_a_person_reads_table_and_sentences_on_stdout(
+    ranked: tuple[Path, dict[str, Any], Path],
+) -> None:
+    photos, document, out = ranked
+    done = backbench("rank", photos, "--models", "pixels,tiny_cnn", "--methods", "knn", "--out", out)
+    assert done.returncode == 0
+    assert "tiny_cnn" in done.stdout
+    assert "\x1b" not in done.stdout  # no colour into a pipe
+    assert "120 images, 3 classes" in done.stderr
+    assert "test images" in done.stderr  # what they can decide
+    shown = backbench("show", document["best"]["run_id"], "--out", out)
+    assert shown.returncode == 0
+    assert document["best"]["model"] in shown.stdout
+    assert (
+        json.loads(backbench("show", document["best"]["run_id"], "--out", out, "--json").stdout)["status"]
+        == "done"
+    )
+
+
+def test_quiet_is_quiet(ranked: tuple[Path, dict[str, Any], Path]) -> None:
+    photos, _, out = ranked
+    done = backbench("rank", photos, "--models", "pixels", "--methods", "knn", "--out", out, "--quiet")
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_an_interrupt_keeps_what_is_done(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    arguments = ["rank", photos, "--models", "pixels,tiny_cnn,tiny_vit", "--methods", "logistic", "--out", out]
+    command = [sys.executable, "-m", "backbench", *map(str, arguments)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    patience = time.monotonic() + 120
+    while not list(out.glob("*-pixels-*/record.json")) and time.monotonic() < patience:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    stdout, _ = running.communicate(timeout=60)
+    finished = {path.parent.name: path.stat().st_mtime_ns for path in out.glob("*/record.json")}
+    assert finished
+    assert "Traceback" not in stdout
+    if running.returncode != 0:  # it may have been just done
+        assert running.returncode == 130
+        assert "pixels" in stdout
+    document = rank_json(photos, "--models", "pixels,tiny_cnn,tiny_vit", "--out", out)
+    assert len([row for row in document["rows"] if not row["control"]]) == 3
+    for name, stamp in finished.items():
+        assert (out / name / "record.json").stat().st_mtime_ns == stamp
+
+
+def test_a_budget_that_is_too_small_still_gives_an_answer(photos: Path, tmp_path: Path) -> None:
+    arguments = (photos, "--models", "pixels,tiny_cnn", "--budget", "0.001s", "--out", tmp_path / "runs")
+    document = rank_json(*arguments)
+    assert {row["model"] for row in document["rows"]} == {"majority", "colour", "file-facts", "untrained"}
+    assert document["best"] is None
+    assert any("budget" in warning for warning in document["warnings"])
+
+
+def test_a_model_that_fails_is_a_row_and_the_others_go_on(photos: Path, tmp_path: Path) -> None:
+    card = tmp_path / "broken.toml"
+    card.write_text('name = "broken"\narchitecture = "timm/resnet18"\nweights = "nowhere.safetensors"\n')
+    out = tmp_path / "runs"
+    done = backbench("rank", photos, "--models", f"{card},pixels", "--out", out, "--json")
+    if done.returncode == 2:  # refused before any work: just as good, if it says which file
+        assert "nowhere.safetensors" in done.stderr
+        return
+    assert done.returncode == 1
+    rows = {row["model"]: row for row in json.loads(done.stdout)["rows"]}
+    assert rows["broken"]["accuracy"] is None
+    assert rows["pixels"]["accuracy"] is not None
+    assert "nowhere.safetensors" in done.stderr
+    assert list(out.glob("*broken*.failed-1/record.json"))

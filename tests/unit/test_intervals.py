@@ -1,0 +1,114 @@
+"""Intervals cover the truth as often as they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from backbench.evaluate.distributions import beta_below, binomial_below, student_quantile
+from backbench.evaluate.intervals import (
+    bootstrap_by_group,
+    bootstrap_rows_by_group,
+    group_numbers,
+    wilson_interval,
+)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(0, 1), (1, 1), (0, 20), (20, 20), (290, 312), (7, 10), (9300, 10000)])
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_wilson_is_scipys(correct: int, n: int, level: float) -> None:
+    expected = stats.binomtest(correct, n).proportion_ci(level, method="wilson")
+    assert wilson_interval(correct, n, level) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_wilson_gives_the_published_figures() -> None:
+    """93 % of 100, 312, 1,000 and 10,000 images."""
+    shown = [tuple(round(100 * end, 1) for end in wilson_interval(0.93 * n, n)) for n in (100, 312, 1000, 10000)]
+    assert shown == [(86.3, 96.6), (89.6, 95.3), (91.2, 94.4), (92.5, 93.5)]
+
+
+def test_wilson_edges() -> None:
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    for correct, n in ((-1, 5), (6, 5)):
+        with pytest.raises(ValueError, match="right answers of"):
+            wilson_interval(correct, n)
+
+
+def test_wilson_covers(test_scale: float) -> None:
+    rng = np.random.default_rng(0)
+    for truth, n in ((0.5, 30), (0.93, 100), (0.93, 312), (0.99, 200)):
+        drawn = rng.binomial(n, truth, int(2000 * test_scale))
+        covered = np.mean([low <= truth <= high for low, high in (wilson_interval(int(k), n) for k in drawn)])
+        assert 0.925 <= covered <= 0.98, (truth, n)
+
+
+def _grouped(rng: np.random.Generator, num_groups: int, spread: float) -> tuple[np.ndarray, np.ndarray]:
+    """Answers with a mean of 0.8, alike within a group: group rates are Beta distributed."""
+    sizes = rng.integers(3, 20, num_groups)
+    rates = rng.beta(0.8 * spread, 0.2 * spread, num_groups)
+    groups = np.repeat(np.arange(num_groups), sizes)
+    return rng.random(len(groups)) < rates[groups], groups
+
+
+@pytest.mark.parametrize("num_groups", [6, 15, 60])
+def test_bootstrap_covers_where_wilson_does_not(num_groups: int, test_scale: float) -> None:
+    rng = np.random.default_rng(2)
+    draws = int(250 * test_scale)
+    covered, plain = 0, 0
+    for _ in range(draws):
+        correct, groups = _grouped(rng, num_groups, spread=2)
+        low, high = bootstrap_by_group(correct, groups.tolist(), draws=1000)
+        covered += low <= 0.8 <= high
+        low, high = wilson_interval(int(correct.sum()), len(correct))
+        plain += low <= 0.8 <= high
+    assert 0.90 <= covered / draws <= 0.995
+    assert plain / draws < 0.80
+
+
+def test_bootstrap_with_single_images_is_about_wilson() -> None:
+    correct = np.arange(400) % 10 > 0
+    low, high = bootstrap_by_group(correct, [None] * 400)
+    expected = wilson_interval(360, 400)
+    assert (low, high) == pytest.approx(expected, abs=0.006)
+    assert low <= expected[0]
+    assert high >= expected[1]
+
+
+def test_bootstrap_stays_honest_without_spread() -> None:
+    """All right in 5 groups of 100 is no more certain than 5 of 5."""
+    assert bootstrap_by_group(np.ones(500, dtype=bool), [row // 100 for row in range(500)]) == wilson_interval(
+        5, 5
+    )
+    assert bootstrap_by_group(np.ones(7, dtype=bool), ["a"] * 7) == wilson_interval(1, 1)
+
+
+def test_bootstrap_is_decided_by_its_seed() -> None:
+    correct, groups = _grouped(np.random.default_rng(3), 30, 2)
+    names = [f"camera {group}" for group in groups]
+    assert bootstrap_by_group(correct, names) == bootstrap_by_group(correct, names)
+    assert bootstrap_by_group(correct, names) != bootstrap_by_group(correct, names, seed=1)
+    assert bootstrap_rows_by_group(np.stack([correct, ~correct]), names)[0] == bootstrap_by_group(correct, names)
+
+
+def test_bootstrap_refuses_groups_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="2 groups for 3 images"):
+        bootstrap_by_group(np.ones(3, dtype=bool), ["a", "b"])
+
+
+def test_none_is_a_group_of_its_own() -> None:
+    assert group_numbers(["a", None, "a", None, 0, 1]).tolist() == [0, 1, 0, 2, 3, 4]
+
+
+def test_distributions_are_scipys() -> None:
+    rng = np.random.default_rng(4)
+    a, b, x = rng.uniform(0.1, 500, 2000), rng.uniform(0.1, 500, 2000), rng.random(2000)
+    np.testing.assert_allclose(beta_below(a, b, x), stats.beta.cdf(x, a, b), rtol=1e-9, atol=1e-14)
+    assert beta_below(np.array([2.0, 2.0]), np.array([3.0, 3.0]), np.array([0.0, 1.0])).tolist() == [0.0, 1.0]
+    trials = rng.integers(0, 100_000, 500)
+    successes = (trials * rng.uniform(-0.1, 1.1, 500)).astype(int)
+    for probability in (0.1, 0.5):
+        expected = stats.binom.cdf(successes, trials, probability)
+        np.testing.assert_allclose(binomial_below(successes, trials, probability), expected, rtol=1e-6, atol=1e-13)
+    for degrees in (1, 2, 9, 500):
+        assert student_quantile(0.975, degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-9)

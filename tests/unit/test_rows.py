@@ -1,0 +1,258 @@
+"""Records become rows: sorted, ranked, and refused where they can't be compared."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from backbench.config import DataConfig, MethodConfig, Preprocess, RunConfig
+from backbench.errors import ConfigError, DataError
+from backbench.evaluate.compare import needed_images
+from backbench.evaluate.intervals import bootstrap_by_group
+from backbench.evaluate.metrics import per_class_recall, score
+from backbench.records import Cost, DataFacts, Failure, MethodFacts, ModelFacts, Predictions, RunRecord
+from backbench.report.rows import best_row, comparability_warnings, make_rows
+
+N = 200
+CLASSES = ("ant", "bee", "fly")
+LABELS = np.arange(N) % 3
+IDS = tuple(f"{index:03}.png" for index in range(N))
+
+
+def _predictions(num_wrong: int, shift: int = 0) -> Predictions:
+    answers = LABELS.copy()
+    wrong = (np.arange(num_wrong) + shift) % N
+    answers[wrong] = (answers[wrong] + 1) % 3
+    probabilities = np.full((N, 3), 0.1, dtype=np.float32)
+    probabilities[np.arange(N), answers] = 0.8
+    return Predictions(IDS, LABELS, probabilities, CLASSES)
+
+
+def _record(
+    model: str,
+    predictions: Predictions | None,
+    *,
+    method: str = "logistic",
+    control: bool = False,
+    size: int | None = 224,
+    seed: int = 0,
+    precision: str = "fp32",
+    digest: str = "aa",
+    pretrained_on: str | None = "in1k",
+    processor: str = "a",
+    fitted_on: str = "train+val",
+    warnings: tuple[str, ...] = (),
+) -> RunRecord:
+    data = DataFacts(
+        name="insects",
+        classes=CLASSES,
+        num_train=100,
+        num_val=50,
+        num_test=N,
+        manifest_digest=digest,
+        image_digest="bb",
+    )
+    config = RunConfig(
+        data=DataConfig(source="insects"),
+        model=model,
+        method=MethodConfig(name=method),
+        seed=seed,
+        precision=precision,  # type: ignore[arg-type]
+    )
+    common = {"run_id": f"{model}-{method}", "started": "2025-05-03T12:00:00Z", "config": config, "data": data}
+    if predictions is None:
+        failure = Failure(kind="ModelError", message="weights are missing")
+        return RunRecord(status="failed", failure=failure, **common)  # type: ignore[arg-type]
+    return RunRecord(
+        status="done",
+        model=ModelFacts(
+            name=model,
+            architecture=model,
+            dim=64,
+            preprocess=None if control or size is None else Preprocess(size=(size, size)),
+            num_parameters=0 if control else 1000,
+            flops=None,
+            weights_digest="",
+            pretrained_on=None if control else pretrained_on,
+            is_control=control,
+        ),
+        method=MethodFacts(name=method, fitted_on=fitted_on),
+        metrics=score(predictions.probabilities, predictions.labels),
+        per_class=per_class_recall(predictions.probabilities, predictions.labels, CLASSES),
+        cost=Cost(seconds={"decode": 1.5, "forward": 3.0, "head": 0.5}, images_per_second=80.0, num_images=N),
+        environment={"processor": processor},
+        warnings=warnings,
+        **common,  # type: ignore[arg-type]
+    )
+
+
+def test_order_and_ranks() -> None:
+    told = [_predictions(60), None, _predictions(10), _predictions(12), _predictions(150)]
+    records = [
+        _record("weak", told[0]),
+        _record("broken", told[1]),
+        _record("strong", told[2]),
+        _record("close", told[3]),
+        _record("colour", told[4], control=True),
+    ]
+    better_control = make_rows(
+        [*records, _record("file-facts", _predictions(1), control=True)], [*told, _predictions(1)]
+    )
+    assert [row.model for row in better_control] == ["strong", "close", "weak", "file-facts", "colour", "broken"]
+    rows = make_rows(records, told)
+    assert [row.model for row in rows] == ["strong", "close", "weak", "colour", "broken"]
+    assert [(row.rank_low, row.rank_high) for row in rows] == [(1, 2), (1, 2), (3, 3), (4, 4), (None, None)]
+    assert [row.is_best for row in rows] == [True, False, False, False, False]
+    assert [row.tied_with_best for row in rows] == [True, True, False, False, False]
+    assert rows[0].accuracy == pytest.approx(0.95)
+    assert rows[1].needed_images is not None
+    assert rows[1].needed_images > N
+    assert rows[2].needed_images is None
+    assert (rows[-1].status, rows[-1].accuracy, rows[-1].error) == ("failed", None, "weights are missing")
+    assert rows[0].seconds == {
+        "read": 0.0,
+        "decode": 1.5,
+        "resize": 0.0,
+        "forward": 3.0,
+        "head": 0.5,
+        "total": 5.0,
+    }
+
+
+def test_needed_images_allow_for_the_number_of_tied_rows() -> None:
+    told = [_predictions(10), _predictions(12), _predictions(13)]
+    rows = make_rows([_record(name, one) for name, one in zip("abc", told, strict=True)], told)
+    assert [row.needed_images for row in rows] == [
+        None,
+        needed_images(2, 0, N, alpha=0.025),
+        needed_images(3, 0, N, alpha=0.025),
+    ]
+
+
+def test_order_of_records_does_not_matter() -> None:
+    told = [_predictions(20), _predictions(20, shift=50), _predictions(22), None]
+    records = [_record(name, one) for name, one in zip("bacd", told, strict=True)]
+    rows = make_rows(records, told)
+    assert make_rows(records[::-1], told[::-1]) == rows
+    assert rows[0].model == "a"  # equal accuracy and nll: by name
+
+
+def test_json_has_the_agreed_keys() -> None:
+    told = _predictions(3)
+    (row,) = make_rows([_record("m", told)], [told])
+    document = row.to_json()
+    agreed = (
+        "model method run_id accuracy low high n rank_low rank_high tied_with_best p_value control seconds "
+        "images_per_second parameters input_size warnings"
+    )
+    assert set(agreed.split()) <= set(document)
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert document["p_value"] == 1.0
+    assert isinstance(document["warnings"], list)
+
+
+def test_other_data_is_refused() -> None:
+    told = [_predictions(3), _predictions(4)]
+    records = [_record("a", told[0]), _record("b", told[1], digest="cc")]
+    with pytest.raises(ConfigError, match="2 different manifests can't be ranked together"):
+        make_rows(records, told)
+
+
+def test_predictions_are_matched_by_id() -> None:
+    """Another order of the same images changes nothing; other images or truths are refused."""
+    told = [_predictions(10), _predictions(30, shift=90)]
+    records = [_record("a", told[0]), _record("b", told[1])]
+    rows = make_rows(records, told)
+    order = np.random.default_rng(0).permutation(N)
+    moved = Predictions(tuple(IDS[index] for index in order), LABELS[order], told[1].probabilities[order], CLASSES)
+    assert make_rows(records, [told[0], moved]) == rows
+    renamed = Predictions(tuple(f"x{name}" for name in IDS), LABELS, told[1].probabilities, CLASSES)
+    with pytest.raises(DataError, match="other test images"):
+        make_rows(records, [told[0], renamed])
+    relabelled = Predictions(IDS, (LABELS + 1) % 3, told[1].probabilities, CLASSES)
+    with pytest.raises(DataError, match="true class"):
+        make_rows(records, [told[0], relabelled])
+
+
+def test_class_order_does_not_matter() -> None:
+    told = [_predictions(10), _predictions(30)]
+    records = [_record("a", told[0]), _record("b", told[1])]
+    flipped = Predictions(IDS, 2 - LABELS, told[1].probabilities[:, ::-1], CLASSES[::-1])
+    assert make_rows(records, [told[0], flipped]) == make_rows(records, told)
+
+
+def test_a_run_without_predictions_is_not_ranked() -> None:
+    told = _predictions(10)
+    rows = make_rows([_record("a", told), _record("b", _predictions(4))], [told, None])
+    assert [(row.model, row.rank_low, row.is_best) for row in rows] == [("b", None, False), ("a", 1, True)]
+
+
+def test_groups_widen_intervals_and_ties() -> None:
+    told = [_predictions(10), _predictions(20)]
+    records = [_record("a", told[0]), _record("b", told[1])]
+    groups = [index // 20 for index in range(N)]
+    alone, grouped = make_rows(records, told), make_rows(records, told, groups)
+    assert not alone[1].tied_with_best
+    assert grouped[1].tied_with_best
+    assert (grouped[0].low, grouped[0].high) == bootstrap_by_group(told[0].correct, groups)
+    assert (grouped[1].needed_images or 0) > N
+    assert make_rows(records, told, list(range(N))) == alone
+    assert make_rows(records, told, [None] * N) == alone
+
+
+def test_untrained_weights_are_marked() -> None:
+    told = [_predictions(10), _predictions(20), _predictions(150)]
+    records = [
+        _record("a", told[0]),
+        _record("tiny_cnn", told[1], pretrained_on=None),
+        _record("colour", told[2], control=True),
+    ]
+    rows = make_rows(records, told)
+    assert [row.is_untrained for row in rows] == [False, True, False]
+    assert "untrained weights" in rows[1].warnings
+    assert "untrained weights: tiny_cnn" in comparability_warnings(records)
+
+
+def test_what_makes_rows_incomparable_is_said() -> None:
+    told = [_predictions(10 + index) for index in range(4)]
+    records = [
+        _record("a", told[0], warnings=("a note of its own",)),
+        _record("b", told[1]),
+        _record("c", told[2], size=518, precision="bf16", seed=3, processor="b", fitted_on="train"),
+        _record("colour", told[3], control=True, seed=9),
+    ]
+    assert comparability_warnings(records[:2]) == []
+    said = " | ".join(comparability_warnings(records))
+    for words in (
+        "input sizes differ (224 to 518 px)",
+        "precision differs",
+        "seed differs",
+        "hardware",
+        "fitted on",
+    ):
+        assert words in said
+    assert "9" not in said.replace("24", "")  # controls are no rows to compare
+    rows = {row.model: row.warnings for row in make_rows(records, told)}
+    assert rows["a"] == ("a note of its own",)
+    assert rows["b"] == rows["colour"] == ()
+    assert "input 518 px, most rows 224" in rows["c"]
+    assert "precision: bf16, most rows fp32" in rows["c"]
+
+
+def test_weakest_class() -> None:
+    told = _predictions(30)  # ten of each class
+    (row,) = make_rows([_record("a", told)], [told])
+    assert row.weakest_class == "fly"  # the smallest by one image, so the lowest share
+    assert row.weakest_recall == pytest.approx(56 / 66)
+    assert row.weakest_n == 66
+
+
+def test_best_row_and_nothing() -> None:
+    correct = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 1]], dtype=bool)
+    assert best_row(correct, [False, False, True]) == 1
+    assert best_row(correct, [True, True, True]) == 2
+    assert make_rows([], []) == []
+    assert comparability_warnings([]) == []
+    assert [row.status for row in make_rows([_record("a", None)], [None])] == ["failed"]

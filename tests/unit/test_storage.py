@@ -1,0 +1,50 @@
+"""Files are whole or absent, at every point at which the system can fail."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from backbench import storage
+from backbench.errors import StorageError
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, point: str, number: int) -> None:
+    """Make one system call fail: the write, the sync or the move."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "the file")
+
+    if point == "open":
+        monkeypatch.setattr("builtins.open", fail)
+    elif point == "fsync":
+        monkeypatch.setattr(os, "fsync", fail)
+    else:
+        monkeypatch.setattr(Path, "replace", fail)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("point", ["open", "fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, number: int
+) -> None:
+    path = tmp_path / "kept"
+    storage.write_atomically(path, b"old")
+    with monkeypatch.context() as patch:
+        fail_at(patch, point, number)
+        with pytest.raises(StorageError, match=r"can't write .*free"):
+            storage.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "file"
+    storage.write_atomically(path, b"a long first content")
+    storage.write_atomically(path, b"short")
+    assert path.read_bytes() == b"short"
+    assert storage.digest_file(path) == hashlib.sha256(b"short").hexdigest()

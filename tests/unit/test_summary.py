@@ -1,0 +1,186 @@
+"""The sentences under the table, word for word, in each state a ranking can be in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from backbench.records import DataFacts
+from backbench.report.rows import Row
+from backbench.report.summary import control_warnings, summarise
+
+DATA = DataFacts(
+    name="photos",
+    classes=tuple(f"class {index}" for index in range(12)),
+    num_train=744,
+    num_val=186,
+    num_test=312,
+    manifest_digest="c",
+    image_digest="e",
+)
+
+
+def _row(model: str, accuracy: float, total: float = 10.0, method: str = "logistic", **changes: object) -> Row:
+    given: dict[str, object] = {
+        "model": model,
+        "method": method,
+        "run_id": model,
+        "accuracy": accuracy,
+        "low": accuracy - 0.034,
+        "high": accuracy + 0.023,
+        "n": 312,
+        "parameters": 1000,
+        "seconds": {"total": total},
+    }
+    return Row(**given | changes)  # type: ignore[arg-type]
+
+
+BEST = _row(
+    "convnext_tiny",
+    0.931,
+    50,
+    rank_low=1,
+    rank_high=2,
+    tied_with_best=True,
+    is_best=True,
+    weakest_class="emperor moth",
+    weakest_recall=0.714,
+    weakest_n=21,
+)
+TIED = _row("efficientnet_b0", 0.917, 12.2, tied_with_best=True, needed_images=2412)
+WORSE = _row("mobilenet", 0.80, 8)
+COLOUR = _row("colour", 0.31, control=True)
+MAJORITY = _row("majority", 0.17, control=True)
+FAILED = Row(model="vit", method="knn", run_id="x", status="failed", error="weights are missing: put them back")
+
+
+def test_a_full_ranking() -> None:
+    assert summarise([BEST, TIED, WORSE, COLOUR, MAJORITY, FAILED], DATA, num_openings=7) == [
+        "Use convnext_tiny with a logistic head: right on 93.1 % of 312 test images (95 % interval 89.7 to 95.4).",
+        "efficientnet_b0 + logistic can't be told apart from it; it is 4.1 times cheaper (12 s against 50 s).",
+        "About 2,400 test images would separate convnext_tiny + logistic from efficientnet_b0 + logistic, if the "
+        "difference is real.",
+        "No shortcut seen: colour and brightness statistics alone reach 31.0 % at most.",
+        "Weakest class: emperor moth (71 % of 21 test images).",
+        "The best of 3 rows was chosen and measured on the same test images (opened 7 times so far), so its "
+        "figure is a little too good.",
+        "1 run failed: vit + knn.",
+    ]
+
+
+def test_a_clear_winner() -> None:
+    said = summarise([replace(BEST, weakest_class=None), WORSE], DATA)
+    assert said == [
+        "Use convnext_tiny with a logistic head: right on 93.1 % of 312 test images (95 % interval 89.7 to 95.4).",
+        "The best of 2 rows was chosen and measured on the same test images, so its figure is a little too good.",
+    ]
+
+
+def test_several_tied() -> None:
+    rows = [BEST, TIED, replace(TIED, model="dinov2_s", method="knn", seconds={"total": 49.0}), WORSE]
+    assert summarise(rows, DATA)[1] == (
+        "efficientnet_b0 + logistic and dinov2_s + knn can't be told apart from it; efficientnet_b0 + logistic "
+        "is 4.1 times cheaper (12 s against 50 s)."
+    )
+
+
+def test_no_word_on_seconds_that_hardly_differ() -> None:
+    said = summarise([BEST, replace(TIED, seconds={"total": 47.0}), WORSE], DATA)[1]
+    assert said == "efficientnet_b0 + logistic can't be told apart from it."
+
+
+def test_everything_tied() -> None:
+    both = summarise([BEST, TIED], DATA)
+    assert both[0] == (
+        "Both rows are tied. Highest is convnext_tiny with a logistic head: right on 93.1 % of 312 test images "
+        "(95 % interval 89.7 to 95.4)."
+    )
+    assert both[1] == "Take the cheapest: efficientnet_b0 + logistic is 4.1 times cheaper (12 s against 50 s)."
+    three = summarise([BEST, TIED, replace(TIED, model="c")], DATA)
+    assert three[0].startswith("All 3 rows are tied. Highest is")
+    assert (
+        summarise([BEST, replace(TIED, seconds={"total": 300.0})], DATA)[1] == "It is also the cheapest: take it."
+    )
+    assert summarise([BEST, replace(TIED, seconds={"total": 48.0})], DATA)[1] == (
+        "None of them is much cheaper: take the one you prefer."
+    )
+
+
+def test_one_model() -> None:
+    said = summarise([replace(BEST, weakest_class=None), COLOUR], DATA, num_openings=1)
+    assert said == [
+        "convnext_tiny with a logistic head is right on 93.1 % of 312 test images (95 % interval 89.7 to 95.4). "
+        "It is the only row, so there is no ranking: add a second model.",
+        "No shortcut seen: colour and brightness statistics alone reach 31.0 % at most.",
+    ]
+
+
+def test_nothing_finished() -> None:
+    assert summarise([], DATA) == ["Nothing finished, so there is no ranking."]
+    assert summarise([FAILED], DATA) == [
+        "Nothing finished: the only run failed.",
+        "It was vit + knn: weights are missing: put them back",
+    ]
+    assert summarise([COLOUR, FAILED, FAILED], DATA) == [
+        "Nothing finished: all 2 runs failed.",
+        "The first was vit + knn: weights are missing: put them back",
+        "Only controls have figures: colour and brightness statistics alone reach 31.0 %.",
+    ]
+
+
+def test_a_control_comes_near() -> None:
+    rows = [BEST, WORSE, replace(COLOUR, accuracy=0.71), MAJORITY]
+    assert control_warnings(rows) == [
+        "Colour and brightness statistics alone reach 71 % where the best row reaches 93 %: the data may have a "
+        "shortcut: look at background, light and camera of each class."
+    ]
+    said = " ".join(summarise(rows, DATA))
+    assert "Check the warnings first: a control comes near the best row" in said
+    assert "No shortcut" not in said
+    assert control_warnings([BEST, WORSE, COLOUR, MAJORITY]) == []
+    assert control_warnings([]) == []
+
+
+def test_an_untrained_winner() -> None:
+    said = summarise([replace(BEST, pretrained=False), WORSE], DATA)[0]
+    assert said.endswith("; its weights are untrained, so a pretrained model should do better.")
+
+
+def test_few_images_and_singular() -> None:
+    tiny = replace(BEST, n=1, accuracy=1.0, low=0.2, high=1.0, weakest_n=1, weakest_recall=0.0)
+    said = summarise([tiny, replace(WORSE, n=1)], DATA, num_openings=1)
+    assert "right on 100.0 % of 1 test image (95" in said[0]
+    assert "Weakest class: emperor moth (0 % of 1 test image)." in said
+    assert "(opened 1 time so far)" in said[-2]
+    assert said[-1] == "1 test image of 12 classes decides little: add more."
+
+
+@pytest.mark.parametrize(
+    ("needed", "words"),
+    [
+        (313, "About 310 test images"),
+        (2_000_000, "Even a million test images would not"),
+        (987_654, "About 990,000"),
+    ],
+)
+def test_needed_images(needed: int, words: str) -> None:
+    assert any(
+        text.startswith(words) for text in summarise([BEST, replace(TIED, needed_images=needed), WORSE], DATA)
+    )
+
+
+def test_no_estimate_without_a_difference() -> None:
+    said = summarise([BEST, replace(TIED, needed_images=None), WORSE], DATA)
+    assert not any("would separate" in text for text in said)
+
+
+def test_perfect_classes_are_not_weak() -> None:
+    assert not any("Weakest" in text for text in summarise([replace(BEST, weakest_recall=1.0), WORSE], DATA))
+
+
+def test_hostile_names_are_written_out() -> None:
+    evil = "\x1b[31m\u202ename\n"
+    rows = [replace(BEST, model=evil, weakest_class=evil), replace(TIED, model=evil), replace(FAILED, error=evil)]
+    for text in [*summarise(rows, DATA), *summarise(rows[2:], DATA)]:
+        assert not set(text) & set("\x1b\u202e\n")
