@@ -306,12 +306,14 @@ def report_probe(arguments: argparse.Namespace) -> list[str]:
     rows, cache_rows = [], []
     epochs = arguments.peer_epochs
     for model in ("resnet18", "vit_tiny_patch16_224"):
-        for precision in ("fp32", "bf16"):
-            peers, ours = [], []
-            for _ in range(arguments.probe_rounds):
-                options = {"data": str(arguments.data), "model": model}
-                peers.append(run_job("seeds_way", options | {"epochs": epochs}))
+        options = {"data": str(arguments.data), "model": model}
+        peers: list[dict[str, Any]] = []
+        runs: dict[str, list[dict[str, Any]]] = {"fp32": [], "bf16": []}
+        for _ in range(arguments.probe_rounds):
+            peers.append(run_job("seeds_way", options | {"epochs": epochs}))
+            for precision, ours in runs.items():
                 ours.append(run_job("our_way", options | {"precision": precision}))
+        for precision, ours in runs.items():
             scale = EPOCHS / epochs
             ratio = median_ratio([p["cpu"] * scale for p in peers], [o["first"]["cpu"] for o in ours])
             wall = median_ratio([p["wall"] * scale for p in peers], [o["first"]["wall"] for o in ours])

@@ -33,7 +33,7 @@ def test_scale() -> float:
     return float(os.environ.get("BACKBENCH_TEST_SCALE", "1"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """A folder of three classes of 20 small generated images that a probe on pixels tells apart, mostly."""
     return make_photos(tmp_path / "photos")

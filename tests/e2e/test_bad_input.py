@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_photos
 from PIL import Image
 from test_rank import backbench
+
+from conftest import make_photos
 
 TYPOS = {
     "data name": (["rank", "digit"], "digits"),
@@ -149,7 +150,8 @@ def test_weights_of_another_shape(photos: Path, tmp_path: Path) -> None:
     save_file({"conv1.weight": np.zeros((3, 3, 3, 3), np.float32)}, tmp_path / "w.safetensors")
     card = tmp_path / "card.toml"
     card.write_text(
-        'name = "bad"\narchitecture = "timm/resnet18"\nweights = "w.safetensors"\n[preprocess]\nsize = 32\n'
+        'name = "bad"\narchitecture = "timm/resnet18"\nweights = "w.safetensors"\n'
+        "[preprocess]\nsize = 32\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n"
     )
     done = backbench("rank", photos, "--models", card, "--out", tmp_path / "runs")
     assert done.returncode == 1

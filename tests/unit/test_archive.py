@@ -254,6 +254,20 @@ def test_zip_bomb_that_lies_about_its_size(tmp_path: Path) -> None:
     check_refused(tmp_path, archive.replace(size, struct.pack("<L", 100)))
 
 
+def test_zip_with_a_place_before_its_start(tmp_path: Path) -> None:
+    archive = bytearray(make_zip("a"))
+    end = archive.index(b"PK\x05\x06")
+    archive[end + 16 : end + 20] = struct.pack("<L", 2**31)
+    check_refused(tmp_path, bytes(archive), "damaged")
+
+
+def test_zip_that_promises_more_than_it_holds(tmp_path: Path) -> None:
+    archive = make_zip("a", data=bytes(70_001))
+    size = struct.pack("<L", 70_001)
+    assert archive.count(size) == 2
+    check_refused(tmp_path, archive.replace(size, struct.pack("<L", 70_002)), "another size")
+
+
 def test_bomb_behind_the_last_member(tmp_path: Path) -> None:
     tar = make_tar(make_member("a")) + bytes(9_000_000)
     check_refused(tmp_path, gzip.compress(tar), "bomb")

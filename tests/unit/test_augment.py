@@ -113,7 +113,8 @@ def test_crop_resize_equals_torchvisions(interpolation, exact) -> None:
     ]
     boxes = np.array([[3, 5, 20, 26], [0, 1, 90, 60], [2, 1, 30, 35]])
     ours = geometry.crop_resize(images, boxes, (30, 35), interpolation, exact=exact)
-    assert ours.dtype == torch.float32
+    assert ours.dtype == torch.uint8
+    ours = ours.float()
     for image, box, pixels in zip(images, boxes.tolist(), ours, strict=True):
         cut = reference.crop(Image.fromarray(image), *box)  # Pillow 13 resizes downwards first where that is less
         for size in ([box[2], 35], [30, 35]):  # work: then other noise is rounded away
@@ -136,7 +137,7 @@ def test_the_accelerators_crop_is_the_processors(interpolation) -> None:
     )
     there = geometry.resample_boxes(torch.from_numpy(images), boxes, (40, 36), interpolation)
     here = geometry.crop_resize(list(images), boxes, (40, 36), interpolation)
-    assert (there - here).abs().max() <= 1
+    assert (there.float() - here.float()).abs().max() <= 1
     assert (there != here).float().mean() < 0.05
 
 
@@ -263,7 +264,7 @@ def apply_theirs(image: torch.Tensor, operation: int, sign: float, magnitude: in
 
 
 @pytest.mark.parametrize("operation", range(len(OPERATIONS)), ids=OPERATIONS)
-@pytest.mark.parametrize("magnitude", [0, 1, 9, 17, 30])
+@pytest.mark.parametrize("magnitude", [0, 1, 9, 21, 30])
 def test_each_operation_equals_torchvisions(operation: int, magnitude: int) -> None:
     images = make_images(height=33, width=40)
     signs = np.where(np.arange(len(images)) % 2, 1.0, -1.0)

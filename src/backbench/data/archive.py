@@ -7,6 +7,7 @@ permissions (setuid among them) are not.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import re
@@ -126,6 +127,10 @@ def _as_damage(out: _Output) -> Iterator[None]:
         yield
     except _BROKEN as error:
         out.refuse(f"it is damaged or cut short ({error or type(error).__name__})")
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place that can't be, in the archive or as a name; else the disk's
+            raise
+        out.refuse(f"it is damaged ({error})")
 
 
 def _unpack(packed: IO[bytes], out: _Output) -> None:

@@ -32,14 +32,17 @@ def measure_scale(parts: Sequence[np.ndarray]) -> Scale:
     Raises:
         DataError: no rows, or a value that is not finite.
 
-    Cost: one pass for the mean and one for the deviation, in float64 blocks.
+    Cost: one pass for the mean and one for the deviation; blocks in float32, their sums in float64.
     """
     count = sum(len(part) for part in parts)
     if count == 0:
         raise DataError("there are no training images to fit on")
     with np.errstate(invalid="ignore"):
-        mean = sum(block.sum(axis=0) for block in _float64_blocks(parts)) / count
-        squares = sum(((block - mean) ** 2).sum(axis=0) for block in _float64_blocks(parts))
+        mean = sum(block.sum(axis=0, dtype=np.float64) for block in _row_blocks(parts)) / count
+        squares = np.zeros_like(mean)
+        for block in _row_blocks(parts):
+            offsets = block - mean.astype(block.dtype)
+            squares += np.einsum("ij,ij->j", offsets, offsets)
     std = np.sqrt(squares / count)
     if not np.isfinite(std).all():
         bad = int((~np.isfinite(std)).sum())
@@ -48,10 +51,10 @@ def measure_scale(parts: Sequence[np.ndarray]) -> Scale:
     return Scale(mean, np.where(varies, 1.0 / np.where(varies, std, 1.0), 0.0))
 
 
-def _float64_blocks(parts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+def _row_blocks(parts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
     for part in parts:
         for first in range(0, len(part), BLOCK_ROWS):
-            yield part[first : first + BLOCK_ROWS].astype(np.float64)
+            yield part[first : first + BLOCK_ROWS]
 
 
 def to_tensor(array: np.ndarray, device: torch.device | str) -> Tensor:

@@ -24,6 +24,7 @@ def fetch_from_hub(repo: str, name: str) -> Path:
     Raises:
         ModelError: it is not here and can't be had; says what was looked for, where, why it failed, how to get it.
     """
+    prefer_no_telemetry()
     from huggingface_hub import (
         constants,
         get_hf_file_metadata,

@@ -84,11 +84,14 @@ def _augment_images(
     images: Sequence[np.ndarray], augment: Augment, preprocess: Preprocess, draw: Draw, *, device: str, exact: bool
 ) -> Tensor:
     """All but mixing: (b, 3, H, W), normalised."""
-    if _changes_pixels(augment):
-        pixels = _crop(images, augment, preprocess, draw, device=device, exact=exact)
-        batch = _normalise(_recolour(pixels, augment, draw), preprocess)
-    else:
+    if not _changes_pixels(augment):
         batch = prepare_batch(images, preprocess, device=device, exact=exact)
+    else:
+        levels = _crop(images, augment, preprocess, draw, device=device, exact=exact)
+        if _changes_colours(augment):
+            batch = _normalise(_recolour(levels, augment, draw), preprocess, white=1.0)
+        else:
+            batch = _normalise(levels, preprocess, white=255.0)
     if augment.erasing:
         uniforms = draw(mixing.NUM_ERASING_UNIFORMS, "erasing")
         batch = mixing.erase(batch, mixing.draw_erasing(uniforms, preprocess.size, augment.erasing))
@@ -99,45 +102,57 @@ def _changes_pixels(augment: Augment) -> bool:
     return augment.model_copy(update={"erasing": 0.0, "mixup": 0.0, "cutmix": 0.0}) != Augment()
 
 
+def _changes_colours(augment: Augment) -> bool:
+    return any((*_jitter_strengths(augment), augment.rand_augment is not None))
+
+
+def _jitter_strengths(augment: Augment) -> tuple[float, float, float, float]:
+    return augment.brightness, augment.contrast, augment.saturation, augment.hue
+
+
 def _crop(
     images: Sequence[np.ndarray], augment: Augment, preprocess: Preprocess, draw: Draw, *, device: str, exact: bool
 ) -> Tensor:
-    """Crop, resize and flip: (b, 3, H, W) float32 in 0..1, channels first in memory: the rest goes by channel."""
+    """Crop, resize and flip: (b, 3, H, W) uint8, channels last in memory."""
     if augment.crop == "random-resized":
         heights, widths = np.array([image.shape[:2] for image in images]).T
         uniforms = draw(geometry.NUM_CROP_UNIFORMS, "crop")
         boxes = geometry.draw_crop_boxes(uniforms, heights, widths, augment.scale, augment.ratio)
-        pixels = geometry.crop_resize(
+        levels = geometry.crop_resize(
             images, boxes, preprocess.size, preprocess.interpolation, device=device, exact=exact
-        ).mul_(1 / 255)
+        )
     else:
         plain = preprocess.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
-        pixels = prepare_batch(images, plain, device=device, exact=exact).contiguous()
+        levels = prepare_batch(images, plain, device=device, exact=exact).mul_(255).round_().to(torch.uint8)
     if augment.crop == "pad":
         offsets = geometry.draw_pad_offsets(draw(2, "pad"), augment.padding)
-        pixels = geometry.pad_crop(pixels, offsets, augment.padding)
+        levels = geometry.pad_crop(levels, offsets, augment.padding)
     if augment.flip:
-        pixels = geometry.flip(pixels, draw(1, "flip")[:, 0] < 0.5)
+        levels = geometry.flip(levels, draw(1, "flip")[:, 0] < 0.5)
     if augment.vertical_flip:
-        pixels = geometry.flip(pixels, draw(1, "vertical-flip")[:, 0] < 0.5, vertical=True)
-    return pixels
+        levels = geometry.flip(levels, draw(1, "vertical-flip")[:, 0] < 0.5, vertical=True)
+    return levels
 
 
-def _recolour(pixels: Tensor, augment: Augment, draw: Draw) -> Tensor:
-    strengths = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
+def _recolour(levels: Tensor, augment: Augment, draw: Draw) -> Tensor:
+    """(b, 3, H, W) uint8 -> float32 in 0..1, jitter and RandAugment applied."""
+    pixels = levels.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
+    strengths = _jitter_strengths(augment)
     if any(strengths):
-        drawn = colour.draw_jitter(
-            draw(colour.NUM_JITTER_UNIFORMS, "jitter"), strengths, augment.jitter_probability
-        )
-        pixels = colour.jitter(pixels, drawn)
+        uniforms = draw(colour.NUM_JITTER_UNIFORMS, "jitter")
+        pixels = colour.jitter(pixels, colour.draw_jitter(uniforms, strengths, augment.jitter_probability))
     if augment.rand_augment is not None:
         num_ops, magnitude = augment.rand_augment
         pixels = rand_augment(pixels, draw_operations(draw(2 * num_ops, "rand-augment")), magnitude)
     return pixels
 
 
-def _normalise(pixels: Tensor, preprocess: Preprocess) -> Tensor:
-    mean, std = (
-        torch.tensor(values, device=pixels.device)[:, None, None] for values in (preprocess.mean, preprocess.std)
-    )
-    return torch.addcmul(-mean / std, pixels, 1 / std)
+def _normalise(pixels: Tensor, preprocess: Preprocess, *, white: float) -> Tensor:
+    """(b, 3, H, W) in 0..white -> float32, (pixels / white - mean) / std, channels last in memory."""
+    b, _, height, width = pixels.shape
+    mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
+    # One row of pixels at a time: three channels alone are too few for the vector units.
+    factor = (1 / (white * std)).repeat(width).to(pixels.device)
+    offset = (-mean / std).repeat(width).to(pixels.device)
+    rows = pixels.permute(0, 2, 3, 1).reshape(b, height, width * 3).float()
+    return torch.addcmul(offset, rows, factor).view(b, height, width, 3).permute(0, 3, 1, 2)

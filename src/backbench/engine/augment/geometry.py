@@ -83,7 +83,7 @@ def crop_resize(
         exact: by Pillow itself; otherwise the same but for single grey levels.
 
     Returns:
-        (b, 3, height, width) float32, whole numbers in 0..255, on `device`.
+        (b, 3, height, width) uint8 on `device`, channels last in memory.
 
     Cost: about 0.5 ms of a core an image for 224 x 224. On an accelerator, images that are all of one size and
     no larger than the result are moved as they are and resized there, by two matrix products each.
@@ -95,12 +95,7 @@ def crop_resize(
     resized = np.empty((len(images), *size, 3), dtype=np.uint8)
     for image, (top, left, high, wide), target in zip(images, boxes, resized, strict=True):
         target[:] = _resize(image[top : top + high, left : left + wide], size, interpolation, exact=exact)
-    return (
-        torch.from_numpy(resized)
-        .to(device)
-        .permute(0, 3, 1, 2)
-        .to(torch.float32, memory_format=torch.contiguous_format)
-    )
+    return torch.from_numpy(resized).to(device).permute(0, 3, 1, 2)
 
 
 def _resize(pixels: np.ndarray, size: tuple[int, int], interpolation: Interpolation, *, exact: bool) -> np.ndarray:
@@ -129,9 +124,8 @@ def resample_boxes(
     lines = stack.permute(0, 3, 1, 2).float().reshape(b, 3 * h, w)
     lines = torch.bmm(lines, torch.from_numpy(across).to(stack.device).mT).add_(0.5).floor_().clamp_(0, 255)
     columns = lines.view(b, 3, h, size[1])
-    return (
-        torch.matmul(torch.from_numpy(down).to(stack.device)[:, None], columns).add_(0.5).floor_().clamp_(0, 255)
-    )
+    levels = torch.matmul(torch.from_numpy(down).to(stack.device)[:, None], columns).add_(0.5).floor_()
+    return levels.clamp_(0, 255).to(torch.uint8, memory_format=torch.channels_last)
 
 
 def draw_pad_offsets(uniforms: np.ndarray, padding: int) -> np.ndarray:
