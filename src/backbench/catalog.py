@@ -39,6 +39,8 @@ class ModelSpec:
     licence: str | None = None
     download_bytes: int = 0
     is_control: bool = False
+    file: str | None = None
+    """The card it was read from."""
     identity: str = ""
     """Content that tells two weights of one name apart: the digest of a local weights file, '' for a hub tag."""
 

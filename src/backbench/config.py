@@ -83,6 +83,7 @@ class RunConfig(Frozen):
 
     data: DataConfig
     model: str
+    model_file: str | None = Field(default=None, description="the card that `model` was read from")
     method: MethodConfig
     seed: int = Field(default=0, ge=0)
     precision: Precision = "fp32"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST_SHOWN = 120
+
 
 class BackbenchError(Exception):
     """Base of all errors meant for the user; `exit_status` is what the command line returns."""
@@ -112,11 +114,18 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str], where: str, hint
         hint: what to do to see them all, as in "backbench list models".
     """
     names = list(allowed)
-    close = nearest(given, names)
+    close = nearest(given[:LONGEST_SHOWN], names)
     if close:
         suggestion = "Did you mean " + " or ".join(f"'{name}'" for name in close) + "?"
     elif len(names) <= 12:
         suggestion = "Allowed: " + ", ".join(names) + "."
     else:
         suggestion = f"{len(names)} names are known."
-    return ConfigError(f"unknown {kind} '{given}' in {where}. {suggestion} See: {hint}")
+    return ConfigError(f"unknown {kind} {shown(given)} in {where}. {suggestion} See: {hint}")
+
+
+def shown(text: str) -> str:
+    """`text` in quotes, fit for one line of a terminal: nothing unprintable, nothing endless."""
+    if not text.isprintable():
+        text = text.encode("unicode_escape", "backslashreplace").decode("ascii")
+    return f"'{text}'" if len(text) <= LONGEST_SHOWN else f"'{text[:LONGEST_SHOWN]}...'"

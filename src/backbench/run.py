@@ -57,7 +57,7 @@ def run(
             model or a method into failure records instead; here they reach the caller.
     """
     data = load_data(config.data, progress)
-    model = find_model(config.model)
+    model = find_model(config.model_file or config.model)
     run_id = decide_run_id(config, data, model)
     finished = ledger.find_finished(out, run_id)
     if finished is not None:

@@ -206,6 +206,7 @@ def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], 
         config = RunConfig(
             data=request.data,
             model=model.name,
+            model_file=model.file,
             method=method,
             seed=request.seed,
             precision=request.precision,

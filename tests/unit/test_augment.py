@@ -381,6 +381,11 @@ def test_cut_boxes_follow_torchvisions_law(height: int, width: int) -> None:
         same_law(ours[:, column], theirs[:, column])
 
 
+def test_a_cut_box_takes_what_should_not_stay() -> None:
+    assert mixing.draw_cut(np.array([0.5, 0.5]), 0.75, 100, 60) == (25, 15, 75, 45)
+    assert mixing.draw_cut(np.array([0.0, 0.99]), 0.75, 100, 60) == (74, 0, 100, 15)
+
+
 def test_cutmix_equals_torchvisions() -> None:
     images, targets = make_images(), torch.eye(8)
     ours = mixing.cut_and_mix(images, targets, (2, 3, 10, 20))

@@ -30,7 +30,7 @@ class Hub:
 
     files: dict[str, bytes] = field(default_factory=dict)  # '/owner/repo/resolve/main/file' -> body
     cut: set[str] = field(default_factory=set)  # paths whose body ends half-way
-    hangs_up: bool = False  # takes the connection, and closes it without an answer
+    is_down: bool = False  # answers 503 to everything
     asked: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -48,8 +48,10 @@ def _make_handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self, *, with_body: bool) -> None:
             hub.asked.append(f"{self.command} {self.path}")
-            if hub.hangs_up:
-                self.close_connection = True
+            if hub.is_down:
+                self.send_response(503)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             body = hub.files.get(self.path)
             if body is None:
@@ -195,8 +197,8 @@ def test_a_dead_server(tmp_path: Path) -> None:
     assert "refused" in message.lower()
 
 
-def test_a_server_that_hangs_up_is_asked_once(hub: Hub, tmp_path: Path) -> None:
-    hub.hangs_up = True
+def test_a_server_that_is_down_is_asked_once(hub: Hub, tmp_path: Path) -> None:
+    hub.is_down = True
     _check_message(_run(FETCH, hub.url, tmp_path)["error"], tmp_path, hub.url)
     assert hub.asked == ["HEAD /timm/a_model/resolve/main/model.safetensors"]  # its client alone asks six times
 
@@ -242,6 +244,14 @@ def test_an_address_that_fails_leaves_nothing(hub: Hub, tmp_path: Path, fault: s
         fetch_from_address(f"{hub.url}/{name}", "a net", file)
     assert f"looked for: {file}" in str(caught.value)
     assert f"{hub.url}/{name}" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cut_file_without_a_hash_in_its_name_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.files["/model.pth"] = b"weights of a network" * 1000
+    hub.cut.add("/model.pth")
+    with pytest.raises(ModelError, match="10,000 bytes came of 20,000"):
+        fetch_from_address(f"{hub.url}/model.pth", "a net", tmp_path / "model.pth")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -112,7 +112,11 @@ def test_scores_are_accuracy_and_mean_log_loss() -> None:
 
 
 def test_the_most_accurate_wins_then_the_likelier_then_the_first() -> None:
-    assert choose_best([Score(0.8, 1.0), Score(0.9, 9.0), Score(0.9, 2.0), Score(0.9, 2.0)]) == 2
+    assert choose_best([Score(0.8, 1.0), Score(0.9, 9.0), Score(0.9, 2.0), Score(0.9, 2.0)], 1000) == 2
+    # 0.88 is within one standard error (0.05) of 0.9 on 40 images, but not (0.003) on 10,000
+    assert choose_best([Score(0.9, 2.0), Score(0.88, 1.0)], 40) == 1
+    assert choose_best([Score(0.9, 2.0), Score(0.88, 1.0)], 10_000) == 0
+    assert choose_best([Score(1.0, 2.0), Score(0.99, 1.0)], 100) == 1
 
 
 def test_an_edge_is_told_only_where_it_wins() -> None:

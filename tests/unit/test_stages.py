@@ -69,8 +69,8 @@ TORCHVISION = {
 
 
 def on_meta(library: str, name: str) -> nn.Module:
-    """A headless network without memory for its weights."""
-    with torch.device("meta"):
+    """A headless network, nearly always without memory for its weights."""
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):  # old timm finds its widths with torch
         if library == "timm":
             return timm.create_model(name, num_classes=0).eval()
         return torchvision_body.drop_head(models.get_model(name, weights=None)).eval()
@@ -193,6 +193,8 @@ def test_networks_of_no_known_shape() -> None:
     ]
     named = nn.ModuleDict({"first": nn.Linear(2, 3), "second": nn.Linear(3, 3), "last": nn.Linear(3, 2)})
     assert [stage.name for stage in check_partition(named)] == ["stem", "second", "last"]
+    lone = nn.ModuleDict({name: nn.Sequential(nn.Linear(2, 2)) for name in ("first", "second", "block1", "last")})
+    assert [stage.name for stage in check_partition(lone)] == ["stem", "second", "block1", "last"]
     tied = nn.ModuleDict({"first": nn.Linear(2, 2), "second": nn.Linear(2, 2)})
     tied["second"].weight = tied["first"].weight
     assert [stage.parameters for stage in check_partition(tied)] == [
@@ -253,6 +255,9 @@ def test_parts_of_a_convolutional_network() -> None:
     gated = parts_of(on_meta("timm", "regnety_002"))
     assert "s1.b1.se.fc1.weight" in gated["conv"]
     assert not gated["attention"]
+    named_attention = on_meta("timm", "seresnext26ts")
+    assert any(".attn." in name for name, _ in named_attention.named_parameters())
+    assert not parts_of(named_attention)["attention"]
 
 
 @pytest.mark.parametrize(
@@ -281,3 +286,17 @@ def test_norms_before_and_after_their_sublayers(name: str) -> None:
     in_blocks = [path for path in parts["norm"] if path.rpartition(".")[0].endswith(("norm1", "norm2"))]
     assert set(parts["attention-norm"]) == {path for path in in_blocks if ".norm1." in path}
     assert set(parts["mlp-norm"]) == {path for path in in_blocks if ".norm2." in path}
+
+
+def test_a_norm_without_a_sublayer_of_its_own() -> None:
+    """ResMLP mixes tokens by a bare linear layer: only the second of its two norms is a perceptron's."""
+    parts = parts_of(on_meta("timm", "resmlp_12_224"))
+    assert parts["mlp-norm"]
+    assert all(".norm2." in path for path in parts["mlp-norm"])
+
+
+def test_attention_is_told_by_its_class_too() -> None:
+    body = on_meta("timm", "edgenext_xx_small")
+    expected = [name for name, _ in body.named_parameters() if ".xca." in name]
+    assert expected
+    assert set(expected) == set(parts_of(body)["attention"])

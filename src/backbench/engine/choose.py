@@ -1,4 +1,4 @@
-"""How a value is chosen on validation: by accuracy, then likelihood; and how scores become probabilities."""
+"""How a value is chosen on validation, by accuracy as far as it can tell; and how scores become probabilities."""
 
 from __future__ import annotations
 
@@ -32,9 +32,17 @@ def score_logits(logits: np.ndarray, labels: np.ndarray) -> Score:
     return Score(float(np.mean(logits.argmax(axis=1) == labels)), nll)
 
 
-def choose_best(scores: Sequence[Score]) -> int:
-    """Index of the most accurate candidate; ties go to the lower NLL, then to the first."""
-    return min(range(len(scores)), key=lambda i: (-scores[i].accuracy, scores[i].nll, i))
+def choose_best(scores: Sequence[Score], num: int) -> int:
+    """Index of the likeliest of the candidates that are as accurate as the best, for all that `num` images tell.
+
+    Those within one standard error of the highest accuracy count as equal to it; of these the lowest NLL wins,
+    then the first. With few images accuracies are too coarse to choose by, with many they decide alone.
+    Source: the one-standard-error rule of Breiman et al. 1984, with likelihood in the place of simplicity.
+    """
+    best = max(score.accuracy for score in scores)
+    expected = (best * num + 2) / (num + 4)  # Agresti and Coull; never 1, which would leave no error
+    least = best - (expected * (1 - expected) / num) ** 0.5
+    return min((i for i in range(len(scores)) if scores[i].accuracy >= least), key=lambda i: (scores[i].nll, i))
 
 
 def is_beyond_edge(scores: Sequence[Score], chosen: int) -> bool:

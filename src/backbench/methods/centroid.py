@@ -58,7 +58,7 @@ def adapt(task: Task, options: CentroidOptions) -> Fitted:
         head = fits[name]([task.train.values], task.train.labels, task.num_classes, scales[-1])
         logits.append(head.logits(task.val.values))
     scores = [score_logits(each, task.val.labels) for each in logits]
-    best = choose_best(scores)
+    best = choose_best(scores, len(task.val))
     labels = np.concatenate([task.train.labels, task.val.labels])
     final = fits[names[best]]([task.train.values, task.val.values], labels, task.num_classes, scales[best])
     choices = {

@@ -55,7 +55,7 @@ def adapt(task: Task, options: KnnOptions) -> Fitted:
         head = _store([task.train.values], task.train.labels, task, kind, max(ks), options.temperature)
         logits += head.logits_for(task.val.values, ks)
     scores = [score_logits(each, task.val.labels) for each in logits]
-    best = choose_best(scores)
+    best = choose_best(scores, len(task.val))
     kind, k = candidates[best]
     labels = np.concatenate([task.train.labels, task.val.labels])
     final = _store([task.train.values, task.val.values], labels, task, kind, k, options.temperature)

@@ -67,7 +67,7 @@ def adapt(task: Task, options: RidgeOptions) -> Fitted:
     logits = [head.logits(task.val.values) for head in heads]
     scales = [fit_scale(each, task.val.labels) for each in logits]
     scores = [score_logits(scale * each, task.val.labels) for each, scale in zip(logits, scales, strict=True)]
-    best = choose_best(scores)
+    best = choose_best(scores, len(task.val))
     labels = np.concatenate([task.train.labels, task.val.labels])
     (final,) = _solve([task.train.values, task.val.values], labels, task, [penalties[best]])
     choices = {

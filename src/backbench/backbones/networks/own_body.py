@@ -53,11 +53,12 @@ def load_own_body(name: str, options: Mapping[str, Any], weights: Path) -> nn.Mo
     config = _vit_config(name, options)
     if config is not None:
         return _load_vit(config, options, weights)
+    build = _find(name)
     if weights.suffix == GOOGLE_SUFFIX:
         raise ModelError(f"{weights} is for {PREFIX}vit_* networks; {PREFIX}{name} needs a .safetensors file.")
     _refuse(name, options, ("num_classes",))
     with torch.device("meta"):
-        network = _find(name)()
+        network = build()
     network.to_empty(device="cpu")
     put_state(network, read_state(weights), where=str(weights), unused=vit_weights.HEAD_NAMES)
     return network.eval()

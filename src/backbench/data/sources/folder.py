@@ -7,6 +7,7 @@ from pathlib import Path
 from backbench.config import DataConfig
 from backbench.data.listing import Listing
 from backbench.data.scanner import scan_folder
+from backbench.data.wording import count, list_some, quote
 from backbench.errors import ConfigError
 from backbench.progress import Progress
 
@@ -45,4 +46,13 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
         files=tree.files,
         ignored=tree.ignored,
         class_names=tree.class_names,
+        facts={"warnings": _warn_of_nested(tree.nested)} if tree.nested else {},
+    )
+
+
+def _warn_of_nested(nested: tuple[str, ...]) -> tuple[str, ...]:
+    """Sub-folders that may have been meant as classes of their own."""
+    return (
+        f"{count(len(nested), 'folder')} below a class folder ({list_some((quote(name) for name in nested), 3)}): "
+        "the images in there count for the class above",
     )

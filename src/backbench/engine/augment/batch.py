@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,13 +11,13 @@ from torch import Tensor
 
 from backbench.config import Augment, Preprocess
 from backbench.engine.augment import colour, geometry, mixing
-from backbench.engine.augment.rand_augment import draw_operations, rand_augment
+from backbench.engine.augment.draw import Drawn, draw_parameters
+from backbench.engine.augment.rand_augment import rand_augment
 from backbench.engine.order import draw_uniforms
 from backbench.engine.resize import prepare_batch
 
-CACHE_BYTES = 2 << 20
-Draw = Callable[[int, str], np.ndarray]
-"""(how many numbers for each image, what for) -> (b, that many) uniform numbers."""
+CACHE_BYTES = 1 << 20
+"""Of pixels as float32: a core's second-level cache."""
 
 
 def augment_batch(
@@ -61,10 +60,13 @@ def augment_batch(
             f"{len(images)} images, {len(indices)} indices, targets {tuple(targets.shape)}, {num_classes} classes"
         )
     targets = targets.to(device=device, dtype=torch.float32)
+    shapes = np.array([image.shape[:2] for image in images])
+    drawn = draw_parameters(augment, shapes, preprocess.size, seed=seed, epoch=epoch, indices=indices)
     batch = torch.empty((len(images), 3, *preprocess.size), device=device, memory_format=torch.channels_last)
     for rows in _blocks(len(images), preprocess, device):
-        draw = partial(_draw, seed=seed, epoch=epoch, indices=np.asarray(indices)[rows])
-        batch[rows] = _augment_images(images[rows], augment, preprocess, draw, device=device, exact=exact)
+        batch[rows] = _augment_images(
+            images[rows], augment, drawn.part(rows), preprocess, device=device, exact=exact
+        )
     chance = draw_uniforms(seed, epoch, np.array([step]), mixing.NUM_MIXING_UNIFORMS, "augment/mixing")[0]
     return mixing.mix_batch(batch, targets, chance, mixup=augment.mixup, cutmix=augment.cutmix)
 
@@ -76,74 +78,60 @@ def _blocks(num: int, preprocess: Preprocess, device: str) -> Iterator[slice]:
     return (slice(first, first + block) for first in range(0, num, block))
 
 
-def _draw(num: int, use: str, *, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
-    return draw_uniforms(seed, epoch, indices, num, f"augment/{use}")
-
-
 def _augment_images(
-    images: Sequence[np.ndarray], augment: Augment, preprocess: Preprocess, draw: Draw, *, device: str, exact: bool
+    images: Sequence[np.ndarray],
+    augment: Augment,
+    drawn: Drawn,
+    preprocess: Preprocess,
+    *,
+    device: str,
+    exact: bool,
 ) -> Tensor:
-    """All but mixing: (b, 3, H, W), normalised."""
-    if not _changes_pixels(augment):
+    """All but mixing: (b, 3, H, W), normalised, channels last in memory."""
+    if drawn.is_empty:
         batch = prepare_batch(images, preprocess, device=device, exact=exact)
     else:
-        levels = _crop(images, augment, preprocess, draw, device=device, exact=exact)
-        if _changes_colours(augment):
-            batch = _normalise(_recolour(levels, augment, draw), preprocess, white=1.0)
-        else:
+        levels = _crop(images, augment, drawn, preprocess, device=device, exact=exact)
+        if drawn.jitter is None and drawn.operations is None:
             batch = _normalise(levels, preprocess, white=255.0)
-    if augment.erasing:
-        uniforms = draw(mixing.NUM_ERASING_UNIFORMS, "erasing")
-        batch = mixing.erase(batch, mixing.draw_erasing(uniforms, preprocess.size, augment.erasing))
-    return batch
-
-
-def _changes_pixels(augment: Augment) -> bool:
-    return augment.model_copy(update={"erasing": 0.0, "mixup": 0.0, "cutmix": 0.0}) != Augment()
-
-
-def _changes_colours(augment: Augment) -> bool:
-    return any((*_jitter_strengths(augment), augment.rand_augment is not None))
-
-
-def _jitter_strengths(augment: Augment) -> tuple[float, float, float, float]:
-    return augment.brightness, augment.contrast, augment.saturation, augment.hue
+        else:
+            batch = _normalise(_recolour(levels, augment, drawn), preprocess, white=1.0)
+    return batch if drawn.erased is None else mixing.erase(batch, drawn.erased)
 
 
 def _crop(
-    images: Sequence[np.ndarray], augment: Augment, preprocess: Preprocess, draw: Draw, *, device: str, exact: bool
+    images: Sequence[np.ndarray],
+    augment: Augment,
+    drawn: Drawn,
+    preprocess: Preprocess,
+    *,
+    device: str,
+    exact: bool,
 ) -> Tensor:
     """Crop, resize and flip: (b, 3, H, W) uint8, channels last in memory."""
-    if augment.crop == "random-resized":
-        heights, widths = np.array([image.shape[:2] for image in images]).T
-        uniforms = draw(geometry.NUM_CROP_UNIFORMS, "crop")
-        boxes = geometry.draw_crop_boxes(uniforms, heights, widths, augment.scale, augment.ratio)
+    if drawn.boxes is not None:
         levels = geometry.crop_resize(
-            images, boxes, preprocess.size, preprocess.interpolation, device=device, exact=exact
+            images, drawn.boxes, preprocess.size, preprocess.interpolation, device=device, exact=exact
         )
     else:
         plain = preprocess.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
         levels = prepare_batch(images, plain, device=device, exact=exact).mul_(255).round_().to(torch.uint8)
-    if augment.crop == "pad":
-        offsets = geometry.draw_pad_offsets(draw(2, "pad"), augment.padding)
-        levels = geometry.pad_crop(levels, offsets, augment.padding)
-    if augment.flip:
-        levels = geometry.flip(levels, draw(1, "flip")[:, 0] < 0.5)
-    if augment.vertical_flip:
-        levels = geometry.flip(levels, draw(1, "vertical-flip")[:, 0] < 0.5, vertical=True)
+    if drawn.offsets is not None:
+        levels = geometry.pad_crop(levels, drawn.offsets, augment.padding)
+    if drawn.is_flipped is not None:
+        levels = geometry.flip(levels, drawn.is_flipped)
+    if drawn.is_turned is not None:
+        levels = geometry.flip(levels, drawn.is_turned, vertical=True)
     return levels
 
 
-def _recolour(levels: Tensor, augment: Augment, draw: Draw) -> Tensor:
+def _recolour(levels: Tensor, augment: Augment, drawn: Drawn) -> Tensor:
     """(b, 3, H, W) uint8 -> float32 in 0..1, jitter and RandAugment applied."""
     pixels = levels.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
-    strengths = _jitter_strengths(augment)
-    if any(strengths):
-        uniforms = draw(colour.NUM_JITTER_UNIFORMS, "jitter")
-        pixels = colour.jitter(pixels, colour.draw_jitter(uniforms, strengths, augment.jitter_probability))
-    if augment.rand_augment is not None:
-        num_ops, magnitude = augment.rand_augment
-        pixels = rand_augment(pixels, draw_operations(draw(2 * num_ops, "rand-augment")), magnitude)
+    if drawn.jitter is not None:
+        pixels = colour.jitter(pixels, drawn.jitter)
+    if drawn.operations is not None and augment.rand_augment is not None:
+        pixels = rand_augment(pixels, drawn.operations, augment.rand_augment[1])
     return pixels
 
 

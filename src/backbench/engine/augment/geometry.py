@@ -107,8 +107,8 @@ def _resize(pixels: np.ndarray, size: tuple[int, int], interpolation: Interpolat
             (size[1], len(pixels)), method
         )  # across first in every version of Pillow
         return np.asarray(narrowed.resize(size[::-1], method))
-    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # channels last: torch's fast kernels
-    return F.interpolate(image, size=size, mode=interpolation, antialias=True)[0].permute(1, 2, 0).numpy()
+    image = torch.from_numpy(pixels[None].copy()).permute(0, 3, 1, 2)  # channels last: torch's fast kernels
+    return F.interpolate(image, size=size, mode=interpolation, antialias=True).permute(0, 2, 3, 1)[0].numpy()
 
 
 def resample_boxes(

@@ -80,8 +80,8 @@ def _blend(some: Tensor, rows: np.ndarray, *, adjust: Change, factors: np.ndarra
 def _move(images: Tensor, choices: np.ndarray, signs: np.ndarray, magnitude: int) -> Tensor:
     """The five operations that move pixels, at once: each is an affine map."""
     height, width = images.shape[2:]
-    names = np.array(OPERATIONS)[choices]
-    is_moved = np.isin(names, _MOVES)
+    names = [OPERATIONS[choice] for choice in choices]
+    is_moved = np.array([name in _MOVES for name in names])
 
     def change(some: Tensor, rows: np.ndarray) -> Tensor:
         maps = [move_matrix(names[row], signs[row], magnitude, height, width) for row in rows]
