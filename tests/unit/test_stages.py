@@ -300,3 +300,10 @@ def test_attention_is_told_by_its_class_too() -> None:
     expected = [name for name, _ in body.named_parameters() if ".xca." in name]
     assert expected
     assert set(expected) == set(parts_of(body)["attention"])
+
+
+def test_a_table_is_no_bias() -> None:
+    layer = nn.Linear(2, 2)
+    layer.register_parameter("position_bias", nn.Parameter(torch.zeros(3, 3)))
+    layer.register_parameter("q_bias", nn.Parameter(torch.zeros(3)))
+    assert parts_of(nn.Sequential(layer))["bias"] == ("0.bias", "0.q_bias")

@@ -103,12 +103,12 @@ def fit(
     frozen = network.state_dict().keys() - own_tensors(loop).keys()
     loop.frozen_digest = digest_weights(network, only=frozen)
     stored = workspace.load_latest(phase.name)
-    if stored is None:
-        _validate_start(loop)
-        save_loop(loop)
-    else:
+    if stored is not None:
         restore_loop(loop, stored)
         progress.say(f"{phase.name}: going on at epoch {loop.state.epoch + 1}, step {loop.state.batch}")
+    if not loop.best:
+        _validate_start(loop)
+        save_loop(loop)
     total = loop.steps_per_epoch * phase.recipe.epochs
     with progress.bar(phase.name, total, "steps") as bar:
         bar.advance(loop.step)

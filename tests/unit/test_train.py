@@ -1,0 +1,330 @@
+"""The training loop: exact resume at every step, nothing frozen moves, what diverges is not applied."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from backbench.config import Recipe
+from backbench.engine import loop as loop_module
+from backbench.engine import train
+from backbench.engine.batches import FeatureBatches
+from backbench.engine.checkpoint import Workspace
+from backbench.engine.loop import LoopState
+from backbench.engine.optimise import Phase, rate_factor, set_training_mode
+from backbench.engine.task import Features
+from backbench.errors import ConfigError, Interrupted, ModelError, StorageError, TrainingDiverged
+
+NAMES = ("a", "b", "c")
+
+
+def make_network() -> nn.Module:
+    torch.manual_seed(3)
+    body = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU())
+    tail = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
+    return nn.Sequential(body, tail)
+
+
+def make_batches(num: int = 46) -> FeatureBatches:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, num)
+    values = (rng.normal(size=(num, 6)) + np.eye(3, 6)[labels] * 1.5).astype(np.float32)
+    cut = num - 16
+    parts = [
+        Features(values[s], labels[s], tuple(str(i) for i in range(num))[s])
+        for s in (slice(cut), slice(cut, None))
+    ]
+    return FeatureBatches(parts[0], parts[1], num_classes=3, smoothing=0.1, device="cpu")
+
+
+RECIPES = {
+    "adamw": Recipe(epochs=3, batch_size=8, learning_rate=0.01, ema_decay=0.9, warmup_epochs=1),
+    "accumulated": Recipe(epochs=3, batch_size=8, micro_batch_size=4, learning_rate=0.01, optimizer="sgd"),
+    "plateau": Recipe(
+        epochs=3, batch_size=8, learning_rate=0.05, schedule="plateau", plateau_patience=1, patience=0
+    ),
+}
+TAIL = frozenset({"1.0.weight", "1.0.bias", "1.1.weight", "1.1.bias", "1.4.weight", "1.4.bias"})
+
+
+def fit(
+    folder: Path, recipe: Recipe, *, stop_at: int = 0, network: nn.Module | None = None
+) -> tuple[nn.Module, train.FitResult]:
+    network = network or make_network()
+    result = train.fit(
+        network,
+        make_batches(),
+        Phase("tail", TAIL, recipe, {"1.0.weight": 0.5}),
+        class_names=NAMES,
+        workspace=Workspace(folder),
+        seed=5,
+        stop_signal=stop_after(stop_at),
+    )
+    return network, result
+
+
+def stop_after(calls: int) -> Callable[[], int]:
+    """A stop signal that comes at the given question, counted over training and validation; 0: never."""
+    asked = 0
+
+    def signal() -> int:
+        nonlocal asked
+        asked += 1
+        return 15 if asked == calls else 0
+
+    return signal
+
+
+def fingerprint(folder: Path, network: nn.Module, result: train.FitResult) -> str:
+    """All weights, the last checkpoint (optimiser, average, best) and the training log."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    last = max(folder.glob("tail-*.ckpt"))
+    digest.update(last.name.encode() + last.read_bytes())
+    digest.update(repr(result.history).encode())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_cut_anywhere_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
+    recipe = RECIPES[name]
+    whole = fingerprint(tmp_path / "whole", *fit(tmp_path / "whole", recipe))
+    steps = 3 * 4
+    for cut in range(1, steps + 4):  # every question: before each step, and in each validation
+        folder = tmp_path / f"cut {cut}"
+        with pytest.raises(Interrupted) as stopped:
+            fit(folder, recipe, stop_at=cut)
+        assert stopped.value.exit_status == 143
+        assert fingerprint(folder, *fit(folder, recipe)) == whole, f"cut at question {cut}"
+
+
+def test_a_run_cut_twice_or_killed_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPES["adamw"]
+    whole = fingerprint(tmp_path / "whole", *fit(tmp_path / "whole", recipe))
+    rng = np.random.default_rng(1)
+    monkeypatch.setattr(train, "SAVE_SECONDS", 0.0)  # a checkpoint after every step: a kill loses at most one
+    for number in range(8):
+        folder = tmp_path / f"double {number}"
+        for cut in rng.integers(1, 8, 2):
+            with pytest.raises(Interrupted):
+                fit(folder, recipe, stop_at=int(cut))
+        newest = max(folder.glob("tail-*.ckpt"))
+        newest.unlink()  # as if it had never been written
+        assert fingerprint(folder, *fit(folder, recipe)) == whole
+
+
+@pytest.mark.parametrize("lost", ["optimizer", "average", "epoch", "batch", "weights"])
+def test_the_comparison_fails_when_a_part_of_the_state_is_lost(
+    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPES["adamw"]
+    whole = fingerprint(tmp_path / "whole", *fit(tmp_path / "whole", recipe))
+    if lost in ("optimizer", "average", "weights"):
+        name = {"optimizer": "restore_optimizer", "weights": "put_tensors"}.get(lost)
+        if name is not None:
+            monkeypatch.setattr(loop_module, name, lambda *_: None)
+        else:
+            monkeypatch.setattr(train, "_update_average", lambda loop: None)
+    else:
+        restore = LoopState.from_json
+        monkeypatch.setattr(LoopState, "from_json", staticmethod(lambda stored: restore({**stored, lost: 0})))
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "cut", recipe, stop_at=8)
+    assert fingerprint(tmp_path / "cut", *fit(tmp_path / "cut", recipe)) != whole
+
+
+def test_what_is_frozen_does_not_move_and_stays_in_eval_mode(tmp_path: Path) -> None:
+    before = make_network().state_dict()
+    network, _ = fit(tmp_path, RECIPES["adamw"])
+    after = network.state_dict()
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert moved
+    assert not {name for name in moved if name.startswith("0.")}
+    set_training_mode(network)
+    assert not network[0][1].training  # frozen batch norm
+    assert network[1][1].training
+    assert network[1][3].training  # dropout does as the block it is in
+
+
+def test_a_frozen_weight_that_moves_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "set_training_mode", lambda network: network.train())  # frozen batch norm drifts
+    with pytest.raises(ModelError, match="frozen"):
+        fit(tmp_path, RECIPES["adamw"])
+
+
+def test_the_best_epoch_is_the_one_the_network_ends_with(tmp_path: Path) -> None:
+    network, result = fit(tmp_path, RECIPES["plateau"])
+    batches = make_batches()
+    with torch.no_grad():
+        logits = network(torch.from_numpy(batches.val.values))
+    accuracy = float((logits.argmax(1).numpy() == batches.val.labels).mean())
+    assert accuracy == pytest.approx(result.best_accuracy)
+    assert result.best_accuracy == max(
+        [result.best_accuracy] + [figures.val_accuracy for figures in result.history]
+    )
+
+
+@pytest.mark.parametrize("where", ["input", "weight", "gradient", "buffer"])
+@pytest.mark.parametrize("at", [1, 6, 12])
+def test_what_is_not_finite_ends_the_run_and_keeps_the_last_good_state(
+    where: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = make_network()
+    step = train._take_step
+    taken = 0
+
+    def poisoned(loop: train.Loop, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        nonlocal taken
+        taken += 1
+        if taken == at:
+            if where == "input":
+                inputs = inputs * float("nan")
+            elif where == "weight":
+                loop.parameters["1.4.weight"].data[0, 0] = float("inf")
+            elif where == "buffer":
+                network[1][1].running_mean[0] = float("nan")
+            else:
+                loop.parameters["1.4.bias"].register_hook(lambda gradient: gradient * float("inf"))
+        step(loop, inputs, targets)
+
+    monkeypatch.setattr(train, "_take_step", poisoned)
+    with pytest.raises(TrainingDiverged, match="step"):
+        fit(tmp_path, RECIPES["plateau"], network=network)
+    stored = Workspace(tmp_path).load_latest("tail")
+    assert stored is not None
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in stored.tensors.values())
+
+
+@pytest.mark.parametrize("at", [1, 3, 7])
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_effective_one(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPES["adamw"]
+    _, plain = fit(tmp_path / "plain", recipe.model_copy(update={"micro_batch_size": 4}))
+    network = make_network()
+    asked = 0
+
+    def run_out(*_: object) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == at:
+            raise torch.OutOfMemoryError("CUDA out of memory, injected")
+
+    network[1].register_forward_pre_hook(lambda *_: run_out() if network.training else None)
+    _, shrunk = fit(tmp_path / "shrunk", recipe, network=network)
+    assert shrunk.micro_batch_size == 4
+    assert len(shrunk.history) == 3
+    if at <= 4:  # in the first epoch: begun anew with the smaller one, so as if it had been asked for
+        assert shrunk.history == plain.history
+
+
+def test_other_errors_about_memory_are_not_swallowed(tmp_path: Path) -> None:
+    network = make_network()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("not enough memory of the past")
+
+    network[1].register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="of the past"):
+        fit(tmp_path, RECIPES["adamw"], network=network)
+
+
+def test_one_image_that_does_not_fit_is_a_clear_error(tmp_path: Path) -> None:
+    network = make_network()
+
+    def fail(*_: object) -> None:
+        if network.training:
+            raise torch.OutOfMemoryError("CUDA out of memory, injected")
+
+    network[1].register_forward_pre_hook(fail)
+    with pytest.raises(ModelError, match="single image"):
+        fit(tmp_path, RECIPES["adamw"], network=network)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    recipe = RECIPES["adamw"]
+    whole = fingerprint(tmp_path / "whole", *fit(tmp_path / "whole", recipe))
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "cut", recipe, stop_at=8)
+    newest = max((tmp_path / "cut").glob("tail-*.ckpt"))
+    for damage in (lambda data: data[:-1], lambda data: b"\0" + data[1:], lambda data: b""):
+        content = newest.read_bytes()
+        newest.write_bytes(damage(content))
+        folder = tmp_path / f"again {len(damage(content))} {content[:1].hex()}"
+        folder.mkdir()
+        for path in (tmp_path / "cut").iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        assert fingerprint(folder, *fit(folder, recipe)) == whole
+        newest.write_bytes(content)
+    for path in (tmp_path / "cut").glob("*.ckpt"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StorageError, match="no checkpoint"):
+        fit(tmp_path / "cut", recipe)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    fit(tmp_path, RECIPES["adamw"])
+    other = copy.deepcopy(make_network())
+    with torch.no_grad():
+        other[0][0].weight.add_(1.0)
+    with pytest.raises(StorageError, match="another run"):
+        fit(tmp_path, RECIPES["adamw"], network=other)
+
+
+def test_a_budget_ends_training_with_what_is_best_so_far(tmp_path: Path) -> None:
+    result = train.fit(
+        make_network(),
+        make_batches(),
+        Phase("tail", TAIL, RECIPES["adamw"]),
+        class_names=NAMES,
+        workspace=Workspace(tmp_path),
+        deadline=0.0,
+    )
+    assert result.ended == "budget"
+    assert len(result.history) == 1
+
+
+def test_early_stopping_ends_after_patience(tmp_path: Path) -> None:
+    recipe = Recipe(epochs=50, batch_size=32, learning_rate=1e-9, patience=2, warmup_epochs=0, dropout=0)
+    _, result = fit(tmp_path, recipe)
+    assert result.ended == "patience"
+
+
+def test_the_rate_warms_up_and_falls_to_zero() -> None:
+    recipe = Recipe(epochs=4, warmup_epochs=1)
+    rates = [rate_factor(step, 10, recipe) for step in range(40)]
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.01
+
+
+def test_class_weights_balance_and_name_classes() -> None:
+    labels = np.array([0] * 6 + [1] * 3)
+    weights = train.weigh_classes(Recipe(class_weights="auto"), labels, ("a", "b"), "cpu")
+    assert weights is not None
+    np.testing.assert_allclose(weights.numpy(), [0.75, 1.5])
+    with pytest.raises(ConfigError, match="'x'"):
+        train.weigh_classes(Recipe(class_weights={"x": 2.0}), labels, ("a", "b"), "cpu")
+
+
+def test_nothing_to_train_and_unknown_parameters_are_errors(tmp_path: Path) -> None:
+    for trainable, message in ((frozenset[str](), "nothing to train"), (frozenset({"no.such"}), "no.such")):
+        with pytest.raises(ConfigError, match=message):
+            train.fit(
+                make_network(),
+                make_batches(),
+                Phase("p", trainable, Recipe()),
+                class_names=NAMES,
+                workspace=Workspace(tmp_path),
+            )
