@@ -4,8 +4,8 @@ Run: python benchmarks/augment.py [--out FILE] [--rounds N]
 
 The same policies three ways: backbench's `augment_batch`; torchvision v2 image by image, as a data set's transform
 does (uint8 tensors, then stacked); torchvision v2 on a whole batch of images of one size, which draws one set of
-parameters for all of them: faster, but not the same augmentation. The ways take turns within a round, times are CPU
-seconds of this process, figures are medians over the rounds.
+parameters for all of them: faster, but not the same augmentation. The ways take turns within a round, times are
+CPU seconds of this process, figures are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def render(rows: list[tuple[str, str, dict[str, float]]], rounds: int) -> str:
     lines = [
         "# Augmentation: images for each CPU second of one core",
         "",
-        f"torch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()}; medians of {rounds}",
-        "rounds, the ways in turn. From decoded uint8 images in memory to a normalised float batch.",
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()}.",
+        f"Medians of {rounds} rounds, the ways in turn. From decoded uint8 images in memory to a normalised float batch.",
         "`v2 per batch` draws one crop, one flip and one colour for all images of a batch: it is shown for its",
         "speed, it is not the same augmentation.",
         "",

@@ -131,6 +131,16 @@ def test_an_image_does_not_know_its_batch(augment: Augment, same_size: bool) -> 
         torch.testing.assert_close(part, whole[rows], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("augment", SINGLE.values(), ids=SINGLE)
+def test_the_cache_of_the_machine_changes_nothing(augment: Augment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are worked on in blocks as large as a core's cache: each must get its own rows of what was drawn."""
+    images = make_images()
+    expected, _ = augmented(images, augment)
+    for cache_bytes in (1, 5 * 24 * 28 * 12, 11 * 24 * 28 * 12):
+        monkeypatch.setattr("backbench.engine.augment.batch.CACHE_BYTES", cache_bytes)
+        torch.testing.assert_close(augmented(images, augment)[0], expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_change_nothing(threads: int) -> None:
     images = make_images()

@@ -45,6 +45,11 @@ def test_the_small_network_has_the_numbers_of_the_seed_study() -> None:
     assert norm_eps == {1e-3}
 
 
+def test_halving_rounds_up_as_in_the_seed_study() -> None:
+    network = SmallCNN().eval()
+    assert network.stage1(torch.zeros(1, 3, 33, 31)).shape == (1, 16, 17, 16)
+
+
 def test_dropout_of_the_small_network_acts_in_training_only() -> None:
     network = SmallCNN().eval()
     batch = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -288,6 +288,18 @@ def test_norms_before_and_after_their_sublayers(name: str) -> None:
     assert set(parts["mlp-norm"]) == {path for path in in_blocks if ".norm2." in path}
 
 
+@pytest.mark.parametrize(
+    ("name", "before_attention", "before_mlp"),
+    [("vit_b_16", ".ln_1.", ".ln_2."), ("swin_t", ".norm1.", ".norm2.")],
+)
+def test_norms_of_torchvision(name: str, before_attention: str, before_mlp: str) -> None:
+    body = on_meta("torchvision", name)
+    parts = parts_of(body)
+    names = [path for path, _ in body.named_parameters()]
+    assert list(parts["attention-norm"]) == [path for path in names if before_attention in path]
+    assert list(parts["mlp-norm"]) == [path for path in names if before_mlp in path]
+
+
 def test_a_norm_without_a_sublayer_of_its_own() -> None:
     """ResMLP mixes tokens by a bare linear layer: only the second of its two norms is a perceptron's."""
     parts = parts_of(on_meta("timm", "resmlp_12_224"))

@@ -84,8 +84,6 @@ def _kind_of(body: nn.Module, name: str) -> str:
 def _kind_of_module(module: nn.Module, name: str) -> str | None:
     """'attention', 'mlp' or 'embedding' for a module that is one as a whole; None for others."""
     class_name = type(module).__name__
-    if isinstance(module, nn.Sequential | nn.ModuleList) and not EMBEDDING_NAME.fullmatch(name):
-        return None  # 'attn' as a list holds several things
     if GATE_CLASS.match(class_name):
         return None
     if PERCEPTRON_CLASS.search(class_name) or PERCEPTRON_NAME.fullmatch(name):
