@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from backbench.errors import unknown_name
 
@@ -47,15 +47,17 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """An adaptation method: `adapt(task, options)` -> `engine.heads.Fitted`.
+    """An adaptation method. `options` is a frozen pydantic model whose defaults are the method's defaults.
 
-    `options` is a frozen pydantic model whose defaults are the method's defaults.
+    A 'probe' works on frozen features: `adapt(task, options)` -> `engine.heads.Fitted`. A 'tune' method trains on
+    images: `adapt(image_task, options, training)` -> `engine.tune.Tuned`.
     """
 
     name: str
     summary: str
-    adapt: Callable[[Any, Any], Any]
+    adapt: Callable[..., Any]
     options: type
+    kind: Literal["probe", "tune"] = "probe"
 
 
 @dataclass(frozen=True)

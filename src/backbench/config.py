@@ -164,9 +164,11 @@ class Recipe(Frozen):
     """How a network is trained. The defaults fit data sets of hundreds to thousands of images."""
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(default=1e-4, gt=0.0, le=10.0, description="of the backbone, at its highest")
+    learning_rate: float | None = Field(
+        default=None, gt=0.0, le=10.0, description="of the backbone, at its highest; None: by kind of network"
+    )
     head_learning_rate: float | None = Field(
-        default=None, gt=0.0, le=10.0, description="of the head; None: ten times that of the backbone"
+        default=None, gt=0.0, le=10.0, description="None: ten times the backbone's, or the same for a solved head"
     )
     weight_decay: float = Field(
         default=0.05, ge=0.0, le=10.0, description="of matrices; never of biases and norms"

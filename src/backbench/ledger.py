@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,11 @@ ORPHAN_AGE_SECONDS = 24 * 3600.0
 
 
 def write_run(
-    root: Path, record: RunRecord, predictions: Predictions | None, write_manifest: Callable[[Path], None]
+    root: Path,
+    record: RunRecord,
+    predictions: Predictions | None,
+    write_manifest: Callable[[Path], None],
+    more: Mapping[str, bytes] | None = None,
 ) -> tuple[RunRecord, Path]:
     """Write one run folder below `root`, whole or not at all.
 
@@ -42,6 +46,7 @@ def write_run(
         predictions: None for a failure.
         write_manifest: writes the manifest to the path it is given. One copy is kept for each manifest digest
             and linked into every run, so a hundred runs on one data set do not store it a hundred times.
+        more: other files of the run, by name.
 
     Returns:
         The record as written, and its folder. If another process finished the same run first, its record.
@@ -55,6 +60,8 @@ def write_run(
         aside.mkdir(parents=True)
         if predictions is not None:
             _write_predictions(aside / PREDICTIONS_FILE, predictions)
+        for file, content in (more or {}).items():
+            write_synced(aside / file, content)
         _link_manifest(root, aside / MANIFEST_FILE, record.data.manifest_digest, write_manifest)
         digests = {file.name: digest_file(file) for file in sorted(aside.iterdir())}
         record = record.model_copy(update={"files": digests})

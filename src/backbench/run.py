@@ -184,8 +184,8 @@ def complete_run(
     manifest = data.manifest
     clock = time.perf_counter()
     task = Task(
-        train=_features_of("train", data, extracted),
-        val=_features_of("val", data, extracted),
+        train=features_of("train", data, extracted.values),
+        val=features_of("val", data, extracted.values),
         class_names=manifest.classes,
         seed=config.seed,
         device=device,
@@ -193,7 +193,7 @@ def complete_run(
     fitted = method.adapt(task, options)
 
     ledger.log_opening(out, manifest.digest, run_id)
-    test = _features_of("test", data, extracted)
+    test = features_of("test", data, extracted.values)
     probabilities = softmax(fitted.head.logits(test.values))
     head_seconds = time.perf_counter() - clock
 
@@ -288,10 +288,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _features_of(part: str, data: Data, extracted: Extracted) -> Features:
+def features_of(part: str, data: Data, values: np.ndarray) -> Features:
+    """The rows of one part, of the features of all images of the manifest."""
     rows = data.manifest.part_rows(part)
     return Features(
-        values=extracted.values[rows],
+        values=values[rows],
         labels=data.manifest.labels[rows],
         ids=tuple(data.manifest.ids[row] for row in rows),
     )

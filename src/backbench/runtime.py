@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import signal
 import socket
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,6 +141,32 @@ def make_torch_rng(seed: int, use: str) -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(stream_seed(seed, use))
+
+
+@contextmanager
+def catch_signals() -> Iterator[Callable[[], int]]:
+    """Within the block, the first SIGINT or SIGTERM only sets what the given function returns: its number.
+
+    The work looks at it where it can stop in good order. A second SIGINT raises KeyboardInterrupt at once. Does
+    nothing outside the main thread, where Python allows no handlers.
+    """
+    received = 0
+
+    def note(number: int, _: object) -> None:
+        nonlocal received
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received = number
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: received
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One battery of contracts over every method the catalogue finds."""
+"""One battery of contracts over every probe the catalogue finds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from backbench.engine.heads import Fitted
 from backbench.engine.task import Features, Task
 from backbench.errors import DataError
 
-METHODS = list_methods()
+METHODS = [method for method in list_methods() if method.kind == "probe"]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 

@@ -325,6 +325,25 @@ def test_a_step_into_the_infinite_is_shortened() -> None:
     assert float(found.points) == pytest.approx(1.0, abs=1e-5)
 
 
+def test_a_point_without_a_finite_gradient_is_not_taken() -> None:
+    """x^2 - x from 0 with a first step of 8: lower values in between, but no gradient beyond 0.9."""
+
+    def evaluate(points: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        gradients = torch.where(points > 0.9, torch.nan, 2 * points - 1)
+        return torch.where(points > 0.9, -9.0, points**2 - points).sum(dim=1), gradients
+
+    found = minimise(
+        evaluate,
+        torch.zeros(1, 1, dtype=torch.float64),
+        lambda v, _: 8 * v,
+        tolerance=1e-9,
+        value_floor=1.0,
+        max_evaluations=50,
+    )
+    assert found.converged.all()
+    assert float(found.points) == pytest.approx(0.5, abs=1e-3)
+
+
 def test_where_no_step_helps_the_search_ends() -> None:
     def evaluate(points: torch.Tensor, which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Finite at the start alone."""

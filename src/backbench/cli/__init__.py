@@ -31,7 +31,7 @@ class _InOrder(click.Group):
     """Lists its verbs in the order in which a person meets them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return [*self.commands]  # `list` is a module here
 
 
 @click.group(

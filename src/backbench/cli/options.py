@@ -13,6 +13,22 @@ data_argument = click.argument("data", metavar="DATA")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no messages on stderr.")
 out_option = click.option("--out", default="runs", show_default=True, help="Folder of the run records.")
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+bad_option = click.option(
+    "--on-bad",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="Unreadable images: stop, or leave them out before the split.",
+)
+
+
+def hardware_options(verb: Verb) -> Verb:
+    """--precision, --device and --exact-resize."""
+    exact = "Resize with Pillow, to reproduce published figures."
+    verb = click.option("--exact-resize", is_flag=True, help=exact)(verb)
+    precision = "auto (bf16 where it is fast), fp32 or bf16."
+    return click.option("--precision", default="auto", show_default=True, help=precision)(device_option(verb))
 
 
 def split_options(verb: Verb) -> Verb:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from backbench.cli.options import (
+    bad_option,
     data_argument,
+    hardware_options,
     json_option,
     out_option,
     quiet_option,
@@ -33,16 +35,8 @@ if TYPE_CHECKING:
 )
 @split_options
 @out_option
-@click.option("--precision", default="auto", show_default=True, help="auto (bf16 where it is fast), fp32 or bf16.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--exact-resize", is_flag=True, help="Resize with Pillow, to reproduce published figures.")
-@click.option(
-    "--on-bad",
-    type=click.Choice(["fail", "skip"]),
-    default="fail",
-    show_default=True,
-    help="Unreadable images: stop, or leave them out before the split.",
-)
+@hardware_options
+@bad_option
 @click.option("--budget", help="Time limit such as 90s, 10m or 2h; the answer is made from what is done by then.")
 @table_options
 @json_option

@@ -67,6 +67,8 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], phase: Phase) -> torc
     Biases, norms and other vectors are not decayed. The fused form is 3 to 4 times faster on the CPU.
     """
     recipe = phase.recipe
+    if recipe.learning_rate is None:
+        raise ConfigError(f"phase '{phase.name}' has no learning rate")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         decay = recipe.weight_decay if parameter.ndim > 1 else 0.0

@@ -198,7 +198,7 @@ def _run_epoch(loop: Loop, advance: Callable[[int], None]) -> None:
     factor = rate_factor(max(0, loop.step - 1), loop.steps_per_epoch, loop.recipe) * state.plateau_rate
     figures = EpochFigures(
         epoch=state.epoch + 1,
-        learning_rate=loop.recipe.learning_rate * factor,
+        learning_rate=(loop.recipe.learning_rate or 0.0) * factor,
         train_loss=state.loss_sum / max(1, state.num_seen),
         train_accuracy=state.num_correct / max(1, state.num_seen),
         val_loss=loss,
