@@ -202,6 +202,7 @@ def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], 
     """
     request, data = bench.request, bench.data
     extracted: Extracted | None = None
+    sees_pixels = model.describe is None  # what looks at the census alone is the same in any precision
     for method in methods:
         config = RunConfig(
             data=request.data,
@@ -209,8 +210,8 @@ def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], 
             model_file=model.file,
             method=method,
             seed=request.seed,
-            precision=request.precision,
-            exact_resize=request.exact_resize,
+            precision=request.precision if sees_pixels else "fp32",
+            exact_resize=request.exact_resize and sees_pixels,
         )
         run_id = decide_run_id(config, data, model)
         record = ledger.find_finished(request.out, run_id)
