@@ -30,6 +30,7 @@ format: $(VENV)/.installed-dev  ## rewrite the code as `make check` wants it
 bench: $(VENV)/.installed-dev  ## backbench beside its peers, in one run; tables go to benchmarks/results
 	$(BIN)/python benchmarks/heads.py --out benchmarks/results/heads.md
 	$(BIN)/python benchmarks/features.py --out benchmarks/results/features.md
+	$(BIN)/python benchmarks/startup.py --out benchmarks/results/startup.md
 
 clean:  ## remove what the commands above made, but not run records
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

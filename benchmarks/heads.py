@@ -222,6 +222,7 @@ def section_single(rounds: int) -> list[str]:
         "## One fit to a gap of 1e-5 (T9: at least 1.8x scikit-learn, 2x torch.optim.LBFGS)",
         "",
         "Each engine with the loosest tolerance that reaches the gap; all float32, all from weights at 0.",
+        "The grid of tolerances is coarse, so compare gaps too: an engine far below 1e-5 could stop earlier.",
         "",
         "| n | classes | C | engine | tolerance | CPU-s | wall-s | x backbench's CPU-s | gap |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -350,7 +351,7 @@ def main() -> None:
         job = json.loads(given.job)
         given.answer.write_text(json.dumps(measure_method(job) if "method" in job else measure(job)))
         return
-    command = f"python benchmarks/heads.py --rounds {given.rounds}"
+    command = " ".join(["python benchmarks/heads.py", *sys.argv[1:]])
     lines = ["# Heads", "", f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {describe_machine()}.", ""]
     lines += ["One thread for each engine, one process for each measurement, medians of the rounds.", ""]
     for name in given.only.split(","):

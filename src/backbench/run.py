@@ -21,6 +21,7 @@ from backbench.data.load import Data, load_data
 from backbench.data.manifest import write_manifest
 from backbench.engine.task import Features, Task
 from backbench.errors import BackbenchError, ConfigError, nearest
+from backbench.evaluate.calibrate import softmax
 from backbench.evaluate.metrics import per_class_recall, score
 from backbench.progress import SILENT, Progress
 from backbench.records import (
@@ -94,7 +95,7 @@ def resolve_options(method: MethodSpec, config: MethodConfig) -> Frozen:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        allowed = list(method.options.model_fields)  # type: ignore[attr-defined]
+        allowed = _list_options(method.options)
         if first["type"] == "extra_forbidden":
             close = nearest(name, allowed)
             hint = f"Did you mean '{close[0]}'?" if close else f"Allowed: {', '.join(allowed)}."
@@ -103,6 +104,16 @@ def resolve_options(method: MethodSpec, config: MethodConfig) -> Frozen:
             f"option '{name}' of method '{method.name}' can't be {first['input']!r}: {first['msg']}."
         ) from error
     return options
+
+
+def _list_options(options: type, prefix: str = "") -> list[str]:
+    """The names of all options, those within an option as 'recipe.epochs'."""
+    names = []
+    for name, field in options.model_fields.items():  # type: ignore[attr-defined]
+        names.append(f"{prefix}{name}")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Frozen):
+            names += _list_options(field.annotation, f"{prefix}{name}.")
+    return names
 
 
 def extract_for(
@@ -278,14 +289,6 @@ def test_groups(data: Data) -> tuple[str | None, ...] | None:
     """The group of each test image, in manifest order; None where no group is known."""
     groups = tuple(data.manifest.groups[row] for row in data.manifest.part_rows("test"))
     return groups if any(group is not None for group in groups) else None
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """(n, classes) float logits -> float32 probabilities, computed in float64."""
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
-    weights = np.exp(shifted)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def features_of(part: str, data: Data, values: np.ndarray) -> Features:

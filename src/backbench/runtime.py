@@ -103,10 +103,15 @@ def has_fast_bf16(device: str) -> bool:
     return False
 
 
-def decide_precision(asked: str, device: str) -> Precision:
-    """'fp32' or 'bf16'; 'auto' is bf16 where the hardware has it. ConfigError for another word."""
+def decide_precision(asked: str, device: str, *, training: bool = False) -> Precision:
+    """'fp32' or 'bf16'; 'auto' is bf16 where the hardware has it. ConfigError for another word.
+
+    Args:
+        training: on a CPU 'auto' is then fp32: the backward pass of small convolutions in bf16 has been seen to
+            take several times as long there.
+    """
     if asked == "auto":
-        return "bf16" if has_fast_bf16(device) else "fp32"
+        return "bf16" if has_fast_bf16(device) and not (training and device == "cpu") else "fp32"
     if asked == "fp32":
         return "fp32"
     if asked == "bf16":

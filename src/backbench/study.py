@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from backbench import ledger
+from backbench.adapt import adapt_run
 from backbench.backbones.defaults import default_models, is_on_disk
 from backbench.catalog import ModelSpec, find_method, find_model, find_source
 from backbench.config import DataConfig, MethodConfig, Precision, RunConfig
@@ -53,10 +54,13 @@ class RankRequest:
     methods: tuple[MethodConfig, ...] = (MethodConfig(name="logistic"),)
     seed: int = 0
     precision: Precision = "fp32"
+    training_precision: Precision = "fp32"
     device: str = "cpu"
     exact_resize: bool = False
     out: Path = Path("runs")
     budget_seconds: float | None = None
+    top: int | None = None
+    """Methods that train are tried on this many models, the best by their probes on validation; None: on all."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,8 @@ def decide_models(request: RankRequest, progress: Progress) -> list[ModelSpec]:
 def _rank_models(bench: _Bench, models: Sequence[ModelSpec], plan: Plan) -> None:
     """From cheap to dear, so that there is an answer early; starts nothing that the budget does not allow."""
     bench.models_left = len(models)
+    probes = [method for method in bench.request.methods if find_method(method.name).kind == "probe"]
+    tunings = [method for method in bench.request.methods if find_method(method.name).kind == "tune"]
     has_answer = False
     for model in sorted(models, key=lambda model: plan.seconds[model.name]):
         bench.models_left -= 1
@@ -183,16 +189,33 @@ def _rank_models(bench: _Bench, models: Sequence[ModelSpec], plan: Plan) -> None
         try:
             if left <= 0 or (has_answer and plan.seconds[model.name] > left):
                 raise BudgetExceeded(f"needs about {format_seconds(plan.seconds[model.name])}")
-            _rank_one(bench, model, bench.request.methods, deadline=bench.deadline)
-            has_answer = True
+            _rank_one(bench, model, probes, deadline=bench.deadline)
+            has_answer = bool(probes)
         except BudgetExceeded as reason:
             bench.not_started.append(model.name)
             bench.progress.say(f"{model.name}: left out, beyond the budget ({reason})")
+    if tunings:
+        _tune_best(bench, models, tunings)
     if bench.not_started:
         bench.warnings.append(
             f"the budget ended before {join_names(bench.not_started)}; the same command with a larger --budget "
             f"adds {'it' if len(bench.not_started) == 1 else 'them'} and computes nothing twice"
         )
+
+
+def _tune_best(bench: _Bench, models: Sequence[ModelSpec], tunings: Sequence[MethodConfig]) -> None:
+    """Methods that train, on the models whose probes did best on validation; the test part has no say in it."""
+    by_probe: dict[str, float] = {}
+    for record in bench.records:
+        if record.method is not None and (accuracy := record.method.choices.get("val_accuracy")) is not None:
+            by_probe[record.config.model] = max(accuracy, by_probe.get(record.config.model, 0.0))
+    known = [model for model in models if model.name not in bench.not_started]
+    best_first = sorted(known, key=lambda model: -by_probe.get(model.name, 0.0))
+    for model in best_first[: bench.request.top]:
+        if bench.deadline is not None and time.monotonic() > bench.deadline:
+            bench.not_started.append(f"{model.name} (training)")
+            continue
+        _rank_one(bench, model, tunings, deadline=bench.deadline)
 
 
 def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], *, deadline: float | None) -> None:
@@ -210,19 +233,32 @@ def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], 
             model_file=model.file,
             method=method,
             seed=request.seed,
-            precision=request.precision if sees_pixels else "fp32",
+            precision=_precision_for(method, request) if sees_pixels else "fp32",
             exact_resize=request.exact_resize and sees_pixels,
         )
         run_id = decide_run_id(config, data, model)
         record = ledger.find_finished(request.out, run_id)
+        is_tuning = find_method(method.name).kind == "tune"
         if record is None:
             try:
-                if extracted is None:
-                    extracted = extract_for(
-                        model, config, data, device=request.device, deadline=deadline, progress=bench.progress
-                    )
-                    _remember(extracted, request)
-                record = complete_run(config, run_id, data, extracted, out=request.out, device=request.device)
+                if is_tuning:
+                    record = adapt_run(
+                        config,
+                        run_id,
+                        data,
+                        model,
+                        out=request.out,
+                        device=request.device,
+                        deadline=deadline,
+                        progress=bench.progress,
+                    ).record
+                else:
+                    if extracted is None:
+                        extracted = extract_for(
+                            model, config, data, device=request.device, deadline=deadline, progress=bench.progress
+                        )
+                        _remember(extracted, request)
+                    record = complete_run(config, run_id, data, extracted, out=request.out, device=request.device)
             except (StorageError, BudgetExceeded):
                 raise
             except Exception as error:
@@ -231,8 +267,14 @@ def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], 
                 bench.progress.warn(f"{model.name} + {method.name} failed: {error}")
         bench.records.append(record)
         _show(bench)
-        if record.status == "failed" and extracted is None:  # the model can't be had: one failure says it
+        if (
+            record.status == "failed" and extracted is None and not is_tuning
+        ):  # the model can't be had: one failure says it
             return
+
+
+def _precision_for(method: MethodConfig, request: RankRequest) -> Precision:
+    return request.training_precision if find_method(method.name).kind == "tune" else request.precision
 
 
 def _remember(extracted: Extracted, request: RankRequest) -> None:

@@ -250,6 +250,16 @@ def test_the_nearest_centroid_by_angle_and_by_distance() -> None:
     np.testing.assert_allclose(found, expected - expected.mean(axis=1, keepdims=True), atol=1e-3)
 
 
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_the_nearest_centroid_never_says_a_class_without_examples(distance: str) -> None:
+    task = make_task()
+    fit = {"cosine": centroid._fit_cosine, "euclidean": centroid._fit_euclidean}[distance]
+    logits = fit([task.train.values], np.where(task.train.labels == 2, 1, task.train.labels), 4, 5.0).logits(
+        task.val.values
+    )
+    assert (logits[:, 2] <= logits.max(axis=1) - 19.9).all()
+
+
 def test_a_class_without_examples_gets_a_constant_far_below() -> None:
     rng = np.random.default_rng(0)
     weights, bias = rng.standard_normal((3, 5)), rng.standard_normal(3)

@@ -105,6 +105,7 @@ class CardOptions(Frozen):
     width_mult: float | None = Field(default=None, gt=0)
     bn_eps: float | None = Field(default=None, gt=0)
     transform_input: bool | None = None
+    image_size: int | None = Field(default=None, ge=1, le=4096)
 
 
 class Card(Frozen):
@@ -244,6 +245,7 @@ def _digest_file(path: str, _stamp: tuple[int, int]) -> str:
 
 def _load(card: Card, weights: Path, _seed: int) -> Any:
     """The backbone of the card; the seed has no effect on trained weights."""
+    from backbench.backbones.networks.build import Build
     from backbench.backbones.networks.card_body import load_card_body
     from backbench.backbones.networks.measure import Origin, make_backbone
 
@@ -253,4 +255,5 @@ def _load(card: Card, weights: Path, _seed: int) -> Any:
         architecture=card.architecture,
         preprocess=Preprocess.model_validate(card.preprocess.model_dump()),
         origin=Origin(card.pretrained_on, card.licence, card.source),
+        build=Build(architecture=card.architecture, options=card.options, feature_layer=card.feature_layer),
     )

@@ -55,6 +55,7 @@ def _spec(row: dict[str, Any]) -> ModelSpec:
 def _load(name: str, _seed: int) -> Any:
     """The backbone, its weights taken from this machine or fetched; the seed has no effect on trained weights."""
     from backbench.backbones.networks import timm_body
+    from backbench.backbones.networks.build import Build
     from backbench.backbones.networks.measure import Origin, make_backbone
 
     row = rows_of("timm")[name]
@@ -66,6 +67,7 @@ def _load(name: str, _seed: int) -> Any:
         architecture=f"timm/{name.partition('.')[0]}",
         preprocess=timm_body.decide_preprocess(body),
         origin=Origin(row["pretrained_on"], row["licence"], source),
+        build=Build(architecture=f"timm/{name}"),  # with its tag, which decides the image size
     )
 
 

@@ -45,6 +45,7 @@ def _spec(row: dict[str, Any]) -> ModelSpec:
 def _load(name: str, _seed: int) -> Any:
     """The backbone, its weights taken from this machine or fetched; the seed has no effect on trained weights."""
     from backbench.backbones.networks import torchvision_body
+    from backbench.backbones.networks.build import Build
     from backbench.backbones.networks.fetch import fetch_from_address
     from backbench.backbones.networks.measure import Origin, make_backbone
 
@@ -56,6 +57,9 @@ def _load(name: str, _seed: int) -> Any:
         architecture=PREFIX + name,
         preprocess=decide_preprocess(row),
         origin=Origin(row["pretrained_on"], row["licence"], row["weights"]),
+        build=Build.model_validate(
+            {"architecture": PREFIX + name, "options": torchvision_body.published_options(name, row["size"])}
+        ),
     )
 
 

@@ -11,12 +11,15 @@ import sys
 
 import click
 
+from backbench.cli.adapt import adapt, resume
+from backbench.cli.evaluate import evaluate
 from backbench.cli.list import list_names
+from backbench.cli.predict import predict
 from backbench.cli.rank import rank
 from backbench.cli.scan import scan
 from backbench.cli.show import show
 
-VERBS = (rank, scan, list_names, show)
+VERBS = (rank, adapt, resume, evaluate, predict, scan, list_names, show)
 
 
 def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> None:

@@ -31,9 +31,12 @@ def hardware_options(verb: Verb) -> Verb:
     return click.option("--precision", default="auto", show_default=True, help=precision)(device_option(verb))
 
 
+split_option = click.option("--split", help="Use the parts of this manifest.json or CSV (columns id and part).")
+
+
 def split_options(verb: Verb) -> Verb:
     """--seed and --split."""
-    verb = click.option("--split", help="Use the parts of this manifest.json or CSV (columns id and part).")(verb)
+    verb = split_option(verb)
     return click.option(
         "--seed",
         type=click.IntRange(min=0),
@@ -52,3 +55,11 @@ def table_options(verb: Verb) -> Verb:
     ):
         verb = click.option(name, help=help_text)(verb)
     return verb
+
+
+def inference_options(verb: Verb) -> Verb:
+    """As `hardware_options`, but fp32 by default, so that every way of asking a model gives the same answer."""
+    verb = click.option("--exact-resize", is_flag=True, help="Resize with Pillow.")(verb)
+    precision = "fp32, bf16, or auto (bf16 where it is fast)."
+    verb = click.option("--precision", default="fp32", show_default=True, help=precision)(verb)
+    return device_option(verb)

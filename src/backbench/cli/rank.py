@@ -31,12 +31,20 @@ if TYPE_CHECKING:
     "--models", default="", help="Names or card files, with commas.  [default: a short list for this machine]"
 )
 @click.option(
-    "--methods", default="logistic", show_default=True, help="knn, centroid, ridge, logistic, with commas."
+    "--methods",
+    default="logistic",
+    show_default=True,
+    help="Names with commas; see: backbench list methods.",
 )
 @split_options
 @out_option
 @hardware_options
 @bad_option
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    help="Methods that train: only on this many models, the best by their probes.",
+)
 @click.option("--budget", help="Time limit such as 90s, 10m or 2h; the answer is made from what is done by then.")
 @table_options
 @json_option
@@ -52,6 +60,7 @@ def rank(
     device: str,
     exact_resize: bool,
     on_bad: OnBad,
+    top: int | None,
     budget: str | None,
     image_column: str | None,
     label_column: str | None,
@@ -91,9 +100,11 @@ def rank(
         methods=tuple(MethodConfig(name=name) for name in split_names(methods, "--methods")),
         seed=seed,
         precision=decide_precision(precision, decided_device),
+        training_precision=decide_precision(precision, decided_device, training=True),
         device=decided_device,
         exact_resize=exact_resize,
         out=Path(out),
+        top=top,
         budget_seconds=None if budget is None else parse_duration(budget),
     )
     with make_progress(quiet=quiet) as progress:

@@ -1,12 +1,13 @@
 """An inference copy of a backbone: the same features, sooner; the original is never touched.
 
 What it does, and what was measured of it (images per CPU-second of one thread at 224 pixels in batches of 8,
-against the plain network in fp32; Intel Xeon with AMX, torch 2.15; AMD figures from an EPYC with AVX512_BF16):
+against the plain network in fp32; Intel Xeon with AMX, torch 2.15, other work on the machine's cores, where
+memory-bound steps suffer most; on idle cores the ratios in brackets; `benchmarks/results/features.md`):
 
-- Batch norm folded into the convolution before it, and channels last for convolutional networks:
-  fp32 resnet18 1.4x, resnet50 1.2x, efficientnet_b0 1.9x; bf16 1.1x to 1.2x on top of plain bf16.
-- Weights in bf16 throughout, features back in fp32: resnet18 5.3x, resnet50 4.3x, vit_tiny 3.3x,
-  efficientnet_b0 2.7x; autocast gave less on transformers, since it casts the weights at each call.
+- Batch norm folded into the convolution before it, and channels last for convolutional networks, in fp32:
+  resnet18 1.3x (1.4x), resnet50 1.2x (1.2x), efficientnet_b0 1.5x (1.9x); transformers gain nothing.
+- Weights in bf16 throughout, features back in fp32: resnet18 4.0x (5.3x), resnet50 3.0x (4.3x),
+  efficientnet_b0 2.7x (2.7x), vit_tiny 2.0x (3.1x); autocast casts the weights anew at each call.
 - Attention unfused on the CPU in bf16: 1.45x on AMD, nothing lost on Intel. On GPUs the fused form stays.
 - Linear layers in fp32 through oneDNN on AMD, where MKL takes a path of half the speed: 1.3x (ViT-tiny) to
   2.0x (ViT-B). On Intel it gains 4 %, so it is left alone.
@@ -65,7 +66,7 @@ def accelerate(backbone: Backbone, *, device: str = "cpu", precision: Precision 
 
     Cost: a copy of the weights, and a few forward passes of two images.
     """
-    plain = copy.deepcopy(backbone).to("cpu", torch.float32).requires_grad_(False).eval()
+    plain = copy_frozen(backbone)
     batch = torch.randn(2, 3, *backbone.preprocess.size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = plain(batch)
@@ -82,6 +83,23 @@ def accelerate(backbone: Backbone, *, device: str = "cpu", precision: Precision 
     return Inference(
         network.to(device), torch.float32, autocast=precision == "bf16", channels_last=is_convolutional
     ).eval()
+
+
+def copy_frozen(backbone: Backbone) -> Backbone:
+    """A copy on the CPU in float32 and eval mode, without gradients."""
+    return copy.deepcopy(backbone).to("cpu", torch.float32).requires_grad_(False).eval()
+
+
+def fold_batch_norms(plain: nn.Module, batch: torch.Tensor) -> nn.Module:
+    """A copy with batch norms folded into convolutions, or `plain` itself if that would move its features.
+
+    Args:
+        plain: as from `copy_frozen`.
+        batch: two or more normalised images, to watch and to check it on.
+    """
+    with torch.inference_mode():
+        expected = plain(batch)
+    return _try_folded(plain, batch, expected)
 
 
 def _num_convolutions(network: nn.Module) -> int:

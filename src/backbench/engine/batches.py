@@ -24,7 +24,10 @@ VALIDATION_BATCH = 128
 class Batches(Protocol):
     """Training and validation examples; `load` has no state, so a run that is resumed reads the same."""
 
-    train_labels: np.ndarray
+    @property
+    def train_labels(self) -> np.ndarray:
+        """(n,) int64: the class of each training example."""
+        ...
 
     def load(self, epoch: int, step: int, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Inputs and (b, classes) float32 targets of training examples `indices`, on the device."""

@@ -1,4 +1,4 @@
-"""Heads as torch modules: trained ones, and solved ones turned into modules, each rebuilt from a short description."""
+"""Heads as torch modules: trained ones, and solved ones turned into modules; each rebuilt from a description."""
 
 from __future__ import annotations
 

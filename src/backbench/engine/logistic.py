@@ -25,6 +25,7 @@ LOGITS_PER_BLOCK_ELSEWHERE = 1 << 24
 MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 256, 8192
 COLUMNS_PER_GROUP, MAX_GROUP = 40, 4
 APPROACH_FROM, APPROACH_FACTOR, APPROACH_TOLERANCE = 1e-3, 4.0, 1e-2
+APPROACH_ROWS_PER_DIM, APPROACH_ROWS_PER_CLASS = 4, 40
 MAX_RANK = 2048
 NARROW = 64
 SMALLEST_VARIANCE, SMALLEST_SHARE = 1e-9, 0.1
@@ -126,8 +127,15 @@ def fit_logistic(
     point = _first_point(dense, rows, None if start is None else (start[0][present], start[1][present]))
     path: list[tuple[float, Tensor]] = []
     parts = []
-    for some, some_tolerance in _plan(strengths, tolerance, len(present), is_warm=start is not None):
-        objective = _Objective(rows, dense, len(present), some, spectrum)
+    plan = _plan(strengths, tolerance, len(present), is_warm=start is not None)
+    num_approach = len(plan) - math.ceil(len(strengths) / _group_size(len(present)))
+    few, step = rows.thin(max(APPROACH_ROWS_PER_DIM * rows.dim, APPROACH_ROWS_PER_CLASS * len(present)))
+    for number, (some, some_tolerance) in enumerate(plan):
+        if number < num_approach:  # the way there need not be exact, so a part of the rows will do
+            same_penalty = [strength * len(rows) / len(few) for strength in some]
+            objective = _Objective(few, dense[::step], len(present), same_penalty, spectrum)
+        else:
+            objective = _Objective(rows, dense, len(present), some, spectrum)
         found = minimise(
             objective.evaluate,
             _continue_path(path, point, some),
@@ -138,9 +146,8 @@ def fit_logistic(
         )
         path = [*path, *zip(some, found.points, strict=True)][-2:]
         parts.append(found)
-    approach = len(parts) - math.ceil(len(strengths) / _group_size(len(present)))
-    passes = sum(int(part.evaluations.sum()) for part in parts[:approach])
-    parts = parts[approach:]
+    passes = sum(int(part.evaluations.sum()) for part in parts[:num_approach])
+    parts = parts[num_approach:]
     points = torch.cat([part.points for part in parts]).cpu().numpy().reshape(len(strengths), len(present), -1)
     spread = [spread_classes(each[:, :-1], each[:, -1], present, num_classes) for each in points]
     return LogisticFits(

@@ -72,6 +72,7 @@ class Rows:
 
     def __init__(self, parts: Sequence[np.ndarray], scale: Scale, device: str) -> None:
         self.parts = [part for part in parts if len(part)]
+        self.scale = scale
         self.device = torch.device(device)
         self.dim = parts[0].shape[1]
         self.mean = torch.from_numpy(scale.mean.astype(np.float32)).to(self.device)
@@ -98,6 +99,17 @@ class Rows:
                 block = to_tensor(part[begin : begin + num_rows], self.device)
                 yield first, (block - self.mean).mul_(self.inverse_std)
                 first += len(block)
+
+    def thin(self, num_rows: int) -> tuple[Rows, int]:
+        """Every k-th of the rows, at least `num_rows` of them, on the same scale; and that k."""
+        step = max(1, len(self) // num_rows)
+        if step == 1:
+            return self, 1
+        kept, first = [], 0
+        for part in self.parts:
+            kept.append(part[-first % step :: step])
+            first += len(part)
+        return Rows(kept, self.scale, str(self.device)), step
 
     def sample(self, num_rows: int) -> Tensor:
         """About `num_rows` rows, evenly spaced over all; all of them if there are no more."""

@@ -377,12 +377,11 @@ def _shrink(loop: Loop, error: BaseException) -> None:
 
 def _tell(loop: Loop) -> str:
     """One line on the last epoch."""
-    figures = loop.state.history[-1]
-    best = " (best so far)" if loop.state.best_epoch == figures["epoch"] else ""
-    return (
-        f"{loop.phase.name}: epoch {figures['epoch']}/{loop.recipe.epochs}, "
-        f"train loss {figures['train_loss']:.3f}, validation loss {figures['val_loss']:.3f}, accuracy {100 * figures['val_accuracy']:.1f} %{best}"
-    )
+    last = loop.state.history[-1]
+    losses = f"train loss {last['train_loss']:.3f}, validation loss {last['val_loss']:.3f}"
+    best = " (best so far)" if loop.state.best_epoch == last["epoch"] else ""
+    accuracy = f"accuracy {100 * last['val_accuracy']:.1f} %{best}"
+    return f"{loop.phase.name}: epoch {last['epoch']}/{loop.recipe.epochs}, {losses}, {accuracy}"
 
 
 def _result(loop: Loop) -> FitResult:

@@ -53,7 +53,7 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> Calibration:
-    """Temperature and threshold from (n, classes) validation logits and (n,) int labels; neutral without images."""
+    """Temperature and threshold from (n, classes) validation logits and (n,) labels; neutral without images."""
     if not len(labels):
         return Calibration(1.0, 0.0, 0.0, 0.0)
     temperature = fit_temperature(logits, labels)
@@ -82,9 +82,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     values, labels = _checked(logits, labels)
     values = values - values.max(axis=1, keepdims=True)
     truth = values[np.arange(len(labels)), labels]
-    if not truth.any() or not values.any():
+    if not truth.any():
         return 1.0
-
     low, high = 1.0 / HIGHEST_TEMPERATURE, 1.0 / LOWEST_TEMPERATURE
     if _slope(values, truth, low)[0] >= 0:
         return HIGHEST_TEMPERATURE

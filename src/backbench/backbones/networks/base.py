@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from backbench.backbones.networks.build import Build
 from backbench.config import Preprocess
 from backbench.records import ModelFacts
 
@@ -15,14 +16,16 @@ class Backbone(nn.Module):
     Args:
         body: (batch, 3, height, width) float -> (batch, dim) float.
         facts: name, dim, preprocessing, digest of the weights, licence, ...
+        build: how to make the body again without a download; None: it can't be put in a bundle.
 
     `forward` takes images normalised as `facts.preprocess` says. It is loaded in eval mode.
     """
 
-    def __init__(self, body: nn.Module, facts: ModelFacts) -> None:
+    def __init__(self, body: nn.Module, facts: ModelFacts, build: Build | None = None) -> None:
         super().__init__()
         self.body = body
         self.facts = facts
+        self.build = build
         self.eval()
 
     @property

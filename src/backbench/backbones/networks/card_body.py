@@ -43,7 +43,7 @@ def load_card_body(
     state = read_state(weights)
     library = LIBRARIES[library_name]
     with torch.random.fork_rng(devices=[]):  # constructors draw weights that are replaced: leave no trace of it
-        network = _make(architecture, options)
+        network = make_architecture(architecture, options)
     all_names = set(network.state_dict())
     if library is torchvision_body:
         state = torchvision_body.rename_old_keys(state)
@@ -56,10 +56,11 @@ def load_card_body(
     return body.eval()
 
 
-def _make(architecture: str, options: Mapping[str, Any]) -> nn.Module:
+def make_architecture(architecture: str, options: Mapping[str, Any]) -> nn.Module:
+    """A network with random weights, head included; ModelError if there is none, or not with such options."""
     library, _, name = architecture.partition("/")
     known = _architectures(library)
-    if name not in known:
+    if name.partition(".")[0] not in known:  # timm names may end in a tag
         close = ", ".join(f"{library}/{near}" for near in nearest(name, known)) or f"any {library} model"
         raise ModelError(f"{library} has no architecture '{name}'. Nearest: {close}.")
     try:

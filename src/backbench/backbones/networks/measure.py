@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbench.backbones.networks.base import Backbone
+from backbench.backbones.networks.build import Build
 from backbench.backbones.networks.weights import digest_weights, weights_bytes
 from backbench.config import Preprocess
 from backbench.errors import ModelError
@@ -33,12 +34,14 @@ def make_backbone(
     preprocess: Preprocess,
     origin: Origin,
     is_control: bool = False,
+    build: Build | None = None,
 ) -> Backbone:
     """Freeze `body`, measure it, and wrap it with its facts.
 
     Args:
         body: (batch, 3, height, width) float -> (batch, dim) float, weights in place.
         preprocess: its size is the one that is measured.
+        build: how to make the body again; None: `architecture` says it all.
 
     Raises:
         ModelError: it does not run on that size, or does not give one row of features for each image.
@@ -59,7 +62,7 @@ def make_backbone(
         source=origin.source,
         is_control=is_control,
     )
-    return Backbone(body, facts)
+    return Backbone(body, facts, build or Build(architecture=architecture))
 
 
 def count_parameters(module: nn.Module) -> int:

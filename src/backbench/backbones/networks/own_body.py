@@ -31,7 +31,7 @@ POOLINGS = {"token": "token", "avg": "mean"}
 
 def make_untrained_body(name: str, seed: int) -> nn.Module:
     """The network of that name with random weights of the seed, in eval mode; ModelError if there is none."""
-    config = _vit_config(name, {})
+    config = vit_config_of(name, {})
     if config is not None:
         return tiny_nets.make_untrained(lambda: VisionTransformer(config), seed, name)
     network = tiny_nets.make_untrained(_find(name), seed, name)
@@ -50,7 +50,7 @@ def load_own_body(name: str, options: Mapping[str, Any], weights: Path) -> nn.Mo
     Raises:
         ModelError: no such network, options it does not take, or weights that are not those of such a network.
     """
-    config = _vit_config(name, options)
+    config = vit_config_of(name, options)
     if config is not None:
         return _load_vit(config, options, weights)
     build = _find(name)
@@ -72,7 +72,7 @@ def _find(name: str) -> Callable[[], nn.Module]:
     return NETWORKS[name]
 
 
-def _vit_config(name: str, options: Mapping[str, Any]) -> ViTConfig | None:
+def vit_config_of(name: str, options: Mapping[str, Any]) -> ViTConfig | None:
     """The vision transformer of that name with a card's options; None for another kind of network."""
     config = vit_config.config_of_name(name)
     if config is None:

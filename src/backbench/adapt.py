@@ -1,0 +1,315 @@
+"""adapt(config) -> a record and a model to walk away with: probes and training methods, on one path.
+
+A run that trains keeps its state in `<out>/.working/<run_id>` until it is finished, so that the same command, or
+`backbench resume`, goes on where it was cut.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backbench import ledger
+from backbench.catalog import ModelSpec, find_method, find_model
+from backbench.config import RunConfig
+from backbench.data.load import Data, load_data
+from backbench.data.manifest import write_manifest
+from backbench.errors import ConfigError, StorageError, nearest
+from backbench.evaluate.calibrate import calibrate, softmax
+from backbench.evaluate.metrics import per_class_recall, score
+from backbench.progress import SILENT, Progress
+from backbench.records import Cost, MethodFacts, Metric, Predictions, RunRecord
+from backbench.run import (
+    complete_run,
+    decide_run_id,
+    describe_data,
+    extract_for,
+    features_of,
+    resolve_options,
+    test_groups,
+)
+from backbench.runtime import describe_environment, peak_memory_bytes
+
+if TYPE_CHECKING:
+    from backbench.engine.classifier import Classifier
+    from backbench.engine.task import ImageTask, Part, Task
+    from backbench.engine.tune import Tuned
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What `adapt` leaves: the record, its folder, and the folder of the model (None: nothing to keep)."""
+
+    record: RunRecord
+    run: Path
+    bundle: Path
+
+
+def adapt(
+    config: RunConfig,
+    *,
+    out: Path = Path("runs"),
+    device: str = "cpu",
+    deadline: float | None = None,
+    stop_signal: Callable[[], int] | None = None,
+    progress: Progress = SILENT,
+) -> Adapted:
+    """Adapt one model to the images by one method; write record and bundle, or give back what is there already.
+
+    Args:
+        deadline: `time.monotonic()` at which training ends with what is best so far.
+        stop_signal: see `engine.train.fit`.
+
+    Raises:
+        BackbenchError: see `run.run` and `engine.train.fit`.
+    """
+    method = find_method(config.method.name)
+    resolve_options(method, config.method)
+    model = find_model(config.model_file or config.model)
+    if model.load is None:
+        raise ConfigError(f"'{model.name}' is a control: there is no model in it to adapt. Name a backbone.")
+    ledger.prepare_root(out)
+    data = load_data(config.data, progress)
+    run_id = decide_run_id(config, data, model)
+    return adapt_run(
+        config,
+        run_id,
+        data,
+        model,
+        out=out,
+        device=device,
+        deadline=deadline,
+        stop_signal=stop_signal,
+        progress=progress,
+    )
+
+
+def adapt_run(
+    config: RunConfig,
+    run_id: str,
+    data: Data,
+    model: ModelSpec,
+    *,
+    out: Path,
+    device: str,
+    deadline: float | None = None,
+    stop_signal: Callable[[], int] | None = None,
+    progress: Progress = SILENT,
+) -> Adapted:
+    """`adapt` on data that is loaded already. A record without its bundle is made again from what it kept."""
+    bundle = out / f"{run_id}.bundle"
+    finished = ledger.find_finished(out, run_id)
+    if finished is not None and bundle.is_dir():
+        return Adapted(finished, out / run_id, bundle)
+    where: Any = {"out": out, "device": device, "progress": progress}
+    if find_method(config.method.name).kind == "probe":
+        record, classifier = _probe(config, run_id, data, model, **where)
+    else:
+        limits: Any = {"deadline": deadline, "stop_signal": stop_signal}
+        record, classifier = tune_run(config, run_id, data, model, **where, **limits)
+    from backbench.engine.bundle import write_bundle
+
+    write_bundle(bundle, classifier, record=record)
+    shutil.rmtree(_working_folder(out, run_id), ignore_errors=True)
+    return Adapted(record, out / run_id, bundle)
+
+
+def _working_folder(out: Path, run_id: str) -> Path:
+    return out / ".working" / run_id
+
+
+def _probe(
+    config: RunConfig, run_id: str, data: Data, model: ModelSpec, *, out: Path, device: str, progress: Progress
+) -> tuple[RunRecord, Classifier]:
+    """The record of a probe, as a ranking makes it, and its head on the backbone."""
+    from backbench.engine.classifier import Classifier
+    from backbench.engine.head_modules import to_module
+
+    extracted = extract_for(model, config, data, device=device, progress=progress)
+    record = ledger.find_finished(out, run_id)
+    if record is None:
+        record = complete_run(config, run_id, data, extracted, out=out, device=device)
+    method = find_method(config.method.name)
+    task = _feature_task(config, data, extracted.values, device)
+    fitted = method.adapt(task, resolve_options(method, config.method))
+    assert model.load is not None  # checked by adapt
+    classifier = Classifier(model.load(config.seed), to_module(fitted.head), data.manifest.classes)
+    if fitted.val_logits is not None:
+        _calibrate(classifier, fitted.val_logits, task.val.labels)
+    return record, classifier
+
+
+def _feature_task(config: RunConfig, data: Data, values: np.ndarray, device: str) -> Task:
+    from backbench.engine.task import Task
+
+    return Task(
+        train=features_of("train", data, values),
+        val=features_of("val", data, values),
+        class_names=data.manifest.classes,
+        seed=config.seed,
+        device=device,
+    )
+
+
+def tune_run(
+    config: RunConfig,
+    run_id: str,
+    data: Data,
+    model: ModelSpec,
+    *,
+    out: Path,
+    device: str,
+    deadline: float | None = None,
+    stop_signal: Callable[[], int] | None = None,
+    progress: Progress = SILENT,
+) -> tuple[RunRecord, Classifier]:
+    """Train by a method of kind 'tune', calibrate on validation, open the test part once, write the record."""
+    from backbench.engine.checkpoint import Workspace
+    from backbench.engine.train import never_stop
+    from backbench.engine.tune import Training
+
+    started, clock = ledger.utc_now(), time.perf_counter()
+    method = find_method(config.method.name)
+    options = resolve_options(method, config.method)
+    workspace = Workspace(_working_folder(out, run_id), progress)
+    workspace.write_state("config", config.model_dump(mode="json"))
+    training = Training(workspace, deadline, stop_signal or never_stop, progress)
+    task = _image_task(config, data, model, device, progress)
+    tuned: Tuned = method.adapt(task, options, training)
+    fit_seconds = time.perf_counter() - clock
+    classifier = tuned.classifier.to(device)
+    val_logits = _logits(classifier, task.val, data, config, device, progress)
+    _calibrate(classifier, val_logits, task.val.labels)
+
+    ledger.log_opening(out, data.manifest.digest, run_id)
+    test, clock = _part("test", data), time.perf_counter()
+    logits = _logits(classifier, test, data, config, device, progress)
+    seconds = time.perf_counter() - clock
+    probabilities = softmax(logits)
+    metrics = score(probabilities, test.labels, test_groups(data))
+    calibrated = score(softmax(logits, classifier.temperature), test.labels)
+    metrics |= {f"calibrated_{name}": calibrated[name] for name in ("nll", "ece")}
+    metrics |= _coverage(logits, test.labels, classifier)
+    record = RunRecord(
+        run_id=run_id,
+        status="done",
+        started=started,
+        config=config,
+        data=describe_data(data),
+        model=task.backbone.facts,
+        method=MethodFacts(
+            name=method.name,
+            options=options.model_dump(mode="json"),
+            choices=tuned.choices
+            | {"temperature": classifier.temperature, "threshold": classifier.threshold}
+            | {f"{name}_best_epoch": result.best_epoch for name, result in tuned.phases.items()},
+            fitted_on="train",
+        ),
+        metrics=metrics,
+        per_class=per_class_recall(probabilities, test.labels, data.manifest.classes),
+        cost=Cost(
+            seconds={"fit": fit_seconds, "forward": seconds},
+            images_per_second=len(test) / seconds,
+            num_images=len(data.manifest),
+            peak_memory_bytes=peak_memory_bytes(device),
+        ),
+        environment=describe_environment(device),
+        warnings=tuned.warnings,
+    )
+    history = {name: asdict(result) for name, result in tuned.phases.items()}
+    record, _ = ledger.write_run(
+        out,
+        record,
+        Predictions(test.ids, test.labels, probabilities, data.manifest.classes),
+        lambda path: write_manifest(data.manifest, path),
+        more={"history.json": json.dumps(history, indent=1).encode()},
+    )
+    return record, classifier
+
+
+def _image_task(config: RunConfig, data: Data, model: ModelSpec, device: str, progress: Progress) -> ImageTask:
+    from backbench.engine.task import ImageTask
+
+    assert model.load is not None  # checked by the callers
+    return ImageTask(
+        backbone=model.load(config.seed),
+        read=data.read,
+        train=_part("train", data),
+        val=_part("val", data),
+        class_names=data.manifest.classes,
+        seed=config.seed,
+        device=device,
+        precision=config.precision,
+        features=lambda: _feature_task(
+            config, data, extract_for(model, config, data, device=device, progress=progress).values, device
+        ),
+    )
+
+
+def _part(name: str, data: Data) -> Part:
+    from backbench.engine.task import Part
+
+    rows = data.manifest.part_rows(name)
+    return Part(rows, data.manifest.labels[rows], tuple(data.manifest.ids[row] for row in rows))
+
+
+def _logits(
+    classifier: Classifier, part: Part, data: Data, config: RunConfig, device: str, progress: Progress
+) -> np.ndarray:
+    return classifier.logits_for(
+        lambda index: data.read(int(part.rows[index])),
+        len(part),
+        device=device,
+        precision=config.precision,
+        exact_resize=config.exact_resize,
+        progress=progress,
+    )
+
+
+def _calibrate(classifier: Classifier, logits: np.ndarray, labels: np.ndarray) -> None:
+    """Temperature and reject threshold from validation; they travel with the model."""
+    found = calibrate(logits, labels)
+    classifier.temperature, classifier.threshold = found.temperature, found.threshold
+
+
+def _coverage(logits: np.ndarray, labels: np.ndarray, classifier: Classifier) -> dict[str, Metric]:
+    """How much of test is answered above the threshold, and how often those answers are right."""
+    probabilities = softmax(logits, classifier.temperature)
+    answered = probabilities.max(axis=1) >= classifier.threshold
+    right = (probabilities.argmax(axis=1) == labels)[answered]
+    found = {"coverage": Metric(value=float(answered.mean()), n=len(labels))}
+    if len(right):
+        found["answered_accuracy"] = Metric(value=float(right.mean()), n=len(right))
+    return found
+
+
+def find_unfinished(out: Path, given: str) -> RunConfig:
+    """The config of the run that was cut whose id is, or begins with, `given`.
+
+    Raises:
+        ConfigError: there is none, several, or it is finished.
+    """
+    folder = out / ".working"
+    names = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    matching = [name for name in names if name == given] or [name for name in names if name.startswith(given)]
+    if len(matching) == 1:
+        path = folder / matching[0] / "config.json"
+        try:
+            return RunConfig.model_validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{path} is damaged: start the run anew with `backbench adapt`.") from error
+    if matching:
+        few = ", ".join(matching[:5])
+        raise ConfigError(f"'{given}' is the beginning of {len(matching)} unfinished runs: {few}.")
+    if (out / given / ledger.RECORD_FILE).is_file():
+        raise ConfigError(f"run '{given}' is finished: there is nothing to resume. See: backbench show {given}")
+    close = nearest(given, names)
+    hint = f"Did you mean {close[0]}?" if close else f"Unfinished runs in {out}: {', '.join(names[:5]) or 'none'}."
+    raise ConfigError(f"no unfinished run '{given}'. {hint}")

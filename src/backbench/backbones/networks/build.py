@@ -1,0 +1,22 @@
+"""What must be known of a body besides its tensors, so that it can be made again anywhere, offline."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from backbench.backbones.card import CardOptions
+from backbench.config import Frozen
+
+
+class Build(Frozen):
+    """How a body was made: an architecture, its options, and where it was cut.
+
+    Args:
+        architecture: 'timm/NAME' or 'timm/NAME.TAG' (the tag decides the image size), 'torchvision/NAME',
+            'backbench/NAME'.
+        feature_layer: the layer a network was cut at; None: it is whole but for its head.
+    """
+
+    architecture: str = Field(pattern=r"^(timm|torchvision|backbench)/[A-Za-z0-9_]{1,80}(\.[A-Za-z0-9_]{1,80})?$")
+    options: CardOptions = CardOptions()
+    feature_layer: str | None = Field(default=None, max_length=300)

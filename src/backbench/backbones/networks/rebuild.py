@@ -1,0 +1,82 @@
+"""Makes a body again from its description and its tensors; nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from backbench.backbones.networks import own_body
+from backbench.backbones.networks.build import Build
+from backbench.backbones.networks.card_body import LIBRARIES, make_architecture
+from backbench.backbones.networks.cut import cut_at
+from backbench.backbones.networks.tiny_nets import Flatten
+from backbench.backbones.networks.vit_weights import make_vit_from_state
+from backbench.backbones.networks.weights import put_state
+from backbench.errors import ModelError
+
+PIXELS = "backbench/pixels"
+
+
+def rebuild(build: Build, state: Mapping[str, torch.Tensor], *, where: str) -> nn.Module:
+    """The body of that description with these tensors, each of which must fit; in eval mode, nothing trainable.
+
+    Args:
+        state: named as in the body's own `state_dict`.
+        where: what to call the tensors' file in messages.
+
+    Raises:
+        ModelError: the installed libraries know no such architecture, it can't be made so, or tensors do not fit.
+    """
+    options = build.options.model_dump(exclude_none=True)
+    library = build.architecture.partition("/")[0]
+    if library == "backbench":
+        body = _rebuild_own(build, options, state, where)
+    else:
+        with torch.random.fork_rng(devices=[]):  # constructors draw weights that are replaced: leave no trace
+            network = make_architecture(build.architecture, options)
+        if build.feature_layer is None:
+            body = LIBRARIES[library].drop_head(network)
+        else:
+            body = cut_at(network, build.feature_layer)
+        put_state(body, state, where=where)
+    return body.eval().requires_grad_(False)
+
+
+def _rebuild_own(
+    build: Build, options: Mapping[str, Any], state: Mapping[str, torch.Tensor], where: str
+) -> nn.Module:
+    if build.feature_layer is not None:
+        raise ModelError(f"{build.architecture} can't be cut at '{build.feature_layer}'")
+    name = build.architecture.removeprefix(own_body.PREFIX)
+    config = own_body.vit_config_of(name, options)
+    if config is not None:
+        return make_vit_from_state(config, state, where=where)  # image size and layer scale follow from the state
+    if build.architecture == PIXELS:
+        body: nn.Module = Flatten()
+    else:
+        body = own_body.make_untrained_body(name, seed=0)
+    put_state(body, state, where=where)
+    return body
+
+
+def make_random(build: Build, seed: int) -> nn.Module:
+    """The body of that description with random weights; torch's generators are left as they were.
+
+    Raises:
+        ModelError: see `rebuild`; a network that is cut at a layer is made whole and cut again.
+    """
+    library, _, name = build.architecture.partition("/")
+    if build.architecture == PIXELS:
+        return Flatten()
+    if library == "backbench":
+        return own_body.make_untrained_body(name, seed)
+    options = build.options.model_dump(exclude_none=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = make_architecture(build.architecture, options)
+    if build.feature_layer is None:
+        return LIBRARIES[library].drop_head(network).eval().requires_grad_(False)
+    return cut_at(network, build.feature_layer).eval().requires_grad_(False)

@@ -1,0 +1,173 @@
+"""`backbench predict`: what trained models say of images, side by side."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from backbench.cli.options import inference_options, json_option, quiet_option
+
+if TYPE_CHECKING:
+    from backbench.engine.classifier import Prediction
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""A spreadsheet would take a cell that begins so for a formula."""
+LABEL_WIDTH = 24
+
+
+@click.command()
+@click.argument("arguments", metavar="BUNDLE... IMAGE|FOLDER...", nargs=-1, required=True)
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes for each image.")
+@click.option("--csv", "csv_file", metavar="FILE", help="Write a table there, one line for each image and bundle.")
+@inference_options
+@json_option
+@quiet_option
+def predict(
+    arguments: tuple[str, ...],
+    top: int,
+    csv_file: str | None,
+    device: str,
+    precision: str,
+    exact_resize: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Say what is on images, with one trained model or several side by side.
+
+    The leading arguments that are bundles (folders with a model.json, or runs that wrote one) are the models; the
+    rest are image files and folders of them. Exit status 1 when an image could not be read.
+
+    \b
+    Example: backbench predict runs/photos-resnet18-full-0123456789/bundle new_photos/ --csv answers.csv
+    """
+    from backbench.cli.output import print_json
+    from backbench.engine.bundle import load_bundle
+    from backbench.progress import make_progress
+    from backbench.runtime import decide_device, decide_precision
+
+    bundles, images = split_arguments(arguments)
+    decided = decide_device(device)
+    answers: list[tuple[str, list[Prediction]]] = []
+    with make_progress(quiet=quiet) as progress:
+        for bundle in bundles:
+            found = load_bundle(Path(bundle)).predict(
+                images,
+                top=top,
+                device=decided,
+                precision=decide_precision(precision, decided),
+                exact_resize=exact_resize,
+                progress=progress,
+            )
+            answers.append((bundle, found))
+    if csv_file is not None:
+        write_csv(Path(csv_file), answers)
+    if as_json:
+        print_json({"schema": 1, "predictions": to_entries(answers)})
+    elif csv_file is None:
+        print(render_answers(answers))
+    elif not quiet:
+        print(f"{len(answers[0][1]):,} images: {csv_file}", file=sys.stderr)
+    if any(prediction.error for _, found in answers for prediction in found):
+        sys.exit(1)
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(bundles, images): the leading arguments that are bundles, and the rest, all of which must exist.
+
+    Raises:
+        ConfigError: no bundle comes first, nothing follows, or there is no such path; with the nearest there is.
+    """
+    from backbench.engine.bundle import find_bundle, is_bundle
+    from backbench.errors import ConfigError
+
+    num = next((row for row, given in enumerate(arguments) if not is_bundle(Path(given))), len(arguments))
+    if num == 0:
+        find_bundle(Path(arguments[0]))  # says what is wrong with it
+    bundles, images = list(arguments[:num]), list(arguments[num:])
+    if not images:
+        raise ConfigError(f"no images to look at after {' '.join(bundles)}. Give image files, or folders of them.")
+    for given in images:
+        if not Path(given).exists():
+            raise ConfigError(f"there is no image, folder or bundle '{given}'.{_near(Path(given))}")
+        if is_bundle(Path(given)):
+            raise ConfigError(f"the bundle '{given}' comes after an image. Bundles come first, then images.")
+    return bundles, images
+
+
+def _near(path: Path) -> str:
+    from backbench.errors import nearest
+
+    try:
+        names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return f" There is no folder '{path.parent}' either, or it can't be read."
+    close = nearest(path.name, names)
+    return " Did you mean " + " or ".join(f"'{path.parent / name}'" for name in close) + "?" if close else ""
+
+
+def to_entries(answers: Sequence[tuple[str, Sequence[Prediction]]]) -> list[dict[str, Any]]:
+    """All answers, image by image, the bundles of an image in the order given."""
+    rows = zip(*([(bundle, answer) for answer in found] for bundle, found in answers), strict=True)
+    return [{"bundle": bundle, **answer.to_json()} for row in rows for bundle, answer in row]
+
+
+def write_csv(path: Path, answers: Sequence[tuple[str, Sequence[Prediction]]]) -> None:
+    """One line for each image and bundle; cells that a spreadsheet would run begin with a quotation mark.
+
+    Raises:
+        StorageError: the file can't be written; what was there stays.
+    """
+    from backbench.storage import write_atomically
+
+    places = range(2, max((len(answer.top) for _, found in answers for answer in found), default=1) + 1)
+    more = [column for place in places for column in (f"label_{place}", f"confidence_{place}")]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "bundle", "label", "confidence", "unsure", "error", *more])
+    for entry in to_entries(answers):
+        best = [cell for answer in entry["top"][1:] for cell in (answer["label"], f"{answer['confidence']:.6f}")]
+        confidence = "" if entry["confidence"] is None else f"{entry['confidence']:.6f}"
+        unsure = "yes" if entry["unsure"] else "no"
+        cells = [entry["path"], entry["bundle"], entry["label"] or "", confidence, unsure, entry.get("error", "")]
+        writer.writerow([neutralise(cell) for cell in [*cells, *best]])
+    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def neutralise(cell: str) -> str:
+    """The cell so that no spreadsheet takes it for a formula."""
+    return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
+
+
+def render_answers(answers: Sequence[tuple[str, Sequence[Prediction]]]) -> str:
+    """A line for each image, a column for each bundle; '?' marks what a model is unsure of."""
+    from backbench.report.text import cell_width, pad, printable, shorten
+
+    paths = [printable(prediction.path) for prediction in answers[0][1]]
+    width = max(map(cell_width, paths))
+    column = LABEL_WIDTH + len(" 100.0 % ?")
+    lines = []
+    if len(answers) > 1:
+        names = [pad(shorten(printable(bundle), column), column) for bundle, _ in answers]
+        lines.append("  ".join([" " * width, *names]).rstrip())
+    for row, path in enumerate(paths):
+        is_broken = answers[0][1][row].error is not None  # for all bundles alike: said once
+        cells = [_cell(found[row]) for _, found in (answers[:1] if is_broken else answers)]
+        lines.append("  ".join([pad(path, width), *(pad(cell, column) for cell in cells)]).rstrip())
+    if any(answer.is_unsure and answer.error is None for _, found in answers for answer in found):
+        lines.append("\n? less confident than the model's threshold: better ask a person")
+    return "\n".join(lines)
+
+
+def _cell(answer: Prediction) -> str:
+    from backbench.report.text import pad, printable, shorten
+
+    if answer.label is None or answer.confidence is None:
+        return f"error: {printable(answer.error or '')}"
+    label = pad(shorten(printable(answer.label), LABEL_WIDTH), LABEL_WIDTH)
+    return f"{label} {100 * answer.confidence:5.1f} %{' ?' if answer.is_unsure else ''}"

@@ -1,0 +1,113 @@
+"""Images without labels: files, all images below a folder, or pixels in memory, each with a way to read it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from backbench.data.colour import UnusablePixels, to_rgb
+from backbench.data.decode import decode_image, read_file
+from backbench.data.scanner import IMAGE_SUFFIXES, LITTER, sort_key
+from backbench.data.wording import quote
+from backbench.errors import BadImage, ConfigError, DataError
+
+MAX_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image to look at: what to call it, and `read()` -> (height, width, 3) uint8; BadImage if it can't be."""
+
+    name: str
+    read: Callable[[], np.ndarray]
+
+
+def gather_pictures(items: Any, *, max_pixels: int = MAX_PIXELS) -> list[Picture]:
+    """The images that `items` means: one item, or several in a sequence.
+
+    Args:
+        items: a path of a file (of any name; a missing one is a picture that can't be read), or of a folder,
+            which stands for all files below it with an image's suffix, in order of their names; an array
+            (height, width, 3) uint8, or (n, height, width, 3); a PIL image.
+
+    Raises:
+        ConfigError: something that is none of these.
+        DataError: a folder that can't be read, or without images.
+    """
+    several = items if isinstance(items, Iterable) and not isinstance(items, _SINGLE) else [items]
+    found: list[Picture] = []
+    for item in several:
+        found += _pictures_of(item, len(found), max_pixels)
+    return found
+
+
+_SINGLE = (str, os.PathLike, np.ndarray, Image.Image)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All files below `folder` with an image's suffix, in order of names; hidden ones and linked folders are left.
+
+    Raises:
+        DataError: the folder, or one below it, can't be read, or there is no image.
+    """
+    found = [path for path in _walk(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise DataError(
+            f"{quote(str(folder))} holds no images: no file below it ends in .jpg, .png, .webp, .gif, .bmp, .tif "
+            f"or the like."
+        )
+    return sorted(found, key=lambda path: [sort_key(part) for part in path.parts])
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise DataError(f"folder {quote(str(error.filename))} can't be read: {error.strerror}.") from error
+
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if _is_wanted(name)]
+        yield from (Path(root, name) for name in files if _is_wanted(name))
+
+
+def _is_wanted(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in LITTER
+
+
+def _pictures_of(item: Any, number: int, max_pixels: int) -> list[Picture]:
+    """What one item stands for; `number` names images in memory."""
+    if isinstance(item, str | os.PathLike):
+        path = Path(os.fspath(item))
+        files = list_images(path) if os.path.isdir(path) else [path]  # noqa: PTH112 - unlike Path's, it never raises
+        return [Picture(str(file), partial(_read_path, file, max_pixels)) for file in files]
+    if isinstance(item, np.ndarray):
+        stack = item if item.ndim == 4 else item[None]
+        if item.dtype != np.uint8 or stack.ndim != 4 or stack.shape[3] != 3 or 0 in stack.shape[1:]:
+            raise ConfigError(
+                f"an array of {item.dtype} and shape {item.shape} is no image; uint8 of shape (height, width, 3), "
+                f"RGB in 0..255, is needed, or (n, height, width, 3)."
+            )
+        return [Picture(f"[{number + row}]", partial(np.asarray, image)) for row, image in enumerate(stack)]
+    if isinstance(item, Image.Image):
+        return [Picture(f"[{number}]", partial(_read_pillow, item, f"[{number}]"))]
+    raise ConfigError(
+        f"a {type(item).__name__} is no image. Give paths, folders, arrays (height, width, 3) uint8 or PIL images."
+    )
+
+
+def _read_path(path: Path, max_pixels: int) -> np.ndarray:
+    return decode_image(read_file(path), str(path), max_pixels=max_pixels)
+
+
+def _read_pillow(image: Image.Image, name: str) -> np.ndarray:
+    try:
+        return np.array(to_rgb(ImageOps.exif_transpose(image)))
+    except UnusablePixels as error:
+        raise BadImage(name, str(error)) from error
+    except Exception as error:  # a lazily loaded file raises here whatever decoders raise
+        raise BadImage(name, f"can't be decoded ({str(error)[:200]})") from error

@@ -1,0 +1,245 @@
+"""A classifier: backbone, head and class names, and the one way from images to answers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from backbench.backbones.networks.base import Backbone
+from backbench.config import Precision, Preprocess
+from backbench.data.gather import Picture, gather_pictures
+from backbench.engine.accelerate import Inference, accelerate
+from backbench.engine.features import extract_features
+from backbench.errors import BadImage, ConfigError, ModelError
+from backbench.evaluate.calibrate import softmax
+from backbench.progress import SILENT, Progress
+
+_HEAD_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one image.
+
+    Args:
+        path: the file, or '[number]' for an image from memory.
+        label: the most probable class; None if the image could not be read.
+        confidence: its probability, in 0..1, after the temperature.
+        top: (class, probability) of the most probable classes, the best first.
+        is_unsure: the confidence is below the classifier's threshold, or there is no answer.
+        error: why there is no answer; None if there is one.
+    """
+
+    path: str
+    label: str | None
+    confidence: float | None
+    top: tuple[tuple[str, float], ...]
+    is_unsure: bool
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As `backbench predict --json` prints it, but for the bundle's name."""
+        document: dict[str, Any] = {
+            "path": self.path,
+            "label": self.label,
+            "confidence": self.confidence,
+            "top": [{"label": label, "confidence": confidence} for label, confidence in self.top],
+            "unsure": self.is_unsure,
+        }
+        return document if self.error is None else document | {"error": self.error}
+
+
+class Classifier(nn.Module):
+    """`head(backbone(batch))`, with what it takes to answer for a photograph.
+
+    Args:
+        backbone: its preprocessing is that of the classifier.
+        head: (batch, dim) -> (batch, classes).
+        class_names: one for each logit, in that order.
+        temperature: logits are divided by it before they become probabilities; above 0.
+        threshold: answers of less confidence, in 0..1, count as unsure; 0: none does.
+
+    Raises:
+        ModelError: the head has not one logit for each class name, or takes other features than the backbone's.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Module,
+        class_names: Sequence[str],
+        *,
+        temperature: float = 1.0,
+        threshold: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.class_names = tuple(class_names)
+        self.temperature = temperature
+        self.threshold = threshold
+        self._fast: tuple[Any, Inference] | None = None
+        spec = getattr(head, "spec", None)
+        if spec is not None and spec.classes != len(self.class_names):
+            raise ModelError(f"{len(self.class_names)} class names for a head with {spec.classes} classes")
+        if spec is not None and spec.dim != backbone.facts.dim:
+            raise ModelError(f"a head for {spec.dim} features on a backbone with {backbone.facts.dim}")
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How images are prepared."""
+        return self.backbone.preprocess
+
+    @property
+    def device(self) -> str:
+        """Where the weights are; 'cpu' if there are none."""
+        tensor = next(iter((*self.parameters(), *self.buffers())), None)
+        return "cpu" if tensor is None else str(tensor.device)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """(batch, 3, height, width) float, normalised -> (batch, classes) logits."""
+        logits: Tensor = self.head(self.backbone(batch))
+        return logits
+
+    def logits_for(
+        self,
+        read: Callable[[int], np.ndarray],
+        num: int,
+        *,
+        device: str | None = None,
+        precision: Precision = "fp32",
+        exact_resize: bool = False,
+        names: Sequence[str] | None = None,
+        deadline: float | None = None,
+        network: Inference | None = None,
+        progress: Progress = SILENT,
+    ) -> np.ndarray:
+        """Logits of images 0..num-1, (num, classes) float32. Neither weights nor modes are changed.
+
+        Args:
+            read: row -> (height, width, 3) uint8; called once for each, from several threads.
+            device: None: where the weights are.
+            names: what to call the images in messages.
+            network: the backbone as `accelerate` gave it; None: it is made here, from the weights as they are now.
+            deadline, precision, exact_resize: see `features.extract_features`.
+
+        Raises:
+            BadImage: from `read`. ModelError: features or logits that are not finite. BudgetExceeded.
+        Cost: that of the backbone's inference copy; features of all images are held.
+        """
+        device = device or self.device
+        extraction = extract_features(
+            self.backbone,
+            read,
+            [f"{row:012d}" for row in range(num)],  # in this order, each on its own
+            names=names if names is not None else [f"image {row}" for row in range(num)],
+            device=device,
+            precision=precision,
+            exact_resize=exact_resize,
+            use_cache=False,
+            network=network,
+            deadline=deadline,
+            progress=progress,
+        )
+        return self.logits_of(extraction.values, device=device)
+
+    def logits_of(self, features: np.ndarray, *, device: str | None = None) -> np.ndarray:
+        """The head alone, in eval mode and float32: (n, dim) float32 features -> (n, classes) float32 logits."""
+        device = device or self.device
+        head = copy.deepcopy(self.head).to(device).float().eval()
+        out = np.empty((len(features), len(self.class_names)), dtype=np.float32)
+        with torch.inference_mode():
+            for first in range(0, len(features), _HEAD_ROWS):
+                chosen = slice(first, first + _HEAD_ROWS)
+                out[chosen] = head(torch.from_numpy(features[chosen]).to(device)).cpu().numpy()
+        if not np.isfinite(out).all():
+            raise ModelError(f"{self.backbone.facts.name}: the head gives logits that are not finite numbers")
+        return out
+
+    def probabilities_of(self, logits: np.ndarray) -> np.ndarray:
+        """(n, classes) logits -> float32 probabilities, after the temperature."""
+        return softmax(logits, self.temperature)
+
+    def predict(
+        self,
+        items: Any,
+        *,
+        top: int = 5,
+        device: str | None = None,
+        precision: Precision = "fp32",
+        exact_resize: bool = False,
+        progress: Progress = SILENT,
+    ) -> list[Prediction]:
+        """Answers for images, one for each, in their order; an image that can't be read gets one with an `error`.
+
+        Args:
+            items: a path, folder, array (height, width, 3) uint8 or PIL image, or a sequence of them; see
+                `data.gather.gather_pictures`.
+            top: how many of the most probable classes to give, at least 1.
+
+        Raises:
+            ConfigError: `top` is below 1, or an item is no image. DataError: a folder without images.
+        """
+        if top < 1:
+            raise ConfigError(f"top is {top}; at least 1 class must be asked for.")
+        pictures = gather_pictures(items)
+        errors: dict[int, str] = {}
+        logits = self.logits_for(
+            lambda row: self._read(pictures[row], row, errors),
+            len(pictures),
+            device=device,
+            precision=precision,
+            exact_resize=exact_resize,
+            names=[picture.name for picture in pictures],
+            network=self._accelerated(device or self.device, precision),
+            progress=progress,
+        )
+        probabilities = self.probabilities_of(logits)
+        return [
+            _failed(picture.name, errors[row]) if row in errors else self._answer(picture, probabilities[row], top)
+            for row, picture in enumerate(pictures)
+        ]
+
+    def _read(self, picture: Picture, row: int, errors: dict[int, str]) -> np.ndarray:
+        """The pixels; for an image that can't be read a blank one, whose answer is thrown away."""
+        try:
+            return picture.read()
+        except BadImage as error:
+            errors[row] = error.reason
+            return np.zeros((*self.preprocess.size, 3), dtype=np.uint8)
+
+    def _answer(self, picture: Picture, probabilities: np.ndarray, top: int) -> Prediction:
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        best = tuple((self.class_names[index], float(probabilities[index])) for index in order)
+        label, confidence = best[0]
+        return Prediction(picture.name, label, confidence, best, confidence < self.threshold)
+
+    def _accelerated(self, device: str, precision: Precision) -> Inference:
+        """The inference copy of the backbone, kept for the next call while no weight changes."""
+        tensors = (*self.backbone.parameters(), *self.backbone.buffers())
+        state = (device, precision, tuple((tensor.data_ptr(), tensor._version) for tensor in tensors))
+        if self._fast is None or self._fast[0] != state:
+            self._fast = state, accelerate(self.backbone, device=device, precision=precision)
+        return self._fast[1]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Classifier:
+        # Without the inference copy, which belongs to the original's weights.
+        made = Classifier(
+            copy.deepcopy(self.backbone, memo),
+            copy.deepcopy(self.head, memo),
+            self.class_names,
+            temperature=self.temperature,
+            threshold=self.threshold,
+        )
+        made.training = self.training
+        return made
+
+
+def _failed(name: str, reason: str) -> Prediction:
+    return Prediction(name, label=None, confidence=None, top=(), is_unsure=True, error=reason)

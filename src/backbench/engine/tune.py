@@ -1,0 +1,249 @@
+"""What every method that trains a network shares: families and their rates, phases, and what comes out.
+
+A method says which parameters learn and what the head is; the rest is here and in `train.fit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from backbench.backbones.networks.stages import stages_of
+from backbench.config import Augment, Recipe
+from backbench.engine.batches import Batches, FeatureBatches, ImageBatches
+from backbench.engine.checkpoint import Workspace
+from backbench.engine.classifier import Classifier
+from backbench.engine.head_modules import HeadModule, LinearModule, MlpModule
+from backbench.engine.optimise import Phase
+from backbench.engine.standardise import Scale, measure_scale
+from backbench.engine.task import ImageTask
+from backbench.engine.train import FitResult, fit, never_stop
+from backbench.errors import ConfigError
+from backbench.progress import SILENT, Progress
+
+Family = Literal["transformer", "convnet"]
+BODY_RATE: dict[Family, float] = {"transformer": 5e-5, "convnet": 3e-4}
+"""AdamW, for a few hundred to some ten thousand images: layer norm networks break above 1e-4, batch norm ones
+learn slowly below it."""
+HEAD_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Training:
+    """Where and how long a method may train. See `train.fit`."""
+
+    workspace: Workspace
+    deadline: float | None = None
+    stop_signal: Callable[[], int] = never_stop
+    progress: Progress = SILENT
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A trained classifier, in eval mode, and how it came about: one result for each phase, by name."""
+
+    classifier: Classifier
+    phases: dict[str, FitResult]
+    choices: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def family_of(body: nn.Module) -> Family:
+    """'convnet' for networks that normalise by batch, 'transformer' for those that normalise by layer."""
+    for module in body.modules():
+        if isinstance(module, nn.LayerNorm) or "LayerNorm" in type(module).__name__:
+            return "transformer"
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return "convnet"
+    return "convnet"
+
+
+def body_names(names: Iterable[str]) -> frozenset[str]:
+    """Names as in the backbone's body -> names as in the classifier."""
+    return frozenset(f"backbone.body.{name}" for name in names)
+
+
+def head_names(classifier: Classifier) -> frozenset[str]:
+    """All parameters of the head, by their names in the classifier."""
+    return frozenset(f"head.{name}" for name, _ in classifier.head.named_parameters())
+
+
+def make_phase(
+    name: str, classifier: Classifier, body_parameters: Iterable[str], recipe: Recipe, *, fresh_head: bool
+) -> Phase:
+    """A phase that trains the head and `body_parameters`, named as in the body; rates by family and stage.
+
+    Args:
+        fresh_head: the head was not solved before: it learns ten times as fast as the body.
+
+    Raises:
+        ConfigError: the body has none of these parameters.
+    """
+    body = classifier.backbone.body
+    chosen = list(body_parameters)
+    rate = recipe.learning_rate
+    if rate is None:
+        rate = BODY_RATE[family_of(body)] if chosen else HEAD_RATE
+    head_rate = recipe.head_learning_rate or (rate * 10 if fresh_head and chosen else rate)
+    rates = dict.fromkeys(head_names(classifier), head_rate / rate)
+    stages = stages_of(body)
+    for distance, stage in enumerate(reversed(stages)):
+        for parameter in stage.parameters:
+            rates[f"backbone.body.{parameter}"] = recipe.layer_decay**distance
+    trainable = head_names(classifier) | body_names(chosen)
+    return Phase(name, trainable, recipe.model_copy(update={"learning_rate": rate}), rates)
+
+
+def train_phase(classifier: Classifier, task: ImageTask, phase: Phase, training: Training) -> FitResult:
+    """Train one phase; on cached features where nothing but the head learns and images are not augmented."""
+    body = classifier.backbone.body
+    only_head = not any(name.startswith("backbone.") for name in phase.trainable)
+    arguments: dict[str, Any] = {
+        "class_names": task.class_names,
+        "workspace": training.workspace,
+        "seed": task.seed,
+        "device": task.device,
+        "precision": task.precision,
+        "deadline": training.deadline,
+        "stop_signal": training.stop_signal,
+        "progress": training.progress,
+    }
+    training.progress.say(describe_phase(classifier, phase))
+    smoothing = phase.recipe.label_smoothing
+    batches: Batches
+    if only_head and phase.recipe.augment == Augment():
+        features = task.features()
+        batches = FeatureBatches(features.train, features.val, task.num_classes, smoothing, task.device)
+        head_phase = Phase(
+            phase.name,
+            frozenset(name.removeprefix("head.") for name in phase.trainable),
+            phase.recipe,
+            {name.removeprefix("head."): rate for name, rate in phase.rates.items() if name.startswith("head.")},
+        )
+        return fit(classifier.head, batches, head_phase, **arguments)
+    if phase.recipe.gradient_checkpointing:
+        _checkpoint_gradients(body)
+    batches = ImageBatches(
+        task.read,
+        task.train,
+        task.val,
+        task.num_classes,
+        classifier.backbone.preprocess,
+        phase.recipe.augment,
+        smoothing,
+        task.seed,
+        task.device,
+    )
+    return fit(classifier, batches, phase, **arguments)
+
+
+def _checkpoint_gradients(body: nn.Module) -> None:
+    """Less memory for a third more time; ConfigError for a network that can't."""
+    switch = getattr(body, "set_grad_checkpointing", None)
+    if switch is None:
+        raise ConfigError("this model has no gradient checkpointing: leave recipe.gradient_checkpointing out.")
+    switch(True)
+
+
+def describe_phase(classifier: Classifier, phase: Phase) -> str:
+    """What learns, what is frozen, and what freezing saves, in one line."""
+    sizes = {name: parameter.numel() for name, parameter in classifier.named_parameters()}
+    trained = sum(size for name, size in sizes.items() if name in phase.trainable)
+    whole = sum(sizes.values())
+    saved = ""
+    if not any(name.startswith("backbone.") for name in phase.trainable):
+        saved = "; the backbone runs forward only"
+        if phase.recipe.augment == Augment():
+            saved = "; the backbone runs once, every epoch trains on its features"
+    elif frozen_stages := _frozen_prefix(classifier, phase):
+        saved = f"; no backward pass through {frozen_stages}"
+    return f"{phase.name}: {trained:,} of {whole:,} parameters learn, {whole - trained:,} are frozen{saved}"
+
+
+def _frozen_prefix(classifier: Classifier, phase: Phase) -> str:
+    """The stages from the input on in which nothing learns, as text."""
+    names = []
+    for stage in stages_of(classifier.backbone.body):
+        if body_names(stage.parameters) & phase.trainable:
+            break
+        names.append(stage.name)
+    return f"{names[0]} to {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def last_stages(body: nn.Module, num: int) -> list[str]:
+    """Parameter names of the last `num` stages of a body.
+
+    Raises:
+        ConfigError: it has fewer stages, or nothing to train.
+    """
+    stages = stages_of(body)
+    if not stages:
+        raise ConfigError("this model has no weights to train. Use a network, or the methods knn and logistic.")
+    if num > len(stages):
+        names = ", ".join(stage.name for stage in stages)
+        raise ConfigError(
+            f"blocks={num}: this model has {len(stages)} stages: {names}. Choose 1 to {len(stages)}."
+        )
+    return [name for stage in stages[-num:] for name in stage.parameters]
+
+
+class Standardised(nn.Module):
+    """A head in training, behind features brought to mean 0 and deviation 1, so that one rate fits all backbones.
+
+    Without this a backbone with small features learns a hundred times too slowly, and a comparison of
+    backbones becomes one of feature scales.
+    """
+
+    mean: Tensor
+    inverse_std: Tensor
+
+    def __init__(self, inner: HeadModule, scale: Scale) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("mean", torch.from_numpy(scale.mean.astype(np.float32)))
+        self.register_buffer("inverse_std", torch.from_numpy(scale.inverse_std.astype(np.float32)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        logits: Tensor = self.inner((values - self.mean) * self.inverse_std)
+        return logits
+
+    @torch.no_grad()
+    def fold(self) -> HeadModule:
+        """The same head for raw features: the first linear layer takes over the standardisation."""
+        inner = self.inner
+        first = inner.hidden if isinstance(inner, MlpModule) else inner
+        assert isinstance(first, nn.Linear | LinearModule)  # all that gradient steps train here
+        first.weight.mul_(self.inverse_std)
+        first.bias.sub_(first.weight @ self.mean)
+        return inner
+
+
+def standardise(task: ImageTask, head: HeadModule, *, body_learns: bool) -> Standardised:
+    """Put `head` behind the standardisation of the training part's frozen features.
+
+    A network that learns from random weights keeps raw features: what it gives before training says nothing of
+    what it will give.
+    """
+    if body_learns and task.backbone.facts.pretrained_on is None:
+        dim = task.backbone.facts.dim
+        return Standardised(head, Scale(np.zeros(dim), np.ones(dim)))
+    return Standardised(head, measure_scale([task.features().train.values]))
+
+
+def make_classifier(task: ImageTask, head: nn.Module) -> Classifier:
+    """The task's backbone under a head, on the task's device."""
+    return Classifier(task.backbone, head, task.class_names).to(task.device)
+
+
+def refuse_weightless(task: ImageTask, method: str) -> None:
+    """Raises ConfigError for a backbone without weights, such as `pixels`."""
+    if not any(True for _ in task.backbone.body.parameters()):
+        raise ConfigError(
+            f"'{method}' trains a network's weights, and {task.backbone.facts.name} has none. "
+            f"Use a network, or a probe: knn, centroid, ridge, logistic."
+        )

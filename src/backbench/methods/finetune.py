@@ -1,0 +1,104 @@
+"""`last-blocks`, `parts` and `full`: fine-tuning from pretrained weights, of a chosen part of the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from backbench.catalog import MethodSpec
+from backbench.config import Augment, Frozen, Recipe
+
+if TYPE_CHECKING:
+    from backbench.engine.task import ImageTask
+    from backbench.engine.tune import Training, Tuned
+
+CROP_AND_FLIP = Augment(crop="random-resized", scale=(0.35, 1.0), flip=True)
+"""Milder than ImageNet's: with few images an object that is mostly cut away does more harm than good."""
+
+
+class LastBlocksOptions(Frozen):
+    """A block of a transformer, a stage of a convolutional network."""
+
+    blocks: int = Field(default=3, ge=1, le=1000, description="how many, counted from the output")
+    recipe: Recipe = Recipe(augment=CROP_AND_FLIP)
+
+
+class PartsOptions(Frozen):
+    """Parts by kind, in all blocks: mlp, attention, norm, bias, embedding, conv, mlp-norm, attention-norm."""
+
+    parts: tuple[str, ...] = Field(default=("mlp", "mlp-norm"), min_length=1)
+    recipe: Recipe = Recipe(augment=CROP_AND_FLIP)
+
+
+class FullOptions(Frozen):
+    """Everything learns; the stages near the input more slowly."""
+
+    recipe: Recipe = Recipe(augment=CROP_AND_FLIP, layer_decay=0.8)
+
+
+def adapt_last_blocks(task: ImageTask, options: LastBlocksOptions, training: Training) -> Tuned:
+    """Train the head and the last blocks."""
+    from backbench.engine.tune import last_stages
+
+    return _adapt("last-blocks", task, last_stages(task.backbone.body, options.blocks), options.recipe, training)
+
+
+def adapt_parts(task: ImageTask, options: PartsOptions, training: Training) -> Tuned:
+    """Train the head and the parts of the named kinds.
+
+    Raises:
+        ConfigError: a kind that there is not, or that this backbone has nothing of.
+    """
+    from backbench.backbones.networks.stages import parts_of
+    from backbench.errors import ConfigError, unknown_name
+
+    known = parts_of(task.backbone.body)
+    for kind in options.parts:
+        if kind not in known:
+            raise unknown_name("part", kind, known, "options.parts", "docs/protocol.md")
+    names = [name for kind in options.parts for name in known[kind]]
+    if not names:
+        there = ", ".join(kind for kind, members in known.items() if members)
+        raise ConfigError(
+            f"{task.backbone.facts.name} has no {' or '.join(options.parts)}. It has: {there or 'no weights'}."
+        )
+    return _adapt("parts", task, names, options.recipe, training)
+
+
+def adapt_full(task: ImageTask, options: FullOptions, training: Training) -> Tuned:
+    """Train everything."""
+    names = [name for name, _ in task.backbone.body.named_parameters()]
+    return _adapt("full", task, names, options.recipe, training)
+
+
+def _adapt(name: str, task: ImageTask, names: Iterable[str], recipe: Recipe, training: Training) -> Tuned:
+    from backbench.engine.head_modules import make_linear
+    from backbench.engine.tune import (
+        Tuned,
+        make_classifier,
+        make_phase,
+        refuse_weightless,
+        standardise,
+        train_phase,
+    )
+    from backbench.runtime import make_torch_rng
+
+    refuse_weightless(task, name)
+    head = make_linear(task.backbone.facts.dim, task.num_classes, make_torch_rng(task.seed, "head"))
+    trained = standardise(task, head, body_learns=True)
+    classifier = make_classifier(task, trained)
+    phase = make_phase(name, classifier, names, recipe, fresh_head=True)
+    result = train_phase(classifier, task, phase, training)
+    classifier.head = trained.fold()
+    return Tuned(classifier, {name: result})
+
+
+SPECS = (
+    MethodSpec(
+        "last-blocks", "fine-tune the head and the last blocks", adapt_last_blocks, LastBlocksOptions, "tune"
+    ),
+    MethodSpec("parts", "fine-tune the head and parts of one kind", adapt_parts, PartsOptions, "tune"),
+    MethodSpec("full", "fine-tune everything", adapt_full, FullOptions, "tune"),
+)

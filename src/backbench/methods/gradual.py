@@ -1,0 +1,67 @@
+"""`gradual`: unfreeze from the head towards the input, a few stages at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from backbench.catalog import MethodSpec
+from backbench.config import Augment, Frozen, Recipe
+
+if TYPE_CHECKING:
+    from backbench.engine.task import ImageTask
+    from backbench.engine.tune import Training, Tuned
+
+
+class GradualOptions(Frozen):
+    """The recipe's epochs are those of each step."""
+
+    steps: int = Field(
+        default=4, ge=1, le=100, description="after the head, the stages are unfrozen in so many steps"
+    )
+    recipe: Recipe = Recipe(
+        epochs=3,
+        warmup_epochs=0.5,
+        patience=0,
+        layer_decay=0.8,
+        augment=Augment(crop="random-resized", scale=(0.35, 1.0), flip=True),
+    )
+
+
+def adapt(task: ImageTask, options: GradualOptions, training: Training) -> Tuned:
+    """Train the head, then head and last stages, and so on to the input; each step starts from the best so far.
+
+    Source: Howard and Ruder 2018 (ULMFiT).
+    """
+    from backbench.backbones.networks.stages import stages_of
+    from backbench.engine.head_modules import make_linear
+    from backbench.engine.tune import (
+        Tuned,
+        last_stages,
+        make_classifier,
+        make_phase,
+        refuse_weightless,
+        standardise,
+        train_phase,
+    )
+    from backbench.runtime import make_torch_rng
+
+    refuse_weightless(task, "gradual")
+    body = task.backbone.body
+    head = make_linear(task.backbone.facts.dim, task.num_classes, make_torch_rng(task.seed, "head"))
+    trained = standardise(task, head, body_learns=True)
+    classifier = make_classifier(task, trained)
+    num_stages = len(stages_of(body))
+    steps = min(options.steps, num_stages)
+    phases = {}
+    for step in range(steps + 1):
+        num = round(num_stages * step / steps)
+        names = last_stages(body, num) if num else []
+        phase = make_phase(f"gradual-{step}", classifier, names, options.recipe, fresh_head=step == 0)
+        phases[phase.name] = train_phase(classifier, task, phase, training)
+    classifier.head = trained.fold()
+    return Tuned(classifier, phases, {"stages": num_stages, "steps": steps})
+
+
+SPECS = (MethodSpec("gradual", "unfreeze from the head towards the input", adapt, GradualOptions, "tune"),)

@@ -1,0 +1,63 @@
+"""`lora`: low-rank corrections of frozen weights, merged into them at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from backbench.catalog import MethodSpec
+from backbench.config import Augment, Frozen, Recipe
+
+if TYPE_CHECKING:
+    from backbench.engine.task import ImageTask
+    from backbench.engine.tune import Training, Tuned
+
+
+class LoraOptions(Frozen):
+    """What comes out has the shape and the cost of the original network."""
+
+    rank: int = Field(default=8, ge=1, le=1024)
+    alpha: float = Field(default=16.0, gt=0.0, le=10_000.0, description="corrections are scaled by alpha / rank")
+    targets: str = Field(default="auto", description="which weights: auto, attention, linear, conv, ...")
+    recipe: Recipe = Recipe(
+        learning_rate=3e-4, augment=Augment(crop="random-resized", scale=(0.35, 1.0), flip=True)
+    )
+
+
+def adapt(task: ImageTask, options: LoraOptions, training: Training) -> Tuned:
+    """Train a head and low-rank corrections, merge them.
+
+    Raises:
+        ConfigError: the network has none of the targets; the message says what it has.
+    Source: Hu et al. 2021.
+    """
+    from backbench.engine.head_modules import make_linear
+    from backbench.engine.lora import add_lora, merge_lora
+    from backbench.engine.tune import (
+        Tuned,
+        make_classifier,
+        make_phase,
+        refuse_weightless,
+        standardise,
+        train_phase,
+    )
+    from backbench.runtime import make_torch_rng
+
+    refuse_weightless(task, "lora")
+    head = make_linear(task.backbone.facts.dim, task.num_classes, make_torch_rng(task.seed, "head"))
+    trained = standardise(task, head, body_learns=True)
+    body = task.backbone.body
+    rng = make_torch_rng(task.seed, "lora")
+    adapters = add_lora(body, rank=options.rank, alpha=options.alpha, targets=options.targets, rng=rng)
+    classifier = make_classifier(task, trained)
+    phase = make_phase("lora", classifier, adapters, options.recipe, fresh_head=True)
+    result = train_phase(classifier, task, phase, training)
+    classifier.head = trained.fold()
+    num = merge_lora(body)
+    return Tuned(classifier, {"lora": result}, {"num_adapted": num})
+
+
+SPECS = (
+    MethodSpec("lora", "low-rank corrections of frozen weights, merged at the end", adapt, LoraOptions, "tune"),
+)

@@ -1,0 +1,58 @@
+"""`scratch`: the architecture alone, from random weights: what pretraining is worth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backbench.catalog import MethodSpec
+from backbench.config import Augment, Frozen, Recipe
+
+if TYPE_CHECKING:
+    from backbench.engine.task import ImageTask
+    from backbench.engine.tune import Training, Tuned
+
+RATES = {"transformer": 1e-3, "convnet": 3e-3}
+SMALL_INPUT = 64
+"""Pixels: up to here images are shifted by a few pixels, as is the custom; above, cropped at random."""
+
+
+class ScratchOptions(Frozen):
+    """AdamW; rate and crop are decided by the kind of network and its input size where they are not given."""
+
+    recipe: Recipe = Recipe(epochs=30, batch_size=128, warmup_epochs=2.0, patience=0, label_smoothing=0.1)
+
+
+def adapt(task: ImageTask, options: ScratchOptions, training: Training) -> Tuned:
+    """Forget the pretrained weights and train everything.
+
+    Raises:
+        ConfigError: a backbone without weights.
+    """
+    from backbench.backbones.networks.rebuild import make_random
+    from backbench.engine.head_modules import make_linear
+    from backbench.engine.tune import Tuned, family_of, make_classifier, make_phase, refuse_weightless, train_phase
+    from backbench.errors import ConfigError
+    from backbench.runtime import make_torch_rng, stream_seed
+
+    refuse_weightless(task, "scratch")
+    backbone = task.backbone
+    if backbone.build is None:
+        raise ConfigError(f"how {backbone.facts.name} is built is not known, so it can't be trained from scratch.")
+    backbone.body.load_state_dict(make_random(backbone.build, stream_seed(task.seed, "scratch")).state_dict())
+    head = make_linear(backbone.facts.dim, task.num_classes, make_torch_rng(task.seed, "head"))
+    classifier = make_classifier(task, head)
+    recipe = options.recipe
+    if recipe.learning_rate is None:
+        rate = RATES[family_of(backbone.body)]
+        recipe = recipe.model_copy(update={"learning_rate": rate, "head_learning_rate": rate})
+    if recipe.augment == Augment():
+        small = max(backbone.preprocess.size) <= SMALL_INPUT
+        crop = Augment(crop="pad", flip=True) if small else Augment(crop="random-resized", flip=True)
+        recipe = recipe.model_copy(update={"augment": crop})
+    names = [name for name, _ in backbone.body.named_parameters()]
+    phase = make_phase("scratch", classifier, names, recipe, fresh_head=True)
+    result = train_phase(classifier, task, phase, training)
+    return Tuned(classifier, {"scratch": result}, {"augment": recipe.augment.model_dump(mode="json")})
+
+
+SPECS = (MethodSpec("scratch", "the architecture alone, from random weights", adapt, ScratchOptions, "tune"),)

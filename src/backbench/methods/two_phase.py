@@ -1,0 +1,87 @@
+"""`two-phase`: solve the head on frozen features first, then fine-tune from there at a low rate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from backbench.catalog import MethodSpec, find_method
+from backbench.config import Augment, Frozen, Recipe
+
+if TYPE_CHECKING:
+    from backbench.engine.task import ImageTask
+    from backbench.engine.tune import Training, Tuned
+
+
+class TwoPhaseOptions(Frozen):
+    """The second phase keeps the solved head unless it beats it on validation."""
+
+    probe: str = Field(
+        default="logistic", description="the method that solves the head; it must give a linear one"
+    )
+    blocks: int | None = Field(default=None, ge=1, description="fine-tune only this many last blocks; None: all")
+    recipe: Recipe = Recipe(
+        augment=Augment(crop="random-resized", scale=(0.35, 1.0), flip=True), layer_decay=0.8, warmup_epochs=1.0
+    )
+
+
+def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tuned:
+    """Probe, then fine-tune from the solved head.
+
+    The head is solved on train alone, with the strength that validation chose, so that validation can still judge
+    the second phase. If no epoch of that beats the probe there, the probe is what comes out, with a note.
+
+    Raises:
+        ConfigError: the probe gives no linear head, or the backbone has nothing to train.
+    """
+    from dataclasses import replace
+
+    from backbench.engine.head_modules import to_module
+    from backbench.engine.heads import LinearHead
+    from backbench.engine.task import Features
+    from backbench.engine.tune import (
+        Tuned,
+        last_stages,
+        make_classifier,
+        make_phase,
+        refuse_weightless,
+        train_phase,
+    )
+    from backbench.errors import ConfigError
+
+    refuse_weightless(task, "two-phase")
+    probe = find_method(options.probe)
+    if probe.kind != "probe":
+        raise ConfigError(f"options.probe '{options.probe}' trains a network itself. Use logistic or ridge.")
+    features = task.features()
+    chosen = probe.adapt(features, probe.options()).choices
+    fixed = (
+        {"default_strength": chosen["C"]}
+        if "C" in chosen
+        else {"default_l2": chosen["l2"]}
+        if "l2" in chosen
+        else {}
+    )
+    nothing = Features(features.val.values[:0], features.val.labels[:0], ())
+    head = probe.adapt(replace(features, val=nothing), probe.options(**fixed)).head
+    if not isinstance(head, LinearHead):
+        raise ConfigError(
+            f"options.probe '{options.probe}' gives no linear head to go on from. Use logistic or ridge."
+        )
+    body = task.backbone.body
+    names = (
+        [name for name, _ in body.named_parameters()]
+        if options.blocks is None
+        else last_stages(body, options.blocks)
+    )
+    classifier = make_classifier(task, to_module(head))
+    phase = make_phase("two-phase", classifier, names, options.recipe, fresh_head=False)
+    result = train_phase(classifier, task, phase, training)
+    warnings: tuple[str, ...] = ()
+    if result.best_epoch == 0:
+        warnings = ("fine-tuning never beat the probe on validation, so the probe is what was kept",)
+    return Tuned(classifier, {"two-phase": result}, {"probe": options.probe, "probe_choices": chosen}, warnings)
+
+
+SPECS = (MethodSpec("two-phase", "probe, then fine-tune from the solved head", adapt, TwoPhaseOptions, "tune"),)

@@ -1,0 +1,256 @@
+"""`backbench predict` and `backbench evaluate` as a person runs them, and every mistake that is easily made."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import backbench
+from backbench.catalog import find_model
+from backbench.cli import app
+from backbench.cli.predict import neutralise
+from backbench.config import DataConfig, MethodConfig, RunConfig
+from backbench.data.load import load_data
+from backbench.engine.bundle import write_bundle
+from backbench.engine.classifier import Classifier
+from backbench.engine.head_modules import to_module
+from backbench.errors import BackbenchError, ConfigError, DataError
+from backbench.ledger import read_predictions
+from backbench.run import run
+from conftest import make_photos
+
+CLASSES = ("circle", "cross", "stripes")
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def ask(*arguments: object) -> dict[str, Any]:
+    done = invoke(*arguments, "--json", "--quiet")
+    assert done.exit_code == 0, (done.output, done.exception)
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def error_of(*arguments: object) -> BackbenchError:
+    """What the verb raises; `cli.main` prints it alone (see `test_main_prints_...`)."""
+    error = invoke(*arguments, "--quiet").exception
+    assert isinstance(error, BackbenchError), error
+    return error
+
+
+class World:
+    """Photos, a finished run on them, and two bundles: of that run's own head, and of another seed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.photos = make_photos(root / "photos", num=30)
+        config = RunConfig(
+            data=DataConfig(source=str(self.photos), split_seed=3),
+            model="pixels",
+            method=MethodConfig(name="centroid"),
+        )
+        self.record = run(config, out=root / "runs")
+        self.predictions = read_predictions(root / "runs" / self.record.run_id)
+        self.bundle = write_bundle(root / "bundle", self.fit(config), record=self.record)
+        self.other = write_bundle(root / "=other", self.fit(config))
+
+    def fit(self, config: RunConfig) -> Classifier:
+        from backbench.engine.task import Task
+        from backbench.methods.centroid import CentroidOptions, adapt
+        from backbench.run import extract_for, features_of
+
+        data = load_data(config.data)
+        extracted = extract_for(find_model("pixels"), config, data, device="cpu")
+        parts = [features_of(part, data, extracted.values) for part in ("train", "val")]
+        fitted = adapt(Task(parts[0], parts[1], data.manifest.classes), CentroidOptions())
+        return Classifier(find_model("pixels").load(0), to_module(fitted.head), data.manifest.classes)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    os.environ["BACKBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    return World(tmp_path_factory.mktemp("world"))
+
+
+def test_the_bundle_predicts_what_the_run_recorded(world: World) -> None:
+    known = {str(world.photos / name): row for row, name in enumerate(world.predictions.ids)}
+    answers = backbench.load(world.bundle).predict(list(known))
+    for answer in answers:
+        row = world.predictions.probabilities[known[answer.path]]
+        assert answer.label == world.predictions.classes[row.argmax()]
+        assert abs(answer.confidence - row.max()) <= 1e-6
+
+
+def test_json_of_several_bundles_side_by_side(world: World) -> None:
+    folder = world.photos / "cross"
+    document = ask("predict", world.bundle, world.other, folder, world.photos / "circle" / "000.png", "--top", 2)
+    assert list(document) == ["schema", "predictions"]
+    assert document["schema"] == 1
+    entries = document["predictions"]
+    assert len(entries) == 2 * 31
+    assert [entry["bundle"] for entry in entries[:4]] == [str(world.bundle), str(world.other)] * 2
+    assert [entry["path"] for entry in entries[:60:2]] == [str(path) for path in sorted(folder.iterdir())]
+    assert entries[60]["path"].endswith("circle/000.png")
+    for entry in entries:
+        assert {"path", "bundle", "label", "confidence", "top"} <= set(entry)
+        assert entry["top"][0] == {"label": entry["label"], "confidence": entry["confidence"]}
+        assert len(entry["top"]) == 2
+
+
+def test_a_broken_image_is_an_entry_and_the_status_is_1(world: World, tmp_path: Path) -> None:
+    shutil.copy(world.photos / "cross" / "001.png", tmp_path / "good.png")
+    (tmp_path / "broken.png").write_bytes(b"GIF?")
+    done = invoke("predict", world.bundle, tmp_path, "--json", "--quiet")
+    assert done.exit_code == 1
+    broken, good = json.loads(done.stdout)["predictions"]
+    assert "error" in broken
+    assert broken["label"] is None
+    assert "error" not in good
+    assert good["label"] in CLASSES
+    done = invoke("predict", world.bundle, world.other, tmp_path, "--quiet")
+    assert done.exit_code == 1
+    assert "error: is text, not an image" in done.stdout
+    assert "good.png" in done.stdout
+
+
+def test_csv_cells_are_no_formulas(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(world.root)
+    shutil.copy(world.photos / "cross" / "001.png", world.root / "@evil,name.png")
+    done = invoke("predict", "=other", "@evil,name.png", "--csv", tmp_path / "table.csv", "--quiet")
+    assert done.exit_code == 0, done.output
+    with open(tmp_path / "table.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["path"], row["bundle"]) for row in rows] == [("'@evil,name.png", "'=other")]
+    assert rows[0]["label"] in CLASSES
+    assert 0 < float(rows[0]["confidence"]) <= 1
+    assert rows[0]["label_3"] in CLASSES
+    assert [neutralise(cell) for cell in ("=1", "+1", "-1", "@a", "\t=", "a=1", "")] == [
+        "'=1", "'+1", "'-1", "'@a", "'\t=", "a=1", "",
+    ]  # fmt: skip
+
+
+def test_mistakes_with_predict_are_answered(world: World, tmp_path: Path) -> None:
+    image = world.photos / "cross" / "001.png"
+    for arguments, said in (
+        (("bundel", image), "there is no bundle 'bundel'"),
+        ((world.root / "bundel", image), "Did you mean '.*/bundle'"),
+        ((world.photos, image), "is not a bundle"),
+        ((world.bundle,), "no images to look at"),
+        ((world.bundle, world.photos / "crss"), "Did you mean '.*/cross'"),
+        ((world.bundle, image, world.other), "Bundles come first"),
+        ((world.bundle, tmp_path / "nowhere" / "x.png"), "There is no folder"),
+    ):
+        error = error_of("predict", *arguments)
+        assert isinstance(error, ConfigError)
+        with pytest.raises(ConfigError, match=said):
+            raise error
+    with pytest.raises(DataError, match="holds no images"):
+        raise error_of("predict", world.bundle, tmp_path)
+    assert invoke("predict", world.bundle, image, "--top", 0).exit_code == 2
+    assert invoke("predict").exit_code == 2
+
+
+def test_evaluate_finds_the_test_part_of_the_run_and_its_figures(world: World) -> None:
+    document = ask("evaluate", world.bundle, world.photos)
+    assert document["data"]["part"] == "test"
+    assert "as in the run that trained it" in document["data"]["said"]
+    assert document["data"]["num_images"] == world.record.metrics["accuracy"].n
+    for name in ("accuracy", "per_class_mean"):
+        assert document["metrics"][name] == world.record.metrics[name].model_dump()
+    assert document["metrics"]["nll"]["value"] == pytest.approx(world.record.metrics["nll"].value, abs=1e-6)
+    assert list(document["per_class"]) == list(CLASSES)
+
+
+def test_evaluate_on_other_images_says_which(world: World, tmp_path: Path) -> None:
+    everything = make_photos(tmp_path / "all", classes=("circle", "cross", "stripes"), num=5, size=17)
+    document = ask("evaluate", world.bundle, everything)
+    assert (document["data"]["part"], document["data"]["num_images"]) == ("all", 15)
+    parts = tmp_path / "parts"
+    make_photos(parts / "train", num=4, size=18)
+    make_photos(parts / "test", num=3, size=19)
+    document = ask("evaluate", world.bundle, parts)
+    assert (document["data"]["part"], document["data"]["num_images"]) == ("test", 9)
+    done = invoke("evaluate", world.bundle, everything, "--quiet")
+    assert done.exit_code == 0
+    assert "all images of 'all', which has no test part: 15 images" in done.stdout
+    assert "recall of each class" in done.stdout
+
+
+def test_classes_are_matched_by_name(world: World, tmp_path: Path) -> None:
+    """R13: fewer classes, in another order on disk, and unknown ones."""
+    few = tmp_path / "few"
+    for name in ("stripes", "cross"):
+        shutil.copytree(world.photos / name, few / name)
+    document = ask("evaluate", world.bundle, few)
+    assert list(document["per_class"]) == ["cross", "stripes"]
+    assert any(
+        "1 of the model's 3 classes" in warning and "'circle'" in warning for warning in document["warnings"]
+    )
+    answers = backbench.load(world.bundle).predict(few / "stripes")
+    right = sum(answer.label == "stripes" for answer in answers)
+    assert document["per_class"]["stripes"]["value"] == pytest.approx(right / 30)
+    shutil.copytree(world.photos / "circle", few / "circel")
+    with pytest.raises(DataError, match=r"does not know 1 class .*'circel'.*Did you mean 'circle'"):
+        raise error_of("evaluate", world.bundle, few)
+
+
+def test_the_training_images_in_another_split_are_refused(world: World, tmp_path: Path) -> None:
+    model = json.loads((world.bundle / "model.json").read_text())
+    from backbench.config import digest_json
+
+    del model["digest"]
+    model["training"]["split_seed"] = 99
+    model["digest"] = digest_json(model)
+    shutil.copytree(world.bundle, tmp_path / "bundle")
+    (tmp_path / "bundle" / "model.json").write_text(json.dumps(model))
+    with pytest.raises(ConfigError, match=r"not in the split of its run .*--split"):
+        raise error_of("evaluate", tmp_path / "bundle", world.photos)
+    manifest = world.root / "runs" / world.record.run_id / "manifest.json"
+    document = ask("evaluate", tmp_path / "bundle", world.photos, "--split", manifest)
+    assert document["data"]["num_images"] == world.record.metrics["accuracy"].n
+
+
+def test_unsure_answers_are_counted(world: World, tmp_path: Path) -> None:
+    classifier = backbench.load(world.bundle)
+    confidence = sorted(answer.confidence for answer in classifier.predict(world.photos))
+    classifier.threshold = float(np.median(confidence))
+    careful = write_bundle(tmp_path / "careful", classifier)
+    document = ask("evaluate", careful, world.photos)
+    assert document["metrics"]["coverage"]["value"] == pytest.approx(0.5, abs=0.02)
+    assert document["metrics"]["accepted_accuracy"]["n"] == round(90 * document["metrics"]["coverage"]["value"])
+    assert "?" in invoke("predict", careful, world.photos, "--quiet").stdout
+
+
+def test_broken_images_in_evaluation(world: World, tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", num=4, size=15)
+    (photos / "cross" / "bad.png").write_bytes(b"\0" * 30)
+    assert isinstance(error_of("evaluate", world.bundle, photos), DataError)
+    document = ask("evaluate", world.bundle, photos, "--on-bad", "skip")
+    assert document["data"]["num_images"] == 12
+    assert any("1 images that can't be read" in warning for warning in document["warnings"])
+
+
+def test_main_prints_a_message_and_no_traceback(world: World, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    done = subprocess.run(
+        [sys.executable, "-m", "backbench", "predict", str(tmp_path), str(tmp_path / "one.png"), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,265 @@
+"""Methods that train: nothing frozen moves, cuts leave no trace, and what comes out is what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from backbench import ledger
+from backbench.adapt import adapt, find_unfinished
+from backbench.backbones.networks.weights import digest_weights
+from backbench.catalog import find_model, list_methods
+from backbench.config import Augment, DataConfig, MethodConfig, Recipe, RunConfig
+from backbench.data.load import load_data
+from backbench.engine.batches import FeatureBatches, ImageBatches
+from backbench.engine.bundle import load_bundle
+from backbench.engine.checkpoint import Workspace
+from backbench.engine.head_modules import make_linear
+from backbench.engine.optimise import Phase
+from backbench.engine.task import Features, Part
+from backbench.engine.train import fit
+from backbench.engine.tune import Standardised, family_of, last_stages, make_phase
+from backbench.errors import ConfigError, Interrupted
+from backbench.runtime import make_torch_rng
+from conftest import make_photos
+
+TUNING = sorted(spec.name for spec in list_methods() if spec.kind == "tune")
+QUICK: dict[str, dict[str, Any]] = {
+    "head": {"recipe": {"epochs": 2}},
+    "mlp-head": {"hidden": 16, "recipe": {"epochs": 2}},
+    "last-blocks": {"blocks": 2, "recipe": {"epochs": 2, "ema_decay": 0.9, "augment": {"flip": True}}},
+    "parts": {"parts": ["conv", "norm"], "recipe": {"epochs": 2, "augment": {"crop": "pad"}}},
+    "full": {"recipe": {"epochs": 2, "micro_batch_size": 20, "augment": {"mixup": 0.3, "erasing": 0.2}}},
+    "two-phase": {"recipe": {"epochs": 2, "learning_rate": 1e-4}},
+    "scratch": {"recipe": {"epochs": 2, "learning_rate": 0.01, "augment": {"flip": True}}},
+    "lora": {"rank": 2, "targets": "auto", "recipe": {"epochs": 2}},
+    "gradual": {"steps": 2, "recipe": {"epochs": 1}},
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("tune") / "photos", num=24)
+
+
+def config_for(photos: Path, method: str, model: str = "tiny_cnn") -> RunConfig:
+    return RunConfig(
+        data=DataConfig(source=str(photos)), model=model, method=MethodConfig(name=method, options=QUICK[method])
+    )
+
+
+def stop_after(calls: int) -> Callable[[], int]:
+    asked = 0
+
+    def signal() -> int:
+        nonlocal asked
+        asked += 1
+        return 15 if asked == calls else 0
+
+    return signal
+
+
+def outcome(out: Path, run_id: str) -> dict[str, Any]:
+    """Everything a cut must not change: figures, choices, predictions, weights, training log."""
+    record = json.loads((out / run_id / "record.json").read_text())
+    history = json.loads((out / run_id / "history.json").read_text())
+    for phase in history.values():
+        phase.pop("epoch_seconds")
+    return {
+        "metrics": record["metrics"],
+        "choices": record["method"]["choices"],
+        "predictions": record["files"]["predictions.npz"],
+        "history": history,
+        "weights": digest_weights(load_bundle(out / f"{run_id}.bundle")),
+    }
+
+
+def test_every_tuning_method_is_tried_here() -> None:
+    assert set(TUNING) == set(QUICK)
+
+
+@pytest.mark.parametrize("method", TUNING)
+def test_a_cut_run_ends_as_if_it_had_not_been_cut(method: str, photos: Path, tmp_path: Path) -> None:
+    config = config_for(photos, method)
+    whole = adapt(config, out=tmp_path / "whole")
+    asked = 0
+
+    def count() -> int:
+        nonlocal asked
+        asked += 1
+        return 0
+
+    adapt(config, out=tmp_path / "counted", stop_signal=count)
+    assert asked >= 4
+    for cut in sorted({1, 2, asked // 2, asked - 1}):
+        out = tmp_path / f"cut {cut}"
+        with pytest.raises(Interrupted):
+            adapt(config, out=out, stop_signal=stop_after(cut))
+        assert not (out / whole.record.run_id).exists()
+        resumed = adapt(find_unfinished(out, whole.record.run_id[:-2]), out=out)
+        assert outcome(out, resumed.record.run_id) == outcome(tmp_path / "whole", whole.record.run_id)
+        assert not (out / ".working" / whole.record.run_id).exists()
+
+
+@pytest.mark.parametrize("method", TUNING)
+def test_the_bundle_answers_as_the_record_says(method: str, photos: Path, tmp_path: Path) -> None:
+    adapted = adapt(config_for(photos, method), out=tmp_path)
+    assert adapt(config_for(photos, method), out=tmp_path).record == adapted.record  # nothing is done twice
+    predictions = ledger.read_predictions(adapted.run)
+    classifier = load_bundle(adapted.bundle)
+    assert classifier.class_names == ("circle", "cross", "stripes")
+    answers = classifier.predict([photos / name for name in predictions.ids])
+    said = [classifier.class_names[index] for index in predictions.probabilities.argmax(axis=1)]
+    assert [answer.label for answer in answers] == said
+    sharpened = predictions.probabilities ** (1 / classifier.temperature)
+    expected = (sharpened / sharpened.sum(axis=1, keepdims=True)).max(axis=1)
+    np.testing.assert_allclose([answer.confidence for answer in answers], expected, atol=1e-5)
+
+
+def test_a_probe_can_be_walked_away_with_too(photos: Path, tmp_path: Path) -> None:
+    for method in ("logistic", "knn", "centroid", "ridge"):
+        config = RunConfig(data=DataConfig(source=str(photos)), model="pixels", method=MethodConfig(name=method))
+        adapted = adapt(config, out=tmp_path)
+        predictions = ledger.read_predictions(adapted.run)
+        answers = load_bundle(adapted.bundle).predict([photos / name for name in predictions.ids])
+        classes = predictions.classes
+        assert [answer.label for answer in answers] == [
+            classes[index] for index in predictions.probabilities.argmax(axis=1)
+        ]
+
+
+def test_training_a_head_on_features_equals_training_it_through_the_frozen_network(
+    photos: Path, tmp_path: Path
+) -> None:
+    data = load_data(DataConfig(source=str(photos)))
+    spec = find_model("tiny_vit")
+    assert spec.load is not None
+    backbone = spec.load(0)
+    parts = []
+    for name in ("train", "val"):
+        rows = data.manifest.part_rows(name)
+        parts.append(Part(rows, data.manifest.labels[rows], tuple(data.manifest.ids[row] for row in rows)))
+    images = ImageBatches(data.read, *parts, 3, backbone.preprocess, Augment(), 0.0, 0, "cpu")
+    features = []
+    for part in parts:
+        everything = ImageBatches(data.read, part, part, 3, backbone.preprocess, Augment(), 0.0, 0, "cpu")
+        with torch.no_grad():
+            values = torch.cat([backbone(batch) for batch, _ in everything.validation()]).numpy()
+        features.append(Features(values, part.labels, part.ids))
+    recipe = Recipe(epochs=2, batch_size=16, learning_rate=0.01)
+    heads = []
+    for number, batches in enumerate((FeatureBatches(*features, 3, 0.0, "cpu"), images)):
+        head = make_linear(backbone.facts.dim, 3, make_torch_rng(0, "head"))
+        network = head if number == 0 else torch.nn.Sequential(backbone, head)
+        prefix = "" if number == 0 else "1."
+        phase = Phase("head", frozenset({f"{prefix}weight", f"{prefix}bias"}), recipe)
+        before = digest_weights(backbone)
+        fit(
+            network, batches, phase, class_names=data.manifest.classes, workspace=Workspace(tmp_path / str(number))
+        )
+        assert digest_weights(backbone) == before
+        heads.append(head)
+    for first, second in zip(heads[0].parameters(), heads[1].parameters(), strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=2e-5)
+
+
+def test_standardisation_is_folded_into_the_head() -> None:
+    from backbench.engine.head_modules import make_mlp
+    from backbench.engine.standardise import measure_scale
+
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=(50, 5)) * [1, 10, 100, 1e-3, 0] + 3).astype(np.float32)
+    for head in (make_linear(5, 3, make_torch_rng(0, "a")), make_mlp(5, 7, 3, 0.0, make_torch_rng(0, "b"))):
+        wrapped = Standardised(head, measure_scale([values])).eval()
+        before = wrapped(torch.from_numpy(values))
+        torch.testing.assert_close(wrapped.fold()(torch.from_numpy(values)), before, rtol=1e-3, atol=1e-4)
+
+
+def test_families_and_stages() -> None:
+    specs = [find_model(name).load for name in ("tiny_cnn", "tiny_vit")]
+    bodies = [load(0).body for load in specs if load is not None]
+    assert [family_of(body) for body in bodies] == ["convnet", "transformer"]
+    assert set(last_stages(bodies[1], 1)) < set(last_stages(bodies[1], 3))
+    with pytest.raises(ConfigError, match="Choose 1 to"):
+        last_stages(bodies[0], 99)
+
+
+def test_stages_near_the_input_learn_more_slowly() -> None:
+    from backbench.engine.classifier import Classifier
+
+    load = find_model("tiny_vit").load
+    assert load is not None
+    backbone = load(0)
+    classifier = Classifier(backbone, make_linear(192, 3, make_torch_rng(0, "h")), ("a", "b", "c"))
+    names = [name for name, _ in backbone.body.named_parameters()]
+    phase = make_phase("full", classifier, names, Recipe(layer_decay=0.5), fresh_head=True)
+    rates = [phase.rates[f"backbone.body.{last_stages(backbone.body, number)[0]}"] for number in (1, 2, 3)]
+    assert rates == [1.0, 0.5, 0.25]
+    assert phase.rates["head.weight"] == pytest.approx(10.0)
+    assert phase.recipe.learning_rate == pytest.approx(5e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "model", "options", "message"),
+    [
+        ("full", "pixels", {}, "has none"),
+        ("two-phase", "pixels", {}, "has none"),
+        ("last-blocks", "tiny_cnn", {"blocks": 50}, "Choose 1 to"),
+        ("parts", "tiny_cnn", {"parts": ["atention"]}, "attention"),
+        ("parts", "tiny_cnn", {"parts": ["attention"]}, "has no attention"),
+        ("head", "tiny_cnn", {"recipe": {"epoch": 3}}, "epoch"),
+        ("head", "tiny_cnn", {"recipe": {"epochs": "many"}}, "many"),
+        ("two-phase", "tiny_cnn", {"probe": "knn"}, "no linear head"),
+        ("lora", "pixels", {}, "has none"),
+        ("lora", "tiny_cnn", {"targets": "atention"}, "attention"),
+        ("head", "majority", {}, "control"),
+    ],
+)
+def test_a_method_that_does_not_fit_says_why(
+    method: str, model: str, options: dict[str, Any], message: str, photos: Path, tmp_path: Path
+) -> None:
+    config = RunConfig(
+        data=DataConfig(source=str(photos)), model=model, method=MethodConfig(name=method, options=options)
+    )
+    with pytest.raises(ConfigError, match=message):
+        adapt(config, out=tmp_path)
+
+
+def test_resuming_what_is_finished_or_was_never_begun_is_said(photos: Path, tmp_path: Path) -> None:
+    run_id = adapt(config_for(photos, "head"), out=tmp_path).record.run_id
+    with pytest.raises(ConfigError, match="finished"):
+        find_unfinished(tmp_path, run_id)
+    with pytest.raises(ConfigError, match="no unfinished run"):
+        find_unfinished(tmp_path, "nothing")
+
+
+def test_two_phase_keeps_the_probe_where_fine_tuning_does_not_beat_it(photos: Path, tmp_path: Path) -> None:
+    hopeless = {"recipe": {"epochs": 2, "learning_rate": 0.5, "augment": {"crop": "none"}}}
+    config = config_for(photos, "two-phase", model="tiny_vit")
+    config = config.model_copy(update={"method": MethodConfig(name="two-phase", options=hopeless)})
+    record = adapt(config, out=tmp_path).record
+    assert record.method is not None
+    assert record.method.choices["two-phase_best_epoch"] == 0
+    assert any("the probe is what was kept" in warning for warning in record.warnings)
+
+
+def test_scratch_forgets_what_was_learned(shared: Path, photos: Path, tmp_path: Path) -> None:
+    card = shared / "weights" / "squeezenet1_1.toml"
+    model = find_model(str(card))
+    options = {"recipe": {"epochs": 1, "learning_rate": 1e-9, "warmup_epochs": 0}}
+    config = RunConfig(
+        data=DataConfig(source=str(photos)),
+        model=model.name,
+        model_file=model.file,
+        method=MethodConfig(name="scratch", options=options),
+    )
+    adapted = adapt(config, out=tmp_path)
+    assert model.load is not None
+    trained = load_bundle(adapted.bundle).backbone.body.state_dict()
+    assert all(not torch.equal(trained[name], tensor) for name, tensor in model.load(0).body.state_dict().items())
