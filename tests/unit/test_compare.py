@@ -296,3 +296,11 @@ def test_no_alarm_by_chance() -> None:
 
 def test_no_alarm_without_rows_to_compare() -> None:
     assert control_alarms([0.5], [True], ["colour"], 0.2, [True], n=100) == []
+
+
+def test_a_control_no_better_than_the_majority_class_is_no_shortcut() -> None:
+    names, controls = ["net", "file-facts", "majority"], [False, True, True]
+    said = control_alarms([1.0, 1 / 3, 1 / 3], controls, names, 1 / 3, [True, True, True], n=6)
+    assert len(said) == 1
+    assert "commonest class" in said[0]
+    assert len(control_alarms([1.0, 0.9, 1 / 3], controls, names, 1 / 3, [True, True, False], n=6)) == 1

@@ -281,7 +281,8 @@ def control_alarms(
 
     A control alarms when it is tied with the best row or beats it, or when it makes more than half of the best
     row's gain over the majority class while the lower end of its own 95 % interval is above the majority class.
-    Each control is named once, by its best row.
+    One that is no better than the majority class has found no shortcut, so that only the majority class itself is
+    named then. Each control is named once, by its best row.
 
     Args:
         accuracies, is_control, names, is_tied: for each row: names of models, ties with the best.
@@ -298,7 +299,7 @@ def control_alarms(
         looks_at, meaning = _words(names[row])
         reach, top = f"{accuracies[row] * 100:.0f} %", f"{best * 100:.0f} %"
         clear = wilson_interval(round(accuracies[row] * n), n)[0] > majority_accuracy
-        if looks_at in found:
+        if looks_at in found or (names[row] != "majority" and accuracies[row] <= majority_accuracy):
             continue
         if accuracies[row] >= best:
             found[looks_at] = f"{looks_at} {reach}, no less than the best row ({top}): {meaning}."

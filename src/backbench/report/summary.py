@@ -70,7 +70,7 @@ def _nothing(rows: Sequence[Row], failed: Sequence[Row]) -> list[str]:
     if failed:
         runs = "the only run" if len(failed) == 1 else f"all {len(failed)} runs"
         which = "It" if len(failed) == 1 else "The first"
-        reason = printable(failed[0].error or "no reason recorded")
+        reason = printable(" ".join((failed[0].error or "no reason recorded").split()))
         said = [f"Nothing finished: {runs} failed.", f"{which} was {printable(failed[0].name)}: {reason}"]
     controls = [row for row in rows if row.control and row.accuracy is not None]
     if controls:

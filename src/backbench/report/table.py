@@ -305,7 +305,8 @@ def _notes(rows: Sequence[Row], width: int) -> list[str]:
         for warning in row.warnings:
             about.setdefault(f"! {printable(warning)}", []).append(row.model if row.control else row.name)
         if row.status == "failed":
-            about.setdefault(f"failed: {printable(row.error or 'no reason recorded')}", []).append(row.name)
+            reason = " ".join((row.error or "no reason recorded").split())  # messages may span several lines
+            about.setdefault(f"failed: {printable(reason)}", []).append(row.name)
     lines = []
     for text, names in about.items():
         lines += wrap(f"{text} ({join_names(names)})", width, indent="  ")
