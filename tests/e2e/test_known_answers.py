@@ -20,7 +20,7 @@ def accuracies(shared: Path, out: Path, *arguments: object) -> list[float]:
 
 @pytest.mark.slow
 def test_cifar10_mini_by_its_own_parts(shared: Path, tmp_path: Path) -> None:
-    """0.826 and 0.790 with the strength picked on test; an honest choice gives up to 0.02 less, bf16 some noise."""
+    """0.826 and 0.790 with the strength picked on test; an honest choice gives up to 0.02 less."""
     found = accuracies(shared, tmp_path / "runs", shared / "data" / "cifar10-mini")
     assert found == [pytest.approx(0.826, abs=0.035), pytest.approx(0.790, abs=0.035)]
 
