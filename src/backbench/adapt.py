@@ -18,7 +18,7 @@ import numpy as np
 
 from backbench import ledger
 from backbench.catalog import ModelSpec, find_method, find_model
-from backbench.config import RunConfig
+from backbench.config import Frozen, RunConfig
 from backbench.data.load import Data, load_data
 from backbench.data.manifest import write_manifest
 from backbench.errors import ConfigError, StorageError, nearest
@@ -180,23 +180,16 @@ def tune_run(
     options = resolve_options(method, config.method)
     workspace = Workspace(_working_folder(out, run_id), progress)
     workspace.write_state("config", config.model_dump(mode="json"))
-    training = Training(workspace, deadline, stop_signal or never_stop, progress)
     task = _image_task(config, data, model, device, progress)
-    tuned: Tuned = method.adapt(task, options, training)
+    tuned: Tuned = method.adapt(task, options, Training(workspace, deadline, stop_signal or never_stop, progress))
     fit_seconds = time.perf_counter() - clock
     classifier = tuned.classifier.to(device)
-    val_logits = _logits(classifier, task.val, data, config, device, progress)
-    _calibrate(classifier, val_logits, task.val.labels)
+    _calibrate(classifier, _logits(classifier, task.val, data, config, device, progress), task.val.labels)
 
     ledger.log_opening(out, data.manifest.digest, run_id)
     test, clock = _part("test", data), time.perf_counter()
     logits = _logits(classifier, test, data, config, device, progress)
     seconds = time.perf_counter() - clock
-    probabilities = softmax(logits)
-    metrics = score(probabilities, test.labels, test_groups(data))
-    calibrated = score(softmax(logits, classifier.temperature), test.labels)
-    metrics |= {f"calibrated_{name}": calibrated[name] for name in ("nll", "ece")}
-    metrics |= _coverage(logits, test.labels, classifier)
     record = RunRecord(
         run_id=run_id,
         status="done",
@@ -204,16 +197,9 @@ def tune_run(
         config=config,
         data=describe_data(data),
         model=task.backbone.facts,
-        method=MethodFacts(
-            name=method.name,
-            options=options.model_dump(mode="json"),
-            choices=tuned.choices
-            | {"temperature": classifier.temperature, "threshold": classifier.threshold}
-            | {f"{name}_best_epoch": result.best_epoch for name, result in tuned.phases.items()},
-            fitted_on="train",
-        ),
-        metrics=metrics,
-        per_class=per_class_recall(probabilities, test.labels, data.manifest.classes),
+        method=_describe_method(config.method.name, options, tuned),
+        metrics=_measure(logits, test, data, classifier),
+        per_class=per_class_recall(softmax(logits), test.labels, data.manifest.classes),
         cost=Cost(
             seconds={"fit": fit_seconds, "forward": seconds},
             images_per_second=len(test) / seconds,
@@ -227,11 +213,30 @@ def tune_run(
     record, _ = ledger.write_run(
         out,
         record,
-        Predictions(test.ids, test.labels, probabilities, data.manifest.classes),
+        Predictions(test.ids, test.labels, softmax(logits), data.manifest.classes),
         lambda path: write_manifest(data.manifest, path),
         more={"history.json": json.dumps(history, indent=1).encode()},
     )
     return record, classifier
+
+
+def _describe_method(name: str, options: Frozen, tuned: Tuned) -> MethodFacts:
+    calibration = {"temperature": tuned.classifier.temperature, "threshold": tuned.classifier.threshold}
+    best = {f"{phase}_best_epoch": result.best_epoch for phase, result in tuned.phases.items()}
+    return MethodFacts(
+        name=name,
+        options=options.model_dump(mode="json"),
+        choices=tuned.choices | calibration | best,
+        fitted_on="train",
+    )
+
+
+def _measure(logits: np.ndarray, test: Part, data: Data, classifier: Classifier) -> dict[str, Metric]:
+    """Figures of the plain probabilities, then of the calibrated ones."""
+    metrics = score(softmax(logits), test.labels, test_groups(data))
+    calibrated = score(softmax(logits, classifier.temperature), test.labels)
+    metrics |= {f"calibrated_{name}": calibrated[name] for name in ("nll", "ece")}
+    return metrics | _coverage(logits, test.labels, classifier)
 
 
 def _image_task(config: RunConfig, data: Data, model: ModelSpec, device: str, progress: Progress) -> ImageTask:
