@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from backbench.backbones.card import CardOptions
 from backbench.config import Frozen
@@ -20,3 +20,11 @@ class Build(Frozen):
     architecture: str = Field(pattern=r"^(timm|torchvision|backbench)/[A-Za-z0-9_]{1,80}(\.[A-Za-z0-9_]{1,80})?$")
     options: CardOptions = CardOptions()
     feature_layer: str | None = Field(default=None, max_length=300)
+
+
+def plain_build(architecture: str) -> Build | None:
+    """The whole network of that name; None for a name of another form, which nothing here could make again."""
+    try:
+        return Build(architecture=architecture)
+    except ValidationError:
+        return None

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbench.backbones.networks.base import Backbone
-from backbench.backbones.networks.build import Build
+from backbench.backbones.networks.build import Build, plain_build
 from backbench.backbones.networks.weights import digest_weights, weights_bytes
 from backbench.config import Preprocess
 from backbench.errors import ModelError
@@ -41,7 +41,7 @@ def make_backbone(
     Args:
         body: (batch, 3, height, width) float -> (batch, dim) float, weights in place.
         preprocess: its size is the one that is measured.
-        build: how to make the body again; None: `architecture` says it all.
+        build: how to make the body again; None: `architecture` says it all, if it is one we can make.
 
     Raises:
         ModelError: it does not run on that size, or does not give one row of features for each image.
@@ -62,7 +62,7 @@ def make_backbone(
         source=origin.source,
         is_control=is_control,
     )
-    return Backbone(body, facts, build or Build(architecture=architecture))
+    return Backbone(body, facts, build or plain_build(architecture))
 
 
 def count_parameters(module: nn.Module) -> int:
