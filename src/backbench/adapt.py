@@ -7,6 +7,7 @@ A run that trains keeps its state in `<out>/.working/<run_id>` until it is finis
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -17,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backbench import ledger
-from backbench.catalog import ModelSpec, find_method, find_model
+from backbench.catalog import ModelSpec, find_method, find_model, find_source
 from backbench.config import Frozen, RunConfig
 from backbench.data.load import Data, load_data
 from backbench.data.manifest import write_manifest
-from backbench.errors import ConfigError, StorageError, nearest
+from backbench.errors import ConfigError, Interrupted, StorageError, nearest
 from backbench.evaluate.calibrate import calibrate, softmax
 from backbench.evaluate.metrics import per_class_recall, score
 from backbench.progress import SILENT, Progress
@@ -32,6 +33,7 @@ from backbench.run import (
     describe_data,
     extract_for,
     features_of,
+    record_failure,
     resolve_options,
     test_groups,
 )
@@ -59,11 +61,13 @@ def adapt(
     device: str = "cpu",
     deadline: float | None = None,
     stop_signal: Callable[[], int] | None = None,
+    resume: str | None = None,
     progress: Progress = SILENT,
 ) -> Adapted:
     """Adapt one model to the images by one method; write record and bundle, or give back what is there already.
 
     Args:
+        resume: the id that the run must have, or else its data or weights have changed since it was cut.
         deadline: `time.monotonic()` at which training ends with what is best so far.
         stop_signal: see `engine.train.fit`.
 
@@ -78,17 +82,28 @@ def adapt(
     ledger.prepare_root(out)
     data = load_data(config.data, progress)
     run_id = decide_run_id(config, data, model)
-    return adapt_run(
-        config,
-        run_id,
-        data,
-        model,
-        out=out,
-        device=device,
-        deadline=deadline,
-        stop_signal=stop_signal,
-        progress=progress,
-    )
+    if resume is not None and run_id != resume:
+        raise ConfigError(
+            f"run '{resume}' can't go on: its images, weights or options have changed since. "
+            f"Start a new one with backbench adapt; the old state stays in {out / '.working' / resume}."
+        )
+    try:
+        return adapt_run(
+            config,
+            run_id,
+            data,
+            model,
+            out=out,
+            device=device,
+            deadline=deadline,
+            stop_signal=stop_signal,
+            progress=progress,
+        )
+    except (Interrupted, StorageError, ConfigError):
+        raise
+    except Exception as error:
+        record_failure(config, run_id, data, error, None, out=out, device=device)
+        raise
 
 
 def adapt_run(
@@ -116,9 +131,12 @@ def adapt_run(
         record, classifier = tune_run(config, run_id, data, model, **where, **limits)
     from backbench.engine.bundle import write_bundle
 
-    write_bundle(bundle, classifier, record=record)
-    shutil.rmtree(_working_folder(out, run_id), ignore_errors=True)
-    return Adapted(record, out / run_id, bundle)
+    bundle = out / f"{record.run_id}.bundle"
+    if not bundle.is_dir():  # another process may have been first
+        write_bundle(bundle, classifier, record=record)
+    if record.run_id == run_id:
+        shutil.rmtree(_working_folder(out, run_id), ignore_errors=True)
+    return Adapted(record, out / record.run_id, bundle)
 
 
 def _working_folder(out: Path, run_id: str) -> Path:
@@ -179,10 +197,13 @@ def tune_run(
     method = find_method(config.method.name)
     options = resolve_options(method, config.method)
     workspace = Workspace(_working_folder(out, run_id), progress)
-    workspace.write_state("config", config.model_dump(mode="json"))
+    workspace.write_state("config", _with_absolute_paths(config).model_dump(mode="json"))
     task = _image_task(config, data, model, device, progress)
     tuned: Tuned = method.adapt(task, options, Training(workspace, deadline, stop_signal or never_stop, progress))
     fit_seconds = time.perf_counter() - clock
+    cut = _describe_cut(tuned)
+    if cut is not None:
+        run_id = f"{run_id}.cut-{sum(result.num_steps for result in tuned.phases.values())}"
     classifier = tuned.classifier.to(device)
     _calibrate(classifier, _logits(classifier, task.val, data, config, device, progress), task.val.labels)
 
@@ -207,7 +228,7 @@ def tune_run(
             peak_memory_bytes=peak_memory_bytes(device),
         ),
         environment=describe_environment(device),
-        warnings=tuned.warnings,
+        warnings=tuned.warnings if cut is None else (*tuned.warnings, cut),
     )
     history = {name: asdict(result) for name, result in tuned.phases.items()}
     record, _ = ledger.write_run(
@@ -218,6 +239,33 @@ def tune_run(
         more={"history.json": json.dumps(history, indent=1).encode()},
     )
     return record, classifier
+
+
+def _describe_cut(tuned: Tuned) -> str | None:
+    """What to say of training that the budget ended; None if it ended by itself.
+
+    Such a run has an id of its own and its state is kept: the same command with more time goes on from there.
+    """
+    for name, result in tuned.phases.items():
+        if result.ended == "budget":
+            epochs = "1 whole epoch" if len(result.history) == 1 else f"{len(result.history)} whole epochs"
+            return (
+                f"training was cut by the budget in phase '{name}' after {epochs}: this is the best by then; the "
+                f"same command with a larger --budget goes on from there"
+            )
+    return None
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """So that the run can be resumed from any folder."""
+
+    def absolute(path: str | None) -> str | None:
+        return str(Path(path).resolve()) if path is not None and os.path.exists(path) else path  # noqa: PTH110
+
+    is_named = find_source(config.data.source) is not None
+    source = config.data.source if is_named else absolute(config.data.source)
+    data = config.data.model_copy(update={"source": source, "split": absolute(config.data.split)})
+    return config.model_copy(update={"data": data, "model_file": absolute(config.model_file)})
 
 
 def _describe_method(name: str, options: Frozen, tuned: Tuned) -> MethodFacts:
@@ -295,8 +343,8 @@ def _coverage(logits: np.ndarray, labels: np.ndarray, classifier: Classifier) ->
     return found
 
 
-def find_unfinished(out: Path, given: str) -> RunConfig:
-    """The config of the run that was cut whose id is, or begins with, `given`.
+def find_unfinished(out: Path, given: str) -> tuple[str, RunConfig]:
+    """Id and config of the run that was cut whose id is, or begins with, `given`.
 
     Raises:
         ConfigError: there is none, several, or it is finished.
@@ -307,7 +355,7 @@ def find_unfinished(out: Path, given: str) -> RunConfig:
     if len(matching) == 1:
         path = folder / matching[0] / "config.json"
         try:
-            return RunConfig.model_validate_json(path.read_bytes())
+            return matching[0], RunConfig.model_validate_json(path.read_bytes())
         except (OSError, ValueError) as error:
             raise StorageError(f"{path} is damaged: start the run anew with `backbench adapt`.") from error
     if matching:

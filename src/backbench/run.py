@@ -10,6 +10,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -91,7 +92,9 @@ def decide_run_id(config: RunConfig, data: Data, model: ModelSpec) -> str:
 def resolve_options(method: MethodSpec, config: MethodConfig) -> Frozen:
     """All options of a method, checked; ConfigError names the option, what was given and what is allowed."""
     try:
-        options: Frozen = method.options(**config.options)
+        defaults: Frozen = method.options()
+        merged = _merge(defaults.model_dump(), config.options)
+        options: Frozen = method.options.model_validate(merged)  # type: ignore[attr-defined]
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -104,6 +107,15 @@ def resolve_options(method: MethodSpec, config: MethodConfig) -> Frozen:
             f"option '{name}' of method '{method.name}' can't be {first['input']!r}: {first['msg']}."
         ) from error
     return options
+
+
+def _merge(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """`given` over `defaults`, group by group: one option of a recipe changes that option alone."""
+    merged = dict(defaults)
+    for name, value in given.items():
+        before = merged.get(name)
+        merged[name] = _merge(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _list_options(options: type, prefix: str = "") -> list[str]:

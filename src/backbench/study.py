@@ -21,7 +21,7 @@ from backbench.catalog import ModelSpec, find_method, find_model, find_source
 from backbench.config import DataConfig, MethodConfig, Precision, RunConfig
 from backbench.data.load import Data, load_data
 from backbench.data.survey import survey
-from backbench.errors import BudgetExceeded, StorageError
+from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError
 from backbench.plan import Plan, describe_power, make_plan, remember_speed
 from backbench.progress import SILENT, Progress, format_seconds
 from backbench.records import DataFacts, RunRecord
@@ -38,7 +38,7 @@ from backbench.run import (
     resolve_options,
     test_groups,
 )
-from backbench.runtime import has_network
+from backbench.runtime import catch_signals, has_network
 
 EMBEDDED_MODELS = ("pixels", "tiny_cnn", "tiny_vit")
 CONTROLS = ("majority", "colour", "file-facts", "untrained")
@@ -134,7 +134,8 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
     deadline = None if request.budget_seconds is None else time.monotonic() + request.budget_seconds
     for method in request.methods:
         resolve_options(find_method(method.name), method)
-    asked = [find_model(name) for name in dict.fromkeys(request.models)]
+    _check_top(request)
+    asked = list({model.name: model for model in map(find_model, request.models)}.values())
     ledger.prepare_root(request.out)
 
     found = survey(request.data, progress)
@@ -152,10 +153,20 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
         for name in CONTROLS:
             _rank_one(bench, find_model(name), (CONTROL_METHOD,), deadline=None)
         _rank_models(bench, models, plan)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         interrupted = True
         bench.warnings.append("interrupted: this is what was finished; the same command goes on from here")
     return _conclude(bench, interrupted)
+
+
+def _check_top(request: RankRequest) -> None:
+    """`--top` means something only where probes tell which models are best."""
+    kinds = {find_method(method.name).kind for method in request.methods}
+    if request.top is not None and kinds != {"probe", "tune"}:
+        raise ConfigError(
+            "--top chooses which models to train by their probes: give it with at least one of each in --methods, "
+            "such as logistic,two-phase."
+        )
 
 
 def decide_models(request: RankRequest, progress: Progress) -> list[ModelSpec]:
@@ -209,7 +220,7 @@ def _tune_best(bench: _Bench, models: Sequence[ModelSpec], tunings: Sequence[Met
     for record in bench.records:
         if record.method is not None and (accuracy := record.method.choices.get("val_accuracy")) is not None:
             by_probe[record.config.model] = max(accuracy, by_probe.get(record.config.model, 0.0))
-    known = [model for model in models if model.name not in bench.not_started]
+    known = [model for model in models if model.name in by_probe or not by_probe]
     best_first = sorted(known, key=lambda model: -by_probe.get(model.name, 0.0))
     for model in best_first[: bench.request.top]:
         if bench.deadline is not None and time.monotonic() > bench.deadline:
@@ -242,16 +253,18 @@ def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], 
         if record is None:
             try:
                 if is_tuning:
-                    record = adapt_run(
-                        config,
-                        run_id,
-                        data,
-                        model,
-                        out=request.out,
-                        device=request.device,
-                        deadline=deadline,
-                        progress=bench.progress,
-                    ).record
+                    with catch_signals() as stop_signal:
+                        record = adapt_run(
+                            config,
+                            run_id,
+                            data,
+                            model,
+                            out=request.out,
+                            device=request.device,
+                            deadline=deadline,
+                            stop_signal=stop_signal,
+                            progress=bench.progress,
+                        ).record
                 else:
                     if extracted is None:
                         extracted = extract_for(
@@ -259,7 +272,7 @@ def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], 
                         )
                         _remember(extracted, request)
                     record = complete_run(config, run_id, data, extracted, out=request.out, device=request.device)
-            except (StorageError, BudgetExceeded):
+            except (StorageError, BudgetExceeded, Interrupted):
                 raise
             except Exception as error:
                 facts = None if extracted is None else extracted.model

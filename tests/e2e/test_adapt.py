@@ -33,7 +33,7 @@ def test_one_document_names_the_run_and_the_bundle(photos: Path, tmp_path: Path)
 def test_a_terminated_run_ends_in_good_order_and_is_resumed(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs"
     arguments = adapt(
-        photos, out, "--set", "recipe.epochs=40", "--set", "recipe.batch_size=4", "--set", "recipe.patience=0"
+        photos, out, "--set", "recipe.epochs=20", "--set", "recipe.batch_size=4", "--set", "recipe.patience=0"
     )
     command = [sys.executable, "-m", "backbench", *map(str, arguments)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -46,7 +46,10 @@ def test_a_terminated_run_ends_in_good_order_and_is_resumed(photos: Path, tmp_pa
     assert "saved" in stderr
     assert "Traceback" not in stderr
     run_id = next(out.glob(".working/*")).name
-    resumed = backbench("resume", run_id[:-3], "--out", out, "--budget", "2s", "--json")
+    cut = backbench("resume", run_id[:-3], "--out", out, "--budget", "0.01s", "--json")
+    assert cut.returncode == 0, cut.stderr
+    assert any("cut by the budget" in warning for warning in json.loads(cut.stdout)["warnings"])
+    resumed = backbench("resume", run_id[:-3], "--out", out, "--json")
     assert resumed.returncode == 0, resumed.stderr
     assert "going on at epoch" in resumed.stderr
     assert json.loads(resumed.stdout)["run_id"] == run_id

@@ -138,7 +138,7 @@ def test_what_is_written_is_said(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_a_run_stands_for_its_bundle(tmp_path: Path) -> None:
-    write_bundle(tmp_path / "run" / "bundle", make_classifier("pixels"))
+    write_bundle(tmp_path / "run.bundle", make_classifier("pixels"))
     assert load_bundle(tmp_path / "run").class_names == NAMES
 
 

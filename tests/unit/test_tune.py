@@ -14,7 +14,7 @@ import torch
 from backbench import ledger
 from backbench.adapt import adapt, find_unfinished
 from backbench.backbones.networks.weights import digest_weights
-from backbench.catalog import find_model, list_methods
+from backbench.catalog import find_method, find_model, list_methods
 from backbench.config import Augment, DataConfig, MethodConfig, Recipe, RunConfig
 from backbench.data.load import load_data
 from backbench.engine.batches import FeatureBatches, ImageBatches
@@ -26,6 +26,7 @@ from backbench.engine.task import Features, Part
 from backbench.engine.train import fit
 from backbench.engine.tune import Standardised, family_of, last_stages, make_phase
 from backbench.errors import ConfigError, Interrupted
+from backbench.run import resolve_options
 from backbench.runtime import make_torch_rng
 from conftest import make_photos
 
@@ -102,7 +103,8 @@ def test_a_cut_run_ends_as_if_it_had_not_been_cut(method: str, photos: Path, tmp
         with pytest.raises(Interrupted):
             adapt(config, out=out, stop_signal=stop_after(cut))
         assert not (out / whole.record.run_id).exists()
-        resumed = adapt(find_unfinished(out, whole.record.run_id[:-2]), out=out)
+        run_id, config_found = find_unfinished(out, whole.record.run_id[:-2])
+        resumed = adapt(config_found, out=out, resume=run_id)
         assert outcome(out, resumed.record.run_id) == outcome(tmp_path / "whole", whole.record.run_id)
         assert not (out / ".working" / whole.record.run_id).exists()
 
@@ -263,3 +265,35 @@ def test_scratch_forgets_what_was_learned(shared: Path, photos: Path, tmp_path: 
     assert model.load is not None
     trained = load_bundle(adapted.bundle).backbone.body.state_dict()
     assert all(not torch.equal(trained[name], tensor) for name, tensor in model.load(0).body.state_dict().items())
+
+
+@pytest.mark.parametrize("method", TUNING)
+def test_one_changed_option_leaves_the_others_of_the_method_as_they_are(method: str) -> None:
+    spec = find_method(method)
+    plain = resolve_options(spec, MethodConfig(name=method)).model_dump()
+    changed = resolve_options(spec, MethodConfig(name=method, options={"recipe": {"epochs": 77}})).model_dump()
+    assert changed["recipe"].pop("epochs") == 77
+    plain["recipe"].pop("epochs")
+    assert changed == plain
+
+
+def test_a_run_cut_by_the_budget_says_so_and_goes_on_as_if_it_had_not_been(photos: Path, tmp_path: Path) -> None:
+    config = config_for(photos, "full")
+    whole = adapt(config, out=tmp_path / "whole")
+    cut = adapt(config, out=tmp_path / "cut", deadline=0.0)
+    assert cut.record.run_id != whole.record.run_id
+    assert any("cut by the budget" in warning for warning in cut.record.warnings)
+    assert cut.bundle.is_dir()
+    on = adapt(config, out=tmp_path / "cut")
+    assert outcome(tmp_path / "cut", on.record.run_id) == outcome(tmp_path / "whole", whole.record.run_id)
+
+
+def test_a_run_is_not_resumed_on_other_images(photos: Path, tmp_path: Path) -> None:
+    config = config_for(photos, "full")
+    with pytest.raises(Interrupted):
+        adapt(config, out=tmp_path, stop_signal=stop_after(2))
+    run_id, found = find_unfinished(tmp_path, "")
+    assert Path(found.data.source).is_absolute()
+    changed = found.model_copy(update={"seed": 5})
+    with pytest.raises(ConfigError, match="have changed"):
+        adapt(changed, out=tmp_path, resume=run_id)

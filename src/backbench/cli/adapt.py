@@ -94,7 +94,7 @@ def adapt(
         model_file=spec.file,
         method=method_config,
         seed=seed,
-        precision=decide_precision(precision, decided, training=True),
+        precision=decide_precision(precision, decided, training=find_method(method).kind == "tune"),
         exact_resize=exact_resize,
     )
     if dry_run:
@@ -123,11 +123,20 @@ def resume(
     from backbench.adapt import find_unfinished
     from backbench.runtime import decide_device
 
-    config = find_unfinished(Path(out), run)
-    _run(config, Path(out), decide_device(device), budget, as_json=as_json, quiet=quiet)
+    run_id, config = find_unfinished(Path(out), run)
+    _run(config, Path(out), decide_device(device), budget, resume=run_id, as_json=as_json, quiet=quiet)
 
 
-def _run(config: RunConfig, out: Path, device: str, budget: str | None, *, as_json: bool, quiet: bool) -> None:
+def _run(
+    config: RunConfig,
+    out: Path,
+    device: str,
+    budget: str | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+    resume: str | None = None,
+) -> None:
     from backbench.adapt import adapt as adapt_model
     from backbench.progress import make_progress
     from backbench.runtime import catch_signals
@@ -135,7 +144,13 @@ def _run(config: RunConfig, out: Path, device: str, budget: str | None, *, as_js
     deadline = None if budget is None else time.monotonic() + parse_duration(budget)
     with make_progress(quiet=quiet) as progress, catch_signals() as stop_signal:
         adapted = adapt_model(
-            config, out=out, device=device, deadline=deadline, stop_signal=stop_signal, progress=progress
+            config,
+            out=out,
+            device=device,
+            deadline=deadline,
+            stop_signal=stop_signal,
+            resume=resume,
+            progress=progress,
         )
     if as_json:
         _print_document(adapted)

@@ -44,7 +44,7 @@ def predict(
     rest are image files and folders of them. Exit status 1 when an image could not be read.
 
     \b
-    Example: backbench predict runs/photos-resnet18-full-0123456789/bundle new_photos/ --csv answers.csv
+    Example: backbench predict runs/photos-resnet18-full-0123456789.bundle new_photos/ --csv answers.csv
     """
     from backbench.cli.output import print_json
     from backbench.engine.bundle import load_bundle

@@ -97,7 +97,7 @@ def rank(
             group_column=group_column,
         ),
         models=split_names(models),
-        methods=tuple(MethodConfig(name=name) for name in split_names(methods, "--methods")),
+        methods=tuple(MethodConfig(name=name) for name in dict.fromkeys(split_names(methods, "--methods"))),
         seed=seed,
         precision=decide_precision(precision, decided_device),
         training_precision=decide_precision(precision, decided_device, training=True),

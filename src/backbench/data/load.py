@@ -73,6 +73,11 @@ def load_listing(config: DataConfig, progress: Progress = SILENT) -> Listing:
     if spec is not None:
         if _exists(config.source):
             progress.warn(f"'{config.source}' is the built-in data set; write ./{config.source} for the path here")
+        columns = (config.image_column, config.label_column, config.group_column)
+        if any(column is not None for column in columns):
+            raise ConfigError(
+                f"'{config.source}' is a built-in data set, and only tables have columns: leave them out."
+            )
         listing: Listing = spec.load(config, progress)
         return listing
     if not _exists(config.source):

@@ -29,6 +29,11 @@ class Batches(Protocol):
         """(n,) int64: the class of each training example."""
         ...
 
+    @property
+    def num_val(self) -> int:
+        """Validation examples; 0: there are none."""
+        ...
+
     def load(self, epoch: int, step: int, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Inputs and (b, classes) float32 targets of training examples `indices`, on the device."""
         ...
@@ -55,6 +60,10 @@ class ImageBatches:
     @property
     def train_labels(self) -> np.ndarray:
         return self.train.labels
+
+    @property
+    def num_val(self) -> int:
+        return len(self.val)
 
     def load(self, epoch: int, step: int, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         return augment_batch(
@@ -95,6 +104,10 @@ class FeatureBatches:
     @property
     def train_labels(self) -> np.ndarray:
         return self.train.labels
+
+    @property
+    def num_val(self) -> int:
+        return len(self.val)
 
     def load(self, epoch: int, step: int, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         values = torch.from_numpy(self.train.values[indices]).to(self.device)

@@ -112,8 +112,14 @@ def write_bundle(
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether the path is a bundle, or the folder of a run with one in it, as far as its names tell."""
-    return (path / MODEL_FILE).is_file() or (path / "bundle" / MODEL_FILE).is_file()
+    """Whether the path is a bundle, or a run folder with one beside it, as far as its names tell."""
+    return _place(path) is not None
+
+
+def _place(path: Path) -> Path | None:
+    """Where the bundle lies that a path means: `RUN.bundle` lies beside the folder of `RUN`."""
+    places = (path, path.with_name(f"{path.name}.bundle")) if path.name else (path,)
+    return next((place for place in places if (place / MODEL_FILE).is_file()), None)
 
 
 def load_bundle(folder: Path) -> Classifier:
@@ -130,14 +136,13 @@ def load_bundle(folder: Path) -> Classifier:
 
 def find_bundle(folder: Path) -> Path:
     """The bundle that `folder` means; ConfigError with the nearest name if there is none."""
-    if (folder / MODEL_FILE).is_file():
-        return folder
-    if (folder / "bundle" / MODEL_FILE).is_file():
-        return folder / "bundle"
+    place = _place(folder)
+    if place is not None:
+        return place
     if folder.exists():
         raise ConfigError(
-            f"{shown(str(folder))} is not a bundle: it has no {MODEL_FILE}. Give the folder 'bundle' of a run of "
-            "backbench adapt."
+            f"{shown(str(folder))} is not a bundle: it has no {MODEL_FILE}. Give a folder RUN.bundle, as "
+            "backbench adapt writes it."
         )
     try:
         beside = sorted(entry.name for entry in folder.parent.iterdir() if is_bundle(entry))

@@ -67,6 +67,7 @@ class Loop:
     average: dict[str, Tensor] = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
     epoch_seconds: list[float] = field(default_factory=list)
+    is_cut: bool = False
     saved: float = field(default_factory=time.monotonic)
 
     @property

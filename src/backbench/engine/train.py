@@ -57,6 +57,7 @@ class FitResult:
     best_loss: float
     ended: str
     micro_batch_size: int
+    num_steps: int
     epoch_seconds: tuple[float, ...]
 
 
@@ -114,7 +115,7 @@ def fit(
         bar.advance(loop.step)
         while not loop.state.ended:
             _run_epoch(loop, bar.advance)
-            if loop.state.history:
+            if loop.state.history and not loop.is_cut:
                 progress.say(_tell(loop))
     put_tensors(network, loop.best)
     network.eval()
@@ -193,6 +194,9 @@ def _run_epoch(loop: Loop, advance: Callable[[int], None]) -> None:
     except torch.OutOfMemoryError as error:
         _shrink(loop, error)
         return
+    if loop.is_cut:
+        _end_cut(loop)
+        return
     loss, accuracy = _validate(loop)
     state = loop.state
     factor = rate_factor(max(0, loop.step - 1), loop.steps_per_epoch, loop.recipe) * state.plateau_rate
@@ -212,6 +216,18 @@ def _run_epoch(loop: Loop, advance: Callable[[int], None]) -> None:
     save_loop(loop)
 
 
+def _end_cut(loop: Loop) -> None:
+    """The weights within the epoch compete too; nothing of this is stored: a resumed run never knows of it."""
+    state = loop.state
+    if state.num_seen:
+        loss, accuracy = _validate(loop)
+        if (accuracy, -loss) > (state.best_accuracy, -state.best_loss):
+            state.best_epoch, state.best_accuracy, state.best_loss = state.epoch + 1, accuracy, loss
+            source = loop.average or own_tensors(loop)
+            loop.best = {name: tensor.detach().clone() for name, tensor in source.items()}
+    state.ended = "budget"
+
+
 def _train_epoch(loop: Loop, advance: Callable[[int], None]) -> None:
     order = epoch_order(loop.seed, loop.state.epoch, len(loop.batches.train_labels))
     set_training_mode(loop.network)
@@ -220,6 +236,8 @@ def _train_epoch(loop: Loop, advance: Callable[[int], None]) -> None:
             save_loop(loop)
             raise Interrupted(signal)
         if loop.deadline is not None and time.monotonic() > loop.deadline:
+            save_loop(loop)  # what is stored goes on from here; what is returned is the best so far
+            loop.is_cut = True
             return
         _take_step(loop, inputs, targets)
         loop.state.batch += 1
@@ -337,7 +355,7 @@ def _validate_start(loop: Loop) -> None:
 def _judge(loop: Loop, loss: float, accuracy: float) -> None:
     """Keep the best weights; lower the rate on a plateau; end when there is nothing more to gain or no time."""
     state, recipe = loop.state, loop.recipe
-    has_validation = next(iter(loop.batches.validation()), None) is not None
+    has_validation = loop.batches.num_val > 0
     better = (accuracy, -loss) > (state.best_accuracy, -state.best_loss)
     improved = accuracy > state.best_accuracy + recipe.min_improvement or loss < state.best_loss
     if better or not has_validation:
@@ -354,8 +372,6 @@ def _judge(loop: Loop, loss: float, accuracy: float) -> None:
         state.ended = "epochs"
     elif recipe.patience and has_validation and state.epochs_without >= recipe.patience:
         state.ended = "patience"
-    elif loop.deadline is not None and time.monotonic() > loop.deadline:
-        state.ended = "budget"
 
 
 def _shrink(loop: Loop, error: BaseException) -> None:
@@ -393,5 +409,6 @@ def _result(loop: Loop) -> FitResult:
         best_loss=state.best_loss,
         ended=state.ended,
         micro_batch_size=state.micro_batch_size,
+        num_steps=loop.step,
         epoch_seconds=tuple(loop.epoch_seconds),
     )

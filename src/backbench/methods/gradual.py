@@ -60,6 +60,8 @@ def adapt(task: ImageTask, options: GradualOptions, training: Training) -> Tuned
         names = last_stages(body, num) if num else []
         phase = make_phase(f"gradual-{step}", classifier, names, options.recipe, fresh_head=step == 0)
         phases[phase.name] = train_phase(classifier, task, phase, training)
+        if phases[phase.name].ended == "budget":
+            break
     classifier.head = trained.fold()
     return Tuned(classifier, phases, {"stages": num_stages, "steps": steps})
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from backbench.catalog import MethodSpec
 from backbench.config import Augment, Frozen, Recipe
 
@@ -19,6 +21,10 @@ SMALL_INPUT = 64
 class ScratchOptions(Frozen):
     """AdamW; rate and crop are decided by the kind of network and its input size where they are not given."""
 
+    auto_augment: bool = Field(
+        default=True,
+        description="where the recipe has no augmentation, take crops and flips fit for the input size",
+    )
     recipe: Recipe = Recipe(epochs=30, batch_size=128, warmup_epochs=2.0, patience=0, label_smoothing=0.1)
 
 
@@ -45,7 +51,7 @@ def adapt(task: ImageTask, options: ScratchOptions, training: Training) -> Tuned
     if recipe.learning_rate is None:
         rate = RATES[family_of(backbone.body)]
         recipe = recipe.model_copy(update={"learning_rate": rate, "head_learning_rate": rate})
-    if recipe.augment == Augment():
+    if options.auto_augment and recipe.augment == Augment():
         small = max(backbone.preprocess.size) <= SMALL_INPUT
         crop = Augment(crop="pad", flip=True) if small else Augment(crop="random-resized", flip=True)
         recipe = recipe.model_copy(update={"augment": crop})
