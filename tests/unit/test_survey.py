@@ -12,6 +12,7 @@ from backbench.data import survey as survey_module
 from backbench.data.load import load_data
 from backbench.data.survey import survey
 from backbench.errors import BadImage, ConfigError
+from conftest import make_photos
 from listings import write_image
 
 
@@ -115,3 +116,14 @@ def test_an_image_too_large_counts_as_unreadable(folder: Path) -> None:
     found = survey(DataConfig(source=str(folder), max_pixels=100))
     assert found.num_unreadable == 17
     assert BadImage("x", found.unreadable[0].reason)
+
+
+def test_a_given_split_is_what_is_announced(tmp_path: Path) -> None:
+    folder = make_photos(tmp_path / "photos", num=4)
+    ids = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.png"))
+    table = tmp_path / "split.csv"
+    lines = [f"{name},{'test' if row % 2 else 'train'}" for row, name in enumerate(ids)]
+    table.write_text("\n".join(["id,part", *lines]))
+    assert survey(DataConfig(source=str(folder), split=str(table))).parts == {"train": 6, "val": 0, "test": 6}
+    with pytest.raises(ConfigError, match=r"nowhere\.csv"):
+        survey(DataConfig(source=str(folder), split=str(tmp_path / "nowhere.csv")))

@@ -155,8 +155,12 @@ def order_classes(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(names), key=sort_key))
 
 
-def _fix_parts(split: str, ids: Sequence[str], hashes: Sequence[str]) -> tuple[Sequence[str], list[str]]:
-    """The parts that the file given with --split says, and warnings."""
+def read_split(split: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Sample id -> part, and sample id -> content hash (empty for a table), of the file given with --split.
+
+    Raises:
+        ConfigError: no such file, or a table without the columns. DataError, StorageError: it can't be used.
+    """
     path = Path(split)
     if not path.is_file():
         raise ConfigError(
@@ -164,10 +168,17 @@ def _fix_parts(split: str, ids: Sequence[str], hashes: Sequence[str]) -> tuple[S
             "columns 'id' and 'part'."
         )
     if path.suffix.lower() in TABLE_SUFFIXES:
-        return apply_split(read_split_table(path), ids, split)
+        return read_split_table(path), {}
     stored = read_manifest(path)
-    parts, warnings = apply_split(dict(zip(stored.ids, stored.parts, strict=True)), ids, split)
-    checks.check_same_content(ids, hashes, dict(zip(stored.ids, stored.hashes, strict=True)), split)
+    return dict(zip(stored.ids, stored.parts, strict=True)), dict(zip(stored.ids, stored.hashes, strict=True))
+
+
+def _fix_parts(split: str, ids: Sequence[str], hashes: Sequence[str]) -> tuple[Sequence[str], list[str]]:
+    """The parts that the file given with --split says, and warnings."""
+    stored_parts, stored_hashes = read_split(split)
+    parts, warnings = apply_split(stored_parts, ids, split)
+    if stored_hashes:
+        checks.check_same_content(ids, hashes, stored_hashes, split)
     return parts, warnings
 
 

@@ -15,6 +15,7 @@ from backbench.config import DataConfig
 from backbench.data import decode
 from backbench.data.listing import PARTS, Ignored, Listing
 from backbench.data.load import load_listing
+from backbench.data.manifest import read_split
 from backbench.data.splits import assign_parts, merge_units
 from backbench.data.wording import count, escape, list_some, quote
 from backbench.errors import BadImage
@@ -195,6 +196,10 @@ def _read_headers(
 
 def _expect_parts(listing: Listing, config: DataConfig) -> dict[str, int]:
     """What the split will give if nothing is broken and no two images are identical."""
+    if config.split is not None:
+        stored, _ = read_split(config.split)
+        given = [stored.get(sample_id) for sample_id in listing.ids]  # what has no part is refused later
+        return {part: given.count(part) for part in PARTS}
     parts = assign_parts(
         listing.ids,
         listing.labels,
