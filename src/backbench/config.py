@@ -156,7 +156,7 @@ AUGMENT_PRESETS: dict[str, Augment] = {
 def augment_preset(name: str) -> Augment:
     """The preset of this name. ConfigError, with the nearest names, if there is none."""
     if name not in AUGMENT_PRESETS:
-        raise unknown_name("augmentation", name, AUGMENT_PRESETS, "options.augment", "docs/protocol.md")
+        raise unknown_name("augmentation", name, AUGMENT_PRESETS, "recipe.augment", "docs/protocol.md")
     return AUGMENT_PRESETS[name]
 
 
@@ -197,3 +197,8 @@ class Recipe(Frozen):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="before the head")
     gradient_checkpointing: bool = Field(default=False, description="less memory for a third more time")
     augment: Augment = Augment()
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _take_preset(cls, value: Any) -> Any:
+        return augment_preset(value) if isinstance(value, str) else value

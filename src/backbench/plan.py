@@ -36,15 +36,16 @@ class Plan:
     seconds: dict[str, float]
     download_bytes: int
 
-    def sentences(self, num_methods: int) -> list[str]:
-        """Two lines for the terminal."""
+    def sentences(self, num_methods: int, *, trains: bool = False) -> list[str]:
+        """A line for the terminal; training is not estimated, and that is said."""
         num_models = len(self.seconds)
         models = f"{num_models} model{'s' if num_models != 1 else ''}"
         methods = f"{num_methods} method{'s' if num_methods != 1 else ''}"
         fetch = (
             f"{format_bytes(self.download_bytes)} to download" if self.download_bytes else "nothing to download"
         )
-        return [f"{models} x {methods}, {fetch}, about {format_seconds(sum(self.seconds.values()))} in all."]
+        rest = "and the time of training" if trains else "in all"
+        return [f"{models} x {methods}, {fetch}, about {format_seconds(sum(self.seconds.values()))} {rest}."]
 
 
 def describe_power(num_test: int) -> str:

@@ -141,7 +141,9 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
     found = survey(request.data, progress)
     models = asked or decide_models(request, progress)
     plan = make_plan(models, found, device=request.device, precision=request.precision)
-    for sentence in (*found.sentences(), describe_power(found.num_test), *plan.sentences(len(request.methods))):
+    trains = any(find_method(method.name).kind == "tune" for method in request.methods)
+    plan_sentences = plan.sentences(len(request.methods), trains=trains)
+    for sentence in (*found.sentences(), describe_power(found.num_test), *plan_sentences):
         progress.say(sentence)
 
     data = load_data(request.data, progress, listing=found.listing)

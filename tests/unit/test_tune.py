@@ -297,3 +297,12 @@ def test_a_run_is_not_resumed_on_other_images(photos: Path, tmp_path: Path) -> N
     changed = found.model_copy(update={"seed": 5})
     with pytest.raises(ConfigError, match="have changed"):
         adapt(changed, out=tmp_path, resume=run_id)
+
+
+def test_an_augmentation_preset_goes_by_its_name() -> None:
+    options = resolve_options(
+        find_method("full"), MethodConfig(name="full", options={"recipe": {"augment": "strong"}})
+    )
+    assert options.model_dump()["recipe"]["augment"]["mixup"] > 0
+    with pytest.raises(ConfigError, match="strong"):
+        resolve_options(find_method("full"), MethodConfig(name="full", options={"recipe": {"augment": "stron"}}))
