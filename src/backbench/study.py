@@ -24,7 +24,7 @@ from backbench.data.survey import survey
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError
 from backbench.plan import Plan, describe_power, make_plan, remember_speed
 from backbench.progress import SILENT, Progress, format_seconds
-from backbench.records import DataFacts, RunRecord
+from backbench.records import DataFacts, Predictions, RunRecord
 from backbench.report.rows import Row, comparability_warnings, make_rows
 from backbench.report.summary import control_warnings, join_names, summarise
 from backbench.report.table import render_live_line, render_table
@@ -112,6 +112,7 @@ class _Bench:
     progress: Progress
     deadline: float | None
     records: list[RunRecord] = field(default_factory=list)
+    predictions: list[Predictions | None] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     not_started: list[str] = field(default_factory=list)
     models_left: int = 0
@@ -281,6 +282,8 @@ def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], 
                 record = record_failure(config, run_id, data, error, facts, out=request.out, device=request.device)
                 bench.progress.warn(f"{model.name} + {method.name} failed: {error}")
         bench.records.append(record)
+        is_done = record.status == "done"
+        bench.predictions.append(ledger.read_predictions(request.out / record.run_id) if is_done else None)
         _show(bench)
         if (
             record.status == "failed" and extracted is None and not is_tuning
@@ -308,11 +311,7 @@ def _show(bench: _Bench) -> None:
 
 
 def _make_rows(bench: _Bench) -> list[Row]:
-    predictions = [
-        ledger.read_predictions(bench.request.out / record.run_id) if record.status == "done" else None
-        for record in bench.records
-    ]
-    return make_rows(bench.records, predictions, test_groups(bench.data))
+    return make_rows(bench.records, bench.predictions, test_groups(bench.data))
 
 
 def _conclude(bench: _Bench, interrupted: bool) -> Ranking:

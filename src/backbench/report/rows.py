@@ -290,7 +290,8 @@ def _correct_matrix(names: Sequence[str], told: Sequence[Predictions | None]) ->
                 f"predictions do not belong to one manifest: run one of them again."
             )
         order = [place[image] for image in ids]
-        if [_truth(predictions)[index] for index in order] != truth:
+        own_truth = _truth(predictions)
+        if [own_truth[index] for index in order] != truth:
             raise DataError(
                 f"{name} and {names[0]} disagree on the true class of some test images. Their predictions do not "
                 f"belong to one manifest: run one of them again."
