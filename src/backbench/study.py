@@ -71,7 +71,6 @@ class Ranking:
     rows: list[Row]
     summary: list[str]
     warnings: list[str]
-    not_started: list[str] = field(default_factory=list)
     interrupted: bool = False
 
     @property
@@ -323,6 +322,5 @@ def _conclude(bench: _Bench, interrupted: bool) -> Ranking:
         rows=rows,
         summary=summarise(rows, facts, num_openings=openings),
         warnings=bench.warnings + comparability_warnings(bench.records) + control_warnings(rows),
-        not_started=bench.not_started,
         interrupted=interrupted,
     )

@@ -66,7 +66,7 @@ def accelerate(backbone: Backbone, *, device: str = "cpu", precision: Precision 
 
     Cost: a copy of the weights, and a few forward passes of two images.
     """
-    plain = copy_frozen(backbone)
+    plain = copy.deepcopy(backbone).to("cpu", torch.float32).requires_grad_(False).eval()
     batch = torch.randn(2, 3, *backbone.preprocess.size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = plain(batch)
@@ -83,23 +83,6 @@ def accelerate(backbone: Backbone, *, device: str = "cpu", precision: Precision 
     return Inference(
         network.to(device), torch.float32, autocast=precision == "bf16", channels_last=is_convolutional
     ).eval()
-
-
-def copy_frozen(backbone: Backbone) -> Backbone:
-    """A copy on the CPU in float32 and eval mode, without gradients."""
-    return copy.deepcopy(backbone).to("cpu", torch.float32).requires_grad_(False).eval()
-
-
-def fold_batch_norms(plain: nn.Module, batch: torch.Tensor) -> nn.Module:
-    """A copy with batch norms folded into convolutions, or `plain` itself if that would move its features.
-
-    Args:
-        plain: as from `copy_frozen`.
-        batch: two or more normalised images, to watch and to check it on.
-    """
-    with torch.inference_mode():
-        expected = plain(batch)
-    return _try_folded(plain, batch, expected)
 
 
 def _num_convolutions(network: nn.Module) -> int:

@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbench.backbones.networks.weights import digest_weights
-from backbench.config import Precision, Recipe
+from backbench.config import Precision
 from backbench.engine.batches import Batches
 from backbench.engine.checkpoint import Workspace
 from backbench.engine.loop import Loop, LoopState, own_tensors, put_tensors, restore_loop, save_loop
+from backbench.engine.losses import soft_cross_entropy, weigh_classes
 from backbench.engine.optimise import Phase, freeze_for, make_optimizer, rate_factor, set_training_mode
 from backbench.engine.order import epoch_order
 from backbench.errors import ConfigError, Interrupted, ModelError, TrainingDiverged
@@ -161,31 +162,6 @@ def _begin(
     return loop
 
 
-def weigh_classes(recipe: Recipe, labels: np.ndarray, class_names: tuple[str, ...], device: str) -> Tensor | None:
-    """(classes,) float32 weights of the loss, 1 on average over the images; None: all the same.
-
-    Raises:
-        ConfigError: a weight for a class that there is not, or one that is not positive.
-    """
-    if recipe.class_weights == "none":
-        return None
-    counts = np.bincount(labels, minlength=len(class_names)).astype(np.float64)
-    if recipe.class_weights == "auto":
-        weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
-    else:
-        wrong = [
-            name for name, weight in recipe.class_weights.items() if name not in class_names or not weight > 0
-        ]
-        if wrong:
-            raise ConfigError(
-                f"class_weights: {', '.join(map(repr, wrong[:3]))} must name classes of the data, with positive "
-                f"weights. Classes: {', '.join(class_names[:12])}"
-            )
-        weights = np.array([recipe.class_weights.get(name, 1.0) for name in class_names])
-        weights = weights * len(labels) / (weights * counts).sum()
-    return torch.tensor(weights, dtype=torch.float32, device=device)
-
-
 def _run_epoch(loop: Loop, advance: Callable[[int], None]) -> None:
     """Train what is left of the epoch, validate, judge. Out of memory: halve the micro-batch and begin it anew."""
     started = time.perf_counter()
@@ -297,13 +273,6 @@ def _take_step(loop: Loop, inputs: Tensor, targets: Tensor) -> None:
     state.loss_sum += loss_sum
     state.num_correct += int(torch.stack(hits).sum())
     state.num_seen += n
-
-
-def soft_cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
-    """(b,) losses of (b, classes) logits against (b, classes) target shares, each class at its weight."""
-    log_shares = F.log_softmax(logits, dim=1)
-    weighted = targets if class_weights is None else targets * class_weights
-    return -(weighted * log_shares).sum(1)
 
 
 @torch.no_grad()

@@ -1,0 +1,43 @@
+"""The training loss: cross-entropy against shares of classes, each class at its weight."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backbench.config import Recipe
+from backbench.errors import ConfigError
+
+
+def weigh_classes(recipe: Recipe, labels: np.ndarray, class_names: tuple[str, ...], device: str) -> Tensor | None:
+    """(classes,) float32 weights of the loss, 1 on average over the images; None: all the same.
+
+    Raises:
+        ConfigError: a weight for a class that there is not, or one that is not positive.
+    """
+    if recipe.class_weights == "none":
+        return None
+    counts = np.bincount(labels, minlength=len(class_names)).astype(np.float64)
+    if recipe.class_weights == "auto":
+        weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    else:
+        wrong = [
+            name for name, weight in recipe.class_weights.items() if name not in class_names or not weight > 0
+        ]
+        if wrong:
+            raise ConfigError(
+                f"class_weights: {', '.join(map(repr, wrong[:3]))} must name classes of the data, with positive "
+                f"weights. Classes: {', '.join(class_names[:12])}"
+            )
+        weights = np.array([recipe.class_weights.get(name, 1.0) for name in class_names])
+        weights = weights * len(labels) / (weights * counts).sum()
+    return torch.tensor(weights, dtype=torch.float32, device=device)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
+    """(b,) losses of (b, classes) logits against (b, classes) target shares, each class at its weight."""
+    log_shares = F.log_softmax(logits, dim=1)
+    weighted = targets if class_weights is None else targets * class_weights
+    return -(weighted * log_shares).sum(1)
