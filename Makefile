@@ -2,26 +2,36 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Small real images and weights, beside the checkout.
+SHARED ?= ../shared
 # One thread for each test process: two processes that both use two threads are slower than one.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check browser format bench report screenshots clean
 
-demo: $(VENV)/.installed  ## rank three small backbones on the embedded digits, with all four probes; no download
-	$(BIN)/backbench rank digits --models pixels,tiny_cnn,tiny_vit --methods knn,centroid,ridge,logistic
+demo: $(VENV)/.installed  ## rank the included backbones on the embedded digits, fine-tune the best; no download
+	$(BIN)/backbench rank digits --models pixels,tiny_cnn.cifar100,tiny_vit.cifar100 \
+	  --methods knn,centroid,ridge,logistic,two-phase --top 1
 	@echo
 	@echo "Now your own images, a folder with one folder for each class:"
 	@echo "    $(BIN)/backbench rank YOUR_FOLDER"
 
-test: $(VENV)/.installed-dev  ## all tests
+test: $(VENV)/.installed-dev browser  ## all tests
 	$(PYTEST)
 
-check: $(VENV)/.installed-dev  ## what every commit passes: format, lint, types, import contracts, tests
+check: $(VENV)/.installed-dev browser  ## what every commit passes: format, lint, types, import contracts, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(PYTEST)
+
+# The tests of pages need a Chromium; without one, and without the right to install it, they are skipped.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || test -n "$$BACKBENCH_CHROMIUM" || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+	  echo "no Chromium: the tests of pages will be skipped (apt install chromium)"
 
 format: $(VENV)/.installed-dev  ## rewrite the code as `make check` wants it
 	$(BIN)/ruff format .
@@ -31,6 +41,20 @@ bench: $(VENV)/.installed-dev  ## backbench beside its peers, in one run; tables
 	$(BIN)/python benchmarks/heads.py --out benchmarks/results/heads.md
 	$(BIN)/python benchmarks/features.py --out benchmarks/results/features.md
 	$(BIN)/python benchmarks/startup.py --out benchmarks/results/startup.md
+
+REPORT_MODELS := mobilenetv2_100 resnet18_to_layer3 squeezenet1_1 vit_tiny_patch16_224
+comma := ,
+space := $(subst ,, )
+
+report: $(VENV)/.installed  ## one page on real runs: four backbones and three included ones x 3 methods on two data sets
+	for data in caltech-mini cifar10-mini; do $(BIN)/backbench rank $(SHARED)/data/$$data --out runs/report \
+	  --models $(subst $(space),$(comma),$(REPORT_MODELS:%=$(SHARED)/weights/%.toml)),pixels,tiny_cnn.cifar100,tiny_vit.cifar100 \
+	  --methods knn,centroid,logistic || exit 1; done
+	$(BIN)/backbench report runs/report -o runs/report.html
+
+screenshots: $(VENV)/.installed-dev  ## pictures of the report in light and dark, on desktop and phone, in runs/screenshots/
+	test -f runs/report.html || $(MAKE) report
+	$(BIN)/python tools/screenshots.py runs/report.html runs/screenshots
 
 clean:  ## remove what the commands above made, but not run records
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

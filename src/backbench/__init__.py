@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from types import ModuleType
 
-if TYPE_CHECKING:
-    import os
+from backbench.api import adapt, load, open_run, open_study, rank
+from backbench.opened import Run, Study
 
-    from backbench.engine.classifier import Classifier
-
-__all__ = ["load"]
+__all__ = ["Run", "Study", "adapt", "load", "open_run", "open_study", "rank"]
 
 
-def load(path: str | os.PathLike[str]) -> Classifier:
-    """The classifier of a bundle, ready to predict: `backbench.load("bundle").predict(["photo.jpg"])`.
+class _Package(ModuleType):
+    """This package: what is public keeps its name, though a module of the same name lies in the package's folder.
 
-    Args:
-        path: the bundle's folder, or that of the run that wrote it.
-
-    Raises:
-        BackbenchError: not a bundle, damaged, or written by a newer backbench; see `engine.bundle.load_bundle`.
+    Whoever imports the module `backbench.adapt` first has Python set `backbench.adapt` to it.
     """
-    from pathlib import Path
 
-    from backbench.engine.bundle import load_bundle
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
 
-    return load_bundle(Path(path))
+
+sys.modules[__name__].__class__ = _Package

@@ -7,10 +7,10 @@ A run that trains keeps its state in `<out>/.working/<run_id>` until it is finis
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backbench import ledger
-from backbench.catalog import ModelSpec, find_method, find_model, find_source
+from backbench.catalog import ModelSpec, find_method, find_model
 from backbench.config import Frozen, RunConfig
 from backbench.data.load import Data, load_data
 from backbench.data.manifest import write_manifest
-from backbench.errors import ConfigError, Interrupted, StorageError, nearest
-from backbench.evaluate.calibrate import calibrate, softmax
-from backbench.evaluate.metrics import per_class_recall, score
+from backbench.data.seen import Seen, add_seen, read_seen
+from backbench.engine.distributed import is_first, num_processes, wait_for_all
+from backbench.errors import BackbenchError, BudgetExceeded, ConfigError, Interrupted, PeerLost, StorageError
+from backbench.evaluate.calibrate import calibrate, measure_answered, softmax
+from backbench.evaluate.metrics import fit_figures, per_class_recall, score
 from backbench.progress import SILENT, Progress
 from backbench.records import Cost, MethodFacts, Metric, Predictions, RunRecord
 from backbench.run import (
@@ -33,14 +35,18 @@ from backbench.run import (
     describe_data,
     extract_for,
     features_of,
+    find_head_loader,
     record_failure,
     resolve_options,
     test_groups,
+    warn_of_seen,
 )
-from backbench.runtime import describe_environment, peak_memory_bytes
+from backbench.runtime import describe_environment, keep_memory, peak_memory_bytes
+from backbench.unfinished import CONFIG, hold_run, lock_path, with_absolute_paths, working_folder
 
 if TYPE_CHECKING:
     from backbench.engine.classifier import Classifier
+    from backbench.engine.gallery import Gallery
     from backbench.engine.task import ImageTask, Part, Task
     from backbench.engine.tune import Tuned
 
@@ -62,30 +68,34 @@ def adapt(
     deadline: float | None = None,
     stop_signal: Callable[[], int] | None = None,
     resume: str | None = None,
+    with_gallery: bool = True,
     progress: Progress = SILENT,
 ) -> Adapted:
     """Adapt one model to the images by one method; write record and bundle, or give back what is there already.
+    In a process group (`engine.distributed`) all processes call this, and the first one alone writes.
 
     Args:
         resume: the id that the run must have, or else its data or weights have changed since it was cut.
+        with_gallery: put small training and test images into the bundle; see `engine.gallery`.
         deadline: `time.monotonic()` at which training ends with what is best so far.
         stop_signal: see `engine.train.fit`.
 
     Raises:
         BackbenchError: see `run.run` and `engine.train.fit`.
     """
-    method = find_method(config.method.name)
+    method = find_method(config.method.name, "--method")
     resolve_options(method, config.method)
-    model = find_model(config.model_file or config.model)
-    if model.load is None:
-        raise ConfigError(f"'{model.name}' is a control: there is no model in it to adapt. Name a backbone.")
+    if method.kind == "probe" and num_processes() > 1:
+        raise ConfigError(f"'{method.name}' is solved by one process: leave torchrun away, or choose another.")
+    model = find_model(config.model_file or config.model, "--model")
+    refuse_control(model)
     ledger.prepare_root(out)
     data = load_data(config.data, progress)
     run_id = decide_run_id(config, data, model)
     if resume is not None and run_id != resume:
         raise ConfigError(
             f"run '{resume}' can't go on: its images, weights or options have changed since. "
-            f"Start a new one with backbench adapt; the old state stays in {out / '.working' / resume}."
+            f"Start a new one with backbench adapt; the old state stays in {working_folder(out, resume)}."
         )
     try:
         return adapt_run(
@@ -97,13 +107,21 @@ def adapt(
             device=device,
             deadline=deadline,
             stop_signal=stop_signal,
+            with_gallery=with_gallery,
             progress=progress,
         )
-    except (Interrupted, StorageError, ConfigError):
+    except (Interrupted, StorageError, ConfigError, BudgetExceeded, PeerLost):
         raise
     except Exception as error:
-        record_failure(config, run_id, data, error, None, out=out, device=device)
+        if is_first():
+            record_failure(config, run_id, data, error, None, out=out, device=device)
         raise
+
+
+def refuse_control(model: ModelSpec) -> None:
+    """Raises ConfigError for what runs no network."""
+    if model.load is None:
+        raise ConfigError(f"'{model.name}' is a control: there is no model in it to adapt. Name a backbone.")
 
 
 def adapt_run(
@@ -116,37 +134,104 @@ def adapt_run(
     device: str,
     deadline: float | None = None,
     stop_signal: Callable[[], int] | None = None,
+    with_gallery: bool = True,
     progress: Progress = SILENT,
 ) -> Adapted:
-    """`adapt` on data that is loaded already. A record without its bundle is made again from what it kept."""
-    bundle = out / f"{run_id}.bundle"
-    finished = ledger.find_finished(out, run_id)
-    if finished is not None and bundle.is_dir():
-        return Adapted(finished, out / run_id, bundle)
+    """`adapt` on data that is loaded already. A record without its bundle is made again from what it kept.
+
+    Of two processes with the same run, the second waits for the first and finds what it left.
+    """
+    limits: Any = {"deadline": deadline, "stop_signal": stop_signal}
+    with hold_run(out, run_id, progress=progress, **limits) if is_first() else nullcontext():
+        wait_for_all()  # until the first one holds the run
+        bundle = out / f"{run_id}.bundle"
+        finished = ledger.find_finished(out, run_id)
+        if finished is not None and bundle.is_dir():
+            _warn_of_kept_gallery(bundle, with_gallery, progress)
+            adapted = Adapted(finished, out / run_id, bundle)
+        else:
+            where: Any = {"out": out, "device": device, "progress": progress}
+            adapted = _adapt_alone(config, run_id, data, model, with_gallery=with_gallery, **where, **limits)
+        if adapted.record.run_id == run_id and is_first():
+            shutil.rmtree(working_folder(out, run_id), ignore_errors=True)
+            lock_path(out, run_id).unlink(missing_ok=True)  # whoever waits for it finds the finished run
+    return adapted
+
+
+def _adapt_alone(
+    config: RunConfig,
+    run_id: str,
+    data: Data,
+    model: ModelSpec,
+    *,
+    out: Path,
+    device: str,
+    deadline: float | None,
+    stop_signal: Callable[[], int] | None,
+    with_gallery: bool,
+    progress: Progress,
+) -> Adapted:
     where: Any = {"out": out, "device": device, "progress": progress}
+    features: np.ndarray | None = None
     if find_method(config.method.name).kind == "probe":
-        record, classifier = _probe(config, run_id, data, model, **where)
+        record, classifier, features = _probe(config, run_id, data, model, **where)
     else:
         limits: Any = {"deadline": deadline, "stop_signal": stop_signal}
         record, classifier = tune_run(config, run_id, data, model, **where, **limits)
     from backbench.engine.bundle import write_bundle
 
     bundle = out / f"{record.run_id}.bundle"
-    if not bundle.is_dir():  # another process may have been first
-        write_bundle(bundle, classifier, record=record)
-    if record.run_id == run_id:
-        shutil.rmtree(_working_folder(out, run_id), ignore_errors=True)
+    if is_first() and not bundle.is_dir():  # another process may have been first
+        gallery = _gallery(record, classifier, data, features, **where) if with_gallery else None
+        seen = _collect_seen(record, classifier, data, model)
+        write_bundle(bundle, classifier, record=record, gallery=gallery, seen=seen)
     return Adapted(record, out / record.run_id, bundle)
 
 
-def _working_folder(out: Path, run_id: str) -> Path:
-    return out / ".working" / run_id
+def _collect_seen(record: RunRecord, classifier: Classifier, data: Data, model: ModelSpec) -> Seen:
+    """The images of training and validation, and those that the backbone had learned from before."""
+    from backbench.backbones.networks.weights import digest_weights
+
+    hashes = [data.manifest.hashes[row] for part in ("train", "val") for row in data.manifest.part_rows(part)]
+    trained = record.model is None or record.model.weights_digest != digest_weights(classifier.backbone.body)
+    before = None if model.seen_file is None else read_seen(Path(model.seen_file))
+    return add_seen(hashes, by_backbone=trained, before=before)
+
+
+def _gallery(
+    record: RunRecord,
+    classifier: Classifier,
+    data: Data,
+    features: np.ndarray | None,
+    *,
+    out: Path,
+    device: str,
+    progress: Progress,
+) -> Gallery | None:
+    """The gallery of a bundle; None, with a warning, if it can't be made: the model does not depend on it."""
+    from backbench.engine.gallery import make_gallery
+
+    try:
+        predictions = ledger.read_predictions(out / record.run_id)
+        return make_gallery(classifier, data, predictions, features=features, device=device, progress=progress)
+    except BackbenchError as error:
+        progress.warn(f"the bundle has no gallery: {error}")
+        return None
+
+
+def _warn_of_kept_gallery(bundle: Path, with_gallery: bool, progress: Progress) -> None:
+    if with_gallery:
+        return
+    from backbench.engine.gallery import FOLDER
+
+    if (bundle / FOLDER).is_dir():
+        progress.warn(f"{bundle} is there already, with a gallery. Remove it and run again to have it without.")
 
 
 def _probe(
     config: RunConfig, run_id: str, data: Data, model: ModelSpec, *, out: Path, device: str, progress: Progress
-) -> tuple[RunRecord, Classifier]:
-    """The record of a probe, as a ranking makes it, and its head on the backbone."""
+) -> tuple[RunRecord, Classifier, np.ndarray]:
+    """The record of a probe, as a ranking makes it, its head on the backbone, and the features of all images."""
     from backbench.engine.classifier import Classifier
     from backbench.engine.head_modules import to_module
 
@@ -161,7 +246,7 @@ def _probe(
     classifier = Classifier(model.load(config.seed), to_module(fitted.head), data.manifest.classes)
     if fitted.val_logits is not None:
         _calibrate(classifier, fitted.val_logits, task.val.labels)
-    return record, classifier
+    return record, classifier, extracted.values
 
 
 def _feature_task(config: RunConfig, data: Data, values: np.ndarray, device: str) -> Task:
@@ -173,6 +258,7 @@ def _feature_task(config: RunConfig, data: Data, values: np.ndarray, device: str
         class_names=data.manifest.classes,
         seed=config.seed,
         device=device,
+        load_head=find_head_loader(config, find_method(config.method.name)),
     )
 
 
@@ -191,23 +277,27 @@ def tune_run(
     """Train by a method of kind 'tune', calibrate on validation, open the test part once, write the record."""
     from backbench.engine.checkpoint import Workspace
     from backbench.engine.train import never_stop
-    from backbench.engine.tune import Training
+    from backbench.engine.tune import Training, describe_cut, training_figures
 
-    started, clock = ledger.utc_now(), time.perf_counter()
+    keep_memory()
+    started = ledger.utc_now()
     method = find_method(config.method.name)
     options = resolve_options(method, config.method)
-    workspace = Workspace(_working_folder(out, run_id), progress)
-    workspace.write_state("config", _with_absolute_paths(config).model_dump(mode="json"))
+    workspace = Workspace(working_folder(out, run_id), progress)
+    if is_first():
+        workspace.write_state(CONFIG, with_absolute_paths(config).model_dump(mode="json"))
     task = _image_task(config, data, model, device, progress)
     tuned: Tuned = method.adapt(task, options, Training(workspace, deadline, stop_signal or never_stop, progress))
-    fit_seconds = time.perf_counter() - clock
-    cut = _describe_cut(tuned)
+    fit_seconds = workspace.elapsed_seconds()
+    cut = describe_cut(tuned)
     if cut is not None:
         run_id = f"{run_id}.cut-{sum(result.num_steps for result in tuned.phases.values())}"
     classifier = tuned.classifier.to(device)
-    _calibrate(classifier, _logits(classifier, task.val, data, config, device, progress), task.val.labels)
+    val_logits = _logits(classifier, task.val, data, config, device, progress)
+    _calibrate(classifier, val_logits, task.val.labels)
 
-    ledger.log_opening(out, data.manifest.digest, run_id)
+    if is_first():
+        ledger.log_opening(out, data.manifest.digest, run_id)
     test, clock = _part("test", data), time.perf_counter()
     logits = _logits(classifier, test, data, config, device, progress)
     seconds = time.perf_counter() - clock
@@ -221,15 +311,19 @@ def tune_run(
         method=_describe_method(config.method.name, options, tuned),
         metrics=_measure(logits, test, data, classifier),
         per_class=per_class_recall(softmax(logits), test.labels, data.manifest.classes),
+        fit=training_figures(tuned, len(task.train))
+        | fit_figures({"val": (softmax(val_logits), task.val.labels)}),
         cost=Cost(
             seconds={"fit": fit_seconds, "forward": seconds},
             images_per_second=len(test) / seconds,
             num_images=len(data.manifest),
             peak_memory_bytes=peak_memory_bytes(device),
         ),
-        environment=describe_environment(device),
-        warnings=tuned.warnings if cut is None else (*tuned.warnings, cut),
+        environment=describe_environment(device) | {"num_processes": str(num_processes())},
+        warnings=(*tuned.warnings, *([cut] if cut else []), *warn_of_seen(model, data)),
     )
+    if not is_first():
+        return record, classifier
     history = {name: asdict(result) for name, result in tuned.phases.items()}
     record, _ = ledger.write_run(
         out,
@@ -239,33 +333,6 @@ def tune_run(
         more={"history.json": json.dumps(history, indent=1).encode()},
     )
     return record, classifier
-
-
-def _describe_cut(tuned: Tuned) -> str | None:
-    """What to say of training that the budget ended; None if it ended by itself.
-
-    Such a run has an id of its own and its state is kept: the same command with more time goes on from there.
-    """
-    for name, result in tuned.phases.items():
-        if result.ended == "budget":
-            epochs = "1 whole epoch" if len(result.history) == 1 else f"{len(result.history)} whole epochs"
-            return (
-                f"training was cut by the budget in phase '{name}' after {epochs}: this is the best by then; the "
-                f"same command with a larger --budget goes on from there"
-            )
-    return None
-
-
-def _with_absolute_paths(config: RunConfig) -> RunConfig:
-    """So that the run can be resumed from any folder."""
-
-    def absolute(path: str | None) -> str | None:
-        return str(Path(path).resolve()) if path is not None and os.path.exists(path) else path  # noqa: PTH110
-
-    is_named = find_source(config.data.source) is not None
-    source = config.data.source if is_named else absolute(config.data.source)
-    data = config.data.model_copy(update={"source": source, "split": absolute(config.data.split)})
-    return config.model_copy(update={"data": data, "model_file": absolute(config.model_file)})
 
 
 def _describe_method(name: str, options: Frozen, tuned: Tuned) -> MethodFacts:
@@ -284,7 +351,7 @@ def _measure(logits: np.ndarray, test: Part, data: Data, classifier: Classifier)
     metrics = score(softmax(logits), test.labels, test_groups(data))
     calibrated = score(softmax(logits, classifier.temperature), test.labels)
     metrics |= {f"calibrated_{name}": calibrated[name] for name in ("nll", "ece")}
-    return metrics | _coverage(logits, test.labels, classifier)
+    return metrics | measure_answered(softmax(logits, classifier.temperature), test.labels, classifier.threshold)
 
 
 def _image_task(config: RunConfig, data: Data, model: ModelSpec, device: str, progress: Progress) -> ImageTask:
@@ -322,6 +389,7 @@ def _logits(
         device=device,
         precision=config.precision,
         exact_resize=config.exact_resize,
+        is_shared=True,
         progress=progress,
     )
 
@@ -330,39 +398,3 @@ def _calibrate(classifier: Classifier, logits: np.ndarray, labels: np.ndarray) -
     """Temperature and reject threshold from validation; they travel with the model."""
     found = calibrate(logits, labels)
     classifier.temperature, classifier.threshold = found.temperature, found.threshold
-
-
-def _coverage(logits: np.ndarray, labels: np.ndarray, classifier: Classifier) -> dict[str, Metric]:
-    """How much of test is answered above the threshold, and how often those answers are right."""
-    probabilities = softmax(logits, classifier.temperature)
-    answered = probabilities.max(axis=1) >= classifier.threshold
-    right = (probabilities.argmax(axis=1) == labels)[answered]
-    found = {"coverage": Metric(value=float(answered.mean()), n=len(labels))}
-    if len(right):
-        found["answered_accuracy"] = Metric(value=float(right.mean()), n=len(right))
-    return found
-
-
-def find_unfinished(out: Path, given: str) -> tuple[str, RunConfig]:
-    """Id and config of the run that was cut whose id is, or begins with, `given`.
-
-    Raises:
-        ConfigError: there is none, several, or it is finished.
-    """
-    folder = out / ".working"
-    names = sorted(path.parent.name for path in folder.glob("*/config.json"))
-    matching = [name for name in names if name == given] or [name for name in names if name.startswith(given)]
-    if len(matching) == 1:
-        path = folder / matching[0] / "config.json"
-        try:
-            return matching[0], RunConfig.model_validate_json(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise StorageError(f"{path} is damaged: start the run anew with `backbench adapt`.") from error
-    if matching:
-        few = ", ".join(matching[:5])
-        raise ConfigError(f"'{given}' is the beginning of {len(matching)} unfinished runs: {few}.")
-    if (out / given / ledger.RECORD_FILE).is_file():
-        raise ConfigError(f"run '{given}' is finished: there is nothing to resume. See: backbench show {given}")
-    close = nearest(given, names)
-    hint = f"Did you mean {close[0]}?" if close else f"Unfinished runs in {out}: {', '.join(names[:5]) or 'none'}."
-    raise ConfigError(f"no unfinished run '{given}'. {hint}")

@@ -2,7 +2,8 @@
 
 The folder is the registry. A module in `backbones/`, `methods/` or `data/sources/` declares `SPECS`; nothing
 else needs to know of it. A module of backbones may also offer `resolve(name)` for names that follow a
-pattern (any timm name, `torchvision/NAME`, a card file) and `list_specs()` for what it can list of them.
+pattern (any timm name, `torchvision/NAME`, a card file) and `list_specs()` for what it can list of them; one of
+data sources `resolve(name)` for names that hold another one (`hub:NAME`).
 Looking up never imports torch: plug-in modules import it inside the functions that need it.
 """
 
@@ -43,6 +44,12 @@ class ModelSpec:
     """The card it was read from."""
     identity: str = ""
     """Content that tells two weights of one name apart: the digest of a local weights file, '' for a hub tag."""
+    blueprint: Callable[[], Any] | None = None
+    """(build, preprocess) without the weights: how to have the architecture untrained, with no download."""
+    load_head: Callable[[], Any] | None = None
+    """Loads the classifier it was published with (`networks/original_head.py`); None: there is none to be had."""
+    seen_file: str | None = None
+    """Where the hashes of the images lie that the weights were trained on (`data/seen.py`); None: unknown."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,8 @@ class MethodSpec:
     adapt: Callable[..., Any]
     options: type
     kind: Literal["probe", "tune"] = "probe"
+    needs_head: bool = False
+    """A probe that takes the classifier its model was published with, `task.load_head`, and learns nothing."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,13 @@ class SourceSpec:
     licence: str | None = None
     citation: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    has_columns: bool = False
+    """Whether --image-column and its like mean something."""
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether its images come with the packages: nothing to fetch, nothing of the user's."""
+        return self.download_bytes == 0 and self.num_images is not None
 
 
 class _Named(Protocol):
@@ -117,17 +133,25 @@ def list_models() -> list[ModelSpec]:
     return sorted(curated.values(), key=_name) + sorted(rest, key=_name)
 
 
-def find_method(name: str) -> MethodSpec:
-    """The method of that name, or a ConfigError with the nearest ones."""
+def find_method(name: str, where: str = "--methods") -> MethodSpec:
+    """The method of that name, or a ConfigError with the nearest ones; `where` is the option that named it."""
     specs = _specs("backbench.methods")
     if name not in specs:
-        raise unknown_name("method", name, specs, "--methods", "backbench list methods")
+        raise unknown_name("method", name, specs, where, "backbench list methods")
     return specs[name]
 
 
 def find_source(name: str) -> SourceSpec | None:
-    """The named data set, or None: then it may be a path."""
-    return _specs("backbench.data.sources").get(name)
+    """The named data set, or None: then it may be a path. Its name is `name` with any path in it made absolute."""
+    spec = _specs("backbench.data.sources").get(name)
+    if spec is not None:
+        return spec
+    for module in _modules("backbench.data.sources"):
+        if hasattr(module, "resolve"):
+            found: SourceSpec | None = module.resolve(name)
+            if found is not None:
+                return found
+    return None
 
 
 def find_path_loader(path: Path) -> Callable[[Any, Path, Any], Any] | None:
@@ -144,18 +168,20 @@ def find_path_loader(path: Path) -> Callable[[Any, Path, Any], Any] | None:
     return None
 
 
-def find_model(name: str) -> ModelSpec:
-    """The model of that name: curated, a timm name, `torchvision/NAME` or a card; ConfigError otherwise."""
+def find_model(name: str, where: str = "--models") -> ModelSpec:
+    """The model of that name: curated, a timm name, `torchvision/NAME`, a card or an own run; else a ConfigError
+    that names `where` it was asked for."""
     specs = _specs("backbench.backbones")
     if name in specs:
         return specs[name]
-    for module in _modules("backbench.backbones"):
+    modules = _modules("backbench.backbones")
+    for module in sorted(modules, key=lambda module: not hasattr(module, "FIRST")):
         if hasattr(module, "resolve"):
             spec = module.resolve(name)
             if spec is not None:
                 return spec
     raise unknown_name(
-        "model", name, (spec.name for spec in list_models()), "--models", "backbench list models --filter TEXT"
+        "model", name, (spec.name for spec in list_models()), where, "backbench list models --filter TEXT"
     )
 
 

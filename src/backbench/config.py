@@ -15,7 +15,7 @@ from backbench.errors import unknown_name
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
 ResizeMode = Literal["short-side", "squash"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 OnBad = Literal["fail", "skip"]
 Crop = Literal["none", "random-resized", "pad"]
 
@@ -67,6 +67,10 @@ class DataConfig(Frozen):
     split_seed: int = Field(default=0, ge=0)
     test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
     val_fraction: float = Field(default=0.2, gt=0.0, lt=1.0, description="of what is left after test")
+    limit: int | None = Field(default=None, ge=8, description="at most so many images in all, for trials")
+    train_limit: int | None = Field(
+        default=None, ge=4, description="at most so many images to train and validate on; all are tested on"
+    )
     on_bad: OnBad = "fail"
     max_pixels: int = Field(default=100_000_000, gt=0, description="larger images count as bad")
 

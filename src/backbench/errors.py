@@ -81,10 +81,19 @@ class Interrupted(BackbenchError):
         self.exit_status = 128 + signal_number
 
 
-class MissingExtra(BackbenchError):
-    """An optional part that is not installed."""
+class PeerLost(BackbenchError):
+    """Another process of the same run has ended; what it says is the cause."""
 
-    exit_status = 2
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"another process of this run has ended; see its message ({detail})")
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (self.detail,)
+
+
+class MissingExtra(ConfigError):
+    """An optional part that is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(

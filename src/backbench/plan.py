@@ -12,7 +12,7 @@ import numpy as np
 
 from backbench.backbones.defaults import is_on_disk
 from backbench.catalog import ModelSpec
-from backbench.config import Precision
+from backbench.config import Frozen, Precision
 from backbench.data.survey import Survey
 from backbench.errors import StorageError
 from backbench.evaluate.power import smallest_provable_gap
@@ -23,29 +23,76 @@ from backbench.storage import write_atomically
 SPEED_FILE = "speed.json"
 START_SECONDS = 3.0
 """Loading torch, building a network and fitting heads: what a model costs however few the images are."""
-FORWARD_SHARE = {"fp32": 0.35, "bf16": 0.9}
+FORWARD_SHARE = {"fp32": 0.35, "bf16": 0.9, "fp16": 0.9}
 """Share of this machine's fp32 matrix rate that a forward reaches when nothing was measured here yet."""
+STEP_FORWARDS = 3
+"""Forward passes that a training step costs: the backward pass is about two."""
 UNKNOWN_FLOPS = 5e9
 """For a model whose cost the catalog does not know: about that of a ResNet-50."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimated seconds of each model, and bytes to fetch."""
+    """Estimated seconds of each model, and bytes to fetch; `training_seconds`: see `estimate_training`."""
 
     seconds: dict[str, float]
     download_bytes: int
 
-    def sentences(self, num_methods: int, *, trains: bool = False) -> list[str]:
-        """A line for the terminal; training is not estimated, and that is said."""
+    def sentences(
+        self, num_methods: int, *, trains: bool = False, training_seconds: float | None = None
+    ) -> list[str]:
+        """A line for the terminal; where training can't be estimated, that is said."""
         num_models = len(self.seconds)
         models = f"{num_models} model{'s' if num_models != 1 else ''}"
         methods = f"{num_methods} method{'s' if num_methods != 1 else ''}"
         fetch = (
             f"{format_bytes(self.download_bytes)} to download" if self.download_bytes else "nothing to download"
         )
-        rest = "and the time of training" if trains else "in all"
+        rest = "in all"
+        if training_seconds is not None:
+            rest = f"and up to about {format_seconds(training_seconds)} of training (roughly)"
+        elif trains:
+            rest = "and the time of training, which is not estimated: no speed was measured here yet"
         return [f"{models} x {methods}, {fetch}, about {format_seconds(sum(self.seconds.values()))} {rest}."]
+
+
+def estimate_training(
+    models: Sequence[ModelSpec],
+    epochs: Sequence[int],
+    num_images: int,
+    *,
+    top: int | None,
+    device: str,
+    precision: Precision,
+) -> float | None:
+    """Seconds that training takes at most, as far as the cost of a forward and the speed seen here tell; None: no
+    speed was seen yet.
+
+    Args:
+        epochs: of each method that trains.
+        num_images: for each epoch.
+        top: so many models are trained, the dearest at worst; None: all.
+
+    A step with its backward pass costs three forwards. Early stopping and frozen layers make it less.
+    """
+    rate = _known_rate(device, precision)
+    if rate is None:
+        return None
+    dearest_first = sorted((_flops_of(model) for model in models), reverse=True)
+    return sum(dearest_first[:top]) * STEP_FORWARDS * num_images * sum(epochs) / rate
+
+
+def count_epochs(options: Frozen) -> int:
+    """Passes over the training part that a method makes at most; `gradual` makes so many for each of its steps."""
+    values = options.model_dump()
+    if "qat_epochs" in values:
+        return int(values["qat_epochs"])
+    steps = values["steps"] + 1 if "steps" in values else 1
+    return int(values["recipe"]["epochs"] * steps)
+
+
+def _flops_of(model: ModelSpec) -> float:
+    return UNKNOWN_FLOPS if model.flops is None else model.flops
 
 
 def describe_power(num_test: int) -> str:
@@ -60,13 +107,16 @@ def describe_power(num_test: int) -> str:
 def make_plan(models: Sequence[ModelSpec], found: Survey, *, device: str, precision: Precision) -> Plan:
     """Estimate the time of each model from its FLOPs and the speed seen here before, else from a quick timing."""
     download_bytes = sum(model.download_bytes for model in models if not is_on_disk(model))
-    num_images = found.num_images
-    rate = _known_rate(device, precision) or _measure_matrix_rate() * FORWARD_SHARE[precision]
-    seconds = {
-        model.name: START_SECONDS + (UNKNOWN_FLOPS if model.flops is None else model.flops) * num_images / rate
-        for model in models
-    }
+    seconds = guess_seconds(models, found.num_images, device=device, precision=precision)
     return Plan(seconds, download_bytes + found.download_bytes)
+
+
+def guess_seconds(
+    models: Sequence[ModelSpec], num_images: int, *, device: str, precision: Precision
+) -> dict[str, float]:
+    """Seconds that features of so many images take, by name of the model."""
+    rate = _known_rate(device, precision) or _measure_matrix_rate() * FORWARD_SHARE[precision]
+    return {model.name: START_SECONDS + _flops_of(model) * num_images / rate for model in models}
 
 
 def remember_speed(device: str, precision: Precision, flops: float, forward_seconds: float) -> None:

@@ -157,6 +157,7 @@ class RichProgress(Progress):
 def make_progress(*, quiet: bool = False) -> Progress:
     """The right progress for this process: silent, plain lines, or bars (NO_COLOR is respected by rich)."""
     if quiet:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when the hub's client is first imported
         return SILENT
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         return RichProgress()

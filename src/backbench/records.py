@@ -94,6 +94,9 @@ class RunRecord(Frozen):
     method: MethodFacts | None = None
     metrics: dict[str, Metric] = Field(default_factory=dict)
     per_class: dict[str, Metric] = Field(default_factory=dict, description="recall of each class, by name")
+    fit: dict[str, Metric] = Field(
+        default_factory=dict, description="train_accuracy, train_nll, val_accuracy, val_nll: for curves and tables"
+    )
     cost: Cost | None = None
     environment: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of the files beside record.json")

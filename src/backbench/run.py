@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -20,21 +21,26 @@ from backbench.catalog import MethodSpec, ModelSpec, find_method, find_model
 from backbench.config import Frozen, MethodConfig, RunConfig, digest_json
 from backbench.data.load import Data, load_data
 from backbench.data.manifest import write_manifest
+from backbench.data.seen import find_seen, read_seen
 from backbench.engine.task import Features, Task
 from backbench.errors import BackbenchError, ConfigError, nearest
 from backbench.evaluate.calibrate import softmax
-from backbench.evaluate.metrics import per_class_recall, score
+from backbench.evaluate.metrics import fit_figures, per_class_recall, score
 from backbench.progress import SILENT, Progress
 from backbench.records import (
     Cost,
     DataFacts,
     Failure,
     MethodFacts,
+    Metric,
     ModelFacts,
     Predictions,
     RunRecord,
 )
 from backbench.runtime import describe_environment, peak_memory_bytes
+
+if TYPE_CHECKING:
+    from backbench.engine.heads import Fitted
 
 PROTOCOL_VERSION = 1
 """Part of every run id: raised when the same config would give other figures than before."""
@@ -47,6 +53,7 @@ class Extracted:
     model: ModelFacts
     values: np.ndarray
     cost: Cost
+    warnings: tuple[str, ...] = ()
 
 
 def run(
@@ -163,10 +170,32 @@ def extract_for(
         precision=config.precision,
         exact_resize=config.exact_resize,
         deadline=deadline,
+        is_shared=True,
         progress=progress,
         stage_seconds=data.stage_seconds,
     )
-    return Extracted(backbone.facts, extraction.values, extraction.cost)
+    return Extracted(backbone.facts, extraction.values, extraction.cost, warn_of_seen(model, data))
+
+
+def warn_of_seen(model: ModelSpec, data: Data) -> tuple[str, ...]:
+    """What to say where images that decide here taught the model's weights in an earlier run of one's own.
+
+    Raises:
+        StorageError: the list of those images can't be read.
+    """
+    if model.seen_file is None:
+        return ()
+    known = read_seen(Path(model.seen_file)).backbone
+    found = []
+    for part, word, consequence in (
+        ("test", "test", "its figures are too good"),
+        ("val", "validation", "what is chosen on them is chosen too confidently"),
+    ):
+        hashes = [data.manifest.hashes[row] for row in data.manifest.part_rows(part)]
+        if num := int(find_seen(hashes, known).sum()):
+            share = f"{num:,} of {len(hashes):,} {word} images"
+            found.append(f"{share} were in the training images of {model.name}: {consequence}")
+    return tuple(found)
 
 
 def _describe_control(model: ModelSpec, data: Data) -> Extracted:
@@ -212,6 +241,7 @@ def complete_run(
         class_names=manifest.classes,
         seed=config.seed,
         device=device,
+        load_head=find_head_loader(config, method),
     )
     fitted = method.adapt(task, options)
 
@@ -235,6 +265,7 @@ def complete_run(
         ),
         metrics=score(probabilities, test.labels, test_groups(data)),
         per_class=per_class_recall(probabilities, test.labels, manifest.classes),
+        fit=_fit_figures(task, fitted),
         cost=extracted.cost.model_copy(
             update={
                 "seconds": extracted.cost.seconds | {"head": head_seconds},
@@ -242,11 +273,28 @@ def complete_run(
             }
         ),
         environment=describe_environment(device),
-        warnings=fitted.warnings,
+        warnings=(*fitted.warnings, *extracted.warnings),
     )
     predictions = Predictions(test.ids, test.labels, probabilities, manifest.classes)
     record, _ = ledger.write_run(out, record, predictions, lambda path: write_manifest(manifest, path))
     return record
+
+
+def find_head_loader(config: RunConfig, method: MethodSpec) -> Callable[[], Any] | None:
+    """What loads the classifier that the model was published with; None without one, or if `method` needs none."""
+    return find_model(config.model_file or config.model).load_head if method.needs_head else None
+
+
+def _fit_figures(task: Task, fitted: Fitted) -> dict[str, Metric]:
+    """How well the head does on what it was fitted to, and the one fitted on train alone on validation."""
+    from backbench.engine.heads import LinearHead
+
+    parts = {}
+    if isinstance(fitted.head, LinearHead):  # of others it is costly, or says nothing
+        parts["train"] = softmax(fitted.head.logits(task.train.values)), task.train.labels
+    if fitted.val_logits is not None:
+        parts["val"] = softmax(fitted.val_logits), task.val.labels
+    return fit_figures(parts)
 
 
 def record_failure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -55,15 +56,31 @@ def digest_file(path: Path) -> str:
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """A StorageError that names the path, the reason and the space that is left."""
-    existing = next((folder for folder in (path, *path.parents) if folder.exists()), Path("/"))
+    """A StorageError that names the path and the reason, and says what to do about that reason."""
+    told = f"can't write {error.filename or path}: {error.strerror or error}."
+    return StorageError(f"{told} {_advise(path, error)} Nothing that was there is lost.")
+
+
+def _advise(path: Path, error: OSError) -> str:
+    # unlike Path.exists, this one never raises
+    existing = next((place for place in (path, *path.parents) if os.path.exists(place)), Path("/"))  # noqa: PTH110
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"Make room ({_describe_room(existing)}), or choose another folder with --out."
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"You have no permission to write in {existing}: get it, or choose another folder with --out."
+    if error.errno == errno.EROFS:
+        return "Nothing can be written on that disk: choose another folder with --out."
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and existing.is_file():
+        return f"{existing} is a file where a folder is needed: choose another folder with --out."
+    if error.errno == errno.EISDIR:
+        return f"{existing} is a folder where a file is needed: choose another name."
+    if error.errno == errno.ENAMETOOLONG:
+        return "A name in that path is longer than the file system allows: choose a shorter one."
+    return f"Choose another folder with --out, or look after that disk ({_describe_room(existing)})."
+
+
+def _describe_room(folder: Path) -> str:
     try:
-        room = f"{shutil.disk_usage(existing).free / 1e6:,.0f} MB free there"
+        return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB free there"
     except OSError:
-        room = "free space unknown"
-    reason = error.strerror or str(error)
-    where = error.filename or path
-    return StorageError(
-        f"can't write {where}: {reason} ({room}). Nothing that was there is lost. "
-        f"Make room, or choose another folder with --out."
-    )
+        return "free space unknown"

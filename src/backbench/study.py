@@ -22,7 +22,7 @@ from backbench.config import DataConfig, MethodConfig, Precision, RunConfig
 from backbench.data.load import Data, load_data
 from backbench.data.survey import survey
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError
-from backbench.plan import Plan, describe_power, make_plan, remember_speed
+from backbench.plan import Plan, count_epochs, describe_power, estimate_training, make_plan, remember_speed
 from backbench.progress import SILENT, Progress, format_seconds
 from backbench.records import DataFacts, Predictions, RunRecord
 from backbench.report.rows import Row, comparability_warnings, make_rows
@@ -40,7 +40,7 @@ from backbench.run import (
 )
 from backbench.runtime import catch_signals, has_network
 
-EMBEDDED_MODELS = ("pixels", "tiny_cnn", "tiny_vit")
+EMBEDDED_MODELS = ("pixels", "tiny_cnn.cifar100", "tiny_vit.cifar100")
 CONTROLS = ("majority", "colour", "file-facts", "untrained")
 CONTROL_METHOD = MethodConfig(name="logistic")
 
@@ -141,8 +141,18 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
     found = survey(request.data, progress)
     models = asked or decide_models(request, progress)
     plan = make_plan(models, found, device=request.device, precision=request.precision)
-    trains = any(find_method(method.name).kind == "tune" for method in request.methods)
-    plan_sentences = plan.sentences(len(request.methods), trains=trains)
+    epochs = [count_epochs(resolve_options(find_method(method.name), method)) for method in _tunings(request)]
+    training_seconds = estimate_training(
+        models,
+        epochs,
+        found.parts["train"],
+        top=request.top,
+        device=request.device,
+        precision=request.training_precision,
+    )
+    plan_sentences = plan.sentences(
+        len(request.methods), trains=bool(epochs), training_seconds=training_seconds if epochs else None
+    )
     for sentence in (*found.sentences(), describe_power(found.num_test), *plan_sentences):
         progress.say(sentence)
 
@@ -174,7 +184,7 @@ def _check_top(request: RankRequest) -> None:
 def decide_models(request: RankRequest, progress: Progress) -> list[ModelSpec]:
     """A short list that fits the data and the machine, less what can't be had without a network."""
     source = find_source(request.data.source)
-    if source is not None and source.download_bytes == 0:  # embedded data: embedded models, no network
+    if source is not None and source.is_embedded:  # embedded data: embedded models, no network
         return [find_model(name) for name in EMBEDDED_MODELS]
     wanted = [find_model(name) for name in default_models(request.device)]
     if all(is_on_disk(model) for model in wanted) or has_network():
@@ -194,7 +204,7 @@ def _rank_models(bench: _Bench, models: Sequence[ModelSpec], plan: Plan) -> None
     """From cheap to dear, so that there is an answer early; starts nothing that the budget does not allow."""
     bench.models_left = len(models)
     probes = [method for method in bench.request.methods if find_method(method.name).kind == "probe"]
-    tunings = [method for method in bench.request.methods if find_method(method.name).kind == "tune"]
+    tunings = _tunings(bench.request)
     has_answer = False
     for model in sorted(models, key=lambda model: plan.seconds[model.name]):
         bench.models_left -= 1
@@ -216,11 +226,18 @@ def _rank_models(bench: _Bench, models: Sequence[ModelSpec], plan: Plan) -> None
         )
 
 
+def _tunings(request: RankRequest) -> list[MethodConfig]:
+    return [method for method in request.methods if find_method(method.name).kind == "tune"]
+
+
 def _tune_best(bench: _Bench, models: Sequence[ModelSpec], tunings: Sequence[MethodConfig]) -> None:
     """Methods that train, on the models whose probes did best on validation; the test part has no say in it."""
     by_probe: dict[str, float] = {}
+    asked = {model.name for model in models}  # controls are no candidates
     for record in bench.records:
-        if record.method is not None and (accuracy := record.method.choices.get("val_accuracy")) is not None:
+        if record.config.model not in asked or record.method is None:
+            continue
+        if (accuracy := record.method.choices.get("val_accuracy")) is not None:
             by_probe[record.config.model] = max(accuracy, by_probe.get(record.config.model, 0.0))
     known = [model for model in models if model.name in by_probe or not by_probe]
     best_first = sorted(known, key=lambda model: -by_probe.get(model.name, 0.0))
@@ -228,7 +245,11 @@ def _tune_best(bench: _Bench, models: Sequence[ModelSpec], tunings: Sequence[Met
         if bench.deadline is not None and time.monotonic() > bench.deadline:
             bench.not_started.append(f"{model.name} (training)")
             continue
-        _rank_one(bench, model, tunings, deadline=bench.deadline)
+        try:
+            _rank_one(bench, model, tunings, deadline=bench.deadline)
+        except BudgetExceeded as reason:
+            bench.not_started.append(f"{model.name} (training)")
+            bench.progress.say(f"{model.name}: left out, beyond the budget ({reason})")
 
 
 def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], *, deadline: float | None) -> None:

@@ -45,7 +45,7 @@ def test_a_terminated_run_ends_in_good_order_and_is_resumed(photos: Path, tmp_pa
     assert running.returncode == 143, stderr
     assert "saved" in stderr
     assert "Traceback" not in stderr
-    run_id = next(out.glob(".working/*")).name
+    run_id = next(out.glob(".working/*/config.json")).parent.name
     cut = backbench("resume", run_id[:-3], "--out", out, "--budget", "0.01s", "--json")
     assert cut.returncode == 0, cut.stderr
     assert any("cut by the budget" in warning for warning in json.loads(cut.stdout)["warnings"])
@@ -71,8 +71,9 @@ def test_a_ranking_probes_all_and_trains_the_best(photos: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--method", "ful"], "full"),
-        (["--model", "tiny_cn"], "tiny_cnn"),
+        (["--method", "ful"], "'ful' in --method. Did you mean 'full'"),
+        (["--model", "tiny_cn"], "'tiny_cn' in --model. Did you mean 'tiny_cnn'"),
+        (["--model", "majority"], "a control"),
         (["--set", "recipe.epoch=3"], "epochs"),
         (["--set", "recipe.epochs"], "KEY=VALUE"),
         (["--set", "options.blokcs=3", "--method", "last-blocks"], "blocks"),
@@ -92,4 +93,22 @@ def test_a_dry_run_shows_everything_and_does_nothing(photos: Path, tmp_path: Pat
     done = backbench(*adapt(photos, tmp_path / "runs", "--dry-run"))
     assert done.returncode == 0
     assert json.loads(done.stdout)["method"]["options"]["recipe"]["epochs"] == 10
+    assert "photos: 60 images, 3 classes" in done.stderr
     assert not (tmp_path / "runs").exists()
+    typo = backbench(*adapt(photos.with_name("photso"), tmp_path / "runs", "--dry-run"))
+    assert (typo.returncode, typo.stdout) == (2, "")
+    assert "photos'" in typo.stderr
+
+
+def test_two_equal_runs_at_once_share_the_work(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    arguments = adapt(photos, out, "--set", "recipe.epochs=3", "--set", "recipe.batch_size=8", "--json")
+    command = [sys.executable, "-m", "backbench", *map(str, arguments)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    first, second = (json.loads(stdout) for stdout, _ in told)
+    assert first == second
+    assert sum("waiting for it to end" in stderr for _, stderr in told) == 1
+    assert sum("full: epoch 3/3" in stderr for _, stderr in told) == 1
+    assert not list(out.glob(".working/*"))

@@ -17,16 +17,18 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import backbench
+from backbench.adapt import Adapted, adapt
 from backbench.catalog import find_model
 from backbench.cli import app
 from backbench.cli.predict import neutralise
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.data.load import load_data
+from backbench.data.manifest import read_manifest
 from backbench.engine.bundle import write_bundle
 from backbench.engine.classifier import Classifier
 from backbench.engine.head_modules import to_module
 from backbench.errors import BackbenchError, ConfigError, DataError
-from backbench.ledger import read_predictions
+from backbench.ledger import count_openings, read_predictions
 from backbench.run import run
 from conftest import make_photos
 
@@ -163,6 +165,20 @@ def test_mistakes_with_predict_are_answered(world: World, tmp_path: Path) -> Non
     assert invoke("predict").exit_code == 2
 
 
+def test_text_shows_as_many_classes_as_were_asked_for(world: World) -> None:
+    images = (world.photos / "cross" / "000.png", world.photos / "circle" / "000.png")
+    entries = ask("predict", world.bundle, *images, "--top", 2)["predictions"]
+    lines = invoke("predict", world.bundle, *images, "--top", 2, "--quiet").stdout.splitlines()
+    answers = [answer for entry in entries for answer in entry["top"]]
+    assert len(lines) >= len(answers) == 4
+    for line, answer in zip(lines, answers, strict=False):
+        assert f"{answer['label']} " in line
+        assert f"{100 * answer['confidence']:.1f} %" in line
+    assert [line.startswith(str(world.photos)) for line in lines[:4]] == [True, False, True, False]
+    assert len(invoke("predict", world.bundle, images[0], "--quiet").stdout.strip().splitlines()) == 1
+    assert len(ask("predict", world.bundle, images[0])["predictions"][0]["top"]) == 3  # all classes there are
+
+
 def test_evaluate_finds_the_test_part_of_the_run_and_its_figures(world: World) -> None:
     document = ask("evaluate", world.bundle, world.photos)
     assert document["data"]["part"] == "test"
@@ -207,6 +223,83 @@ def test_classes_are_matched_by_name(world: World, tmp_path: Path) -> None:
         raise error_of("evaluate", world.bundle, few)
 
 
+def adapted(root: Path, photos: Path, **data: str) -> Adapted:
+    """A bundle that knows what it was trained on, in a folder of runs."""
+    config = RunConfig(
+        data=DataConfig(source=str(photos), split_seed=3, **data),
+        model="pixels",
+        method=MethodConfig(name="centroid"),
+    )
+    return adapt(config, out=root / "runs", with_gallery=False)
+
+
+def test_images_that_the_model_was_trained_on_are_left_out(world: World, tmp_path: Path) -> None:
+    made = adapted(tmp_path, world.photos)
+    parts = dict(zip(*parts_of(made), strict=True))
+    more = make_photos(tmp_path / "more", num=4, size=17)
+    known = [name for name, part in parts.items() if part != "test"][:15]
+    unknown = [name for name, part in parts.items() if part == "test"][:5]
+    for number, name in enumerate(known + unknown):
+        shutil.copy(world.photos / name, more / Path(name).parent / f"copy{number}.png")
+    document = ask("evaluate", made.bundle, more)
+    assert document["data"]["num_images"] == 12 + 5
+    assert document["data"]["num_seen"] == 15
+    assert any("15 of 32 images are left out" in warning for warning in document["warnings"])
+    seen_alone = tmp_path / "seen"
+    for name in known:
+        (seen_alone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(world.photos / name, seen_alone / name)
+    with pytest.raises(DataError, match=r"trained on all of these 15 images"):
+        raise error_of("evaluate", made.bundle, seen_alone)
+
+
+def test_own_images_in_another_split_are_measured_where_they_were_not_seen(world: World, tmp_path: Path) -> None:
+    made = adapted(tmp_path, world.photos)
+    ids, _ = parts_of(made)
+    split = tmp_path / "split.csv"
+    part_of = {0: "test", 1: "val"}
+    split.write_text(
+        "id,part\n" + "".join(f"{name},{part_of.get(row % 3, 'train')}\n" for row, name in enumerate(ids))
+    )
+    document = ask("evaluate", made.bundle, world.photos, "--split", split)
+    left = sum(part == "test" for row, part in enumerate(parts_of(made)[1]) if row % 3 == 0)
+    assert document["data"]["num_images"] == left
+    assert document["data"]["num_seen"] == 30 - left
+
+
+def test_a_model_of_grouped_images_is_evaluated_on_its_own_table(world: World, tmp_path: Path) -> None:
+    table = tmp_path / "photos.csv"
+    names = sorted(str(path.relative_to(world.photos)) for path in world.photos.rglob("*.png"))
+    rows = [f"{world.photos / name},{name.split('/')[0]},{int(name[-7:-4]) // 2}" for name in names]
+    table.write_text("\n".join(["image,label,camera", *rows]) + "\n")
+    made = adapted(tmp_path, table, group_column="camera")
+    document = ask("evaluate", made.bundle, table)
+    assert "as in the run that trained it" in document["data"]["said"]
+    assert document["metrics"]["accuracy"] == made.record.metrics["accuracy"].model_dump()
+    assert document["data"]["num_seen"] == 0
+
+
+def test_every_look_at_a_test_part_is_counted(world: World, tmp_path: Path) -> None:
+    made = adapted(tmp_path, world.photos)
+    digest = made.record.data.manifest_digest
+    assert count_openings(tmp_path / "runs", digest) == 1
+    ask("evaluate", made.bundle, world.photos)
+    assert count_openings(tmp_path / "runs", digest) == 2
+    ask("evaluate", made.bundle, make_photos(tmp_path / "others", num=3, size=18))  # no test part
+    assert count_openings(tmp_path / "runs", digest) == 2
+    ask("evaluate", made.bundle, world.photos, "--out", tmp_path / "elsewhere")
+    assert count_openings(tmp_path / "elsewhere", digest) == 1
+    lonely = tmp_path / "away" / "bundle"
+    shutil.copytree(made.bundle, lonely)
+    ask("evaluate", lonely, world.photos)
+    assert [path.name for path in lonely.parent.iterdir()] == ["bundle"]
+
+
+def parts_of(made: Adapted) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    manifest = read_manifest(made.run / "manifest.json")
+    return manifest.ids, manifest.parts
+
+
 def test_the_training_images_in_another_split_are_refused(world: World, tmp_path: Path) -> None:
     model = json.loads((world.bundle / "model.json").read_text())
     from backbench.config import digest_json
@@ -218,7 +311,9 @@ def test_the_training_images_in_another_split_are_refused(world: World, tmp_path
     (tmp_path / "bundle" / "model.json").write_text(json.dumps(model))
     with pytest.raises(ConfigError, match=r"not in the split of its run .*--split"):
         raise error_of("evaluate", tmp_path / "bundle", world.photos)
-    manifest = world.root / "runs" / world.record.run_id / "manifest.json"
+    shutil.copytree(world.root / "runs" / world.record.run_id, tmp_path / world.record.run_id)
+    manifest = tmp_path / world.record.run_id / "manifest.json"
+    assert f"--split {manifest}" in str(error_of("evaluate", tmp_path / "bundle", world.photos))
     document = ask("evaluate", tmp_path / "bundle", world.photos, "--split", manifest)
     assert document["data"]["num_images"] == world.record.metrics["accuracy"].n
 

@@ -18,7 +18,7 @@ from backbench.engine.heads import Fitted
 from backbench.engine.task import Features, Task
 from backbench.errors import DataError
 
-METHODS = [method for method in list_methods() if method.kind == "probe"]
+METHODS = [method for method in list_methods() if method.kind == "probe" and not method.needs_head]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 

@@ -27,7 +27,17 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, point: str, number: int) -> None:
         monkeypatch.setattr(Path, "replace", fail)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO])
+ADVICE = {
+    errno.ENOSPC: "Make room .*MB free there",
+    errno.EDQUOT: "Make room .*MB free there",
+    errno.EACCES: "no permission to write in .*--out",
+    errno.EROFS: "Nothing can be written on that disk.*--out",
+    errno.EIO: "look after that disk",
+    errno.ENAMETOOLONG: "choose a shorter one",
+}
+
+
+@pytest.mark.parametrize("number", ADVICE)
 @pytest.mark.parametrize("point", ["open", "fsync", "replace"])
 def test_a_failed_write_leaves_the_old_file_and_no_litter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, number: int
@@ -36,7 +46,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(
     storage.write_atomically(path, b"old")
     with monkeypatch.context() as patch:
         fail_at(patch, point, number)
-        with pytest.raises(StorageError, match=r"can't write .*free"):
+        with pytest.raises(StorageError, match=f"can't write the file: {os.strerror(number)}. .*{ADVICE[number]}"):
             storage.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]
@@ -48,3 +58,14 @@ def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:
     storage.write_atomically(path, b"short")
     assert path.read_bytes() == b"short"
     assert storage.digest_file(path) == hashlib.sha256(b"short").hexdigest()
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"/file is a file where a folder is needed.*--out"):
+        storage.write_atomically(tmp_path / "file" / "deep" / "x", b"")
+    (tmp_path / "folder" / "x").mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"/folder is a folder where a file is needed"):
+        storage.write_atomically(tmp_path / "folder", b"")
+    with pytest.raises(StorageError, match=r"longer than the file system allows"):
+        storage.write_atomically(tmp_path / ("x" * 300), b"")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from backbench import ledger
-from backbench.adapt import adapt, find_unfinished
+from backbench.adapt import adapt
 from backbench.backbones.networks.weights import digest_weights
 from backbench.catalog import find_method, find_model, list_methods
 from backbench.config import Augment, DataConfig, MethodConfig, Recipe, RunConfig
@@ -28,6 +28,7 @@ from backbench.engine.tune import Standardised, family_of, last_stages, make_pha
 from backbench.errors import ConfigError, Interrupted
 from backbench.run import resolve_options
 from backbench.runtime import make_torch_rng
+from backbench.unfinished import find_unfinished
 from conftest import make_photos
 
 TUNING = sorted(spec.name for spec in list_methods() if spec.kind == "tune")
@@ -41,6 +42,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "scratch": {"recipe": {"epochs": 2, "learning_rate": 0.01, "augment": {"flip": True}}},
     "lora": {"rank": 2, "targets": "auto", "recipe": {"epochs": 2}},
     "gradual": {"steps": 2, "recipe": {"epochs": 1}},
+    "quantized": {"qat_epochs": 2, "recipe": {"augment": {"flip": True}}},
 }
 
 
@@ -74,7 +76,11 @@ def outcome(out: Path, run_id: str) -> dict[str, Any]:
         phase.pop("epoch_seconds")
     return {
         "metrics": record["metrics"],
-        "choices": record["method"]["choices"],
+        "choices": {
+            name: value
+            for name, value in record["method"]["choices"].items()
+            if not name.endswith("images_per_second")
+        },
         "predictions": record["files"]["predictions.npz"],
         "history": history,
         "weights": digest_weights(load_bundle(out / f"{run_id}.bundle")),

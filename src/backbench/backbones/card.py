@@ -14,7 +14,9 @@
 `backbench/vit_*` takes the original `.npz` checkpoints too, such as ViT-B_16.npz.
 
 Optional: `source`, `head_classes`, `feature_layer` (cut the network there), `[options]` of the architecture, and
-`crop_fraction`, `interpolation`, `resize` under `[preprocess]`. The classifier in the file is left aside.
+`crop_fraction`, `interpolation`, `resize` under `[preprocess]`. The classifier in the file is left aside, but for
+the method `zeroshot`, where `head_classes` says what its rows are: "imagenet-1k" or another part of ImageNet, or
+the name of a text file beside the card with one WordNet id or class name a line.
 """
 
 from __future__ import annotations
@@ -153,6 +155,7 @@ def resolve(name: str) -> ModelSpec | None:
         name=card.name,
         summary=f"card {path.name}: {card.architecture}, {size[0]} px, {card.pretrained_on}",
         load=partial(_load, card, weights),
+        load_head=None if card.head_classes is None else partial(_load_head, card, weights, path),
         pretrained_on=card.pretrained_on,
         num_parameters=row.get("num_parameters"),
         input_size=size[0],
@@ -257,3 +260,21 @@ def _load(card: Card, weights: Path, _seed: int) -> Any:
         origin=Origin(card.pretrained_on, card.licence, card.source),
         build=Build(architecture=card.architecture, options=card.options, feature_layer=card.feature_layer),
     )
+
+
+def _load_head(card: Card, weights: Path, path: Path) -> Any:
+    """The classifier in the weights file; ModelError if it does not belong to the features, or lacks classes."""
+    from backbench.backbones.networks import original_head
+    from backbench.backbones.networks.card_body import load_card_network
+
+    library = card.architecture.partition("/")[0]
+    if card.feature_layer is not None or library == "backbench":
+        reason = "takes its features before the classifier" if card.feature_layer else "is of our own architecture"
+        raise ModelError(
+            f"card '{path}' {reason}: its original classifier can't be used. Choose a method that is fitted, such "
+            f"as logistic."
+        )
+    classes = original_head.read_head_classes(card.head_classes or "", path.parent, f"card '{path}'")
+    network = load_card_network(card.architecture, card.options.model_dump(exclude_none=True), weights)
+    take = original_head.take_timm_head if library == "timm" else original_head.take_torchvision_head
+    return take(network, classes, name=card.name, size=card.preprocess.size)

@@ -87,7 +87,46 @@ def _cnn_spec(name: str, summary: str, num_parameters: int, flops: float) -> Mod
     )
 
 
+GOOGLE_URL = "https://storage.googleapis.com/vit_models/imagenet21k/ViT-B_16.npz"
+
+
+def _load_google(name: str, _seed: int) -> Any:
+    """Our ViT-B/16 with the original weights, from the weights folder, this machine, or fetched."""
+    from backbench.backbones.model_index import torch_file
+    from backbench.backbones.networks.fetch import fetch_from_address
+    from backbench.backbones.networks.measure import Origin, make_backbone
+    from backbench.backbones.networks.own_body import load_own_body
+    from backbench.backbones.weights_folder import find_file
+
+    file = find_file("ViT-B_16.npz") or fetch_from_address(GOOGLE_URL, name, torch_file(GOOGLE_URL))
+    return make_backbone(
+        load_own_body("vit_base_patch16", {}, file),
+        name=name,
+        architecture=f"{PREFIX}vit_base_patch16",
+        preprocess=Preprocess(size=(224, 224), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        origin=Origin("ImageNet-21k", LICENCE, GOOGLE_URL),
+    )
+
+
+def _google_spec() -> ModelSpec:
+    config = config_of_name("vit_base_patch16")
+    assert config is not None  # the most usual of them
+    name = f"{PREFIX}vit_base_patch16.in21k"
+    return ModelSpec(
+        name=name,
+        summary="85.8 M parameters, 224 px, ImageNet-21k: our own ViT-B/16 with the original weights",
+        load=partial(_load_google, name),
+        pretrained_on="ImageNet-21k",
+        num_parameters=count_vit_parameters(config),
+        input_size=224,
+        flops=count_vit_flops(config),
+        licence=LICENCE,
+        download_bytes=412_815_506,
+    )
+
+
 SPECS = [
+    _google_spec(),
     _cnn_spec("cnn", "untrained: seven convolutions, made to be trained quickly at 32 px", 1_970_232, 236_289_600),
     _cnn_spec(
         "cnn_small", "untrained: three convolutions, the small network of a published study", 23_808, 5_603_328

@@ -43,6 +43,8 @@ def _spec(row: dict[str, Any]) -> ModelSpec:
         name=row["name"],
         summary=f"{row['num_parameters'] / 1e6:.1f} M parameters, {row['height']} px, {row['pretrained_on']}",
         load=partial(_load, row["name"]),
+        load_head=partial(_load_head, row["name"]),
+        blueprint=partial(_blueprint, row["name"]),
         pretrained_on=row["pretrained_on"],
         num_parameters=row["num_parameters"],
         input_size=row["height"],
@@ -52,14 +54,14 @@ def _spec(row: dict[str, Any]) -> ModelSpec:
     )
 
 
-def _load(name: str, _seed: int) -> Any:
-    """The backbone, its weights taken from this machine or fetched; the seed has no effect on trained weights."""
+def _load(name: str, _seed: int, file: Path | None = None) -> Any:
+    """The backbone, its weights from `file`, this machine, or fetched; the seed has no effect on these."""
     from backbench.backbones.networks import timm_body
     from backbench.backbones.networks.build import Build
     from backbench.backbones.networks.measure import Origin, make_backbone
 
     row = rows_of("timm")[name]
-    body = timm_body.load_pretrained(name, _weights_file(row))
+    body = timm_body.load_pretrained(name, file or _weights_file(row))
     source = hub_repo(row) or row["url"]
     return make_backbone(
         body,
@@ -69,6 +71,23 @@ def _load(name: str, _seed: int) -> Any:
         origin=Origin(row["pretrained_on"], row["licence"], source),
         build=Build(architecture=f"timm/{name}"),  # with its tag, which decides the image size
     )
+
+
+def _blueprint(name: str) -> Any:
+    from backbench.backbones.networks import timm_body
+    from backbench.backbones.networks.build import Build
+
+    return Build(architecture=f"timm/{name}"), timm_body.published_preprocess(name)
+
+
+def _load_head(name: str, file: Path | None = None) -> Any:
+    """The classifier the model was published with; ModelError if it is not one for a part of ImageNet."""
+    from backbench.backbones.networks import original_head, timm_body
+
+    network: Any = timm_body.load_network(name, file or _weights_file(rows_of("timm")[name]))
+    classes = original_head.classes_of_size(network.num_classes, name)
+    size = timm_body.decide_preprocess(network).size
+    return original_head.take_timm_head(network, classes, name=name, size=size)
 
 
 def _weights_file(row: dict[str, Any]) -> Path:

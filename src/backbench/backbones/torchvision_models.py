@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from backbench.backbones.model_index import rows_of, torch_file
@@ -33,6 +34,8 @@ def _spec(row: dict[str, Any]) -> ModelSpec:
         name=PREFIX + row["name"],
         summary=f"{row['num_parameters'] / 1e6:.1f} M parameters, {row['size']} px, {row['pretrained_on']}",
         load=partial(_load, row["name"]),
+        load_head=partial(_load_head, row["name"]),
+        blueprint=partial(_blueprint, row["name"]),
         pretrained_on=row["pretrained_on"],
         num_parameters=row["num_parameters"],
         input_size=row["size"],
@@ -42,25 +45,43 @@ def _spec(row: dict[str, Any]) -> ModelSpec:
     )
 
 
-def _load(name: str, _seed: int) -> Any:
-    """The backbone, its weights taken from this machine or fetched; the seed has no effect on trained weights."""
+def _load(name: str, _seed: int, file: Path | None = None) -> Any:
+    """The backbone, its weights from `file`, this machine, or fetched; the seed has no effect on these."""
     from backbench.backbones.networks import torchvision_body
-    from backbench.backbones.networks.build import Build
     from backbench.backbones.networks.fetch import fetch_from_address
     from backbench.backbones.networks.measure import Origin, make_backbone
 
     row = rows_of("torchvision")[name]
-    file = fetch_from_address(row["url"], PREFIX + name, torch_file(row["url"]))
+    file = file or fetch_from_address(row["url"], PREFIX + name, torch_file(row["url"]))
     return make_backbone(
         torchvision_body.load_pretrained(name, file, row["size"]),
         name=PREFIX + name,
         architecture=PREFIX + name,
         preprocess=decide_preprocess(row),
         origin=Origin(row["pretrained_on"], row["licence"], row["weights"]),
-        build=Build.model_validate(
-            {"architecture": PREFIX + name, "options": torchvision_body.published_options(name, row["size"])}
-        ),
+        build=_blueprint(name)[0],
     )
+
+
+def _blueprint(name: str) -> Any:
+    from backbench.backbones.networks import torchvision_body
+    from backbench.backbones.networks.build import Build
+
+    row = rows_of("torchvision")[name]
+    options = torchvision_body.published_options(name, row["size"])
+    return Build.model_validate({"architecture": PREFIX + name, "options": options}), decide_preprocess(row)
+
+
+def _load_head(name: str, file: Path | None = None) -> Any:
+    """The classifier the model was published with, for ImageNet-1k; ModelError if it is not one linear layer."""
+    from backbench.backbones.networks import original_head, torchvision_body
+    from backbench.backbones.networks.fetch import fetch_from_address
+
+    row = rows_of("torchvision")[name]
+    file = file or fetch_from_address(row["url"], PREFIX + name, torch_file(row["url"]))
+    network = torchvision_body.load_network(name, file, row["size"])
+    classes, size = original_head.read_subset("imagenet-1k"), (row["size"], row["size"])
+    return original_head.take_torchvision_head(network, classes, name=PREFIX + name, size=size)
 
 
 def decide_preprocess(row: dict[str, Any]) -> Preprocess:

@@ -13,13 +13,18 @@ import click
 
 from backbench.cli.adapt import adapt, resume
 from backbench.cli.evaluate import evaluate
+from backbench.cli.explain import explain
+from backbench.cli.inbox import inbox
 from backbench.cli.list import list_names
 from backbench.cli.predict import predict
 from backbench.cli.rank import rank
+from backbench.cli.report import report
 from backbench.cli.scan import scan
+from backbench.cli.serve import serve
 from backbench.cli.show import show
+from backbench.cli.study import study
 
-VERBS = (rank, adapt, resume, evaluate, predict, scan, list_names, show)
+VERBS = (rank, adapt, resume, evaluate, predict, explain, report, study, serve, inbox, scan, list_names, show)
 
 
 def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -46,13 +51,35 @@ class _InOrder(click.Group):
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show it."
 )
-def app() -> None:
+@click.pass_context
+def app(context: click.Context) -> None:
     """Which pretrained vision model, adapted how, is best for your images, how sure is that, and what does it
     cost."""
+    _refuse_torchrun(context.invoked_subcommand)
+
+
+def _refuse_torchrun(verb: str | None) -> None:
+    from backbench.engine.distributed import num_launched
+    from backbench.errors import ConfigError
+
+    if num_launched() > 1 and verb not in ("adapt", "resume"):
+        raise ConfigError(
+            f"torchrun started {num_launched()} processes; '{verb}' is the work of one. Run it alone."
+        )
 
 
 for verb in VERBS:
     app.add_command(verb)
+
+
+def _print_error(error: Exception) -> None:
+    """On stderr; of several processes each says what it met, but for a wish to stop, which reaches all of them."""
+    from backbench.engine.distributed import launched_number
+    from backbench.errors import Interrupted
+
+    number = launched_number()
+    if not (number and isinstance(error, Interrupted)):
+        print(f"error{f' in process {number}' if number else ''}: {error}", file=sys.stderr)
 
 
 def main() -> None:
@@ -61,6 +88,8 @@ def main() -> None:
 
     # Threads that spin while they wait make a busy machine many times slower; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Large pages for large tensors: training on a CPU spends a third of its time on small ones. Read there too.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
@@ -68,7 +97,7 @@ def main() -> None:
     except BackbenchError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(error)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

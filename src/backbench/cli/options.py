@@ -23,12 +23,16 @@ bad_option = click.option(
 )
 
 
+precision_option = click.option(
+    "--precision", default="auto", show_default=True, help="auto (bf16 where it is fast), fp32, bf16, fp16."
+)
+
+
 def hardware_options(verb: Verb) -> Verb:
     """--precision, --device and --exact-resize."""
     exact = "Resize with Pillow, to reproduce published figures."
     verb = click.option("--exact-resize", is_flag=True, help=exact)(verb)
-    precision = "auto (bf16 where it is fast), fp32 or bf16."
-    return click.option("--precision", default="auto", show_default=True, help=precision)(device_option(verb))
+    return precision_option(device_option(verb))
 
 
 split_option = click.option("--split", help="Use the parts of this manifest.json or CSV (columns id and part).")
@@ -60,6 +64,6 @@ def table_options(verb: Verb) -> Verb:
 def inference_options(verb: Verb) -> Verb:
     """As `hardware_options`, but fp32 by default, so that every way of asking a model gives the same answer."""
     verb = click.option("--exact-resize", is_flag=True, help="Resize with Pillow.")(verb)
-    precision = "fp32, bf16, or auto (bf16 where it is fast)."
+    precision = "fp32, bf16, fp16, or auto (bf16 where it is fast)."
     verb = click.option("--precision", default="fp32", show_default=True, help=precision)(verb)
     return device_option(verb)

@@ -6,6 +6,7 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +20,23 @@ if TYPE_CHECKING:
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet would take a cell that begins so for a formula."""
 LABEL_WIDTH = 24
+DEFAULT_TOP = 5
 
 
 @click.command()
 @click.argument("arguments", metavar="BUNDLE... IMAGE|FOLDER...", nargs=-1, required=True)
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes for each image.")
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    help=f"Classes for each image.  [default: {DEFAULT_TOP}; where people read it, the best alone]",
+)
 @click.option("--csv", "csv_file", metavar="FILE", help="Write a table there, one line for each image and bundle.")
 @inference_options
 @json_option
 @quiet_option
 def predict(
     arguments: tuple[str, ...],
-    top: int,
+    top: int | None,
     csv_file: str | None,
     device: str,
     precision: str,
@@ -58,7 +64,7 @@ def predict(
         for bundle in bundles:
             found = load_bundle(Path(bundle)).predict(
                 images,
-                top=top,
+                top=top or DEFAULT_TOP,
                 device=decided,
                 precision=decide_precision(precision, decided),
                 exact_resize=exact_resize,
@@ -70,7 +76,7 @@ def predict(
     if as_json:
         print_json({"schema": 1, "predictions": to_entries(answers)})
     elif csv_file is None:
-        print(render_answers(answers))
+        print(render_answers(answers, top=top or 1))
     elif not quiet:
         print(f"{len(answers[0][1]):,} images: {csv_file}", file=sys.stderr)
     if any(prediction.error for _, found in answers for prediction in found):
@@ -83,7 +89,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises:
         ConfigError: no bundle comes first, nothing follows, or there is no such path; with the nearest there is.
     """
-    from backbench.engine.bundle import find_bundle, is_bundle
+    from backbench.backbones.bundle_files import find_bundle, is_bundle
     from backbench.errors import ConfigError
 
     num = next((row for row, given in enumerate(arguments) if not is_bundle(Path(given))), len(arguments))
@@ -94,13 +100,14 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         raise ConfigError(f"no images to look at after {' '.join(bundles)}. Give image files, or folders of them.")
     for given in images:
         if not Path(given).exists():
-            raise ConfigError(f"there is no image, folder or bundle '{given}'.{_near(Path(given))}")
+            raise ConfigError(f"there is no image, folder or bundle '{given}'.{say_nearest(Path(given))}")
         if is_bundle(Path(given)):
             raise ConfigError(f"the bundle '{given}' comes after an image. Bundles come first, then images.")
     return bundles, images
 
 
-def _near(path: Path) -> str:
+def say_nearest(path: Path) -> str:
+    """'Did you mean ...?' for a path that is not there; empty if nothing beside it is like it."""
     from backbench.errors import nearest
 
     try:
@@ -144,8 +151,8 @@ def neutralise(cell: str) -> str:
     return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
 
 
-def render_answers(answers: Sequence[tuple[str, Sequence[Prediction]]]) -> str:
-    """A line for each image, a column for each bundle; '?' marks what a model is unsure of."""
+def render_answers(answers: Sequence[tuple[str, Sequence[Prediction]]], top: int = 1) -> str:
+    """`top` lines for each image, a column for each bundle; '?' marks what a model is unsure of."""
     from backbench.report.text import cell_width, pad, printable, shorten
 
     paths = [printable(prediction.path) for prediction in answers[0][1]]
@@ -157,17 +164,23 @@ def render_answers(answers: Sequence[tuple[str, Sequence[Prediction]]]) -> str:
         lines.append("  ".join([" " * width, *names]).rstrip())
     for row, path in enumerate(paths):
         is_broken = answers[0][1][row].error is not None  # for all bundles alike: said once
-        cells = [_cell(found[row]) for _, found in (answers[:1] if is_broken else answers)]
-        lines.append("  ".join([pad(path, width), *(pad(cell, column) for cell in cells)]).rstrip())
+        columns = [_cells(found[row], top) for _, found in (answers[:1] if is_broken else answers)]
+        for place, cells in enumerate(zip_longest(*columns, fillvalue="")):
+            start = pad(path if place == 0 else "", width)
+            lines.append("  ".join([start, *(pad(cell, column) for cell in cells)]).rstrip())
     if any(answer.is_unsure and answer.error is None for _, found in answers for answer in found):
         lines.append("\n? less confident than the model's threshold: better ask a person")
     return "\n".join(lines)
 
 
-def _cell(answer: Prediction) -> str:
+def _cells(answer: Prediction, top: int) -> list[str]:
+    """The `top` most probable classes of one image, the best first; or its error."""
     from backbench.report.text import pad, printable, shorten
 
-    if answer.label is None or answer.confidence is None:
-        return f"error: {printable(answer.error or '')}"
-    label = pad(shorten(printable(answer.label), LABEL_WIDTH), LABEL_WIDTH)
-    return f"{label} {100 * answer.confidence:5.1f} %{' ?' if answer.is_unsure else ''}"
+    if answer.error is not None:
+        return [f"error: {printable(answer.error)}"]
+    cells = [
+        f"{pad(shorten(printable(label), LABEL_WIDTH), LABEL_WIDTH)} {100 * confidence:5.1f} %"
+        for label, confidence in answer.top[:top]
+    ]
+    return [f"{cells[0]}{' ?' if answer.is_unsure else ''}", *cells[1:]]

@@ -37,6 +37,7 @@ MAX_FAILURES = 5  # in a row, without getting further
 MAX_ATTEMPTS = 100
 MAX_DELAY_SECONDS = 30.0
 USER_AGENT = "backbench"
+CHECKSUMS = {"sha256": ("SHA-256", 64), "md5": ("MD5", 32)}
 
 
 class _Retry(Exception):
@@ -53,7 +54,8 @@ class _Order:
 
     url: str
     target: Path
-    sha256: str
+    algorithm: str
+    digest: str
     num_bytes: int | None
 
     @property
@@ -64,12 +66,18 @@ class _Order:
     def note(self) -> Path:
         return self.target.with_name(self.target.name + ".part.json")
 
+    @property
+    def checksum(self) -> str:
+        """What is expected, in words; '' where nothing is."""
+        return f"{CHECKSUMS[self.algorithm][0]} {self.digest}" if self.algorithm else ""
+
 
 def fetch_file(
     url: str,
     target: Path,
     *,
-    sha256: str,
+    sha256: str = "",
+    md5: str = "",
     num_bytes: int | None = None,
     progress: Progress = SILENT,
     sleep: Callable[[float], None] = time.sleep,
@@ -84,6 +92,8 @@ def fetch_file(
         url: http, https or file.
         target: its folder is made where missing.
         sha256: of the whole file, 64 hex digits.
+        md5: the same, 32 hex digits, where the publisher states nothing better. With neither, a file that is there
+            counts as right, and of one that is fetched only the length that the server announces is checked.
         num_bytes: of the whole file, where known: a server that sends more is cut off there.
         progress: gets a bar in kB.
         sleep: waits some seconds between attempts.
@@ -94,9 +104,10 @@ def fetch_file(
 
     Cost: the download, and one reading of the file to check its hash, also when it is there already.
     """
-    order = _Order(url, Path(target), sha256.lower(), num_bytes)
-    if not re.fullmatch(r"[0-9a-f]{64}", order.sha256):
-        raise ValueError(f"not a SHA-256 in hex: {sha256!r}")
+    algorithm = "sha256" if sha256 else "md5" if md5 else ""
+    order = _Order(url, Path(target), algorithm, (sha256 or md5).lower(), num_bytes)
+    if algorithm and not re.fullmatch(f"[0-9a-f]{{{CHECKSUMS[algorithm][1]}}}", order.digest):
+        raise ValueError(f"not a {CHECKSUMS[algorithm][0]} in hex: {order.digest!r}")
     scheme = urllib.parse.urlsplit(url).scheme
     if scheme not in SCHEMES:
         raise DownloadError(
@@ -113,19 +124,23 @@ def fetch_file(
                 return order.target
             if order.target.exists():
                 progress.warn(
-                    f"'{order.target}' is not the expected file (its SHA-256 differs): fetching it again"
+                    f"'{order.target}' is not the expected file ({order.checksum} is): fetching it again"
                 )
             _download(order, progress, sleep)
     return order.target
 
 
 def _is_there(order: _Order) -> bool:
-    return order.target.is_file() and _hash_file(order.target) == order.sha256
+    return order.target.is_file() and _hash_file(order, order.target) == order.digest
 
 
-def _hash_file(path: Path) -> str:
+def _hash_file(order: _Order, path: Path) -> str:
+    """In hex; '' where the order names no checksum."""
+    if not order.algorithm:
+        return ""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        # MD5 tells damage from the published bytes, no more: what is fetched is unpacked as from a stranger
+        return hashlib.file_digest(file, lambda: hashlib.new(order.algorithm, usedforsecurity=False)).hexdigest()
 
 
 @contextmanager
@@ -297,10 +312,13 @@ def _receive(order: _Order, response: Any, start: int, bar: Bar) -> None:
 
 def _finish(order: _Order, *, may_restart: bool) -> bool:
     """Give the part file its name if it is right; if not, False where all may be fetched anew, else an error."""
-    found = _hash_file(order.part)
-    if found != order.sha256:
+    found = _hash_file(order, order.part)
+    if found != order.digest:
         num_bytes = _size(order.part)
-        error = _discard(order, f"its SHA-256 is {found} ({num_bytes:,} bytes), expected was {order.sha256}")
+        error = _discard(
+            order,
+            f"its {CHECKSUMS[order.algorithm][0]} is {found} ({num_bytes:,} bytes), expected was {order.digest}",
+        )
         if may_restart:
             return False
         raise error
@@ -322,10 +340,13 @@ def _discard(order: _Order, why: str) -> DownloadError:
 
 
 def _give_up(order: _Order, why: str) -> DownloadError:
+    failure = f"could not fetch {order.target.name} from {order.url}: {why}."
+    if not order.checksum:  # nobody can tell whether a file from elsewhere is the right one
+        return DownloadError(failure)
     size = f"{format_bytes(order.num_bytes)}, " if order.num_bytes is not None else ""
     return DownloadError(
-        f"could not fetch {order.target.name} from {order.url}: {why}. "
-        f"To go on without this address, put the file by hand at '{order.target}' ({size}SHA-256 {order.sha256})."
+        f"{failure} To go on without this address, put the file by hand at '{order.target}' "
+        f"({size}{order.checksum})."
     )
 
 

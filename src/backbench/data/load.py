@@ -12,6 +12,7 @@ import numpy as np
 from backbench.catalog import find_path_loader, find_source, list_sources
 from backbench.config import DataConfig
 from backbench.data.census import Census, take_census
+from backbench.data.limit import limit_listing
 from backbench.data.listing import Listing
 from backbench.data.manifest import Manifest, make_manifest
 from backbench.data.store import PixelStore
@@ -68,13 +69,18 @@ def load_listing(config: DataConfig, progress: Progress = SILENT) -> Listing:
     Raises:
         ConfigError: no such data set or path. DataError: the source can't be used; see the modules of `sources/`.
     """
+    listing = _list_all(config, progress)
+    return listing if config.limit is None else limit_listing(listing, config.limit, config.split_seed)
+
+
+def _list_all(config: DataConfig, progress: Progress) -> Listing:
     spec = find_source(config.source)
     path = Path(config.source)
     if spec is not None:
         if _exists(config.source):
             progress.warn(f"'{config.source}' is the built-in data set; write ./{config.source} for the path here")
         columns = (config.image_column, config.label_column, config.group_column)
-        if any(column is not None for column in columns):
+        if not spec.has_columns and any(column is not None for column in columns):
             raise ConfigError(
                 f"'{config.source}' is a built-in data set, and only tables have columns: leave them out."
             )

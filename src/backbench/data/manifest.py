@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from backbench.config import DataConfig, digest_json
 from backbench.data import checks
 from backbench.data.census import Census
+from backbench.data.limit import draw_share
 from backbench.data.listing import PARTS, Ignored, Listing
 from backbench.data.scanner import sort_key
 from backbench.data.splitfile import apply_split, read_split_table
@@ -28,6 +29,7 @@ from backbench.errors import ConfigError, DataError
 from backbench.storage import write_atomically
 
 SCHEMA_VERSION = 1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +130,11 @@ def make_manifest(listing: Listing, census: Census, config: DataConfig) -> Manif
         val_fraction=config.val_fraction,
         seed=config.split_seed,
     )
+    if config.train_limit is not None:
+        kept = keep_of_training(labels, parts, config.train_limit, config.split_seed)
+        rows, ids, labels = _take(rows, kept), _take(ids, kept), _take(labels, kept)
+        groups, hashes, parts = _take(groups, kept), _take(hashes, kept), _take(parts, kept)
+        warnings.append(f"trained and validated on {config.train_limit:,} images alone, as asked for")
     checks.check_parts(labels, parts)
     classes = order_classes(label for label, part in zip(labels, parts, strict=True) if part == "train")
     index_of = {name: index for index, name in enumerate(classes)}
@@ -148,6 +155,19 @@ def make_manifest(listing: Listing, census: Census, config: DataConfig) -> Manif
         skipped=skipped,
         warnings=tuple(warnings),
     )
+
+
+def _take(column: Sequence[T], kept: Sequence[int]) -> list[T]:
+    return [column[row] for row in kept]
+
+
+def keep_of_training(labels: Sequence[str], parts: Sequence[str], limit: int, seed: int) -> list[int]:
+    """Rows of the test part and of at most `limit` others, each class and part in its share; in order."""
+    strata = [None if part == "test" else (label, part) for label, part in zip(labels, parts, strict=True)]
+    if len(parts) - parts.count("test") <= limit:
+        return list(range(len(parts)))
+    drawn = set(draw_share(strata, limit, seed))
+    return [row for row, part in enumerate(parts) if part == "test" or row in drawn]
 
 
 def order_classes(names: Iterable[str]) -> tuple[str, ...]:

@@ -136,17 +136,20 @@ def _from_published(spec: SourceSpec, config: DataConfig) -> Survey:
     assert spec.num_images is not None  # the caller looked
     assert spec.num_classes is not None
     each = spec.num_images // spec.num_classes
-    parts = {"train": spec.num_images, "val": 0, "test": 0} | spec.facts.get("parts", {})
+    test = round(spec.num_images * config.test_fraction)
+    parts = {"val": 0, **spec.facts.get("parts", {"train": spec.num_images - test, "test": test})}
     if not parts["val"]:
         parts["val"] = round(parts["train"] * config.val_fraction)
         parts["train"] -= parts["val"]
     width, height = spec.facts.get("width"), spec.facts.get("height")
-    present = (cache_folder() / "downloads" / spec.facts.get("file_name", "")).is_file()
+    present = (cache_folder() / "downloads" / spec.facts.get("file_name", "")).is_file() or (
+        "folder" in spec.facts and (cache_folder() / spec.facts["folder"]).is_dir()
+    )
     return Survey(
         name=spec.name,
         num_images=spec.num_images,
         num_classes=spec.num_classes,
-        class_counts=Range(each, each, each),
+        class_counts=Range(*spec.facts.get("class_counts", (each, each, each))),
         parts=parts,
         widths=None if width is None else Range(width, width, width),
         heights=None if height is None else Range(height, height, height),

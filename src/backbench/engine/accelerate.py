@@ -31,17 +31,26 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from backbench.backbones.networks.base import Backbone
 from backbench.config import Precision
+from backbench.engine.int8 import is_int8
 from backbench.runtime import describe_environment
 
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _MOST_CHANGE = 1e-3  # of a feature, as a fraction of the largest, by steps that are exact on paper
-_LEAST_COSINE = 0.95  # between fp32 and bf16 features of a random image; below, bf16 breaks something
+_LEAST_COSINE = 0.95  # between fp32 and bf16 or fp16 features of a random image; below, that breaks something
 _FEW_CONVOLUTIONS = 4  # a transformer has one or two, and gains nothing from channels last
 
 
 class Inference(nn.Module):
     """(batch, 3, height, width) float32 on its device -> (batch, dim) float32; no gradient, eval mode."""
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype, *, autocast: bool, channels_last: bool) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        dtype: torch.dtype,
+        *,
+        autocast: torch.dtype | None = None,
+        channels_last: bool = False,
+    ) -> None:
         super().__init__()
         self.network = network
         self.dtype = dtype
@@ -51,7 +60,7 @@ class Inference(nn.Module):
     @torch.inference_mode()
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         batch = batch.to(self.dtype).contiguous(memory_format=self.memory_format)
-        with torch.autocast(batch.device.type, torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(batch.device.type, self.autocast, enabled=self.autocast is not None):
             return self.network(batch).float()
 
 
@@ -61,28 +70,29 @@ def accelerate(backbone: Backbone, *, device: str = "cpu", precision: Precision 
     Args:
         backbone: stays as it is, wherever and in whatever mode it is.
         device: as `runtime.decide_device` gives it.
-        precision: "fp32": features within 1e-4 of the plain ones; "bf16": weights and activations in bf16.
-            A network that can't run in bf16 throughout, or comes out wrong, runs under autocast.
+        precision: "fp32": features within 1e-4 of the plain ones; "bf16", "fp16": weights and activations in it.
+            A network that can't run so throughout, or comes out wrong, runs under autocast.
 
     Cost: a copy of the weights, and a few forward passes of two images.
     """
     plain = copy.deepcopy(backbone).to("cpu", torch.float32).requires_grad_(False).eval()
     batch = torch.randn(2, 3, *backbone.preprocess.size, generator=torch.Generator().manual_seed(0))
+    if is_int8(plain):  # no step below may touch it: its features are those of int8 with float32 between
+        return Inference(plain.to(device), torch.float32).eval()
     with torch.inference_mode():
         expected = plain(batch)
     network = _try_folded(plain, batch, expected)
     is_convolutional = _num_convolutions(network) >= _FEW_CONVOLUTIONS
     if is_convolutional:
         network = network.to(memory_format=torch.channels_last)
-    if precision == "bf16":
-        pure = _try_bf16(network, batch, expected, device=device, channels_last=is_convolutional)
+    half = HALF.get(precision)
+    if half is not None:
+        pure = _try_half(network, half, batch, expected, device=device, channels_last=is_convolutional)
         if pure is not None:
             return pure
     elif device == "cpu" and "AMD" in describe_environment("cpu")["processor"]:
         network = _try_onednn_linears(network, batch, expected)
-    return Inference(
-        network.to(device), torch.float32, autocast=precision == "bf16", channels_last=is_convolutional
-    ).eval()
+    return Inference(network.to(device), torch.float32, autocast=half, channels_last=is_convolutional).eval()
 
 
 def _num_convolutions(network: nn.Module) -> int:
@@ -171,16 +181,22 @@ def _is_norm(module: nn.Module) -> bool:
     )
 
 
-def _try_bf16(
-    network: nn.Module, batch: torch.Tensor, expected: torch.Tensor, *, device: str, channels_last: bool
+def _try_half(
+    network: nn.Module,
+    dtype: torch.dtype,
+    batch: torch.Tensor,
+    expected: torch.Tensor,
+    *,
+    device: str,
+    channels_last: bool,
 ) -> Inference | None:
-    """The network in bf16 throughout, or None if it does not run so, or comes out wrong."""
-    pure = copy.deepcopy(network).to(device, torch.bfloat16)
+    """The network in bf16 or fp16 throughout, or None if it does not run so, or comes out wrong."""
+    pure = copy.deepcopy(network).to(device, dtype)
     if device == "cpu":
         for module in pure.modules():
             if isinstance(getattr(module, "fused_attn", None), bool):  # timm's name
                 module.fused_attn = False  # type: ignore[assignment]
-    inference = Inference(pure, torch.bfloat16, autocast=False, channels_last=channels_last).eval()
+    inference = Inference(pure, dtype, channels_last=channels_last).eval()
     try:
         values = inference(batch.to(device)).cpu()
     except (RuntimeError, TypeError, ValueError, NotImplementedError):  # tensors made inside in another type

@@ -19,6 +19,7 @@ from backbench.engine.task import Features, Part
 from backbench.runtime import num_workers
 
 VALIDATION_BATCH = 128
+ALL = slice(None)
 
 
 class Batches(Protocol):
@@ -38,8 +39,9 @@ class Batches(Protocol):
         """Inputs and (b, classes) float32 targets of training examples `indices`, on the device."""
         ...
 
-    def validation(self) -> Iterator[tuple[Tensor, np.ndarray]]:
-        """All validation examples once, in their order: inputs and (b,) labels; never augmented."""
+    def validation(self, chosen: slice = ALL) -> Iterator[tuple[Tensor, np.ndarray]]:
+        """The `chosen` validation examples once, in their order: inputs and (b,) labels, b <= VALIDATION_BATCH;
+        never augmented."""
         ...
 
 
@@ -79,24 +81,41 @@ class ImageBatches:
             device=self.device,
         )
 
-    def validation(self) -> Iterator[tuple[Tensor, np.ndarray]]:
-        for first in range(0, len(self.val.rows), VALIDATION_BATCH):
-            chosen = slice(first, first + VALIDATION_BATCH)
-            images = self._read_all(self.val.rows[chosen])
+    def validation(self, chosen: slice = ALL) -> Iterator[tuple[Tensor, np.ndarray]]:
+        rows, labels = self.val.rows[chosen], self.val.labels[chosen]
+        for first in range(0, len(rows), VALIDATION_BATCH):
+            part = slice(first, first + VALIDATION_BATCH)
+            images = self._read_all(rows[part])
             batch = prepare_batch(images, self.preprocess, device=self.device, exact=False)
-            yield batch, self.val.labels[chosen]
+            yield batch, labels[part]
 
     def _read_all(self, rows: np.ndarray) -> Sequence[np.ndarray]:
-        with ThreadPoolExecutor(num_workers()) as pool:
-            return list(pool.map(self.read, rows.tolist()))
+        # One job for each worker, not for each image: most images lie decoded in memory.
+        shares = [share.tolist() for share in np.array_split(rows, num_workers())]
+        with ThreadPoolExecutor(len(shares)) as pool:
+            return [image for images in pool.map(self._read_some, shares) for image in images]
+
+    def _read_some(self, rows: list[int]) -> list[np.ndarray]:
+        return [self.read(row) for row in rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """What a frozen part of a network gave: (n, ...) in memory, and (n,) int64 labels."""
+
+    values: Tensor
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureBatches:
-    """Features of frozen backbones: a step costs a head's step. See `Batches`."""
+    """Features or activations of what is frozen: a step costs a step of the rest. See `Batches`."""
 
-    train: Features
-    val: Features
+    train: Features | Activations
+    val: Features | Activations
     num_classes: int
     smoothing: float
     device: str
@@ -110,14 +129,15 @@ class FeatureBatches:
         return len(self.val)
 
     def load(self, epoch: int, step: int, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        values = torch.from_numpy(self.train.values[indices]).to(self.device)
+        values = torch.as_tensor(self.train.values)[torch.from_numpy(indices)].to(self.device)
         targets = make_targets(self.train.labels[indices], self.num_classes, self.smoothing)
         return values, targets.to(self.device)
 
-    def validation(self) -> Iterator[tuple[Tensor, np.ndarray]]:
-        for first in range(0, len(self.val), VALIDATION_BATCH):
-            chosen = slice(first, first + VALIDATION_BATCH)
-            yield torch.from_numpy(self.val.values[chosen]).to(self.device), self.val.labels[chosen]
+    def validation(self, chosen: slice = ALL) -> Iterator[tuple[Tensor, np.ndarray]]:
+        values, labels = torch.as_tensor(self.val.values)[chosen], self.val.labels[chosen]
+        for first in range(0, len(labels), VALIDATION_BATCH):
+            part = slice(first, first + VALIDATION_BATCH)
+            yield values[part].to(self.device), labels[part]
 
 
 def make_targets(labels: np.ndarray, num_classes: int, smoothing: float) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ from backbench.errors import StorageError, TrainingDiverged
 from backbench.progress import SILENT, Progress
 from backbench.storage import sync_folder, write_atomically
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 KEEP = 2
+ELAPSED = "elapsed"
 _NAME = re.compile(r"(?P<phase>.+)-(?P<step>\d{9})\.ckpt")
 
 
@@ -42,11 +44,20 @@ class Workspace:
     Args:
         folder: made when something is saved.
         progress: told when a damaged file is passed over.
+
+    With each checkpoint it keeps for how long the run has been worked on, in all processes together.
     """
 
     def __init__(self, folder: Path, progress: Progress = SILENT) -> None:
         self.folder = folder
         self.progress = progress
+        earlier = (self.read_state(ELAPSED) or {}).get("seconds")
+        self._earlier_seconds = float(earlier) if isinstance(earlier, int | float) else 0.0
+        self._began = time.monotonic()
+
+    def elapsed_seconds(self) -> float:
+        """Since this was made, and in the processes before that were cut, up to their last checkpoint."""
+        return self._earlier_seconds + time.monotonic() - self._began
 
     def save(self, phase: str, step: int, checkpoint: Checkpoint, *, keep: frozenset[int] = frozenset()) -> None:
         """Save a state, then remove the older ones but one; the steps in `keep` stay.
@@ -64,6 +75,7 @@ class Workspace:
             raise TrainingDiverged(step, "a figure of the training log is not a finite number") from error
         body = format_tensors(tensors, metadata={"backbench": text})
         write_atomically(self._path(phase, step), hashlib.sha256(body).digest() + body)
+        self.write_state(ELAPSED, {"seconds": self.elapsed_seconds()})
         for old in sorted(self.steps(phase), reverse=True)[KEEP:]:
             if old not in keep:
                 self._path(phase, old).unlink(missing_ok=True)

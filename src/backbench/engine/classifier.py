@@ -19,6 +19,8 @@ from backbench.engine.features import extract_features
 from backbench.errors import BadImage, ConfigError, ModelError
 from backbench.evaluate.calibrate import softmax
 from backbench.progress import SILENT, Progress
+from backbench.report.notebook import render_classifier
+from backbench.report.text import printable
 
 _HEAD_ROWS = 4096
 
@@ -118,6 +120,7 @@ class Classifier(nn.Module):
         names: Sequence[str] | None = None,
         deadline: float | None = None,
         network: Inference | None = None,
+        is_shared: bool = False,
         progress: Progress = SILENT,
     ) -> np.ndarray:
         """Logits of images 0..num-1, (num, classes) float32. Neither weights nor modes are changed.
@@ -127,7 +130,7 @@ class Classifier(nn.Module):
             device: None: where the weights are.
             names: what to call the images in messages.
             network: the backbone as `accelerate` gave it; None: it is made here, from the weights as they are now.
-            deadline, precision, exact_resize: see `features.extract_features`.
+            deadline, precision, exact_resize, is_shared: see `features.extract_features`.
 
         Raises:
             BadImage: from `read`. ModelError: features or logits that are not finite. BudgetExceeded.
@@ -145,6 +148,7 @@ class Classifier(nn.Module):
             use_cache=False,
             network=network,
             deadline=deadline,
+            is_shared=is_shared,
             progress=progress,
         )
         return self.logits_of(extraction.values, device=device)
@@ -202,7 +206,9 @@ class Classifier(nn.Module):
         )
         probabilities = self.probabilities_of(logits)
         return [
-            _failed(picture.name, errors[row]) if row in errors else self._answer(picture, probabilities[row], top)
+            failed(picture.name, errors[row])
+            if row in errors
+            else self.answer_of(picture.name, probabilities[row], top)
             for row, picture in enumerate(pictures)
         ]
 
@@ -214,11 +220,12 @@ class Classifier(nn.Module):
             errors[row] = error.reason
             return np.zeros((*self.preprocess.size, 3), dtype=np.uint8)
 
-    def _answer(self, picture: Picture, probabilities: np.ndarray, top: int) -> Prediction:
+    def answer_of(self, name: str, probabilities: np.ndarray, top: int) -> Prediction:
+        """The answer for the image `name`, from its (classes,) probabilities."""
         order = np.argsort(-probabilities, kind="stable")[:top]
         best = tuple((self.class_names[index], float(probabilities[index])) for index in order)
         label, confidence = best[0]
-        return Prediction(picture.name, label, confidence, best, confidence < self.threshold)
+        return Prediction(name, label, confidence, best, confidence < self.threshold)
 
     def _accelerated(self, device: str, precision: Precision) -> Inference:
         """The inference copy of the backbone, kept for the next call while no weight changes."""
@@ -227,6 +234,21 @@ class Classifier(nn.Module):
         if self._fast is None or self._fast[0] != state:
             self._fast = state, accelerate(self.backbone, device=device, precision=precision)
         return self._fast[1]
+
+    def __repr__(self) -> str:
+        name = printable(self.backbone.facts.name)
+        return f"Classifier({name}, {len(self.class_names)} classes, on {self.device})"
+
+    def _repr_html_(self) -> str:
+        num_bytes = sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
+        return render_classifier(
+            self.backbone.facts.model_copy(update={"preprocess": self.preprocess}),
+            self.class_names,
+            num_bytes=num_bytes,
+            temperature=self.temperature,
+            threshold=self.threshold,
+            device=self.device,
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Classifier:
         # Without the inference copy, which belongs to the original's weights.
@@ -241,5 +263,6 @@ class Classifier(nn.Module):
         return made
 
 
-def _failed(name: str, reason: str) -> Prediction:
+def failed(name: str, reason: str) -> Prediction:
+    """What stands for an answer where the image can't be read."""
     return Prediction(name, label=None, confidence=None, top=(), is_unsure=True, error=reason)

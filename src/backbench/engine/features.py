@@ -29,6 +29,7 @@ from backbench.backbones.networks.base import Backbone
 from backbench.config import Precision
 from backbench.engine.accelerate import Inference, accelerate
 from backbench.engine.cache import feature_key, read_features, write_features
+from backbench.engine.distributed import agree_most, is_first, share_of, sum_numbers, sum_tensor
 from backbench.engine.resize import Reduced, prepare_reduced, reduce_image
 from backbench.errors import BudgetExceeded, ModelError
 from backbench.progress import SILENT, Bar, Progress, format_seconds
@@ -70,6 +71,7 @@ def extract_features(
     network: Inference | None = None,
     deadline: float | None = None,
     batch_size: int | None = None,
+    is_shared: bool = False,
     progress: Progress = SILENT,
     stage_seconds: Callable[[], tuple[float, float]] | None = None,
 ) -> Extraction:
@@ -85,6 +87,8 @@ def extract_features(
         network: what `accelerate` gave for this backbone, device and precision; None: it is made here.
         deadline: `time.monotonic()` by which it must be done.
         batch_size: None: by the size of the input and the device.
+        is_shared: where several processes are at work, each computes its share of the batches and all get all
+            features, the same bits as one process gives on the CPU; all of them must then call this.
         stage_seconds: (read, decode) seconds spent so far by whatever is behind `read`; None: all of `read` counts
             as decoding.
 
@@ -103,7 +107,10 @@ def extract_features(
             facts, _structure(backbone), hashes, precision=precision, exact_resize=exact_resize, device=device
         )
         found = read_features(key, hashes, facts.dim, progress=progress)
-        if found is not None:
+        is_missing = found is None
+        if is_shared:
+            is_missing = bool(agree_most(int(is_missing))[0])
+        if found is not None and not is_missing:
             values, cost = found
             return Extraction(values, cost.model_copy(update={"features_from_cache": True}), True)
     work = _Work(
@@ -114,9 +121,10 @@ def extract_features(
         device=device,
         exact=exact_resize,
         batch_size=batch_size or decide_batch_size(backbone.preprocess.size, device),
+        is_shared=is_shared,
     )
     values, cost = _compute(work, hashes, deadline, progress, stage_seconds)
-    if use_cache:
+    if use_cache and (is_first() or not is_shared):
         write_features(key, values, hashes, cost, progress=progress)
     return Extraction(values, cost, False)
 
@@ -143,6 +151,7 @@ class _Work:
     device: str
     exact: bool
     batch_size: int
+    is_shared: bool
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("decode", "resize", "forward"), 0.0))
     lock: Any = field(default_factory=threading.Lock)
 
@@ -201,7 +210,7 @@ class _Work:
             others = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise ModelError(
                 f"{facts.name}: features of {self.names[rows[bad[0]]]}{others} are not finite (NaN or infinite). "
-                "Look at the image; with --precision bf16 try fp32; otherwise the weights are damaged."
+                "Look at the image; with --precision bf16 or fp16 try fp32; otherwise the weights are damaged."
             )
 
 
@@ -216,15 +225,18 @@ def _compute(
     for row, name in enumerate(hashes):
         first.setdefault(name, row)
     order = [first[name] for name in sorted(first)]
-    values = np.empty((len(hashes), work.backbone.facts.dim), np.float32)
+    own = _own_share(work, order)
+    values = np.zeros((len(hashes), work.backbone.facts.dim), np.float32)
     before = stage_seconds() if stage_seconds is not None else (0.0, 0.0)
     started = time.monotonic()
-    with progress.bar(work.backbone.facts.name, len(order)) as bar:
-        pace = _Pace(work.backbone.facts.name, len(order), deadline, bar)
-        with closing(_features_on_cpu(work, order) if work.device == "cpu" else _features(work, order)) as results:
+    with progress.bar(work.backbone.facts.name, len(own)) as bar:
+        pace = _Pace(work.backbone.facts.name, len(own), deadline, bar)
+        with closing(_features_on_cpu(work, own) if work.device == "cpu" else _features(work, own)) as results:
             for rows, features in results:
                 values[rows] = features
                 pace.advance(len(rows))
+    if work.is_shared:
+        sum_tensor(torch.from_numpy(values))
     elapsed = time.monotonic() - started
     for row, name in enumerate(hashes):
         if first[name] != row:
@@ -233,6 +245,8 @@ def _compute(
     if stage_seconds is not None:
         after = stage_seconds()
         seconds |= {"read": after[0] - before[0], "decode": after[1] - before[1]}
+    if work.is_shared:
+        seconds = dict(zip(seconds, sum_numbers(list(seconds.values())), strict=True))
     cost = Cost(
         seconds=seconds,
         images_per_second=len(order) / elapsed if order and elapsed > 0 else None,
@@ -240,6 +254,14 @@ def _compute(
         peak_memory_bytes=peak_memory_bytes(work.device),
     )
     return values, cost
+
+
+def _own_share(work: _Work, order: Sequence[int]) -> Sequence[int]:
+    """The whole batches that are this process's."""
+    if not work.is_shared:
+        return order
+    share = share_of(math.ceil(len(order) / work.batch_size))
+    return order[share.start * work.batch_size : share.stop * work.batch_size]
 
 
 def _features_on_cpu(work: _Work, order: Sequence[int]) -> Results[np.ndarray]:

@@ -11,14 +11,22 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from backbench.config import Frozen
-from backbench.engine.heads import SMALLEST_PRIOR, CosineHead, Head, LinearHead, NeighbourHead
+from backbench.engine.heads import (
+    SMALLEST_PRIOR,
+    UNMAPPED_LOGIT,
+    CosineHead,
+    GroupedHead,
+    Head,
+    LinearHead,
+    NeighbourHead,
+)
 from backbench.engine.standardise import to_tensor
 from backbench.errors import ModelError
 
 START_STD = 0.01
 """Of a fresh head's weights: small, so that training starts from nearly equal probabilities."""
 
-HeadKind = Literal["linear", "mlp", "cosine", "neighbours"]
+HeadKind = Literal["linear", "mlp", "cosine", "neighbours", "grouped"]
 
 
 class HeadSpec(Frozen):
@@ -29,7 +37,7 @@ class HeadSpec(Frozen):
     classes: int = Field(ge=1, le=10_000_000)
     hidden: int = Field(default=0, ge=0, le=10_000_000, description="mlp: width of the hidden layer")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="linear, mlp: in training only")
-    num_rows: int = Field(default=0, ge=0, description="neighbours: stored rows")
+    num_rows: int = Field(default=0, ge=0, description="neighbours: stored rows; grouped: finer classes")
     k: int = Field(default=0, ge=0, description="neighbours: how many of them vote")
     temperature: float = Field(default=1.0, gt=0.0, description="neighbours: of the votes")
 
@@ -112,11 +120,35 @@ class NeighbourModule(HeadModule):
         return torch.log((counts + prior) / (spec.k + prior.sum()))
 
 
+class GroupedModule(HeadModule):
+    """As `heads.GroupedHead`. Nothing in it is trained."""
+
+    weight: Tensor
+    bias: Tensor
+    groups: Tensor
+
+    def __init__(self, spec: HeadSpec) -> None:
+        super().__init__(spec)
+        self.register_buffer("weight", torch.zeros(spec.num_rows, spec.dim))
+        self.register_buffer("bias", torch.zeros(spec.num_rows))
+        self.register_buffer("groups", torch.zeros(spec.num_rows, dtype=torch.int64))
+
+    def forward(self, values: Tensor) -> Tensor:
+        scores = F.linear(values, self.weight, self.bias)
+        parts = torch.exp(scores - scores.amax(dim=1, keepdim=True))
+        shares = parts.new_zeros(len(values), self.spec.classes).index_add(1, self.groups, parts)
+        logits = torch.log(shares.clamp_min(torch.finfo(torch.float32).tiny))
+        is_mapped = torch.zeros(self.spec.classes, dtype=torch.bool, device=values.device)
+        is_mapped[self.groups] = True
+        return logits.masked_fill(~is_mapped, UNMAPPED_LOGIT)
+
+
 KINDS: dict[HeadKind, type[HeadModule]] = {
     "linear": LinearModule,
     "mlp": MlpModule,
     "cosine": CosineModule,
     "neighbours": NeighbourModule,
+    "grouped": GroupedModule,
 }
 
 
@@ -126,6 +158,8 @@ def build_head(spec: HeadSpec) -> HeadModule:
         raise ModelError("a head of kind 'mlp' needs a hidden layer")
     if spec.kind == "neighbours" and not 1 <= spec.k <= spec.num_rows:
         raise ModelError(f"a head of kind 'neighbours' can't ask {spec.k} of {spec.num_rows} rows")
+    if spec.kind == "grouped" and not spec.num_rows:
+        raise ModelError("a head of kind 'grouped' needs rows")
     with torch.random.fork_rng(devices=[]):  # layers draw weights that are replaced: leave no trace of it
         return KINDS[spec.kind](spec).eval()
 
@@ -179,6 +213,10 @@ def to_module(head: Head) -> HeadModule:
             "mean": head.mean,
             "inverse_std": head.inverse_std,
         }
+    elif isinstance(head, GroupedHead):
+        num_rows, dim = head.weights.shape
+        spec = HeadSpec(kind="grouped", dim=dim, classes=head.num_classes, num_rows=num_rows)
+        arrays = {"weight": head.weights, "bias": head.bias, "groups": head.groups}
     else:
         raise ModelError(f"a head of type {type(head).__name__} can't be turned into a module")
     module = build_head(spec)

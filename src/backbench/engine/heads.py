@@ -17,6 +17,9 @@ SIMILARITIES_PER_BLOCK = 1 << 22
 ABSENT_LOGIT = -20.0
 """Logit of a class without examples, where the best of the others is at least 0: probability below 3e-9."""
 SMALLEST_PRIOR = 1e-9
+UNMAPPED_LOGIT = -200.0
+"""Logit of a class that stands for no row of a `GroupedHead`, where the best of the others is at least 0: its
+probability is 0 in float32."""
 
 
 class Head(Protocol):
@@ -108,6 +111,36 @@ class NeighbourHead:
         counts.scatter_add_(1, classes, votes * (votes.shape[1] / votes.sum(dim=1, keepdim=True)))
         logits: np.ndarray = torch.log((counts + prior) / (votes.shape[1] + prior.sum())).cpu().numpy()
         return logits
+
+
+@dataclass(frozen=True)
+class GroupedHead:
+    """Log of the share that each class has of a softmax over other, finer classes, each of which is a part of one.
+
+    The softmax runs over the rows given here, so that what no class takes is left out: the answer is one of the
+    classes. Log of a sum, as an image of any kind of dog is one of a dog (Deng et al. 2012, "Hedging Your Bets":
+    the probability of a class is the sum of those below it).
+
+    Args:
+        weights, bias: (rows, dim), (rows,) float32, of the finer classes.
+        groups: (rows,) int64, the class that each row is a part of. A class without rows gets `UNMAPPED_LOGIT`.
+    """
+
+    weights: np.ndarray
+    bias: np.ndarray
+    groups: np.ndarray
+    num_classes: int
+
+    def logits(self, values: np.ndarray) -> np.ndarray:
+        members = np.zeros((len(self.groups), self.num_classes), dtype=np.float32)
+        members[np.arange(len(self.groups)), self.groups] = 1
+        out = np.empty((len(values), self.num_classes), dtype=np.float32)
+        for first in range(0, len(values), BLOCK_ROWS):
+            scores = values[first : first + BLOCK_ROWS] @ self.weights.T + self.bias
+            shares = np.exp(scores - scores.max(axis=1, keepdims=True)) @ members
+            out[first : first + BLOCK_ROWS] = np.log(np.maximum(shares, np.finfo(np.float32).tiny))
+        out[:, members.sum(axis=0) == 0] = UNMAPPED_LOGIT
+        return out
 
 
 def normalise_rows(values: np.ndarray, mean: np.ndarray | float, inverse_std: np.ndarray | float) -> np.ndarray:

@@ -14,20 +14,17 @@ from torch import Tensor, nn
 from backbench.config import Precision, Recipe
 from backbench.engine.batches import Batches
 from backbench.engine.checkpoint import Checkpoint, Workspace
-from backbench.engine.optimise import Phase, capture_optimizer, restore_optimizer
+from backbench.engine.distributed import agree_most, is_first, wait_for_all
+from backbench.engine.optimise import Phase, capture_optimizer, ordered_as, restore_optimizer
 from backbench.errors import StorageError
 
 
 @dataclass
-class LoopState:
-    """Everything a resumed run must know besides tensors. Plain numbers: it is stored as JSON."""
+class Standing:
+    """How one head stands: its training log, its best epoch, and whether it has ended."""
 
-    epoch: int = 0
-    batch: int = 0
-    micro_batch_size: int = 0
     loss_sum: float = 0.0
     num_correct: int = 0
-    num_seen: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     best_accuracy: float = -1.0
@@ -38,18 +35,51 @@ class LoopState:
     plateau_bad: int = 0
     ended: str = ""
 
+
+@dataclass
+class LoopState:
+    """Everything a resumed run must know besides tensors. Plain numbers: it is stored as JSON.
+
+    standings: one, or one for each of the heads that learn side by side. What follows is of fp16 alone; see
+    `engine.step`.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    micro_batch_size: int = 0
+    num_seen: int = 0
+    standings: list[Standing] = field(default_factory=lambda: [Standing()])
+    loss_scale: float = 65536.0
+    num_good_steps: int = 0
+    num_skipped: int = 0
+    num_skipped_in_a_row: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        return all(standing.ended for standing in self.standings)
+
     def to_json(self) -> dict[str, Any]:
         """Infinity, which JSON lacks, as None."""
-        return {key: None if value == math.inf else value for key, value in asdict(self).items()}
+        plain = asdict(self)
+        plain["standings"] = [
+            {key: None if value == math.inf else value for key, value in standing.items()}
+            for standing in plain["standings"]
+        ]
+        return plain
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> LoopState:
-        restored: dict[str, Any] = {key: math.inf if value is None else value for key, value in stored.items()}
-        return cls(**restored)
+        plain: list[dict[str, Any]] = [
+            {key: math.inf if value is None else value for key, value in standing.items()}
+            for standing in stored["standings"]
+        ]
+        return cls(**{**stored, "standings": [Standing(**standing) for standing in plain]})
 
 
 @dataclass
 class Loop:
+    """A phase under way. members: names of what is judged together, with a standing each; see `Phase.members`."""
+
     network: nn.Module
     batches: Batches
     phase: Phase
@@ -64,6 +94,7 @@ class Loop:
     class_weights: Tensor | None
     state: LoopState
     frozen_digest: str = ""
+    members: tuple[frozenset[str], ...] = ()
     average: dict[str, Tensor] = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
     epoch_seconds: list[float] = field(default_factory=list)
@@ -77,6 +108,12 @@ class Loop:
     @property
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.batches.train_labels) / self.recipe.batch_size)
+
+    @property
+    def num_in_batch(self) -> int:
+        """Images of the batch that comes next, over all processes; the last one of an epoch may be smaller."""
+        size = self.recipe.batch_size
+        return min(size, len(self.batches.train_labels) - self.state.batch * size)
 
     @property
     def step(self) -> int:
@@ -103,7 +140,12 @@ def put_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def save_loop(loop: Loop) -> None:
-    """Write the state; the one of the epoch's start stays until the next epoch begins."""
+    """Write the state; the one of the epoch's start stays until the next epoch begins.
+
+    Of several processes, which all have the same state, the first writes.
+    """
+    if not is_first():
+        return
     tensors = {f"weights/{name}": tensor for name, tensor in own_tensors(loop).items()}
     optimizer = capture_optimizer(loop.optimizer, loop.parameters)
     tensors |= {f"optimizer/{name}": value for name, value in optimizer.items()}
@@ -113,6 +155,26 @@ def save_loop(loop: Loop) -> None:
     epoch_start = loop.step - loop.state.batch
     loop.workspace.save(loop.phase.name, loop.step, Checkpoint(tensors, state), keep=frozenset({epoch_start}))
     loop.saved = time.monotonic()
+
+
+def load_stored(loop: Loop) -> Checkpoint | None:
+    """The newest state of the phase, the same on every process; None if there is none.
+
+    Raises:
+        StorageError: none can be trusted, or the processes see different files.
+    """
+    wait_for_all()  # the first may still be writing
+    stored = loop.workspace.load_latest(loop.phase.name)
+    place = -1
+    if stored is not None:
+        place = stored.state["loop"]["epoch"] * loop.steps_per_epoch + stored.state["loop"]["batch"]
+    most, opposite = agree_most(place, -place)
+    if most != -opposite:
+        raise StorageError(
+            f"the processes of this run see different checkpoints in {loop.workspace.folder}: --out must be a "
+            f"folder that all of them share."
+        )
+    return stored
 
 
 def restore_loop(loop: Loop, stored: Checkpoint) -> None:
@@ -137,6 +199,6 @@ def restore_loop(loop: Loop, stored: Checkpoint) -> None:
         )
     put_tensors(loop.network, parts["weights"])
     restore_optimizer(loop.optimizer, loop.parameters, parts["optimizer"])
-    loop.average = {name: tensor.to(loop.device) for name, tensor in parts["average"].items()}
+    loop.average = {name: ordered_as(own[name], tensor) for name, tensor in parts["average"].items()}
     loop.best = {name: tensor.to(loop.device) for name, tensor in parts["best"].items()}
     loop.state = LoopState.from_json(stored.state["loop"])

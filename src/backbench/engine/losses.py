@@ -37,7 +37,10 @@ def weigh_classes(recipe: Recipe, labels: np.ndarray, class_names: tuple[str, ..
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
-    """(b,) losses of (b, classes) logits against (b, classes) target shares, each class at its weight."""
-    log_shares = F.log_softmax(logits, dim=1)
+    """(b,) losses of (b, classes) logits against (b, classes) target shares, each class at its weight.
+
+    Of (b, heads, classes) logits and (b, 1, classes) shares: (b, heads) losses.
+    """
+    log_shares = F.log_softmax(logits, dim=-1)
     weighted = targets if class_weights is None else targets * class_weights
-    return -(weighted * log_shares).sum(1)
+    return -(weighted * log_shares).sum(-1)

@@ -12,6 +12,7 @@ from backbench.config import Precision
 
 if TYPE_CHECKING:
     from backbench.backbones.networks.base import Backbone
+    from backbench.backbones.networks.original_head import OriginalHead
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,17 @@ class Features:
 
 @dataclass(frozen=True)
 class Task:
-    """Train and validation features, and the seed; `val` may be empty (then a method uses its defaults)."""
+    """Train and validation features, and the seed; `val` may be empty (then a method uses its defaults).
+
+    `load_head` gives the classifier that the backbone was published with; None: it has none to be had.
+    """
 
     train: Features
     val: Features
     class_names: tuple[str, ...]
     seed: int = 0
     device: str = "cpu"
+    load_head: Callable[[], OriginalHead] | None = None
 
     @property
     def num_classes(self) -> int:

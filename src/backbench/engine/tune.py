@@ -20,11 +20,13 @@ from backbench.engine.checkpoint import Workspace
 from backbench.engine.classifier import Classifier
 from backbench.engine.head_modules import HeadModule, LinearModule, MlpModule
 from backbench.engine.optimise import Phase
+from backbench.engine.prefix import Rest, cut_prefix
 from backbench.engine.standardise import Scale, measure_scale
 from backbench.engine.task import ImageTask
 from backbench.engine.train import FitResult, fit, never_stop
 from backbench.errors import ConfigError
 from backbench.progress import SILENT, Progress
+from backbench.records import Metric
 
 Family = Literal["transformer", "convnet"]
 BODY_RATE: dict[Family, float] = {"transformer": 5e-5, "convnet": 3e-4}
@@ -51,6 +53,36 @@ class Tuned:
     phases: dict[str, FitResult]
     choices: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+
+def training_figures(tuned: Tuned, num_train: int) -> dict[str, Metric]:
+    """Accuracy and loss on training images in the best epoch of the last phase: augmented, as the weights changed.
+
+    Empty where that is the start, before any step, or within an epoch that the budget cut.
+    """
+    last = next(reversed(tuned.phases.values()), None)
+    if last is None or not 1 <= last.best_epoch <= len(last.history):
+        return {}
+    figures = last.history[last.best_epoch - 1]
+    return {
+        "train_accuracy": Metric(value=figures.train_accuracy, n=num_train),
+        "train_nll": Metric(value=figures.train_loss, n=num_train),
+    }
+
+
+def describe_cut(tuned: Tuned) -> str | None:
+    """What to say of training that the budget ended; None if it ended by itself.
+
+    Such a run has an id of its own and its state is kept: the same command with more time goes on from there.
+    """
+    for name, result in tuned.phases.items():
+        if result.ended == "budget":
+            epochs = "1 whole epoch" if len(result.history) == 1 else f"{len(result.history)} whole epochs"
+            return (
+                f"training was cut by the budget in phase '{name}' after {epochs}: this is the best by then; the "
+                f"same command with a larger --budget goes on from there"
+            )
+    return None
 
 
 def family_of(body: nn.Module) -> Family:
@@ -115,20 +147,13 @@ def train_phase(classifier: Classifier, task: ImageTask, phase: Phase, training:
     }
     training.progress.say(describe_phase(classifier, phase))
     smoothing = phase.recipe.label_smoothing
-    batches: Batches
     if only_head and phase.recipe.augment == Augment():
         features = task.features()
-        batches = FeatureBatches(features.train, features.val, task.num_classes, smoothing, task.device)
-        head_phase = Phase(
-            phase.name,
-            frozenset(name.removeprefix("head.") for name in phase.trainable),
-            phase.recipe,
-            {name.removeprefix("head."): rate for name, rate in phase.rates.items() if name.startswith("head.")},
-        )
-        return fit(classifier.head, batches, head_phase, **arguments)
+        batches: Batches = FeatureBatches(features.train, features.val, task.num_classes, smoothing, task.device)
+        return fit(classifier.head, batches, _phase_of_head(phase), **arguments)
     if phase.recipe.gradient_checkpointing:
         _checkpoint_gradients(body)
-    batches = ImageBatches(
+    images = ImageBatches(
         task.read,
         task.train,
         task.val,
@@ -139,7 +164,45 @@ def train_phase(classifier: Classifier, task: ImageTask, phase: Phase, training:
         task.seed,
         task.device,
     )
-    return fit(classifier, batches, phase, **arguments)
+    rest = _cut_prefix(classifier, phase, images, task, training.progress)
+    if rest is None:
+        return fit(classifier, images, phase, **arguments)
+    with rest.replaying():
+        return fit(classifier, rest.batches, phase, **arguments)
+
+
+def _phase_of_head(phase: Phase) -> Phase:
+    """The same phase with the parameters' names as in the head, for a head that is trained on features."""
+
+    def shorten(names: Iterable[str]) -> frozenset[str]:
+        return frozenset(name.removeprefix("head.") for name in names if name.startswith("head."))
+
+    return Phase(
+        phase.name,
+        shorten(phase.trainable),
+        phase.recipe,
+        rates={name.removeprefix("head."): rate for name, rate in phase.rates.items() if name.startswith("head.")},
+        decays={name.removeprefix("head."): decay for name, decay in phase.decays.items()},
+        members=tuple(shorten(names) for names in phase.members),
+    )
+
+
+def _cut_prefix(
+    classifier: Classifier, phase: Phase, images: ImageBatches, task: ImageTask, progress: Progress
+) -> Rest | None:
+    """The network behind its frozen beginning; None where every epoch has to run all of it."""
+    recipe = phase.recipe
+    frozen = _frozen_prefix(classifier, phase)
+    if not frozen or recipe.augment != Augment() or recipe.gradient_checkpointing:
+        return None
+    with progress.bar(f"{phase.name}: {frozen}", len(images.train) + images.num_val, "images") as bar:
+        rest = cut_prefix(classifier, phase.trainable, images, precision=task.precision, tell=bar.advance)
+    if rest is not None:
+        progress.say(
+            f"{phase.name}: what is frozen up to {rest.boundary} ran once; its activations take "
+            f"{rest.num_bytes / 1e6:,.0f} MB, and every epoch trains on from there"
+        )
+    return rest
 
 
 def _checkpoint_gradients(body: nn.Module) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from backbench.records import Metric
+
 LOWEST_TEMPERATURE = 0.05
 HIGHEST_TEMPERATURE = 20.0
 TARGET_ACCURACY = 0.95
@@ -157,3 +159,21 @@ def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
     if not np.isfinite(values).all():
         raise ValueError("logits that are not finite")
     return values, labels.astype(np.int64)
+
+
+def is_calibrated(temperature: float) -> bool:
+    """Whether validation images decided the temperature: at 1 and at either end of its range they did not."""
+    return temperature != 1.0 and LOWEST_TEMPERATURE < temperature < HIGHEST_TEMPERATURE
+
+
+def measure_answered(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, Metric]:
+    """How many of (n, classes) probabilities reach the threshold, and how often those are right by (n,) labels.
+
+    `coverage` is the share that is answered; `answered_accuracy` is left out if nothing is.
+    """
+    answered = probabilities.max(axis=1) >= threshold
+    right = (probabilities.argmax(axis=1) == labels)[answered]
+    found = {"coverage": Metric(value=float(answered.mean()), n=len(labels))}
+    if len(right):
+        found["answered_accuracy"] = Metric(value=float(right.mean()), n=len(right))
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -166,3 +166,17 @@ def _calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     confidences = np.bincount(numbers, weights=confidence, minlength=bins)
     rights = np.bincount(numbers, weights=right, minlength=bins)
     return float(np.abs(confidences - rights).sum() / n)
+
+
+def fit_figures(parts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Metric]:
+    """Accuracy and negative log likelihood of 'train' and 'val', as 'train_accuracy', 'train_nll', ...
+
+    Args:
+        parts: name -> (n, classes) probabilities and (n,) labels; a part without images is left out.
+    """
+    figures: dict[str, Metric] = {}
+    for name, (probabilities, labels) in parts.items():
+        if len(labels):
+            found = score(probabilities, labels)
+            figures |= {f"{name}_{figure}": found[figure] for figure in ("accuracy", "nll")}
+    return figures

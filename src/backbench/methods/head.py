@@ -2,61 +2,126 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from backbench.catalog import MethodSpec
 from backbench.config import Frozen, Recipe
+from backbench.errors import ConfigError
 
 if TYPE_CHECKING:
     from backbench.engine.head_modules import HeadModule
+    from backbench.engine.many_heads import Setting
     from backbench.engine.task import ImageTask
     from backbench.engine.tune import Training, Tuned
 
 
+Rate = Annotated[float, Field(gt=0.0, le=10.0)]
+Decay = Annotated[float, Field(ge=0.0, le=10.0)]
+RATES: tuple[Rate, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+DECAYS: tuple[Decay, ...] = (0.0, 0.01)
+RECIPE = Recipe(epochs=30)
+
+
 class HeadOptions(Frozen):
-    """Without augmentation the backbone runs once and every epoch trains on its features."""
+    """Heads with each rate and each decay learn side by side, and validation chooses one.
 
-    recipe: Recipe = Recipe(epochs=30)
+    Without augmentation the backbone runs once and every epoch trains on its features.
+    """
+
+    rates: tuple[Rate, ...] = Field(
+        default=RATES,
+        min_length=1,
+        max_length=64,
+        description="recipe.learning_rate, where set, takes their place",
+    )
+    weight_decays: tuple[Decay, ...] = Field(
+        default=DECAYS,
+        min_length=1,
+        max_length=64,
+        description="recipe.weight_decay, where it is not its default, takes their place",
+    )
+    recipe: Recipe = RECIPE
 
 
-class MlpHeadOptions(Frozen):
-    """One hidden layer with ReLU and dropout."""
+class MlpHeadOptions(HeadOptions):
+    """As `head`, with one hidden layer with ReLU and dropout."""
 
     hidden: int = Field(default=512, ge=1, le=65_536)
     dropout: float = Field(default=0.25, ge=0.0, lt=1.0)
-    recipe: Recipe = Recipe(epochs=30)
 
 
 def adapt_head(task: ImageTask, options: HeadOptions, training: Training) -> Tuned:
-    """Train a linear head; the backbone is frozen."""
+    """Train linear heads, keep one; the backbone is frozen.
+
+    Raises:
+        ConfigError: both the options and the recipe name a rate, or a decay.
+    """
     from backbench.engine.head_modules import make_linear
     from backbench.runtime import make_torch_rng
 
     head = make_linear(task.backbone.facts.dim, task.num_classes, make_torch_rng(task.seed, "head"))
-    return _adapt(task, head, options.recipe, training)
+    return _adapt(task, head, options, training)
 
 
 def adapt_mlp_head(task: ImageTask, options: MlpHeadOptions, training: Training) -> Tuned:
-    """Train a head with one hidden layer; the backbone is frozen."""
+    """Train heads with one hidden layer, keep one; the backbone is frozen. Raises what `adapt_head` does."""
     from backbench.engine.head_modules import make_mlp
     from backbench.runtime import make_torch_rng
 
     rng = make_torch_rng(task.seed, "head")
     head = make_mlp(task.backbone.facts.dim, options.hidden, task.num_classes, options.dropout, rng)
-    return _adapt(task, head, options.recipe, training)
+    return _adapt(task, head, options, training)
 
 
-def _adapt(task: ImageTask, head: HeadModule, recipe: Recipe, training: Training) -> Tuned:
+def _adapt(task: ImageTask, head: HeadModule, options: HeadOptions, training: Training) -> Tuned:
+    from backbench.engine.many_heads import ManyHeads, choose_head, describe_heads, result_of_head, spread_phase
     from backbench.engine.tune import Tuned, make_classifier, make_phase, standardise, train_phase
 
-    trained = standardise(task, head, body_learns=False)
+    grid, warnings = _decide_grid(options, len(task.val))
+    heads = ManyHeads(head, len(grid))
+    trained = standardise(task, heads, body_learns=False)
     classifier = make_classifier(task, trained)
-    phase = make_phase("head", classifier, (), recipe, fresh_head=True)
-    result = train_phase(classifier, task, phase, training)
+    phase = make_phase("head", classifier, (), options.recipe, fresh_head=True)
+    result = train_phase(classifier, task, spread_phase(phase, "head.inner.", grid), training)
+    chosen = choose_head(result, len(task.val))
+    trained.inner = heads.head(chosen)
     classifier.head = trained.fold()
-    return Tuned(classifier, {"head": result})
+    choices = describe_heads(result, grid, chosen)
+    return Tuned(classifier, {"head": result_of_head(result, chosen)}, choices, warnings)
+
+
+def _decide_grid(options: HeadOptions, num_val: int) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
+    """The rates and decays to try, and what to say of them; one of each where no validation can choose."""
+    from backbench.engine.many_heads import make_grid
+    from backbench.engine.tune import HEAD_RATE
+
+    recipe = options.recipe
+    rate = recipe.head_learning_rate or recipe.learning_rate
+    decay = recipe.weight_decay if recipe.weight_decay != RECIPE.weight_decay else None
+    rates = _take_place("rates", options.rates, RATES, "learning_rate", rate)
+    decays = _take_place("weight_decays", options.weight_decays, DECAYS, "weight_decay", decay)
+    grid = make_grid(rates, decays)
+    if num_val or len(grid) == 1:
+        return grid, ()
+    one = make_grid(
+        rates if len(rates) == 1 else (HEAD_RATE,), decays if len(decays) == 1 else (recipe.weight_decay,)
+    )
+    said = f"rate {one[0].learning_rate:g} and decay {one[0].weight_decay:g}"
+    return one, (f"there are no validation images to choose a head by, so one was trained, with {said}",)
+
+
+def _take_place(
+    name: str, listed: tuple[float, ...], default: tuple[float, ...], in_recipe: str, value: float | None
+) -> tuple[float, ...]:
+    if value is None:
+        return listed
+    if listed != default:
+        raise ConfigError(
+            f"options.{name} is {list(listed)} and options.recipe.{in_recipe} is {value:g}: leave one of them out."
+        )
+    return (value,)
 
 
 SPECS = (

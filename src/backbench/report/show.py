@@ -20,6 +20,8 @@ _FIGURES = (
 )
 _NOT_PERCENT = ("nll", "brier")
 _WEAKEST_SHOWN = 3
+_MAPPED_SHOWN = 20
+_WORDS_SHOWN = 3
 
 
 def render_record(record: RunRecord, *, width: int = 100, colour: bool = False) -> str:
@@ -34,6 +36,13 @@ def render_record(record: RunRecord, *, width: int = 100, colour: bool = False) 
     model = record.model.name if record.model is not None else record.config.model
     title = shorten(printable(f"{model} + {record.config.method.name} on {record.data.name}"), width)
     lines = [f"\x1b[1m{title}\x1b[0m" if colour else title]
+    for label, text in describe_record(record):
+        lines += _labelled(label, printable(text), width, colour)
+    return "\n".join(lines)
+
+
+def describe_record(record: RunRecord) -> list[tuple[str, str]]:
+    """What there is to say of a record: (label, text), in the order of interest; names as they came."""
     parts = [
         ("Run", f"{record.run_id}, {record.status}, {record.started}"),
         *_failure(record),
@@ -43,15 +52,13 @@ def render_record(record: RunRecord, *, width: int = 100, colour: bool = False) 
         ("Model", _model(record)),
         ("Weights", _weights(record)),
         ("Method", _method(record)),
+        ("Mapping", _mapping(record)),
         ("Cost", _cost(record)),
         ("Settings", _settings(record)),
         ("Environment", _pairs(record.environment)),
         *(("Warning", warning) for warning in record.warnings),
     ]
-    for label, text in parts:
-        if text:
-            lines += _labelled(label, printable(text), width, colour)
-    return "\n".join(lines)
+    return [(label, text) for label, text in parts if text]
 
 
 def _labelled(label: str, text: str, width: int, colour: bool) -> list[str]:
@@ -139,9 +146,26 @@ def _method(record: RunRecord) -> str:
     if method is None:
         return record.config.method.name
     text = f"{method.name}, fitted on {method.fitted_on}"
-    if method.choices:
+    if _mapping(record):
+        found = {key: value for key, value in method.choices.items() if key not in ("mapping", "sources")}
+        text += f"; found: {_pairs(found)}"
+    elif method.choices:
         text += f"; chosen on validation: {_pairs(method.choices)}"
     return text + (f"; options: {_pairs(method.options)}" if method.options else "")
+
+
+def _mapping(record: RunRecord) -> str:
+    """What of the model's own classes stands for each class, for `zeroshot`; '' for other methods."""
+    mapping = record.method.choices.get("mapping") if record.method is not None else None
+    if not isinstance(mapping, dict):
+        return ""
+    parts = []
+    for name, ids in list(mapping.items())[:_MAPPED_SHOWN]:
+        words = [each.partition(" ")[2] or each for each in ids[:_WORDS_SHOWN]]
+        more = f" and {len(ids) - _WORDS_SHOWN} more" if len(ids) > _WORDS_SHOWN else ""
+        parts.append(f"{name}: {', '.join(words) or 'nothing'}{more}")
+    left = f"; {len(mapping) - _MAPPED_SHOWN} more in record.json" if len(mapping) > _MAPPED_SHOWN else ""
+    return "; ".join(parts) + left
 
 
 def _cost(record: RunRecord) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from pydantic import Field, ValidationError
 
 from backbench.backbones.card import CardOptions
 from backbench.config import Frozen
+
+Scheme = Literal["static", "dynamic", "weight-only"]
 
 
 class Build(Frozen):
@@ -13,13 +17,19 @@ class Build(Frozen):
 
     Args:
         architecture: 'timm/NAME' or 'timm/NAME.TAG' (the tag decides the image size), 'torchvision/NAME',
-            'backbench/NAME'.
+            'backbench/NAME', 'transformers/KIND'.
         feature_layer: the layer a network was cut at; None: it is whole but for its head.
+        config: of a network of transformers, as its `to_dict` gives it, less its classes.
+        scheme: in what int8 form its weights are kept, see `engine.quantize`; None: as floats.
     """
 
-    architecture: str = Field(pattern=r"^(timm|torchvision|backbench)/[A-Za-z0-9_]{1,80}(\.[A-Za-z0-9_]{1,80})?$")
+    architecture: str = Field(
+        pattern=r"^(timm|torchvision|backbench|transformers)/[A-Za-z0-9_-]{1,80}(\.[A-Za-z0-9_]{1,80})?$"
+    )
     options: CardOptions = CardOptions()
     feature_layer: str | None = Field(default=None, max_length=300)
+    config: dict[str, Any] | None = None
+    scheme: Scheme | None = None
 
 
 def plain_build(architecture: str) -> Build | None:

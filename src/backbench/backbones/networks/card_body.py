@@ -56,6 +56,17 @@ def load_card_body(
     return body.eval()
 
 
+def load_card_network(architecture: str, options: Mapping[str, Any], weights: Path) -> nn.Module:
+    """The whole network of timm or torchvision, head included, every tensor from the file; errors as above."""
+    state = read_state(weights)
+    with torch.random.fork_rng(devices=[]):
+        network = make_architecture(architecture, options)
+    if architecture.startswith("torchvision/"):
+        state = torchvision_body.rename_old_keys(state)
+    put_state(network, state, where=str(weights))
+    return network.eval()
+
+
 def make_architecture(architecture: str, options: Mapping[str, Any]) -> nn.Module:
     """A network with random weights, head included; ModelError if there is none, or not with such options."""
     library, _, name = architecture.partition("/")

@@ -46,7 +46,7 @@ def fetch_from_hub(repo: str, name: str) -> Path:
         except EntryNotFoundError:
             continue
         except Exception as error:  # no network, refused, disk full, ...: each in its own words
-            reason = _reason(error)
+            reason = describe_failure(error)
             break
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
     raise ModelError(
@@ -76,7 +76,7 @@ def fetch_from_address(url: str, name: str, file: Path) -> Path:
         raise ModelError(
             f"the weights of '{name}' are not on this machine and could not be fetched.\n"
             f"  looked for: {file}\n"
-            f"  then asked: {url}: {_reason(error)}\n"
+            f"  then asked: {url}: {describe_failure(error)}\n"
             f"  to get it: download that address where there is a network and put the file there, "
             f"or name a card, a small TOML file beside a weights file you have."
         ) from error
@@ -114,7 +114,7 @@ def hash_in_name(file: str) -> str | None:
     return match.group(1) if match else None
 
 
-def _reason(error: BaseException) -> str:
+def describe_failure(error: BaseException) -> str:
     """One line: what went wrong at the bottom of a chain of errors."""
     while error.__cause__ is not None:
         error = error.__cause__

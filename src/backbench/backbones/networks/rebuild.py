@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from backbench.backbones.networks import own_body
+from backbench.backbones.networks import hf_body, own_body
 from backbench.backbones.networks.build import Build
 from backbench.backbones.networks.card_body import LIBRARIES, make_architecture
 from backbench.backbones.networks.cut import cut_at
 from backbench.backbones.networks.tiny_nets import Flatten
+from backbench.backbones.networks.vit import VisionTransformer
 from backbench.backbones.networks.vit_weights import make_vit_from_state
 from backbench.backbones.networks.weights import put_state
 from backbench.errors import ModelError
@@ -30,10 +31,15 @@ def rebuild(build: Build, state: Mapping[str, torch.Tensor], *, where: str) -> n
     Raises:
         ModelError: the installed libraries know no such architecture, it can't be made so, or tensors do not fit.
     """
+    if build.scheme is not None:
+        raise ModelError(f"{where} holds int8 weights, which only predict. Adapt the model they were made from.")
     options = build.options.model_dump(exclude_none=True)
     library = build.architecture.partition("/")[0]
     if library == "backbench":
         body = _rebuild_own(build, options, state, where)
+    elif library == hf_body.LIBRARY:
+        body = hf_body.make_body(build.config or {})
+        put_state(body, state, where=where)
     else:
         with torch.random.fork_rng(devices=[]):  # constructors draw weights that are replaced: leave no trace
             network = make_architecture(build.architecture, options)
@@ -72,7 +78,13 @@ def make_random(build: Build, seed: int) -> nn.Module:
     if build.architecture == PIXELS:
         return Flatten()
     if library == "backbench":
-        return own_body.make_untrained_body(name, seed)
+        body = own_body.make_untrained_body(name, seed)
+        if isinstance(body, VisionTransformer) and build.options.img_size is not None:
+            size = build.options.img_size
+            body.set_image_size((size, size) if isinstance(size, int) else size)
+        return body
+    if library == hf_body.LIBRARY:
+        return hf_body.make_body(build.config or {}, seed).requires_grad_(False)
     options = build.options.model_dump(exclude_none=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

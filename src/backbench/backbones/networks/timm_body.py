@@ -14,9 +14,14 @@ from backbench.errors import ModelError
 
 
 def load_pretrained(name: str, file: Path) -> nn.Module:
-    """The body of a published timm model from its weights file.
+    """The body of a published timm model from its weights file; errors as `load_network`."""
+    return drop_head(load_network(name, file))
 
-    The whole network is filled first, strictly, and its head is dropped afterwards: timm itself stops
+
+def load_network(name: str, file: Path) -> nn.Module:
+    """A published timm model from its weights file, head included.
+
+    The whole network is filled, strictly, and its head is dropped afterwards: timm itself stops
     complaining about missing tensors as soon as it is asked for a network without a head.
 
     Raises:
@@ -34,7 +39,7 @@ def load_pretrained(name: str, file: Path) -> nn.Module:
             f"{file} can't be loaded as '{name}': {' '.join(line.strip() for line in lines[:4])[:500]}. "
             f"If it is damaged, delete it and it will be fetched again."
         ) from error
-    return drop_head(network)
+    return network
 
 
 def make_network(architecture: str, options: Mapping[str, Any]) -> nn.Module:
@@ -52,16 +57,27 @@ def drop_head(network: Any) -> nn.Module:
     return network
 
 
-def decide_preprocess(network: nn.Module) -> Preprocess:
+def published_preprocess(name: str) -> Preprocess:
+    """`decide_preprocess` of a published timm model, without making the network."""
+    import timm
+
+    return _read_config(timm.get_pretrained_cfg(name).to_dict())
+
+
+def decide_preprocess(network: Any) -> Preprocess:
     """How timm says that images must be prepared for these weights, at the size they were trained for.
 
     timm's 'border' (the image shrunk to fit, the rest filled) becomes 'squash': both show the network all of the
     image, and filling would add an edge that these features see. A crop fraction over 1 (an image shrunk, and
     filled around) becomes 1.
     """
+    return _read_config(network.pretrained_cfg)
+
+
+def _read_config(published: Mapping[str, Any]) -> Preprocess:
     from timm.data import resolve_data_config
 
-    said = resolve_data_config({}, model=network)
+    said = resolve_data_config({}, pretrained_cfg=dict(published))
     return Preprocess(
         size=said["input_size"][1:],
         resize="short-side" if said["crop_mode"] == "center" else "squash",

@@ -70,11 +70,16 @@ def published_options(name: str, size: int) -> dict[str, Any]:
 
 
 def load_pretrained(name: str, file: Path, size: int) -> nn.Module:
-    """The body of a published torchvision model from its weights file, for square images of `size` pixels.
+    """The body of a published torchvision model from its weights file; as `load_network`."""
+    return drop_head(load_network(name, file, size))
+
+
+def load_network(name: str, file: Path, size: int) -> nn.Module:
+    """A published torchvision model from its weights file, head included, for square images of `size` pixels.
 
     Raises:
         ModelError: the file is damaged, or is not that of this model.
     """
     network = make_network(name, published_options(name, size))
     put_state(network, rename_old_keys(read_state(file)), where=str(file))
-    return drop_head(network)
+    return network

@@ -136,6 +136,26 @@ def _first_line(error: BaseException) -> str:
     return text.splitlines()[0][:200] if text else type(error).__name__
 
 
+def plain_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """`state_dict`, with a tensor that consists of others (int8 values and scales, as torchao keeps them) apart.
+
+    Its parts are named `NAME.PART`. They are the ones in the module, not copies: what is written into them stays.
+    """
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        state.update(_parts_of(name, tensor))
+    return state
+
+
+def _parts_of(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return {name: tensor.detach()}
+    parts: dict[str, torch.Tensor] = {}
+    for part in tensor.__tensor_flatten__()[0]:
+        parts.update(_parts_of(f"{name}.{part}", getattr(tensor, part)))
+    return parts
+
+
 def digest_weights(module: nn.Module, only: Collection[str] | None = None) -> str:
     """SHA-256, in hex, over names, dtypes, shapes and bytes of all parameters and buffers, in order of name.
 
@@ -149,12 +169,12 @@ def digest_weights(module: nn.Module, only: Collection[str] | None = None) -> st
     for name, tensor in sorted(module.state_dict().items()):
         if only is not None and name not in only:
             continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        values = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(values.view(torch.uint8).numpy())
+        for part, values in sorted(_parts_of(name, tensor).items()):
+            digest.update(f"{part} {values.dtype} {tuple(values.shape)}\n".encode())
+            digest.update(values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def weights_bytes(module: nn.Module) -> int:
     """Bytes of all parameters and buffers as they are in memory."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in plain_state(module).values())

@@ -1,0 +1,330 @@
+"""The public Python API: what the command line does, as functions whose answers can be looked at.
+
+Importing this module imports nothing heavy; torch comes with the first call that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from backbench.opened import Run, Study
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backbench.config import DataConfig, Frozen, MethodConfig, OnBad
+    from backbench.engine.classifier import Classifier
+    from backbench.study import Ranking
+
+    Source = str | os.PathLike[str]
+    Methods = str | Sequence[str] | Mapping[str, Mapping[str, Any]]
+    Checked = TypeVar("Checked", bound=Frozen)
+
+
+def rank(
+    data: Source,
+    models: Source | Sequence[Source] | None = None,
+    methods: Methods = ("logistic",),
+    *,
+    seed: int = 0,
+    split: Source | None = None,
+    limit: int | None = None,
+    on_bad: OnBad = "fail",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    top: int | None = None,
+    budget_seconds: float | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    exact_resize: bool = False,
+    out: Source = "runs",
+    quiet: bool = False,
+) -> Study:
+    """Rank models x methods on images, as `backbench rank` does; what is finished is never computed again.
+
+    Args:
+        data: a folder of class folders, one with train/ and test/, a CSV or Parquet table, or a name ('digits').
+        models: names, cards or own runs; None: a short list that fits the data and the machine.
+        methods: names, or a mapping of names to options: `{"two-phase": {"recipe": {"epochs": 3}}}`.
+        seed: decides the split and everything random. split: a manifest or CSV that fixes the parts instead.
+        limit: at most so many images in all, for trials.
+        on_bad: unreadable images 'fail', or are left out ('skip').
+        image_column, label_column, group_column: of a table.
+        top: methods that train are tried on this many models, the best by their probes.
+        budget_seconds: the answer is made from what is done by then.
+        precision: 'auto', 'fp32' or 'bf16'. device: 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.
+        exact_resize: resize with Pillow, to reproduce published figures.
+        out: folder of the run records.
+        quiet: nothing on stderr.
+
+    Raises:
+        BackbenchError: see `study.rank`. Interrupted: stopped before any run was finished.
+    Cost: see `study.rank`. An interrupt gives the study of what is finished.
+    """
+    from pathlib import Path
+
+    from backbench.progress import make_progress
+    from backbench.runtime import decide_device, decide_precision
+    from backbench.study import RankRequest
+    from backbench.study import rank as rank_models
+
+    _check_budget(budget_seconds)
+    decided = decide_device(device)
+    columns = (image_column, label_column, group_column)
+    request = RankRequest(
+        data=_make_data_config(data, columns, seed=seed, split=split, limit=limit, on_bad=on_bad),
+        models=_list_models(models),
+        methods=_list_methods(methods),
+        seed=seed,
+        precision=decide_precision(precision, decided),
+        training_precision=decide_precision(precision, decided, training=True),
+        device=decided,
+        exact_resize=exact_resize,
+        out=Path(out),
+        top=top,
+        budget_seconds=budget_seconds,
+    )
+    with make_progress(quiet=quiet) as progress:
+        return _to_study(rank_models(request, progress), Path(out).resolve())
+
+
+def adapt(
+    data: Source,
+    model: Source,
+    method: str = "two-phase",
+    options: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    split: Source | None = None,
+    limit: int | None = None,
+    on_bad: OnBad = "fail",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    budget_seconds: float | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    exact_resize: bool = False,
+    out: Source = "runs",
+    with_gallery: bool = True,
+    quiet: bool = False,
+) -> Run:
+    """Adapt one model to images and keep it, as `backbench adapt` does; the same call goes on after a cut.
+
+    Args:
+        model: a name, a card, or an own run or bundle to go on from.
+        method: see `backbench list methods`.
+        options: of the method, where they differ from its defaults: `{"blocks": 3, "recipe": {"epochs": 20}}`.
+        budget_seconds: the best weights by then are kept.
+        with_gallery: put small training and test images into the bundle.
+        data, seed and the rest: as for `rank`.
+
+    Raises:
+        BackbenchError: see `adapt.adapt`. Interrupted: what was done is saved.
+    """
+    import time
+    from pathlib import Path
+
+    from backbench.adapt import adapt as adapt_model
+    from backbench.catalog import find_method, find_model
+    from backbench.config import RunConfig
+    from backbench.progress import make_progress
+    from backbench.runtime import catch_signals, decide_device, decide_precision
+
+    _check_budget(budget_seconds)
+    (model_name,), decided = _list_models(model) or ("",), decide_device(device)
+    (method_config,) = _list_methods({method: options or {}})
+    is_tuning = find_method(method, "method").kind == "tune"
+    spec = find_model(model_name, "model")
+    columns = (image_column, label_column, group_column)
+    config = RunConfig(
+        data=_make_data_config(data, columns, seed=seed, split=split, limit=limit, on_bad=on_bad),
+        model=spec.name,
+        model_file=spec.file,
+        method=method_config,
+        seed=seed,
+        precision=decide_precision(precision, decided, training=is_tuning),
+        exact_resize=exact_resize,
+    )
+    deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
+    with make_progress(quiet=quiet) as progress, catch_signals() as stop_signal:
+        adapted = adapt_model(
+            config,
+            out=Path(out),
+            device=decided,
+            deadline=deadline,
+            stop_signal=stop_signal,
+            with_gallery=with_gallery,
+            progress=progress,
+        )
+    return Run(adapted.run.resolve())
+
+
+def open_run(run: Source, *, out: Source = "runs") -> Run:
+    """The run in a folder, or of this id (or its beginning) in the folder `out`.
+
+    Raises:
+        ConfigError: there is no such run; the nearest is named. StorageError: its record is damaged.
+    """
+    from pathlib import Path
+
+    from backbench.ledger import find_run
+
+    return Run(find_run(Path(out), os.fspath(run)).resolve())
+
+
+def open_study(folder: Source = "runs", *, data: str | None = None) -> Study:
+    """The runs in a folder, ranked; nothing is computed again.
+
+    Args:
+        folder: that `out` named in `rank`.
+        data: name of the data set, where the folder holds runs on several.
+
+    Raises:
+        ConfigError: no runs, or runs on several sets of test images. StorageError: none can be read.
+    """
+    from pathlib import Path
+
+    from backbench.errors import ConfigError
+    from backbench.evidence import find_run_folders
+    from backbench.report.text import join_names
+
+    given = (os.fspath(folder),)
+    studies = _open_folders(given, find_run_folders(given, Path(given[0]).parent))
+    chosen = [study for study in studies if data is None or study.data_name == data]
+    if len(chosen) != 1:
+        held = join_names([f"{study.data_name} ({len(study.rows)} runs)" for study in studies], limit=6)
+        asked = "" if data is None else f", {len(chosen)} of them named '{data}'"
+        raise ConfigError(
+            f"{os.fspath(folder)} holds runs on {len(studies)} sets of test images{asked}: {held}. Runs on "
+            "different test images can't be ranked together: name one with data=, or rank it in a folder of its "
+            "own with out=."
+        )
+    return chosen[0]
+
+
+def load(path: Source) -> Classifier:
+    """The classifier of a bundle, ready to predict: `backbench.load("bundle").predict(["photo.jpg"])`.
+
+    Args:
+        path: the bundle's folder, or that of the run that wrote it.
+
+    Raises:
+        BackbenchError: not a bundle, damaged, or written by a newer backbench; see `engine.bundle.load_bundle`.
+    """
+    from pathlib import Path
+
+    from backbench.engine.bundle import load_bundle
+
+    return load_bundle(Path(path))
+
+
+def _open_folders(given: Sequence[str], folders: Sequence[Path]) -> list[Study]:
+    """One study for each set of test images; of a whole folder, what can't be read is left out and said."""
+    from dataclasses import replace
+
+    from backbench.evidence import ReportRequest, gather_report
+
+    request = ReportRequest(tuple(given), has_images=False, map_method="none", num_explained=0)
+    comparisons, _, left_out = gather_report(request)
+    return [
+        Study(replace(comparison, warnings=(*comparison.warnings, *left_out)), folders)
+        for comparison in comparisons
+    ]
+
+
+def _to_study(ranking: Ranking, out: Path) -> Study:
+    """The ranking with its runs, and with what was said while it was made."""
+    import signal
+    from dataclasses import replace
+
+    from backbench.errors import Interrupted
+
+    if not ranking.rows:
+        raise Interrupted(signal.SIGINT)
+    folders = []
+    for row in ranking.rows:
+        failures = sorted(out.glob(f"{row.run_id}.failed-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+        folders.append(failures[-1] if row.status == "failed" else out / row.run_id)
+    (study,) = _open_folders(list(map(str, folders)), folders)
+    told = replace(study.comparison, summary=tuple(ranking.summary), warnings=tuple(ranking.warnings))
+    return Study(told, folders)
+
+
+def _make_data_config(
+    data: Source,
+    columns: tuple[str | None, str | None, str | None],
+    *,
+    seed: int,
+    split: Source | None,
+    limit: int | None,
+    on_bad: OnBad,
+) -> DataConfig:
+    from backbench.config import DataConfig
+
+    image_column, label_column, group_column = columns
+    values = {
+        "source": _to_text(data, "data", "a folder, a CSV or Parquet file, or a name such as 'digits'"),
+        "split": None if split is None else _to_text(split, "split", "a manifest.json or a CSV file"),
+        "split_seed": seed,
+        "limit": limit,
+        "on_bad": on_bad,
+        "image_column": image_column,
+        "label_column": label_column,
+        "group_column": group_column,
+    }
+    return _check(DataConfig, values)
+
+
+def _list_models(models: Source | Sequence[Source] | None) -> tuple[str, ...]:
+    several = () if models is None else (models,) if isinstance(models, (str, os.PathLike)) else models
+    return tuple(_to_text(model, "models", "names, card files or own runs") for model in several)
+
+
+def _list_methods(methods: Methods) -> tuple[MethodConfig, ...]:
+    from backbench.config import MethodConfig
+    from backbench.errors import ConfigError
+
+    named = (
+        methods
+        if isinstance(methods, Mapping)
+        else dict.fromkeys([methods] if isinstance(methods, str) else methods)
+    )
+    if not named:
+        raise ConfigError("methods is empty: it needs at least one name, such as 'logistic'.")
+    return tuple(
+        _check(MethodConfig, {"name": name, "options": {} if options is None else options})
+        for name, options in named.items()
+    )
+
+
+def _to_text(value: object, where: str, allowed: str) -> str:
+    from backbench.errors import ConfigError
+
+    if not isinstance(value, (str, os.PathLike)):
+        raise ConfigError(f"{where} is a {type(value).__name__}; it has to be {allowed}.")
+    return str(os.fspath(value))
+
+
+def _check(kind: type[Checked], values: Mapping[str, Any]) -> Checked:
+    """The values as a `kind`; ConfigError says which argument is wrong, and why."""
+    from pydantic import ValidationError
+
+    from backbench.errors import ConfigError
+
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = ".".join(str(part) for part in fault["loc"]).replace("split_seed", "seed")
+        raise ConfigError(f"{name} can't be {fault['input']!r:.80}: {fault['msg']}.") from error
+
+
+def _check_budget(budget_seconds: float | None) -> None:
+    from backbench.errors import ConfigError
+
+    if budget_seconds is not None and not budget_seconds > 0:
+        raise ConfigError(f"budget_seconds is {budget_seconds}; it has to be above 0, or None for no limit.")

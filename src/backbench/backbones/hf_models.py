@@ -1,0 +1,196 @@
+"""Models of the transformers library: `hf/ORG/NAME` of the Hugging Face hub, or a folder on this machine.
+
+    hf/google/vit-base-patch16-224-in21k
+    hf/./my_model                    # with config.json, preprocessor_config.json, model.safetensors
+
+A folder will do without 'hf/' too. Needs the extra `hf`. What is in the hub's cache is used without the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from backbench.backbones.model_index import hub_cache_folder
+from backbench.catalog import ModelSpec
+from backbench.errors import ConfigError, shown
+from backbench.storage import digest_file
+
+PREFIX = "hf/"
+CONFIG_FILE = "config.json"
+PREPROCESS_FILE = "preprocessor_config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+CARD_FILE = "README.md"
+REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+MAX_CARD_BYTES = 200_000
+
+
+def resolve(name: str) -> ModelSpec | None:
+    """The spec of `hf/ORG/NAME`, `hf/FOLDER` or a folder that transformers wrote; None if it is none of them.
+
+    Raises:
+        ConfigError: 'hf/' before something else, or a folder without weights in safetensors.
+    """
+    said = name.removeprefix(PREFIX)
+    if "\0" in name:
+        return None
+    if name.startswith(PREFIX) and REPO.fullmatch(said) and not said.startswith("."):
+        return _hub_spec(said)
+    folder = Path(said).expanduser() if said.startswith("~/") else Path(said)
+    if name.startswith(PREFIX):
+        if not (folder / CONFIG_FILE).is_file():
+            raise ConfigError(
+                f"model {shown(name)} is neither hf/ORG/NAME, a repository of the Hugging Face hub, nor 'hf/' and "
+                f"a folder (hf/./mine) with {CONFIG_FILE}, {PREPROCESS_FILE} and {WEIGHTS_FILE}."
+            )
+        return _folder_spec(folder)
+    is_path = "/" in name or name in (".", "..")
+    return _folder_spec(folder) if is_path and _is_model_folder(folder) else None
+
+
+def _is_model_folder(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).is_file() and bool(_weights_files(folder))
+
+
+def _weights_files(folder: Path) -> list[Path]:
+    """The index and its parts, or the one file; empty if neither is there."""
+    if (folder / WEIGHTS_FILE).is_file():
+        return [folder / WEIGHTS_FILE]
+    index = folder / INDEX_FILE
+    return [index, *sorted(folder.glob("model-*.safetensors"))] if index.is_file() else []
+
+
+def _folder_spec(folder: Path) -> ModelSpec:
+    weights = _weights_files(folder)
+    if not weights:
+        raise ConfigError(
+            f"model folder '{folder}' has no {WEIGHTS_FILE}. Other formats can run code when opened: save "
+            f"the model again with save_pretrained, which writes safetensors."
+        )
+    name = f"{PREFIX}{folder.resolve().name}"
+    parts = [digest_file(path) for path in weights]
+    parts += [digest_file(path) for file in (CONFIG_FILE, PREPROCESS_FILE) if (path := folder / file).is_file()]
+    return _make_spec(
+        name,
+        folder,
+        load=partial(_load_folder, name, folder, folder.resolve().name, str(folder)),
+        load_head=partial(_load_folder_head, name, folder),
+        pretrained_on=folder.resolve().name,
+        file=str(folder) if folder.is_absolute() else f"./{folder}",  # a bare name would be looked up as a model
+        identity=hashlib.sha256(" ".join(parts).encode()).hexdigest(),
+    )
+
+
+def _hub_spec(repo: str) -> ModelSpec:
+    folder = _cached_folder(repo)
+    return _make_spec(
+        PREFIX + repo,
+        folder,
+        load=partial(_load_hub, repo),
+        load_head=partial(_load_hub_head, repo),
+        pretrained_on=repo,
+    )
+
+
+def _make_spec(
+    name: str, folder: Path | None, *, pretrained_on: str, load: Any, load_head: Any, **more: Any
+) -> ModelSpec:
+    """What can be told without importing anything; little before the files are here."""
+    config = {} if folder is None else _read_json(folder / CONFIG_FILE)
+    size = None if folder is None else _input_size(_read_json(folder / PREPROCESS_FILE))
+    kind = config.get("model_type", "kind not known before it is fetched")
+    return ModelSpec(
+        name=name,
+        summary=f"transformers: {kind}, {f'{size} px, ' if size else ''}{pretrained_on}",
+        load=load,
+        load_head=load_head,
+        pretrained_on=pretrained_on,
+        input_size=size,
+        licence=None if folder is None else read_licence(folder),
+        **more,
+    )
+
+
+def _cached_folder(repo: str) -> Path | None:
+    """Where the hub's client keeps the main revision; None if it does not."""
+    place = hub_cache_folder() / f"models--{repo.replace('/', '--')}"
+    try:
+        commit = (place / "refs" / "main").read_text().strip()
+    except OSError:
+        return None
+    folder = place / "snapshots" / commit
+    return folder if (folder / CONFIG_FILE).is_file() else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Empty where there is nothing to be read: what is wrong with it is said when the model is loaded."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _input_size(said: dict[str, Any]) -> int | None:
+    """Pixels of one side, for lists and estimates; what counts is read when the model is loaded."""
+    for size in (said.get("crop_size") if said.get("do_center_crop") else None, said.get("size")):
+        if isinstance(size, dict):
+            size = size.get("height", size.get("shortest_edge"))
+        if isinstance(size, int):
+            return size
+    return None
+
+
+def read_licence(folder: Path) -> str:
+    """What the model card beside the weights says of its licence; 'not stated' if it says nothing."""
+    try:
+        with open(folder / CARD_FILE, encoding="utf-8", errors="replace") as stream:
+            text = stream.read(MAX_CARD_BYTES)
+    except OSError:
+        return "not stated"
+    header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    found = re.search(r"^license:[ \t]*([A-Za-z0-9._-]{1,60})[ \t]*$", header[1], re.MULTILINE) if header else None
+    return found[1] if found else "not stated"
+
+
+def _load_hub(repo: str, seed: int) -> Any:
+    from backbench.backbones.networks.hf_fetch import fetch_repo
+
+    folder = fetch_repo(repo)
+    return _load_folder(PREFIX + repo, folder, repo, f"{repo} at {folder.name}", seed)
+
+
+def _load_hub_head(repo: str) -> Any:
+    from backbench.backbones.networks.hf_fetch import fetch_repo
+
+    return _load_folder_head(PREFIX + repo, fetch_repo(repo))
+
+
+def _load_folder(name: str, folder: Path, pretrained_on: str, source: str, _seed: int) -> Any:
+    """The backbone; the seed has no effect on trained weights."""
+    from backbench.backbones.networks.build import Build
+    from backbench.backbones.networks.hf_body import LIBRARY, load_body
+    from backbench.backbones.networks.measure import Origin, make_backbone
+
+    body, config, preprocess = load_body(folder, name)
+    architecture = f"{LIBRARY}/{config['model_type']}"
+    return make_backbone(
+        body,
+        name=name,
+        architecture=architecture,
+        preprocess=preprocess,
+        origin=Origin(pretrained_on, read_licence(folder), source),
+        build=Build(architecture=architecture, config=config),
+    )
+
+
+def _load_folder_head(name: str, folder: Path) -> Any:
+    """The classifier in the folder; ModelError if it has none."""
+    from backbench.backbones.networks.hf_body import load_head
+
+    return load_head(folder, name)

@@ -1,0 +1,63 @@
+"""A backbone for another input size: position embeddings are interpolated where there are any."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from torch import nn
+
+from backbench.backbones.networks.base import Backbone
+from backbench.backbones.networks.build import Build
+from backbench.backbones.networks.measure import Origin, make_backbone
+from backbench.backbones.networks.rebuild import rebuild
+from backbench.backbones.networks.vit import VisionTransformer
+
+
+def at_size(backbone: Backbone, name: str, size: int) -> Backbone:
+    """`backbone`, changed in place, for square images of `size` pixels, under a name of its own.
+
+    Networks of convolutions take any size; vision transformers get their position embedding interpolated, by
+    timm's or torchvision's own law; others that are built for one size (mixers) are refused.
+
+    Raises:
+        ModelError: the network does not run at that size.
+    """
+    facts = backbone.facts
+    if backbone.preprocess.size == (size, size):
+        body, build = backbone.body, backbone.build
+    else:
+        body, build = _resize_body(backbone, size)
+    return make_backbone(
+        body,
+        name=name,
+        architecture=facts.architecture,
+        preprocess=backbone.preprocess.model_copy(update={"size": (size, size)}),
+        origin=Origin(facts.pretrained_on, facts.licence, facts.source),
+        build=build,
+    )
+
+
+def _resize_body(backbone: Backbone, size: int) -> tuple[nn.Module, Build | None]:
+    body: Any = backbone.body
+    build = backbone.build
+    if hasattr(body, "set_input_size"):  # timm's transformers
+        body.set_input_size(img_size=(size, size))
+        return body, _with_option(build, "img_size", (size, size))
+    if build is not None and build.architecture.startswith("torchvision/vit_"):
+        from torchvision.models.vision_transformer import interpolate_embeddings
+
+        state = interpolate_embeddings(size, body.patch_size, OrderedDict(body.state_dict()))
+        resized = _with_option(build, "image_size", size)
+        assert resized is not None
+        return rebuild(resized, state, where=backbone.facts.name), resized
+    if isinstance(body, VisionTransformer):  # our own
+        body.set_image_size((size, size))
+        return body, _with_option(build, "img_size", size)
+    return body, build
+
+
+def _with_option(build: Build | None, option: str, value: Any) -> Build | None:
+    if build is None:
+        return None
+    return build.model_copy(update={"options": build.options.model_copy(update={option: value})})

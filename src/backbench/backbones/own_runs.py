@@ -1,0 +1,130 @@
+"""Models of one's own: the backbone of a bundle, or of the run that wrote one, as the start for other images.
+
+`runs/RUN`, `runs/RUN.bundle` and any other folder with a `model.json` are such names. The tuned weights are taken,
+the head with its classes is left behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from backbench.backbones.bundle_files import (
+    BODY_PREFIX,
+    MODEL_FILE,
+    SEEN_FILE,
+    SUFFIX,
+    WEIGHTS_FILE,
+    StoredBackbone,
+    check_digest,
+    check_file,
+    find_bundle,
+    is_bundle,
+    read_document,
+    read_weights,
+    tensors_below,
+    validate,
+)
+from backbench.catalog import ModelSpec
+from backbench.errors import ConfigError, shown
+from backbench.records import ModelFacts
+
+RECORD_FILE = "record.json"
+
+
+def resolve(name: str) -> ModelSpec | None:
+    """The spec of a bundle's backbone; None if `name` is not that of a folder.
+
+    Raises:
+        ConfigError: a folder, but none of a bundle; or its backbone is kept as int8.
+        StorageError: the bundle is damaged, or was written by a newer backbench.
+        ModelError: it contradicts itself.
+    """
+    if not _is_path(name):
+        return None
+    path = Path(name).expanduser() if name.startswith("~/") else Path(name)
+    if not is_bundle(path):
+        if not path.is_dir() and not name.endswith(SUFFIX):
+            return None
+        if (path / RECORD_FILE).is_file():
+            raise ConfigError(
+                f"the run {shown(name)} has no bundle beside it, so there are no tuned weights to start from: "
+                "backbench rank keeps none of a probe. Make one with backbench adapt."
+            )
+    folder = find_bundle(path)
+    stored = read_stored(folder)
+    if stored.build.scheme is not None:
+        raise ConfigError(
+            f"{shown(name)} keeps its backbone as int8, which is made to predict and can't be adapted again. Give "
+            "the model or the run that it was made of."
+        )
+    seen = folder / SEEN_FILE
+    if SEEN_FILE in stored.files:
+        check_file(seen, stored.files[SEEN_FILE])
+    facts = describe(stored)
+    size = stored.preprocess.size
+    return ModelSpec(
+        name=facts.name,
+        summary=f"own run: {facts.architecture}, {size[0]} px, {facts.pretrained_on}",
+        load=partial(_load, folder),
+        pretrained_on=facts.pretrained_on,
+        num_parameters=facts.num_parameters,
+        input_size=size[0],
+        flops=facts.flops,
+        licence=facts.licence,
+        file=str(folder),
+        identity=_identify(stored),
+        seen_file=str(seen) if SEEN_FILE in stored.files else None,
+    )
+
+
+def _is_path(name: str) -> bool:
+    has_folder = "/" in name or os.sep in name
+    return "\0" not in name and (has_folder or name.endswith(SUFFIX) or name in (".", ".."))
+
+
+def read_stored(folder: Path) -> StoredBackbone:
+    """What a bundle says of its backbone, checked by its checksum; errors as `resolve`."""
+    path = folder / MODEL_FILE
+    document = read_document(folder)
+    known = {key: value for key, value in document.items() if key in StoredBackbone.model_fields}
+    stored = validate(StoredBackbone, path, known)
+    check_digest(path, document)
+    return stored
+
+
+def describe(stored: StoredBackbone) -> ModelFacts:
+    """The facts of a bundle's backbone as a model to start from: what its run added stands with its origin."""
+    facts, training = stored.backbone, stored.training
+    pretrained_on, source = facts.pretrained_on, f"bundle {stored.name}"
+    if training is not None:
+        source = f"run {training.run_id}, record {training.record_digest}"
+        if training.trained_backbone:
+            pretrained_on = " + ".join(part for part in (facts.pretrained_on, training.data) if part)
+    changes = {"name": stored.name, "preprocess": stored.preprocess, "pretrained_on": pretrained_on}
+    return facts.model_copy(update=changes | {"source": source, "is_control": False})
+
+
+def _identify(stored: StoredBackbone) -> str:
+    """Different whenever the backbone could give other features."""
+    parts = (
+        stored.files.get(WEIGHTS_FILE, ""),
+        stored.build.model_dump_json(),
+        stored.preprocess.model_dump_json(),
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _load(folder: Path, _seed: int) -> Any:
+    """The backbone of the bundle; the seed has no effect on trained weights."""
+    from backbench.backbones.networks.base import Backbone
+    from backbench.backbones.networks.rebuild import rebuild
+
+    stored = read_stored(folder)
+    weights = folder / WEIGHTS_FILE
+    state = read_weights(weights, stored.files.get(WEIGHTS_FILE))
+    body = rebuild(stored.build, tensors_below(BODY_PREFIX, state), where=str(weights))
+    return Backbone(body, describe(stored), stored.build)

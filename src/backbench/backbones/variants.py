@@ -1,0 +1,120 @@
+"""A model at another input size, or without its training: `resnet50.a1_in1k@160`, `resnet50@random@64`.
+
+What follows the @ belongs to the name, so that records, tables and the cache never mix a variant with the model as
+it is published.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from backbench.catalog import ModelSpec, find_model
+from backbench.errors import ConfigError
+
+RANDOM = "random"
+SIZE = re.compile(r"[1-9]\d{0,3}")
+LEAST_SIZE, MOST_SIZE = 8, 2048
+IMAGENET_CLASSES = 1000
+
+
+def resolve(name: str) -> ModelSpec | None:
+    """The spec of `NAME@SIZE` (pixels of a square input) or `NAME@random`; None for a name without an @.
+
+    Raises:
+        ConfigError: what follows the @ is neither, the size is out of range, or NAME has no weights to leave out.
+    """
+    base, at, change = name.rpartition("@")
+    if not at or not base or "/" in change:
+        return None
+    if change == RANDOM:
+        return _random_spec(find_model(base))
+    if not SIZE.fullmatch(change) or not LEAST_SIZE <= int(change) <= MOST_SIZE:
+        raise ConfigError(
+            f"model '{name}': after the @ comes an input size in pixels, {LEAST_SIZE} to {MOST_SIZE}, or "
+            f"'{RANDOM}', as in resnet50@160."
+        )
+    return _resized_spec(find_model(base), int(change))
+
+
+def _resized_spec(spec: ModelSpec, size: int) -> ModelSpec:
+    if spec.load is None:
+        raise ConfigError(f"'{spec.name}' is a control: it has no input size.")
+    scale = None if not spec.flops or not spec.input_size else (size / spec.input_size) ** 2
+    return replace(
+        spec,
+        name=f"{spec.name}@{size}",
+        summary=f"{spec.summary}, at {size} px",
+        load=partial(_load_resized, f"{spec.name}@{size}", spec.load, size),
+        input_size=size,
+        flops=None if scale is None or spec.flops is None else spec.flops * scale,
+        file=None if spec.file is None else f"{spec.file}@{size}",
+    )
+
+
+def _random_spec(spec: ModelSpec) -> ModelSpec:
+    if spec.load is None or spec.is_control:
+        raise ConfigError(f"'{spec.name}' is a control: it has no weights to leave out.")
+    if spec.pretrained_on is None:  # untrained anyway
+        return spec
+    return replace(
+        spec,
+        name=f"{spec.name}@{RANDOM}",
+        summary=f"untrained: {spec.summary}",
+        load=partial(_load_random, f"{spec.name}@{RANDOM}", spec),
+        load_head=None if spec.load_head is None else partial(_load_random_head, spec),
+        pretrained_on=None,
+        download_bytes=0,
+        identity="",
+        file=None if spec.file is None else f"{spec.file}@{RANDOM}",
+    )
+
+
+def _load_resized(name: str, load: Any, size: int, seed: int) -> Any:
+    from backbench.backbones.networks.resized import at_size
+
+    return at_size(load(seed), name, size)
+
+
+def _load_random(name: str, spec: ModelSpec, seed: int) -> Any:
+    """The architecture of `spec` with random weights of the seed; no download where there is a blueprint."""
+    from backbench.backbones.networks.measure import Origin, make_backbone
+    from backbench.backbones.networks.rebuild import make_random
+    from backbench.runtime import stream_seed
+
+    assert spec.load is not None  # checked by _random_spec
+    if spec.blueprint is None:  # its build is known from its weights only
+        trained = spec.load(seed)
+        build, preprocess = trained.build, trained.preprocess
+    else:
+        build, preprocess = spec.blueprint()
+    if build is None:
+        raise ConfigError(f"how {spec.name} is built is not known, so it can't be had without its weights.")
+    return make_backbone(
+        make_random(build, stream_seed(seed, RANDOM)),
+        name=name,
+        architecture=build.architecture.partition(".")[0],
+        preprocess=preprocess,
+        origin=Origin(None, spec.licence, f"random weights of seed {seed}"),
+        build=build,
+    )
+
+
+def _load_random_head(spec: ModelSpec) -> Any:
+    """A classifier of the shape that the model was published with, as untrained as its features."""
+    from backbench.backbones.networks import original_head
+    from backbench.backbones.networks.card_body import make_architecture
+    from backbench.errors import ModelError
+
+    if spec.blueprint is None:
+        raise ModelError(f"{spec.name} has no classifier without its weights.")
+    build, preprocess = spec.blueprint()
+    network: Any = make_architecture(build.architecture, build.options.model_dump(exclude_none=True))
+    if build.architecture.startswith("torchvision/"):
+        take, num_classes = original_head.take_torchvision_head, IMAGENET_CLASSES
+    else:
+        take, num_classes = original_head.take_timm_head, network.num_classes
+    classes = original_head.classes_of_size(num_classes, spec.name)
+    return take(network, classes, name=spec.name, size=preprocess.size)

@@ -1,0 +1,62 @@
+"""Weights files of a person's own folder, looked up by model name before anything is fetched.
+
+The environment variable BACKBENCH_WEIGHTS names the folder. For a model NAME it may hold a card `NAME.toml`, or
+the weights as published: `NAME.safetensors`, `.pth` or `.bin`; `/` in a name is written `--`, and a timm name may
+stand without its tag.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from backbench.backbones import card, timm_models, torchvision_models
+from backbench.catalog import ModelSpec
+
+FIRST = True
+"""Asked before the modules that would fetch."""
+FOLDER_VARIABLE = "BACKBENCH_WEIGHTS"
+SUFFIXES = (".safetensors", ".pth", ".bin")
+
+
+def resolve(name: str) -> ModelSpec | None:
+    """The spec of a timm or torchvision model whose weights lie in the folder; None if none do."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if not folder or "@" in name:
+        return None
+    published = torchvision_models.resolve(name) or timm_models.resolve(name)
+    real = name if published is None else published.name
+    stems = dict.fromkeys([name, real, real.partition(".")[0]])
+    files = [
+        Path(folder) / f"{stem.replace('/', '--')}{suffix}" for stem in stems for suffix in (".toml", *SUFFIXES)
+    ]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        return None
+    if found.suffix == ".toml":
+        spec = card.resolve(str(found))
+        return None if spec is None else replace(spec, name=real)
+    if published is None:
+        return None
+    with open(found, "rb") as stream:
+        identity = hashlib.file_digest(stream, "sha256").hexdigest()
+    load: Any = published.load
+    load_head: Any = published.load_head
+    return replace(
+        published,
+        load=partial(load, file=found),
+        load_head=None if load_head is None else partial(load_head, file=found),
+        download_bytes=0,
+        identity=identity,
+    )
+
+
+def find_file(name: str) -> Path | None:
+    """The file of that name in the weights folder; None if there is none, or no folder."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    file = Path(folder or "") / name
+    return file if folder and file.is_file() else None

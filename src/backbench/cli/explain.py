@@ -1,0 +1,306 @@
+"""`backbench explain`: what the answers of trained models rest on, as pictures."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from backbench.cli.options import device_option, json_option, quiet_option
+
+if TYPE_CHECKING:
+    from backbench.engine.classifier import Classifier
+    from backbench.explain.samples import Sample
+    from backbench.explain.sheet import Explanation
+    from backbench.progress import Progress
+
+LONGEST_NAME = 80
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One leading argument: its name in pictures and files, its bundle and run folder if they exist."""
+
+    name: str
+    given: str
+    bundle: Path | None
+    run: Path | None
+    is_run: bool
+
+
+@dataclass(frozen=True)
+class Look:
+    """How pictures are written: where, as what, in which theme."""
+
+    out: Path
+    suffix: str
+    theme: str
+
+
+@click.command()
+@click.argument("arguments", metavar="BUNDLE|RUN... [IMAGE|FOLDER...]", nargs=-1, required=True)
+@click.option("--out", default="pictures", show_default=True, help="Folder of the pictures.")
+@click.option(
+    "--kind",
+    type=click.Choice(["auto", "rollout", "attention", "grad-cam"]),
+    default="auto",
+    show_default=True,
+    help="auto: rollout of the attention for transformers, Grad-CAM for other networks.",
+)
+@click.option("--num", type=click.IntRange(min=1, max=1000), default=12, show_default=True, help="Images at most.")
+@click.option("--format", "suffix", type=click.Choice(["png", "svg"]), default="png", show_default=True)
+@click.option("--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True)
+@device_option
+@json_option
+@quiet_option
+def explain(
+    arguments: tuple[str, ...],
+    out: str,
+    kind: str,
+    num: int,
+    suffix: str,
+    theme: str,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Show what answers rest on: the same images, explained by every model given, side by side.
+
+    The leading arguments that are bundles or run folders are the models; the rest are image files and folders of
+    them. Without images, test images of the first model's own run are taken, wrong ones first. Beside the sheets
+    come the first filters and the position embedding of each network that has them, and the pictures of each RUN.
+
+    \b
+    Example: backbench explain runs/before.bundle runs/after.bundle new_photos/ --out pictures/
+    """
+    from backbench.cli.output import print_json
+    from backbench.progress import make_progress
+    from backbench.runtime import decide_device
+
+    subjects, images = split_subjects(arguments)
+    look = Look(Path(out), suffix, theme)
+    with make_progress(quiet=quiet) as progress:
+        pictures: list[dict[str, Any]] = []
+        for subject in subjects:
+            pictures += _draw_run(subject, look)
+        answers: list[dict[str, Any]] = []
+        faults: list[str] = []
+        models = [subject for subject in subjects if subject.bundle is not None]
+        if models:
+            drawn, answers, faults = _explain_models(
+                models, images, look, kind, num, decide_device(device), progress
+            )
+            pictures = drawn + pictures
+        elif images:
+            _refuse_images(subjects)
+        for fault in faults:
+            progress.warn(fault)
+    if as_json:
+        print_json({"schema": 1, "pictures": pictures, "explanations": answers, "errors": faults})
+    else:
+        print("\n".join(picture["path"] for picture in pictures))
+    if faults:
+        sys.exit(1)
+
+
+def split_subjects(arguments: Sequence[str]) -> tuple[list[Subject], list[str]]:
+    """(models, images): the leading arguments that are bundles or runs, and the rest, which must exist.
+
+    Raises:
+        ConfigError: no model comes first, or there is no such path; with the nearest there is.
+    """
+    from backbench.backbones.bundle_files import find_bundle
+    from backbench.cli.predict import say_nearest
+    from backbench.errors import ConfigError
+
+    num = next((row for row, given in enumerate(arguments) if not _is_subject(Path(given))), len(arguments))
+    if num == 0:
+        find_bundle(Path(arguments[0]))  # says what is wrong with it
+    subjects: list[Subject] = []
+    for given in arguments[:num]:
+        subjects.append(_make_subject(given, {subject.name for subject in subjects}))
+    for given in arguments[num:]:
+        if not Path(given).exists():
+            raise ConfigError(f"there is no image, folder, bundle or run '{given}'.{say_nearest(Path(given))}")
+        if _is_subject(Path(given)):
+            raise ConfigError(f"'{given}' comes after an image. Bundles and runs come first, then images.")
+    return subjects, list(arguments[num:])
+
+
+def _is_subject(path: Path) -> bool:
+    from backbench.backbones.bundle_files import is_bundle
+    from backbench.ledger import RECORD_FILE
+
+    return is_bundle(path) or (path / RECORD_FILE).is_file()
+
+
+def _make_subject(given: str, taken: set[str]) -> Subject:
+    """With a name of its own, that any file system takes."""
+    from backbench.backbones.bundle_files import find_bundle, is_bundle
+    from backbench.explain.samples import run_of_bundle
+    from backbench.ledger import RECORD_FILE
+
+    path = Path(given)
+    is_run = (path / RECORD_FILE).is_file()
+    bundle = find_bundle(path) if is_bundle(path) else None
+    run = path if is_run else run_of_bundle(path)
+    plain = re.sub(r"[^\w.+-]+", "_", path.resolve().name.removesuffix(".bundle")).strip("._")[:LONGEST_NAME]
+    name, number = plain or "model", 2
+    while name in taken:
+        name, number = f"{plain or 'model'}-{number}", number + 1
+    return Subject(name, given, bundle, run, is_run)
+
+
+def _refuse_images(subjects: Sequence[Subject]) -> None:
+    from backbench.errors import ConfigError
+
+    raise ConfigError(
+        f"there is no model to explain images with: {subjects[0].given} is a run that kept none. "
+        "Write one with backbench adapt, and give RUN.bundle."
+    )
+
+
+def _draw_run(subject: Subject, look: Look) -> list[dict[str, Any]]:
+    """The pictures of a run's record, where a run was given."""
+    if not subject.is_run or subject.run is None:
+        return []
+    from backbench.report.pictures.of_run import write_run_pictures
+
+    paths = write_run_pictures(subject.run, look.out / subject.name, (look.suffix,), theme=look.theme)
+    return [{"path": str(path), "kind": "run", "model": subject.given} for path in paths]
+
+
+def _explain_models(
+    models: Sequence[Subject],
+    images: Sequence[str],
+    look: Look,
+    kind: str,
+    num: int,
+    device: str,
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """Explain the same images by each model, one model in memory at a time: (pictures, explanations, faults)."""
+    from backbench.engine.bundle import load_bundle, read_facts
+
+    classes = read_facts(models[0].bundle).class_names if models[0].bundle else ()
+    samples, faults = _find_samples(models, images, num, classes, progress)
+    columns: list[list[Explanation]] = []
+    of_models: list[dict[str, Any]] = []
+    for model in models:
+        assert model.bundle is not None
+        classifier = load_bundle(model.bundle).to(device)
+        columns.append(_explain_samples(classifier, samples, kind, progress))
+        of_models += _draw_network(classifier, model, look)
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    answers = [
+        _to_entry(sample, model, answer)
+        for sample, row in zip(samples, rows, strict=True)
+        for model, answer in zip(models, row, strict=True)
+    ]
+    return _draw_sheets(samples, models, rows, look) + of_models, answers, faults
+
+
+def _find_samples(
+    models: Sequence[Subject], images: Sequence[str], num: int, classes: Sequence[str], progress: Progress
+) -> tuple[list[Sample], list[str]]:
+    from backbench.errors import ConfigError
+    from backbench.explain.samples import choose_test_samples, read_samples
+
+    if images:
+        return read_samples(images, num, classes, progress)
+    run = next((model.run for model in models if model.run is not None), None)
+    if run is None:
+        raise ConfigError(
+            f"no images to explain, and the run that wrote {models[0].given} does not lie beside it. Give image "
+            "files, or folders of them."
+        )
+    return choose_test_samples(run, num, progress), []
+
+
+def _explain_samples(
+    classifier: Classifier, samples: Sequence[Sample], kind: str, progress: Progress
+) -> list[Explanation]:
+    """The answer of one model for each image, as `predict` gives it, and what it rests on."""
+    from backbench.explain.heat import explain_images
+    from backbench.explain.sheet import Explanation
+
+    images = [sample.image for sample in samples]
+    answers = classifier.predict(images, top=1)
+    labels = [answer.label for answer in answers]
+    heats = explain_images(classifier, images, labels=labels, kind=kind, progress=progress)
+    return [
+        Explanation(answer.label or "", answer.confidence or 0.0, answer.is_unsure, heat)
+        for answer, heat in zip(answers, heats, strict=True)
+    ]
+
+
+def _draw_sheets(
+    samples: Sequence[Sample], models: Sequence[Subject], rows: Sequence[Sequence[Explanation]], look: Look
+) -> list[dict[str, Any]]:
+    from backbench.explain.sheet import ROWS_PER_SHEET, draw_explanations
+    from backbench.report.pictures.style import save_figure
+
+    pictures = []
+    num_sheets = -(-len(samples) // ROWS_PER_SHEET)
+    for number in range(num_sheets):
+        part = slice(number * ROWS_PER_SHEET, (number + 1) * ROWS_PER_SHEET)
+        more = f" ({number + 1} of {num_sheets})" if num_sheets > 1 else ""
+        figure = draw_explanations(
+            samples[part],
+            _say_models(models),
+            rows[part],
+            title=f"What the answers rest on{more}",
+            theme=look.theme,
+        )
+        path = look.out / f"explained{f'-{number + 1}' if num_sheets > 1 else ''}.{look.suffix}"
+        save_figure(figure, path)
+        pictures.append({"path": str(path), "kind": "explanations", "model": None})
+    return pictures
+
+
+def _say_models(models: Sequence[Subject]) -> list[tuple[str, str]]:
+    """Network and method of each model; the bundle's own name in place of the method where these are the same."""
+    from backbench.engine.bundle import read_facts
+
+    said = []
+    for model in models:
+        assert model.bundle is not None
+        facts = read_facts(model.bundle)
+        said.append((facts.backbone.name, (facts.training.method if facts.training else None) or facts.name))
+    return [
+        (pair[0], model.name) if said.count(pair) > 1 else pair for pair, model in zip(said, models, strict=True)
+    ]
+
+
+def _draw_network(classifier: Classifier, model: Subject, look: Look) -> list[dict[str, Any]]:
+    from backbench.explain.inside import draw_inside
+    from backbench.report.pictures.style import save_figure
+
+    backbone = classifier.backbone
+    pictures = []
+    for kind, figure in draw_inside(backbone.body, backbone.facts.name, theme=look.theme).items():
+        path = look.out / f"{model.name}-{kind}.{look.suffix}"
+        save_figure(figure, path)
+        pictures.append({"path": str(path), "kind": kind, "model": model.given})
+    return pictures
+
+
+def _to_entry(sample: Sample, model: Subject, answer: Explanation) -> dict[str, Any]:
+    heat = answer.heat
+    return {
+        "image": sample.name,
+        "truth": sample.truth,
+        "model": model.given,
+        "label": answer.label,
+        "confidence": answer.confidence,
+        "unsure": answer.is_unsure,
+        "kind": heat.kind,
+        "layer": heat.layer,
+        "box": list(heat.box),
+        "values": [[round(float(value), 4) for value in row] for row in heat.values],
+    }

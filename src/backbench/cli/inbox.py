@@ -1,0 +1,79 @@
+"""`backbench inbox`: what people said of answers on the page of `backbench serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from backbench.cli.options import json_option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backbench.serve.inbox import Entry
+
+folder_option = click.option("--inbox", default="inbox", show_default=True, help="The folder given to serve.")
+
+
+@click.group()
+def inbox() -> None:
+    """Images that were judged right or wrong on the page of `backbench serve`: list them, or train on them."""
+
+
+@inbox.command("list")
+@folder_option
+@json_option
+def list_inbox(inbox: str, as_json: bool) -> None:
+    """One line for each image: when, what the model said, and what it is."""
+    from backbench.cli.output import print_json
+    from backbench.serve.inbox import list_entries
+
+    entries = list_entries(Path(inbox))
+    if as_json:
+        print_json({"schema": 1, "entries": [entry.model_dump(mode="json") for entry in entries]})
+    else:
+        print(render_entries(entries))
+
+
+@inbox.command("export")
+@click.argument("target", metavar="FOLDER")
+@folder_option
+@json_option
+def export_inbox(target: str, inbox: str, as_json: bool) -> None:
+    """Write the images whose class is known to FOLDER, with a table labels.csv: images to train on.
+
+    They were picked by hand, often because the model failed, so figures on them mean nothing: use them as training
+    images, never as a test part.
+    """
+    from backbench.cli.output import print_json
+    from backbench.serve.inbox import TABLE_FILE, export_entries
+
+    entries = export_entries(Path(inbox), Path(target))
+    table = Path(target) / TABLE_FILE
+    if as_json:
+        print_json({"schema": 1, "table": str(table), "num_images": len(entries)})
+    else:
+        print(f"{len(entries):,} images: {table}")
+
+
+def render_entries(entries: Sequence[Entry]) -> str:
+    """The entries as lines, and how many there are."""
+    from backbench.report.text import pad, printable, shorten
+
+    lines = [
+        "  ".join(
+            [
+                entry.saved,
+                pad(entry.verdict, 6),
+                pad(shorten(printable(entry.answer), 24), 24),
+                pad(shorten(printable(entry.label or "?"), 24), 24),
+                printable(entry.name),
+            ]
+        ).rstrip()
+        for entry in entries
+    ]
+    num_labelled = sum(entry.label is not None for entry in entries)
+    head = "  ".join([pad("saved", 20), pad("", 6), pad("answered", 24), pad("truly", 24), "image"])
+    return "\n".join([head, *lines, f"{len(entries):,} images, {num_labelled:,} with a label"])

@@ -1,0 +1,101 @@
+"""`backbench report`: runs as one page, a table, or a card."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from backbench.cli.options import out_option, quiet_option
+
+FORMATS = ("html", "md", "csv", "json", "card", "data-card")
+
+
+@click.command()
+@click.argument("runs", nargs=-1, metavar="RUNS...")
+@click.option(
+    "--output", "-o", "target", type=click.Path(path_type=Path), help="File to write.  [html: report.html]"
+)
+@click.option("--format", "kind", type=click.Choice(FORMATS), default="html", show_default=True)
+@click.option("--title", default="backbench report", show_default=True, help="Title of the page.")
+@click.option("--images/--no-images", "has_images", default=True, help="Embed small pictures of test images.")
+@click.option(
+    "--map",
+    "map_method",
+    type=click.Choice(["tsne", "pca", "umap", "none"]),
+    default="tsne",
+    show_default=True,
+    help="How features are drawn on a plane.",
+)
+@click.option(
+    "--explain",
+    "num_explained",
+    type=click.IntRange(0, 24),
+    default=6,
+    show_default=True,
+    help="Images to explain by every model that has a bundle; 0: none.",
+)
+@out_option
+@quiet_option
+def report(
+    runs: tuple[str, ...],
+    target: Path | None,
+    kind: str,
+    title: str,
+    has_images: bool,
+    map_method: str,
+    num_explained: int,
+    out: str,
+    quiet: bool,
+) -> None:
+    """Show runs as one page that opens anywhere.
+
+    RUNS are run folders, run ids or folders of runs; without any, all in the folder of --out. Runs on other test
+    images are shown in parts of their own, never ranked together.
+
+    \b
+    Example: backbench report runs/ -o report.html
+             backbench report runs/ --format md
+    """
+    from backbench.evidence import ReportRequest, gather_report
+    from backbench.progress import make_progress
+    from backbench.report.cards import render_data_card, render_model_card
+    from backbench.report.export import render_csv, render_json, render_markdown
+    from backbench.report.page.render import MOST_PAGE_BYTES, render_report
+    from backbench.storage import write_atomically
+
+    is_page = kind == "html"
+    request = ReportRequest(
+        runs=runs or (out,),
+        out=Path(out),
+        has_images=has_images and is_page,
+        map_method=map_method if is_page else "none",
+        num_explained=num_explained if is_page else 0,
+    )
+    with make_progress(quiet=quiet) as progress:
+        comparisons, evidence, warnings = gather_report(request, progress)
+        for warning in warnings:
+            progress.warn(warning)
+        if is_page:
+            text = render_report(comparisons, evidence, title=title)
+        else:
+            render = {
+                "md": render_markdown,
+                "csv": render_csv,
+                "json": render_json,
+                "card": render_model_card,
+                "data-card": render_data_card,
+            }[kind]
+            text = render(comparisons)
+        data = text.encode("utf-8", "backslashreplace")
+        if len(data) > MOST_PAGE_BYTES:
+            progress.warn(f"the page has {len(data) / 1e6:.1f} MB: --no-images or fewer runs make it smaller")
+    if target is None and not is_page:
+        sys.stdout.write(data.decode())
+        return
+    target = target if target is not None else Path("report.html")
+    write_atomically(target, data)
+    if not quiet:
+        num = sum(len(comparison.entries) for comparison in comparisons)
+        print(f"{target}: {num} runs, {len(data) / 1e6:.1f} MB", file=sys.stderr)

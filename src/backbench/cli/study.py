@@ -1,0 +1,179 @@
+"""`backbench study`: a whole study from one file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from backbench.cli.options import device_option, json_option, precision_option, quiet_option
+
+if TYPE_CHECKING:
+    from backbench.studies.carry_out import Estimate, Outcome
+
+
+@click.group()
+def study() -> None:
+    """Carry out a study from one file: many rankings, its tables, its pictures."""
+
+
+@study.command()
+@click.argument("file", metavar="STUDY.toml", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of all results.  [default: results/NAME]")
+@click.option("--budget", help="Time limit such as 90s, 10m or 2h; the same command goes on from there.")
+@click.option("--only", multiple=True, metavar="GROUP", help="Only this group of the study; may be repeated.")
+@click.option(
+    "--data", "data", multiple=True, metavar="NAME=PATH", help="Where a data set of the study lies; repeatable."
+)
+@click.option(
+    "--weights-dir",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder of weights files named as the models: resnet50.a1_in1k.safetensors, or cards.",
+)
+@click.option("--random-weights", is_flag=True, help="A trial without downloads: untrained models, drawn images.")
+@click.option("--limit", type=click.IntRange(min=8), help="At most so many images of each data set.")
+@click.option("--image-size", type=click.IntRange(8, 2048), help="Input of all models, in pixels.")
+@click.option("--figures/--no-figures", "has_figures", default=True, help="Draw the study's pictures.")
+@click.option("--dry-run", is_flag=True, help="Show the runs and what they would cost, and stop.")
+@precision_option
+@device_option
+@json_option
+@quiet_option
+def run(
+    file: Path,
+    out: Path | None,
+    budget: str | None,
+    only: tuple[str, ...],
+    data: tuple[str, ...],
+    weights_dir: Path | None,
+    random_weights: bool,
+    limit: int | None,
+    image_size: int | None,
+    has_figures: bool,
+    dry_run: bool,
+    precision: str,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Carry out STUDY.toml: every ranking in it, then tables.md, report.html and figures/.
+
+    What is finished is never computed again: the same command goes on where it was cut.
+
+    \b
+    Example: backbench study run studies/minivision.toml --dry-run
+             backbench study run studies/minivision.toml --data cifar10=/data/cifar10
+    """
+    from backbench.backbones.weights_folder import FOLDER_VARIABLE
+    from backbench.cli.output import print_json
+    from backbench.cli.rank import parse_duration
+    from backbench.progress import make_progress
+    from backbench.runtime import decide_device, decide_precision
+    from backbench.studies.carry_out import estimate_steps, run_study
+    from backbench.studies.schema import read_study
+    from backbench.studies.steps import Settings
+    from backbench.studies.write_up import write_up
+
+    found = read_study(file)
+    if weights_dir is not None:
+        os.environ[FOLDER_VARIABLE] = str(weights_dir.absolute())
+    decided = decide_device(device)
+    settings = Settings(
+        out=out if out is not None else Path("results") / found.name,
+        device=decided,
+        precision=decide_precision(precision, decided),
+        training_precision=decide_precision(precision, decided, training=True),
+        data=split_pairs(data),
+        random_weights=random_weights,
+        image_size=image_size,
+        limit=limit,
+        epochs=1 if random_weights else None,
+        only=only,
+    )
+    if dry_run:
+        estimates = estimate_steps(found, settings)
+        if as_json:
+            print_json({"schema": 1, "study": found.name, "steps": [vars(step) for step in estimates]})
+        else:
+            print(render_estimates(found.title, estimates))
+        return
+    with make_progress(quiet=quiet) as progress:
+        seconds = None if budget is None else parse_duration(budget)
+        outcome = run_study(found, settings, budget_seconds=seconds, progress=progress)
+        written, faults = write_up(outcome, settings, has_figures=has_figures, progress=progress)
+        for fault in faults:
+            progress.warn(fault)
+    if as_json:
+        print_json(make_document(outcome, written))
+    else:
+        print(written[0].read_text(), end="")
+        print(f"\nEverything is in {settings.out}/: {', '.join(path.name for path in written[:2])}, figures/")
+    if outcome.interrupted:
+        sys.exit(130)
+    if outcome.failures:
+        sys.exit(1)
+
+
+def split_pairs(given: Sequence[str]) -> dict[str, str]:
+    """'NAME=PATH' options as a mapping. ConfigError for one without '='."""
+    from backbench.errors import ConfigError
+
+    pairs = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals or not name or not path:
+            raise ConfigError(f"--data '{text}': give NAME=PATH, as in cifar10=/data/cifar10.")
+        pairs[name] = path
+    return pairs
+
+
+def render_estimates(title: str, estimates: Sequence[Estimate]) -> str:
+    """Steps, runs and rough times as a text table."""
+    from backbench.progress import format_seconds
+
+    width = max(len(step.title) for step in estimates)
+    lines = [title, ""]
+    lines += [
+        f"{step.title:<{width}}  {step.num_runs:>3} run{' ' if step.num_runs == 1 else 's'}  "
+        f"about {format_seconds(step.seconds)}"
+        for step in estimates
+    ]
+    total = sum(step.seconds for step in estimates)
+    runs = sum(step.num_runs for step in estimates)
+    lines += [
+        "",
+        f"{len(estimates)} rankings, {runs} runs, about {format_seconds(total)} in all (roughly), controls and",
+    ]
+    lines += ["downloads not counted; training is counted only where a speed was measured on this machine."]
+    return "\n".join(lines)
+
+
+def make_document(outcome: Outcome, written: Sequence[Path]) -> dict[str, Any]:
+    """What `study run --json` prints; fractions in 0..1."""
+    return {
+        "schema": 1,
+        "study": outcome.study.name,
+        "cells": [
+            {
+                "group": cell.group,
+                "data": cell.data,
+                "model": cell.model,
+                "method": cell.method,
+                "seed": cell.seed,
+                "run_id": cell.record.run_id,
+                "bundle": str(cell.bundle),
+                "metrics": {name: metric.model_dump() for name, metric in cell.record.metrics.items()},
+                "fit": {name: metric.model_dump() for name, metric in cell.record.fit.items()},
+                "elsewhere": {
+                    name: found.metrics["accuracy"].model_dump() for name, found in cell.elsewhere.items()
+                },
+            }
+            for cell in outcome.cells
+        ],
+        "files": [str(path) for path in written],
+        "failures": outcome.failures,
+    }

@@ -1,0 +1,112 @@
+"""Which columns of a table of the `datasets` library hold images, labels and groups, and what a label says.
+
+The library is handed in as `library`: nothing here imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from backbench.data.wording import list_some, quote
+from backbench.errors import ConfigError, nearest
+
+IMAGE_COLUMNS = ("image", "img", "images", "picture", "photo", "pixel_values")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "species", "target", "category", "cls")
+GROUP_COLUMNS = ("group",)
+
+
+def find_image_column(library: Any, features: Mapping[str, Any], asked: str | None, source: str) -> str:
+    """The column asked for, or the one that holds images: by its type, of several by its usual name.
+
+    Raises:
+        ConfigError: there is none, or which is meant can't be told.
+    """
+
+    def holds_images(kind: Any) -> bool:
+        if isinstance(kind, library.Image):
+            return True
+        if isinstance(kind, dict):
+            return "bytes" in kind
+        return getattr(kind, "dtype", None) in ("binary", "large_binary")
+
+    found = [name for name, kind in features.items() if holds_images(kind)]
+    return _choose_column(features, found, IMAGE_COLUMNS, asked, ("images", "--image-column"), source)
+
+
+def find_label_column(
+    library: Any, features: Mapping[str, Any], asked: str | None, image: str, source: str
+) -> str:
+    """The column asked for, or the one that holds class labels, or else names or numbers under a usual name.
+
+    Raises:
+        ConfigError: there is none, or which is meant can't be told.
+    """
+    found = [name for name, kind in features.items() if isinstance(kind, library.ClassLabel)]
+    usual = [name for name in features if name != image and name.casefold() in LABEL_COLUMNS]
+    possible = [name for name, kind in features.items() if name != image and _may_be_label(library, kind)]
+    if asked is None and not found:
+        found = [name for name in usual if name in possible]
+    allowed = found if asked is None else possible
+    return _choose_column(features, allowed, LABEL_COLUMNS, asked, ("labels", "--label-column"), source)
+
+
+def _may_be_label(library: Any, kind: Any) -> bool:
+    dtype = str(getattr(kind, "dtype", ""))
+    return isinstance(kind, library.ClassLabel) or dtype.startswith(
+        ("int", "uint", "string", "large_string", "bool")
+    )
+
+
+def find_group_column(features: Mapping[str, Any], asked: str | None, source: str) -> str | None:
+    """The column asked for, or one called group; None where neither is. ConfigError: it is not there."""
+    if asked is None:
+        return next((name for name in features if name.casefold() in GROUP_COLUMNS), None)
+    return _choose_column(features, list(features), (), asked, ("groups", "--group-column"), source)
+
+
+def _choose_column(
+    features: Mapping[str, Any],
+    found: Sequence[str],
+    usual: Sequence[str],
+    asked: str | None,
+    wording: tuple[str, str],
+    source: str,
+) -> str:
+    """The column asked for; else the only one found, or of several the first that has a usual name.
+
+    Raises:
+        ConfigError: it is not there, or can't be what it should; names all columns.
+    """
+    purpose, option = wording
+    columns = f"Columns: {list_some((f'{name!r} ({_describe(kind)})' for name, kind in features.items()), 20)}."
+    if asked is not None:
+        if asked in found:
+            return asked
+        if asked in features:
+            raise ConfigError(f"{source}: column {quote(asked)} ({option}) holds no {purpose}. {columns}")
+        close = nearest(asked, features)
+        hint = f"Did you mean {' or '.join(map(quote, close))}? " if close else ""
+        raise ConfigError(f"{source} has no column {quote(asked)} ({option}). {hint}{columns}")
+    if len(found) == 1:
+        return found[0]
+    by_name = {name.casefold(): name for name in found}
+    named = [by_name[name] for name in usual if name in by_name]
+    if named:
+        return named[0]
+    what = f"several columns may hold the {purpose}" if found else f"no column for the {purpose} was found"
+    raise ConfigError(f"{source}: {what}. {columns} Name it with {option}.")
+
+
+def _describe(kind: Any) -> str:
+    """The type of a column in a word: 'Image', 'ClassLabel', 'int64'."""
+    name = type(kind).__name__
+    return str(kind.dtype) if name == "Value" else name
+
+
+def make_label_reader(kind: Any, library: Any) -> Callable[[Any], str | None]:
+    """Cell -> class name; None where there is no label: -1 by the library's custom, or nothing."""
+    if not isinstance(kind, library.ClassLabel):
+        return lambda value: None if value is None else str(value).strip() or None
+    names = [str(name) for name in kind.names]
+    return lambda value: names[value] if isinstance(value, int) and 0 <= value < len(names) else None

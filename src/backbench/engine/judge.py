@@ -1,0 +1,93 @@
+"""How the heads in training stand on validation: which weights are kept, when the rate falls, when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from backbench.engine.loop import Loop, own_tensors
+from backbench.engine.optimise import rate_factor
+
+
+@dataclass(frozen=True)
+class EpochFigures:
+    """One line of the training log. Training figures are of augmented images, as the weights changed."""
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+
+
+def close_epoch(loop: Loop, found: Sequence[tuple[float, float]]) -> None:
+    """Write the epoch into the log of each member that has not ended, judge it, and turn to the next epoch.
+
+    Args:
+        found: (mean loss, accuracy) of each member on validation.
+    """
+    state = loop.state
+    factor = rate_factor(max(0, loop.step - 1), loop.steps_per_epoch, loop.recipe)
+    num_seen = max(1, state.num_seen)
+    state.epoch, state.batch, state.num_seen = state.epoch + 1, 0, 0
+    for member, (loss, accuracy) in enumerate(found):
+        standing = state.standings[member]
+        if standing.ended:
+            continue
+        figures = EpochFigures(
+            epoch=state.epoch,
+            learning_rate=loop.phase.full_rate(member) * (factor * standing.plateau_rate),
+            train_loss=standing.loss_sum / num_seen,
+            train_accuracy=standing.num_correct / num_seen,
+            val_loss=loss,
+            val_accuracy=accuracy,
+        )
+        standing.history.append(asdict(figures))
+        standing.loss_sum, standing.num_correct = 0.0, 0
+        _judge(loop, member, loss, accuracy)
+
+
+def _judge(loop: Loop, member: int, loss: float, accuracy: float) -> None:
+    """Keep the best weights; lower the rate on a plateau; end when there is nothing more to gain or no time."""
+    standing, recipe = loop.state.standings[member], loop.recipe
+    has_validation = loop.batches.num_val > 0
+    better = (accuracy, -loss) > (standing.best_accuracy, -standing.best_loss)
+    improved = accuracy > standing.best_accuracy + recipe.min_improvement or loss < standing.best_loss
+    if better or not has_validation:
+        keep_best(loop, member, loop.state.epoch, loss, accuracy)
+    standing.epochs_without = 0 if improved else standing.epochs_without + 1
+    if recipe.schedule == "plateau":
+        standing.plateau_bad = 0 if loss < standing.plateau_best * (1 - 1e-4) else standing.plateau_bad + 1
+        standing.plateau_best = min(standing.plateau_best, loss)
+        if standing.plateau_bad > recipe.plateau_patience:
+            standing.plateau_rate, standing.plateau_bad = standing.plateau_rate * recipe.plateau_factor, 0
+    if loop.state.epoch >= recipe.epochs:
+        standing.ended = "epochs"
+    elif recipe.patience and has_validation and standing.epochs_without >= recipe.patience:
+        standing.ended = "patience"
+
+
+def keep_best(loop: Loop, member: int, epoch: int, loss: float, accuracy: float) -> None:
+    """Keep the weights of a member as they are now, the averaged ones where there are, as its best."""
+    standing = loop.state.standings[member]
+    standing.best_epoch, standing.best_accuracy, standing.best_loss = epoch, accuracy, loss
+    source = loop.average or own_tensors(loop)
+    loop.best |= {name: source[name].detach().clone() for name in loop.members[member]}
+
+
+def leader(loop: Loop) -> int:
+    """The member that did best on validation so far, the first of equals."""
+    standings = loop.state.standings
+    return max(range(len(standings)), key=lambda i: (standings[i].best_accuracy, -standings[i].best_loss, -i))
+
+
+def tell(loop: Loop) -> str:
+    """One line on the last epoch, of the best head where there are several."""
+    standing = loop.state.standings[leader(loop)]
+    last = standing.history[-1]
+    losses = f"train loss {last['train_loss']:.3f}, validation loss {last['val_loss']:.3f}"
+    best = " (best so far)" if standing.best_epoch == last["epoch"] else ""
+    accuracy = f"accuracy {100 * last['val_accuracy']:.1f} %{best}"
+    several = f"best of {len(loop.members)} heads: " if len(loop.members) > 1 else ""
+    return f"{loop.phase.name}: epoch {loop.state.epoch}/{loop.recipe.epochs}, {several}{losses}, {accuracy}"

@@ -1,0 +1,106 @@
+"""The gradients of one step: in micro-batches, over all processes, and in fp16 with a scale on the loss.
+
+fp16 has nothing between 0 and 6e-8, where many gradients lie, so the loss is multiplied by a power of two and the
+gradients are divided by it again. Where that overflows, the step is skipped and the scale halved; after many good
+steps it is doubled. Scale and counts are part of the state, so that a resumed run is the same.
+Source: Micikevicius et al. 2018, "Mixed precision training"; the numbers are those of torch.amp.GradScaler.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbench.engine.distributed import largest_share, process_number, share_of, sum_gradients
+from backbench.engine.loop import Loop
+from backbench.engine.losses import soft_cross_entropy
+from backbench.engine.whole_norm import whole_batch_norm
+from backbench.runtime import autocast, seeded, stream_seed
+
+STEPS_TO_GROW = 2000
+MOST_SKIPPED = 20
+"""Skipped steps in a row after which it is no matter of scale."""
+
+
+def load_share(loop: Loop, epoch: int, step: int, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    """This process's images of the batch of training examples `indices`; the first one where it has none.
+
+    Mixing takes its partners from the whole batch, so then the whole batch is made.
+    """
+    own = share_of(len(indices))
+    if own.start == own.stop:
+        own = slice(0, 1)
+    if not (loop.recipe.augment.mixup or loop.recipe.augment.cutmix):
+        return loop.batches.load(epoch, step, indices[own])
+    inputs, targets = loop.batches.load(epoch, step, indices)
+    return inputs[own], targets[own]
+
+
+def compute_gradients(loop: Loop, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Put the gradient of the mean loss of the whole batch into the parameters, on every process alike.
+
+    Args:
+        inputs, targets: of this process's share; see `load_share`.
+
+    Returns:
+        The sums over the whole batch of loss and of right answers: each (members,) float32 on the device.
+    """
+    state, num = loop.state, loop.num_in_batch
+    scale = state.loss_scale if loop.precision == "fp16" else 1.0
+    own = share_of(num).stop - share_of(num).start
+    losses, hits = [], []
+    for part, first in enumerate(range(0, largest_share(num), state.micro_batch_size)):
+        is_counted = first < own  # else others still have images, and wait for us in each exchange
+        chosen = slice(first, min(first + state.micro_batch_size, own)) if is_counted else slice(0, 1)
+        with whole_batch_norm(is_counted=is_counted):
+            with seeded(stream_seed(loop.seed, _dropout_stream(loop, part)), loop.device):
+                logits = member_logits(loop, inputs[chosen])
+            shares = targets[chosen].unsqueeze(1)
+            loss = soft_cross_entropy(logits, shares, loop.class_weights).sum(0) * float(is_counted)
+            (loss.sum() / num * scale).backward()
+        losses.append(loss.detach())
+        hits.append((logits.argmax(-1) == shares.argmax(-1)).sum(0) * int(is_counted))
+    figures = torch.cat([torch.stack(losses).sum(0), torch.stack(hits).sum(0).float()])
+    figures = sum_gradients(loop.parameters, figures)
+    if scale != 1.0:
+        for parameter in loop.parameters.values():
+            if parameter.grad is not None:
+                parameter.grad.div_(scale)
+    return figures[: len(loop.members)], figures[len(loop.members) :]
+
+
+def member_logits(loop: Loop, inputs: Tensor) -> Tensor:
+    """(b, members, classes) float32: one member, or one for each of the heads that learn side by side."""
+    with autocast(loop.device, loop.precision):
+        logits: Tensor = loop.network(inputs).float()
+    return logits if logits.ndim == 3 else logits.unsqueeze(1)
+
+
+def _dropout_stream(loop: Loop, part: int) -> str:
+    """Each process drops other units: its images are others."""
+    number = process_number()
+    return f"{loop.state.epoch}/{loop.state.batch}/{part}" + (f"/{number}" if number else "")
+
+
+def skip_overflow(loop: Loop) -> bool:
+    """Note a step that was not finite; False where that is no matter of the fp16 scale, and the run must end."""
+    state = loop.state
+    if loop.precision != "fp16" or state.num_skipped_in_a_row + 1 >= MOST_SKIPPED:
+        return False
+    state.num_skipped += 1
+    state.num_skipped_in_a_row += 1
+    state.num_good_steps = 0
+    state.loss_scale /= 2
+    return True
+
+
+def note_good_step(loop: Loop) -> None:
+    """Double the scale after many steps without overflow."""
+    state = loop.state
+    if loop.precision != "fp16":
+        return
+    state.num_skipped_in_a_row = 0
+    state.num_good_steps += 1
+    if state.num_good_steps == STEPS_TO_GROW:
+        state.loss_scale, state.num_good_steps = state.loss_scale * 2, 0

@@ -1,0 +1,101 @@
+"""Images to explain: those of a run's own test part, or any that a person names."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from backbench import ledger
+from backbench.data.gather import gather_pictures
+from backbench.data.load import load_data
+from backbench.errors import BadImage, ConfigError, DataError
+from backbench.progress import SILENT, Progress
+from backbench.records import Predictions
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An image to explain: what to call it, its pixels (height, width, 3) uint8, its true class if known."""
+
+    name: str
+    image: np.ndarray
+    truth: str | None
+
+
+def run_of_bundle(bundle: Path) -> Path | None:
+    """The folder of the run that wrote this bundle, `RUN` beside `RUN.bundle`; None if it is not there."""
+    run = bundle.with_name(bundle.name.removesuffix(".bundle"))
+    return run if (run / ledger.RECORD_FILE).is_file() else None
+
+
+def choose_test_samples(run: Path, num: int, progress: Progress = SILENT) -> list[Sample]:
+    """Up to `num` test images of a run: first those it got wrong, the surest first, then right ones.
+
+    Right ones are taken in turn from all classes, the least sure of each first.
+
+    Raises:
+        ConfigError: not a run folder, a failed run, or images that are no longer those of the run.
+        DataError, StorageError: the images or the run can't be read.
+    """
+    record = ledger.read_record(run)
+    if record.status != "done":
+        raise ConfigError(f"{run} failed, so there are no answers to explain. Give a run that is done, or images.")
+    predictions = ledger.read_predictions(run)
+    data = load_data(record.config.data, progress)
+    if data.manifest.digest != record.data.manifest_digest:
+        raise ConfigError(
+            f"the images of {record.config.data.source} have changed since the run {record.run_id}, so its test "
+            "part is not known any more. Name the images to explain."
+        )
+    row_of = {sample: row for row, sample in enumerate(data.manifest.ids)}
+    chosen = [(predictions.ids[row], int(predictions.labels[row])) for row in order_by_interest(predictions)[:num]]
+    return [Sample(name, data.read(row_of[name]), predictions.classes[label]) for name, label in chosen]
+
+
+def order_by_interest(predictions: Predictions) -> list[int]:
+    """All rows: wrong ones, the surest first, then right ones, class by class in turn, the least sure first."""
+    confidence = predictions.probabilities.max(axis=1)
+    wrong = sorted(np.flatnonzero(~predictions.correct).tolist(), key=lambda row: -confidence[row])
+    right = sorted(np.flatnonzero(predictions.correct).tolist(), key=lambda row: confidence[row])
+    turns: dict[int, int] = {}
+    turn_of = {}
+    for row in right:
+        label = int(predictions.labels[row])
+        turn_of[row] = turns.get(label, 0)
+        turns[label] = turn_of[row] + 1
+    return wrong + sorted(right, key=lambda row: (turn_of[row], int(predictions.labels[row])))
+
+
+def read_samples(
+    given: Sequence[str], num: int, classes: Sequence[str], progress: Progress = SILENT
+) -> tuple[list[Sample], list[str]]:
+    """The first `num` of the images named, and why some can't be read.
+
+    An image's true class is known where its folder is named as one of `classes`.
+
+    Raises:
+        DataError: none can be read, or a folder without images.
+    """
+    known = {unicodedata.normalize("NFC", name): name for name in classes}
+    samples: list[Sample] = []
+    faults: list[str] = []
+    pictures = gather_pictures(list(given))
+    for picture in pictures:
+        if len(samples) == num:
+            progress.say(f"the first {num:,} of {len(pictures):,} images are explained; --num takes more")
+            break
+        try:
+            image = picture.read()
+        except BadImage as error:
+            faults.append(str(error))
+            continue
+        path = Path(picture.name)
+        truth = known.get(unicodedata.normalize("NFC", path.absolute().parent.name))
+        samples.append(Sample(path.name, image, truth))
+    if not samples:
+        raise DataError(f"none of the images can be read: {'; '.join(faults[:3])}")
+    return samples, faults

@@ -1,0 +1,210 @@
+"""Pictures of explanations: contact sheets, filters, and how alike positions are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from backbench.explain.heat import Heat, colour, overlay
+from backbench.explain.samples import Sample
+from backbench.report.pictures.style import (
+    LINE,
+    MARGIN,
+    Look,
+    canvas,
+    find_look,
+    fit_text,
+    header_height,
+    new_figure,
+    write,
+    write_header,
+)
+from backbench.report.text import percent
+
+CELL_WIDTH, CELL_HEIGHT = 220.0, 180.0
+GAP = 16.0
+ROWS_PER_SHEET = 12
+_PIXELS = 2  # of a picture for one of the figure: as sharp as the PNG
+_LEGEND = 20.0
+_LEAST_WIDTH = 640.0
+_SMALL = 64
+MOST_FILTERS = 128
+_MOST_MAPS = 14
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What one model says of one image, how sure in 0..1, and what that rests on."""
+
+    label: str
+    confidence: float
+    is_unsure: bool
+    heat: Heat
+
+
+def draw_explanations(
+    samples: Sequence[Sample],
+    models: Sequence[tuple[str, str]],
+    explanations: Sequence[Sequence[Explanation]],
+    *,
+    title: str,
+    theme: str = "light",
+) -> Figure:
+    """A sheet with a row for each image: the image, then what each model's answer rests on.
+
+    Args:
+        models: two lines above each column, as in a name and a method.
+        explanations: one row for each sample, in it one entry for each model.
+        title: of the sheet; below it stands how to read the colours.
+    """
+    look = find_look(theme)
+    top = header_height(title, "-") + _LEGEND + 2 * LINE + 8
+    heights = [_shown_size(sample.image)[1] + 2 * LINE + GAP for sample in samples]
+    width = max(2 * MARGIN + (1 + len(models)) * CELL_WIDTH + len(models) * GAP, _LEAST_WIDTH)
+    figure = new_figure(width, top + sum(heights) + MARGIN, theme)
+    page = canvas(figure)
+    write_header(figure, look, title, _say_kinds(explanations))
+    _draw_legend(page, look, header_height(title, "-"))
+    for column, (name, more) in enumerate((("image", ""), *models)):
+        x = MARGIN + column * (CELL_WIDTH + GAP)
+        write(page, x, top - LINE - 8, fit_text(name, CELL_WIDTH, bold=True), look["text"], bold=True)
+        write(page, x, top - 8, fit_text(more, CELL_WIDTH), look["muted"])
+    for sample, answers, height in zip(samples, explanations, heights, strict=True):
+        _draw_row(page, look, top, sample, answers)
+        top += height
+    return figure
+
+
+def _draw_row(axes: Axes, look: Look, top: float, sample: Sample, answers: Sequence[Explanation]) -> None:
+    truth = "" if sample.truth is None else f"true: {sample.truth}"
+    cells = [(sample.image, sample.name, truth, False)]
+    for answer in answers:
+        shown = overlay(_shrink(sample.image), _scaled(answer.heat, sample.image))
+        said = f"{answer.label}, {percent(answer.confidence, 1)}"
+        is_wrong = sample.truth not in (None, answer.label)
+        cells.append((shown, said, _judge(answer, sample.truth), is_wrong))
+    for column, (image, first, second, is_marked) in enumerate(cells):
+        x = MARGIN + column * (CELL_WIDTH + GAP)
+        width, height = _shown_size(image)
+        place_image(axes, image, (x, top, width, height))
+        y = top + height + LINE - 4
+        write(axes, x, y, fit_text(first, CELL_WIDTH), look["text"])
+        role = "text" if is_marked else "muted"
+        write(axes, x, y + LINE - 2, fit_text(second, CELL_WIDTH, bold=is_marked), look[role], bold=is_marked)
+
+
+def _shown_size(image: np.ndarray) -> tuple[float, float]:
+    """Width and height in a cell, in the image's own proportions; at least 2, whatever they are."""
+    scale = min(CELL_WIDTH / image.shape[1], CELL_HEIGHT / image.shape[0])
+    return max(2.0, image.shape[1] * scale), max(2.0, image.shape[0] * scale)
+
+
+def _say_kinds(explanations: Sequence[Sequence[Explanation]]) -> str:
+    kinds = sorted({answer.heat.kind for answers in explanations for answer in answers})
+    said = {
+        "Grad-CAM": "Grad-CAM: what speaks for the answer",
+        "attention rollout": "attention rollout: where it looked, through all layers",
+        "attention, last layer": "attention, last layer: where it looked at the end",
+    }
+    return ". ".join(said.get(kind, kind) for kind in kinds)
+
+
+def _judge(answer: Explanation, truth: str | None) -> str:
+    words = [] if truth is None else ["right" if answer.label == truth else f"✗ wrong, true: {truth}"]
+    return ", ".join([*words, "unsure"] if answer.is_unsure else words)
+
+
+def _draw_legend(axes: Axes, look: Look, top: float) -> None:
+    """The ramp of colours from least to most, and what grey means."""
+    ramp = np.repeat(colour(np.linspace(0, 1, 128))[None], 4, axis=0).astype(np.uint8)
+    write(axes, MARGIN, top + 10, "least", look["muted"])
+    place_image(axes, ramp, (MARGIN + 42, top, 128, 12))
+    write(axes, MARGIN + 178, top + 10, "most, in each image", look["muted"])
+    write(axes, MARGIN + 340, top + 10, "pale grey: cut away, the model did not see it", look["muted"])
+
+
+def place_image(axes: Axes, image: np.ndarray, box: tuple[float, float, float, float]) -> None:
+    """Draw pixels into (left, top, width, height) of a canvas; small ones as tiles, large ones made smaller."""
+    left, top, width, height = box
+    limits = axes.get_xlim(), axes.get_ylim()
+    axes.imshow(
+        _shrink(image),
+        extent=(left, left + width, top + height, top),
+        aspect="auto",
+        interpolation="nearest" if max(image.shape[:2]) < _SMALL else "antialiased",
+        zorder=2,
+    )
+    axes.set_xlim(*limits[0])
+    axes.set_ylim(*limits[1])
+
+
+def _shrink(image: np.ndarray) -> np.ndarray:
+    """As large as a cell needs it, so that a sheet of photographs does not weigh what they weigh."""
+    height, width = image.shape[:2]
+    scale = max(width / (CELL_WIDTH * _PIXELS), height / (CELL_HEIGHT * _PIXELS))
+    if scale <= 1:
+        return image
+    size = max(1, round(width / scale)), max(1, round(height / scale))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+
+def _scaled(heat: Heat, image: np.ndarray) -> Heat:
+    """The heat of `image` as that of the image when it is shrunk."""
+    shrunk = _shrink(image)
+    across, down = shrunk.shape[1] / image.shape[1], shrunk.shape[0] / image.shape[0]
+    left, top, right, bottom = heat.box
+    box = (left * across, top * down, right * across, bottom * down)
+    return Heat(heat.values, box, heat.kind, heat.layer, heat.label)
+
+
+def draw_filters(filters: np.ndarray, *, title: str, subtitle: str, theme: str = "light") -> Figure:
+    """Filters, (n, 3, k, k) in 0..1, as a grid of tiles; at most the first 128."""
+    look = find_look(theme)
+    shown = filters[:MOST_FILTERS]
+    columns = min(16, len(shown))
+    rows = -(-len(shown) // columns)
+    side, gap = 40.0, 6.0
+    top = header_height(title, subtitle)
+    width = max(560.0, 2 * MARGIN + columns * (side + gap))
+    figure = new_figure(width, top + rows * (side + gap) + MARGIN, theme)
+    write_header(figure, look, title, subtitle)
+    for number, tile in enumerate(shown):
+        row, column = divmod(number, columns)
+        pixels = np.round(tile.transpose(1, 2, 0) * 255).astype(np.uint8)
+        box = (MARGIN + column * (side + gap), top + row * (side + gap), side, side)
+        place_image(canvas(figure), pixels, box)
+    return figure
+
+
+def draw_positions(similarity: np.ndarray, *, title: str, theme: str = "light") -> Figure:
+    """For each patch, where it stands, a tile that tells how alike all places are to it.
+
+    Args:
+        similarity: (rows, columns, rows, columns), as `positions.position_similarity` gives it.
+
+    At most 14 x 14 patches are drawn, evenly chosen.
+    """
+    look = find_look(theme)
+    num_rows, num_columns = similarity.shape[:2]
+    rows = np.unique(np.linspace(0, num_rows - 1, min(num_rows, _MOST_MAPS)).round().astype(int))
+    columns = np.unique(np.linspace(0, num_columns - 1, min(num_columns, _MOST_MAPS)).round().astype(int))
+    num = num_rows * num_columns
+    others = similarity.reshape(num, num)[~np.eye(num, dtype=bool)]  # each is 1 to itself, which tells nothing
+    low, high = np.quantile(others, (0.01, 0.99)) if num > 1 else (0.0, 1.0)
+    side, gap = 36.0, 5.0
+    subtitle = f"each tile: how alike all places are to one patch. Colours: cosine {low:.2f} to {high:.2f}"
+    top = header_height(title, subtitle)
+    width = max(600.0, 2 * MARGIN + len(columns) * (side + gap))
+    figure = new_figure(width, top + len(rows) * (side + gap) + MARGIN, theme)
+    write_header(figure, look, title, subtitle)
+    for place_row, row in enumerate(rows):
+        for place_column, column in enumerate(columns):
+            values = np.clip((similarity[row, column] - low) / max(high - low, 1e-6), 0.0, 1.0)
+            box = (MARGIN + place_column * (side + gap), top + place_row * (side + gap), side, side)
+            place_image(canvas(figure), colour(values).astype(np.uint8), box)
+    return figure

@@ -1,0 +1,213 @@
+"""Which labelled images tell how good a bundle is: a test part, and nothing that the model was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backbench.config import DataConfig
+from backbench.data.census import Census, take_census
+from backbench.data.checks import refuse_bad
+from backbench.data.listing import Listing
+from backbench.data.load import load_listing, source_warnings
+from backbench.data.manifest import make_manifest
+from backbench.data.seen import Seen, find_seen
+from backbench.data.store import PixelStore
+from backbench.data.tables import TABLE_SUFFIXES
+from backbench.data.wording import count, list_some, quote
+from backbench.errors import ConfigError, DataError, nearest
+from backbench.progress import Progress
+
+if TYPE_CHECKING:
+    from backbench.backbones.bundle_files import TrainingFacts
+    from backbench.engine.bundle import BundleFacts
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images to evaluate on: n class names, groups and ids, how to read each, and in words which they are.
+
+    `num_seen` more were left out, because the model was trained on them. `digest` names the test part that they
+    are, or the images where there is no split.
+    """
+
+    name: str
+    part: str
+    labels: tuple[str, ...]
+    groups: tuple[str | None, ...]
+    ids: tuple[str, ...]
+    read: Callable[[int], np.ndarray]
+    said: str
+    digest: str
+    num_seen: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+def choose_images(
+    config: DataConfig, facts: BundleFacts, seen: Seen | None, bundle: Path, progress: Progress
+) -> Labelled:
+    """The test part of the data if it has one, that of the bundle's own run if they are its images, else all; less
+    what the model was trained on.
+
+    Args:
+        seen: what that was; None: the bundle does not say.
+        bundle: its folder.
+
+    Raises:
+        ConfigError: no such data, or the bundle's own images in an unknown split.
+        DataError: unknown classes, no image that can be used, or bad ones with the policy 'fail'.
+    """
+    listing = load_listing(config, progress)
+    store = PixelStore(listing, config.max_pixels)
+    census = take_census(listing, store, max_pixels=config.max_pixels, progress=progress)
+    refuse_bad(listing, census, config.on_bad)
+    rows = [row for row in range(len(listing)) if row not in census.bad]
+    if not rows:
+        raise DataError(f"{config.source}: there is no image that can be used.")
+    warnings = list(source_warnings(listing))
+    if census.bad:
+        warnings.append(f"{len(census.bad):,} images that can't be read are left out")
+    chosen = _choose_part(config, facts, listing, census, rows, seen, bundle)
+    kept = _leave_out_seen(chosen.rows, census, seen)
+    num_seen = len(chosen.rows) - len(kept)
+    if num_seen:
+        warnings.append(
+            f"{num_seen:,} of {len(chosen.rows):,} images are left out, because the model was trained on them"
+        )
+    elif seen is None and chosen.part == "all":
+        warnings.append("any of these images that the model was trained on make its figures too good")
+    if not kept:
+        raise DataError(
+            f"{config.source}: the model was trained on all of these {num_seen:,} images, so they can't tell how "
+            "good it is. Give images that it has not seen."
+        )
+    return Labelled(
+        name=listing.name,
+        part=chosen.part,
+        labels=tuple(listing.labels[row] for row in kept),
+        groups=tuple(chosen.groups[row] for row in kept),
+        ids=tuple(listing.ids[row] for row in kept),
+        read=lambda index: store.read(kept[index]),
+        said=chosen.said,
+        digest=chosen.digest,
+        num_seen=num_seen,
+        warnings=tuple(warnings),
+    )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Rows of a listing, the name of their part, in words what they are; the groups of all rows."""
+
+    rows: list[int]
+    part: str
+    said: str
+    digest: str
+    groups: tuple[str | None, ...]
+
+
+def _choose_part(
+    config: DataConfig,
+    facts: BundleFacts,
+    listing: Listing,
+    census: Census,
+    rows: list[int],
+    seen: Seen | None,
+    bundle: Path,
+) -> _Chosen:
+    training = facts.training
+    image_digest = _image_digest(census.hashes, rows)
+    whole = _Chosen(
+        rows, "all", f"all images of {quote(listing.name)}, which has no test part", image_digest, listing.groups
+    )
+    test_words = f"the test part of {quote(listing.name)}"
+    is_own = training is not None and image_digest == training.image_digest
+    if training is not None and is_own:
+        listing, config = _as_in_training(listing, config, training)
+    if is_own or config.split is not None:
+        manifest = make_manifest(listing, census, config)
+        rows = manifest.rows[manifest.part_rows("test")].tolist()
+        if training is None or not is_own:
+            return _Chosen(rows, "test", test_words, manifest.digest, listing.groups)
+        if manifest.digest == training.manifest_digest:
+            said = f"{test_words}, as in the run that trained it"
+            return _Chosen(rows, "test", said, manifest.digest, listing.groups)
+        # a renamed class comes first
+        match_classes([listing.labels[row] for row in whole.rows], facts.class_names)
+        if seen is None:
+            raise _unknown_split(config, training, bundle)
+        if config.split is None:
+            said = f"the images of {quote(listing.name)} that the model was not trained on"
+            return _Chosen(whole.rows, "test", said, training.manifest_digest, listing.groups)
+        return _Chosen(rows, "test", test_words, manifest.digest, listing.groups)
+    if "test" in listing.parts:
+        rows = [row for row in rows if listing.parts[row] == "test"]
+        digest = _image_digest(census.hashes, rows)
+        with suppress(DataError):  # a test part alone makes no manifest
+            digest = make_manifest(listing, census, config).digest
+        return _Chosen(rows, "test", test_words, digest, listing.groups)
+    return whole
+
+
+def _as_in_training(listing: Listing, config: DataConfig, training: TrainingFacts) -> tuple[Listing, DataConfig]:
+    """The same images in the groups and the split of the run that trained the model, where none were given."""
+    if config.split is None:
+        fractions = {"test_fraction": training.test_fraction, "val_fraction": training.val_fraction}
+        config = config.model_copy(update={"split_seed": training.split_seed, **fractions})
+    is_table = Path(config.source).suffix.lower() in TABLE_SUFFIXES
+    if training.group_column is not None and config.group_column is None and is_table:
+        grouped = config.model_copy(update={"group_column": training.group_column})
+        with suppress(ConfigError):  # another table of these images, without that column
+            again = load_listing(grouped)
+            if again.ids == listing.ids:
+                return again, grouped
+    return listing, config
+
+
+def _unknown_split(config: DataConfig, training: TrainingFacts, bundle: Path) -> ConfigError:
+    manifest = bundle.parent / training.run_id / "manifest.json"
+    file = str(manifest) if manifest.is_file() else "the manifest.json in the folder of that run"
+    return ConfigError(
+        f"{config.source} holds the images this model was trained on, but not in the split of its run "
+        f"'{training.run_id}', so its figures would be too good. Give that split: --split {file}"
+    )
+
+
+def _leave_out_seen(rows: list[int], census: Census, seen: Seen | None) -> list[int]:
+    if seen is None:
+        return rows
+    known = find_seen([census.hashes[row] for row in rows], seen.all)
+    return [row for row, is_known in zip(rows, known, strict=True) if not is_known]
+
+
+def _image_digest(hashes: Sequence[str], rows: Sequence[int]) -> str:
+    """As `Manifest.image_digest`."""
+    return hashlib.sha256("".join(sorted(hashes[row] for row in rows)).encode()).hexdigest()
+
+
+def match_classes(labels: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
+    """(n,) int64: the place of each label among the model's class names, by name alone, whatever the order.
+
+    Raises:
+        DataError: classes that the model does not know, with the nearest that it does.
+    """
+    known = {unicodedata.normalize("NFC", name): place for place, name in enumerate(class_names)}
+    places = [known.get(unicodedata.normalize("NFC", label), -1) for label in labels]
+    unknown = sorted({label for label, place in zip(labels, places, strict=True) if place < 0})
+    if unknown:
+        close = [near for name in unknown[:3] for near in nearest(name, class_names, limit=1)]
+        hint = f" Did you mean {' or '.join(quote(name) for name in close)}?" if close else ""
+        raise DataError(
+            f"the model does not know {count(len(unknown), 'class', 'classes')} of these images: "
+            f"{list_some((quote(name) for name in unknown), 5)}.{hint} It knows "
+            f"{list_some((quote(name) for name in class_names), 8)}. Classes are matched by name: rename the "
+            "folders, or take those images out."
+        )
+    return np.array(places, dtype=np.int64)

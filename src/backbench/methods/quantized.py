@@ -1,0 +1,256 @@
+"""`quantized`: a solved head on the features of an int8 copy of the backbone, which may learn to bear int8."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from backbench.catalog import MethodSpec, find_method
+from backbench.config import Frozen, Recipe
+from backbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from backbench.backbones.networks.base import Backbone
+    from backbench.backbones.networks.build import Scheme
+    from backbench.engine.heads import LinearHead
+    from backbench.engine.quantize import Kind, Ranges
+    from backbench.engine.task import ImageTask, Part, Task
+    from backbench.engine.train import FitResult
+    from backbench.engine.tune import Training, Tuned
+    from backbench.progress import Progress
+
+LEAST_COSINE = 0.9
+"""Mean cosine of the float and the int8 features of an image; below, int8 broke something."""
+_BATCH = 8
+_SPEED_PASSES = 5
+_RECIPE = Recipe(learning_rate=1e-5)
+
+
+class QuantizedOptions(Frozen):
+    """Without `qat_epochs` nothing is trained but the head, which is solved as `logistic` does."""
+
+    scheme: Literal["auto", "static", "dynamic", "weight-only"] = Field(
+        default="auto", description="what is int8; auto: the first that keeps the features"
+    )
+    calibration_images: int = Field(
+        default=128, ge=1, le=100_000, description="static: training images to measure ranges on"
+    )
+    qat_epochs: int = Field(
+        default=0, ge=0, le=10_000, description="train through int8 for so long; 0: not at all"
+    )
+    recipe: Recipe = Field(default=_RECIPE, description="of that training, but for its epochs: see qat_epochs")
+
+
+@dataclass(frozen=True)
+class _Form:
+    """An int8 form of the backbone, and its (n, dim) features of the images it is judged by."""
+
+    backbone: Backbone
+    scheme: Scheme
+    values: np.ndarray
+    mean_cosine: float
+    least_cosine: float
+
+
+def adapt(task: ImageTask, options: QuantizedOptions, training: Training) -> Tuned:
+    """Make an int8 backbone, compare its features with the float ones on validation, solve a head on them.
+
+    The head is solved on train alone, with the strength that validation chose, so that validation can still judge.
+    Ranges are measured on training images.
+
+    Raises:
+        ConfigError: no such scheme or training for this network, a backbone without weights, torchao missing.
+    Cost: the float features, the int8 ones, a pass of the calibration images; with `qat_epochs` those epochs.
+    """
+    from backbench.engine.quantize import decide_kind, decide_schemes, measure_ranges
+    from backbench.engine.tune import Tuned, make_classifier, refuse_weightless
+
+    refuse_weightless(task, "quantized")
+    name = task.backbone.facts.name
+    kind = decide_kind(task.backbone.body, name)
+    schemes = decide_schemes(kind, options.scheme, name)
+    _check_training(options, kind, name)
+    is_static = "static" in schemes
+    batches = _calibration(task, options.calibration_images if is_static else _BATCH)
+    ranges = measure_ranges(task.backbone, batches) if is_static else {}
+    features = task.features()
+    phases: dict[str, FitResult] = {}
+    warnings: list[str] = []
+    if options.qat_epochs:
+        learned, phases["qat"] = _learn(task, features, ranges, options, training)
+        form = _judge(task, features, learned, "static", training.progress)
+        if phases["qat"].best_epoch == 0:
+            warnings.append("training through int8 never improved on validation, so its first weights were kept")
+    else:
+        form = _choose(task, features, schemes, ranges, training.progress)
+    warnings += _doubts(form, schemes, options)
+    head, figures = _solve(task, features, form, training.progress)
+    choices = {
+        "scheme": form.scheme,
+        "mean_cosine": form.mean_cosine,
+        "least_cosine": form.least_cosine,
+        "int8_bytes": form.backbone.facts.weights_bytes,
+        "float_bytes": task.backbone.facts.weights_bytes,
+        "int8_images_per_second": _speed(form.backbone, batches[0], task.device),
+        "float_images_per_second": _speed(task.backbone, batches[0], task.device),
+        **figures,
+    }
+    from backbench.engine.head_modules import to_module
+
+    classifier = make_classifier(replace(task, backbone=form.backbone), to_module(head))
+    return Tuned(classifier, phases, choices, tuple(warnings))
+
+
+def _check_training(options: QuantizedOptions, kind: Kind, name: str) -> None:
+    if options.recipe.epochs != _RECIPE.epochs:
+        raise ConfigError(
+            f"options.recipe.epochs={options.recipe.epochs}: 'quantized' trains for options.qat_epochs. "
+            f"Set options.qat_epochs={options.recipe.epochs} instead."
+        )
+    if options.qat_epochs and (kind != "convolutions" or options.scheme not in ("auto", "static")):
+        given = f"{name} is a network of {kind}" if kind != "convolutions" else f"options.scheme={options.scheme}"
+        raise ConfigError(
+            f"options.qat_epochs={options.qat_epochs}, but {given}: training through int8 works for convolutional "
+            "networks with the scheme 'static' (or auto). Leave qat_epochs out, or adapt with 'full' first."
+        )
+
+
+def _calibration(task: ImageTask, num: int) -> list[Tensor]:
+    """Normalised images, some at a time, spread evenly over the training part."""
+    from backbench.engine.resize import prepare_batch
+
+    if not len(task.train):
+        raise ConfigError("there are no training images")
+    chosen = np.unique(np.linspace(0, len(task.train) - 1, min(num, len(task.train))).astype(np.int64))
+    images = [task.read(int(row)) for row in task.train.rows[chosen]]
+    starts = range(0, len(images), _BATCH)
+    return [prepare_batch(images[first : first + _BATCH], task.backbone.preprocess) for first in starts]
+
+
+def _choose(
+    task: ImageTask, features: Task, schemes: tuple[Scheme, ...], ranges: Ranges, progress: Progress
+) -> _Form:
+    """The first scheme that keeps the features, or the one that keeps most of them."""
+    from backbench.engine.quantize import quantize_backbone
+
+    forms: list[_Form] = []
+    for scheme in schemes:
+        backbone = quantize_backbone(task.backbone, scheme, ranges)
+        forms.append(_judge(task, features, backbone, scheme, progress))
+        if forms[-1].mean_cosine >= LEAST_COSINE:
+            return forms[-1]
+        progress.say(f"quantized: '{scheme}' keeps a mean cosine of {forms[-1].mean_cosine:.2f} only")
+    return max(forms, key=lambda form: form.mean_cosine)
+
+
+def _learn(
+    task: ImageTask, features: Task, ranges: Ranges, options: QuantizedOptions, training: Training
+) -> tuple[Backbone, FitResult]:
+    """Train convolutions and head through int8, from the head that is best on the float features."""
+    import copy
+
+    from backbench.backbones.networks.base import Backbone
+    from backbench.engine.head_modules import to_module
+    from backbench.engine.quantize import describe_int8, finish_learning, make_learning
+    from backbench.engine.tune import make_classifier, make_phase, train_phase
+
+    body = copy.deepcopy(task.backbone.body)
+    names = make_learning(body, ranges)
+    learner = replace(task, backbone=Backbone(body, task.backbone.facts))
+    head, _ = _fit_head(features)
+    classifier = make_classifier(learner, to_module(head))
+    recipe = options.recipe.model_copy(update={"epochs": options.qat_epochs})
+    phase = make_phase("qat", classifier, names, recipe, fresh_head=False)
+    result = train_phase(classifier, learner, phase, training)
+    return describe_int8(task.backbone, finish_learning(body), "static"), result
+
+
+def _judge(task: ImageTask, features: Task, backbone: Backbone, scheme: Scheme, progress: Progress) -> _Form:
+    """Compare with the float features on validation, or on train where there is none."""
+    part, expected = (task.val, features.val) if len(task.val) else (task.train, features.train)
+    values = _extract(task, backbone, part, progress)
+    lengths = np.linalg.norm(values, axis=1) * np.linalg.norm(expected.values, axis=1)
+    cosines = (values * expected.values).sum(axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return _Form(backbone, scheme, values, float(cosines.mean()), float(cosines.min()))
+
+
+def _extract(task: ImageTask, backbone: Backbone, part: Part, progress: Progress) -> np.ndarray:
+    from backbench.engine.features import extract_features
+
+    extraction = extract_features(
+        backbone,
+        lambda index: task.read(int(part.rows[index])),
+        [f"{row:012d}" for row in range(len(part))],  # in this order, each on its own
+        names=part.ids,
+        device=task.device,
+        use_cache=False,
+        progress=progress,
+    )
+    return extraction.values
+
+
+def _solve(task: ImageTask, features: Task, form: _Form, progress: Progress) -> tuple[LinearHead, dict[str, Any]]:
+    """The head on int8 features; and how right it is on validation, on these and on the float ones."""
+    from backbench.engine.choose import score_logits
+
+    if not len(task.val):
+        head, chosen = _fit_head(replace(features, train=replace(features.train, values=form.values)))
+        return head, {"head": chosen}
+    train = replace(features.train, values=_extract(task, form.backbone, task.train, progress))
+    head, chosen = _fit_head(replace(features, train=train, val=replace(features.val, values=form.values)))
+    labels = features.val.labels
+    accuracies = {
+        "int8_val_accuracy": score_logits(head.logits(form.values), labels).accuracy,
+        "float_val_accuracy": score_logits(head.logits(features.val.values), labels).accuracy,
+    }
+    return head, accuracies | {"head": chosen}
+
+
+def _fit_head(features: Task) -> tuple[LinearHead, dict[str, Any]]:
+    """The logistic head of the training part, with the strength that validation chose, and what was chosen."""
+    probe = find_method("logistic")
+    chosen: dict[str, Any] = probe.adapt(features, probe.options()).choices
+    fixed = {"default_strength": chosen["C"]} if "C" in chosen else {}
+    nothing = replace(features.val, values=features.val.values[:0], labels=features.val.labels[:0], ids=())
+    head: LinearHead = probe.adapt(replace(features, val=nothing), probe.options(**fixed)).head
+    return head, chosen
+
+
+def _doubts(form: _Form, schemes: tuple[Scheme, ...], options: QuantizedOptions) -> list[str]:
+    if form.mean_cosine < LEAST_COSINE:
+        return [
+            f"int8 ('{form.scheme}') changes the features much: mean cosine {form.mean_cosine:.2f} with the float "
+            f"ones, {form.least_cosine:.2f} at least; compare int8_val_accuracy with a probe of the float model"
+        ]
+    if options.scheme == "auto" and form.scheme != schemes[0]:
+        return [f"'{schemes[0]}' int8 does not keep this network's features, so '{form.scheme}' was taken"]
+    return []
+
+
+def _speed(backbone: Backbone, batch: Tensor, device: str) -> float:
+    """Images per second of the network alone, the best of some passes of one small batch."""
+    import time
+
+    from backbench.engine.accelerate import accelerate
+    from backbench.runtime import synchronise
+
+    network, batch = accelerate(backbone, device=device), batch.to(device)
+    network(batch)
+    seconds = []
+    for _ in range(_SPEED_PASSES):
+        synchronise(device)
+        started = time.perf_counter()
+        network(batch)
+        synchronise(device)
+        seconds.append(time.perf_counter() - started)
+    return round(len(batch) / min(seconds), 1)
+
+
+SPECS = (
+    MethodSpec("quantized", "a solved head on an int8 copy of the backbone", adapt, QuantizedOptions, "tune"),
+)

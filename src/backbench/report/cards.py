@@ -1,0 +1,123 @@
+"""Cards for people, from records: of the best model of each comparison, and of the data it was measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backbench.report.export import in_markdown
+from backbench.report.page.inputs import Comparison, Entry
+from backbench.report.page.origin import describe_methods, repeat_commands
+from backbench.report.text import percent
+
+_FIGURES = (
+    ("accuracy", "Accuracy"),
+    ("top5", "Top-5 accuracy"),
+    ("per_class_mean", "Mean recall of the classes"),
+    ("macro_f1", "Macro F1"),
+    ("ece", "Calibration error"),
+)
+_WEAKEST = 5
+
+
+def render_model_card(comparisons: Sequence[Comparison]) -> str:
+    """Markdown: what the best model is, its figures with intervals, limits, licence, how to make it again."""
+    return "\n".join(_model_card(comparison) for comparison in comparisons)
+
+
+def _model_card(comparison: Comparison) -> str:
+    best = comparison.best
+    if best is None:
+        heading = f"# No model for {in_markdown(comparison.data.name)}"
+        return f"{heading}\n\nNo run finished, so there is nothing to describe.\n"
+    model, row = best.record.model, best.row
+    lines = [f"# {in_markdown(row.name)} on {in_markdown(comparison.data.name)}", ""]
+    lines += [in_markdown(sentence) for sentence in comparison.summary]
+    if model is not None:
+        lines += [
+            "",
+            f"- Architecture: {in_markdown(model.architecture)}, {model.num_parameters / 1e6:.1f} M parameters",
+            f"- Pretrained on: {in_markdown(model.pretrained_on or 'nothing')}",
+            f"- Licence of the weights: {in_markdown(model.licence or 'not stated')}",
+            f"- Weights: {in_markdown(model.source or 'local')}, digest {model.weights_digest[:16]}",
+        ]
+    lines += ["", "## Figures", "", _figures(best), "", "## Weakest classes", "", *_weakest(best)]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        *_limits(comparison, best),
+        "",
+        "## Made with",
+        "",
+        in_markdown(describe_methods(comparison)),
+    ]
+    lines += ["", *(f"    {command}" for command in repeat_commands(comparison))]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(best: Entry) -> str:
+    lines = ["| figure | % | 95 % interval | n |", "| --- | ---: | ---: | ---: |"]
+    for key, label in _FIGURES:
+        metric = best.record.metrics.get(key)
+        if metric is not None:
+            ends = [percent(end, metric.n, unit=False) for end in (metric.low, metric.high) if end is not None]
+            lines.append(
+                f"| {label} | {percent(metric.value, metric.n, unit=False)} | {' to '.join(ends)} | {metric.n:,} |"
+            )
+    return "\n".join(lines)
+
+
+def _weakest(best: Entry) -> list[str]:
+    order = sorted(best.record.per_class.items(), key=lambda item: (item[1].value, -item[1].n, item[0]))
+    return [
+        f"- {in_markdown(name)}: {100 * metric.value:.0f} % of {metric.n}" for name, metric in order[:_WEAKEST]
+    ]
+
+
+def _limits(comparison: Comparison, best: Entry) -> list[str]:
+    found = [
+        "- It answers with one of its classes for any picture, also for one of something else.",
+        "- The figures hold for images like those of the test part.",
+    ]
+    return found + [f"- {in_markdown(text)}" for text in (*comparison.warnings, *best.row.warnings)]
+
+
+def render_data_card(comparisons: Sequence[Comparison]) -> str:
+    """Markdown: what the images are, how they were split, what was left out, what the controls say."""
+    return "\n".join(_data_card(comparison) for comparison in comparisons)
+
+
+def _data_card(comparison: Comparison) -> str:
+    data, details = comparison.data, comparison.details
+    lines = [
+        f"# {in_markdown(data.name)}",
+        "",
+        f"{data.num_train + data.num_val + data.num_test:,} images of {len(data.classes)} classes: "
+        f"{data.num_train:,} to train on, {data.num_val:,} to choose on, {data.num_test:,} to measure on.",
+        "",
+        f"- Groups kept in one part: {data.num_groups if data.num_groups else 'none known'}",
+        f"- Left out as broken: {data.num_skipped}",
+        f"- Test part opened: {details.num_openings if details.num_openings is not None else 'not known'} times",
+        f"- Manifest: {data.manifest_digest}",
+        f"- Images: {data.image_digest}",
+        "",
+        "## Classes",
+        "",
+        "| class | train | validation | test |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name in data.classes:
+        sizes = details.counts.get(name)
+        shown = " | ".join(str(size) for size in sizes) if sizes is not None else " | | "
+        lines.append(f"| {in_markdown(name)} | {shown} |")
+    controls = [row for row in comparison.rows if row.control and row.accuracy is not None]
+    if controls:
+        lines += ["", "## Controls", ""]
+        lines += [f"- {in_markdown(row.model)}: {percent(row.accuracy, row.n)}" for row in controls]
+    lines += [
+        "",
+        "## Warnings",
+        "",
+        *(f"- {in_markdown(warning)}" for warning in comparison.warnings or ("none",)),
+    ]
+    return "\n".join(lines) + "\n"

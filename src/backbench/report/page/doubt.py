@@ -1,0 +1,134 @@
+"""How sure it is: every pair of rows tested, confidences held against the truth, and what leaving out buys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from backbench.evaluate.calibrate import coverage_curve
+from backbench.evaluate.compare import holm, mcnemar_exact, permutation_by_group
+from backbench.evaluate.distributions import normal_quantile
+from backbench.evaluate.intervals import group_numbers, wilson_interval
+from backbench.report.page.inputs import Comparison, Entry
+
+MOST_PAIRED_ROWS = 12
+RELIABILITY_BINS = 10
+CURVE_POINTS = 100
+TARGET = 0.95
+
+
+@dataclass(frozen=True)
+class PairCell:
+    """Row a against row b: a's accuracy less b's, its 95 % interval, and the p-value after Holm over all pairs."""
+
+    gap: float
+    low: float
+    high: float
+    p_value: float
+    only_a: int
+    only_b: int
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Images of similar confidence: mean confidence, share right and its 95 % interval."""
+
+    confidence: float
+    accuracy: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Trust:
+    """One row's confidences: bins of equally many images, points (coverage, accuracy) of the curve, its error.
+
+    target_coverage: the largest share of images answered at an accuracy of at least `TARGET`; None: never reached.
+    """
+
+    bins: tuple[Bin, ...]
+    curve: tuple[tuple[float, float], ...]
+    calibration_error: float
+    gap: float
+    target_coverage: float | None
+
+
+def compare_pairs(comparison: Comparison) -> dict[tuple[int, int], PairCell]:
+    """All pairs of the first twelve ranked rows, by their places; Holm-adjusted as one family."""
+    entries = comparison.ranked[:MOST_PAIRED_ROWS]
+    right = [_right(entry, comparison.labels) for entry in entries]
+    groups = comparison.details.groups
+    if groups is not None and len(groups) != len(comparison.labels):
+        groups = None
+    pairs = [(a, b) for a in range(len(entries)) for b in range(a + 1, len(entries))]
+    tests = [_test(right[a], right[b], groups) for a, b in pairs]
+    adjusted = holm([p for _, _, p in tests]) if tests else np.zeros(0)
+    found = {}
+    n = len(comparison.labels)
+    for (a, b), (only_a, only_b, _), p_value in zip(pairs, tests, adjusted.tolist(), strict=True):
+        low, high = difference_interval(only_a, only_b, n)
+        gap = (only_a - only_b) / n
+        found[a, b] = PairCell(gap, low, high, p_value, only_a, only_b)
+        found[b, a] = PairCell(-gap, -high, -low, p_value, only_b, only_a)
+    return found
+
+
+def difference_interval(only_a: int, only_b: int, n: int) -> tuple[float, float]:
+    """95 % interval of the difference of two accuracies on the same n images, as fractions.
+
+    Args:
+        only_a, only_b: images only the one, only the other got right.
+
+    Source: Agresti and Min 2005: the Wald interval after half an image is added to each of the four cells.
+    """
+    total, a, b = n + 2, only_a + 0.5, only_b + 0.5
+    gap = (a - b) / total
+    half = normal_quantile(0.975) * math.sqrt(max(0.0, (a + b) / total - gap * gap) / total)
+    return max(-1.0, gap - half), min(1.0, gap + half)
+
+
+def measure_trust(entry: Entry, labels: np.ndarray) -> Trust:
+    """Reliability and coverage of one row. Cost: O(n log n)."""
+    confidence = entry.told.max(axis=1).astype(np.float64)
+    right = _right(entry, labels)
+    curve = coverage_curve(confidence, right)
+    reached = np.flatnonzero(curve.accuracy >= TARGET)
+    keep = np.unique(np.linspace(0, len(curve.coverage) - 1, CURVE_POINTS).round().astype(int))
+    shown = zip(curve.coverage[keep].tolist(), curve.accuracy[keep].tolist(), strict=True)
+    ece = entry.record.metrics.get("ece")
+    return Trust(
+        bins=_bins(confidence, right),
+        curve=tuple(shown),
+        calibration_error=ece.value if ece is not None else float(abs(confidence.mean() - right.mean())),
+        gap=float(confidence.mean() - right.mean()),
+        target_coverage=float(curve.coverage[reached[-1]]) if len(reached) else None,
+    )
+
+
+def _bins(confidence: np.ndarray, right: np.ndarray) -> tuple[Bin, ...]:
+    n = len(confidence)
+    order = np.argsort(confidence, kind="stable")
+    num = max(1, min(RELIABILITY_BINS, n // 8))
+    found = []
+    for rows in np.array_split(order, num):
+        hits = int(right[rows].sum())
+        low, high = wilson_interval(hits, len(rows))
+        found.append(Bin(float(confidence[rows].mean()), hits / len(rows), low, high, len(rows)))
+    return tuple(found)
+
+
+def _right(entry: Entry, labels: np.ndarray) -> np.ndarray:
+    right: np.ndarray = entry.told.argmax(axis=1) == labels
+    return right
+
+
+def _test(a: np.ndarray, b: np.ndarray, groups: Sequence[Hashable | None] | None) -> tuple[int, int, float]:
+    plain = mcnemar_exact(a, b)
+    if groups is None:
+        return plain.only_a, plain.only_b, plain.p_value
+    differences = np.bincount(group_numbers(groups), weights=a.astype(float) - b.astype(float))
+    return plain.only_a, plain.only_b, permutation_by_group(np.rint(differences))

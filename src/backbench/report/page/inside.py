@@ -1,0 +1,116 @@
+"""What lies inside the models and their training: curves, maps, explanations, and data for the script."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from backbench.report.page import charts
+from backbench.report.page.inputs import Comparison, Evidence, FeatureMap
+from backbench.report.page.marks import Axis, make_axis, name
+
+MOST_ANSWERS = 8
+MOST_POINTS = 2000
+_GROUPS = 5
+
+
+def draw_training(comparison: Comparison) -> list[dict[str, Any]]:
+    """A small chart for each phase of training, on one scale: accuracy of both parts, the kept epoch marked."""
+    phases = [
+        (f"{name(entry.row.name, 60)}, phase {name(str(phase), 24)}", result)
+        for entry in comparison.entries
+        for phase, result in (entry.history or {}).items()
+        if result["history"]
+    ]
+    epochs = [epoch for _, result in phases for epoch in result["history"]]
+    values = [epoch[key] for epoch in epochs for key in ("train_accuracy", "val_accuracy")]
+    last = max((float(epoch["epoch"]) for epoch in epochs), default=2.0)
+    x_axis, y_axis = make_axis([1.0, max(2.0, last)], least=1.0, most=max(2.0, last)), make_axis(values)
+    return [_curve(label, result, x_axis, y_axis) for label, result in phases]
+
+
+def _curve(label: str, result: Mapping[str, Any], x_axis: Axis, y_axis: Axis) -> dict[str, Any]:
+    epochs = result["history"]
+    train = [(float(epoch["epoch"]), epoch["train_accuracy"]) for epoch in epochs]
+    val = [(float(epoch["epoch"]), epoch["val_accuracy"]) for epoch in epochs]
+    drawing = charts.draw_curves(
+        [(train, "other dashed"), (val, "best")],
+        x_axis,
+        y_axis,
+        x_text=lambda tick: f"{tick:g}",
+        y_text=lambda tick: f"{100 * tick:.0f}",
+        mark=next((point for point in val if point[0] == result["best_epoch"]), None),
+    )
+    ended = name(result["ended"], 20)
+    return {"label": label, "drawing": drawing, "best": result["best_epoch"], "epochs": epochs, "ended": ended}
+
+
+def show_inside(comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
+    """Maps of features, and the explanations of each image by every model."""
+    by_image: dict[str, list[Any]] = {}
+    for explanation in evidence.explanations:
+        by_image.setdefault(explanation.image, []).append(explanation)
+    place = {image: index for index, image in enumerate(comparison.ids)}
+    truths = {
+        image: comparison.classes[int(comparison.labels[place[image]])] for image in by_image if image in place
+    }
+    return {
+        "maps": [_map(comparison, found, number) for number, found in enumerate(evidence.maps)],
+        "explanations": [(name(image, 120), name(truths.get(image, "?"), 40), e) for image, e in by_image.items()],
+    }
+
+
+def _map(comparison: Comparison, found: FeatureMap, number: int) -> dict[str, Any]:
+    """The cloud of one model: by class while five colours do, else right against wrong."""
+    entry = next((e for e in comparison.ranked if e.row.model == found.model), None)
+    rows, positions = found.rows[:MOST_POINTS], found.positions[:MOST_POINTS]
+    labels = comparison.labels[rows]
+    wrong = np.zeros(len(rows), bool) if entry is None else entry.told[rows].argmax(axis=1) != labels
+    few = len(comparison.classes) <= _GROUPS
+    groups = []
+    for index in range(len(comparison.classes) if few else 1):
+        mine = (labels == index) & ~wrong if few else ~wrong
+        groups.append((positions[mine].tolist(), f"g{index}" if few else "plain"))
+    groups.append((positions[wrong].tolist(), "wrong"))
+    return {
+        "number": number,
+        "model": name(found.model, 60),
+        "method": found.method,
+        "drawing": charts.draw_cloud(groups),
+        "keys": [(f"g{i}", name(label, 40)) for i, label in enumerate(comparison.classes)] if few else [],
+        "num": len(rows),
+        "num_wrong": int(wrong.sum()),
+        "head": "" if entry is None else name(entry.row.method, 24),
+    }
+
+
+def make_script_data(comparison: Comparison, evidence: Evidence, shown: Sequence[int], key: str) -> dict[str, Any]:
+    """What the script needs beside the page itself: answers of the first rows for shown images, points of maps."""
+    entries = comparison.ranked[:MOST_ANSWERS]
+    images = {}
+    for image in shown:
+        told = [(int(entry.told[image].argmax()), entry.told[image]) for entry in entries]
+        images[str(image)] = [
+            [answer, round(float(p[answer]), 3), round(float(p[comparison.labels[image]]), 3)]
+            for answer, p in told
+        ]
+    maps = []
+    for found in evidence.maps:
+        rows, positions = found.rows[:MOST_POINTS], found.positions[:MOST_POINTS]
+        maps.append(
+            {
+                "x": np.rint(positions[:, 0] * 1000).astype(int).tolist(),
+                "y": np.rint(positions[:, 1] * 1000).astype(int).tolist(),
+                "class": comparison.labels[rows].tolist(),
+                "row": rows.tolist(),
+            }
+        )
+    return {
+        "key": key,
+        "rows": [name(entry.row.name, 60) for entry in entries],
+        "classes": [name(label, 40) for label in comparison.classes],
+        "images": images,
+        "maps": maps,
+    }

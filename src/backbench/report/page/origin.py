@@ -1,0 +1,199 @@
+"""How it was made: what differs between the runs, what they share, the command that repeats them, the methods."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backbench.records import RunRecord
+from backbench.report.page.inputs import Comparison, Entry
+from backbench.report.page.marks import plural
+from backbench.report.text import printable
+
+_IN_ROWS = ("model", "method.name")  # said by every row already
+
+
+@dataclass(frozen=True)
+class SettingsTable:
+    """Settings that differ: a heading for the lines, their names, and for each setting one value a line."""
+
+    heading: str
+    lines: tuple[str, ...]
+    settings: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What differs, in at most three tables (by model, by method, by run), and what is the same in all runs."""
+
+    tables: tuple[SettingsTable, ...]
+    shared: tuple[tuple[str, str], ...]
+
+
+def compare_settings(comparison: Comparison) -> Settings:
+    """What was asked of each run, flattened to 'method.options.C' and the like, apart and in common."""
+    entries = [entry for entry in comparison.entries if not entry.row.control and entry.row.status == "done"]
+    return _split_settings(entries, [_flatten(_settings(entry.record)) for entry in entries])
+
+
+def compare_environments(comparison: Comparison) -> Settings:
+    """The same for the machines and versions that the runs were made with."""
+    entries = [entry for entry in comparison.entries if entry.row.status == "done"]
+    return _split_settings(entries, [dict(entry.record.environment) for entry in entries])
+
+
+def repeat_commands(comparison: Comparison) -> list[str]:
+    """Commands that make these runs again: one for each set of data, seed and precision."""
+    groups: dict[tuple[Any, ...], list[RunRecord]] = {}
+    for entry in comparison.entries:
+        config = entry.record.config
+        if not entry.row.control:
+            key = (config.data, config.seed, config.precision, config.exact_resize, bool(config.method.options))
+            groups.setdefault(key, []).append(entry.record)
+    commands = []
+    for records in groups.values():
+        if records[0].config.method.options:
+            commands += [_adapt_command(record) for record in records]
+        else:
+            commands.append(_rank_command(records))
+    return commands
+
+
+def _rank_command(records: Sequence[RunRecord]) -> str:
+    config = records[0].config
+    models = dict.fromkeys(record.config.model_file or record.config.model for record in records)
+    methods = dict.fromkeys(record.config.method.name for record in records)
+    chosen = ["--models", ",".join(models), "--methods", ",".join(methods)]
+    return _join(["backbench", "rank", config.data.source, *chosen, *_options(records[0])])
+
+
+def _adapt_command(record: RunRecord) -> str:
+    config = record.config
+    words = ["--model", config.model_file or config.model, "--method", config.method.name]
+    for key, value in _leaves(config.method.options):
+        words += ["--set", f"options.{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    return _join(["backbench", "adapt", config.data.source, *words, *_options(record)])
+
+
+def _options(record: RunRecord) -> list[str]:
+    config, data = record.config, record.config.data
+    words = ["--seed", str(config.seed), "--precision", config.precision]
+    for option, value in (
+        ("--split", data.split),
+        ("--image-column", data.image_column),
+        ("--label-column", data.label_column),
+        ("--group-column", data.group_column),
+    ):
+        if value is not None:
+            words += [option, value]
+    if data.on_bad != "fail":
+        words += ["--on-bad", data.on_bad]
+    return words + ["--exact-resize"] * config.exact_resize
+
+
+def _join(words: Sequence[str]) -> str:
+    return printable(shlex.join(words))
+
+
+def describe_methods(comparison: Comparison) -> str:
+    """A paragraph for the methods section of a paper: what was compared, on what, and how it was tested."""
+    data = comparison.data
+    done = [entry for entry in comparison.entries if entry.row.status == "done"]
+    models = {entry.row.model for entry in done if not entry.row.control}
+    methods = sorted({entry.row.method for entry in done if not entry.row.control})
+    versions = sorted({entry.record.environment.get("backbench", "") for entry in done} - {""})
+    grouped = comparison.details.groups is not None
+    parts = [
+        f"{plural(len(models), 'backbone')} with {plural(len(methods), 'method')} "
+        f"({', '.join(printable(method) for method in methods)}) were compared on "
+        f"{printable(data.name)} ({plural(len(data.classes), 'class', 'classes')}; {data.num_train:,} training, "
+        f"{data.num_val:,} validation and {data.num_test:,} test images"
+        + (", whole groups kept in one part" if grouped or data.num_groups else "")
+        + ").",
+        "Hyper-parameters were chosen on the validation images; the test images were used once for each run.",
+        "Accuracies are given with "
+        + ("intervals from resampling whole groups" if grouped else "Wilson score intervals")
+        + " (95 %). Rows were compared on the same test images with "
+        + ("a permutation test by group" if grouped else "the exact McNemar test")
+        + ", p-values adjusted after Holm, level 0.05.",
+        "Controls (majority class, colour statistics, file facts, an untrained network) were run beside them."
+        if any(entry.row.control for entry in done)
+        else "No controls were run beside them.",
+        f"Made with backbench {', '.join(versions)}." if versions else "Made with backbench.",
+    ]
+    return " ".join(parts)
+
+
+def _settings(record: RunRecord) -> dict[str, Any]:
+    settings: dict[str, Any] = record.config.model_dump(mode="json", exclude={"model", "model_file", "method"})
+    if record.model is not None:
+        preprocess = record.model.preprocess
+        settings["preprocess"] = preprocess.model_dump(mode="json") if preprocess is not None else None
+        settings["model"] = record.model.model_dump(
+            mode="json", include={"architecture", "dim", "pretrained_on", "licence", "source"}
+        )
+        settings["model"]["weights"] = record.model.weights_digest[:12]
+    method = record.method
+    settings["method"] = {"name": record.config.method.name, "options": record.config.method.options}
+    if method is not None:
+        settings["method"] = {"name": method.name, "options": method.options, "fitted on": method.fitted_on}
+        settings["chosen on validation"] = method.choices
+    return settings
+
+
+def _flatten(value: Any) -> dict[str, str]:
+    """{'a': {'b': 1}} -> {'a.b': '1'}; lists stay together."""
+    return {key: _shown(leaf) for key, leaf in _leaves(value)}
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        yield prefix, value
+        return
+    for key, inner in value.items():
+        yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return " x ".join(_shown(item) for item in value)
+    return str(value)
+
+
+def _split_settings(entries: Sequence[Entry], flat: Sequence[Mapping[str, str]]) -> Settings:
+    """Each setting that differs goes where it says most: it may follow from the model, or from the method."""
+    axes = (
+        ("Model", [entry.row.model for entry in entries]),
+        ("Method", [entry.row.method for entry in entries]),
+        ("Run", [entry.row.name for entry in entries]),
+    )
+    placed: dict[str, list[tuple[str, tuple[str, ...]]]] = {heading: [] for heading, _ in axes}
+    shared = []
+    for key in dict.fromkeys(key for settings in flat for key in settings):
+        values = [settings.get(key, "") for settings in flat]
+        if len(set(values)) == 1:
+            shared.append((key, values[0]))
+        elif key not in _IN_ROWS:
+            heading, names = next((axis for axis in axes if _follows(values, axis[1])), axes[-1])
+            by_name = dict(zip(names, values, strict=True))
+            placed[heading].append((key, tuple(by_name[name] for name in dict.fromkeys(names))))
+    tables = [
+        SettingsTable(heading, tuple(dict.fromkeys(names)), tuple(placed[heading]))
+        for heading, names in axes
+        if placed[heading]
+    ]
+    return Settings(tuple(tables), tuple(shared))
+
+
+def _follows(values: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether all runs of one name have one value."""
+    return len(set(zip(names, values, strict=True))) == len(set(names))

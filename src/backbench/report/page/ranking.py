@@ -1,0 +1,317 @@
+"""What the first screen and the table say: verdict, three boxes, one line for each run, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from backbench.progress import format_bytes
+from backbench.report.page import charts
+from backbench.report.page.inputs import Comparison, Entry, Evidence
+from backbench.report.page.marks import Axis, make_axis, name, plural
+from backbench.report.rows import STAGES, Row
+from backbench.report.text import duration, percent, quantity
+
+MOST_PLOTTED = 12
+_WIDEST_SCALE = 0.30
+_CHECKED = "leaks between parts, shortcuts by control rows, unequal settings"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the table: its text, the value it sorts by ('' sorts last), and a note below it."""
+
+    text: str
+    sort: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One run as the page shows it. `kind` is best, tied, other, control or failed; `number` its place from 1."""
+
+    number: int
+    kind: str
+    model: str
+    method: str
+    run_id: str
+    rank: str
+    figure: str
+    interval: str
+    whisker: Markup
+    cells: tuple[Cell, ...]
+    warnings: tuple[str, ...]
+    error: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table; `is_extra` ones are hidden until asked for."""
+
+    key: str
+    heading: str
+    unit: str = ""
+    is_number: bool = True
+    is_extra: bool = False
+
+
+COLUMNS = (
+    Column("rank", "Rank"),
+    Column("model", "Model", is_number=False),
+    Column("method", "Method", is_number=False),
+    Column("accuracy", "Accuracy", "%"),
+    Column("interval", "95 % interval", "%"),
+    Column("class_mean", "Class mean", "%", is_extra=True),
+    Column("top5", "Top-5", "%", is_extra=True),
+    Column("nll", "Log loss", is_extra=True),
+    Column("ece", "Calibration error", "%", is_extra=True),
+    Column("size", "Input", "px"),
+    Column("rate", "Speed", "images/s"),
+    Column("seconds", "Time", "s"),
+    Column("memory", "Peak memory", is_extra=True),
+    Column("parameters", "Parameters"),
+    Column("licence", "Licence", is_number=False, is_extra=True),
+    Column("mark", "Note", is_number=False),
+)
+
+
+def decide_axis(rows: Sequence[Row]) -> Axis:
+    """The scale of the ranking plot: gaps near the best matter, so it reaches at most 30 points below it."""
+    shown = [row for row in rows if row.accuracy is not None and not row.control]
+    shown = shown or [row for row in rows if row.accuracy is not None]
+    if not shown:
+        return make_axis([0.0, 1.0])
+    best = max(row.accuracy or 0.0 for row in shown)
+    lows = [_low(row) for row in shown if (row.accuracy or 0.0) >= best - _WIDEST_SCALE]
+    highs = [row.high if row.high is not None else row.accuracy or 0.0 for row in shown]
+    return make_axis([max(min(lows), best - 1.3 * _WIDEST_SCALE), *highs])
+
+
+def make_lines(comparison: Comparison) -> list[Line]:
+    """One line for each run, in the order of the ranking."""
+    axis = decide_axis(comparison.rows)
+    return [_make_line(number, entry, axis) for number, entry in enumerate(comparison.entries, start=1)]
+
+
+def choose_plotted(lines: Sequence[Line]) -> list[Line]:
+    """The lines of the first screen: the first twelve rows, then the controls."""
+    ordinary = [line for line in lines if line.kind in ("best", "tied", "other")]
+    return ordinary[:MOST_PLOTTED] + [line for line in lines if line.kind == "control"]
+
+
+def row_kind(row: Row) -> str:
+    """The class of the style sheet: best, tied, other, control or failed."""
+    if row.accuracy is None:
+        return "failed"
+    if row.control:
+        return "control"
+    return "best" if row.is_best else "tied" if row.tied_with_best else "other"
+
+
+def _make_line(number: int, entry: Entry, axis: Axis) -> Line:
+    row = entry.row
+    kind = row_kind(row)
+    whisker = Markup("")
+    if row.accuracy is not None:
+        whisker = charts.draw_whisker(row.accuracy, row.low, row.high, axis, kind)
+    rank = ""
+    if row.rank_low is not None and row.rank_high is not None:
+        rank = f"{row.rank_low}" if row.rank_low == row.rank_high else f"{row.rank_low}–{row.rank_high}"
+    interval = ""
+    if row.low is not None and row.high is not None:
+        interval = f"{percent(row.low, row.n, unit=False)}–{percent(row.high, row.n, unit=False)}"
+    return Line(
+        number=number,
+        kind=kind,
+        model=name(row.model),
+        method=name(row.method, 24),
+        run_id=name(row.run_id, 120),
+        rank=rank,
+        figure=percent(row.accuracy, row.n, unit=False) or "failed",
+        interval=interval,
+        whisker=whisker,
+        cells=_cells(entry, kind, rank, interval, number),
+        warnings=tuple(name(warning, 300) for warning in row.warnings),
+        error=name(" ".join((row.error or "").split()), 400),
+    )
+
+
+_MARKS = {"best": "best", "tied": "tied with the best", "control": "control", "failed": "failed", "other": ""}
+
+
+def _cells(entry: Entry, kind: str, rank: str, interval: str, number: int) -> tuple[Cell, ...]:
+    row, record = entry.row, entry.record
+    ece = record.metrics.get("ece")
+    memory = row.peak_memory_bytes
+    size = row.input_size if row.input_size is not None else ""
+    shown_size = f"{size[0]}x{size[1]}" if isinstance(size, tuple) else str(size)
+    total = row.seconds.get("total")
+    return (
+        Cell(rank, str(number)),
+        Cell(name(row.model)),
+        Cell(name(row.method, 24)),
+        Cell(percent(row.accuracy, row.n, unit=False) or "failed", _sort(row.accuracy)),
+        Cell(interval, _sort(row.low)),
+        Cell(percent(row.per_class_mean, row.n, unit=False), _sort(row.per_class_mean)),
+        Cell(percent(row.top5, row.n, unit=False), _sort(row.top5)),
+        Cell("" if row.nll is None else f"{row.nll:.3f}", _sort(row.nll)),
+        Cell(percent(ece.value, row.n, unit=False) if ece else "", _sort(ece.value if ece else None)),
+        Cell(shown_size, shown_size.split("x")[0]),
+        Cell(
+            "" if row.images_per_second is None else f"{row.images_per_second:,.0f}", _sort(row.images_per_second)
+        ),
+        Cell(duration(total), _sort(total)),
+        Cell("" if memory is None else format_bytes(memory), _sort(memory)),
+        Cell(quantity(row.parameters or None), _sort(row.parameters)),
+        Cell(name(row.licence or "", 30)),
+        Cell(_MARKS[kind], note="; ".join(name(warning, 160) for warning in row.warnings)),
+    )
+
+
+def _sort(value: float | None) -> str:
+    return "" if value is None else f"{value:.9g}"
+
+
+def _low(row: Row) -> float:
+    return row.low if row.low is not None else row.accuracy or 0.0
+
+
+@dataclass(frozen=True)
+class Box:
+    """One of the three boxes: pairs of a term and what it is."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+
+
+def describe_winner(comparison: Comparison, evidence: Evidence) -> Box:
+    """What you get: the bundle if there is one, size, time for one image, licence."""
+    best = comparison.best
+    if best is None:
+        return Box("What you get", (("nothing yet", "no run finished"),))
+    row, model = best.row, best.record.model
+    bundle = evidence.bundles.get(row.run_id)
+    facts = [("model", f"{name(row.model, 40)} + {name(row.method, 20)}")]
+    if bundle is not None:
+        facts.append(("bundle", f"{name(bundle[0], 48)}, {format_bytes(bundle[1])}"))
+    elif model is not None and model.weights_bytes:
+        facts.append(("weights", format_bytes(model.weights_bytes)))
+    if row.images_per_second:
+        facts.append(("one image", f"about {_milliseconds(row.images_per_second)} in a batch"))
+    facts.append(("licence", name(row.licence or "not stated: ask before you ship", 40)))
+    return Box("What you get", tuple(facts))
+
+
+def describe_certainty(comparison: Comparison) -> Box:
+    """How sure: the tie group, the test images, how often they were looked at."""
+    done = [row for row in comparison.rows if row.accuracy is not None and not row.control]
+    tied = sum(row.tied_with_best for row in done)
+    facts = []
+    if len(done) == 1:
+        facts.append(("ranking", "none: one row only. Add a second model"))
+    elif tied > 1:
+        facts.append(("tied at the top", f"{tied} of {plural(len(done), 'row')}"))
+    elif done:
+        facts.append(
+            ("the best", f"apart from all {len(done) - 1} others" if len(done) > 2 else "apart from the other")
+        )
+    facts.append(
+        ("test images", f"{comparison.data.num_test:,}" + (" – few" if comparison.data.num_test < 50 else ""))
+    )
+    if comparison.details.num_openings:
+        facts.append(("test part opened", plural(comparison.details.num_openings, "time")))
+    facts.append(("trained on", f"{comparison.data.num_train + comparison.data.num_val:,} images"))
+    return Box("How sure", tuple(facts))
+
+
+def choose_warnings(comparison: Comparison) -> list[str]:
+    """At most three warnings, worst first: failures to be trusted, then shortcuts, then what is merely unequal."""
+    order = ("shortcut", "leak", "same image", "cannot", "can't", "commonest", "simple", "untrained", "budget")
+
+    def weight(text: str) -> int:
+        return next((place for place, word in enumerate(order) if word in text.lower()), len(order))
+
+    return [name(text, 260) for text in sorted(comparison.warnings, key=weight)][:3]
+
+
+def describe_checks() -> str:
+    """What was looked for when there is nothing to warn of."""
+    return _CHECKED
+
+
+def cost_points(comparison: Comparison) -> list[charts.Point]:
+    """The rows that have a cost, best first."""
+    cheapest = _cheapest_tied(comparison)
+    found = []
+    for number, row in enumerate(comparison.rows, start=1):
+        total = row.seconds.get("total", 0.0)
+        if row.accuracy is None or row.control or total <= 0:
+            continue
+        high = row.high if row.high is not None else row.accuracy
+        label = f"{name(row.model, 26)} + {name(row.method, 12)}"
+        found.append(
+            charts.Point(
+                label,
+                str(number),
+                total,
+                row.accuracy,
+                _low(row),
+                high,
+                row_kind(row),
+                row.is_best or row is cheapest,
+            )
+        )
+    return found
+
+
+def conclude_cost(comparison: Comparison) -> str:
+    """One sentence: the cheapest row that can't be told apart from the best."""
+    best = comparison.best
+    cheapest = _cheapest_tied(comparison)
+    if best is None or cheapest is None:
+        return "No cost was recorded."
+    if cheapest.is_best or not best.row.seconds.get("total"):
+        return "The best row is also the cheapest of those that can't be told apart from it."
+    ratio = best.row.seconds["total"] / cheapest.seconds["total"]
+    return (
+        f"{name(cheapest.name, 70)} is the cheapest row that can't be told apart from the best: "
+        f"{duration(cheapest.seconds['total'])} s against {duration(best.row.seconds['total'])} s, "
+        f"{ratio:.1f} times less."
+    )
+
+
+def _cheapest_tied(comparison: Comparison) -> Row | None:
+    tied = [row for row in comparison.rows if row.tied_with_best and not row.control and row.seconds.get("total")]
+    return min(tied, key=lambda row: row.seconds["total"], default=None)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Where the time of one row went: (stage, seconds, share of the longest row in percent)."""
+
+    label: str
+    parts: tuple[tuple[str, str, float], ...]
+    total: str
+
+
+def split_time(comparison: Comparison) -> list[Stages]:
+    """Busy seconds by stage, of the rows that are no controls."""
+    rows = [row for row in comparison.rows if not row.control and row.seconds.get("total")]
+    longest = max((sum(v for k, v in row.seconds.items() if k != "total") for row in rows), default=0.0)
+    found = []
+    for row in rows:
+        stages = [stage for stage in (*STAGES, *row.seconds) if stage != "total" and row.seconds.get(stage)]
+        parts = tuple(
+            (name(stage, 16), duration(row.seconds[stage]), round(100 * row.seconds[stage] / longest, 2))
+            for stage in dict.fromkeys(stages)
+        )
+        found.append(
+            Stages(f"{name(row.model, 34)} + {name(row.method, 14)}", parts, duration(row.seconds["total"]))
+        )
+    return found
+
+
+def _milliseconds(rate: float) -> str:
+    return f"{1000 / rate:.3g} ms" if rate > 1 else f"{1 / rate:.2g} s"

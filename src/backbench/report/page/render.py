@@ -1,0 +1,90 @@
+"""`render_report`: comparisons and evidence in, one HTML page out. The same inputs give the same bytes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+
+from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateNotFound
+from markupsafe import Markup
+
+from backbench.report.page import marks
+from backbench.report.page.inputs import Comparison, Evidence
+from backbench.report.page.view import make_view
+
+_PACKAGE = "backbench.report.page"
+MOST_PAGE_BYTES = 8_000_000
+"""A larger page still opens, but mail and phones will not like it."""
+
+
+def render_report(
+    comparisons: Sequence[Comparison],
+    evidence: Sequence[Evidence] | None = None,
+    *,
+    title: str = "backbench report",
+) -> str:
+    """The page as HTML: no request to any host, complete with scripts blocked.
+
+    Args:
+        comparisons: one for each manifest; they are shown one after the other and never ranked together.
+        evidence: for each comparison; None: nothing but the records.
+        title: of the page.
+
+    Raises:
+        ValueError: `comparisons` is empty, or `evidence` has another length.
+
+    Cost: O(rows^2 images) for the paired tests; some 0.5 s for 20 runs of 10,000 images.
+    """
+    evidence = evidence if evidence is not None else [Evidence() for _ in comparisons]
+    if not comparisons or len(evidence) != len(comparisons):
+        raise ValueError(f"{len(comparisons)} comparisons with {len(evidence)} pieces of evidence")
+    views = [
+        make_view(comparison, found, key=f"c{number}" if len(comparisons) > 1 else "c")
+        for number, (comparison, found) in enumerate(zip(comparisons, evidence, strict=True), start=1)
+    ]
+    style, script = _read("style.css"), _read("script.js")
+    policy = (
+        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return (
+        make_environment()
+        .get_template("page.html")
+        .render(
+            title=marks.name(title, 100),
+            views=views,
+            policy=policy,
+            # our own files: what stands in them is neither escaped nor from outside
+            style=Markup(style),
+            script=Markup(script),
+        )
+    )
+
+
+def make_environment() -> Environment:
+    """The template engine of the page: everything is escaped, unknown names are errors."""
+    environment = Environment(
+        loader=_PackageFiles(), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["name"] = marks.name
+    environment.filters["plural"] = marks.plural
+    return environment
+
+
+class _PackageFiles(BaseLoader):
+    """Templates from this package, also where it is a zip file."""
+
+    def get_source(self, environment: Environment, template: str) -> tuple[str, str, None]:
+        if template not in {entry.name for entry in files(_PACKAGE).iterdir() if entry.name.endswith(".html")}:
+            raise TemplateNotFound(template)
+        return _read(template), template, None
+
+
+def _read(file: str) -> str:
+    return files(_PACKAGE).joinpath(file).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,177 @@
+"""Maps of features: how classes lie to one another, for one model or several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from backbench.report.pictures.labels import place_labels
+from backbench.report.pictures.style import (
+    GROUPS,
+    LINE,
+    MARGIN,
+    SHAPES,
+    SMALL,
+    Look,
+    add_boxes,
+    add_marks,
+    canvas,
+    find_look,
+    fit_text,
+    header_height,
+    new_figure,
+    text_width,
+    write,
+    write_header,
+)
+
+MOST_COLOURED = 5
+MOST_POINTS = 1000
+_SIDE = 380.0
+_GAP = 24.0
+_LABEL_LIMIT = 110.0
+_MOST_LABELLED = 16
+
+
+def draw_embedding(
+    points: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    is_wrong: Mapping[str, np.ndarray] | None,
+    classes: Sequence[str],
+    *,
+    title: str = "How the images lie to one another",
+    note: str = "",
+    theme: str = "light",
+) -> Figure:
+    """A map for each model, side by side, two to a row above three; wrong answers are crosses.
+
+    Up to five classes have a colour and a shape each; more are named at their middles, over muted points. Of more
+    than 1,000 images 1,000 are shown, the wrong ones among the first.
+
+    Args:
+        points: name of the model -> (n, 2) float. labels: (n,) int.
+        is_wrong: name of the model -> (n,) bool; None or a missing name: not known.
+        note: how the maps were made, as in 'UMAP, seed 0'. title: '' for none.
+    """
+    look, wrong = find_look(theme), is_wrong or {}
+    columns = len(points) if len(points) <= 3 else 2 if len(points) == 4 else 3
+    rows = -(-len(points) // max(columns, 1))
+    labels = np.asarray(labels)
+    shown = _choose(labels, wrong)
+    present = np.unique(labels).tolist()
+    has_groups = len(present) <= MOST_COLOURED
+    subtitle = _describe(len(labels), len(shown), note)
+    top = header_height(title, subtitle)
+    width = max(2 * MARGIN + columns * _SIDE + (columns - 1) * _GAP, 560)
+    height = top + rows * (_SIDE + LINE + _GAP) + 2 * LINE
+    figure = new_figure(width, height, theme)
+    page = canvas(figure)
+    write_header(figure, look, title, subtitle)
+    for number, (name, places) in enumerate(points.items()):
+        left = MARGIN + number % columns * (_SIDE + _GAP)
+        above = top + number // columns * (_SIDE + LINE + _GAP)
+        own_wrong = np.asarray(wrong[name], dtype=bool) if name in wrong else np.zeros(len(labels), dtype=bool)
+        text = f"{100 * own_wrong.mean():.1f} % wrong" if name in wrong and len(labels) else ""
+        name_room = _SIDE - text_width(text) - 16
+        write(page, left, above + SMALL, fit_text(name, name_room, bold=True), look["text"], bold=True)
+        write(page, left + _SIDE, above + SMALL, text, look["muted"], align="right")
+        pixels = _to_pixels(np.asarray(places, dtype=np.float64), left, above + LINE)
+        add_boxes(page, np.array([[left, above + LINE, _SIDE, _SIDE]]), "none", edge=look["rule"], width=1)
+        groups = present if has_groups else []
+        _add_points(page, look, pixels[shown], labels[shown], own_wrong[shown], groups)
+        if not has_groups:
+            _name_classes(page, look, pixels, labels, classes, left, above + LINE)
+    _add_legend(page, look, classes, present if has_groups else [], bool(wrong), height - MARGIN, width)
+    return figure
+
+
+def _choose(labels: np.ndarray, wrong: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The images shown: all, or those any model gets wrong first, then evenly from the others."""
+    if len(labels) <= MOST_POINTS:
+        return np.arange(len(labels))
+    is_wrong = np.zeros(len(labels), dtype=bool)
+    for given in wrong.values():
+        is_wrong |= np.asarray(given, dtype=bool)
+    first, others = np.flatnonzero(is_wrong), np.flatnonzero(~is_wrong)
+    first = first[np.linspace(0, len(first) - 1, min(len(first), MOST_POINTS // 2)).astype(np.int64)]
+    room = min(MOST_POINTS - len(first), len(others))
+    return np.sort(np.concatenate([first, others[np.linspace(0, len(others) - 1, room).astype(np.int64)]]))
+
+
+def _describe(num: int, num_shown: int, note: str) -> str:
+    count = f"{num:,} images" if num_shown == num else f"{num_shown:,} of {num:,} images (wrong ones preferred)"
+    return ", ".join(filter(None, [count, note])) + "; far distances mean nothing"
+
+
+def _to_pixels(points: np.ndarray, left: float, top: float) -> np.ndarray:
+    """Points into the square at (left, top), both directions on one scale; those that are not finite stay so."""
+    finite = points[np.isfinite(points).all(axis=1)]
+    if not len(finite):
+        return np.full_like(points, np.nan)
+    low, high = finite.min(axis=0), finite.max(axis=0)
+    scale = (_SIDE - 28) / max(float((high - low).max()), 1e-12)
+    middle = np.array([left, top]) + _SIDE / 2
+    return middle + (points - (low + high) / 2) * scale * np.array([1.0, -1.0])
+
+
+def _add_points(
+    page: Axes, look: Look, pixels: np.ndarray, labels: np.ndarray, is_wrong: np.ndarray, groups: Sequence[int]
+) -> None:
+    size = 6.0 if len(labels) <= 400 else 4.5
+    if not groups:
+        right = pixels[~is_wrong]
+        add_marks(page, right, "o", look["other"], size=size - 1, edge_width=0, alpha=0.45)
+    for number, label in enumerate(groups):
+        own = pixels[(labels == label) & ~is_wrong]
+        colour = look[GROUPS[number]]
+        add_marks(page, own, SHAPES[number], colour, look["page"], size=size, edge_width=0.5)
+    for number, label in enumerate(groups or [-1]):
+        own = pixels[is_wrong & (labels == label) if groups else is_wrong]
+        colour = look[GROUPS[number]] if groups else look["attention"]
+        add_marks(page, own, "x", look["page"], size=size + 3, edge_width=4.5, zorder=3.1)
+        add_marks(page, own, "x", colour, size=size + 2, edge_width=2, zorder=3.2)
+
+
+def _name_classes(
+    page: Axes, look: Look, pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str], left: float, top: float
+) -> None:
+    """Names of the largest classes at the middles (medians) of their points, where there is room."""
+    sizes = np.bincount(labels, minlength=len(classes))
+    order = [label for label in np.argsort(-sizes, kind="stable").tolist() if sizes[label]][:_MOST_LABELLED]
+    with_points = [label for label in order if np.isfinite(pixels[labels == label]).any()]
+    if not with_points:
+        return
+    middles = np.array([np.nanmedian(pixels[labels == label], axis=0) for label in with_points])
+    texts = [fit_text(classes[label], _LABEL_LIMIT) for label in with_points]
+    boxes_wanted = [(text_width(text), SMALL + 3.0) for text in texts]
+    bounds = (left + 2, top + 2, left + _SIDE - 2, top + _SIDE - 2)
+    for text, box in zip(
+        texts, place_labels(middles, boxes_wanted, bounds, num_needed=0, at_point=True), strict=True
+    ):
+        if box is not None:
+            page.add_patch(_backing(box, look["page"]))
+            write(page, box[0], box[3] - 4, text, look["text"])
+
+
+def _backing(box: tuple[float, float, float, float], colour: str) -> Rectangle:
+    left, top, right, bottom = box
+    return Rectangle((left - 3, top), right - left + 6, bottom - top, facecolor=colour, alpha=0.8, zorder=4)
+
+
+def _add_legend(
+    page: Axes, look: Look, classes: Sequence[str], groups: Sequence[int], has_wrong: bool, y: float, width: float
+) -> None:
+    x, room = MARGIN, (width - 2 * MARGIN) / (len(groups) + 1) - 40
+    for number, label in enumerate(groups):
+        text = fit_text(classes[label], room)
+        add_marks(page, [(x + 5, y - 4)], SHAPES[number], look[GROUPS[number]])
+        write(page, x + 16, y, text, look["text"])
+        x += 16 + text_width(text) + 20
+    if has_wrong:
+        colour = look["text"] if groups else look["attention"]
+        add_marks(page, [(x + 5, y - 4)], "x", colour, edge_width=2)
+        write(page, x + 16, y, "answered wrongly", look["text"])

@@ -1,0 +1,171 @@
+"""Sheets of photographs: predictions with the wrong ones first, and the same images under several treatments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from backbench.report.pictures.style import (
+    LINE,
+    MARGIN,
+    SMALL,
+    Look,
+    add_boxes,
+    add_marks,
+    canvas,
+    find_look,
+    fit_text,
+    header_height,
+    new_figure,
+    text_width,
+    widest,
+    write,
+    write_header,
+)
+
+_THUMB = 132.0
+_GAP = 16.0
+_SHARPNESS = 2  # pixels of the picture for each pixel of the sheet, for dense screens
+_SMALLEST_SMOOTHED = 64  # images smaller than this are enlarged with hard edges: their pixels are the content
+_ROW_NAME_LIMIT = 150.0
+
+
+def draw_grid(
+    images: Sequence[np.ndarray],
+    truths: Sequence[str],
+    answers: Sequence[str],
+    confidences: Sequence[float] | np.ndarray,
+    *,
+    num: int = 30,
+    title: str = "What it answers",
+    theme: str = "light",
+) -> Figure:
+    """Up to `num` images with truth, answer and confidence: wrong ones first, the surest of them foremost.
+
+    Args:
+        images: (height, width, 3) uint8 each, shown in their own proportions. truths, answers: class names.
+        confidences: of the answers, 0..1. title: '' for none.
+    """
+    look = find_look(theme)
+    wrong = [truth != answer for truth, answer in zip(truths, answers, strict=True)]
+    order = sorted(range(len(images)), key=lambda index: (not wrong[index], -float(confidences[index]), index))[
+        :num
+    ]
+    num_wrong = sum(wrong[index] for index in order)
+    subtitle = f"{len(order)} images, {num_wrong} of them answered wrongly: those first, the surest foremost"
+    columns = 10 if num > 30 else 6
+    lines = [order[start : start + columns] for start in range(0, len(order), columns)]
+    heights = [max(_shown_size(images[index], _THUMB)[1] for index in line) + 2 * LINE for line in lines]
+    above = header_height(title, subtitle)
+    width = 2 * MARGIN + columns * _THUMB + (columns - 1) * _GAP
+    height = above + sum(heights) + max(len(lines) - 1, 0) * _GAP + MARGIN
+    figure = new_figure(width, height, theme)
+    write_header(figure, look, title, subtitle)
+    page = canvas(figure)
+    for line, line_height in zip(lines, heights, strict=True):
+        bottom = above + line_height - 2 * LINE
+        for column, index in enumerate(line):
+            left = MARGIN + column * (_THUMB + _GAP)
+            _add_image(page, look, images[index], left, bottom, _THUMB)
+            _add_caption(page, look, truths[index], answers[index], float(confidences[index]), left, bottom)
+        above += line_height + _GAP
+    return figure
+
+
+def draw_sheet(
+    rows: Sequence[Sequence[np.ndarray | None]],
+    column_titles: Sequence[str],
+    captions: Sequence[Sequence[str]] | None = None,
+    *,
+    row_titles: Sequence[str] | None = None,
+    side: float = 180.0,
+    title: str = "",
+    subtitle: str = "",
+    theme: str = "light",
+) -> Figure:
+    """Images in rows and columns, as in: a row for each photograph, a column for each model.
+
+    Args:
+        rows: (height, width, 3) uint8 each, in their own proportions; None leaves a blank with a dash.
+        captions: one line below each image, as `rows`. row_titles: left of each row.
+        side: pixels of the longer side of an image. title, subtitle: '' for none.
+
+    Raises:
+        ValueError: a row has another number of images than there are column titles.
+    """
+    if any(len(row) != len(column_titles) for row in rows):
+        raise ValueError(
+            f"rows of {sorted({len(row) for row in rows})} images, {len(column_titles)} column titles"
+        )
+    look, columns = find_look(theme), len(column_titles)
+    names = widest(row_titles or [], _ROW_NAME_LIMIT)
+    left_edge = MARGIN + (names + 12 if names else 0)
+    has_titles = any(column_titles)
+    top = header_height(title, subtitle) + (LINE + 8 if has_titles else 0)
+    caption_height = LINE + 4 if captions else 0.0
+    heights = [
+        max((_shown_size(image, side)[1] for image in row if image is not None), default=side) for row in rows
+    ]
+    width = left_edge + columns * side + max(columns - 1, 0) * _GAP + MARGIN
+    height = top + sum(heights) + len(rows) * caption_height + max(len(rows) - 1, 0) * _GAP + MARGIN
+    figure = new_figure(max(width, 320), height, theme)
+    write_header(figure, look, title, subtitle)
+    page = canvas(figure)
+    for column, name in enumerate(column_titles):
+        text = fit_text(name, side, bold=True)
+        write(page, left_edge + column * (side + _GAP), top - 10, text, look["text"], bold=True)
+    for number, row in enumerate(rows):
+        if row_titles:
+            name = fit_text(row_titles[number], _ROW_NAME_LIMIT)
+            write(page, left_edge - 12, top + SMALL, name, look["text"], align="right")
+        bottom = top + heights[number]
+        for column, image in enumerate(row):
+            left = left_edge + column * (side + _GAP)
+            if image is None:
+                write(page, left, bottom - 4, "–", look["muted"])
+            else:
+                _add_image(page, look, image, left, bottom, side)
+            if captions:
+                write(page, left, bottom + SMALL + 4, fit_text(captions[number][column], side), look["muted"])
+        top = bottom + caption_height + _GAP
+    return figure
+
+
+def _add_caption(
+    page: Axes, look: Look, truth: str, answer: str, confidence: float, left: float, top: float
+) -> None:
+    """The answer; below, its confidence, and the truth where that is another."""
+    y, start, more = top + SMALL + 4, left, f"{100 * confidence:.0f} %"
+    if truth != answer:
+        add_marks(page, [(left + 5, y - 4.5)], "D", look["attention"], size=7, edge_width=0)
+        start, more = left + 16, f"{more}, is "
+        more += fit_text(truth, _THUMB - 16 - text_width(more))
+    write(page, start, y, fit_text(answer, _THUMB - (start - left)), look["text"])
+    write(page, start, y + LINE - 3, more, look["muted"])
+
+
+def _shown_size(image: np.ndarray, side: float) -> tuple[float, float]:
+    """Width and height in pixels of an image whose longer side is `side`."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    return max(width * scale, 1.0), max(height * scale, 1.0)
+
+
+def _add_image(page: Axes, look: Look, image: np.ndarray, x: float, bottom: float, side: float) -> None:
+    """An image with its lower left corner at (x, bottom), whole, its longer side `side`, with a thin frame."""
+    pixels = np.asarray(image)
+    wide, high = _shown_size(pixels, side)
+    size = (max(1, round(wide * _SHARPNESS)), max(1, round(high * _SHARPNESS)))
+    is_tiny = max(pixels.shape[:2]) < _SMALLEST_SMOOTHED
+    method = Image.Resampling.NEAREST if is_tiny else Image.Resampling.LANCZOS
+    resized = np.asarray(Image.fromarray(pixels).convert("RGB").resize(size, method))
+    y = bottom - high
+    limits = page.get_xlim(), page.get_ylim()
+    page.imshow(resized, extent=(x, x + wide, y + high, y), interpolation="none", aspect="auto", zorder=2)
+    page.set_xlim(limits[0])
+    page.set_ylim(limits[1])
+    add_boxes(page, np.array([[x, y, wide, high]]), "none", edge=look["rule"], width=1)

@@ -1,0 +1,207 @@
+"""A study's tables: what came out for each cell, and ours beside the published figures. Pure, from records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backbench.records import Metric, RunRecord
+from backbench.report.text import printable
+
+PERCENT = ("accuracy", "top5", "train_accuracy", "val_accuracy", "per_class_mean")
+NAMES = {
+    "accuracy": "test accuracy",
+    "top5": "test top-5",
+    "nll": "test loss",
+    "train_accuracy": "training accuracy",
+    "train_nll": "training loss",
+    "val_accuracy": "validation accuracy",
+    "val_nll": "validation loss",
+    "seconds": "seconds",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study, by the study's own names; `elsewhere`: name of another source -> figures on it."""
+
+    group: str
+    data: str
+    model: str
+    method: str
+    seed: int
+    record: RunRecord
+    folder: Path
+    bundle: Path
+    elsewhere: Mapping[str, Any] = field(default_factory=dict)
+
+    def figure(self, name: str) -> Metric | None:
+        """A figure by name; 'seconds' is everything that the run cost, without reading files."""
+        if name == "seconds":
+            cost = self.record.cost
+            busy = 0.0 if cost is None else sum(cost.seconds.values()) - cost.seconds.get("read", 0.0)
+            return None if cost is None else Metric(value=busy, n=cost.num_images)
+        return self.record.metrics.get(name) or self.record.fit.get(name)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to print: heading, column names, rows of cells, and notes below."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def make_group_tables(cells: Sequence[Cell]) -> list[Table]:
+    """For each group: model and method by data set, test accuracy with its interval, and seconds."""
+    tables = []
+    for group in dict.fromkeys(cell.group for cell in cells):
+        own = [cell for cell in cells if cell.group == group]
+        data = list(dict.fromkeys(cell.data for cell in own))
+        columns = (
+            "model",
+            "method",
+            *(f"{name}, {what}" for name in data for what in ("test accuracy", "seconds")),
+        )
+        rows = []
+        for model, method in dict.fromkeys((cell.model, cell.method) for cell in own):
+            row = [model, method]
+            for name in data:
+                found = [cell for cell in own if (cell.model, cell.method, cell.data) == (model, method, name)]
+                row += [_over_seeds(found, "accuracy"), _over_seeds(found, "seconds")]
+            rows.append(tuple(row))
+        tables.append(Table(group, columns, tuple(rows)))
+        tables += _make_fit_table(group, own) + _make_elsewhere_table(group, own)
+    return tables
+
+
+def _make_fit_table(group: str, cells: Sequence[Cell]) -> list[Table]:
+    """Training and validation figures, where runs have them."""
+    wanted = ("train_accuracy", "val_accuracy", "train_nll", "val_nll")
+    with_fit = [cell for cell in cells if cell.record.fit]
+    if not with_fit:
+        return []
+    rows = [
+        (cell.model, cell.method, cell.data, *(show_figure(name, cell.figure(name)) for name in wanted))
+        for cell in with_fit
+    ]
+    columns = ("model", "method", "data", *(NAMES[name] for name in wanted))
+    note = "of methods that train, training figures are of augmented images while the weights still changed"
+    return [Table(f"{group}: training and validation", columns, tuple(rows), (note,))]
+
+
+def _make_elsewhere_table(group: str, cells: Sequence[Cell]) -> list[Table]:
+    rows, notes = [], {}
+    for cell in cells:
+        own = cell.figure("accuracy")
+        for source, found in cell.elsewhere.items():
+            there = found.metrics["accuracy"]
+            rows.append(
+                (
+                    cell.model,
+                    cell.method,
+                    cell.data,
+                    show_figure("accuracy", own),
+                    source,
+                    show_figure("accuracy", there),
+                    f"{found.num_images:,}",
+                )
+            )
+            pairs = ", ".join(f"{theirs} = {ours}" for theirs, ours in sorted(found.mapping.items()))
+            notes[f"{source} for a model of {cell.data}: {len(found.mapping)} classes in common: {pairs}"] = True
+    if not rows:
+        return []
+    columns = ("model", "method", "trained on", "own test part", "other source", "accuracy there", "images")
+    return [Table(f"{group}: on another source", columns, tuple(rows), tuple(notes))]
+
+
+def make_published_tables(published: Sequence[Any], cells: Sequence[Cell]) -> list[Table]:
+    """The study's own tables, each figure with ours beside it, and the reason where ours must differ.
+
+    Args:
+        published: `studies.schema.Published` entries.
+    """
+    tables = []
+    for title in dict.fromkeys(entry.table for entry in published):
+        rows, notes = [], []
+        for entry in (entry for entry in published if entry.table == title):
+            found = [
+                cell
+                for cell in cells
+                if (cell.group, cell.model, cell.method, cell.data)
+                == (entry.group, entry.model, entry.method, entry.data)
+            ]
+            theirs = "not stated" if entry.value is None else show_value(entry.figure, entry.value)
+            ours = _over_seeds(found, entry.figure) if found else "not run"
+            values = [metric.value for cell in found if (metric := cell.figure(entry.figure)) is not None]
+            gap = _gap(entry.figure, entry.value, values)
+            mark = ""
+            if entry.why is not None:
+                if entry.why not in notes:
+                    notes.append(entry.why)
+                mark = f"[{notes.index(entry.why) + 1}]"
+            rows.append((entry.row, entry.column, theirs, ours, gap, mark))
+        columns = ("row", "column", "published", "here", "difference", "why")
+        tables.append(
+            Table(title, columns, tuple(rows), tuple(f"[{n}] {text}" for n, text in enumerate(notes, 1)))
+        )
+    return tables
+
+
+def _gap(figure: str, published: float | None, ours: Sequence[float]) -> str:
+    if published is None or not ours:
+        return ""
+    gap = sum(ours) / len(ours) - published
+    return f"{100 * gap:+.1f} points" if figure in PERCENT else f"{gap:+.3g}"
+
+
+def _over_seeds(cells: Sequence[Cell], figure: str) -> str:
+    """One run's figure with its interval, or mean and range over seeds."""
+    metrics = [metric for cell in cells if (metric := cell.figure(figure)) is not None]
+    if not metrics:
+        return "-"
+    if len(metrics) == 1:
+        return show_figure(figure, metrics[0])
+    values = [metric.value for metric in metrics]
+    low, high = show_value(figure, min(values)), show_value(figure, max(values))
+    return f"{show_value(figure, sum(values) / len(values))} ({low} to {high} over {len(values)} seeds)"
+
+
+def show_figure(name: str, metric: Metric | None) -> str:
+    """A figure with its interval, '-' if there is none."""
+    if metric is None:
+        return "-"
+    text = show_value(name, metric.value)
+    if metric.low is None or metric.high is None or name not in PERCENT:
+        return text
+    return f"{text} ({100 * metric.low:.1f} to {100 * metric.high:.1f})"
+
+
+def show_value(name: str, value: float) -> str:
+    """'93.1 %', '0.2345', '12 s'."""
+    if name in PERCENT:
+        return f"{100 * value:.1f} %"
+    return f"{value:,.0f}" if name == "seconds" and value >= 10 else f"{value:.3g}"
+
+
+def render_tables(tables: Sequence[Table], heading: Callable[[str], str] = "## {}".format) -> str:
+    """Tables as Markdown."""
+    blocks = []
+    for table in tables:
+        lines = [heading(_cell(table.title)), "", _line(table.columns), _line(["---"] * len(table.columns))]
+        lines += [_line(row) for row in table.rows]
+        lines += [""] + [f"{_cell(note)}  " for note in table.notes] if table.notes else []
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _cell(text: str) -> str:
+    return printable(text).replace("|", "\\|").replace("<", "&lt;")

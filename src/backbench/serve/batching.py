@@ -1,0 +1,105 @@
+"""Concurrent requests to one model, answered together: a thread, a bounded queue, and a short wait for company."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+MOST_TOGETHER = 16
+WAIT_SECONDS = 0.005
+MOST_WAITING = 64
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Busy(Exception):
+    """The queue is full; ask again in a second."""
+
+
+class Batcher(Generic[Item, Result]):
+    """Answers items in the order they come, several at a time, in one thread of its own.
+
+    Args:
+        answer: items -> results, one for each; called from that thread alone. What it raises goes to all waiting
+            for that batch, and the next batch is answered as ever.
+        most_together: items in one call, at most.
+        wait_seconds: how long the first of a batch waits for others.
+        most_waiting: items in the queue; more are refused.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Sequence[Item]], Sequence[Result]],
+        *,
+        most_together: int = MOST_TOGETHER,
+        wait_seconds: float = WAIT_SECONDS,
+        most_waiting: int = MOST_WAITING,
+    ) -> None:
+        self._answer = answer
+        self._most_together = most_together
+        self._wait_seconds = wait_seconds
+        self._queue: queue.Queue[tuple[Item, Future[Result]] | None] = queue.Queue(most_waiting)
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._work, name="answer", daemon=True)
+        self._thread.start()
+
+    def submit(self, item: Item) -> Future[Result]:
+        """A place in the queue; a future that is cancelled before its turn costs nothing.
+
+        Raises:
+            Busy: the queue is full, or closed.
+        """
+        future: Future[Result] = Future()
+        if self._is_closed:
+            raise Busy
+        try:
+            self._queue.put_nowait((item, future))
+        except queue.Full:
+            raise Busy from None
+        return future
+
+    def close(self) -> None:
+        """Answer what is waiting, take no more, and wait for the thread to end."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._queue.put(None)
+            self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            batch, is_last = self._gather()
+            waiting = [(item, future) for item, future in batch if future.set_running_or_notify_cancel()]
+            if waiting:
+                self._settle(waiting)
+            if is_last:
+                return
+
+    def _gather(self) -> tuple[list[tuple[Item, Future[Result]]], bool]:
+        """The next batch, and whether the queue was closed behind it."""
+        batch: list[tuple[Item, Future[Result]]] = []
+        entry = self._queue.get()
+        deadline = time.monotonic() + self._wait_seconds
+        while entry is not None:
+            batch.append(entry)
+            if len(batch) == self._most_together:
+                return batch, False
+            try:
+                entry = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+    def _settle(self, waiting: Sequence[tuple[Item, Future[Result]]]) -> None:
+        try:
+            results = self._answer([item for item, _ in waiting])
+            for (_, future), result in zip(waiting, results, strict=True):
+                future.set_result(result)
+        except Exception as error:  # each of those who wait is told; the thread lives on
+            for _, future in waiting:
+                if not future.done():
+                    future.set_exception(error)

@@ -1,0 +1,164 @@
+"""Right, wrong, which?: what a person says of an answer, kept with the image, to learn from later.
+
+A folder with two files for each entry: the image as it was sent, and a JSON file that says where it comes from.
+Only the press of a button writes there. What is in it was chosen by hand, often because the model failed: it is
+for training, never for a test part.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import secrets
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import Field, ValidationError
+
+from backbench.config import Frozen
+from backbench.errors import ConfigError, StorageError
+from backbench.storage import storage_error, write_atomically
+
+SCHEMA_VERSION = 1
+MOST_ENTRIES = 10_000
+TABLE_FILE = "labels.csv"
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+Verdict = Literal["right", "wrong", "unsure"]
+VERDICTS: tuple[str, ...] = get_args(Verdict)
+SUFFIXES = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "GIF": ".gif",
+    "BMP": ".bmp",
+    "TIFF": ".tif",
+    "PPM": ".ppm",
+}
+
+
+class Entry(Frozen):
+    """One answer that a person judged."""
+
+    schema_version: int = SCHEMA_VERSION
+    id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    saved: str = Field(description="UTC, ISO 8601")
+    image: str = Field(description="the file beside it", pattern=r"^[0-9a-f]{32}\.[a-z]{3,4}$")
+    name: str = Field(description="what its sender called it")
+    sha256: str
+    model: str
+    run_id: str | None = None
+    weights_digest: str
+    answer: str
+    confidence: float
+    verdict: Verdict
+    label: str | None = Field(description="what it truly shows, if that was said")
+    part: Literal["train"] = "train"
+
+
+def save_entry(folder: Path, data: bytes, image_format: str, said: dict[str, Any]) -> Entry:
+    """Keep an image and what was said of it; the folder is made with the first.
+
+    Args:
+        said: the fields of `Entry` that the caller knows.
+
+    Raises:
+        StorageError: it can't be written, or the inbox is full.
+    """
+    if count_entries(folder) >= MOST_ENTRIES:
+        raise StorageError(
+            f"the inbox {folder} holds {MOST_ENTRIES:,} images, and takes no more. Export and empty it."
+        )
+    name = secrets.token_hex(16)
+    image = name + SUFFIXES[image_format]
+    saved = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    entry = Entry(id=name, saved=saved, image=image, sha256=hashlib.sha256(data).hexdigest(), **said)
+    write_atomically(folder / image, data)
+    write_atomically(folder / f"{name}.json", entry.model_dump_json(indent=1).encode())
+    return entry
+
+
+def remove_entry(folder: Path, entry: Entry) -> None:
+    """Take one back; nothing happens if it is gone already."""
+    try:
+        (folder / f"{entry.id}.json").unlink(missing_ok=True)
+        (folder / entry.image).unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+
+
+def count_entries(folder: Path) -> int:
+    """How many entries there are; 0 without a folder."""
+    return sum(1 for _ in folder.glob("*.json"))
+
+
+def list_entries(folder: Path) -> list[Entry]:
+    """All entries, the oldest first.
+
+    Raises:
+        ConfigError: there is no such folder. StorageError: an entry is damaged.
+    """
+    if not folder.is_dir():
+        raise ConfigError(
+            f"there is no inbox '{folder}'. It is made when someone presses Right or Wrong on the page of "
+            "backbench serve; give another folder with --inbox."
+        )
+    return sorted((_read(path) for path in folder.glob("*.json")), key=lambda entry: (entry.saved, entry.id))
+
+
+def export_entries(folder: Path, target: Path) -> list[Entry]:
+    """Write the entries whose true class is known as a labelled data set: images and a table.
+
+    The same image judged twice is written once, as it was judged last.
+
+    Args:
+        target: must not exist.
+
+    Raises:
+        ConfigError: no inbox, or nothing in it has a label. StorageError: the target exists or can't be written.
+    """
+    labelled = {entry.sha256: entry for entry in list_entries(folder) if entry.label is not None}
+    entries = list(labelled.values())
+    if not entries:
+        raise ConfigError(f"nothing in '{folder}' has a label yet: say Right, or which class it is, on the page.")
+    if target.exists():
+        raise StorageError(f"{target} exists already and is not written over. Choose another folder.")
+    try:
+        target.mkdir(parents=True)
+        for entry in entries:
+            shutil.copyfile(folder / entry.image, target / entry.image)
+    except OSError as error:
+        raise storage_error(target, error) from error
+    write_atomically(target / TABLE_FILE, _table(entries).encode("utf-8", "surrogateescape"))
+    return entries
+
+
+def _table(entries: Sequence[Entry]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "label", "part", "answer", "confidence", "model", "name", "saved"])
+    for entry in entries:
+        seen = [entry.answer, f"{entry.confidence:.6f}", entry.model, entry.name, entry.saved]
+        cells = [entry.image, str(entry.label), entry.part, *seen]
+        writer.writerow([cells[0], cells[1], *(_neutral(cell) for cell in cells[2:])])
+    return text.getvalue()
+
+
+def _neutral(cell: str) -> str:
+    """So that no spreadsheet takes it for a formula; file and label are read back, and stay as they are."""
+    return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
+
+
+def _read(path: Path) -> Entry:
+    try:
+        document = json.loads(path.read_bytes())
+        return Entry.model_validate(document)
+    except OSError as error:
+        raise StorageError(f"{path} can't be read: {error.strerror}.") from error
+    except (ValueError, ValidationError, RecursionError) as error:
+        raise StorageError(f"{path} is no entry of an inbox. Remove it, or the folder, and try again.") from error

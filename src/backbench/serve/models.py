@@ -1,0 +1,216 @@
+"""The models that are served: loaded once, named once, each answering in a thread of its own."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from backbench.data.decode import decode_image
+from backbench.engine.accelerate import Inference, accelerate
+from backbench.engine.bundle import BundleFacts, find_bundle, load_bundle, load_gallery, read_facts
+from backbench.engine.classifier import Classifier, Prediction, failed
+from backbench.engine.features import extract_features
+from backbench.engine.gallery import Gallery, Neighbour
+from backbench.errors import BackbenchError, BadImage, ConfigError
+from backbench.evaluate.calibrate import is_calibrated
+from backbench.serve.batching import Batcher
+
+MAX_PIXELS = 25_000_000
+MOST_MODELS = 16
+_OVERLAY_PIXELS = 640
+_BUNDLE_SUFFIX = ".bundle"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One image for one model: its bytes, what it is called, and what is asked beside the answer."""
+
+    data: bytes
+    name: str
+    top: int = 5
+    num_neighbours: int = 0
+    explain: bool = False
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model says to a question.
+
+    seconds: from the start of its batch to the end, without the time in the queue.
+    neighbours, is_strange: empty and None without a gallery, or if not asked.
+    overlay: a `data:` address of a JPEG; overlay_kind: how it was made; overlay_error: why there is none.
+    """
+
+    prediction: Prediction
+    seconds: float
+    neighbours: tuple[Neighbour, ...] = ()
+    is_strange: bool | None = None
+    overlay: str | None = None
+    overlay_kind: str | None = None
+    overlay_error: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """One served model.
+
+    name: what requests call it; unique. run: the folder of the run that wrote it, if it may lie beside it.
+    """
+
+    name: str
+    classifier: Classifier
+    facts: BundleFacts
+    gallery: Gallery | None
+    device: str
+    network: Inference
+    run: Path | None = None
+    batcher: Batcher[Question, Reply] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "batcher", Batcher(self.answer))
+
+    def answer(self, questions: Sequence[Question]) -> list[Reply]:
+        """Replies to a batch, one for each; the same numbers as `Classifier.predict` gives, to 1e-6."""
+        started = time.perf_counter()
+        errors: dict[int, str] = {}
+        features = extract_features(
+            self.classifier.backbone,
+            lambda row: self._read(questions[row], row, errors),
+            [f"{row:012d}" for row in range(len(questions))],
+            names=[question.name for question in questions],
+            device=self.device,
+            use_cache=False,
+            network=self.network,
+        ).values
+        logits = self.classifier.logits_of(features, device=self.device)
+        probabilities = self.classifier.probabilities_of(logits)
+        seconds = time.perf_counter() - started
+        return [
+            Reply(failed(question.name, errors[row]), seconds)
+            if row in errors
+            else self._reply(question, features[row], probabilities[row], seconds)
+            for row, question in enumerate(questions)
+        ]
+
+    def _read(self, question: Question, row: int, errors: dict[int, str]) -> np.ndarray:
+        """The pixels; for an image that can't be read a blank one, whose answer is thrown away."""
+        try:
+            return decode_image(question.data, question.name, max_pixels=MAX_PIXELS)
+        except BadImage as error:
+            errors[row] = error.reason
+            return np.zeros((*self.classifier.preprocess.size, 3), dtype=np.uint8)
+
+    def _reply(self, question: Question, features: np.ndarray, probabilities: np.ndarray, seconds: float) -> Reply:
+        prediction = self.classifier.answer_of(question.name, probabilities, question.top)
+        neighbours: tuple[Neighbour, ...] = ()
+        is_strange = None
+        if question.num_neighbours and self.gallery is not None and len(self.gallery.ids):
+            neighbours = tuple(self.gallery.find_nearest(features[None], question.num_neighbours)[0])
+            is_strange = self.gallery.is_strange(neighbours)
+        reply = Reply(prediction, seconds, neighbours, is_strange)
+        return self._explain(question, reply) if question.explain else reply
+
+    def _explain(self, question: Question, reply: Reply) -> Reply:
+        """The reply with a picture of what it rests on, or with why there is none."""
+        from backbench.explain.heat import explain_image, overlay
+
+        small = Image.fromarray(decode_image(question.data, question.name, max_pixels=MAX_PIXELS))
+        small.thumbnail((_OVERLAY_PIXELS, _OVERLAY_PIXELS))
+        image = np.array(small)
+        try:
+            heat = explain_image(self.classifier, image, label=reply.prediction.label)
+            drawn = overlay(image, heat)
+        except BackbenchError as error:
+            return replace(reply, overlay_error=str(error))
+        out = io.BytesIO()
+        Image.fromarray(drawn).save(out, "JPEG", quality=85)
+        address = "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+        return replace(reply, overlay=address, overlay_kind=heat.kind)
+
+    def describe(self, number: int) -> dict[str, Any]:
+        """What `/api/models` says of it; no path of this computer is in it."""
+        facts, training, gallery = self.facts, self.facts.training, self.gallery
+        return {
+            "name": self.name,
+            "classes": list(self.classifier.class_names),
+            "architecture": facts.backbone.architecture,
+            "backbone": facts.backbone.name,
+            "method": training.method if training else None,
+            "data": training.data if training else None,
+            "accuracy": find_accuracy(self.run),
+            "threshold": facts.threshold,
+            "is_calibrated": is_calibrated(facts.temperature),
+            "size": list(facts.preprocess.size),
+            "licence": facts.licence,
+            "number": number,
+            "has_gallery": gallery is not None,
+            "samples": [{"id": sample.id, "label": sample.label} for sample in gallery.samples] if gallery else [],
+        }
+
+
+def find_accuracy(run: Path | None) -> dict[str, Any] | None:
+    """The test accuracy in a run's record, with its interval; None without a record."""
+    from backbench.ledger import read_record
+
+    if run is None:
+        return None
+    try:
+        metric = read_record(run).metrics.get("accuracy")
+    except BackbenchError:
+        return None
+    return metric.model_dump(mode="json") if metric else None
+
+
+def load_models(given: Sequence[Path], *, device: str) -> list[Model]:
+    """Load bundles and make each ready to answer at once.
+
+    Args:
+        given: bundles, or the folders of the runs that wrote them.
+
+    Raises:
+        ConfigError: no such bundle, none, or too many. BackbenchError: see `engine.bundle.load_bundle`.
+    """
+    folders = list(dict.fromkeys(find_bundle(path).resolve() for path in given))
+    if not 1 <= len(folders) <= MOST_MODELS:
+        raise ConfigError(f"{len(folders)} bundles; give 1 to {MOST_MODELS}, as all stay in memory.")
+    names = name_models(folders)
+    return [_load_model(folder, name, device) for folder, name in zip(folders, names, strict=True)]
+
+
+def name_models(folders: Sequence[Path]) -> list[str]:
+    """The folders' names without '.bundle'; the second of one name is called 'name-2', and so on."""
+    names: list[str] = []
+    for folder in folders:
+        plain = folder.name.removesuffix(_BUNDLE_SUFFIX) or folder.name
+        name, number = plain, 1
+        while name in names:
+            number += 1
+            name = f"{plain}-{number}"
+        names.append(name)
+    return names
+
+
+def _load_model(folder: Path, name: str, device: str) -> Model:
+    classifier = load_bundle(folder)
+    run = folder.with_name(folder.name.removesuffix(_BUNDLE_SUFFIX))
+    model = Model(
+        name=name,
+        classifier=classifier,
+        facts=read_facts(folder),
+        gallery=load_gallery(folder),
+        device=device,
+        network=accelerate(classifier.backbone, device=device),
+        run=run if run != folder else None,
+    )
+    blank = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(blank, "PNG")
+    model.answer([Question(blank.getvalue(), "warm-up")])  # the first answer of a network is its slowest
+    return model

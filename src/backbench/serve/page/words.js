@@ -1,0 +1,62 @@
+// Answers in words. A confidence is a share in 0..1 that was calibrated on images the model had not learned from.
+
+const LEVELS = [[0.95, "sure"], [0.8, "fairly sure"], [0.6, "leaning to it"], [0, "hardly more than a guess"]];
+
+export function sayLabel(reply) {
+  if (reply.error) return "no answer";
+  if (!reply.unsure || reply.top.length < 2) return reply.label;
+  return `not sure: ${reply.top[0].label} or ${reply.top[1].label}`;
+}
+
+export function sayLevel(reply) {
+  if (reply.unsure) return "not sure";
+  return LEVELS.find(([least]) => reply.confidence >= least)[1];
+}
+
+export function sayShare(confidence) {
+  const share = Math.round(100 * confidence);
+  if (share >= 100) return "more than 99";
+  return share < 1 ? "less than 1" : String(share);
+}
+
+export function sayShortShare(confidence) {
+  return sayShare(confidence).replace("more than", ">").replace("less than", "<");
+}
+
+// As sayShare, but no more than so many test images can show: if n of n were right, 1 - 3/n is the 95 % bound.
+function sayClaim(confidence, accuracy) {
+  const most = accuracy ? Math.max(50, Math.floor(100 - 300 / accuracy.n)) : 99;
+  return 100 * confidence > most ? `more than ${most}` : sayShare(confidence);
+}
+
+export function saySureness(reply, model) {
+  const share = sayShare(reply.confidence);
+  if (reply.is_strange) return `${share} of 100 by its own measure, which does not hold for images like this`;
+  if (!model.is_calibrated) return `${sayLevel(reply)}, by its own measure (${share} of 100; not calibrated)`;
+  const claim = `${sayClaim(reply.confidence, model.accuracy)} in 100 such answers are right`;
+  return reply.unsure ? `below this model's threshold: ${claim}` : `${sayLevel(reply)} (${claim})`;
+}
+
+export function sayTime(milliseconds) {
+  if (milliseconds === null) return "";
+  return milliseconds >= 1000 ? `${(milliseconds / 1000).toFixed(1)} s` : `${Math.max(1, Math.round(milliseconds))} ms`;
+}
+
+// "3 of 4 say moth", from the replies that are there.
+export function sayAgreement(replies) {
+  const answered = replies.filter((reply) => !reply.error);
+  if (!answered.length) return "";
+  const counts = new Map();
+  for (const reply of answered) counts.set(reply.label, (counts.get(reply.label) || 0) + 1);
+  const [label, most] = [...counts].sort((one, two) => two[1] - one[1])[0];
+  if (answered.length === 1) return `${label}, says the one that answered`;
+  if (most === answered.length) return answered.length === 2 ? `Both say ${label}` : `All ${most} say ${label}`;
+  const isTied = [...counts.values()].filter((count) => count === most).length > 1;
+  return isTied ? `They disagree: ${[...counts.keys()].join(" / ")}` : `${most} of ${answered.length} say ${label}`;
+}
+
+// What no spreadsheet takes for a formula, as one cell of a CSV file.
+export function csvCell(text) {
+  const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}

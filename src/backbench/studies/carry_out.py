@@ -1,0 +1,190 @@
+"""Carries out a study: ranking after ranking, and what the figures say beside those that were published.
+
+Every ranking is one that `backbench rank` could make, so whatever is finished is read back, and the same command
+goes on where it was cut.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+from backbench import ledger
+from backbench.adapt import adapt
+from backbench.catalog import find_method, find_model, find_source
+from backbench.config import DataConfig
+from backbench.elsewhere import Elsewhere, evaluate_elsewhere
+from backbench.errors import BackbenchError, BudgetExceeded, Interrupted, StorageError
+from backbench.plan import count_epochs, estimate_training, guess_seconds
+from backbench.progress import SILENT, Progress
+from backbench.records import RunRecord
+from backbench.report.study_tables import Cell
+from backbench.run import resolve_options
+from backbench.studies.schema import StudyFile
+from backbench.studies.steps import Settings, Step, chain, plan_steps, source_of
+from backbench.study import Ranking, rank
+
+UNKNOWN_IMAGES = 10_000
+"""For an estimate of a data set whose size is not known before it is listed."""
+
+
+@dataclass
+class Outcome:
+    """What came of a study: a cell for each run, in the study's order, and what went wrong."""
+
+    study: StudyFile
+    cells: list[Cell] = field(default_factory=list)
+    rankings: list[tuple[Step, Ranking]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a step will cost, roughly: number of runs, and seconds."""
+
+    title: str
+    num_runs: int
+    seconds: float
+
+
+def run_study(
+    study: StudyFile, settings: Settings, *, budget_seconds: float | None = None, progress: Progress = SILENT
+) -> Outcome:
+    """Carry out every ranking of the study, and evaluate on other data what is to be.
+
+    Args:
+        budget_seconds: of everything; what does not fit is left out and said.
+
+    Raises:
+        ConfigError: the study names what there is not; found before any work.
+        StorageError: the output folder can't be written.
+
+    A data set that can't be had or a model that fails is noted, and the study goes on.
+    """
+    steps = plan_steps(study, settings)
+    deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
+    outcome = Outcome(study)
+    for number, step in enumerate(steps, start=1):
+        progress.say(f"{study.name} {number}/{len(steps)}: {step.title}")
+        try:
+            ready = _chain_if_asked(step, outcome)
+            if ready is None:
+                outcome.failures.append(
+                    f"{step.title}: nothing to go on from: no finished run of '{step.group.after}'"
+                )
+                continue
+            _carry_out(ready, outcome, settings, deadline, progress)
+        except BudgetExceeded:
+            outcome.failures.append(f"{step.title}: not started, beyond the budget")
+        except (KeyboardInterrupt, Interrupted):
+            outcome.interrupted = True
+        except StorageError:
+            raise
+        except BackbenchError as error:
+            outcome.failures.append(f"{step.title}: {error}")
+            progress.warn(outcome.failures[-1])
+        if outcome.interrupted:
+            outcome.failures.append(f"interrupted in {step.title}: the same command goes on from there")
+            break
+    return outcome
+
+
+def estimate_steps(study: StudyFile, settings: Settings) -> list[Estimate]:
+    """Runs and rough seconds of each step, from the catalog alone: nothing is listed, loaded or fetched."""
+    estimates = []
+    for step in plan_steps(study, settings):
+        request = step.request
+        models = [find_model(name) for name in request.models]
+        num_images = _num_images(step)
+        seconds = sum(
+            guess_seconds(models, num_images, device=request.device, precision=request.precision).values()
+        )
+        epochs = [
+            count_epochs(resolve_options(find_method(method.name), method))
+            for method in request.methods
+            if find_method(method.name).kind == "tune"
+        ]
+        training = estimate_training(
+            models,
+            epochs,
+            request.data.train_limit or num_images,
+            top=None,
+            device=request.device,
+            precision=request.training_precision,
+        )
+        num_runs = len(models) * len(request.methods)
+        estimates.append(Estimate(step.title, num_runs, seconds + (training or 0.0)))
+    return estimates
+
+
+def _num_images(step: Step) -> int:
+    spec = find_source(step.request.data.source)
+    known = spec.num_images if spec is not None and spec.num_images else UNKNOWN_IMAGES
+    return min(known, step.request.data.limit or known)
+
+
+def _chain_if_asked(step: Step, outcome: Outcome) -> Step | None:
+    """The step, its models taken from the group that it comes after; None if none of these is there."""
+    group = step.group
+    if group.after is None:
+        return step
+    bundles = {
+        cell.model: cell.bundle
+        for cell in outcome.cells
+        if (cell.group, cell.data, cell.method) == (group.after, group.after_data, group.after_method)
+        and (cell.seed == step.seed or len(group.seeds) == 1)
+    }
+    return chain(step, bundles) if bundles else None
+
+
+def _carry_out(
+    step: Step, outcome: Outcome, settings: Settings, deadline: float | None, progress: Progress
+) -> None:
+    left = None if deadline is None else deadline - time.monotonic()
+    if left is not None and left <= 0:
+        raise BudgetExceeded("no time left")
+    ranking = rank(replace(step.request, budget_seconds=left), progress)
+    outcome.rankings.append((step, ranking))
+    study_name = {find_model(name).name: model for model, name in step.names.items()}
+    for row in ranking.rows:
+        if row.control or row.model not in study_name:
+            continue
+        if row.status == "failed":
+            outcome.failures.append(f"{step.title}, {row.model} + {row.method}: {row.error}")
+            continue
+        record = ledger.read_record(settings.runs / row.run_id)
+        cell = _make_cell(step, study_name[row.model], record, settings, progress)
+        outcome.cells.append(_evaluate_elsewhere(cell, step, settings, outcome, progress))
+    outcome.interrupted = ranking.interrupted
+
+
+def _make_cell(step: Step, model: str, record: RunRecord, settings: Settings, progress: Progress) -> Cell:
+    """The cell of a finished run. A probe gets its bundle here, as a ranking does not write it."""
+    bundle = settings.runs / f"{record.run_id}.bundle"
+    if not bundle.is_dir() and not record.run_id.rpartition(".cut-")[1]:
+        bundle = adapt(record.config, out=settings.runs, device=settings.device, progress=progress).bundle
+    return Cell(
+        group=step.group.name,
+        data=step.data,
+        model=model,
+        method=record.config.method.name,
+        seed=step.seed,
+        record=record,
+        folder=settings.runs / record.run_id,
+        bundle=bundle,
+    )
+
+
+def _evaluate_elsewhere(cell: Cell, step: Step, settings: Settings, outcome: Outcome, progress: Progress) -> Cell:
+    """The cell with its figures on other data sets."""
+    found: dict[str, Elsewhere] = {}
+    for name in step.group.test_on:
+        config = DataConfig(source=source_of(name, settings), limit=settings.limit)
+        try:
+            found[name] = evaluate_elsewhere(
+                cell.bundle, config, device=settings.device, precision=settings.precision, progress=progress
+            )
+        except BackbenchError as error:
+            outcome.failures.append(f"{cell.model} on {name}: {error}")
+    return replace(cell, elsewhere=found)

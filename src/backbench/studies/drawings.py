@@ -1,0 +1,188 @@
+"""The pictures of a study: of each run, comparisons, maps of features, prediction grids, what answers rest on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from backbench import ledger
+from backbench.data.load import load_data
+from backbench.engine.bundle import load_bundle
+from backbench.engine.classifier import Classifier
+from backbench.engine.features import extract_features
+from backbench.errors import BackbenchError, MissingExtra
+from backbench.explain.embedding import embed_features
+from backbench.explain.heat import explain_images
+from backbench.explain.inside import draw_inside
+from backbench.explain.samples import choose_test_samples
+from backbench.explain.sheet import Explanation, draw_explanations
+from backbench.progress import SILENT, Progress
+from backbench.report.pictures.embedding import draw_embedding
+from backbench.report.pictures.of_run import write_comparison_pictures, write_run_pictures
+from backbench.report.pictures.sheets import draw_grid
+from backbench.report.pictures.style import save_figure
+from backbench.report.study_tables import Cell
+from backbench.studies.schema import Drawing, StudyFile
+
+MOST_MAPPED = 1000
+NUM_EXPLAINED = 6
+MOST_LOADED = 4
+"""Models kept between two pictures of one ranking."""
+
+
+@dataclass(frozen=True)
+class _Pen:
+    """What drawing needs besides the runs; `load` keeps the last models."""
+
+    study: StudyFile
+    device: str
+    is_trial: bool
+    load: Callable[[Path], Classifier]
+
+
+def draw_study(
+    study: StudyFile,
+    cells: Sequence[Cell],
+    out: Path,
+    *,
+    device: str,
+    is_trial: bool = False,
+    progress: Progress = SILENT,
+) -> tuple[list[Path], list[str]]:
+    """Write every picture that the study asks for below `out`; their paths, and why some can't be drawn.
+
+    Args:
+        is_trial: maps by principal components and two explained images, as nobody will read anything off them.
+
+    Cost: maps, explanations and filters load every model; maps run it on up to 1,000 test images.
+    """
+    written: list[Path] = []
+    faults: list[str] = []
+    pen = _Pen(study, device, is_trial, lru_cache(MOST_LOADED)(load_bundle))
+    for what, folder, own in _list_jobs(study, cells, out):
+        progress.say(f"pictures: {folder.relative_to(out)}, {what}")
+        try:
+            written += _draw(what, pen, own, folder)
+        except BackbenchError as error:
+            faults.append(f"no {what} of {folder.relative_to(out)}: {error}")
+    return written, faults
+
+
+def _list_jobs(study: StudyFile, cells: Sequence[Cell], out: Path) -> Iterator[tuple[Drawing, Path, list[Cell]]]:
+    """(what, folder, runs): pictures of several runs for each ranking, then those of each run."""
+    for group, data, seed in dict.fromkeys((cell.group, cell.data, cell.seed) for cell in cells):
+        own = [cell for cell in cells if (cell.group, cell.data, cell.seed) == (group, data, seed)]
+        folder = out / _slug(f"{group}-{data}" if seed == 0 else f"{group}-{data}-{seed}")
+        for what in study.drawings:
+            if what in ("comparison", "map", "explanations"):
+                yield what, folder, own
+            else:
+                for cell in own:
+                    yield what, folder / _slug(f"{cell.model}-{cell.method}"), [cell]
+
+
+def _draw(what: Drawing, pen: _Pen, cells: list[Cell], folder: Path) -> list[Path]:
+    if what == "comparison":
+        return write_comparison_pictures([cell.folder for cell in cells], folder, ("svg",))
+    if what == "run":
+        return write_run_pictures(cells[0].folder, folder, ("svg",))
+    if what == "map":
+        return _save({"map": _draw_map(cells, pen)}, folder)
+    if what == "explanations":
+        return _save({"explanations": _draw_explanations(cells, pen)}, folder)
+    if what == "inside":
+        cell = cells[0]
+        return _save(draw_inside(pen.load(cell.bundle).backbone.body, cell.model), folder)
+    return _save(_draw_grids(pen.study, cells[0]), folder)
+
+
+def _draw_map(cells: Sequence[Cell], pen: _Pen) -> Figure:
+    """Features of the test images by every model as it was adapted, side by side; by UMAP where it is there."""
+    data = load_data(cells[0].record.config.data)
+    rows = data.manifest.part_rows("test")[:MOST_MAPPED]
+    points, wrong = {}, {}
+    for cell in cells:
+        name = f"{cell.model} + {cell.method}"
+        extraction = extract_features(
+            pen.load(cell.bundle).backbone,
+            lambda index: data.read(int(rows[index])),
+            [data.manifest.hashes[row] for row in rows],
+            names=[data.manifest.ids[row] for row in rows],
+            device=pen.device,
+            use_cache=False,
+        )
+        points[name], note = _embed(extraction.values, pen)
+        wrong[name] = ~ledger.read_predictions(cell.folder).correct[: len(rows)]
+    labels = data.manifest.labels[rows]
+    return draw_embedding(points, labels, wrong, data.manifest.classes, note=f"{note} of features, seed 0")
+
+
+def _embed(values: np.ndarray, pen: _Pen) -> tuple[np.ndarray, str]:
+    """Points on a plane, and how they were made."""
+    if pen.is_trial:
+        return embed_features(values, "pca", 0), "principal components"
+    try:
+        return embed_features(values, "umap", 0), "UMAP"
+    except MissingExtra:
+        return embed_features(values, "tsne", 0), "t-SNE"
+
+
+def _draw_explanations(cells: Sequence[Cell], pen: _Pen) -> Figure:
+    """The same test images explained by every model that can be; those that the first got wrong come first."""
+    samples = choose_test_samples(cells[0].folder, 2 if pen.is_trial else NUM_EXPLAINED)
+    images = [sample.image for sample in samples]
+    names, columns = [], []
+    for cell in cells:
+        classifier = pen.load(cell.bundle)
+        answers = classifier.predict(images, top=1)
+        heats = explain_images(classifier, images, labels=[answer.label for answer in answers])
+        columns.append(
+            [
+                Explanation(answer.label or "", answer.confidence or 0.0, answer.is_unsure, heat)
+                for answer, heat in zip(answers, heats, strict=True)
+            ]
+        )
+        names.append((cell.model, cell.method))
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return draw_explanations(
+        samples, names, rows, title=f"What answers rest on: {cells[0].group}, {cells[0].data}"
+    )
+
+
+def _draw_grids(study: StudyFile, cell: Cell) -> dict[str, Figure]:
+    """Prediction grids of the sizes the study asks for."""
+    predictions = ledger.read_predictions(cell.folder)
+    answers = predictions.probabilities.argmax(axis=1)
+    figures = {}
+    for num in study.grid_images:
+        samples = choose_test_samples(cell.folder, num)
+        row_of = {sample: row for row, sample in enumerate(predictions.ids)}
+        rows = [row_of[sample.name] for sample in samples]
+        figures[f"grid-{num}"] = draw_grid(
+            [sample.image for sample in samples],
+            [predictions.classes[predictions.labels[row]] for row in rows],
+            [predictions.classes[answers[row]] for row in rows],
+            [float(predictions.probabilities[row].max()) for row in rows],
+            num=num,
+            title=f"{cell.model} + {cell.method} on {cell.data}",
+        )
+    return figures
+
+
+def _save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    paths = []
+    for name, figure in figures.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        paths.append(folder / f"{name}.png")
+        save_figure(figure, paths[-1])
+    return paths
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:80] or "x"

@@ -1,0 +1,153 @@
+"""From a study to the rankings that it consists of: one for each group, data set and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from backbench.backbones.variants import RANDOM
+from backbench.catalog import find_method, find_model
+from backbench.config import DataConfig, MethodConfig, Precision
+from backbench.errors import ConfigError, unknown_name
+from backbench.run import resolve_options
+from backbench.studies.schema import Group, StudyFile
+from backbench.study import RankRequest
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a study is carried out here; nothing of it belongs to the study itself.
+
+    Args:
+        out: folder of everything that comes out; runs are in `out/runs`.
+        data: name in the study -> where it lies here.
+        random_weights: architectures alone, and drawn images for named data sets that are not mapped: a trial.
+        image_size: of all models, in pixels; None: each its own.
+        limit: at most so many images of each data set.
+    """
+
+    out: Path
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    training_precision: Precision = "fp32"
+    data: Mapping[str, str] = field(default_factory=dict)
+    random_weights: bool = False
+    image_size: int | None = None
+    limit: int | None = None
+    epochs: int | None = None
+    only: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the run records."""
+        return self.out / "runs"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One ranking of a study. `names`: the study's name of each model -> the one it has here."""
+
+    group: Group
+    data: str
+    seed: int
+    names: dict[str, str]
+    request: RankRequest
+
+    @property
+    def title(self) -> str:
+        """Which ranking this is, in words."""
+        seed = f", seed {self.seed}" if len(self.group.seeds) > 1 else ""
+        return f"{self.group.name}: {self.data}{seed}"
+
+
+def plan_steps(study: StudyFile, settings: Settings) -> list[Step]:
+    """All rankings of a study in its order, every name and option in them checked before any work.
+
+    Raises:
+        ConfigError: a model, method or option that there is not, or `only` or `data` names what the study lacks.
+    """
+    _check_settings(study, settings)
+    steps = []
+    for group in study.groups:
+        if settings.only and group.name not in settings.only:
+            continue
+        for data in group.data:
+            for seed in group.seeds:
+                steps.append(_make_step(study, group, data, seed, settings))
+    return steps
+
+
+def chain(step: Step, bundles: Mapping[str, Path]) -> Step:
+    """The step with its models as an earlier group left them.
+
+    Args:
+        bundles: the study's name of a model -> its bundle; models without one are left out.
+    """
+    names = {name: str(bundles[name]) for name in step.group.models if name in bundles}
+    return replace(step, names=names, request=replace(step.request, models=tuple(names.values())))
+
+
+def _make_step(study: StudyFile, group: Group, data: str, seed: int, settings: Settings) -> Step:
+    names = {model: _variant(model, study, settings) for model in group.models}
+    methods = tuple(MethodConfig(name=name, options=_options_of(group, name, settings)) for name in group.methods)
+    for method in methods:
+        resolve_options(find_method(method.name, f"group '{group.name}'"), method)
+    request = RankRequest(
+        data=DataConfig(
+            source=source_of(data, settings), split_seed=seed, train_limit=group.train_limit, limit=settings.limit
+        ),
+        models=tuple(names.values()),
+        methods=methods,
+        seed=seed,
+        precision=settings.precision,
+        training_precision=settings.training_precision,
+        device=settings.device,
+        out=settings.runs,
+    )
+    return Step(group, data, seed, names, request)
+
+
+def _variant(model: str, study: StudyFile, settings: Settings) -> str:
+    """The model as it is asked for here: for a trial its small relative, untrained; at another size."""
+    name = model
+    if settings.random_weights:
+        name = study.trial.get(model, model)
+        name = find_model(f"{name}@{RANDOM}", "the study").name
+    if settings.image_size is not None:
+        name = f"{name.partition('@')[0] if not settings.random_weights else name}@{settings.image_size}"
+    find_model(name, "the study")
+    return name
+
+
+def _options_of(group: Group, method: str, settings: Settings) -> dict[str, object]:
+    options = dict(group.options.get(method, {}))
+    fields = find_method(method, f"group '{group.name}'").options.model_fields  # type: ignore[attr-defined]
+    if settings.epochs is not None and "recipe" in fields and "qat_epochs" not in fields:
+        options["recipe"] = {**options.get("recipe", {}), "epochs": settings.epochs}
+    return options
+
+
+def source_of(data: str, settings: Settings) -> str:
+    """Where a data set of the study lies here, or what stands in for it in a trial."""
+    if data in settings.data:
+        return settings.data[data]
+    if settings.random_weights:
+        known = data.partition(":")[0]
+        return f"generated:{STAND_INS.get(known, known)}"
+    return data
+
+
+STAND_INS = {"openimages": "caltech256", "hub": "cifar10", "digits": "cifar10"}
+"""What stands in, in a trial, for data sets that have no fixed list of classes."""
+
+
+def _check_settings(study: StudyFile, settings: Settings) -> None:
+    groups = [group.name for group in study.groups]
+    for name in settings.only:
+        if name not in groups:
+            raise unknown_name("group", name, groups, "--only", f"studies/{study.name}.toml")
+    known = {data for group in study.groups for data in (*group.data, *group.test_on)}
+    for name in settings.data:
+        if name not in known:
+            raise ConfigError(f"--data {name}=...: the study uses {', '.join(sorted(known))}.")

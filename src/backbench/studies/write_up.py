@@ -1,0 +1,113 @@
+"""What a study leaves behind: its tables as Markdown, its pictures, and one page with everything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from backbench.catalog import find_source
+from backbench.evidence import ReportRequest, gather_report
+from backbench.progress import SILENT, Progress
+from backbench.report.page.render import render_report
+from backbench.report.study_answers import answer_question
+from backbench.report.study_tables import make_group_tables, make_published_tables, render_tables
+from backbench.report.text import printable
+from backbench.storage import write_atomically
+from backbench.studies.carry_out import Outcome
+from backbench.studies.drawings import draw_study
+from backbench.studies.steps import Settings
+
+TABLES_FILE = "tables.md"
+REPORT_FILE = "report.html"
+FIGURES_FOLDER = "figures"
+
+
+def write_up(
+    outcome: Outcome, settings: Settings, *, has_figures: bool = True, progress: Progress = SILENT
+) -> tuple[list[Path], list[str]]:
+    """Write tables, report and pictures of what is finished; their paths, and what could not be made.
+
+    Raises:
+        StorageError: the output folder can't be written.
+    """
+    written: list[Path] = []
+    pictures: list[Path] = []
+    faults: list[str] = []
+    if has_figures and outcome.cells:
+        pictures, faults = draw_study(
+            outcome.study,
+            outcome.cells,
+            settings.out / FIGURES_FOLDER,
+            device=settings.device,
+            is_trial=settings.random_weights,
+            progress=progress,
+        )
+    target = settings.out / TABLES_FILE
+    write_atomically(target, render_study(outcome, settings, pictures).encode())
+    written.append(target)
+    if outcome.cells:
+        request = ReportRequest(
+            runs=tuple(str(cell.folder) for cell in outcome.cells),
+            out=settings.runs,
+            has_images=has_figures,
+            map_method="none" if not has_figures else "pca" if settings.random_weights else "tsne",
+            num_explained=0 if not has_figures else 1 if settings.random_weights else 4,
+        )
+        comparisons, evidence, warnings = gather_report(request, progress)
+        page = render_report(comparisons, evidence, title=outcome.study.title)
+        target = settings.out / REPORT_FILE
+        write_atomically(target, page.encode("utf-8", "backslashreplace"))
+        written.append(target)
+        faults += warnings
+    return written + pictures, faults
+
+
+def render_study(outcome: Outcome, settings: Settings, pictures: Sequence[Path] = ()) -> str:
+    """Everything that the study says, as Markdown."""
+    study = outcome.study
+    parts = [
+        f"# {printable(study.title)}",
+        printable(" ".join(study.about.split())),
+        f"Source: {printable(study.source)}",
+    ]
+    if settings.random_weights:
+        parts.append(
+            "**A trial: random weights, and drawn images where the data set was not given. The figures say "
+            "nothing about any model.**"
+        )
+    parts.append(_describe_groups(outcome, settings))
+    if study.questions and outcome.cells:
+        lines = ["## Questions"]
+        for question in study.questions:
+            cells = [cell for cell in outcome.cells if cell.group in question.groups]
+            lines.append(f"**{question.ask}** {printable(answer_question(question.by, cells, question.model))}")
+        parts.append("\n\n".join(lines))
+    if study.published:
+        parts.append("# As published, and here")
+        parts.append(render_tables(make_published_tables(study.published, outcome.cells)).strip())
+    if outcome.cells:
+        parts.append("# All runs")
+        parts.append(render_tables(make_group_tables(outcome.cells)).strip())
+    if outcome.failures:
+        parts.append("\n".join(["# Not done", "", *(f"- {printable(text)}" for text in outcome.failures)]))
+    if pictures:
+        shown = sorted(path.relative_to(settings.out).as_posix() for path in pictures)
+        parts.append("\n".join(["# Pictures", "", *(f"- [{path}]({path})" for path in shown)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _describe_groups(outcome: Outcome, settings: Settings) -> str:
+    lines = ["## What was run", ""]
+    for group in outcome.study.groups:
+        after = f", after '{group.after}' on {group.after_data}" if group.after else ""
+        limit = f", {group.train_limit:,} training images" if group.train_limit else ""
+        note = f" {group.note}" if group.note else ""
+        lines.append(
+            f"- **{printable(group.name)}**: {', '.join(group.models)} x {', '.join(group.methods)} on "
+            f"{', '.join(group.data)}{limit}{after}.{note}"
+        )
+    for name in dict.fromkeys(data for group in outcome.study.groups for data in group.data):
+        spec = find_source(settings.data.get(name, name)) or find_source(name)
+        if spec is not None and spec.citation:
+            lines.append(f"- data: {name}: {spec.citation}; licence: {spec.licence or 'not stated'}")
+    return "\n".join(lines)

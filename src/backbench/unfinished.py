@@ -1,0 +1,122 @@
+"""Runs that are not finished: where their state lies, who is at work on them, and how they are found again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from backbench import ledger
+from backbench.catalog import find_source
+from backbench.config import RunConfig
+from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError, nearest
+from backbench.progress import SILENT, Progress
+from backbench.storage import storage_error
+
+FOLDER = ".working"
+CONFIG = "config"
+WAIT_SECONDS = 0.2
+
+
+def working_folder(out: Path, run_id: str) -> Path:
+    """Where a run keeps its state until it is finished; `out` is the folder of all runs."""
+    return out / FOLDER / run_id
+
+
+def lock_path(out: Path, run_id: str) -> Path:
+    """The file that whoever is at work on a run holds locked; the lock ends with its process, killed or not."""
+    return out / FOLDER / f"{run_id}.lock"
+
+
+@contextmanager
+def hold_run(
+    out: Path,
+    run_id: str,
+    *,
+    deadline: float | None = None,
+    stop_signal: Callable[[], int] | None = None,
+    progress: Progress = SILENT,
+) -> Iterator[None]:
+    """Within the block no other process works on this run; waits for one that does, and says so.
+
+    Raises:
+        Interrupted: `stop_signal` gave a signal while waiting.
+        BudgetExceeded: `deadline`, of `time.monotonic()`, passed while waiting.
+        StorageError: the lock can't be made.
+    """
+    path = lock_path(out, run_id)
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _acquire(lock, run_id, deadline, stop_signal, progress)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(
+    lock: FileLock,
+    run_id: str,
+    deadline: float | None,
+    stop_signal: Callable[[], int] | None,
+    progress: Progress,
+) -> None:
+    try:
+        lock.acquire(timeout=0)
+        return
+    except Timeout:
+        progress.say(f"{run_id}: another process is at work on this run; waiting for it to end")
+    while True:
+        if stop_signal is not None and (signal := stop_signal()) != 0:
+            raise Interrupted(signal)
+        if deadline is not None and time.monotonic() > deadline:
+            raise BudgetExceeded(f"the budget ended while another process is at work on '{run_id}'")
+        try:
+            lock.acquire(timeout=WAIT_SECONDS)
+            return
+        except Timeout:
+            continue
+
+
+def find_unfinished(out: Path, given: str) -> tuple[str, RunConfig]:
+    """Id and config of the run that was cut whose id is, or begins with, `given`.
+
+    Raises:
+        ConfigError: there is none, several, or it is finished.
+    """
+    folder = out / FOLDER
+    names = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}.json"))
+    matching = [name for name in names if name == given] or [name for name in names if name.startswith(given)]
+    if len(matching) == 1:
+        path = folder / matching[0] / f"{CONFIG}.json"
+        try:
+            return matching[0], RunConfig.model_validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{path} is damaged: start the run anew with `backbench adapt`.") from error
+    if matching:
+        few = ", ".join(matching[:5])
+        raise ConfigError(f"'{given}' is the beginning of {len(matching)} unfinished runs: {few}.")
+    if (out / given / ledger.RECORD_FILE).is_file():
+        raise ConfigError(f"run '{given}' is finished: there is nothing to resume. See: backbench show {given}")
+    close = nearest(given, names)
+    hint = f"Did you mean {close[0]}?" if close else f"Unfinished runs in {out}: {', '.join(names[:5]) or 'none'}."
+    raise ConfigError(f"no unfinished run '{given}'. {hint}")
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The same run, so that it can be resumed from any folder."""
+
+    def absolute(path: str | None) -> str | None:
+        return str(Path(path).resolve()) if path is not None and os.path.exists(path) else path  # noqa: PTH110
+
+    named = find_source(config.data.source)
+    source = absolute(config.data.source) if named is None else named.name
+    data = config.data.model_copy(update={"source": source, "split": absolute(config.data.split)})
+    return config.model_copy(update={"data": data, "model_file": absolute(config.model_file)})

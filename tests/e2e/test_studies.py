@@ -1,0 +1,177 @@
+"""Every study file: read, planned, and carried out in its smoke form, without a download."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from backbench.cli import app
+from backbench.errors import ConfigError
+from backbench.studies.schema import read_study
+from backbench.studies.steps import Settings, plan_steps
+
+STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
+SMOKE = (
+    "--random-weights",
+    "--limit",
+    "64",
+    "--image-size",
+    "64",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--quiet",
+)
+
+
+def run_study(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["study", "run", *arguments], catch_exceptions=False)
+    return done.exit_code, done.stdout
+
+
+def test_the_five_studies_and_the_default_are_there() -> None:
+    assert [file.stem for file in STUDIES] == [
+        "caltech256-vs-cifar100",
+        "cifar10-classification",
+        "cifar10-transfer",
+        "default",
+        "minivision",
+        "vit-b16",
+    ]
+    assert all(read_study(file).name == file.stem for file in STUDIES)
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_every_name_and_option_in_a_study_is_one_there_is(file: Path) -> None:
+    study = read_study(file)
+    steps = plan_steps(study, Settings(out=Path("nowhere")))
+    assert len(steps) == sum(len(group.data) * len(group.seeds) for group in study.groups)
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_the_smoke_form_runs_every_cell(file: Path, tmp_path: Path) -> None:
+    study = read_study(file)
+    status, text = run_study(str(file), "--out", str(tmp_path), "--json", *SMOKE)
+    document = json.loads(text)
+    assert document["failures"] == []
+    assert status == 0
+    expected = {
+        (group.name, data, model, method)
+        for group in study.groups
+        for data in group.data
+        for model in group.models
+        for method in group.methods
+    }
+    cells = document["cells"]
+    assert {(cell["group"], cell["data"], cell["model"], cell["method"]) for cell in cells} == expected
+    for cell in cells:
+        assert 0 <= cell["metrics"]["accuracy"]["value"] <= 1
+        assert Path(cell["bundle"], "model.json").is_file()
+    elsewhere = {(cell["model"], name) for cell in cells for name in cell["elsewhere"]}
+    wanted = {(model, name) for group in study.groups for model in group.models for name in group.test_on}
+    assert elsewhere == wanted
+    tables = (tmp_path / "tables.md").read_text()
+    assert "say nothing about any model" in tables
+    for entry in study.published:
+        assert entry.row in tables
+    assert "not run" not in tables
+    assert all(question.ask in tables for question in study.questions)
+    assert "No run that could answer" not in tables
+    page = (tmp_path / "report.html").read_text()
+    assert len(page) < 5_000_000
+    pictures = [path for path in document["files"] if path.endswith((".svg", ".png"))]
+    assert len(pictures) >= len(cells) * ("run" in study.drawings)
+    assert {"comparison", "run"} <= set(study.drawings)
+
+
+def test_the_same_command_computes_nothing_twice(tmp_path: Path) -> None:
+    file = next(file for file in STUDIES if file.stem == "default")
+    arguments = (str(file), "--out", str(tmp_path), "--json", "--no-figures", *SMOKE)
+    run_study(*arguments)
+    records = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/record.json")}
+    assert records
+    status, _ = run_study(*arguments)
+    assert status == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/record.json")} == records
+
+
+def test_a_dry_run_lists_the_cells_and_does_nothing(tmp_path: Path) -> None:
+    file = next(file for file in STUDIES if file.stem == "minivision")
+    status, text = run_study(str(file), "--out", str(tmp_path / "out"), "--dry-run")
+    assert status == 0
+    assert re.search(r"CNNs at 32 px: cifar10 +2 runs +about", text)
+    assert not (tmp_path / "out").exists()
+
+
+MISTAKES = [
+    ('name = "x"', "is missing|Field required"),
+    ("name = ", "not TOML"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), MISTAKES)
+def test_a_mistake_in_a_study_is_said(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_study(file)
+
+
+BASE = """
+name = "mine"
+title = "t"
+source = "s"
+about = "a"
+[[groups]]
+name = "one"
+data = ["digits"]
+models = ["pixels"]
+methods = ["knn"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("options.logistic.C = 1", "logistic, which is not among its methods"),
+        ("after = 'none'\nafter_data = 'digits'\nafter_method = 'knn'", "no earlier group"),
+        ("after = 'one'", "needs 'after_data'"),
+        ("tset_on = ['x']", "Extra inputs"),
+        (
+            "[[published]]\ntable='t'\nrow='r'\ncolumn='c'\ngroup='two'\nmodel='m'\nmethod='x'\ndata='d'",
+            "group 'two'",
+        ),
+        (
+            "[[published]]\ntable='t'\nrow='r'\ncolumn='c'\ngroup='one'\nmodel='m'\nmethod='knn'\ndata='digits'",
+            "'m' is not in group 'one'",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_said(more: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(BASE + more)
+    with pytest.raises(ConfigError, match=said):
+        read_study(file)
+
+
+def test_wrong_names_are_found_before_any_work(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    for good, bad, said in (
+        ('"pixels"', '"pixls"', "Did you mean pixels"),
+        ('"knn"', '"kmm"', "knn"),
+    ):
+        file.write_text(BASE.replace(good, bad))
+        with pytest.raises(ConfigError, match=said):
+            plan_steps(read_study(file), Settings(out=tmp_path / "out"))
+    file.write_text(BASE)
+    with pytest.raises(ConfigError, match="Did you mean one"):
+        plan_steps(read_study(file), Settings(out=tmp_path, only=("ome",)))
+    with pytest.raises(ConfigError, match="the study uses digits"):
+        plan_steps(read_study(file), Settings(out=tmp_path, data={"cifar10": "here"}))
+    with pytest.raises(ConfigError, match=r"Did you mean '.*mine.toml'"):
+        read_study(tmp_path / "mien.toml")

@@ -1,0 +1,227 @@
+"""Grad-CAM against the formula written out, on networks of every kind, and the choice of its layer."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbench.backbones.networks.base import Backbone
+from backbench.backbones.networks.weights import digest_weights
+from backbench.catalog import find_model
+from backbench.config import Preprocess
+from backbench.engine.classifier import Classifier
+from backbench.engine.head_modules import HeadSpec, build_head, make_linear
+from backbench.errors import ModelError
+from backbench.explain.cam import explain_by_cam, grad_cam
+from backbench.records import ModelFacts
+
+NAMES = ("ant", "bee", "cow")
+SIZE = 64
+
+
+def classify(body: nn.Module, size: tuple[int, int] = (SIZE, SIZE)) -> Classifier:
+    """A frozen body with a random linear head, as a bundle gives it."""
+    body = body.eval().requires_grad_(False)
+    with torch.no_grad():
+        dim = body(torch.zeros(1, 3, *size)).shape[1]
+    preprocess = Preprocess(size=size, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    facts = ModelFacts(
+        name="net",
+        architecture="net",
+        dim=dim,
+        preprocess=preprocess,
+        num_parameters=1,
+        flops=None,
+        weights_digest="0",
+        pretrained_on=None,
+        licence=None,
+    )
+    head = make_linear(dim, len(NAMES), torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        head.get_parameter("weight").mul_(100)
+    return Classifier(Backbone(body, facts), head.requires_grad_(False), NAMES).eval()
+
+
+def make_batch(size: tuple[int, int] = (SIZE, SIZE), num: int = 2) -> Tensor:
+    return torch.randn(num, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def make_timm(name: str, **options: object) -> nn.Module:
+    import timm
+
+    torch.manual_seed(0)
+    return timm.create_model(name, pretrained=False, num_classes=0, **options)
+
+
+def reference_cam(classifier: Classifier, batch: Tensor, target: int, layer: nn.Module, num_prefix: int) -> Tensor:
+    """Selvaraju et al. 2017, (1) and (2), image by image; scaled as pytorch-grad-cam scales it."""
+    rows = []
+    for image in batch:
+        kept: list[Tensor] = []
+        hook = layer.register_forward_hook(lambda _module, _inputs, output, kept=kept: kept.append(output))
+        logits = classifier(image[None].clone().requires_grad_())
+        hook.remove()
+        (slope,) = torch.autograd.grad(logits[0, target], kept)
+        values = kept[0].detach()
+        if values.ndim == 3:
+            side = int((values.shape[1] - num_prefix) ** 0.5)
+            values, slope = (
+                part[:, num_prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2) for part in (values, slope)
+            )
+        cam = torch.zeros(values.shape[2:])
+        for channel in range(values.shape[1]):
+            cam += slope[0, channel].mean() * values[0, channel]
+        cam = F.relu(cam)
+        cam = cam - cam.min()
+        rows.append(cam / (1e-7 + cam.max()))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "layer", "num_prefix"),
+    [
+        ("resnet18", {}, "layer4", 0),
+        ("mobilenetv2_100", {}, "bn2", 0),
+        ("vit_tiny_patch16_224", {"img_size": SIZE, "depth": 3}, "blocks.1", 1),
+        ("deit_tiny_distilled_patch16_224", {"img_size": SIZE, "depth": 3}, "blocks.1", 2),
+    ],
+)
+def test_it_is_the_published_formula_at_the_layer_of_the_family(
+    name: str, options: dict[str, object], layer: str, num_prefix: int
+) -> None:
+    classifier = classify(make_timm(name, **options))
+    batch = make_batch()
+    cam = explain_by_cam(classifier, batch, torch.tensor([1, 1]))
+    assert cam.layer == layer
+    reference = reference_cam(classifier, batch, 1, classifier.backbone.body.get_submodule(layer), num_prefix)
+    assert reference.max() > 0.99
+    torch.testing.assert_close(cam.values, reference, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "grid"),
+    [
+        ("convnext_atto", {}, (2, 2)),
+        ("efficientnet_b0", {}, (2, 2)),
+        ("densenet121", {}, (2, 2)),
+        ("regnetx_002", {}, (2, 2)),
+        ("swin_tiny_patch4_window7_224", {"img_size": SIZE, "window_size": 2, "embed_dim": 24}, (2, 2)),
+        ("vit_base_patch16_siglip_224", {"img_size": SIZE, "depth": 2, "embed_dim": 48, "num_heads": 3}, (4, 4)),
+        ("mixer_s16_224", {"img_size": SIZE}, (4, 4)),
+        ("cait_xxs24_224", {"img_size": SIZE, "depth": 2}, (4, 4)),
+        ("tnt_s_legacy_patch16_224", {"img_size": SIZE, "depth": 2}, (4, 4)),
+    ],
+)
+def test_every_family_has_a_layer_with_places(
+    name: str, options: dict[str, object], grid: tuple[int, int]
+) -> None:
+    classifier = classify(make_timm(name, **options))
+    cam = explain_by_cam(classifier, make_batch(), torch.tensor([0, 2]))
+    assert cam.values.shape == (2, *grid), cam.layer
+    assert cam.values.min() == 0
+    assert cam.values.max() == 1  # in one of the images: in the other all may speak against the class
+    assert not cam.values.requires_grad
+
+
+@pytest.mark.parametrize(("name", "side"), [("tiny_cnn", 4), ("tiny_vit", 8), ("cnn", 3)])
+def test_our_own_networks(name: str, side: int) -> None:
+    backbone = find_model(name).load(0)
+    head = make_linear(backbone.facts.dim, 3, torch.Generator().manual_seed(2))
+    values = grad_cam(Classifier(backbone, head, NAMES), make_batch((32, 32)), torch.tensor([0, 1]))
+    assert values.shape == (2, side, side)
+    assert values.amax((1, 2)).tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_images_are_not_square() -> None:
+    classifier = classify(make_timm("resnet10t"), (64, 128))
+    assert grad_cam(classifier, make_batch((64, 128)), torch.tensor([0, 1])).shape == (2, 2, 4)
+
+
+def test_a_network_cut_at_a_layer() -> None:
+    from backbench.backbones.networks.cut import cut_at
+
+    classifier = classify(cut_at(make_timm("resnet18").eval(), "layer3"))
+    cam = explain_by_cam(classifier, make_batch(), torch.tensor([0, 1]))
+    assert cam.values.shape == (2, 4, 4)
+    assert cam.layer.startswith("trunk.layer3")
+
+
+def test_neither_weights_nor_modes_nor_gradients_change() -> None:
+    classifier = classify(make_timm("resnet10t"))
+    parameter = next(classifier.parameters())
+    parameter.requires_grad_()
+    classifier.train()
+    classifier.backbone.body.layer1.eval()
+    before = digest_weights(classifier)
+    grad_cam(classifier, make_batch(), torch.tensor([0, 1]))
+    assert digest_weights(classifier) == before
+    assert parameter.grad is None
+    assert classifier.backbone.body.layer2.training
+    assert not classifier.backbone.body.layer1.training
+
+
+def test_an_image_is_explained_alike_alone_and_among_others() -> None:
+    classifier = classify(make_timm("resnet10t"))
+    batch = make_batch(num=3)
+    together = grad_cam(classifier, batch, torch.tensor([0, 1, 2]))
+    alone = grad_cam(classifier, batch[1:2], torch.tensor([1]))
+    torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=0)
+
+
+def test_neighbours_that_agree_leave_nothing_to_explain() -> None:
+    backbone = find_model("tiny_cnn").load(0)
+    head = build_head(HeadSpec(kind="neighbours", dim=backbone.facts.dim, classes=3, num_rows=4, k=2))
+    values = grad_cam(Classifier(backbone, head, NAMES), make_batch((32, 32)), torch.tensor([0, 0]))
+    assert values.shape == (2, 4, 4)
+    assert not values.any()
+
+
+def test_pixels_alone_keep_no_places() -> None:
+    classifier = classify(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 5)))
+    with pytest.raises(ModelError, match="no layer keeps places apart"):
+        grad_cam(classifier, make_batch(), torch.tensor([0, 1]))
+
+
+def test_the_same_network_at_work_in_another_thread_is_not_mixed_in() -> None:
+    classifier = classify(make_timm("resnet10t"))
+    batch, targets = make_batch(), torch.tensor([0, 1])
+    expected = grad_cam(classifier, batch, targets)
+    num_other = 0
+
+    def disturb(_module: nn.Module, _inputs: object) -> None:
+        nonlocal num_other
+        if num_other == 0:
+            num_other += 1
+            other = threading.Thread(target=lambda: classifier(-batch.clone().requires_grad_()))
+            other.start()
+            other.join()
+
+    classifier.head.register_forward_pre_hook(disturb)
+    torch.testing.assert_close(grad_cam(classifier, batch, targets), expected)
+    assert num_other == 1
+
+
+def test_a_network_without_gradients_says_so() -> None:
+    class Rounded(torch.autograd.Function):
+        @staticmethod
+        def forward(context: object, values: Tensor) -> Tensor:
+            return values.round()
+
+        @staticmethod
+        def backward(context: object, slope: Tensor) -> Tensor:
+            raise RuntimeError("no gradient of whole numbers")
+
+    class Quantised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, batch: Tensor) -> Tensor:
+            return Rounded.apply(self.conv(batch)).mean((2, 3))
+
+    with pytest.raises(ModelError, match="can't be differentiated"):
+        grad_cam(classify(Quantised()), make_batch(), torch.tensor([0, 1]))

@@ -1,0 +1,472 @@
+"""The report's page: pure, complete, escaped, small."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+import shlex
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from backbench.cli.adapt import parse_settings
+from backbench.evidence import make_thumbnail
+from backbench.report.cards import render_data_card, render_model_card
+from backbench.report.export import in_csv, in_markdown, render_csv, render_json, render_markdown
+from backbench.report.page import doubt, faults, marks
+from backbench.report.page.charts import Point, draw_whisker, pareto_front
+from backbench.report.page.inputs import (
+    DataDetails,
+    Evidence,
+    Explanation,
+    FeatureMap,
+    StoredRun,
+    Thumbnail,
+    group_runs,
+    make_comparison,
+)
+from backbench.report.page.origin import compare_settings, repeat_commands
+from backbench.report.page.render import make_environment, render_report
+from backbench.report.page.view import MOST_THUMBNAILS, wanted_images
+from backbench.report.text import printable
+from reports import CLASSES, HOSTILE_NAMES, make_failure, make_runs
+
+VOID = {"meta", "br", "img", "input", "link", "hr"}
+
+
+class _Reader(HTMLParser):
+    """Collects elements, their attributes and the text that a reader sees; checks that tags are balanced."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    @property
+    def seen(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def read_page(page: str) -> _Reader:
+    reader = _Reader()
+    reader.feed(page)
+    assert reader.open == [], "every element is closed"
+    return reader
+
+
+def full_evidence(comparison) -> Evidence:
+    """Thumbnails, a map and an explanation, as the gathering part would give them."""
+    picture = make_thumbnail(np.zeros((20, 30, 3), np.uint8))
+    rows = np.arange(len(comparison.ids))
+    positions = np.random.default_rng(0).random((len(rows), 2))
+    model = comparison.ranked[0].row.model
+    return Evidence(
+        thumbnails=dict.fromkeys(wanted_images(comparison), picture),
+        maps=(FeatureMap(model, "pca", rows, positions),),
+        explanations=(Explanation(comparison.ids[0], model, picture, "answers cat (Grad-CAM)"),),
+        bundles={comparison.ranked[0].row.run_id: ("best.bundle", 9_000_000)},
+    )
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return make_comparison(make_runs(), DataDetails(counts={"cat": (100, 20, 40)}, num_openings=4))
+
+
+@pytest.fixture(scope="module")
+def page(comparison) -> str:
+    return render_report([comparison], [full_evidence(comparison)])
+
+
+# what is on it
+
+
+def test_the_first_screen_says_the_verdict_the_boxes_and_a_link_to_the_errors(page, comparison):
+    seen = read_page(page).seen
+    assert comparison.summary[0].replace(" %", "\u00a0%") in page
+    assert "9.0 MB" in seen
+    assert "MIT" in seen
+    assert "tied at the top 2 of 3 rows" in seen
+    assert 'href="#c-wrong"' in page
+    assert 'id="c-wrong"' in page
+    assert "opened 4 times" in seen
+
+
+def test_every_sentence_of_the_summary_is_somewhere(page, comparison):
+    seen = read_page(page).seen.replace("\u00a0", " ")
+    for sentence in comparison.summary:
+        assert sentence in seen
+
+
+def test_every_inner_link_leads_somewhere_and_ids_are_unique(page):
+    reader = read_page(page)
+    ids = [attrs["id"] for _, attrs in reader.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    targets = [attrs["href"] for tag, attrs in reader.elements if (attrs.get("href") or "").startswith("#")]
+    assert len(targets) > 8
+    assert {target[1:] for target in targets} <= set(ids)
+
+
+def test_thumbnails_are_embedded_once_however_often_they_are_shown(page):
+    assert page.count("data:image/jpeg") == page.count("<symbol ") + 1  # and one explanation
+    uses = re.findall(r'<use href="#(c-t\d+)"', page)
+    assert len(uses) > len(set(uses))
+
+
+def test_pictures_have_words_and_charts_have_sentences(page):
+    reader = read_page(page)
+    for tag, attrs in reader.elements:
+        if tag == "img":
+            assert attrs["alt"]
+        if attrs.get("role") == "img":
+            assert len(attrs["aria-label"] or "") > 15
+        if tag == "svg" and attrs.get("class") in ("whisker", "plot", "scale"):
+            assert attrs["aria-hidden"] == "true"
+    assert "true cat, answered" in page
+
+
+def test_a_failed_run_stays_with_its_reason():
+    comparison = make_comparison([*make_runs(), make_failure()])
+    seen = read_page(render_report([comparison])).seen
+    assert "broken + logistic" in seen
+    assert "its weights are damaged" in seen
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        (make_runs((0.9,), has_control=False), "add a second model"),
+        (make_runs((0.9, 0.9), num_images=12), "few"),
+        ([make_failure()], "Nothing finished"),
+        (make_runs((1.0, 1.0)), "none of the 120 test images wrong"),
+        (make_runs((0.2, 0.9), models=["majority", "m"]), "No shortcut seen"),
+    ],
+)
+def test_empty_and_bad_states_say_what_to_do(runs: list[StoredRun], expected: str):
+    assert expected in read_page(render_report([make_comparison(runs)])).seen
+
+
+def test_runs_on_other_images_are_never_ranked_together():
+    runs = [*make_runs(), *make_runs(manifest="d" * 64, data_name="birds")]
+    groups = group_runs(runs)
+    assert [len(group) for group in groups] == [4, 4]
+    page = render_report([make_comparison(group) for group in groups])
+    seen = read_page(page).seen
+    assert "2 sets of test images" in seen
+    assert "never ranked together" in seen
+    assert page.count("<article") == 2
+    assert 'id="c1-table"' in page
+    assert 'id="c2-table"' in page
+
+
+def test_training_is_drawn_on_one_scale_and_one_epoch_is_a_line_of_the_table():
+    epochs = [
+        {"epoch": float(n), "train_accuracy": 0.5 + n / 10, "val_accuracy": 0.4 + n / 10, "val_loss": 1 / n}
+        for n in (1, 2, 3)
+    ]
+    history = {
+        "head": {"best_epoch": 2, "ended": "patience", "history": epochs},
+        "all": {"best_epoch": 0, "ended": "budget", "history": epochs[:1]},
+    }
+    runs = make_runs()
+    page = render_report([make_comparison([replace(runs[0], history=history), *runs[1:]])])
+    seen = read_page(page).seen
+    assert "2 phases of training" in seen
+    assert seen.count("Accuracy by epoch") == 1
+    assert "Kept: epoch 2; ended by patience" in seen
+    assert "model_0 + logistic, phase all Epoch Training % Validation % Validation loss 1 60.0 50.0 1.0000" in seen
+
+
+@pytest.mark.parametrize(("num_classes", "kind"), [(15, "matrix"), (16, "cells-frame"), (61, None)])
+def test_the_matrix_changes_form_with_the_number_of_classes(num_classes: int, kind: str | None):
+    classes = [f"class {index}" for index in range(num_classes)]
+    page = render_report([make_comparison(make_runs((0.5, 0.5), classes=classes, num_images=num_classes * 4))])
+    shown = re.findall(r'class="(matrix|cells-frame)"', page)
+    assert shown == ([] if kind is None else [kind])
+
+
+# pure and small
+
+
+def test_the_same_inputs_give_the_same_bytes(page):
+    again = make_comparison(make_runs(), DataDetails(counts={"cat": (100, 20, 40)}, num_openings=4))
+    assert render_report([again], [full_evidence(again)]) == page
+
+
+def test_doubled_and_failed_attempts_of_one_run_count_once():
+    runs = make_runs()
+    failed = StoredRun(runs[0].record.model_copy(update={"status": "failed", "metrics": {}}))
+    comparison = make_comparison([failed, *runs, runs[1]])
+    assert len(comparison.entries) == len(runs)
+    assert all(row.status == "done" for row in comparison.rows)
+
+
+def test_predictions_in_another_order_of_images_and_classes_are_put_in_one():
+    runs = make_runs()
+    plain = make_comparison(runs)
+    told = runs[1].predictions
+    assert told is not None
+    order, columns = np.arange(len(told.ids))[::-1], np.array([2, 0, 1])
+    place = np.argsort(columns)
+    turned = type(told)(
+        tuple(told.ids[i] for i in order),
+        place[told.labels[order]],
+        told.probabilities[order][:, columns],
+        tuple(told.classes[c] for c in columns),
+    )
+    mixed = make_comparison([runs[0], replace(runs[1], predictions=turned), *runs[2:]])
+    assert [np.array_equal(a.told, b.told) for a, b in zip(plain.ranked, mixed.ranked, strict=True)] == [True] * 3
+
+
+def test_twenty_runs_of_ten_thousand_images_stay_small():
+    runs = make_runs(np.linspace(0.6, 0.9, 20), num_images=10_000, classes=[f"class {n}" for n in range(20)])
+    comparison = make_comparison(runs)
+    wanted = wanted_images(comparison)
+    assert 0 < len(wanted) <= MOST_THUMBNAILS
+    picture = Thumbnail("data:image/jpeg;base64," + "A" * 6_700, 128, 96)
+    rows = np.arange(600)
+    maps = tuple(FeatureMap(f"model_{n}", "pca", rows, np.zeros((600, 2))) for n in range(4))
+    page = render_report([comparison], [Evidence(thumbnails=dict.fromkeys(wanted, picture), maps=maps)])
+    assert len(page.encode()) < 3_000_000
+    assert len(read_page(page).elements) < 6_000
+
+
+# nothing from outside becomes markup
+
+
+def hostile_comparison():
+    runs = make_runs(
+        (0.3,) * 8,
+        classes=HOSTILE_NAMES,
+        num_images=len(HOSTILE_NAMES) * 2,
+        models=HOSTILE_NAMES[:8],
+        image_name="{label}/{number}",
+        data_name=HOSTILE_NAMES[2],
+    )
+    details = DataDetails(
+        counts=dict.fromkeys(HOSTILE_NAMES, (1, 1, 1)),
+        skipped=tuple((name, name) for name in HOSTILE_NAMES),
+        warnings=HOSTILE_NAMES,
+    )
+    return make_comparison([*runs, make_failure(HOSTILE_NAMES[3], HOSTILE_NAMES[5])], details)
+
+
+def test_sixty_hostile_names_inject_no_element_and_no_attribute():
+    assert len(set(HOSTILE_NAMES)) >= 60
+    comparison = hostile_comparison()
+    evidence = replace(full_evidence(comparison), notes=HOSTILE_NAMES)
+    page = render_report([comparison], [evidence], title=HOSTILE_NAMES[1])
+    reader = read_page(page)
+    harmless = read_page(render_report([make_comparison(make_runs())], [Evidence(notes=("x",))]))
+    known = {tag for tag, _ in harmless.elements} | {"image", "symbol", "use", "img", "rect"}
+    assert {tag for tag, _ in reader.elements} - known <= {"option", "select", "label", "h4"}
+    for _, attrs in reader.elements:
+        assert not [name for name in attrs if name.startswith("on") or name in ("style", "srcdoc", "autofocus")]
+        for name in ("href", "src", "action"):
+            assert re.match(r"#|data:image/", attrs.get(name) or "#")
+    assert sum(tag == "script" for tag, _ in reader.elements) == 2
+    assert "49" not in {part.strip() for part in reader.text}
+    assert "<img src=x onerror=alert(1)>" in reader.seen  # shown literally
+    assert not re.search("[\x00\x08\x1b\u202e\u2066]", page)
+
+
+def test_data_for_the_script_cannot_end_it():
+    page = render_report([hostile_comparison()])
+    block = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)
+    assert block is not None
+    assert "<" not in block[1]
+    assert "<img src=x onerror=alert(1)>" in json.loads(block[1])["classes"]
+
+
+def test_the_policy_allows_the_pages_own_style_and_script_alone(page):
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None
+    allowed = policy[1].replace("&#39;", "'")
+    assert "default-src 'none'" in allowed
+    assert "unsafe" not in allowed
+    for tag, directive in (("style", "style-src"), ("script", "script-src")):
+        body = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        assert body is not None
+        digest = base64.b64encode(hashlib.sha256(body[1].encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}'" in allowed
+    assert " style=" not in page
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
+
+
+def test_templates_escape_everything_and_never_say_safe():
+    environment = make_environment()
+    assert environment.autoescape is True
+    assert environment.from_string("{{ x }}").render(x="<b>") == "&lt;b&gt;"
+    from importlib.resources import files
+
+    for entry in files("backbench.report.page").iterdir():
+        if entry.name.endswith(".html"):
+            assert "|safe" not in entry.read_text().replace(" ", "")
+
+
+# the figures
+
+
+def test_faults_count_pairs_shared_errors_and_who_alone_is_right():
+    runs = make_runs((0.8, 0.8, 0.8), has_control=False)
+    comparison = make_comparison(runs)
+    found = faults.find_faults(comparison)
+    assert found is not None
+    answers = np.stack([entry.told.argmax(axis=1) for entry in comparison.ranked])
+    right = answers == comparison.labels
+    assert found.num_wrong == int((~right[0]).sum())
+    assert sum(pair.count for pair in found.pairs) == found.num_wrong
+    assert found.num_shared == int((~right.any(axis=0)).sum())
+    assert all(right[alone.row, image] for alone in found.alone for image in alone.images)
+    confidence = [float(comparison.ranked[0].told[image].max()) for image in found.wrong]
+    assert confidence == sorted(confidence, reverse=True)
+
+
+def test_pair_tests_mirror_one_another_and_are_adjusted_together():
+    comparison = make_comparison(make_runs((0.95, 0.6, 0.5)))
+    pairs = doubt.compare_pairs(comparison)
+    assert len(pairs) == 6
+    for (a, b), cell in pairs.items():
+        other = pairs[b, a]
+        assert (cell.gap, cell.low, cell.p_value) == (-other.gap, -other.high, other.p_value)
+        assert cell.low < cell.gap < cell.high
+    assert pairs[0, 2].p_value < 0.05
+
+
+def test_an_interval_of_a_difference_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    n, only_a, only_b = 100, 0.12, 0.06
+    draws = rng.multinomial(n, [only_a, only_b, 1 - only_a - only_b], size=2000)
+    hits = [
+        low <= only_a - only_b <= high for low, high in (doubt.difference_interval(a, b, n) for a, b, _ in draws)
+    ]
+    assert 0.93 <= np.mean(hits) <= 0.98
+
+
+def test_trust_of_honest_and_of_boastful_confidences():
+    comparison = make_comparison(make_runs((0.9,), num_images=600))
+    entry = comparison.ranked[0]
+    honest = doubt.measure_trust(entry, comparison.labels)
+    assert sum(found.n for found in honest.bins) == 600
+    assert [found.confidence for found in honest.bins] == sorted(found.confidence for found in honest.bins)
+    sure = np.full_like(entry.told, 0.0)
+    sure[np.arange(600), entry.told.argmax(axis=1)] = 1.0
+    boastful = doubt.measure_trust(replace(entry, probabilities=sure), comparison.labels)
+    assert boastful.gap == pytest.approx(1 - entry.row.accuracy)
+
+
+def test_the_front_is_what_nothing_cheaper_beats():
+    def point(label: str, cost: float, value: float) -> Point:
+        return Point(label, label, cost, value, value, value, "other")
+
+    points = [point("dear", 9, 0.9), point("bad", 5, 0.5), point("cheap", 1, 0.6), point("equal", 10, 0.9)]
+    assert [found.label for found in pareto_front(points)] == ["cheap", "dear"]
+
+
+@pytest.mark.parametrize("values", [[0.5], [0.0, 1.0], [0.93, 0.95], [0.999, 1.0], [0.0], [1.0], []])
+def test_an_axis_holds_its_values_and_has_round_ticks(values: list[float]):
+    axis = marks.make_axis(values)
+    assert axis.low <= min(values, default=0.5)
+    assert max(values, default=0.5) <= axis.high
+    assert 2 <= len(axis.ticks) <= 9
+    assert all(0 <= axis.at(tick) <= 100 for tick in axis.ticks)
+
+
+def test_a_row_far_below_is_marked_at_the_edge_instead_of_drawn_inside():
+    axis = marks.make_axis([0.9, 1.0])
+    assert "◂" in draw_whisker(0.1, 0.05, 0.2, axis, "control")
+    assert "circle" in draw_whisker(0.95, 0.9, 0.99, axis, "best")
+
+
+def test_settings_go_by_model_method_or_run_and_the_command_names_them_all():
+    comparison = make_comparison(make_runs())
+    settings = compare_settings(comparison)
+    by_heading = {table.heading: dict(table.settings) for table in settings.tables}
+    assert by_heading["Model"]["chosen on validation.C"] == ("0.1", "0.2", "0.3")
+    assert dict(settings.shared)["seed"] == "0"
+    (command,) = repeat_commands(comparison)
+    assert command.startswith("backbench rank pets --models model_0,model_1,model_2 --methods logistic --seed 0")
+
+
+def test_options_that_were_set_are_in_the_command_as_the_command_line_reads_them():
+    (run,) = make_runs((0.9,), has_control=False)
+    options = {"recipe": {"epochs": 3, "augment": "basic"}, "freeze": True, "scale": [0.1, 1.0]}
+    method = run.record.config.method.model_copy(update={"options": options})
+    config = run.record.config.model_copy(update={"method": method})
+    changed = replace(run, record=run.record.model_copy(update={"config": config}))
+    (command,) = repeat_commands(make_comparison([changed]))
+    settings = [word.partition("=")[::2] for word in shlex.split(command) if word.startswith("options.")]
+    assert parse_settings(tuple("=".join(setting) for setting in settings)) == options
+
+
+# other forms
+
+
+def test_csv_holds_every_run_and_no_formula():
+    text = render_csv([hostile_comparison()])
+    lines = list(csv.DictReader(io.StringIO(text)))
+    assert len(lines) == 10
+    assert not [cell for line in lines for cell in line.values() if cell[:1] in ("=", "+", "@", "\t", "\r")]
+    assert float(lines[0]["accuracy"]) == pytest.approx(hostile_comparison().rows[0].accuracy)
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_no_name_becomes_a_formula_or_a_line_of_a_table(name: str):
+    cell = in_csv(name)
+    assert cell[:1] not in ("=", "+", "-", "@", "\t", "\r")
+    assert cell.endswith(printable(name))
+    assert "\n" not in in_markdown(name)
+    assert not re.search(r"(?<!\\)[|<`*]", in_markdown(name))
+
+
+def test_json_is_one_document_with_the_rows_of_rank():
+    comparison = make_comparison(make_runs())
+    (only,) = json.loads(render_json([comparison]))["comparisons"]
+    assert [row["model"] for row in only["rows"]] == [row.model for row in comparison.rows]
+
+
+def test_markdown_and_cards_state_figures_and_escape_names():
+    comparison = make_comparison(make_runs(), DataDetails(counts=dict.fromkeys(CLASSES, (100, 20, 40))))
+    table = render_markdown([comparison])
+    assert table.count("\n| ") == 2 + 4
+    assert "95 % interval" in table
+    card = render_model_card([comparison])
+    assert "| Accuracy |" in card
+    assert "Licence of the weights: MIT" in card
+    assert "| owl | 100 | 20 | 40 |" in render_data_card([comparison])
+    for text in (render_markdown, render_model_card, render_data_card):
+        told = [
+            line for line in text([hostile_comparison()]).splitlines() if not line.startswith("    ")
+        ]  # but code
+        assert not re.search("<(img|script|svg)|[\x00\x1b\u202e]", "\n".join(told))
+
+
+def test_a_thumbnail_is_small_and_keeps_its_proportions():
+    noise = np.random.default_rng(0).integers(0, 256, (400, 200, 3), dtype=np.uint8)
+    picture = make_thumbnail(noise)
+    assert (picture.width, picture.height) == (64, 128)
+    assert len(picture.address) < 9_000
+    assert picture.address.startswith("data:image/jpeg;base64,")

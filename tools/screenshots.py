@@ -1,0 +1,68 @@
+"""Pictures of the report, light and dark, desktop and phone: python tools/screenshots.py REPORT.html OUT.
+
+Needs the dev extra and a Chromium (`apt install chromium`, or the path in BACKBENCH_CHROMIUM).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+
+SIZES = {"desktop": (1280, 720), "phone": (390, 844), "narrow": (320, 700)}
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+def find_chromium() -> str:
+    """The browser to use. SystemExit, with what to do, where there is none."""
+    found = os.environ.get("BACKBENCH_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if not found:
+        raise SystemExit("no Chromium here: apt install chromium, or set BACKBENCH_CHROMIUM to its path.")
+    return found
+
+
+def take_pictures(browser: Browser, address: str, out: Path, name: str) -> list[Path]:
+    """The first screen and the whole page in each size and colour scheme."""
+    taken = []
+    for size, (width, height) in SIZES.items():
+        for scheme in ("light", "dark"):
+            context = browser.new_context(
+                viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
+            )
+            page = context.new_page()
+            page.goto(address)
+            for part in ("first", "whole"):
+                path = out / f"{name}-{size}-{scheme}-{part}.png"
+                page.screenshot(path=path, full_page=part == "whole")
+                taken.append(path)
+            context.close()
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("page", help="an HTML file, or the address of a page that is being served")
+    parser.add_argument("out", type=Path, help="folder for the pictures")
+    parser.add_argument("--name", default="report", help="beginning of the file names")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    address = given.page if "://" in given.page else Path(given.page).resolve().as_uri()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
+        for path in take_pictures(browser, address, given.out, given.name):
+            print(path)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
