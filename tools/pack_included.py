@@ -32,19 +32,20 @@ std = {std}
 """
 NOTE = """# {name}
 
-{architecture}, trained from random weights on the training part of CIFAR-100 (40,000 images; 10,000 more for
-validation), seed 0. Right on {accuracy:.1f} % of the 10,000 test images ({low:.1f} to {high:.1f}), with the head it
-was trained with; only the body is kept, in half precision.
+{architecture}, trained from random weights on the training part of CIFAR-100 (40,000 images; 10,000
+more for validation), seed 0. Right on {accuracy:.1f} % of the 10,000 test images ({low:.1f} to
+{high:.1f}), with the head it was trained with; only the body is kept, in half precision.
 
 ```
 {command}
 python tools/pack_included.py BUNDLE {name} "..."
 ```
-where `cifar100/` holds the official images, one folder for each class in `train/` and `test/`. The run's record,
-without the predictions, is `{name}.record.json`.
+where `cifar100/` holds the official images, one folder for each class in `train/` and `test/`. The
+run's record, without the predictions, is `{name}.record.json`.
 
-Licence of the weights: Apache-2.0, as the package. The images of CIFAR-100 (A. Krizhevsky: Learning Multiple
-Layers of Features from Tiny Images, 2009) come without a stated licence; none of them is in the weights file or here.
+Licence of the weights: Apache-2.0, as the package. The images of CIFAR-100 (A. Krizhevsky: Learning
+Multiple Layers of Features from Tiny Images, 2009) come without a stated licence; none of them is in
+the weights file or here.
 """
 
 

@@ -83,8 +83,7 @@ def adapt(
     Raises:
         BackbenchError: see `run.run` and `engine.train.fit`.
     """
-    method = find_method(config.method.name, "--method")
-    resolve_options(method, config.method)
+    resolve_options(method := find_method(config.method.name, "--method"), config.method)
     if method.kind == "probe" and num_processes() > 1:
         raise ConfigError(f"'{method.name}' is solved by one process: leave torchrun away, or choose another.")
     model = find_model(config.model_file or config.model, "--model")

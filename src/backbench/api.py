@@ -135,10 +135,10 @@ def adapt(
     from backbench.runtime import catch_signals, decide_device, decide_precision
 
     _check_budget(budget_seconds)
-    (model_name,), decided = _list_models(model) or ("",), decide_device(device)
+    decided = decide_device(device)
     (method_config,) = _list_methods({method: options or {}})
     is_tuning = find_method(method, "method").kind == "tune"
-    spec = find_model(model_name, "model")
+    spec = find_model(_to_text(model, "model", "a name, a card, or an own run or bundle"), "model")
     columns = (image_column, label_column, group_column)
     config = RunConfig(
         data=_make_data_config(data, columns, seed=seed, split=split, limit=limit, on_bad=on_bad),

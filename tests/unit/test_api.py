@@ -263,6 +263,7 @@ Call = Callable[[Path], object]
         (lambda photos: backbench.rank(photos, "pixels", device="gpu"), "unknown device 'gpu'"),
         (lambda photos: backbench.rank(photos / "nowhere", "pixels"), "nowhere"),
         (lambda photos: backbench.adapt(photos, "tiny_cn", "head"), "Did you mean 'tiny_cnn"),
+        (lambda photos: backbench.adapt(photos, ["tiny_cnn", "pixels"], "head"), "model is a list"),
         (lambda photos: backbench.adapt(photos, "tiny_cnn", "hed"), "Did you mean 'head'"),
         (lambda photos: backbench.adapt(photos, "colour", "logistic"), "is a control"),
         (lambda photos: backbench.adapt(photos, "tiny_cnn", "head", {"recipe": {"epochs": 0}}), "recipe.epochs"),

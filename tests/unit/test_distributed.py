@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 import processes
-from backbench.engine import distributed
-from backbench.engine.whole_norm import _WholeBatchNorm
+from backbench.engine import distributed, whole_norm
+from backbench.engine.whole_norm import _WholeBatchNorm, refuse_checkpoints
 from backbench.errors import ConfigError
 from conftest import make_photos
 
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What every process of a group of three, then of two, was left with."""
     folder = tmp_path_factory.mktemp("processes")
     make_photos(folder / "photos", num=12)
-    settings = {"OMP_NUM_THREADS": "1", "BACKBENCH_CACHE": str(folder / "cache"), "PYTHONPATH": str(HELPER.parent)}
+    settings = {"OMP_NUM_THREADS": "1", "BACKBENCH_CACHE": str(folder / "cache")}
     with open(folder / "messages", "wb") as messages:
         started = [
             subprocess.Popen(
@@ -142,6 +142,18 @@ def test_whole_batch_norm_is_the_usual_one_for_one_process() -> None:
     weights = torch.randn_like(expected)
     gradients = [torch.autograd.grad((output * weights).sum(), values)[0] for output in (expected, found)]
     torch.testing.assert_close(*gradients)
+
+
+def test_batch_norm_that_is_computed_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    recipe = processes.RECIPE.model_copy(update={"gradient_checkpointing": True})
+    refuse_checkpoints(network, recipe)  # one process may
+    monkeypatch.setattr(whole_norm, "num_processes", lambda: 2)
+    refuse_checkpoints(network, processes.RECIPE)
+    with pytest.raises(ConfigError, match="gradient_checkpointing"):
+        refuse_checkpoints(network, recipe)
+    network.requires_grad_(False)
+    refuse_checkpoints(network, recipe)
 
 
 @pytest.mark.parametrize("processes_there", [1, 2, 3, 5])

@@ -13,7 +13,7 @@ from torch import nn
 
 from backbench.adapt import adapt
 from backbench.catalog import find_model
-from backbench.config import DataConfig, MethodConfig, Recipe, RunConfig
+from backbench.config import DataConfig, MethodConfig, Precision, Recipe, RunConfig
 from backbench.engine import step
 from backbench.engine.batches import FeatureBatches
 from backbench.engine.checkpoint import Workspace
@@ -51,7 +51,12 @@ class Net(nn.Module):
 
 
 def train(
-    folder: Path, network: nn.Module, *, epochs: int = 4, stop_signal: Callable[[], int] = never_stop
+    folder: Path,
+    network: nn.Module,
+    *,
+    recipe: Recipe = RECIPE,
+    precision: Precision = "fp16",
+    stop_signal: Callable[[], int] = never_stop,
 ) -> FitResult:
     rng = np.random.default_rng(0)
     labels = np.arange(34) % 3
@@ -61,14 +66,10 @@ def train(
     return fit(
         network,
         FeatureBatches(*parts, num_classes=3, smoothing=0.0, device="cpu"),
-        Phase(
-            "half",
-            frozenset(name for name, _ in network.named_parameters()),
-            RECIPE.model_copy(update={"epochs": epochs}),
-        ),
+        Phase("half", frozenset(name for name, _ in network.named_parameters()), recipe),
         class_names=("a", "b", "c"),
         workspace=Workspace(folder),
-        precision="fp16",
+        precision=precision,
         stop_signal=stop_signal,
     )
 
@@ -90,7 +91,7 @@ def test_a_network_learns_in_fp16(tmp_path: Path) -> None:
     assert result.best_accuracy > 0.6
 
 
-def test_gradients_too_small_for_fp16_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_too_small_for_fp16_are_not_lost() -> None:
     weight = nn.Parameter(torch.ones(1, 4))
     inputs = torch.full((1, 4), 1e-3)
     with autocast("cpu", "fp16"):
@@ -100,6 +101,16 @@ def test_gradients_too_small_for_fp16_are_not_lost(monkeypatch: pytest.MonkeyPat
         (gradients[scale],) = torch.autograd.grad(outputs.float() * 1e-6 * scale, weight, retain_graph=True)
     assert not gradients[1.0].any()
     torch.testing.assert_close(gradients[65536.0] / 65536, torch.full((1, 4), 1e-9), rtol=0.05, atol=0)
+
+
+def test_the_scale_leaves_no_trace_in_the_steps(tmp_path: Path) -> None:
+    plain = RECIPE.model_copy(update={"optimizer": "sgd", "clip_norm": 0.0, "epochs": 1})
+    half, whole = Net(), Net()
+    train(tmp_path / "fp16", half, recipe=plain)
+    train(tmp_path / "fp32", whole, recipe=plain, precision="fp32")
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(half.state_dict()[name], tensor, rtol=0, atol=1e-3)
+        assert not torch.equal(Net().state_dict()[name], half.state_dict()[name])
 
 
 def test_an_overflow_is_skipped_and_halves_the_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +136,7 @@ def test_a_skipped_step_changes_nothing(tmp_path: Path) -> None:
 
 def test_overflow_without_end_is_divergence(tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged, match=f"step {step.MOST_SKIPPED + 1}"):
-        train(tmp_path, Net(frozenset(range(1, 100))), epochs=10)
+        train(tmp_path, Net(frozenset(range(1, 100))), recipe=RECIPE.model_copy(update={"epochs": 10}))
     assert state_of(tmp_path)["num_skipped"] < step.MOST_SKIPPED
 
 

@@ -46,6 +46,7 @@ from backbench.engine.losses import weigh_classes
 from backbench.engine.optimise import Phase, freeze_for, make_optimizer, rate_factor, set_training_mode
 from backbench.engine.order import epoch_order
 from backbench.engine.step import compute_gradients, load_share, member_logits, note_good_step, skip_overflow
+from backbench.engine.whole_norm import refuse_checkpoints
 from backbench.errors import ConfigError, Interrupted, ModelError, TrainingDiverged
 from backbench.progress import SILENT, Progress
 from backbench.runtime import free_memory, stream_seed
@@ -159,6 +160,7 @@ def _begin(
     copy_from_first(network.state_dict().values())
     parameters = freeze_for(network, phase)
     recipe = phase.recipe
+    refuse_checkpoints(network, recipe)
     loop = Loop(
         network=network,
         batches=batches,

@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from backbench.config import Recipe
 from backbench.engine.distributed import num_processes, sum_tensor
+from backbench.errors import ConfigError
 
 
 def whole_batch_norm(*, is_counted: bool) -> AbstractContextManager[Any]:
@@ -24,6 +27,19 @@ def whole_batch_norm(*, is_counted: bool) -> AbstractContextManager[Any]:
         is_counted: False: this process's images are stand-ins, which count nothing.
     """
     return _WholeBatchNorm(is_counted) if num_processes() > 1 else nullcontext()
+
+
+def refuse_checkpoints(network: nn.Module, recipe: Recipe) -> None:
+    """Raises ConfigError where batch norm of several processes would run again in the backward pass: on a GPU that
+    is another thread, which knows nothing of the others."""
+    if num_processes() == 1 or not recipe.gradient_checkpointing:
+        return
+    for module in network.modules():
+        if isinstance(module, _BatchNorm) and any(weight.requires_grad for weight in module.parameters()):
+            raise ConfigError(
+                "recipe.gradient_checkpointing and batch norm that learns don't go together on several processes. "
+                "Leave one of them away."
+            )
 
 
 class _Sum(torch.autograd.Function):

@@ -84,6 +84,10 @@ def _adapt(task: ImageTask, head: HeadModule, options: HeadOptions, training: Tr
     trained = standardise(task, heads, body_learns=False)
     classifier = make_classifier(task, trained)
     phase = make_phase("head", classifier, (), options.recipe, fresh_head=True)
+    if len(grid) > 1:
+        training.progress.say(
+            f"head: {len(grid)} heads learn side by side, each with its own rate and weight decay"
+        )
     result = train_phase(classifier, task, spread_phase(phase, "head.inner.", grid), training)
     chosen = choose_head(result, len(task.val))
     trained.inner = heads.head(chosen)

@@ -181,11 +181,8 @@ def _draw_table(comparison: Comparison) -> Markup:
         if column.key == "accuracy":
             scale = charts.draw_scale(decide_axis(comparison.rows))
             heads.append(tag('<th class="drawn" aria-hidden="true">{}</th>', scale))
-    rows = (
-        [_draw_line(line, is_last=line is ordinary[:MOST_LINES][-1]) for line in shown]
-        if ordinary
-        else [_draw_line(line, is_last=False) for line in shown]
-    )
+    last = ordinary[:MOST_LINES][-1:]  # what is below it is apart
+    rows = [_draw_line(line, is_last=line in last) for line in shown]
     left_out = len(lines) - len(shown)
     more = tag('<p class="soft">{} more in .table and .report()</p>', plural(left_out, "row")) if left_out else ""
     head, body = join_marks(heads), join_marks(rows)
