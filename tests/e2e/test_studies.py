@@ -162,14 +162,14 @@ def test_what_does_not_fit_together_is_said(more: str, said: str, tmp_path: Path
 def test_wrong_names_are_found_before_any_work(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     for good, bad, said in (
-        ('"pixels"', '"pixls"', "Did you mean pixels"),
+        ('"pixels"', '"pixls"', "Did you mean .pixels"),
         ('"knn"', '"kmm"', "knn"),
     ):
         file.write_text(BASE.replace(good, bad))
         with pytest.raises(ConfigError, match=said):
             plan_steps(read_study(file), Settings(out=tmp_path / "out"))
     file.write_text(BASE)
-    with pytest.raises(ConfigError, match="Did you mean one"):
+    with pytest.raises(ConfigError, match="Did you mean .one"):
         plan_steps(read_study(file), Settings(out=tmp_path, only=("ome",)))
     with pytest.raises(ConfigError, match="the study uses digits"):
         plan_steps(read_study(file), Settings(out=tmp_path, data={"cifar10": "here"}))

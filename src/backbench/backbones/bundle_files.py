@@ -7,6 +7,7 @@ what a bundle says never imports torch.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -69,7 +70,8 @@ def is_bundle(path: Path) -> bool:
 def _place(path: Path) -> Path | None:
     """Where the bundle lies that a path means: `RUN.bundle` lies beside the folder of `RUN`."""
     places = (path, path.with_name(f"{path.name}{SUFFIX}")) if path.name else (path,)
-    return next((place for place in places if (place / MODEL_FILE).is_file()), None)
+    # unlike Path.is_file, os.path.isfile never raises, whatever the name
+    return next((place for place in places if os.path.isfile(place / MODEL_FILE)), None)  # noqa: PTH113
 
 
 def find_bundle(folder: Path) -> Path:

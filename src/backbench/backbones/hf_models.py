@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,7 @@ def resolve(name: str) -> ModelSpec | None:
         return _hub_spec(said)
     folder = Path(said).expanduser() if said.startswith("~/") else Path(said)
     if name.startswith(PREFIX):
-        if not (folder / CONFIG_FILE).is_file():
+        if not os.path.isfile(folder / CONFIG_FILE):  # noqa: PTH113 - unlike Path.is_file, it never raises
             raise ConfigError(
                 f"model {shown(name)} is neither hf/ORG/NAME, a repository of the Hugging Face hub, nor 'hf/' and "
                 f"a folder (hf/./mine) with {CONFIG_FILE}, {PREPROCESS_FILE} and {WEIGHTS_FILE}."
@@ -54,7 +55,7 @@ def resolve(name: str) -> ModelSpec | None:
 
 
 def _is_model_folder(folder: Path) -> bool:
-    return (folder / CONFIG_FILE).is_file() and bool(_weights_files(folder))
+    return os.path.isfile(folder / CONFIG_FILE) and bool(_weights_files(folder))  # noqa: PTH113 - as above
 
 
 def _weights_files(folder: Path) -> list[Path]:

@@ -47,9 +47,9 @@ def resolve(name: str) -> ModelSpec | None:
         return None
     path = Path(name).expanduser() if name.startswith("~/") else Path(name)
     if not is_bundle(path):
-        if not path.is_dir() and not name.endswith(SUFFIX):
+        if not os.path.isdir(path) and not name.endswith(SUFFIX):  # noqa: PTH112 - unlike Path.is_dir, it never raises
             return None
-        if (path / RECORD_FILE).is_file():
+        if os.path.isfile(path / RECORD_FILE):  # noqa: PTH113 - as above
             raise ConfigError(
                 f"the run {shown(name)} has no bundle beside it, so there are no tuned weights to start from: "
                 "backbench rank keeps none of a probe. Make one with backbench adapt."

@@ -31,10 +31,8 @@ def resolve(name: str) -> ModelSpec | None:
     published = torchvision_models.resolve(name) or timm_models.resolve(name)
     real = name if published is None else published.name
     stems = dict.fromkeys([name, real, real.partition(".")[0]])
-    files = [
-        Path(folder) / f"{stem.replace('/', '--')}{suffix}" for stem in stems for suffix in (".toml", *SUFFIXES)
-    ]
-    found = next((file for file in files if file.is_file()), None)
+    names = (f"{stem.replace('/', '--')}{suffix}" for stem in stems for suffix in (".toml", *SUFFIXES))
+    found = next((file for name in names if (file := find_file(name)) is not None), None)
     if found is None:
         return None
     if found.suffix == ".toml":
@@ -59,4 +57,4 @@ def find_file(name: str) -> Path | None:
     """The file of that name in the weights folder; None if there is none, or no folder."""
     folder = os.environ.get(FOLDER_VARIABLE)
     file = Path(folder or "") / name
-    return file if folder and file.is_file() else None
+    return file if folder and os.path.isfile(file) else None  # noqa: PTH113 - unlike Path.is_file, it never raises

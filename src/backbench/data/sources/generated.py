@@ -21,6 +21,7 @@ PREFIX = "generated:"
 NUM_OF_EACH = 8
 PART_OF = ("train", "train", "train", "train", "val", "val", "test", "test")
 NOISE = 24.0
+NO_CLASSES = ("clutter", "background google", "background_google")
 
 
 def resolve(name: str) -> SourceSpec | None:
@@ -73,5 +74,5 @@ def _load(spec: SourceSpec, config: DataConfig, progress: Progress) -> Listing:
 
 def _class_names(spec: SourceSpec) -> tuple[str, ...]:
     if spec.name in TABLES:
-        return tuple(read_table(spec.name))
+        return tuple(name for name in read_table(spec.name) if name not in NO_CLASSES)
     return tuple(f"class {number}" for number in range(spec.num_classes or 10))
