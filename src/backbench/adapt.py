@@ -18,19 +18,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backbench import ledger
-from backbench.catalog import ModelSpec, find_method, find_model
-from backbench.config import Frozen, RunConfig
+from backbench.catalog import MethodSpec, ModelSpec, find_method, find_model
+from backbench.config import RunConfig
 from backbench.data.load import Data, load_data
 from backbench.data.manifest import write_manifest
 from backbench.data.seen import Seen, add_seen, read_seen
+from backbench.data.survey import survey
 from backbench.engine.distributed import is_first, num_processes, wait_for_all
 from backbench.errors import BackbenchError, BudgetExceeded, ConfigError, Interrupted, PeerLost, StorageError
 from backbench.evaluate.calibrate import calibrate, measure_answered, softmax
 from backbench.evaluate.metrics import fit_figures, per_class_recall, score
+from backbench.methods.zeroshot import map_classes, refuse_headless
+from backbench.plan import describe_power
 from backbench.progress import SILENT, Progress
-from backbench.records import Cost, MethodFacts, Metric, Predictions, RunRecord
+from backbench.records import Cost, Metric, Predictions, RunRecord
 from backbench.run import (
     complete_run,
+    count_seen,
     decide_run_id,
     describe_data,
     extract_for,
@@ -42,7 +46,7 @@ from backbench.run import (
     warn_of_seen,
 )
 from backbench.runtime import describe_environment, keep_memory, peak_memory_bytes
-from backbench.unfinished import CONFIG, hold_run, lock_path, with_absolute_paths, working_folder
+from backbench.unfinished import CONFIG, forget_refused, hold_run, lock_path, with_absolute_paths, working_folder
 
 if TYPE_CHECKING:
     from backbench.engine.classifier import Classifier
@@ -87,9 +91,12 @@ def adapt(
     if method.kind == "probe" and num_processes() > 1:
         raise ConfigError(f"'{method.name}' is solved by one process: leave torchrun away, or choose another.")
     model = find_model(config.model_file or config.model, "--model")
-    refuse_control(model)
+    refuse_model(model, method)
     ledger.prepare_root(out)
-    data = load_data(config.data, progress)
+    found = survey(config.data, progress)
+    for sentence in (*found.sentences(), describe_power(found.num_test)):
+        progress.say(sentence)
+    data = load_data(config.data, progress, listing=found.listing)
     run_id = decide_run_id(config, data, model)
     if resume is not None and run_id != resume:
         raise ConfigError(
@@ -117,10 +124,12 @@ def adapt(
         raise
 
 
-def refuse_control(model: ModelSpec) -> None:
-    """Raises ConfigError for what runs no network."""
+def refuse_model(model: ModelSpec, method: MethodSpec) -> None:
+    """Raises ConfigError for what runs no network, or has no classifier where the method takes that one."""
     if model.load is None:
         raise ConfigError(f"'{model.name}' is a control: there is no model in it to adapt. Name a backbone.")
+    if method.needs_head:
+        refuse_headless(model.load_head)
 
 
 def adapt_run(
@@ -143,14 +152,22 @@ def adapt_run(
     limits: Any = {"deadline": deadline, "stop_signal": stop_signal}
     with hold_run(out, run_id, progress=progress, **limits) if is_first() else nullcontext():
         wait_for_all()  # until the first one holds the run
+        from backbench.engine.gallery import warn_of_kept
+
         bundle = out / f"{run_id}.bundle"
         finished = ledger.find_finished(out, run_id)
         if finished is not None and bundle.is_dir():
-            _warn_of_kept_gallery(bundle, with_gallery, progress)
+            if not with_gallery:
+                warn_of_kept(bundle, progress)
             adapted = Adapted(finished, out / run_id, bundle)
         else:
             where: Any = {"out": out, "device": device, "progress": progress}
-            adapted = _adapt_alone(config, run_id, data, model, with_gallery=with_gallery, **where, **limits)
+            try:
+                adapted = _adapt_alone(config, run_id, data, model, with_gallery=with_gallery, **where, **limits)
+            except ConfigError:
+                if is_first():
+                    forget_refused(out, run_id)
+                raise
         if adapted.record.run_id == run_id and is_first():
             shutil.rmtree(working_folder(out, run_id), ignore_errors=True)
             lock_path(out, run_id).unlink(missing_ok=True)  # whoever waits for it finds the finished run
@@ -218,15 +235,6 @@ def _gallery(
         return None
 
 
-def _warn_of_kept_gallery(bundle: Path, with_gallery: bool, progress: Progress) -> None:
-    if with_gallery:
-        return
-    from backbench.engine.gallery import FOLDER
-
-    if (bundle / FOLDER).is_dir():
-        progress.warn(f"{bundle} is there already, with a gallery. Remove it and run again to have it without.")
-
-
 def _probe(
     config: RunConfig, run_id: str, data: Data, model: ModelSpec, *, out: Path, device: str, progress: Progress
 ) -> tuple[RunRecord, Classifier, np.ndarray]:
@@ -234,13 +242,16 @@ def _probe(
     from backbench.engine.classifier import Classifier
     from backbench.engine.head_modules import to_module
 
-    extracted = extract_for(model, config, data, device=device, progress=progress)
+    method = find_method(config.method.name)
+    options: Any = resolve_options(method, config.method)
     record = ledger.find_finished(out, run_id)
+    if record is None and method.needs_head:
+        map_classes(data.manifest.classes, model.load_head, options)  # what is wrong is found before the long work
+    extracted = extract_for(model, config, data, device=device, progress=progress)
     if record is None:
         record = complete_run(config, run_id, data, extracted, out=out, device=device)
-    method = find_method(config.method.name)
     task = _feature_task(config, data, extracted.values, device)
-    fitted = method.adapt(task, resolve_options(method, config.method))
+    fitted = method.adapt(task, options)
     assert model.load is not None  # checked by adapt
     classifier = Classifier(model.load(config.seed), to_module(fitted.head), data.manifest.classes)
     if fitted.val_logits is not None:
@@ -276,7 +287,7 @@ def tune_run(
     """Train by a method of kind 'tune', calibrate on validation, open the test part once, write the record."""
     from backbench.engine.checkpoint import Workspace
     from backbench.engine.train import never_stop
-    from backbench.engine.tune import Training, describe_cut, training_figures
+    from backbench.engine.tune import Training, describe_cut, describe_method, refuse_unlearnt, training_figures
 
     keep_memory()
     started = ledger.utc_now()
@@ -287,9 +298,11 @@ def tune_run(
         workspace.write_state(CONFIG, with_absolute_paths(config).model_dump(mode="json"))
     task = _image_task(config, data, model, device, progress)
     tuned: Tuned = method.adapt(task, options, Training(workspace, deadline, stop_signal or never_stop, progress))
+    refuse_unlearnt(tuned)
     fit_seconds = workspace.elapsed_seconds()
     cut = describe_cut(tuned)
     if cut is not None:
+        progress.warn(cut)
         run_id = f"{run_id}.cut-{sum(result.num_steps for result in tuned.phases.values())}"
     classifier = tuned.classifier.to(device)
     val_logits = _logits(classifier, task.val, data, config, device, progress)
@@ -300,6 +313,7 @@ def tune_run(
     test, clock = _part("test", data), time.perf_counter()
     logits = _logits(classifier, test, data, config, device, progress)
     seconds = time.perf_counter() - clock
+    seen = count_seen(model, data)
     record = RunRecord(
         run_id=run_id,
         status="done",
@@ -307,7 +321,7 @@ def tune_run(
         config=config,
         data=describe_data(data),
         model=task.backbone.facts,
-        method=_describe_method(config.method.name, options, tuned),
+        method=describe_method(config.method.name, options, tuned),
         metrics=_measure(logits, test, data, classifier),
         per_class=per_class_recall(softmax(logits), test.labels, data.manifest.classes),
         fit=training_figures(tuned, len(task.train))
@@ -320,6 +334,8 @@ def tune_run(
         ),
         environment=describe_environment(device) | {"num_processes": str(num_processes())},
         warnings=(*tuned.warnings, *([cut] if cut else []), *warn_of_seen(model, data)),
+        num_val_seen=seen.num_val,
+        num_test_seen=seen.num_test,
     )
     if not is_first():
         return record, classifier
@@ -332,17 +348,6 @@ def tune_run(
         more={"history.json": json.dumps(history, indent=1).encode()},
     )
     return record, classifier
-
-
-def _describe_method(name: str, options: Frozen, tuned: Tuned) -> MethodFacts:
-    calibration = {"temperature": tuned.classifier.temperature, "threshold": tuned.classifier.threshold}
-    best = {f"{phase}_best_epoch": result.best_epoch for phase, result in tuned.phases.items()}
-    return MethodFacts(
-        name=name,
-        options=options.model_dump(mode="json"),
-        choices=tuned.choices | calibration | best,
-        fitted_on="train",
-    )
 
 
 def _measure(logits: np.ndarray, test: Part, data: Data, classifier: Classifier) -> dict[str, Metric]:

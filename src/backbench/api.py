@@ -66,18 +66,23 @@ def rank(
     """
     from pathlib import Path
 
+    from backbench.catalog import find_model
     from backbench.progress import make_progress
     from backbench.runtime import decide_device, decide_precision
     from backbench.study import RankRequest
     from backbench.study import rank as rank_models
 
     _check_budget(budget_seconds)
+    model_names, method_configs = _list_models(models), _list_methods(methods)
+    _check_top(top, method_configs)
+    for name in model_names:
+        find_model(name, "models")
     decided = decide_device(device)
     columns = (image_column, label_column, group_column)
     request = RankRequest(
         data=_make_data_config(data, columns, seed=seed, split=split, limit=limit, on_bad=on_bad),
-        models=_list_models(models),
-        methods=_list_methods(methods),
+        models=model_names,
+        methods=method_configs,
         seed=seed,
         precision=decide_precision(precision, decided),
         training_precision=decide_precision(precision, decided, training=True),
@@ -188,13 +193,21 @@ def open_study(folder: Source = "runs", *, data: str | None = None) -> Study:
     """
     from pathlib import Path
 
-    from backbench.errors import ConfigError
+    from backbench.errors import ConfigError, nearest, shown, unknown_name
     from backbench.evidence import find_run_folders
     from backbench.report.text import join_names
 
-    given = (os.fspath(folder),)
+    given = (_to_text(folder, "folder", "the folder of the runs"),)
+    if not Path(given[0]).exists():
+        close = nearest(Path(given[0]).name, _names_beside(Path(given[0])))
+        hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else "Name the one given as out= to rank."
+        raise ConfigError(f"there is no such folder: {shown(given[0])}. {hint}")
     studies = _open_folders(given, find_run_folders(given, Path(given[0]).parent))
     chosen = [study for study in studies if data is None or study.data_name == data]
+    if data is not None and not chosen:
+        raise unknown_name(
+            "data set", data, (study.data_name for study in studies), "data", f"the runs in {given[0]}"
+        )
     if len(chosen) != 1:
         held = join_names([f"{study.data_name} ({len(study.rows)} runs)" for study in studies], limit=6)
         asked = "" if data is None else f", {len(chosen)} of them named '{data}'"
@@ -204,6 +217,13 @@ def open_study(folder: Source = "runs", *, data: str | None = None) -> Study:
             "own with out=."
         )
     return chosen[0]
+
+
+def _names_beside(path: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in path.absolute().parent.iterdir() if entry.is_dir())
+    except OSError:
+        return []
 
 
 def load(path: Source) -> Classifier:
@@ -323,8 +343,32 @@ def _check(kind: type[Checked], values: Mapping[str, Any]) -> Checked:
         raise ConfigError(f"{name} can't be {fault['input']!r:.80}: {fault['msg']}.") from error
 
 
-def _check_budget(budget_seconds: float | None) -> None:
+def _check_budget(budget_seconds: object) -> None:
     from backbench.errors import ConfigError
 
-    if budget_seconds is not None and not budget_seconds > 0:
-        raise ConfigError(f"budget_seconds is {budget_seconds}; it has to be above 0, or None for no limit.")
+    if budget_seconds is None:
+        return
+    is_number = isinstance(budget_seconds, (int, float)) and not isinstance(budget_seconds, bool)
+    if not is_number or not budget_seconds > 0:  # type: ignore[operator]
+        raise ConfigError(
+            f"budget_seconds is {budget_seconds!r:.80}; it has to be a number above 0, or None for no limit."
+        )
+
+
+def _check_top(top: object, methods: Sequence[MethodConfig]) -> None:
+    """ConfigError for what is no number of models, or where no probe of `methods` could choose which to train."""
+    from backbench.catalog import find_method
+    from backbench.errors import ConfigError
+
+    kinds = {find_method(method.name, "methods").kind for method in methods}
+    if top is None:
+        return
+    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+        raise ConfigError(
+            f"top is {top!r:.80}; it has to be a whole number of models, at least 1, or None for all."
+        )
+    if kinds != {"probe", "tune"}:
+        raise ConfigError(
+            "top chooses which models to train by their probes: give it with at least one of each in methods, "
+            "such as ['logistic', 'two-phase']."
+        )

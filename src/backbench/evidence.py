@@ -104,7 +104,7 @@ def find_run_folders(given: Sequence[str], out: Path) -> list[Path]:
         inside = _runs_inside(path)
         if inside and not (path / ledger.RECORD_FILE).is_file():
             found += inside
-        elif path.is_dir() and not (path / ledger.RECORD_FILE).is_file():
+        elif path.is_dir() and not (path / ledger.RECORD_FILE).is_file() and path.suffix != ledger.BUNDLE_SUFFIX:
             raise ConfigError(
                 f"the folder {text} holds no runs: no folder in it has a {ledger.RECORD_FILE}. Give the "
                 "folder that --out named in `backbench rank`, or run folders."

@@ -28,6 +28,7 @@ RECORD_FILE = "record.json"
 PREDICTIONS_FILE = "predictions.npz"
 MANIFEST_FILE = "manifest.json"
 OPENINGS_FILE = "openings.jsonl"
+BUNDLE_SUFFIX = ".bundle"
 ORPHAN_AGE_SECONDS = 24 * 3600.0
 
 
@@ -135,7 +136,12 @@ def find_finished(root: Path, run_id: str) -> RunRecord | None:
 
 
 def find_run(root: Path, given: str) -> Path:
-    """The run folder that `given` means: a path, a run id, or the unique beginning of one; else ConfigError."""
+    """The run folder that `given` means: a path, a run id, or the unique beginning of one; else ConfigError.
+
+    A bundle `RUN.bundle` means the run that wrote it, where that lies beside it.
+    """
+    if given.rstrip("/").endswith(BUNDLE_SUFFIX):
+        given = given.rstrip("/").removesuffix(BUNDLE_SUFFIX)
     path = Path(given)
     if (path / RECORD_FILE).is_file():
         return path

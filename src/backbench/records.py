@@ -101,7 +101,26 @@ class RunRecord(Frozen):
     environment: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of the files beside record.json")
     warnings: tuple[str, ...] = ()
+    num_val_seen: int = Field(default=0, description="validation images that taught the model's weights before")
+    num_test_seen: int = Field(
+        default=0, description="test images that did: the figures are too good to be ranked"
+    )
     failure: Failure | None = None
+
+    @property
+    def is_tempered(self) -> bool:
+        """Whether a temperature travels with the model: its answers then are not the plain softmax."""
+        return "calibrated_nll" in self.metrics or "calibrated_ece" in self.metrics
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by before a user gets an answer; 1 where none travels with the model."""
+        given = self.method.choices.get("temperature") if self.is_tempered and self.method is not None else None
+        return float(given) if given else 1.0
+
+    def served_metric(self, name: str) -> Metric | None:
+        """A figure of the answers as a user gets them: after the temperature where the record has it so."""
+        return self.metrics.get(f"calibrated_{name}", self.metrics.get(name))
 
 
 class Predictions:

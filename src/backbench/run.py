@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
@@ -46,6 +46,16 @@ PROTOCOL_VERSION = 1
 """Part of every run id: raised when the same config would give other figures than before."""
 
 
+class SeenCounts(NamedTuple):
+    """How many validation and test images taught a model's weights in an earlier run of one's own."""
+
+    num_val: int = 0
+    num_test: int = 0
+
+
+NOTHING_SEEN = SeenCounts()
+
+
 @dataclass(frozen=True)
 class Extracted:
     """Features of every image of a manifest, in its order: values (n, dim) float32, and what they cost."""
@@ -54,6 +64,7 @@ class Extracted:
     values: np.ndarray
     cost: Cost
     warnings: tuple[str, ...] = ()
+    seen: SeenCounts = NOTHING_SEEN
 
 
 def run(
@@ -174,7 +185,25 @@ def extract_for(
         progress=progress,
         stage_seconds=data.stage_seconds,
     )
-    return Extracted(backbone.facts, extraction.values, extraction.cost, warn_of_seen(model, data))
+    seen = count_seen(model, data)
+    return Extracted(backbone.facts, extraction.values, extraction.cost, warn_of_seen(model, data), seen)
+
+
+def count_seen(model: ModelSpec, data: Data) -> SeenCounts:
+    """Images that decide here, but taught the model's weights in an earlier run of one's own.
+
+    Raises:
+        StorageError: the list of those images can't be read.
+    """
+    if model.seen_file is None:
+        return NOTHING_SEEN
+    known = read_seen(Path(model.seen_file)).backbone
+
+    def count(part: str) -> int:
+        hashes = [data.manifest.hashes[row] for row in data.manifest.part_rows(part)]
+        return int(find_seen(hashes, known).sum())
+
+    return SeenCounts(num_val=count("val"), num_test=count("test"))
 
 
 def warn_of_seen(model: ModelSpec, data: Data) -> tuple[str, ...]:
@@ -183,17 +212,14 @@ def warn_of_seen(model: ModelSpec, data: Data) -> tuple[str, ...]:
     Raises:
         StorageError: the list of those images can't be read.
     """
-    if model.seen_file is None:
-        return ()
-    known = read_seen(Path(model.seen_file)).backbone
+    seen, counts = count_seen(model, data), data.manifest.counts
     found = []
-    for part, word, consequence in (
-        ("test", "test", "its figures are too good"),
-        ("val", "validation", "what is chosen on them is chosen too confidently"),
+    for num, total, word, consequence in (
+        (seen.num_test, counts["test"], "test", "its figures are too good"),
+        (seen.num_val, counts["val"], "validation", "what is chosen on them is chosen too confidently"),
     ):
-        hashes = [data.manifest.hashes[row] for row in data.manifest.part_rows(part)]
-        if num := int(find_seen(hashes, known).sum()):
-            share = f"{num:,} of {len(hashes):,} {word} images"
+        if num:
+            share = f"{num:,} of {total:,} {word} images"
             found.append(f"{share} were in the training images of {model.name}: {consequence}")
     return tuple(found)
 
@@ -274,6 +300,8 @@ def complete_run(
         ),
         environment=describe_environment(device),
         warnings=(*fitted.warnings, *extracted.warnings),
+        num_val_seen=extracted.seen.num_val,
+        num_test_seen=extracted.seen.num_test,
     )
     predictions = Predictions(test.ids, test.labels, probabilities, manifest.classes)
     record, _ = ledger.write_run(out, record, predictions, lambda path: write_manifest(manifest, path))

@@ -73,15 +73,15 @@ def decide_device(asked: str = "auto") -> str:
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     if kind not in ("cpu", "cuda", "mps"):
-        raise ConfigError(f"unknown device '{asked}' in --device. Allowed: auto, cpu, cuda, cuda:N, mps.")
+        raise ConfigError(f"unknown device '{asked}'. Allowed: auto, cpu, cuda, cuda:N, mps.")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available[kind]:
-        raise ConfigError(f"--device {asked}: this machine has no usable {kind} device. Use --device cpu or auto.")
+        raise ConfigError(f"device {asked}: this machine has no usable {kind} device. Use the device cpu or auto.")
     if kind == "cuda" and ":" in asked:
         index = asked.partition(":")[2]
         if not index.isdigit() or int(index) >= torch.cuda.device_count():
             raise ConfigError(
-                f"--device {asked}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0."
+                f"device {asked}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0."
             )
     return asked
 
@@ -119,7 +119,7 @@ def decide_precision(asked: str, device: str, *, training: bool = False) -> Prec
         return "bf16"
     if asked == "fp16":
         return "fp16"
-    raise ConfigError(f"unknown precision '{asked}' in --precision. Allowed: auto, fp32, bf16, fp16.")
+    raise ConfigError(f"unknown precision '{asked}'. Allowed: auto, fp32, bf16, fp16.")
 
 
 def _cpu_flags() -> set[str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from backbench.errors import StorageError
 
+TEMPORARY = ".tmp"
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` so that `path` holds all of it or what it held before, also after a kill or a power cut.
@@ -18,7 +20,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         StorageError: it can't be written; names the path, the reason and the free space.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_synced(aside, data)
@@ -57,7 +59,10 @@ def digest_file(path: Path) -> str:
 
 def storage_error(path: Path, error: OSError) -> StorageError:
     """A StorageError that names the path and the reason, and says what to do about that reason."""
-    told = f"can't write {error.filename or path}: {error.strerror or error}."
+    place = error.filename or path
+    if str(place).endswith(TEMPORARY):  # of no meaning to anyone: it is gone by now
+        place = path
+    told = f"can't write {place}: {error.strerror or error}."
     return StorageError(f"{told} {_advise(path, error)} Nothing that was there is lost.")
 
 

@@ -79,7 +79,7 @@ class Ranking:
 
     @property
     def best(self) -> Row | None:
-        """The best row that is no control; None if nothing finished."""
+        """The best row that is no control; None if nothing finished, or if no row can be trusted."""
         return next((row for row in self.rows if row.is_best and not row.control), None)
 
     def to_json(self) -> dict[str, Any]:
@@ -240,6 +240,8 @@ def _tune_best(bench: _Bench, models: Sequence[ModelSpec], tunings: Sequence[Met
         if (accuracy := record.method.choices.get("val_accuracy")) is not None:
             by_probe[record.config.model] = max(accuracy, by_probe.get(record.config.model, 0.0))
     known = [model for model in models if model.name in by_probe or not by_probe]
+    if bench.request.top is not None:
+        known = _pass_over_seen(bench, known)
     best_first = sorted(known, key=lambda model: -by_probe.get(model.name, 0.0))
     for model in best_first[: bench.request.top]:
         if bench.deadline is not None and time.monotonic() > bench.deadline:
@@ -250,6 +252,21 @@ def _tune_best(bench: _Bench, models: Sequence[ModelSpec], tunings: Sequence[Met
         except BudgetExceeded as reason:
             bench.not_started.append(f"{model.name} (training)")
             bench.progress.say(f"{model.name}: left out, beyond the budget ({reason})")
+
+
+def _pass_over_seen(bench: _Bench, models: Sequence[ModelSpec]) -> list[ModelSpec]:
+    """`models` without those trained on validation images: these flatter them, so they can't choose among them."""
+    num_seen = {record.config.model: record.num_val_seen for record in bench.records if record.num_val_seen}
+    passed = [model.name for model in models if model.name in num_seen]
+    if passed:
+        theirs = "it was" if len(passed) == 1 else "they were"
+        warning = (
+            f"--top passes over {join_names(passed)}: {theirs} trained on validation images, by which it chooses. "
+            f"To train {'it' if len(passed) == 1 else 'them'} all the same, leave out --top"
+        )
+        bench.warnings.append(warning)
+        bench.progress.warn(warning)
+    return [model for model in models if model.name not in num_seen]
 
 
 def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], *, deadline: float | None) -> None:

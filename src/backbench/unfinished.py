@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,6 +84,18 @@ def _acquire(
             return
         except Timeout:
             continue
+
+
+def forget_refused(out: Path, run_id: str) -> None:
+    """Remove what a run left that was refused before its first checkpoint: there is nothing to go on with.
+
+    To be called while the run is held, by whoever holds it.
+    """
+    folder = working_folder(out, run_id)
+    if any(folder.glob("*.ckpt")):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    lock_path(out, run_id).unlink(missing_ok=True)
 
 
 def find_unfinished(out: Path, given: str) -> tuple[str, RunConfig]:

@@ -435,10 +435,13 @@ def test_words_claim_no_more_than_the_test_part_can_show(server: Server, open_pa
           const { saySureness, sayLabel, sayAgreement, csvCell } = await import("/page/words.js");
           const top = [{ label: "moth" }, { label: "bee" }];
           const reply = (confidence, more) => ({ label: "moth", confidence, top, unsure: false, ...more });
-          const known = { is_calibrated: true, accuracy: { n: 60 } };
+          const known = { is_calibrated: true, calibration_error: 0.05, accuracy: { n: 60 } };
           return [
             saySureness(reply(0.83), known), saySureness(reply(0.999), known),
-            saySureness(reply(0.999), { is_calibrated: true }), saySureness(reply(0.9), { is_calibrated: false }),
+            saySureness(reply(0.999), { is_calibrated: true, calibration_error: 0 }),
+            saySureness(reply(0.9), { ...known, calibration_error: 0.06 }),
+            saySureness(reply(0.9), { ...known, calibration_error: null }),
+            saySureness(reply(0.9), { is_calibrated: false }),
             saySureness(reply(0.99, { is_strange: true }), known), sayLabel(reply(0.5, { unsure: true })),
             sayAgreement([reply(1), reply(1), { label: "bee" }]), sayAgreement([reply(1), { label: "bee" }]),
             csvCell('=a"b'),
@@ -449,6 +452,8 @@ def test_words_claim_no_more_than_the_test_part_can_show(server: Server, open_pa
         "fairly sure (83 in 100 such answers are right)",
         "sure (more than 95 in 100 such answers are right)",
         "sure (more than 99 in 100 such answers are right)",
+        "fairly sure, by its own measure (90 of 100)",
+        "fairly sure, by its own measure (90 of 100)",
         "fairly sure, by its own measure (90 of 100; not calibrated)",
         "99 of 100 by its own measure, which does not hold for images like this",
         "not sure: moth or bee",

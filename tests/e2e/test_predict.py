@@ -20,12 +20,12 @@ import backbench
 from backbench.adapt import Adapted, adapt
 from backbench.catalog import find_model
 from backbench.cli import app
-from backbench.cli.predict import neutralise
+from backbench.cli.predict import check_csv_target, neutralise, write_csv
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.data.load import load_data
 from backbench.data.manifest import read_manifest
 from backbench.engine.bundle import write_bundle
-from backbench.engine.classifier import Classifier
+from backbench.engine.classifier import Classifier, Prediction
 from backbench.engine.head_modules import to_module
 from backbench.errors import BackbenchError, ConfigError, DataError
 from backbench.ledger import count_openings, read_predictions
@@ -126,6 +126,31 @@ def test_a_broken_image_is_an_entry_and_the_status_is_1(world: World, tmp_path: 
     assert done.exit_code == 1
     assert "error: is text, not an image" in done.stdout
     assert "good.png" in done.stdout
+
+
+def test_a_csv_never_replaces_what_is_no_table_of_answers(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backbench.engine.bundle.load_bundle", lambda *_: pytest.fail("a model was loaded"))
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"precious")
+    for target, said in ((photo, "not written over"), (tmp_path, "is a folder"), (photo / "a.csv", "no folder")):
+        error = error_of("predict", tmp_path / "bundle", photo, "--csv", target)
+        assert isinstance(error, ConfigError)
+        assert said in str(error)
+    assert photo.read_bytes() == b"precious"
+    check_csv_target(tmp_path / "new.csv")
+
+
+def test_a_csv_is_a_rectangle_and_is_written_again(tmp_path: Path) -> None:
+    wide = Prediction("a.png", "x", 0.9, (("x", 0.9), ("y", 0.1)), is_unsure=False)
+    broken = Prediction("b.png", None, None, (), is_unsure=True, error="no image")
+    target = tmp_path / "table.csv"
+    for _ in range(2):
+        check_csv_target(target)
+        write_csv(target, [("one", [wide, broken])])
+    rows = [line.split(",") for line in target.read_text().splitlines()]
+    assert [len(row) for row in rows] == [8, 8, 8]
 
 
 def test_csv_cells_are_no_formulas(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +269,8 @@ def test_images_that_the_model_was_trained_on_are_left_out(world: World, tmp_pat
     document = ask("evaluate", made.bundle, more)
     assert document["data"]["num_images"] == 12 + 5
     assert document["data"]["num_seen"] == 15
+    said = invoke("evaluate", made.bundle, more, "--quiet").stdout
+    assert "17 of the 32 images (15 left out: the model was trained on them)" in said
     assert any("15 of 32 images are left out" in warning for warning in document["warnings"])
     seen_alone = tmp_path / "seen"
     for name in known:
@@ -325,7 +352,7 @@ def test_unsure_answers_are_counted(world: World, tmp_path: Path) -> None:
     careful = write_bundle(tmp_path / "careful", classifier)
     document = ask("evaluate", careful, world.photos)
     assert document["metrics"]["coverage"]["value"] == pytest.approx(0.5, abs=0.02)
-    assert document["metrics"]["accepted_accuracy"]["n"] == round(90 * document["metrics"]["coverage"]["value"])
+    assert document["metrics"]["answered_accuracy"]["n"] == round(90 * document["metrics"]["coverage"]["value"])
     assert "?" in invoke("predict", careful, world.photos, "--quiet").stdout
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -81,12 +82,33 @@ def test_the_smoke_form_runs_every_cell(file: Path, tmp_path: Path) -> None:
         assert entry.row in tables
     assert "not run" not in tables
     assert all(question.ask in tables for question in study.questions)
-    assert "No run that could answer" not in tables
+    assert tables.count("(a trial)") >= 2
+    assert "A trial, its figures mean nothing" in (tmp_path / "report.html").read_text()
     page = (tmp_path / "report.html").read_text()
     assert len(page) < 5_000_000
     pictures = [path for path in document["files"] if path.endswith((".svg", ".png"))]
     assert len(pictures) >= len(cells) * ("run" in study.drawings)
     assert {"comparison", "run"} <= set(study.drawings)
+
+
+@pytest.mark.parametrize(
+    ("given", "settings", "expected"),
+    [
+        ("resnet18.a1_in1k@random", {}, "resnet18.a1_in1k@random"),
+        ("resnet18.a1_in1k@32", {"image_size": 64}, "resnet18.a1_in1k@64"),
+        ("resnet18.a1_in1k@random@32", {"image_size": 64}, "resnet18.a1_in1k@random@64"),
+        ("resnet18.a1_in1k@32", {"random_weights": True}, "resnet18.a1_in1k@random@32"),
+        ("resnet18.a1_in1k@random@32", {"random_weights": True}, "resnet18.a1_in1k@random@32"),
+        ("tiny_cnn", {"random_weights": True, "image_size": 16}, "tiny_cnn@16"),
+    ],
+)
+def test_a_variant_of_a_model_stays_what_the_study_says(
+    given: str, settings: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(BASE.replace('"pixels"', f'"{given}"'))
+    steps = plan_steps(read_study(file), Settings(out=tmp_path, **settings))
+    assert steps[0].request.models == (expected,)
 
 
 def test_the_same_command_computes_nothing_twice(tmp_path: Path) -> None:
@@ -163,13 +185,13 @@ def test_wrong_names_are_found_before_any_work(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     for good, bad, said in (
         ('"pixels"', '"pixls"', "Did you mean .pixels"),
-        ('"knn"', '"kmm"', "knn"),
+        ('"knn"', '"kmm"', "unknown method 'kmm' in group 'one'"),
     ):
         file.write_text(BASE.replace(good, bad))
         with pytest.raises(ConfigError, match=said):
             plan_steps(read_study(file), Settings(out=tmp_path / "out"))
     file.write_text(BASE)
-    with pytest.raises(ConfigError, match="Did you mean .one"):
+    with pytest.raises(ConfigError, match=r"Did you mean .one"):
         plan_steps(read_study(file), Settings(out=tmp_path, only=("ome",)))
     with pytest.raises(ConfigError, match="the study uses digits"):
         plan_steps(read_study(file), Settings(out=tmp_path, data={"cifar10": "here"}))

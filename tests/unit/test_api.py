@@ -200,8 +200,10 @@ def test_runs_on_two_data_sets_are_never_one_study(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"2 sets of test images: .*one \(5 runs\)"):
         backbench.open_study(runs)
     assert backbench.open_study(runs, data="two").data_name == "two"
-    with pytest.raises(ConfigError, match="0 of them named 'three'"):
-        backbench.open_study(runs, data="three")
+    with pytest.raises(ConfigError, match=r"unknown data set 'thre' in data.*one, two"):
+        backbench.open_study(runs, data="thre")
+    with pytest.raises(ConfigError, match="Did you mean 'two'"):
+        backbench.open_study(runs, data="twoo")
 
 
 def test_what_failed_is_a_row_and_what_is_damaged_is_left_out(
@@ -260,6 +262,13 @@ Call = Callable[[Path], object]
         (lambda photos: backbench.rank(photos, "pixels", seed=-1), "seed can't be -1"),
         (lambda photos: backbench.rank(photos, "pixels", limit=2), "limit can't be 2"),
         (lambda photos: backbench.rank(photos, "pixels", budget_seconds=0), "budget_seconds is 0"),
+        (lambda photos: backbench.rank(photos, "pixels", budget_seconds="10m"), "budget_seconds is '10m'"),
+        (lambda photos: backbench.rank(photos, "pixels", ["knn", "full"], top=0), "top is 0"),
+        (lambda photos: backbench.rank(photos, "pixels", ["knn", "full"], top="two"), "top is 'two'"),
+        (lambda photos: backbench.rank(photos, "pixels", "knn", top=1), "in methods, such as ["),
+        (lambda photos: backbench.rank(photos, "pixls"), "'pixls' in models."),
+        (lambda photos: backbench.rank(photos, "pixels", "logistc"), "'logistc' in methods."),
+        (lambda photos: backbench.open_study(photos / "missing"), "there is no such folder"),
         (lambda photos: backbench.rank(photos, "pixels", device="gpu"), "unknown device 'gpu'"),
         (lambda photos: backbench.rank(photos / "nowhere", "pixels"), "nowhere"),
         (lambda photos: backbench.adapt(photos, "tiny_cn", "head"), "Did you mean 'tiny_cnn"),

@@ -75,5 +75,5 @@ def test_a_stand_in_has_classes_and_size_of_what_it_stands_for() -> None:
     assert Counter(listing.parts) == {"train": 40, "val": 20, "test": 20}
     assert "say nothing about it" in listing.facts["warnings"][0]
     assert len(set(load_listing(DataConfig(source="generated:caltech256")).labels)) == 256
-    with pytest.raises(ConfigError, match="Did you mean .cifar10"):
+    with pytest.raises(ConfigError, match="Did you mean 'generated:cifar10"):
         load_listing(DataConfig(source="generated:cifar1"))

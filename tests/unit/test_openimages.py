@@ -238,6 +238,20 @@ def test_a_folder_that_is_not_there_and_one_without_images(tmp_path: Path) -> No
         load(folder)
 
 
+@pytest.mark.parametrize("modifier", ["+download=abc", "+dwnload", "+download=", "+"])
+def test_a_mistyped_option_is_named_with_what_is_allowed(modifier: str, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    with pytest.raises(ConfigError, match=r"no option of openimages.*\+download=200"):
+        find_source(f"openimages:{tmp_path / 'set'}{modifier}")
+    (tmp_path / f"set{modifier}").mkdir()  # a folder may be called anything
+    assert find_source(f"openimages:{tmp_path / 'set'}{modifier}") is not None
+
+
+def test_a_mistyped_stand_in_keeps_its_prefix() -> None:
+    with pytest.raises(ConfigError, match=r"'generated:cifar1'.*'generated:cifar10'"):
+        find_source("generated:cifar1")
+
+
 def test_the_name_of_a_source_holds_the_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     spec = find_source("openimages:subset+download=20")

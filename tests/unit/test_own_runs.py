@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from backbench.adapt import Adapted, adapt
-from backbench.backbones.bundle_files import SEEN_FILE
+from backbench.backbones.bundle_files import SEEN_FILE, find_bundle, is_bundle
 from backbench.backbones.networks.weights import digest_weights
 from backbench.catalog import find_model
 from backbench.config import DataConfig, MethodConfig, RunConfig, digest_json
@@ -131,6 +131,27 @@ def test_shared_images_are_a_warning_in_record_and_table(world: World, tmp_path:
         row.model: any(said in warning for warning in row.warnings) for row in ranking.rows if not row.control
     }
     assert marked == {world.first.record.run_id: True, "tiny_cnn": False}
+    assert ranking.best is not None
+    assert ranking.best.model == "tiny_cnn"
+    assert record.num_test_seen == expected
+    assert any("is not ranked" in warning for warning in ranking.to_json()["warnings"])
+    assert "is not ranked" in ranking.summary[1]
+
+
+def test_top_passes_over_what_was_trained_on_validation_images(world: World, tmp_path: Path) -> None:
+    methods = (MethodConfig(name="centroid"), MethodConfig(name="full", options={"recipe": {"epochs": 1}}))
+    ranking = rank(
+        RankRequest(
+            DataConfig(source=str(world.photos), split_seed=7),
+            (str(world.first.run), "tiny_cnn"),
+            methods,
+            top=1,
+            out=tmp_path / "runs",
+        )
+    )
+    (trained,) = [row for row in ranking.rows if row.method == "full"]
+    assert trained.model == "tiny_cnn"
+    assert any(f"--top passes over {world.first.record.run_id}" in warning for warning in ranking.warnings)
 
 
 def test_the_run_id_changes_with_the_weights(world: World, tmp_path: Path) -> None:
@@ -173,6 +194,25 @@ def test_what_is_no_bundle_is_said(world: World, tmp_path: Path) -> None:
         find_model(f"{world.first.run}x.bundle")
     with pytest.raises(ConfigError, match=r"unknown model .* in --model"):
         find_model("runs/nothing", "--model")
+    with pytest.raises(ConfigError, match=rf"Did you mean '.*{world.first.run.name}"):
+        find_model(f"{world.first.run}x")
+
+
+def test_a_bare_run_id_is_looked_up_among_the_runs(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = world.first.run.name
+    shutil.copytree(world.first.bundle, tmp_path / "runs" / f"{run_id}.bundle")
+    ranked = run(config_for(world.photos, "knn"), out=tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    assert find_bundle(Path(run_id)) == Path("runs") / f"{run_id}.bundle"
+    with pytest.raises(ConfigError, match=rf"Did you mean 'runs/{run_id}.bundle'"):
+        find_bundle(Path(f"{run_id}x"))
+    for given in (ranked.run_id, f"runs/{ranked.run_id}"):
+        with pytest.raises(ConfigError, match=r"left no bundle.*backbench adapt .*--model tiny_cnn --method knn"):
+            find_bundle(Path(given))
+    (tmp_path / run_id).mkdir()  # what is here comes first
+    assert not is_bundle(Path(run_id))
 
 
 def test_an_int8_bundle_is_no_start(world: World, tmp_path: Path) -> None:

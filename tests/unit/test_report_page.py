@@ -17,6 +17,7 @@ import pytest
 
 from backbench.cli.adapt import parse_settings
 from backbench.evidence import make_thumbnail
+from backbench.records import MethodFacts, Metric
 from backbench.report.cards import render_data_card, render_model_card
 from backbench.report.export import in_csv, in_markdown, render_csv, render_json, render_markdown
 from backbench.report.page import doubt, faults, marks
@@ -470,3 +471,49 @@ def test_a_thumbnail_is_small_and_keeps_its_proportions():
     assert (picture.width, picture.height) == (64, 128)
     assert len(picture.address) < 9_000
     assert picture.address.startswith("data:image/jpeg;base64,")
+
+
+def _tempered(run: StoredRun, temperature: float) -> StoredRun:
+    metrics = run.record.metrics | {"calibrated_ece": Metric(value=0.0123, n=120)}
+    method = MethodFacts(name="full", choices={"temperature": temperature})
+    return replace(run, record=run.record.model_copy(update={"metrics": metrics, "method": method}))
+
+
+def test_confidences_are_those_of_the_answers_given() -> None:
+    runs = make_runs((0.95, 0.7))
+    plain = make_comparison(runs)
+    comparison = make_comparison([_tempered(runs[0], 2.0), *runs[1:]])
+    before = doubt.measure_trust(plain.ranked[0], plain.labels)
+    after = doubt.measure_trust(comparison.ranked[0], comparison.labels)
+    assert after.calibration_error == 0.0123
+    assert after.is_tempered
+    assert not before.is_tempered
+    assert after.bins[-1].confidence < before.bins[-1].confidence, "a temperature of 2 makes it less sure"
+    text = render_report([comparison])
+    assert "calibration error 1.2 %, after the temperature." in text
+    assert "after the temperature" not in render_report([plain])
+
+
+def test_a_page_of_rows_that_all_saw_test_images() -> None:
+    runs = [
+        replace(run, record=run.record.model_copy(update={"num_test_seen": 9}))
+        for run in make_runs((0.95, 0.7), has_control=False)
+    ]
+    comparison = make_comparison(runs)
+    assert comparison.best is None
+    text = render_report([comparison])
+    assert "No row can be trusted" in text
+    assert "not ranked" in text
+    assert "No row can be trusted" in render_model_card([comparison])
+
+
+def test_a_seen_row_is_said_beside_the_verdict() -> None:
+    runs = make_runs((0.95, 0.93, 0.92))
+    seen = replace(runs[0], record=runs[0].record.model_copy(update={"num_test_seen": 9}))
+    comparison = make_comparison([seen, *runs[1:]])
+    assert comparison.best is not None
+    assert comparison.best.row.model == "model_1"
+    text = render_report([comparison])
+    lead = text[text.index('<p class="lead">') :].split("</p>")[0]
+    assert "is not ranked" in lead
+    assert "be told apart" in lead or "tied" in lead or "cheap" in lead

@@ -256,3 +256,41 @@ def test_best_row_and_nothing() -> None:
     assert make_rows([], []) == []
     assert comparability_warnings([]) == []
     assert [row.status for row in make_rows([_record("a", None)], [None])] == ["failed"]
+
+
+def _seen_world(*names: str) -> tuple[list[RunRecord], list[Predictions]]:
+    told = [_predictions(2), _predictions(20), _predictions(60), _predictions(150)]
+    records = [
+        _record(name, answers, control=name == "colour").model_copy(
+            update={"num_test_seen": 40 if name in names else 0}
+        )
+        for name, answers in zip(("own", "strong", "weak", "colour"), told, strict=True)
+    ]
+    return records, told
+
+
+def test_a_row_trained_on_test_images_is_not_crowned() -> None:
+    records, told = _seen_world("own")
+    rows = make_rows(records, told)
+    assert [row.model for row in rows] == ["strong", "weak", "own", "colour"]
+    assert [row.is_best for row in rows] == [True, False, False, False]
+    own = rows[2]
+    assert (own.rank_low, own.rank_high, own.p_value, own.tied_with_best) == (None, None, None, False)
+    assert own.accuracy == pytest.approx(0.99)
+    others = make_rows(records[1:], told[1:])
+    assert [row for row in rows if row.model != "own"] == others, "it takes no place and no share of the tests"
+    (warning,) = [text for text in comparability_warnings(records) if "not ranked" in text]
+    assert warning.startswith("own is not ranked: 40 of the 200 test images were among the images")
+
+
+def test_where_all_were_trained_on_test_images_none_is_best() -> None:
+    rows = make_rows(*_seen_world("own", "strong", "weak"))
+    assert not any(row.is_best or row.tied_with_best for row in rows)
+    assert [row.model for row in rows] == ["own", "strong", "weak", "colour"]
+
+
+def test_seen_rows_of_groups_have_intervals_by_group() -> None:
+    records, told = _seen_world("own")
+    groups = [index // 10 for index in range(N)]
+    own = make_rows(records, told, groups)[2]
+    assert (own.low, own.high) == pytest.approx(bootstrap_by_group(told[0].correct, groups))

@@ -76,10 +76,25 @@ def test_the_same_image_judged_twice_counts_as_judged_last(tmp_path: Path) -> No
     assert [entry.label for entry in export_entries(tmp_path, tmp_path / "set")] == [by_age[-1].label]
 
 
+def test_the_last_judgement_of_an_image_counts_in_list_and_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "inbox"
+    for number, (colour, label) in enumerate([("red", "ant"), ("blue", "cow"), ("red", None)]):
+        entry = save_entry(folder, make_png(colour), "PNG", said(label=label))
+        dated = entry.model_copy(update={"saved": f"2026-01-0{number + 1}T00:00:00Z"})
+        (folder / f"{entry.id}.json").write_text(dated.model_dump_json())
+    listed = json.loads(invoke("inbox", "list", "--inbox", folder, "--json").stdout)["entries"]
+    assert [entry["label"] for entry in listed] == ["cow", None]  # of red, nothing is known any more
+    assert invoke("inbox", "export", tmp_path / "set", "--inbox", folder).stdout.startswith("1 image:")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "set" / "labels.csv").read_text())))
+    assert [row["label"] for row in rows] == ["cow"]
+
+
 def test_the_list_is_readable_and_is_json(tmp_path: Path) -> None:
     save_entry(tmp_path, make_png("red"), "PNG", said(name="\x1b[31mred.png", label=None))
     shown = invoke("inbox", "list", "--inbox", tmp_path)
-    assert "1 images, 0 with a label" in shown.stdout
+    assert "1 image, 0 with a label" in shown.stdout
     assert "\x1b" not in shown.stdout
     document = json.loads(invoke("inbox", "list", "--inbox", tmp_path, "--json").stdout)
     assert document["entries"][0]["answer"] == "bee"

@@ -136,7 +136,9 @@ def test_a_control_comes_near() -> None:
         "shortcut: look at background, light and camera of each class."
     ]
     said = " ".join(summarise(rows, DATA))
-    assert "Check the warnings first: a control comes near the best row" in said
+    assert "Check the warnings first: a control makes more than half of the gain over the commonest class" in said
+    near = [BEST, replace(COLOUR, accuracy=0.92, tied_with_best=True), MAJORITY]
+    assert "Check the warnings first: a control comes near the best row" in " ".join(summarise(near, DATA))
     assert "No shortcut" not in said
     assert control_warnings([BEST, WORSE, COLOUR, MAJORITY]) == []
     assert control_warnings([]) == []
@@ -184,3 +186,29 @@ def test_hostile_names_are_written_out() -> None:
     rows = [replace(BEST, model=evil, weakest_class=evil), replace(TIED, model=evil), replace(FAILED, error=evil)]
     for text in [*summarise(rows, DATA), *summarise(rows[2:], DATA)]:
         assert not set(text) & set("\x1b\u202e\n")
+
+
+def test_a_row_trained_on_test_images_is_named_after_the_verdict() -> None:
+    seen = _row("own", 0.99, num_test_seen=40)
+    said = summarise([BEST, WORSE, seen, COLOUR], DATA)
+    assert said[0].startswith("Use convnext_tiny with a logistic head")
+    assert said[1] == "own + logistic is not ranked: its model was trained on 40 of these 312 test images."
+    assert any(sentence.startswith("The best of 2 rows") for sentence in said)
+
+
+def test_when_all_rows_were_trained_on_test_images_none_is_trusted() -> None:
+    said = summarise([_row("own", 0.99, num_test_seen=40), _row("b", 0.9, num_test_seen=2), COLOUR], DATA)
+    assert said[0].startswith("No row can be trusted")
+    assert "own + logistic and b + logistic are not ranked: their models were trained on 2 to 40" in said[1]
+    assert not any(sentence.startswith("Use ") for sentence in said)
+
+
+def test_pretraining_is_judged_only_where_a_row_has_some() -> None:
+    plain = _row("untrained", 0.93, control=True, tied_with_best=True)
+    (judged,) = control_warnings([BEST, plain, MAJORITY])
+    assert "pretraining adds little here" in judged
+    (unjudged,) = control_warnings([replace(BEST, pretrained=False), plain, MAJORITY])
+    assert "pretraining" not in unjudged
+    half = replace(plain, accuracy=0.71, tied_with_best=False)
+    (part,) = control_warnings([BEST, half, MAJORITY])
+    assert part.endswith("more than half of what can be gained over the commonest class needs no pretraining.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -313,6 +314,41 @@ def test_record_fits_a_screen() -> None:
     ):
         assert words in text.replace("\n" + " " * 18, " "), words
     assert ANSI.sub("", render_record(_record("done"), width=80, colour=True)) == text
+
+
+def test_a_record_says_which_confidences_its_figures_are_of() -> None:
+    plain = _record("done")
+    calibrated = {"calibrated_nll": Metric(value=0.21, low=0.2, high=0.22, n=312), "ece": Metric(value=0.1, n=312)}
+    calibrated["calibrated_ece"] = Metric(value=0.02, n=312)
+    text = render_record(plain.model_copy(update={"metrics": plain.metrics | calibrated}), width=120)
+    assert "0.210    0.200 to 0.220 (after the temperature; 0.250 before)" in text
+    assert "2.0 % (after the temperature; 10.0 % before)" in text
+    assert "temperature" not in render_record(plain, width=120)
+
+
+def test_a_record_shows_the_options_that_were_given() -> None:
+    plain = _record("done")
+    method = MethodFacts(
+        name="quantized",
+        options={"recipe": {"epochs": 1, "momentum": 0.9}},
+        choices={"head": {"C": 0.5}, "heads": [{"a": 1}, {"a": 2}], "int8_bytes": 7, "source_digest": "f" * 64},
+    )
+    config = plain.config.model_copy(
+        update={"method": MethodConfig(name="quantized", options={"recipe": {"epochs": 1}})}
+    )
+    text = " ".join(
+        render_record(plain.model_copy(update={"method": method, "config": config}), width=100).split()
+    )
+    assert "options: recipe.epochs 1" in text
+    assert "momentum" not in text
+    assert "chosen on validation: head.C 0.5, heads 2, source_digest ffffffffffff; measured: int8_bytes 7;" in text
+
+
+def test_a_row_trained_on_test_images_stands_apart() -> None:
+    seen = replace(ROWS[0], model="own", is_best=False, tied_with_best=False, num_test_seen=3)
+    text = render_table([*ROWS[:2], seen], width=100, colour=False)
+    assert "── not ranked: trained on test images ──" in text
+    assert text.index("vit_small") < text.index("not ranked") < text.index("own")
 
 
 def test_record_of_a_failure() -> None:

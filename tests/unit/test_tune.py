@@ -25,7 +25,7 @@ from backbench.engine.optimise import Phase
 from backbench.engine.task import Features, Part
 from backbench.engine.train import fit
 from backbench.engine.tune import Standardised, family_of, last_stages, make_phase
-from backbench.errors import ConfigError, Interrupted
+from backbench.errors import BudgetExceeded, ConfigError, Interrupted
 from backbench.run import resolve_options
 from backbench.runtime import make_torch_rng
 from backbench.unfinished import find_unfinished
@@ -284,7 +284,7 @@ def test_one_changed_option_leaves_the_others_of_the_method_as_they_are(method: 
 
 
 def test_a_run_cut_by_the_budget_says_so_and_goes_on_as_if_it_had_not_been(photos: Path, tmp_path: Path) -> None:
-    config = config_for(photos, "full")
+    config = config_for(photos, "two-phase")  # its probe is of use however short the budget
     whole = adapt(config, out=tmp_path / "whole")
     cut = adapt(config, out=tmp_path / "cut", deadline=0.0)
     assert cut.record.run_id != whole.record.run_id
@@ -292,6 +292,29 @@ def test_a_run_cut_by_the_budget_says_so_and_goes_on_as_if_it_had_not_been(photo
     assert cut.bundle.is_dir()
     on = adapt(config, out=tmp_path / "cut")
     assert outcome(tmp_path / "cut", on.record.run_id) == outcome(tmp_path / "whole", whole.record.run_id)
+
+
+def test_a_budget_that_ends_before_anything_is_learnt_leaves_no_model(photos: Path, tmp_path: Path) -> None:
+    config = config_for(photos, "full")
+    with pytest.raises(BudgetExceeded, match="before anything was learnt"):
+        adapt(config, out=tmp_path, deadline=0.0)
+    assert not list(tmp_path.glob("[!.]*"))  # no record, no bundle, and no test image was looked at
+    assert list(tmp_path.glob(".working/*/config.json"))
+    assert adapt(config, out=tmp_path).bundle.is_dir()
+
+
+def test_what_is_refused_leaves_nothing_behind(photos: Path, tmp_path: Path) -> None:
+    config = config_for(photos, "full", model="pixels")
+    with pytest.raises(ConfigError, match="has none"):
+        adapt(config, out=tmp_path)
+    assert not list(tmp_path.glob("[!.]*"))
+    assert not list(tmp_path.glob(".working/*"))
+
+
+def test_a_rate_named_twice_is_found_with_the_options() -> None:
+    options = {"rates": [0.1], "recipe": {"learning_rate": 0.01}}
+    with pytest.raises(ConfigError, match=r"options\.rates is \[0\.1\].*leave one of them out"):
+        resolve_options(find_method("head"), MethodConfig(name="head", options=options))
 
 
 def test_a_run_is_not_resumed_on_other_images(photos: Path, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def make(architecture: str, size: int) -> Backbone:
         ("torchvision/vit_b_16", 224, 64),
         ("backbench/vit_tiny_patch16", 224, 64),
         ("timm/vit_small_patch14_dinov2", 518, 56),
+        ("timm/swin_tiny_patch4_window7_224", 224, 64),
     ],
 )
 def test_another_size_can_be_put_into_a_bundle_and_comes_back(architecture: str, own: int, size: int) -> None:
@@ -54,6 +55,12 @@ def test_another_size_can_be_put_into_a_bundle_and_comes_back(architecture: str,
 def test_a_network_built_for_one_size_is_refused() -> None:
     with pytest.raises(ModelError, match="does not run on images of 64 x 64"):
         at_size(make("timm/mixer_s32_224", 224), "x@64", 64)
+
+
+def test_an_untrained_network_is_built_for_another_size_instead() -> None:
+    spec = find_model("resmlp_12_224.fb_in1k@random@64")
+    assert spec.load is not None
+    assert spec.load(0).preprocess.size == (64, 64)
 
 
 def test_random_weights_need_no_download_and_follow_the_seed() -> None:

@@ -214,6 +214,14 @@ def test_a_map_or_table_for_other_classes_names_the_nearest() -> None:
         find_counterparts(["cat", "hors"], IMAGENET, {}, "cifar10")
 
 
+def test_an_id_that_is_no_class_of_the_model_is_refused_with_the_nearest() -> None:
+    typo = TABBY[:-1] + "z"
+    with pytest.raises(ConfigError, match=rf"'{typo}' for the class 'cat'.*{TABBY[:-2]}"):
+        find_counterparts(["cat", "dog"], IMAGENET, {"cat": (BEAGLE, typo)}, "auto")
+    with pytest.raises(ConfigError, match="'banana bread'"):
+        find_counterparts(["cat", "dog"], IMAGENET, {"cat": ("banana bread",)}, "auto")
+
+
 # ---- the head --------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +308,27 @@ def test_without_a_classifier_or_a_counterpart_it_is_refused() -> None:
         zeroshot.adapt(make_task(("cat", "dog"), [0, 1], None), zeroshot.ZeroShotOptions())
     with pytest.raises(ConfigError, match=r"options\.map"):
         zeroshot.adapt(make_task(("xyzzy", "plugh"), [0, 1], original), zeroshot.ZeroShotOptions())
+
+
+def test_what_can_not_be_mapped_is_refused_before_features_and_leaves_nothing(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules[adapt_model.__module__]
+    monkeypatch.setattr(module, "extract_for", lambda *_, **__: pytest.fail("features were computed"))
+    card = make_card(tmp_path, [TABBY, BEAGLE])
+    mapping = {name: ["n99999999"] for name in ("circle", "cross", "stripes")}
+    for model, options, said in (("tiny_cnn", {}, "head_classes"), (str(card), {"mapping": mapping}, "n99999999")):
+        spec = find_model(model)
+        config = RunConfig(
+            data=DataConfig(source=str(photos)),
+            model=spec.name,
+            model_file=spec.file,
+            method=MethodConfig(name="zeroshot", options=options),
+        )
+        with pytest.raises(ConfigError, match=said):
+            adapt_model(config, out=tmp_path / "refused")
+    assert not list((tmp_path / "refused").glob("[!.]*"))
+    assert not list((tmp_path / "refused").glob(".working/*"))
 
 
 # ---- original classifiers --------------------------------------------------------------------------------------
@@ -407,8 +436,7 @@ def test_models_without_their_classifier_have_none_to_load(tmp_path: Path) -> No
     card.write_text(
         card.read_text().replace("[options]", 'head_classes = "classes.txt"\nfeature_layer = "layer1"\n[options]')
     )
-    with pytest.raises(ModelError, match="before the classifier"):
-        find_model(str(card)).load_head()  # type: ignore[misc]
+    assert find_model(str(card)).load_head is None  # its features are not what the classifier was made for
 
 
 def test_real_weights_answer_as_published(shared: Path) -> None:

@@ -6,8 +6,10 @@ what a bundle says never imports torch.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +30,9 @@ WEIGHTS_FILE = "weights.safetensors"
 SEEN_FILE = "seen.safetensors"
 CARD_FILE = "README.md"
 SUFFIX = ".bundle"
+RECORD_FILE = "record.json"
+RUNS_FOLDER = Path("runs")
+"""Where runs lie unless they are told to lie elsewhere; see --out."""
 BODY_PREFIX = "backbone.body."
 MAX_MODEL_BYTES = 64_000_000
 
@@ -68,10 +73,30 @@ def is_bundle(path: Path) -> bool:
 
 
 def _place(path: Path) -> Path | None:
-    """Where the bundle lies that a path means: `RUN.bundle` lies beside the folder of `RUN`."""
-    places = (path, path.with_name(f"{path.name}{SUFFIX}")) if path.name else (path,)
+    """Where the bundle lies that a path means: `RUN.bundle` lies beside the folder of `RUN`.
+
+    The bare name of what is not here is looked up among the runs.
+    """
+    places = [each for start in _meanings(path) for each in (start, start.with_name(f"{start.name}{SUFFIX}"))]
     # unlike Path.is_file, os.path.isfile never raises, whatever the name
     return next((place for place in places if os.path.isfile(place / MODEL_FILE)), None)  # noqa: PTH113
+
+
+def _meanings(path: Path) -> tuple[Path, ...]:
+    """The path, and the run of that name where it is a bare name and nothing here has it; () without a name."""
+    if not path.name:
+        return ()
+    is_bare = len(path.parts) == 1 and not os.path.lexists(path)
+    return (path, RUNS_FOLDER / path) if is_bare else (path,)
+
+
+def list_beside(path: Path) -> list[Path]:
+    """Bundles, and runs that wrote one, in the folder of a path, and for a bare name among the runs; by name."""
+    found = []
+    for place in _meanings(path):
+        with contextlib.suppress(OSError):
+            found += sorted(entry for entry in place.parent.iterdir() if is_bundle(entry))
+    return found
 
 
 def find_bundle(folder: Path) -> Path:
@@ -79,18 +104,36 @@ def find_bundle(folder: Path) -> Path:
     place = _place(folder)
     if place is not None:
         return place
-    if folder.exists():
+    for meant in _meanings(folder):
+        if os.path.isfile(meant / RECORD_FILE):  # noqa: PTH113 - as above
+            raise ConfigError(f"the run {shown(meant.name)} left no bundle.{_say_how_to_make(meant)}")
+    if os.path.lexists(folder):
         raise ConfigError(
             f"{shown(str(folder))} is not a bundle: it has no {MODEL_FILE}. Give a folder RUN{SUFFIX}, as "
             "backbench adapt writes it."
         )
-    try:
-        beside = sorted(entry.name for entry in folder.parent.iterdir() if is_bundle(entry))
-    except OSError:
-        beside = []
-    close = nearest(folder.name, beside) or beside[:3]
-    hint = " Did you mean " + " or ".join(f"'{folder.parent / near}'" for near in close) + "?" if close else ""
+    beside = {path.name: path for path in list_beside(folder)}
+    close = nearest(folder.name, beside) or list(beside)[:3]
+    hint = " Did you mean " + " or ".join(f"'{beside[near]}'" for near in close) + "?" if close else ""
     raise ConfigError(f"there is no bundle {shown(str(folder))}.{hint}")
+
+
+def _say_how_to_make(run: Path) -> str:
+    """The command that makes the bundle of a run, from features that are there already; '' if it can't be told."""
+    try:
+        config = json.loads((run / RECORD_FILE).read_bytes())["config"]
+        method = config["method"]
+        words = ["backbench", "adapt", config["data"]["source"]]
+        words += ["--model", config.get("model_file") or config["model"], "--method", method["name"]]
+        for name, value in method.get("options", {}).items():
+            words += ["--set", f"options.{name}={value if isinstance(value, str) else json.dumps(value)}"]
+        words += ["--seed", str(config["seed"])] if config.get("seed") else []
+        command = shlex.join(words)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return " Make one with backbench adapt."
+    return (
+        f" Make it, from features that are there already: {command if command.isprintable() else shown(command)}"
+    )
 
 
 def read_document(folder: Path) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def resolve(name: str) -> ModelSpec | None:
         name=card.name,
         summary=f"card {path.name}: {card.architecture}, {size[0]} px, {card.pretrained_on}",
         load=partial(_load, card, weights),
-        load_head=None if card.head_classes is None else partial(_load_head, card, weights, path),
+        load_head=partial(_load_head, card, weights, path) if _has_head(card) else None,
         pretrained_on=card.pretrained_on,
         num_parameters=row.get("num_parameters"),
         input_size=size[0],
@@ -262,18 +262,18 @@ def _load(card: Card, weights: Path, _seed: int) -> Any:
     )
 
 
+def _has_head(card: Card) -> bool:
+    """Whether the features are the inputs of a classifier whose classes are known."""
+    is_ours = card.architecture.startswith("backbench/")
+    return card.head_classes is not None and card.feature_layer is None and not is_ours
+
+
 def _load_head(card: Card, weights: Path, path: Path) -> Any:
-    """The classifier in the weights file; ModelError if it does not belong to the features, or lacks classes."""
+    """The classifier in the weights file; ModelError if it does not belong to the features."""
     from backbench.backbones.networks import original_head
     from backbench.backbones.networks.card_body import load_card_network
 
     library = card.architecture.partition("/")[0]
-    if card.feature_layer is not None or library == "backbench":
-        reason = "takes its features before the classifier" if card.feature_layer else "is of our own architecture"
-        raise ModelError(
-            f"card '{path}' {reason}: its original classifier can't be used. Choose a method that is fitted, such "
-            f"as logistic."
-        )
     classes = original_head.read_head_classes(card.head_classes or "", path.parent, f"card '{path}'")
     network = load_card_network(card.architecture, card.options.model_dump(exclude_none=True), weights)
     take = original_head.take_timm_head if library == "timm" else original_head.take_torchvision_head

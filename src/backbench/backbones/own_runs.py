@@ -15,6 +15,7 @@ from typing import Any
 from backbench.backbones.bundle_files import (
     BODY_PREFIX,
     MODEL_FILE,
+    RECORD_FILE,
     SEEN_FILE,
     SUFFIX,
     WEIGHTS_FILE,
@@ -23,16 +24,15 @@ from backbench.backbones.bundle_files import (
     check_file,
     find_bundle,
     is_bundle,
+    list_beside,
     read_document,
     read_weights,
     tensors_below,
     validate,
 )
 from backbench.catalog import ModelSpec
-from backbench.errors import ConfigError, shown
+from backbench.errors import ConfigError, nearest, shown
 from backbench.records import ModelFacts
-
-RECORD_FILE = "record.json"
 
 
 def resolve(name: str) -> ModelSpec | None:
@@ -48,6 +48,8 @@ def resolve(name: str) -> ModelSpec | None:
     path = Path(name).expanduser() if name.startswith("~/") else Path(name)
     if not is_bundle(path):
         if not os.path.isdir(path) and not name.endswith(SUFFIX):  # noqa: PTH112 - unlike Path.is_dir, it never raises
+            if nearest(path.name, [each.name for each in list_beside(path)]):
+                find_bundle(path)  # says which
             return None
         if os.path.isfile(path / RECORD_FILE):  # noqa: PTH113 - as above
             raise ConfigError(

@@ -24,7 +24,7 @@ from backbench.cli.rank import make_data_config, parse_duration
 
 if TYPE_CHECKING:
     from backbench.adapt import Adapted
-    from backbench.config import OnBad, RunConfig
+    from backbench.config import Frozen, OnBad, RunConfig
 
 
 @click.command()
@@ -75,18 +75,20 @@ def adapt(
                --method last-blocks --set options.blocks=3
              backbench adapt birds/ --model runs/RUN      (its tuned weights, a new head)
     """
-    from backbench.adapt import refuse_control
+    from backbench.adapt import refuse_model
     from backbench.catalog import find_method, find_model
+    from backbench.cli.output import print_json
     from backbench.config import MethodConfig, RunConfig
     from backbench.engine.distributed import launched_number
     from backbench.run import resolve_options
     from backbench.runtime import decide_device, decide_precision
 
+    budget_seconds = None if budget is None else parse_duration(budget)
     method_config = MethodConfig(name=method, options=parse_settings(settings))
     method_spec = find_method(method, "--method")
     options = resolve_options(method_spec, method_config)
     spec = find_model(model, "--model")
-    refuse_control(spec)
+    refuse_model(spec, method_spec)
     decided = decide_device(device)
     config = RunConfig(
         data=make_data_config(
@@ -108,23 +110,96 @@ def adapt(
     if dry_run:
         if launched_number():
             return
-        _survey(config, quiet=quiet)
-        whole = MethodConfig(name=method, options=options.model_dump(mode="json"))
-        print(config.model_copy(update={"method": whole}).model_dump_json(indent=1))
+        document, plan = _plan(config, options, Path(out), decided, budget_seconds, quiet=quiet)
+        if as_json:
+            print_json(document)
+        else:
+            print(plan)
         return
-    _run(config, Path(out), decided, budget, with_gallery=not no_gallery, as_json=as_json, quiet=quiet)
+    _run(config, Path(out), decided, budget_seconds, with_gallery=not no_gallery, as_json=as_json, quiet=quiet)
 
 
-def _survey(config: RunConfig, *, quiet: bool) -> None:
-    """Say what the data holds, or what is wrong with it, as far as names and headers tell."""
+def _plan(
+    config: RunConfig, options: Frozen, out: Path, device: str, budget_seconds: float | None, *, quiet: bool
+) -> tuple[dict[str, Any], str]:
+    """What `adapt` would do, as a document and as lines to read; nothing is written below `out`.
+
+    Cost: the images are read once, for the id of the run, unless they have to be downloaded first.
+    """
+    from backbench.catalog import find_method, find_model
+    from backbench.config import MethodConfig
+    from backbench.data.load import load_data
     from backbench.data.survey import survey
     from backbench.plan import describe_power
-    from backbench.progress import make_progress
+    from backbench.progress import format_seconds, make_progress
+    from backbench.report.text import printable
+    from backbench.run import decide_run_id
 
+    method, model = find_method(config.method.name), find_model(config.model_file or config.model)
     with make_progress(quiet=quiet) as progress:
         found = survey(config.data, progress)
         for sentence in (*found.sentences(), describe_power(found.num_test)):
             progress.say(sentence)
+        run_id = None
+        if found.listing is not None:
+            run_id = decide_run_id(config, load_data(config.data, progress, listing=found.listing), model)
+    changed = _list_changed(method.options().model_dump(mode="json"), options.model_dump(mode="json"))
+    state = "not known before the data is here" if run_id is None else _describe_state(out, run_id)
+    seconds = _estimate(config, options, found.num_images, found.parts["train"], device)
+    whole = MethodConfig(name=method.name, options=options.model_dump(mode="json"))
+    document = config.model_copy(update={"method": whole}).model_dump(mode="json") | {
+        "run_id": run_id,
+        "state": state,
+        "changed_options": changed,
+        "estimated_seconds": seconds,
+        "budget_seconds": budget_seconds,
+    }
+    takes = "not known: no speed was measured here yet" if seconds is None else f"about {format_seconds(seconds)}"
+    lines = [
+        ("run", run_id or "named when the data is here"),
+        ("state", state),
+        ("data", f"{found.name}: {', '.join(f'{num:,} {part}' for part, num in found.parts.items())}"),
+        ("model", model.name),
+        ("method", f"{method.name}: {', '.join(changed) or 'all options as they are by default'}"),
+        ("runs on", f"{device}, {config.precision}, seed {config.seed}"),
+        ("takes", takes if method.kind == "probe" else f"{takes} (training, at most and roughly)"),
+        *([] if budget_seconds is None else [("budget", format_seconds(budget_seconds))]),
+    ]
+    return document, "\n".join(f"{name:8}{printable(text)}" for name, text in lines)
+
+
+def _estimate(config: RunConfig, options: Frozen, num_images: int, num_train: int, device: str) -> float | None:
+    """Seconds of the training, or of a probe's features; None where no speed was measured here yet."""
+    from backbench.catalog import find_method, find_model
+    from backbench.plan import count_epochs, estimate_training, guess_seconds
+
+    model = find_model(config.model_file or config.model)
+    if find_method(config.method.name).kind == "probe":
+        return guess_seconds([model], num_images, device=device, precision=config.precision)[model.name]
+    epochs = [count_epochs(options)]
+    return estimate_training([model], epochs, num_train, top=None, device=device, precision=config.precision)
+
+
+def _describe_state(out: Path, run_id: str) -> str:
+    from backbench.unfinished import CONFIG, working_folder
+
+    if (out / run_id / "record.json").is_file():
+        is_whole = (out / f"{run_id}.bundle").is_dir()
+        return "finished" if is_whole else "finished, without its bundle, which would be made"
+    is_begun = (working_folder(out, run_id) / f"{CONFIG}.json").is_file()
+    return "unfinished: it would go on where it was cut" if is_begun else "new"
+
+
+def _list_changed(defaults: dict[str, Any], options: dict[str, Any], prefix: str = "") -> list[str]:
+    """`recipe.epochs=3` for each option that is not its default."""
+    changed = []
+    for name, value in options.items():
+        default = defaults.get(name)
+        if isinstance(value, dict) and isinstance(default, dict) and default:
+            changed += _list_changed(default, value, f"{prefix}{name}.")
+        elif value != default:
+            changed.append(f"{prefix}{name}={json.dumps(value, ensure_ascii=False)}")
+    return changed
 
 
 @click.command()
@@ -148,12 +223,13 @@ def resume(
     from backbench.runtime import decide_device
     from backbench.unfinished import find_unfinished
 
+    budget_seconds = None if budget is None else parse_duration(budget)
     run_id, config = find_unfinished(Path(out), run)
     _run(
         config,
         Path(out),
         decide_device(device),
-        budget,
+        budget_seconds,
         resume=run_id,
         with_gallery=not no_gallery,
         as_json=as_json,
@@ -165,7 +241,7 @@ def _run(
     config: RunConfig,
     out: Path,
     device: str,
-    budget: str | None,
+    budget_seconds: float | None,
     *,
     as_json: bool,
     quiet: bool,
@@ -177,7 +253,7 @@ def _run(
     from backbench.progress import make_progress
     from backbench.runtime import catch_signals
 
-    deadline = None if budget is None else time.monotonic() + parse_duration(budget)
+    deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
     with (
         join_processes(device) as device,
         make_progress(quiet=quiet or not is_first()) as progress,

@@ -96,7 +96,14 @@ def evaluate(
             names=images.ids,
             progress=progress,
         )
-    document = measure(images, classifier.probabilities_of(logits), labels, facts.class_names, facts.threshold)
+    document = measure(
+        images,
+        logits,
+        labels,
+        facts.class_names,
+        temperature=facts.temperature,
+        threshold=facts.threshold,
+    )
     document = {"schema": 1, "bundle": bundle, **document}
     if as_json:
         print_json(document)
@@ -126,27 +133,29 @@ def note_opening(out: Path | None, bundle: Path, digest: str, name: str, progres
 
 def measure(
     images: Labelled,
-    probabilities: np.ndarray,
+    logits: np.ndarray,
     labels: np.ndarray,
     class_names: Sequence[str],
+    *,
+    temperature: float,
     threshold: float,
 ) -> dict[str, Any]:
-    """What `evaluate --json` prints, but for schema and bundle; fractions in 0..1."""
+    """What `evaluate --json` prints, but for schema and bundle; fractions in 0..1.
+
+    The figures have the names they have in the record of a run that trains: `nll`, `ece` and `brier` are of the
+    plain softmax, `calibrated_nll` and `calibrated_ece` of the answers as given, after the temperature.
+    """
     from backbench.data.wording import list_some, quote
-    from backbench.evaluate.intervals import wilson_interval
+    from backbench.evaluate.calibrate import measure_answered, softmax
     from backbench.evaluate.metrics import per_class_recall, score
-    from backbench.records import Metric
 
     groups = images.groups if any(group is not None for group in images.groups) else None
+    probabilities, answers = softmax(logits), softmax(logits, temperature)
     metrics = score(probabilities, labels, groups)
-    accepted = probabilities.max(axis=1) >= threshold
+    calibrated = score(answers, labels, groups)
+    metrics |= {f"calibrated_{name}": calibrated[name] for name in ("nll", "ece")}
     if threshold > 0:
-        right = probabilities.argmax(axis=1) == labels
-        metrics["coverage"] = Metric(value=float(accepted.mean()), n=len(labels))
-        num, num_right = int(accepted.sum()), int(right[accepted].sum())
-        if num:
-            low, high = wilson_interval(num_right, num)
-            metrics["accepted_accuracy"] = Metric(value=num_right / num, low=low, high=high, n=num)
+        metrics |= measure_answered(answers, labels, threshold)
     per_class = per_class_recall(probabilities, labels, class_names)
     absent = [name for name in class_names if name not in per_class]
     warnings = list(images.warnings)
@@ -175,8 +184,10 @@ LABELS = {
     "nll": "neg. log likelihood",
     "ece": "calibration error",
     "brier": "Brier score",
+    "calibrated_nll": "neg. log lik., after",
+    "calibrated_ece": "cal. error, after",
     "coverage": "not unsure",
-    "accepted_accuracy": "accuracy of those",
+    "answered_accuracy": "accuracy of those",
 }
 
 
@@ -185,14 +196,24 @@ def render_evaluation(document: dict[str, Any]) -> str:
     from backbench.report.text import pad, printable, shorten
 
     data = document["data"]
-    lines = [f"{printable(document['bundle'])} on {printable(data['said'])}: {data['num_images']:,} images", ""]
+    lines = [f"{printable(document['bundle'])} on {printable(data['said'])}: {_num_images(data)}", ""]
     lines += [f"{LABELS[name]:<20} {_figure(metric)}" for name, metric in document["metrics"].items()]
+    lines.append("after: of the confidences as they are given, after the temperature; the others are before it")
     lines += ["", "recall of each class, the least first:"]
     ordered = sorted(document["per_class"].items(), key=lambda item: (item[1]["value"], item[0]))
     for name, metric in ordered:
         lines.append(f"{pad(shorten(printable(name), 32), 32)} {_figure(metric)}")
     lines += [f"warning: {printable(warning)}" for warning in document["warnings"]]
     return "\n".join(lines)
+
+
+def _num_images(data: dict[str, Any]) -> str:
+    """'64 of the 359 test images (295 left out: the model was trained on them)', or just how many there are."""
+    num, num_seen = data["num_images"], data["num_seen"]
+    if not num_seen:
+        return f"{num:,} {'image' if num == 1 else 'images'}"
+    kind = "test images" if data["part"] == "test" else "images"
+    return f"{num:,} of the {num + num_seen:,} {kind} ({num_seen:,} left out: the model was trained on them)"
 
 
 def _figure(metric: dict[str, Any]) -> str:

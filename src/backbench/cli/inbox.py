@@ -26,11 +26,11 @@ def inbox() -> None:
 @folder_option
 @json_option
 def list_inbox(inbox: str, as_json: bool) -> None:
-    """One line for each image: when, what the model said, and what it is."""
+    """One line for each image, as it was judged last: when, what the model said, and what it is."""
     from backbench.cli.output import print_json
-    from backbench.serve.inbox import list_entries
+    from backbench.serve.inbox import latest_entries
 
-    entries = list_entries(Path(inbox))
+    entries = latest_entries(Path(inbox))
     if as_json:
         print_json({"schema": 1, "entries": [entry.model_dump(mode="json") for entry in entries]})
     else:
@@ -48,6 +48,7 @@ def export_inbox(target: str, inbox: str, as_json: bool) -> None:
     images, never as a test part.
     """
     from backbench.cli.output import print_json
+    from backbench.data.wording import count
     from backbench.serve.inbox import TABLE_FILE, export_entries
 
     entries = export_entries(Path(inbox), Path(target))
@@ -55,11 +56,12 @@ def export_inbox(target: str, inbox: str, as_json: bool) -> None:
     if as_json:
         print_json({"schema": 1, "table": str(table), "num_images": len(entries)})
     else:
-        print(f"{len(entries):,} images: {table}")
+        print(f"{count(len(entries), 'image')}: {table}")
 
 
 def render_entries(entries: Sequence[Entry]) -> str:
     """The entries as lines, and how many there are."""
+    from backbench.data.wording import count
     from backbench.report.text import pad, printable, shorten
 
     lines = [
@@ -76,4 +78,4 @@ def render_entries(entries: Sequence[Entry]) -> str:
     ]
     num_labelled = sum(entry.label is not None for entry in entries)
     head = "  ".join([pad("saved", 20), pad("", 6), pad("answered", 24), pad("truly", 24), "image"])
-    return "\n".join([head, *lines, f"{len(entries):,} images, {num_labelled:,} with a label"])
+    return "\n".join([head, *lines, f"{count(len(entries), 'image')}, {num_labelled:,} with a label"])

@@ -21,6 +21,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet would take a cell that begins so for a formula."""
 LABEL_WIDTH = 24
 DEFAULT_TOP = 5
+CSV_COLUMNS = ("path", "bundle", "label", "confidence", "unsure", "error")
 
 
 @click.command()
@@ -57,6 +58,8 @@ def predict(
     from backbench.progress import make_progress
     from backbench.runtime import decide_device, decide_precision
 
+    if csv_file is not None:
+        check_csv_target(Path(csv_file))
     bundles, images = split_arguments(arguments)
     decided = decide_device(device)
     answers: list[tuple[str, list[Prediction]]] = []
@@ -78,7 +81,8 @@ def predict(
     elif csv_file is None:
         print(render_answers(answers, top=top or 1))
     elif not quiet:
-        print(f"{len(answers[0][1]):,} images: {csv_file}", file=sys.stderr)
+        num = len(answers[0][1])
+        print(f"{num:,} {'image' if num == 1 else 'images'}: {csv_file}", file=sys.stderr)
     if any(prediction.error for _, found in answers for prediction in found):
         sys.exit(1)
 
@@ -124,6 +128,36 @@ def to_entries(answers: Sequence[tuple[str, Sequence[Prediction]]]) -> list[dict
     return [{"bundle": bundle, **answer.to_json()} for row in rows for bundle, answer in row]
 
 
+def check_csv_target(path: Path) -> None:
+    """Raises ConfigError, before any work, for what a table of answers must not replace or can't be written to."""
+    import os
+
+    from backbench.errors import ConfigError, shown
+
+    # unlike the methods of Path, these never raise, whatever the name
+    if os.path.isdir(path):  # noqa: PTH112
+        raise ConfigError(f"--csv {shown(str(path))} is a folder. Give the name of a file in it, as answers.csv.")
+    if not os.path.isdir(path.parent):  # noqa: PTH112
+        raise ConfigError(
+            f"--csv {shown(str(path))}: there is no folder {shown(str(path.parent))}. Make it first."
+        )
+    if not os.path.lexists(path):
+        return
+    if not os.path.isfile(path):  # noqa: PTH113
+        raise ConfigError(f"--csv {shown(str(path))} is no ordinary file, and is not replaced. Give another name.")
+    heading = ",".join(CSV_COLUMNS).encode()
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(len(heading))
+    except OSError as error:
+        raise ConfigError(f"--csv {shown(str(path))} can't be written over: {error.strerror}.") from error
+    if start not in (heading, b""):
+        raise ConfigError(
+            f"--csv {shown(str(path))} is there already and is no table of answers, so it is not written over. "
+            "Give another name."
+        )
+
+
 def write_csv(path: Path, answers: Sequence[tuple[str, Sequence[Prediction]]]) -> None:
     """One line for each image and bundle; cells that a spreadsheet would run begin with a quotation mark.
 
@@ -136,13 +170,14 @@ def write_csv(path: Path, answers: Sequence[tuple[str, Sequence[Prediction]]]) -
     more = [column for place in places for column in (f"label_{place}", f"confidence_{place}")]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "bundle", "label", "confidence", "unsure", "error", *more])
+    writer.writerow([*CSV_COLUMNS, *more])
     for entry in to_entries(answers):
         best = [cell for answer in entry["top"][1:] for cell in (answer["label"], f"{answer['confidence']:.6f}")]
         confidence = "" if entry["confidence"] is None else f"{entry['confidence']:.6f}"
         unsure = "yes" if entry["unsure"] else "no"
         cells = [entry["path"], entry["bundle"], entry["label"] or "", confidence, unsure, entry.get("error", "")]
-        writer.writerow([neutralise(cell) for cell in [*cells, *best]])
+        lacking = [""] * (len(more) - len(best))  # an image that can't be read, or a model of fewer classes
+        writer.writerow([neutralise(cell) for cell in [*cells, *best, *lacking]])
     write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 

@@ -58,6 +58,7 @@ def report(
     Example: backbench report runs/ -o report.html
              backbench report runs/ --format md
     """
+    from backbench.errors import ConfigError, shown
     from backbench.evidence import ReportRequest, gather_report
     from backbench.progress import make_progress
     from backbench.report.cards import render_data_card, render_model_card
@@ -66,6 +67,10 @@ def report(
     from backbench.storage import write_atomically
 
     is_page = kind == "html"
+    if target is None and is_page:
+        target = Path("report.html")
+    if target is not None and target.is_dir():
+        raise ConfigError(f"-o {shown(str(target))} is a folder. Name a file in it, as {target / 'report.html'}.")
     request = ReportRequest(
         runs=runs or (out,),
         out=Path(out),
@@ -91,11 +96,10 @@ def report(
         data = text.encode("utf-8", "backslashreplace")
         if len(data) > MOST_PAGE_BYTES:
             progress.warn(f"the page has {len(data) / 1e6:.1f} MB: --no-images or fewer runs make it smaller")
-    if target is None and not is_page:
+    if target is None:
         sys.stdout.write(data.decode())
         return
-    target = target if target is not None else Path("report.html")
     write_atomically(target, data)
     if not quiet:
         num = sum(len(comparison.entries) for comparison in comparisons)
-        print(f"{target}: {num} runs, {len(data) / 1e6:.1f} MB", file=sys.stderr)
+        print(f"{target}: {num} {'run' if num == 1 else 'runs'}, {len(data) / 1e6:.1f} MB", file=sys.stderr)

@@ -111,7 +111,8 @@ def run(
         print_json(make_document(outcome, written))
     else:
         print(written[0].read_text(), end="")
-        print(f"\nEverything is in {settings.out}/: {', '.join(path.name for path in written[:2])}, figures/")
+        there = [path.name for path in written[:2]] + (["figures/"] if len(written) > 2 else [])
+        print(f"\nEverything is in {settings.out}/: {', '.join(there)}")
     if outcome.interrupted:
         sys.exit(130)
     if outcome.failures:

@@ -190,8 +190,8 @@ class Classifier(nn.Module):
         Raises:
             ConfigError: `top` is below 1, or an item is no image. DataError: a folder without images.
         """
-        if top < 1:
-            raise ConfigError(f"top is {top}; at least 1 class must be asked for.")
+        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+            raise ConfigError(f"top is {top!r:.80}; it has to be a whole number of classes, at least 1.")
         pictures = gather_pictures(items)
         errors: dict[int, str] = {}
         logits = self.logits_for(

@@ -103,6 +103,12 @@ class Gallery:
         return neighbours[0].distance > self.stranger_distance
 
 
+def warn_of_kept(bundle: Path, progress: Progress) -> None:
+    """Say so where a bundle is to have no gallery, and is there already with one."""
+    if (bundle / FOLDER).is_dir():
+        progress.warn(f"{bundle} is there already, with a gallery. Remove it and run again to have it without.")
+
+
 def make_gallery(
     classifier: Classifier,
     data: Data,

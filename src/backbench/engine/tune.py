@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from backbench.backbones.networks.stages import stages_of
-from backbench.config import Augment, Recipe
+from backbench.config import Augment, Frozen, Recipe
 from backbench.engine.batches import Batches, FeatureBatches, ImageBatches
 from backbench.engine.checkpoint import Workspace
 from backbench.engine.classifier import Classifier
@@ -24,9 +24,9 @@ from backbench.engine.prefix import Rest, cut_prefix
 from backbench.engine.standardise import Scale, measure_scale
 from backbench.engine.task import ImageTask
 from backbench.engine.train import FitResult, fit, never_stop
-from backbench.errors import ConfigError
+from backbench.errors import BudgetExceeded, ConfigError
 from backbench.progress import SILENT, Progress
-from backbench.records import Metric
+from backbench.records import MethodFacts, Metric
 
 Family = Literal["transformer", "convnet"]
 BODY_RATE: dict[Family, float] = {"transformer": 5e-5, "convnet": 3e-4}
@@ -47,12 +47,16 @@ class Training:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A trained classifier, in eval mode, and how it came about: one result for each phase, by name."""
+    """A trained classifier, in eval mode, and how it came about: one result for each phase, by name.
+
+    `has_solved_head`: its head was solved, not only trained by steps, so it is of use before the first of them.
+    """
 
     classifier: Classifier
     phases: dict[str, FitResult]
     choices: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    has_solved_head: bool = False
 
 
 def training_figures(tuned: Tuned, num_train: int) -> dict[str, Metric]:
@@ -80,9 +84,32 @@ def describe_cut(tuned: Tuned) -> str | None:
             epochs = "1 whole epoch" if len(result.history) == 1 else f"{len(result.history)} whole epochs"
             return (
                 f"training was cut by the budget in phase '{name}' after {epochs}: this is the best by then; the "
-                f"same command with a larger --budget goes on from there"
+                f"same command with a larger budget goes on from there"
             )
     return None
+
+
+def refuse_unlearnt(tuned: Tuned) -> None:
+    """Raises BudgetExceeded where the budget ended before anything was better than a random head."""
+    phases = tuned.phases
+    was_cut = any(result.ended == "budget" for result in phases.values())
+    if was_cut and not tuned.has_solved_head and all(result.best_epoch == 0 for result in phases.values()):
+        raise BudgetExceeded(
+            "the budget ended before anything was learnt, so there is no model yet and no test image was looked "
+            "at. What was done is saved: the same command with more time goes on from there."
+        )
+
+
+def describe_method(name: str, options: Frozen, tuned: Tuned) -> MethodFacts:
+    """The method as a record has it: all its options, and what was chosen and calibrated on the way."""
+    calibration = {"temperature": tuned.classifier.temperature, "threshold": tuned.classifier.threshold}
+    best = {f"{phase}_best_epoch": result.best_epoch for phase, result in tuned.phases.items()}
+    return MethodFacts(
+        name=name,
+        options=options.model_dump(mode="json"),
+        choices=tuned.choices | calibration | best,
+        fitted_on="train",
+    )
 
 
 def family_of(body: nn.Module) -> Family:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from backbench.backbones.networks.original_head import read_definitions, read_lemmas
 from backbench.data.synsets import ID, find_table, plain_name, read_table
-from backbench.errors import ConfigError, nearest, shown
+from backbench.errors import LONGEST_SHOWN, ConfigError, nearest, shown
 
 MAX_MAP_BYTES = 10_000_000
 GUESSED = ("word", "last word", "definition")
@@ -61,7 +61,7 @@ def find_counterparts(
     Raises:
         ConfigError: `given` or the table does not fit the classes; says which, with the nearest.
     """
-    _check_given(given, class_names)
+    _check_given(given, class_names, head_classes)
     chosen = find_table(class_names) if table == "auto" else None if table == "none" else table
     known = {} if chosen is None else read_table(chosen)
     if chosen is not None and (missing := [name for name in class_names if plain_name(name) not in known]):
@@ -79,14 +79,25 @@ def find_counterparts(
     return found
 
 
-def _check_given(given: Mapping[str, Sequence[str]], class_names: Sequence[str]) -> None:
-    for name in given:
+def _check_given(
+    given: Mapping[str, Sequence[str]], class_names: Sequence[str], head_classes: Sequence[str]
+) -> None:
+    known = frozenset(head_classes)
+    for name, ids in given.items():
         if name not in class_names:
             close = nearest(name, class_names) or list(class_names[:3])
             raise ConfigError(
                 f"options.map names the class {shown(name)}, which the data does not have. "
                 f"Nearest: {', '.join(close)}."
             )
+        for each in ids:
+            if each not in known:
+                close = nearest(each[:LONGEST_SHOWN], head_classes) or list(head_classes[:3])
+                raise ConfigError(
+                    f"options.map gives {shown(each)} for the class {shown(name)}, which is none of the "
+                    f"{len(head_classes):,} classes of the model. Nearest: "
+                    f"{', '.join(describe_id(found) for found in close)}."
+                )
 
 
 def _among(wanted: Collection[str], head_classes: Sequence[str], source: str) -> Counterpart:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from backbench.evaluate.intervals import wilson_interval
 from backbench.records import Metric
 
 LOWEST_TEMPERATURE = 0.05
@@ -169,11 +170,13 @@ def is_calibrated(temperature: float) -> bool:
 def measure_answered(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, Metric]:
     """How many of (n, classes) probabilities reach the threshold, and how often those are right by (n,) labels.
 
-    `coverage` is the share that is answered; `answered_accuracy` is left out if nothing is.
+    `coverage` is the share that is answered; `answered_accuracy`, with its Wilson interval, is left out where
+    there is none.
     """
     answered = probabilities.max(axis=1) >= threshold
     right = (probabilities.argmax(axis=1) == labels)[answered]
     found = {"coverage": Metric(value=float(answered.mean()), n=len(labels))}
     if len(right):
-        found["answered_accuracy"] = Metric(value=float(right.mean()), n=len(right))
+        low, high = wilson_interval(int(right.sum()), len(right))
+        found["answered_accuracy"] = Metric(value=float(right.mean()), low=low, high=high, n=len(right))
     return found

@@ -240,7 +240,7 @@ def design_effect(a_correct: np.ndarray, b_correct: np.ndarray, groups: Sequence
 
 
 _SHORTCUT = "the data may have a shortcut: look at"
-_SIMPLE = "pretraining adds little here: the classes may differ in something simple"
+_SIMPLE = "the classes may differ in something simple"
 _WORDS = {
     "majority": ("always answering the commonest class reaches", "nothing was learned that this figure can show"),
     "colour": (
@@ -276,18 +276,22 @@ def control_alarms(
     is_tied: Sequence[bool],
     *,
     n: int,
+    is_pretrained: bool = True,
 ) -> list[str]:
-    """Sentences about controls that come near the best, worst first; none when all is well.
+    """Sentences about controls that come too near the best, worst first; none when all is well.
 
     A control alarms when it is tied with the best row or beats it, or when it makes more than half of the best
     row's gain over the majority class while the lower end of its own 95 % interval is above the majority class.
-    One that is no better than the majority class has found no shortcut, so that only the majority class itself is
-    named then. Each control is named once, by its best row.
+    Pretraining is judged only where there is some to judge: it "adds little" when a network or pixels without it
+    do no worse; otherwise the sentence says which part of the gain needs none of it. A control that is no better
+    than the majority class has found no shortcut, so that only the majority class itself is named then. Each
+    control is named once, by its best row.
 
     Args:
         accuracies, is_control, names, is_tied: for each row: names of models, ties with the best.
         majority_accuracy: of always answering the commonest class.
         n: test images.
+        is_pretrained: whether the best row's weights are.
     """
     ordinary = [accuracy for accuracy, control in zip(accuracies, is_control, strict=True) if not control]
     if not ordinary:
@@ -301,6 +305,10 @@ def control_alarms(
         clear = wilson_interval(round(accuracies[row] * n), n)[0] > majority_accuracy
         if looks_at in found or (names[row] != "majority" and accuracies[row] <= majority_accuracy):
             continue
+        if meaning == _SIMPLE and is_pretrained and (is_tied[row] or accuracies[row] >= best):
+            meaning = f"pretraining adds little here: {_SIMPLE}"
+        elif meaning == _SIMPLE and is_pretrained:
+            meaning = "more than half of what can be gained over the commonest class needs no pretraining"
         if accuracies[row] >= best:
             found[looks_at] = f"{looks_at} {reach}, no less than the best row ({top}): {meaning}."
         elif is_tied[row]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from backbench.catalog import MethodSpec
 from backbench.config import Frozen, Recipe
@@ -44,6 +44,11 @@ class HeadOptions(Frozen):
     )
     recipe: Recipe = RECIPE
 
+    @model_validator(mode="after")
+    def _check_named_once(self) -> Self:
+        _decide_values(self)
+        return self
+
 
 class MlpHeadOptions(HeadOptions):
     """As `head`, with one hidden layer with ReLU and dropout."""
@@ -53,11 +58,7 @@ class MlpHeadOptions(HeadOptions):
 
 
 def adapt_head(task: ImageTask, options: HeadOptions, training: Training) -> Tuned:
-    """Train linear heads, keep one; the backbone is frozen.
-
-    Raises:
-        ConfigError: both the options and the recipe name a rate, or a decay.
-    """
+    """Train linear heads, keep one; the backbone is frozen."""
     from backbench.engine.head_modules import make_linear
     from backbench.runtime import make_torch_rng
 
@@ -66,7 +67,7 @@ def adapt_head(task: ImageTask, options: HeadOptions, training: Training) -> Tun
 
 
 def adapt_mlp_head(task: ImageTask, options: MlpHeadOptions, training: Training) -> Tuned:
-    """Train heads with one hidden layer, keep one; the backbone is frozen. Raises what `adapt_head` does."""
+    """Train heads with one hidden layer, keep one; the backbone is frozen."""
     from backbench.engine.head_modules import make_mlp
     from backbench.runtime import make_torch_rng
 
@@ -102,10 +103,7 @@ def _decide_grid(options: HeadOptions, num_val: int) -> tuple[tuple[Setting, ...
     from backbench.engine.tune import HEAD_RATE
 
     recipe = options.recipe
-    rate = recipe.head_learning_rate or recipe.learning_rate
-    decay = recipe.weight_decay if recipe.weight_decay != RECIPE.weight_decay else None
-    rates = _take_place("rates", options.rates, RATES, "learning_rate", rate)
-    decays = _take_place("weight_decays", options.weight_decays, DECAYS, "weight_decay", decay)
+    rates, decays = _decide_values(options)
     grid = make_grid(rates, decays)
     if num_val or len(grid) == 1:
         return grid, ()
@@ -114,6 +112,16 @@ def _decide_grid(options: HeadOptions, num_val: int) -> tuple[tuple[Setting, ...
     )
     said = f"rate {one[0].learning_rate:g} and decay {one[0].weight_decay:g}"
     return one, (f"there are no validation images to choose a head by, so one was trained, with {said}",)
+
+
+def _decide_values(options: HeadOptions) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(rates, decays) to try. ConfigError: both the options and the recipe name a rate, or a decay."""
+    recipe = options.recipe
+    in_recipe = "head_learning_rate" if recipe.head_learning_rate else "learning_rate"
+    rate = recipe.head_learning_rate or recipe.learning_rate
+    decay = recipe.weight_decay if recipe.weight_decay != RECIPE.weight_decay else None
+    rates = _take_place("rates", options.rates, RATES, in_recipe, rate)
+    return rates, _take_place("weight_decays", options.weight_decays, DECAYS, "weight_decay", decay)
 
 
 def _take_place(

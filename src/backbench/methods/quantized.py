@@ -13,6 +13,8 @@ from backbench.config import Frozen, Recipe
 from backbench.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from backbench.backbones.networks.base import Backbone
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 LEAST_COSINE = 0.9
 """Mean cosine of the float and the int8 features of an image; below, int8 broke something."""
+SLOWER = 1.1
+"""Float images per second over int8 ones from which on int8 is called slower: less is within the noise."""
 _BATCH = 8
 _SPEED_PASSES = 5
 _RECIPE = Recipe(learning_rate=1e-5)
@@ -100,10 +104,11 @@ def adapt(task: ImageTask, options: QuantizedOptions, training: Training) -> Tun
         "float_images_per_second": _speed(task.backbone, batches[0], task.device),
         **figures,
     }
+    warnings += _describe_slowness(choices)
     from backbench.engine.head_modules import to_module
 
     classifier = make_classifier(replace(task, backbone=form.backbone), to_module(head))
-    return Tuned(classifier, phases, choices, tuple(warnings))
+    return Tuned(classifier, phases, choices, tuple(warnings), has_solved_head=True)
 
 
 def _check_training(options: QuantizedOptions, kind: Kind, name: str) -> None:
@@ -230,6 +235,16 @@ def _doubts(form: _Form, schemes: tuple[Scheme, ...], options: QuantizedOptions)
     if options.scheme == "auto" and form.scheme != schemes[0]:
         return [f"'{schemes[0]}' int8 does not keep this network's features, so '{form.scheme}' was taken"]
     return []
+
+
+def _describe_slowness(choices: Mapping[str, Any]) -> list[str]:
+    """A warning where int8 costs time on this machine; what it saves in size is said with it."""
+    slower = choices["float_images_per_second"] / max(choices["int8_images_per_second"], 0.1)
+    if slower < SLOWER:
+        return []
+    smaller = (choices["float_bytes"] or 0) / (choices["int8_bytes"] or 1)
+    size = f", and {smaller:.1f} times smaller" if smaller > 1 else ""
+    return [f"int8 is {slower:.1f} times slower here{size}"]
 
 
 def _speed(backbone: Backbone, batch: Tensor, device: str) -> float:

@@ -81,7 +81,13 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tune
     warnings: tuple[str, ...] = ()
     if result.best_epoch == 0:
         warnings = ("fine-tuning never beat the probe on validation, so the probe is what was kept",)
-    return Tuned(classifier, {"two-phase": result}, {"probe": options.probe, "probe_choices": chosen}, warnings)
+    return Tuned(
+        classifier,
+        {"two-phase": result},
+        {"probe": options.probe, "probe_choices": chosen},
+        warnings,
+        has_solved_head=True,
+    )
 
 
 SPECS = (MethodSpec("two-phase", "probe, then fine-tune from the solved head", adapt, TwoPhaseOptions, "tune"),)

@@ -8,11 +8,12 @@ from pydantic import Field, model_validator
 
 from backbench.catalog import MethodSpec
 from backbench.config import Frozen
-from backbench.errors import ConfigError
+from backbench.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from backbench.backbones.networks.original_head import OriginalHead
     from backbench.engine.heads import Fitted, GroupedHead
     from backbench.engine.task import Task
     from backbench.engine.zeroshot import Counterpart
@@ -51,27 +52,13 @@ def adapt(task: Task, options: ZeroShotOptions) -> Fitted:
     of validation is so, there is no calibration: no temperature makes an impossible answer likely.
 
     Raises:
-        ConfigError: the model has no original classifier, the map does not fit, or no class has a counterpart.
-        ModelError: the classifier can't be had, or is no linear layer on the features.
+        ConfigError: see `map_classes`.
     Cost: loading the network once more.
     """
     from backbench.engine.choose import score_logits
     from backbench.engine.heads import Fitted
-    from backbench.engine.zeroshot import find_counterparts
 
-    if task.load_head is None:
-        raise ConfigError(
-            "zeroshot needs the classifier that a model was published with, and this one has none that is known. "
-            "Take a timm name, torchvision/NAME or a card with head_classes, or a method that is fitted, such as "
-            "logistic."
-        )
-    original = task.load_head()
-    found = find_counterparts(task.class_names, original.classes, options.mapping, options.table)
-    if not any(counterpart.ids for counterpart in found.values()):
-        raise ConfigError(
-            f"zeroshot: no class of the data has a counterpart among the {len(original.classes):,} classes of the "
-            f"model. Say which stand for them with --set options.map=FILE, a CSV file with rows 'class,id'."
-        )
+    original, found = map_classes(task.class_names, task.load_head, options)
     head = _group(original.weights, original.bias, original.classes, found)
     choices = _describe(found)
     val_logits = None
@@ -82,6 +69,43 @@ def adapt(task: Task, options: ZeroShotOptions) -> Fitted:
         if any(not found[task.class_names[label]].ids for label in set(task.val.labels.tolist())):
             val_logits = None
     return Fitted(head, choices, val_logits, "nothing", _warnings(found))
+
+
+def refuse_headless(load_head: Callable[[], OriginalHead] | None) -> Callable[[], OriginalHead]:
+    """`load_head` as it is; ConfigError where it is None, as of a model without a classifier that is known."""
+    if load_head is None:
+        raise ConfigError(
+            "zeroshot needs the classifier that a model was published with, and this one has none that is known. "
+            "Take a timm name, torchvision/NAME or a card of one of these with head_classes and without "
+            "feature_layer, or a method that is fitted, such as logistic."
+        )
+    return load_head
+
+
+def map_classes(
+    class_names: Sequence[str], load_head: Callable[[], OriginalHead] | None, options: ZeroShotOptions
+) -> tuple[OriginalHead, dict[str, Counterpart]]:
+    """The original classifier, and which of its classes stand for each class of the data; no features are needed.
+
+    Raises:
+        ConfigError: the model has no original classifier, or none that is a linear layer on its features; the map
+            does not fit; no class has a counterpart.
+    Cost: loading the network.
+    """
+    from backbench.engine.zeroshot import find_counterparts
+
+    try:
+        original = refuse_headless(load_head)()
+    except ModelError as error:
+        raise ConfigError(f"zeroshot can't use the model's own classifier: {error}") from error
+    found = find_counterparts(class_names, original.classes, options.mapping, options.table)
+    if not any(counterpart.ids for counterpart in found.values()):
+        raise ConfigError(
+            f"zeroshot: no class of the data has a counterpart among the {len(original.classes):,} classes of the "
+            f"model. Say which stand for them with the option map, a CSV file with rows 'class,id': "
+            f"--set options.map=FILE."
+        )
+    return original, found
 
 
 def _group(weights: Any, bias: Any, classes: tuple[str, ...], found: Mapping[str, Counterpart]) -> GroupedHead:

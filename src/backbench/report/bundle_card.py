@@ -13,8 +13,12 @@ FIGURES = {
     "top5": "top-5 accuracy",
     "per_class_mean": "mean recall of the classes",
     "macro_f1": "macro F1",
+    "calibrated_nll": "mean negative log likelihood",
+    "calibrated_ece": "calibration error",
     "nll": "mean negative log likelihood",
     "ece": "calibration error",
+    "coverage": "share answered, not unsure",
+    "answered_accuracy": "accuracy of the answered",
 }
 
 
@@ -78,9 +82,20 @@ def _figures(record: RunRecord | None) -> str:
         "",
         "| figure | value | 95 % interval | n |",
         "| --- | --- | --- | --- |",
-        *(_row(label, record.metrics[key]) for key, label in FIGURES.items() if key in record.metrics),
+        *(
+            _row(label + describe_temperature(record, key), record.metrics[key])
+            for key, label in FIGURES.items()
+            if key in record.metrics
+        ),
     ]
     return "\n".join(lines)
+
+
+def describe_temperature(record: RunRecord, key: str) -> str:
+    """Which confidences a figure is of, where a temperature travels with the model: ', after the temperature'."""
+    if not record.is_tempered or key.removeprefix("calibrated_") not in ("nll", "ece", "brier"):
+        return ""
+    return ", after the temperature" if key.startswith("calibrated_") else ", before the temperature"
 
 
 def _row(label: str, metric: Metric) -> str:

@@ -28,7 +28,7 @@ def _model_card(comparison: Comparison) -> str:
     best = comparison.best
     if best is None:
         heading = f"# No model for {in_markdown(comparison.data.name)}"
-        return f"{heading}\n\nNo run finished, so there is nothing to describe.\n"
+        return f"{heading}\n\n" + " ".join(in_markdown(sentence) for sentence in comparison.summary) + "\n"
     model, row = best.record.model, best.row
     lines = [f"# {in_markdown(row.name)} on {in_markdown(comparison.data.name)}", ""]
     lines += [in_markdown(sentence) for sentence in comparison.summary]
@@ -58,8 +58,10 @@ def _model_card(comparison: Comparison) -> str:
 def _figures(best: Entry) -> str:
     lines = ["| figure | % | 95 % interval | n |", "| --- | ---: | ---: | ---: |"]
     for key, label in _FIGURES:
-        metric = best.record.metrics.get(key)
+        metric = best.record.served_metric(key)
         if metric is not None:
+            if key == "ece" and best.record.is_tempered:
+                label += ", after the temperature" if "calibrated_ece" in best.record.metrics else ", before it"
             ends = [percent(end, metric.n, unit=False) for end in (metric.low, metric.high) if end is not None]
             lines.append(
                 f"| {label} | {percent(metric.value, metric.n, unit=False)} | {' to '.join(ends)} | {metric.n:,} |"

@@ -24,7 +24,8 @@ class Row:
     `p_value` is that of the paired test against the best row (1 for the best). `seconds` are busy seconds by
     stage, with their `total`. `input_size` is in pixels, [height, width] where they differ. `needed_images`:
     about how many test images would separate the row from the best, for rows tied with it. `only_best` and
-    `only_row` count the test images that only the best, only this row got right.
+    `only_row` count the test images that only the best, only this row got right. `num_test_seen`: test images that
+    taught the model's weights; where there are any, the row has figures, but no rank, tie or test.
     """
 
     model: str
@@ -63,6 +64,12 @@ class Row:
     weakest_class: str | None = None
     weakest_recall: float | None = None
     weakest_n: int | None = None
+    num_test_seen: int = 0
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it may be called the best: it has figures, is no control, and its model saw no test image."""
+        return self.accuracy is not None and not self.control and not self.num_test_seen
 
     @property
     def is_untrained(self) -> bool:
@@ -87,11 +94,11 @@ def make_rows(
     *,
     alpha: float = ALPHA,
 ) -> list[Row]:
-    """The rows of a ranking: best first, then controls, then failures.
+    """The rows of a ranking: best first, then those whose model saw test images, then controls, then failures.
 
     Rows are sorted by accuracy, then lower nll, then name; ranks and ties are those of `rank_rows`. With
     `groups`, whole groups are resampled for the intervals and swapped in the tests. A run without predictions
-    is not ranked.
+    is not ranked, nor is one whose model was trained on test images: it is left out of the best, ties and tests.
 
     Args:
         records: finished and failed runs on one manifest.
@@ -111,22 +118,34 @@ def make_rows(
     order = sorted(range(len(rows)), key=lambda index: _sort_key(rows[index]))
     rows = [rows[index] for index in order]
     told = [predictions[index] for index in order]
-    ranked = [index for index, row in enumerate(rows) if row.accuracy is not None and told[index] is not None]
-    if not ranked:
+    answered = [index for index, row in enumerate(rows) if row.accuracy is not None and told[index] is not None]
+    if not answered:
         return rows
-    correct = _correct_matrix([rows[index].name for index in ranked], [told[index] for index in ranked])
-    if groups is not None and group_numbers(groups).max() + 1 == correct.shape[1]:
+    matrix = _correct_matrix([rows[index].name for index in answered], [told[index] for index in answered])
+    if groups is not None and group_numbers(groups).max() + 1 == matrix.shape[1]:
         groups = None  # every image stands alone
+    if groups is not None:
+        for index, (low, high) in zip(answered, bootstrap_rows_by_group(matrix, groups), strict=True):
+            rows[index] = replace(rows[index], low=low, high=high)
+    has_seen = any(row.num_test_seen for row in rows)
+    if has_seen and not any(rows[index].is_candidate for index in answered):
+        return rows  # a control is no answer to which model is best
+    kept = [place for place, index in enumerate(answered) if not rows[index].num_test_seen]
+    return _ranked(rows, [answered[place] for place in kept], matrix[kept], groups, alpha)
+
+
+def _ranked(
+    rows: list[Row], ranked: list[int], correct: np.ndarray, groups: Sequence[Hashable | None] | None, alpha: float
+) -> list[Row]:
+    """`rows` with rank, tie and test of those at `ranked`, whose answers are (ranked, n) `correct`."""
+    rows = list(rows)
     controls = [rows[index].control for index in ranked]
     ranks = rank_rows(correct, controls, groups, alpha)
     best = best_row(correct, controls)
-    bounds = bootstrap_rows_by_group(correct, groups) if groups is not None else None
     num_tied = sum(rank.tied_with_best and not control for rank, control in zip(ranks, controls, strict=True)) - 1
     for place, index in enumerate(ranked):
         rank = ranks[place]
         changed: dict[str, Any] = asdict(rank) | {"is_best": place == best}
-        if bounds is not None:
-            changed |= {"low": bounds[place][0], "high": bounds[place][1]}
         if rank.tied_with_best and place != best:
             effect = design_effect(correct[best], correct[place], groups) if groups is not None else 1.0
             changed["needed_images"] = needed_images(
@@ -155,10 +174,20 @@ def comparability_warnings(records: Sequence[RunRecord]) -> list[str]:
         if len(values) > 1:
             seen = ", ".join(f"{value} ({count} of {len(done)} rows)" for value, count in values.most_common())
             found.append(f"{_ASPECT_WORDS[aspect]} differs: {seen}; {consequence}")
+    found += _seen_warnings(done)
     untrained = sorted({_model_name(record) for record in done if _make_row(record, ()).is_untrained})
     if untrained:
         found.append(f"untrained weights: {', '.join(untrained)}")
     return found
+
+
+def _seen_warnings(done: Sequence[RunRecord]) -> list[str]:
+    seen = {_model_name(record): record for record in done if record.num_test_seen}
+    return [
+        f"{model} is not ranked: {record.num_test_seen:,} of the {record.data.num_test:,} test images were among "
+        f"the images that it was trained on, so its figures are too good"
+        for model, record in sorted(seen.items())
+    ]
 
 
 _ASPECT_WORDS = {
@@ -256,6 +285,7 @@ def _make_row(record: RunRecord, warnings: tuple[str, ...]) -> Row:
         weakest_class=weakest[0] if weakest else None,
         weakest_recall=weakest[1].value if weakest else None,
         weakest_n=weakest[1].n if weakest else None,
+        num_test_seen=record.num_test_seen,
     )
 
 
@@ -271,10 +301,10 @@ def _seconds(record: RunRecord) -> dict[str, float]:
     return seconds | {"total": record.cost.seconds.get("total", stages)}
 
 
-def _sort_key(row: Row) -> tuple[bool, bool, float, float, str, str]:
+def _sort_key(row: Row) -> tuple[bool, bool, bool, float, float, str, str]:
     accuracy = row.accuracy if row.accuracy is not None else -1.0
     nll = round(row.nll, 9) if row.nll is not None else float("inf")  # sums in another order differ beyond
-    return row.accuracy is None, row.control, -accuracy, nll, row.model, row.method
+    return row.accuracy is None, row.control, row.num_test_seen > 0, -accuracy, nll, row.model, row.method
 
 
 def _correct_matrix(names: Sequence[str], told: Sequence[Predictions | None]) -> np.ndarray:

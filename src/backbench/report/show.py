@@ -17,8 +17,14 @@ _FIGURES = (
     ("nll", "Log loss"),
     ("ece", "Calibration error"),
     ("brier", "Brier score"),
+    ("coverage", "Answered"),
+    ("answered_accuracy", "Right of those"),
 )
 _NOT_PERCENT = ("nll", "brier")
+_OF_CONFIDENCE = ("nll", "ece", "brier")
+_MEASURED = ("_bytes", "_images_per_second")
+_DIGEST_CELLS = 12
+_HASH_CELLS = 64
 _WEAKEST_SHOWN = 3
 _MAPPED_SHOWN = 20
 _WORDS_SHOWN = 3
@@ -76,10 +82,24 @@ def _failure(record: RunRecord) -> list[tuple[str, str]]:
 def _figures(record: RunRecord) -> list[tuple[str, str]]:
     found = []
     for key, label in _FIGURES:
-        metric = record.metrics.get(key)
+        metric = record.served_metric(key)
         if metric is not None:
-            found.append((label, _figure(metric, record.data.num_test, as_percent=key not in _NOT_PERCENT)))
+            text = _figure(metric, record.data.num_test, as_percent=key not in _NOT_PERCENT)
+            found.append((label, text + _temperature_note(record, key)))
     return found
+
+
+def _temperature_note(record: RunRecord, key: str) -> str:
+    """Which confidences a figure is of, where a temperature makes those given others than the plain ones."""
+    if not record.is_tempered or key not in _OF_CONFIDENCE:
+        return ""
+    if f"calibrated_{key}" not in record.metrics:
+        return " (before the temperature)"
+    plain = record.metrics.get(key)
+    if plain is None:
+        return " (after the temperature)"
+    shown = f"{plain.value:.3f}" if key in _NOT_PERCENT else percent(plain.value, record.data.num_test)
+    return f" (after the temperature; {shown} before)"
 
 
 def _figure(metric: Metric, n: int, *, as_percent: bool) -> str:
@@ -150,8 +170,12 @@ def _method(record: RunRecord) -> str:
         found = {key: value for key, value in method.choices.items() if key not in ("mapping", "sources")}
         text += f"; found: {_pairs(found)}"
     elif method.choices:
-        text += f"; chosen on validation: {_pairs(method.choices)}"
-    return text + (f"; options: {_pairs(method.options)}" if method.options else "")
+        chosen = {key: value for key, value in method.choices.items() if not key.endswith(_MEASURED)}
+        measured = {key: value for key, value in method.choices.items() if key.endswith(_MEASURED)}
+        text += f"; chosen on validation: {_pairs(chosen)}" if chosen else ""
+        text += f"; measured: {_pairs(measured)}" if measured else ""
+    given = record.config.method.options  # all options, defaults among them, are in record.json
+    return text + (f"; options: {_pairs(given)}" if given else "")
 
 
 def _mapping(record: RunRecord) -> str:
@@ -189,7 +213,27 @@ def _settings(record: RunRecord) -> str:
 
 
 def _pairs(values: Mapping[str, object]) -> str:
-    def shown(value: object) -> str:
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return ", ".join(f"{key} {shorten(_shown(key, value), 60)}" for key, value in _flat(values))
 
-    return ", ".join(f"{key} {shorten(shown(value), 60)}" for key, value in values.items())
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    """(name, value) of all values, those of a group as 'recipe.epochs'."""
+    found: list[tuple[str, object]] = []
+    for key, value in values.items():
+        inner = isinstance(value, Mapping) and bool(value)
+        found += _flat(value, f"{prefix}{key}.") if inner else [(f"{prefix}{key}", value)]  # type: ignore[arg-type]
+    return found
+
+
+def _shown(key: str, value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple) and any(isinstance(each, Mapping) for each in value):
+        return str(len(value))  # one entry for each head, say; record.json has them
+    text = str(value)
+    is_digest = key.rpartition(".")[2].endswith("digest") or (len(text) == _HASH_CELLS and _is_hex(text))
+    return text[:_DIGEST_CELLS] if is_digest else text
+
+
+def _is_hex(text: str) -> bool:
+    return all(char in "0123456789abcdef" for char in text)

@@ -10,6 +10,7 @@ from typing import Any
 from backbench.records import Metric, RunRecord
 from backbench.report.text import printable
 
+FIT_NOTE = "Of methods that train, training figures are of augmented images while the weights still changed."
 PERCENT = ("accuracy", "top5", "train_accuracy", "val_accuracy", "per_class_mean")
 NAMES = {
     "accuracy": "test accuracy",
@@ -85,13 +86,19 @@ def _make_fit_table(group: str, cells: Sequence[Cell]) -> list[Table]:
     with_fit = [cell for cell in cells if cell.record.fit]
     if not with_fit:
         return []
-    rows = [
-        (cell.model, cell.method, cell.data, *(show_figure(name, cell.figure(name)) for name in wanted))
-        for cell in with_fit
-    ]
+    rows = [(cell.model, cell.method, cell.data, *(_show_fit(cell, name) for name in wanted)) for cell in with_fit]
     columns = ("model", "method", "data", *(NAMES[name] for name in wanted))
-    note = "of methods that train, training figures are of augmented images while the weights still changed"
-    return [Table(f"{group}: training and validation", columns, tuple(rows), (note,))]
+    return [Table(f"{group}: training and validation", columns, tuple(rows), (FIT_NOTE,))]
+
+
+def _show_fit(cell: Cell, name: str) -> str:
+    method = cell.record.method
+    kept_start = method is not None and any(
+        value == 0 for key, value in method.choices.items() if key.endswith("_best_epoch")
+    )
+    if cell.figure(name) is None and kept_start:
+        return "- (the start was best)"
+    return show_figure(name, cell.figure(name))
 
 
 def _make_elsewhere_table(group: str, cells: Sequence[Cell]) -> list[Table]:
@@ -146,9 +153,10 @@ def make_published_tables(published: Sequence[Any], cells: Sequence[Cell]) -> li
                 mark = f"[{notes.index(entry.why) + 1}]"
             rows.append((entry.row, entry.column, theirs, ours, gap, mark))
         columns = ("row", "column", "published", "here", "difference", "why")
-        tables.append(
-            Table(title, columns, tuple(rows), tuple(f"[{n}] {text}" for n, text in enumerate(notes, 1)))
-        )
+        below = [f"[{number}] {text}" for number, text in enumerate(notes, 1)]
+        if any(entry.figure.startswith("train_") for entry in published if entry.table == title):
+            below.append(FIT_NOTE)
+        tables.append(Table(title, columns, tuple(rows), tuple(below)))
     return tables
 
 

@@ -24,9 +24,10 @@ _HEADS = {
 
 
 def summarise(rows: Sequence[Row], data: DataFacts, *, num_openings: int | None = None) -> list[str]:
-    """What a reader with a minute must know: up to seven sentences, worst news included.
+    """What a reader with a minute must know: up to eight sentences, worst news included.
 
-    In this order: the row to use, with its figures; who is tied with it and what that costs; how many test images
+    In this order: the row to use, with its figures; which rows have no part in this, because their models were
+    trained on test images; who is tied with it and what that costs; how many test images
     would separate them; what the controls say; the weakest class; how far to trust the winner's figure; failures.
 
     Args:
@@ -34,13 +35,14 @@ def summarise(rows: Sequence[Row], data: DataFacts, *, num_openings: int | None 
         data: what was measured on.
         num_openings: how often the test part has been opened so far, over all runs; None: not known.
     """
-    done = [row for row in rows if row.accuracy is not None and not row.control]
+    done = [row for row in rows if row.is_candidate]
+    seen = [row for row in rows if row.accuracy is not None and row.num_test_seen]
     failed = [row for row in rows if row.status == "failed"]
     best = next((row for row in done if row.is_best), done[0] if done else None)
     if best is None:
-        return _nothing(rows, failed)
+        return _untrusted(seen) if seen else _nothing(rows, failed)
     tied = [row for row in done if row.tied_with_best and row is not best]
-    said = [_verdict(best, done, tied)]
+    said = [_verdict(best, done, tied), *_seen(seen)]
     if tied:
         said += _ties(best, tied, all_tied=len(tied) + 1 == len(done))
     said += _controls(rows)
@@ -53,7 +55,8 @@ def summarise(rows: Sequence[Row], data: DataFacts, *, num_openings: int | None 
 
 def control_warnings(rows: Sequence[Row]) -> list[str]:
     """Sentences on controls that come near the best row, naming what they look at; see `control_alarms`."""
-    shown = [row for row in rows if row.accuracy is not None]
+    shown = [row for row in rows if row.accuracy is not None and not row.num_test_seen]
+    best = next((row for row in shown if row.is_best), None)
     majority = next((row.accuracy for row in shown if row.control and row.model == "majority"), 0.0)
     return control_alarms(
         [row.accuracy or 0.0 for row in shown],
@@ -62,6 +65,7 @@ def control_warnings(rows: Sequence[Row]) -> list[str]:
         majority or 0.0,
         [row.tied_with_best for row in shown],
         n=max((row.n for row in shown), default=0),
+        is_pretrained=best is not None and best.pretrained,
     )
 
 
@@ -76,6 +80,27 @@ def _nothing(rows: Sequence[Row], failed: Sequence[Row]) -> list[str]:
     if controls:
         said.append(f"Only controls have figures: {_control_phrase(controls[0])}.")
     return said
+
+
+def _seen(seen: Sequence[Row]) -> list[str]:
+    """Which rows are not ranked: their models were trained on images that should judge them."""
+    if not seen:
+        return []
+    are, their = ("is", "its model was") if len(seen) == 1 else ("are", "their models were")
+    fewest, most = min(row.num_test_seen for row in seen), max(row.num_test_seen for row in seen)
+    num = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    return [
+        f"{join_names([row.name for row in seen])} {are} not ranked: {their} trained on {num} of these "
+        f"{_count(seen[0].n, 'test image')}."
+    ]
+
+
+def _untrusted(seen: Sequence[Row]) -> list[str]:
+    return [
+        "No row can be trusted: every model here was trained on test images, so nothing is ranked.",
+        *_seen(seen),
+        "Rank on images that no model has seen, or add a model that has not seen these.",
+    ]
 
 
 def _verdict(best: Row, done: Sequence[Row], tied: Sequence[Row]) -> str:
@@ -131,8 +156,15 @@ def _controls(rows: Sequence[Row]) -> list[str]:
     if not controls:
         return []
     if control_warnings(rows):
-        return [f"Check the warnings first: a control comes near the best row ({_control_phrase(controls[0])})."]
+        best = next((row for row in rows if row.is_best), None)
+        is_near = best is None or controls[0].tied_with_best or _accuracy(controls[0]) >= _accuracy(best)
+        how = "comes near the best row" if is_near else "makes more than half of the gain over the commonest class"
+        return [f"Check the warnings first: a control {how} ({_control_phrase(controls[0])})."]
     return [f"No shortcut seen: {_control_phrase(controls[0])} at most."]
+
+
+def _accuracy(row: Row) -> float:
+    return row.accuracy or 0.0
 
 
 def _control_phrase(control: Row) -> str:

@@ -102,7 +102,7 @@ def render_table(
     lines.append(_paint("─" * full, _DIM, colour))
     section = ""
     for row in rows:
-        wanted = "failed" if row.status == "failed" else "controls" if row.control else ""
+        wanted = _section(row)
         if wanted != section:
             lines.append(_paint(f"── {wanted} {'─' * max(0, full - len(wanted) - 4)}"[:full], _DIM, colour))
             section = wanted
@@ -112,6 +112,12 @@ def render_table(
     lines += [_paint(line, _ATTENTION, colour) for line in _notes(rows, max(width, 40))]
     text = "\n".join(lines)
     return text.translate(_ASCII) if ascii_only else text
+
+
+def _section(row: Row) -> str:
+    if row.status == "failed":
+        return "failed"
+    return "controls" if row.control else "not ranked: trained on test images" if row.num_test_seen else ""
 
 
 def render_live_line(rows: Sequence[Row], remaining: int, seconds_left: float | None = None) -> str:
@@ -267,7 +273,7 @@ def _rate(row: Row) -> str:
 
 
 def _style(row: Row) -> str:
-    if row.control or row.status == "failed":
+    if row.control or row.num_test_seen or row.status == "failed":
         return _DIM
     return _BEST if row.is_best else _ACCENT if row.tied_with_best else ""
 

@@ -111,10 +111,19 @@ def list_entries(folder: Path) -> list[Entry]:
     return sorted((_read(path) for path in folder.glob("*.json")), key=lambda entry: (entry.saved, entry.id))
 
 
+def latest_entries(folder: Path) -> list[Entry]:
+    """One entry for each image, the oldest first: the one that judged it last. Raises what `list_entries` does."""
+    latest: dict[str, Entry] = {}
+    for entry in list_entries(folder):
+        latest.pop(entry.sha256, None)  # so that the order is that of the judgements that count
+        latest[entry.sha256] = entry
+    return list(latest.values())
+
+
 def export_entries(folder: Path, target: Path) -> list[Entry]:
     """Write the entries whose true class is known as a labelled data set: images and a table.
 
-    The same image judged twice is written once, as it was judged last.
+    The same image judged twice is written once, as it was judged last; not at all if that left its class open.
 
     Args:
         target: must not exist.
@@ -122,8 +131,7 @@ def export_entries(folder: Path, target: Path) -> list[Entry]:
     Raises:
         ConfigError: no inbox, or nothing in it has a label. StorageError: the target exists or can't be written.
     """
-    labelled = {entry.sha256: entry for entry in list_entries(folder) if entry.label is not None}
-    entries = list(labelled.values())
+    entries = [entry for entry in latest_entries(folder) if entry.label is not None]
     if not entries:
         raise ConfigError(f"nothing in '{folder}' has a label yet: say Right, or which class it is, on the page.")
     if target.exists():

@@ -21,6 +21,7 @@ from backbench.engine.features import extract_features
 from backbench.engine.gallery import Gallery, Neighbour
 from backbench.errors import BackbenchError, BadImage, ConfigError
 from backbench.evaluate.calibrate import is_calibrated
+from backbench.records import Metric
 from backbench.serve.batching import Batcher
 
 MAX_PIXELS = 25_000_000
@@ -148,6 +149,7 @@ class Model:
             "accuracy": find_accuracy(self.run),
             "threshold": facts.threshold,
             "is_calibrated": is_calibrated(facts.temperature),
+            "calibration_error": find_calibration_error(self.run),
             "size": list(facts.preprocess.size),
             "licence": facts.licence,
             "number": number,
@@ -158,15 +160,25 @@ class Model:
 
 def find_accuracy(run: Path | None) -> dict[str, Any] | None:
     """The test accuracy in a run's record, with its interval; None without a record."""
+    metric = _find_metric(run, "accuracy")
+    return metric.model_dump(mode="json") if metric else None
+
+
+def find_calibration_error(run: Path | None) -> float | None:
+    """By how much its confidences missed the truth on test images, after the temperature; None if not measured."""
+    metric = _find_metric(run, "calibrated_ece")
+    return metric.value if metric else None
+
+
+def _find_metric(run: Path | None, name: str) -> Metric | None:
     from backbench.ledger import read_record
 
     if run is None:
         return None
     try:
-        metric = read_record(run).metrics.get("accuracy")
+        return read_record(run).metrics.get(name)
     except BackbenchError:
         return None
-    return metric.model_dump(mode="json") if metric else None
 
 
 def load_models(given: Sequence[Path], *, device: str) -> list[Model]:

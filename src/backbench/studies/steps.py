@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from backbench.errors import ConfigError, unknown_name
 from backbench.run import resolve_options
 from backbench.studies.schema import Group, StudyFile
 from backbench.study import RankRequest
+
+SIZE_SUFFIX = re.compile(r"@\d+$")
 
 
 @dataclass(frozen=True)
@@ -110,14 +113,13 @@ def _make_step(study: StudyFile, group: Group, data: str, seed: int, settings: S
 
 def _variant(model: str, study: StudyFile, settings: Settings) -> str:
     """The model as it is asked for here: for a trial its small relative, untrained; at another size."""
-    name = model
-    if settings.random_weights:
-        name = study.trial.get(model, model)
-        name = find_model(f"{name}@{RANDOM}", "the study").name
-    if settings.image_size is not None:
-        name = f"{name.partition('@')[0] if not settings.random_weights else name}@{settings.image_size}"
-    find_model(name, "the study")
-    return name
+    name = study.trial.get(model, model) if settings.random_weights else model
+    base, size = SIZE_SUFFIX.sub("", name), SIZE_SUFFIX.search(name)
+    if settings.random_weights and find_model(base, "the study").pretrained_on is not None:
+        base = f"{base}@{RANDOM}"
+    wanted = f"@{settings.image_size}" if settings.image_size is not None else size[0] if size else ""
+    find_model(f"{base}{wanted}", "the study")
+    return f"{base}{wanted}"
 
 
 def _options_of(group: Group, method: str, settings: Settings) -> dict[str, object]:

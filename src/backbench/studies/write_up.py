@@ -15,11 +15,12 @@ from backbench.report.text import printable
 from backbench.storage import write_atomically
 from backbench.studies.carry_out import Outcome
 from backbench.studies.drawings import draw_study
-from backbench.studies.steps import Settings
+from backbench.studies.steps import Settings, source_of
 
 TABLES_FILE = "tables.md"
 REPORT_FILE = "report.html"
 FIGURES_FOLDER = "figures"
+TRIAL_ANSWER = "(A trial answers nothing.)"
 
 
 def write_up(
@@ -54,7 +55,10 @@ def write_up(
             num_explained=0 if not has_figures else 1 if settings.random_weights else 4,
         )
         comparisons, evidence, warnings = gather_report(request, progress)
-        page = render_report(comparisons, evidence, title=outcome.study.title)
+        title = outcome.study.title
+        if settings.random_weights:
+            title = f"A trial, its figures mean nothing: {title}"
+        page = render_report(comparisons, evidence, title=title)
         target = settings.out / REPORT_FILE
         write_atomically(target, page.encode("utf-8", "backslashreplace"))
         written.append(target)
@@ -75,19 +79,21 @@ def render_study(outcome: Outcome, settings: Settings, pictures: Sequence[Path] 
             "**A trial: random weights, and drawn images where the data set was not given. The figures say "
             "nothing about any model.**"
         )
+    heading = "## {} (a trial)".format if settings.random_weights else "## {}".format
     parts.append(_describe_groups(outcome, settings))
     if study.questions and outcome.cells:
         lines = ["## Questions"]
         for question in study.questions:
             cells = [cell for cell in outcome.cells if cell.group in question.groups]
-            lines.append(f"**{question.ask}** {printable(answer_question(question.by, cells, question.model))}")
+            answer = answer_question(question.by, cells, question.model)
+            lines.append(f"**{question.ask}** {TRIAL_ANSWER if settings.random_weights else printable(answer)}")
         parts.append("\n\n".join(lines))
     if study.published:
         parts.append("# As published, and here")
-        parts.append(render_tables(make_published_tables(study.published, outcome.cells)).strip())
+        parts.append(render_tables(make_published_tables(study.published, outcome.cells), heading).strip())
     if outcome.cells:
         parts.append("# All runs")
-        parts.append(render_tables(make_group_tables(outcome.cells)).strip())
+        parts.append(render_tables(make_group_tables(outcome.cells), heading).strip())
     if outcome.failures:
         parts.append("\n".join(["# Not done", "", *(f"- {printable(text)}" for text in outcome.failures)]))
     if pictures:
@@ -106,8 +112,15 @@ def _describe_groups(outcome: Outcome, settings: Settings) -> str:
             f"- **{printable(group.name)}**: {', '.join(group.models)} x {', '.join(group.methods)} on "
             f"{', '.join(group.data)}{limit}{after}.{note}"
         )
+    if settings.random_weights:
+        ran = {cell.model: cell.record.config.model for cell in outcome.cells}
+        lines += [f"- in this trial {name} is {there}" for name, there in ran.items() if there != name]
     for name in dict.fromkeys(data for group in outcome.study.groups for data in group.data):
-        spec = find_source(settings.data.get(name, name)) or find_source(name)
+        source = source_of(name, settings)
+        if source != name and name not in settings.data:
+            lines.append(f"- in this trial {name} is {source}: drawn images")
+            continue
+        spec = find_source(source) or find_source(name)
         if spec is not None and spec.citation:
             lines.append(f"- data: {name}: {spec.citation}; licence: {spec.licence or 'not stated'}")
     return "\n".join(lines)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
@@ -10,8 +12,9 @@ from torch import nn
 from backbench.backbones.networks.base import Backbone
 from backbench.backbones.networks.build import Build
 from backbench.backbones.networks.measure import Origin, make_backbone
-from backbench.backbones.networks.rebuild import rebuild
+from backbench.backbones.networks.rebuild import make_random, rebuild
 from backbench.backbones.networks.vit import VisionTransformer
+from backbench.errors import ModelError
 
 
 def at_size(backbone: Backbone, name: str, size: int) -> Backbone:
@@ -42,7 +45,10 @@ def _resize_body(backbone: Backbone, size: int) -> tuple[nn.Module, Build | None
     body: Any = backbone.body
     build = backbone.build
     if hasattr(body, "set_input_size"):  # timm's transformers
-        body.set_input_size(img_size=(size, size))
+        window = _window_of(body)
+        with warnings.catch_warnings():  # torch's, of how timm interpolates the tables of small windows
+            warnings.simplefilter("ignore", UserWarning)
+            body.set_input_size(img_size=(size, size), **({} if window is None else {"window_size": window}))
         return body, _with_option(build, "img_size", (size, size))
     if build is not None and build.architecture.startswith("torchvision/vit_"):
         from torchvision.models.vision_transformer import interpolate_embeddings
@@ -54,7 +60,18 @@ def _resize_body(backbone: Backbone, size: int) -> tuple[nn.Module, Build | None
     if isinstance(body, VisionTransformer):  # our own
         body.set_image_size((size, size))
         return body, _with_option(build, "img_size", size)
+    if backbone.facts.pretrained_on is None and build is not None and build.architecture.startswith("timm/"):
+        sized = _with_option(build, "img_size", (size, size))
+        assert sized is not None
+        with suppress(ModelError):  # networks without an input size of their own take no such option
+            return make_random(sized, 0), sized
     return body, build
+
+
+def _window_of(body: Any) -> int | None:
+    """The window of a Swin transformer, which else changes with the input size, and tables of weights with it."""
+    windows = [module.window_size[0] for module in body.modules() if hasattr(module, "target_shift_size")]
+    return max(windows, default=None)
 
 
 def _with_option(build: Build | None, option: str, value: Any) -> Build | None:

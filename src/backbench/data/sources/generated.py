@@ -31,7 +31,8 @@ def resolve(name: str) -> SourceSpec | None:
     stood_for = name.removeprefix(PREFIX)
     found = {spec.name: spec for spec in list_sources()}
     if stood_for not in found:
-        raise unknown_name("data set", stood_for, found, "the data argument", "backbench list data")
+        names = (f"{PREFIX}{each}" for each in found if ":" not in each)
+        raise unknown_name("data set", name, names, "the data argument", "backbench list data")
     spec = found[stood_for]
     return SourceSpec(
         name=name,

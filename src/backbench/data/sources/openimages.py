@@ -24,7 +24,7 @@ from backbench.data.openimages_download import Missing, fetch_images
 from backbench.data.openimages_labels import LabelMap, read_names, read_parents, read_rows, read_wanted
 from backbench.data.scanner import sort_key
 from backbench.data.wording import count, escape, list_some, quote
-from backbench.errors import ConfigError, DataError
+from backbench.errors import ConfigError, DataError, shown
 from backbench.progress import Progress, format_bytes
 
 PREFIX = "openimages:"
@@ -130,8 +130,19 @@ def _split_name(name: str) -> tuple[Path, str, int | None]:
     path = name.removeprefix(PREFIX)
     match = DOWNLOAD.fullmatch(path)
     if match is None or os.path.isdir(path):  # noqa: PTH112 - a folder may be called anything
+        _refuse_typo(name, path)
         return Path(path), "", None
     return Path(match[1]), path[len(match[1]) :], int(match[2] or 0)
+
+
+def _refuse_typo(name: str, path: str) -> None:
+    """Raises ConfigError where a folder that is there is followed by what is no option, as in 'FOLDER+dwnload'."""
+    folder, plus, option = path.rpartition("+")
+    if plus and os.path.isdir(folder) and not os.path.isdir(path):  # noqa: PTH112 - unlike Path's, these never raise
+        raise ConfigError(
+            f"{shown(name)}: {shown(f'+{option}')} is no option of openimages. Allowed: +download fetches all "
+            "that is missing, +download=200 at most 200 images of a class and part."
+        )
 
 
 def _look(folder: Path) -> _Found:

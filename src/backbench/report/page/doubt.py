@@ -12,6 +12,7 @@ from backbench.evaluate.calibrate import coverage_curve
 from backbench.evaluate.compare import holm, mcnemar_exact, permutation_by_group
 from backbench.evaluate.distributions import normal_quantile
 from backbench.evaluate.intervals import group_numbers, wilson_interval
+from backbench.evaluate.reliability import at_temperature
 from backbench.report.page.inputs import Comparison, Entry
 
 MOST_PAIRED_ROWS = 12
@@ -48,6 +49,7 @@ class Trust:
     """One row's confidences: bins of equally many images, points (coverage, accuracy) of the curve, its error.
 
     target_coverage: the largest share of images answered at an accuracy of at least `TARGET`; None: never reached.
+    is_tempered: all of it is of the probabilities after the temperature that travels with the model.
     """
 
     bins: tuple[Bin, ...]
@@ -55,6 +57,7 @@ class Trust:
     calibration_error: float
     gap: float
     target_coverage: float | None
+    is_tempered: bool = False
 
 
 def compare_pairs(comparison: Comparison) -> dict[tuple[int, int], PairCell]:
@@ -92,19 +95,22 @@ def difference_interval(only_a: int, only_b: int, n: int) -> tuple[float, float]
 
 
 def measure_trust(entry: Entry, labels: np.ndarray) -> Trust:
-    """Reliability and coverage of one row. Cost: O(n log n)."""
-    confidence = entry.told.max(axis=1).astype(np.float64)
+    """Reliability and coverage of one row's answers, after its temperature. Cost: O(n log n)."""
+    record = entry.record
+    told = at_temperature(entry.told, record.temperature) if record.is_tempered else entry.told
+    confidence = told.max(axis=1).astype(np.float64)
     right = _right(entry, labels)
     curve = coverage_curve(confidence, right)
     reached = np.flatnonzero(curve.accuracy >= TARGET)
     keep = np.unique(np.linspace(0, len(curve.coverage) - 1, CURVE_POINTS).round().astype(int))
     shown = zip(curve.coverage[keep].tolist(), curve.accuracy[keep].tolist(), strict=True)
-    ece = entry.record.metrics.get("ece")
+    ece = record.served_metric("ece")
     return Trust(
         bins=_bins(confidence, right),
         curve=tuple(shown),
         calibration_error=ece.value if ece is not None else float(abs(confidence.mean() - right.mean())),
         gap=float(confidence.mean() - right.mean()),
+        is_tempered=record.is_tempered,
         target_coverage=float(curve.coverage[reached[-1]]) if len(reached) else None,
     )
 

@@ -77,8 +77,8 @@ class Comparison:
 
     @property
     def ranked(self) -> list[Entry]:
-        """Entries with answers that are no controls, best first."""
-        return [entry for entry in self.entries if entry.has_answers and not entry.row.control]
+        """Entries with answers that are no controls and whose models saw no test image, best first."""
+        return [entry for entry in self.entries if entry.has_answers and entry.row.is_candidate]
 
     @property
     def best(self) -> Entry | None:

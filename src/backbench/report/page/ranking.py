@@ -15,6 +15,7 @@ from backbench.report.rows import STAGES, Row
 from backbench.report.text import duration, percent, quantity
 
 MOST_PLOTTED = 12
+ROWS_ON_PHONES = 6  # as in style.css
 _WIDEST_SCALE = 0.30
 _CHECKED = "leaks between parts, shortcuts by control rows, unequal settings"
 
@@ -41,6 +42,7 @@ class Line:
     figure: str
     interval: str
     whisker: Markup
+    word: str
     cells: tuple[Cell, ...]
     warnings: tuple[str, ...]
     error: str
@@ -101,6 +103,12 @@ def choose_plotted(lines: Sequence[Line]) -> list[Line]:
     return ordinary[:MOST_PLOTTED] + [line for line in lines if line.kind == "control"]
 
 
+def is_cut_on_phones(lines: Sequence[Line]) -> bool:
+    """Whether rows of the first screen are hidden where it is narrow: those not tied, and those past the sixth."""
+    ordinary = [line for line in choose_plotted(lines) if line.kind != "control"]
+    return len(ordinary) > ROWS_ON_PHONES or any(line.kind == "other" for line in ordinary)
+
+
 def row_kind(row: Row) -> str:
     """The class of the style sheet: best, tied, other, control or failed."""
     if row.accuracy is None:
@@ -132,6 +140,7 @@ def _make_line(number: int, entry: Entry, axis: Axis) -> Line:
         figure=percent(row.accuracy, row.n, unit=False) or "failed",
         interval=interval,
         whisker=whisker,
+        word="seen" if row.num_test_seen else kind if kind in ("best", "tied") else "",
         cells=_cells(entry, kind, rank, interval, number),
         warnings=tuple(name(warning, 300) for warning in row.warnings),
         error=name(" ".join((row.error or "").split()), 400),
@@ -143,7 +152,7 @@ _MARKS = {"best": "best", "tied": "tied with the best", "control": "control", "f
 
 def _cells(entry: Entry, kind: str, rank: str, interval: str, number: int) -> tuple[Cell, ...]:
     row, record = entry.row, entry.record
-    ece = record.metrics.get("ece")
+    ece, nll = record.served_metric("ece"), record.served_metric("nll")
     memory = row.peak_memory_bytes
     size = row.input_size if row.input_size is not None else ""
     shown_size = f"{size[0]}x{size[1]}" if isinstance(size, tuple) else str(size)
@@ -156,7 +165,7 @@ def _cells(entry: Entry, kind: str, rank: str, interval: str, number: int) -> tu
         Cell(interval, _sort(row.low)),
         Cell(percent(row.per_class_mean, row.n, unit=False), _sort(row.per_class_mean)),
         Cell(percent(row.top5, row.n, unit=False), _sort(row.top5)),
-        Cell("" if row.nll is None else f"{row.nll:.3f}", _sort(row.nll)),
+        Cell("" if nll is None else f"{nll.value:.3f}", _sort(nll.value if nll else None)),
         Cell(percent(ece.value, row.n, unit=False) if ece else "", _sort(ece.value if ece else None)),
         Cell(shown_size, shown_size.split("x")[0]),
         Cell(
@@ -166,7 +175,10 @@ def _cells(entry: Entry, kind: str, rank: str, interval: str, number: int) -> tu
         Cell("" if memory is None else format_bytes(memory), _sort(memory)),
         Cell(quantity(row.parameters or None), _sort(row.parameters)),
         Cell(name(row.licence or "", 30)),
-        Cell(_MARKS[kind], note="; ".join(name(warning, 160) for warning in row.warnings)),
+        Cell(
+            "not ranked" if row.num_test_seen else _MARKS[kind],
+            note="; ".join(name(warning, 160) for warning in row.warnings),
+        ),
     )
 
 
@@ -190,7 +202,9 @@ def describe_winner(comparison: Comparison, evidence: Evidence) -> Box:
     """What you get: the bundle if there is one, size, time for one image, licence."""
     best = comparison.best
     if best is None:
-        return Box("What you get", (("nothing yet", "no run finished"),))
+        has_figures = any(row.num_test_seen for row in comparison.rows)
+        reason = "no row can be trusted" if has_figures else "no run finished"
+        return Box("What you get", (("nothing yet", reason),))
     row, model = best.row, best.record.model
     bundle = evidence.bundles.get(row.run_id)
     facts = [("model", f"{name(row.model, 40)} + {name(row.method, 20)}")]
@@ -206,7 +220,7 @@ def describe_winner(comparison: Comparison, evidence: Evidence) -> Box:
 
 def describe_certainty(comparison: Comparison) -> Box:
     """How sure: the tie group, the test images, how often they were looked at."""
-    done = [row for row in comparison.rows if row.accuracy is not None and not row.control]
+    done = [row for row in comparison.rows if row.is_candidate]
     tied = sum(row.tied_with_best for row in done)
     facts = []
     if len(done) == 1:
@@ -228,7 +242,18 @@ def describe_certainty(comparison: Comparison) -> Box:
 
 def choose_warnings(comparison: Comparison) -> list[str]:
     """At most three warnings, worst first: failures to be trusted, then shortcuts, then what is merely unequal."""
-    order = ("shortcut", "leak", "same image", "cannot", "can't", "commonest", "simple", "untrained", "budget")
+    order = (
+        "not ranked",
+        "shortcut",
+        "leak",
+        "same image",
+        "cannot",
+        "can't",
+        "commonest",
+        "simple",
+        "untrained",
+        "budget",
+    )
 
     def weight(text: str) -> int:
         return next((place for place, word in enumerate(order) if word in text.lower()), len(order))
@@ -247,7 +272,7 @@ def cost_points(comparison: Comparison) -> list[charts.Point]:
     found = []
     for number, row in enumerate(comparison.rows, start=1):
         total = row.seconds.get("total", 0.0)
-        if row.accuracy is None or row.control or total <= 0:
+        if row.accuracy is None or not row.is_candidate or total <= 0:
             continue
         high = row.high if row.high is not None else row.accuracy
         label = f"{name(row.model, 26)} + {name(row.method, 12)}"
@@ -270,6 +295,8 @@ def conclude_cost(comparison: Comparison) -> str:
     """One sentence: the cheapest row that can't be told apart from the best."""
     best = comparison.best
     cheapest = _cheapest_tied(comparison)
+    if best is None and any(row.num_test_seen for row in comparison.rows):
+        return "No row can be trusted, so there is none to be compared by its cost."
     if best is None or cheapest is None:
         return "No cost was recorded."
     if cheapest.is_best or not best.row.seconds.get("total"):

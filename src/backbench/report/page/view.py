@@ -47,7 +47,7 @@ def wanted_images(comparison: Comparison) -> list[str]:
 def make_view(comparison: Comparison, evidence: Evidence, *, key: str) -> dict[str, Any]:
     """Everything the template shows of one comparison; `key` begins every id in the page."""
     found = faults.find_faults(comparison)
-    lines = ranking.make_lines(comparison)
+    lines, curves = ranking.make_lines(comparison), inside.draw_training(comparison)
     shown = _choose_pictures(comparison, found, evidence)
     return {
         "key": key,
@@ -59,6 +59,7 @@ def make_view(comparison: Comparison, evidence: Evidence, *, key: str) -> dict[s
         "warnings": [name(warning, 600) for warning in comparison.warnings],
         "lines": lines,
         "plotted": ranking.choose_plotted(lines),
+        "is_cut_on_phones": ranking.is_cut_on_phones(lines),
         "num_left_out": sum(line.kind == "other" for line in lines)
         - sum(line.kind == "other" for line in ranking.choose_plotted(lines)),
         "scale": charts.draw_scale(ranking.decide_axis(comparison.rows)),
@@ -69,7 +70,9 @@ def make_view(comparison: Comparison, evidence: Evidence, *, key: str) -> dict[s
         "cost": _cost(comparison),
         "faults": None if found is None else _faults(comparison, found, shown),
         "sure": _sure(comparison),
-        "curves": inside.draw_training(comparison),
+        "curves": curves,
+        "num_curves_drawn": sum(len(curve["epochs"]) > 1 for curve in curves),
+        "has_tempered": any(entry.record.is_tempered for entry in comparison.entries),
         "inside": inside.show_inside(comparison, evidence),
         "origin": {
             "settings": origin.compare_settings(comparison),
@@ -94,10 +97,17 @@ def _sentences(comparison: Comparison) -> dict[str, Any]:
     """The summary in three parts: the verdict, what the first screen adds to it, what the doubts say later."""
     said = [name(sentence, 700).replace(" %", "\u00a0%") for sentence in comparison.summary]
     has_ties = sum(row.tied_with_best and not row.control for row in comparison.rows) > 1
+    has_seen = any(row.num_test_seen for row in comparison.rows)
+    of_ties = 2 if has_seen and comparison.best is not None else 1
     lead = [
         place
         for place, sentence in enumerate(said)
-        if place > 0 and ((place == 1 and (has_ties or comparison.best is None)) or sentence.startswith(_OF_LEAD))
+        if place > 0
+        and (
+            (place == of_ties and (has_ties or comparison.best is None))
+            or (place == 1 and has_seen)
+            or sentence.startswith(_OF_LEAD)
+        )
     ]
     rest = [sentence for place, sentence in enumerate(said) if place > 0 and place not in lead]
     return {"verdict": said[0], "lead": [said[place] for place in lead], "caveats": rest}
@@ -297,7 +307,8 @@ def _describe_trust(found: doubt.Trust) -> str:
     off = abs(100 * found.gap)
     way = "too sure" if found.gap > 0 else "too modest"
     text = f"On average {off:.1f} points {way}" if off >= 0.5 else "On average honest"
-    text += f"; calibration error {100 * found.calibration_error:.1f} %."
+    text += f"; calibration error {100 * found.calibration_error:.1f} %"
+    text += ", after the temperature." if found.is_tempered else "."
     if found.target_coverage is not None:
         share = f"{100 * found.target_coverage:.0f} %"
         text += f" It can answer {share} of the images and be right on {100 * doubt.TARGET:.0f} % of those."

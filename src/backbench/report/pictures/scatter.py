@@ -72,11 +72,9 @@ def draw_cost(
     """
     look = find_look(theme)
     label, read_cost = COSTS[cost]
-    priced = [
-        (row, value) for row in rows if not row.control and row.accuracy is not None and (value := read_cost(row))
-    ]
+    priced = [(row, value) for row in rows if row.is_candidate and (value := read_cost(row))]
     controls = [row for row in rows if row.control and row.accuracy is not None]
-    left_out = sum(row.accuracy is not None and not row.control for row in rows) - len(priced)
+    left_out = sum(row.is_candidate for row in rows) - len(priced)
     subtitle = f"{len(priced)} rows with 95 % intervals" + (
         f"; {left_out} without this cost left out" if left_out else ""
     )

@@ -2,6 +2,8 @@
 
 const LEVELS = [[0.95, "sure"], [0.8, "fairly sure"], [0.6, "leaning to it"], [0, "hardly more than a guess"]];
 
+const MOST_CALIBRATION_ERROR = 0.05;
+
 export function sayLabel(reply) {
   if (reply.error) return "no answer";
   if (!reply.unsure || reply.top.length < 2) return reply.label;
@@ -29,10 +31,17 @@ function sayClaim(confidence, accuracy) {
   return 100 * confidence > most ? `more than ${most}` : sayShare(confidence);
 }
 
+// Whether its confidences held on test images; without such a measurement none is called a share of right answers.
+function isHonest(model) {
+  const error = model.calibration_error;
+  return typeof error === "number" && error <= MOST_CALIBRATION_ERROR;
+}
+
 export function saySureness(reply, model) {
   const share = sayShare(reply.confidence);
   if (reply.is_strange) return `${share} of 100 by its own measure, which does not hold for images like this`;
   if (!model.is_calibrated) return `${sayLevel(reply)}, by its own measure (${share} of 100; not calibrated)`;
+  if (!isHonest(model)) return `${sayLevel(reply)}, by its own measure (${share} of 100)`;
   const claim = `${sayClaim(reply.confidence, model.accuracy)} in 100 such answers are right`;
   return reply.unsure ? `below this model's threshold: ${claim}` : `${sayLevel(reply)} (${claim})`;
 }

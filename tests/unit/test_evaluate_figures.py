@@ -1,0 +1,103 @@
+"""`evaluate` and a bundle's card name figures as the record does: plain ones, and those after the temperature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backbench.cli.evaluate import measure, render_evaluation
+from backbench.config import DataConfig, MethodConfig, Preprocess, RunConfig
+from backbench.evaluate.calibrate import measure_answered, softmax
+from backbench.evaluate.intervals import wilson_interval
+from backbench.evaluate.metrics import score
+from backbench.held_out import Labelled
+from backbench.records import DataFacts, MethodFacts, Metric, ModelFacts, RunRecord
+from backbench.report.bundle_card import render_bundle_card
+
+CLASSES = ("ant", "bee", "fly")
+LABELS = np.arange(60) % 3
+LOGITS = np.random.default_rng(0).normal(size=(60, 3)) + 2 * np.eye(3)[LABELS]
+IMAGES = Labelled(
+    name="insects",
+    part="test",
+    labels=tuple(CLASSES[label] for label in LABELS),
+    groups=(None,) * 60,
+    ids=tuple(str(index) for index in range(60)),
+    read=lambda index: np.zeros((1, 1, 3), np.uint8),
+    said="the test part of 'insects'",
+    digest="aa",
+    num_seen=295,
+)
+
+
+def _measure(threshold: float) -> dict[str, Any]:
+    return measure(IMAGES, LOGITS, LABELS, CLASSES, temperature=2.0, threshold=threshold)
+
+
+def test_figures_are_named_as_in_the_record() -> None:
+    metrics = _measure(0.6)["metrics"]
+    plain, after = score(softmax(LOGITS), LABELS), score(softmax(LOGITS, 2.0), LABELS)
+    for name in ("accuracy", "nll", "ece", "brier"):
+        assert metrics[name]["value"] == pytest.approx(plain[name].value), name
+    for name in ("nll", "ece"):
+        assert metrics[f"calibrated_{name}"]["value"] == pytest.approx(after[name].value), name
+        assert abs(after[name].value - plain[name].value) > 0.001, "else this tells nothing"
+    answered = measure_answered(softmax(LOGITS, 2.0), LABELS, 0.6)
+    for name in ("coverage", "answered_accuracy"):
+        assert metrics[name] == answered[name].model_dump(), name
+    assert "coverage" not in _measure(0.0)["metrics"]
+
+
+def test_the_accuracy_of_what_is_answered_has_its_interval() -> None:
+    found = measure_answered(softmax(LOGITS), LABELS, 0.6)["answered_accuracy"]
+    assert (found.low, found.high) == wilson_interval(round(found.value * found.n), found.n)
+
+
+def test_the_heading_says_how_many_were_left_out() -> None:
+    text = render_evaluation({"bundle": "b", **_measure(0.6)})
+    assert text.startswith("b on the test part of 'insects': 60 of the 355 test images (295 left out: the model")
+
+
+def test_a_card_says_which_confidences_a_figure_is_of() -> None:
+    facts = ModelFacts(
+        name="m",
+        architecture="m",
+        dim=4,
+        preprocess=None,
+        num_parameters=10,
+        flops=None,
+        weights_digest="",
+        pretrained_on=None,
+    )
+    metrics = {name: Metric(value=0.1, n=60) for name in ("accuracy", "ece", "calibrated_ece")}
+    record = RunRecord(
+        run_id="r",
+        status="done",
+        started="2025-05-03T12:00:00Z",
+        config=RunConfig(data=DataConfig(source="insects"), model="m", method=MethodConfig(name="full")),
+        data=DataFacts(
+            name="insects",
+            classes=CLASSES,
+            num_train=1,
+            num_val=1,
+            num_test=60,
+            manifest_digest="a",
+            image_digest="b",
+        ),
+        method=MethodFacts(name="full", choices={"temperature": 2.0}),
+        metrics=metrics,
+    )
+
+    def render(record: RunRecord) -> str:
+        return render_bundle_card(
+            "m", facts, CLASSES, preprocess=Preprocess(size=(8, 8)), temperature=2.0, threshold=0.0, record=record
+        )
+
+    text = render(record)
+    assert "| calibration error, after the temperature | 0.100 |" in text
+    assert "| calibration error, before the temperature | 0.100 |" in text
+    assert "| accuracy | 0.100 |" in text
+    del metrics["calibrated_ece"]
+    assert "the temperature |" not in render(record.model_copy(update={"metrics": metrics}))
