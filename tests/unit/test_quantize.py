@@ -35,6 +35,7 @@ from backbench.engine.quantize import (
 )
 from backbench.engine.resize import prepare_batch
 from backbench.errors import ConfigError, ModelError
+from backbench.methods import quantized
 from backbench.records import ModelFacts
 from conftest import make_photos
 
@@ -304,3 +305,9 @@ def test_real_weights_keep_their_features(shared: Path, name: str) -> None:
     )
     assert int8.facts.weights_bytes < 0.4 * backbone.facts.weights_bytes
     assert cosines(backbone, int8, batches[2]).min() > 0.95  # images that the ranges were not measured on
+
+
+def test_int8_that_costs_time_here_is_said_with_what_it_saves() -> None:
+    choices = {"int8_images_per_second": 20.0, "float_images_per_second": 30.0, "int8_bytes": 5, "float_bytes": 20}
+    assert quantized._describe_slowness(choices) == ["int8 is 1.5 times slower here, and 4.0 times smaller"]
+    assert quantized._describe_slowness(choices | {"int8_images_per_second": 29.0}) == []

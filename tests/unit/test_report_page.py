@@ -517,3 +517,19 @@ def test_a_seen_row_is_said_beside_the_verdict() -> None:
     lead = text[text.index('<p class="lead">') :].split("</p>")[0]
     assert "is not ranked" in lead
     assert "be told apart" in lead or "tied" in lead or "cheap" in lead
+
+
+def test_a_narrow_screen_says_what_its_first_chart_leaves_out() -> None:
+    assert 'class="on-phones"' in render_report([make_comparison(make_runs((0.95, 0.94, 0.5)))])
+    assert 'class="on-phones"' not in render_report([make_comparison(make_runs((0.95, 0.94)))])
+
+
+def test_one_scale_is_named_only_where_charts_share_it() -> None:
+    epoch = {"epoch": 1, "train_accuracy": 0.5, "val_accuracy": 0.5, "val_loss": 1.0, "train_loss": 1.0}
+    runs = make_runs((0.95,))
+    for epochs, is_said in (([epoch], False), ([epoch, {**epoch, "epoch": 2}], True)):
+        phase = {"history": epochs, "best_epoch": 1, "ended": "epochs"}
+        run = replace(runs[0], history={"head": phase, "body": phase})
+        text = render_report([make_comparison([run, *runs[1:]])])
+        assert "of training" in text
+        assert ("all charts share one scale" in text) == is_said

@@ -63,7 +63,7 @@ def _rebuild_own(
     if build.architecture == PIXELS:
         body: nn.Module = Flatten()
     else:
-        body = own_body.make_untrained_body(name, seed=0)
+        body = _sized(own_body.make_untrained_body(name, seed=0), build)
     put_state(body, state, where=where)
     return body
 
@@ -78,11 +78,7 @@ def make_random(build: Build, seed: int) -> nn.Module:
     if build.architecture == PIXELS:
         return Flatten()
     if library == "backbench":
-        body = own_body.make_untrained_body(name, seed)
-        if isinstance(body, VisionTransformer) and build.options.img_size is not None:
-            size = build.options.img_size
-            body.set_image_size((size, size) if isinstance(size, int) else size)
-        return body
+        return _sized(own_body.make_untrained_body(name, seed), build)
     if library == hf_body.LIBRARY:
         return hf_body.make_body(build.config or {}, seed).requires_grad_(False)
     options = build.options.model_dump(exclude_none=True)
@@ -92,3 +88,11 @@ def make_random(build: Build, seed: int) -> nn.Module:
     if build.feature_layer is None:
         return LIBRARIES[library].drop_head(network).eval().requires_grad_(False)
     return cut_at(network, build.feature_layer).eval().requires_grad_(False)
+
+
+def _sized(body: nn.Module, build: Build) -> nn.Module:
+    """Our own transformer at the image size of the description, where it says one."""
+    size = build.options.img_size
+    if isinstance(body, VisionTransformer) and size is not None:
+        body.set_image_size((size, size) if isinstance(size, int) else size)
+    return body
