@@ -52,9 +52,13 @@ report: $(VENV)/.installed  ## one page on real runs: four backbones and three i
 	  --methods knn,centroid,logistic || exit 1; done
 	$(BIN)/backbench report runs/report -o runs/report.html
 
-screenshots: $(VENV)/.installed-dev  ## pictures of the report in light and dark, on desktop and phone, in runs/screenshots/
+SERVED := mobilenetv2_100 vit_tiny_patch16_224
+
+screenshots: $(VENV)/.installed-dev  ## the report and the serving page, light and dark, desktop and phone, in runs/screenshots/
 	test -f runs/report.html || $(MAKE) report
-	$(BIN)/python tools/screenshots.py runs/report.html runs/screenshots
+	for model in $(SERVED); do $(BIN)/backbench adapt $(SHARED)/data/caltech-mini --out runs/served --method logistic \
+	  --model $(SHARED)/weights/$$model.toml --quiet >/dev/null || exit 1; done
+	$(BIN)/python tools/screenshots.py runs/report.html runs/screenshots --serve runs/served/*.bundle
 
 clean:  ## remove what the commands above made, but not run records
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

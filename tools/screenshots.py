@@ -1,4 +1,6 @@
-"""Pictures of the report, light and dark, desktop and phone: python tools/screenshots.py REPORT.html OUT.
+"""Pictures of the report and of the serving page, light and dark, desktop and phone.
+
+    python tools/screenshots.py REPORT.html OUT --serve RUN.bundle OTHER.bundle
 
 Needs the dev extra and a Chromium (`apt install chromium`, or the path in BACKBENCH_CHROMIUM).
 """
@@ -6,8 +8,13 @@ Needs the dev extra and a Chromium (`apt install chromium`, or the path in BACKB
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
@@ -40,7 +47,7 @@ def take_pictures(browser: Browser, address: str, out: Path, name: str) -> list[
                 viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
             )
             page = context.new_page()
-            page.goto(address)
+            page.goto(address, wait_until="networkidle")
             for part in ("first", "whole"):
                 path = out / f"{name}-{size}-{scheme}-{part}.png"
                 page.screenshot(path=path, full_page=part == "whole")
@@ -54,14 +61,35 @@ def main() -> None:
     parser.add_argument("page", help="an HTML file, or the address of a page that is being served")
     parser.add_argument("out", type=Path, help="folder for the pictures")
     parser.add_argument("--name", default="report", help="beginning of the file names")
+    parser.add_argument(
+        "--serve", nargs="+", default=[], metavar="BUNDLE", help="serve these, and take that page too"
+    )
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     address = given.page if "://" in given.page else Path(given.page).resolve().as_uri()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
-        for path in take_pictures(browser, address, given.out, given.name):
-            print(path)
+        taken = take_pictures(browser, address, given.out, given.name)
+        if given.serve:
+            with serving(given.serve) as address:
+                taken += take_pictures(browser, address, given.out, "serve")
+        print("\n".join(map(str, taken)))
         browser.close()
+
+
+@contextmanager
+def serving(bundles: list[str]) -> Iterator[str]:
+    """The address of `backbench serve` with these bundles, while the block runs."""
+    command = [sys.executable, "-m", "backbench", "serve", *bundles, "--port", "0", "--no-inbox", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            said = ""
+            while not said.endswith("}\n"):  # one document over several lines, as soon as requests are answered
+                said += server.stdout.readline()
+            yield json.loads(said)["url"]
+        finally:
+            server.terminate()
 
 
 if __name__ == "__main__":
