@@ -122,7 +122,7 @@ def load_named(archive: Archive, keep_clutter: bool, config: DataConfig, progres
     root = _named_folder(archive)
     if not root.is_dir():
         packed = cache_folder() / "downloads" / archive.file_name
-        fetch_file(archive.url, packed, md5=archive.md5, num_bytes=archive.num_bytes, progress=progress)
+        fetch_file(archive.url, packed, md5=archive.md5, progress=progress)
         _unpack(archive, packed, root, progress)
         packed.unlink(missing_ok=True)
     return list_images(archive, root, keep_clutter=keep_clutter)
