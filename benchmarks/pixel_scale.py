@@ -5,8 +5,8 @@
 A published comparison normalised pixels of 0..255 with statistics meant for 0..1, so that everything its networks
 saw was some 255 times too large, and concluded that transformers make poor feature extractors. Here each card is
 ranked as it is, and with mean and deviation divided by 255, which is the same mistake. The study also left its
-"frozen" networks in training mode, so the running statistics of batch norm moved to the new data: networks with batch
-norm are ranked a third time, with the mistake and statistics that have seen the training images once.
+"frozen" networks in training mode, so the running statistics of batch norm moved to the new data: networks that
+have any are ranked a third time, with the mistake and statistics that have seen the training images once.
 """
 
 from __future__ import annotations
