@@ -42,7 +42,7 @@ from backbench.runtime import describe_environment, peak_memory_bytes
 if TYPE_CHECKING:
     from backbench.engine.heads import Fitted
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Part of every run id: raised when the same config would give other figures than before."""
 
 
