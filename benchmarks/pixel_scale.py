@@ -43,7 +43,10 @@ def write_wrong(card: Path, folder: Path) -> Path:
 
 
 def write_adapted(wrong: Path, data: str) -> Path | None:
-    """The wrong card with running statistics moved to the data by one pass; None for networks without any."""
+    """The wrong card with running statistics moved to the data by one pass; None for networks without any.
+
+    Weights into which batch norm was folded have none left: every running mean is 0.
+    """
     import numpy as np
     import torch
     from safetensors.torch import save_file
@@ -57,7 +60,8 @@ def write_adapted(wrong: Path, data: str) -> Path | None:
     load = find_model(str(wrong)).load
     assert load is not None  # a card runs a network
     backbone = load(0)
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.body.modules()):
+    norms = [m for m in backbone.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not any(norm.running_mean is not None and norm.running_mean.any() for norm in norms):
         return None
     images = load_data(DataConfig(source=data))
     rows = np.random.default_rng(0).permutation(images.manifest.part_rows("train"))
