@@ -17,10 +17,11 @@ from backbench.backbones.networks.weights import digest_weights
 from backbench.catalog import find_method, find_model, list_methods
 from backbench.config import Augment, DataConfig, MethodConfig, Recipe, RunConfig
 from backbench.data.load import load_data
+from backbench.engine import tune
 from backbench.engine.batches import FeatureBatches, ImageBatches
 from backbench.engine.bundle import load_bundle
 from backbench.engine.checkpoint import Workspace
-from backbench.engine.head_modules import make_linear
+from backbench.engine.head_modules import HeadModule, make_linear
 from backbench.engine.optimise import Phase
 from backbench.engine.task import Features, Part
 from backbench.engine.train import fit
@@ -281,6 +282,28 @@ def test_one_changed_option_leaves_the_others_of_the_method_as_they_are(method: 
     assert changed["recipe"].pop("epochs") == 77
     plain["recipe"].pop("epochs")
     assert changed == plain
+
+
+@pytest.mark.parametrize("method", [name for name in TUNING if name != "mlp-head"])
+def test_the_dropout_of_the_recipe_reaches_the_head(
+    method: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(classifier: Any, *_: object) -> None:
+        heads = [module for module in classifier.head.modules() if isinstance(module, HeadModule)]
+        assert {head.spec.dropout for head in heads} == {0.5}
+        raise Interrupted(15)
+
+    monkeypatch.setattr(tune, "train_phase", look)
+    options = QUICK[method] | {"recipe": QUICK[method].get("recipe", {}) | {"dropout": 0.5}}
+    config = config_for(photos, method)
+    with pytest.raises(Interrupted):
+        adapt(config.model_copy(update={"method": MethodConfig(name=method, options=options)}), out=tmp_path)
+
+
+def test_a_head_with_a_hidden_layer_has_one_dropout() -> None:
+    options = {"recipe": {"dropout": 0.5}}
+    with pytest.raises(ConfigError, match=r"Set options\.dropout=0\.5"):
+        resolve_options(find_method("mlp-head"), MethodConfig(name="mlp-head", options=options))
 
 
 def test_a_run_cut_by_the_budget_says_so_and_goes_on_as_if_it_had_not_been(photos: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tune
         if options.blocks is None
         else last_stages(body, options.blocks)
     )
-    classifier = make_classifier(task, to_module(head))
+    classifier = make_classifier(task, to_module(head, options.recipe.dropout))
     phase = make_phase("two-phase", classifier, names, options.recipe, fresh_head=False)
     result = train_phase(classifier, task, phase, training)
     warnings: tuple[str, ...] = ()
