@@ -1,6 +1,6 @@
 """Exact resume of every method that trains: cut after each optimiser step, go on, compare hashes (R1).
 
-    python benchmarks/resume.py      # writes benchmarks/results/resume.md; a quarter of an hour on a quiet core
+    python benchmarks/resume.py      # writes benchmarks/results/resume.md; ten minutes on two quiet cores
 
 A run is stopped at each moment at which it can be (before and after every optimiser step, in every validation) and
 at random pairs of moments, each leg with another number of reading threads. What it ends with after it has gone on
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -31,7 +32,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from backbench.adapt import tune_run
 from backbench.catalog import find_model, list_methods
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.data.load import load_data
@@ -39,6 +39,7 @@ from backbench.engine import accelerate, batches, tune
 from backbench.engine.bundle import write_bundle
 from backbench.engine.checkpoint import Checkpoint, Workspace
 from backbench.errors import Interrupted, StorageError
+from backbench.tuning import tune_run
 
 LOADED = (accelerate, tune)  # before the forks, so that each has it already
 CLASSES, EACH, SIDE = 3, {"train": 12, "val": 2, "test": 2}, 16
@@ -71,6 +72,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default=",".join(sorted(OPTIONS)), help="with commas between")
     parser.add_argument("--doubles", type=int, default=20, help="runs that are cut twice, for each method")
+    parser.add_argument("--processes", type=int, default=2, help="methods that are tried at once")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "resume.md")
     given = parser.parse_args()
     trained = {method.name for method in list_methods() if method.kind == "tune"}
@@ -83,14 +85,15 @@ def main() -> int:
         make_images(Path(folder) / "images")
         for name in (CNN, VIT):
             find_model(name).load(0)
-        losses += Trial(Path(folder), "full", {"recipe": RECIPE | PLATEAU}, name="full, plateau").lose_parts()
-        for method in given.methods.split(","):
-            trial = Trial(Path(folder), method, OPTIONS[method])
-            cuts.append(trial.cut_everywhere(given.doubles))
-            losses += trial.lose_parts()
-            print(cuts[-1], flush=True)
-            given.out.parent.mkdir(parents=True, exist_ok=True)
-            given.out.write_text(render(cuts, losses))
+        with multiprocessing.get_context("fork").Pool(given.processes) as pool:
+            jobs = [(Path(folder), method, given.doubles) for method in given.methods.split(",")]
+            on_plateau = pool.apply_async(try_plateau, (Path(folder),))
+            for row, lost in pool.starmap(try_method, jobs, chunksize=1):
+                cuts.append(row)
+                losses += lost
+            losses += on_plateau.get()
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(render(cuts, losses))
     return int(any(row["differing"] for row in cuts) or any(row["outcome"] == "not noticed" for row in losses))
 
 
@@ -105,6 +108,19 @@ def make_images(root: Path) -> None:
                 pixels = rng.integers(0, 160, (SIDE, SIDE, 3))
                 pixels[4 * label : 4 * label + 4] += 60
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:02d}.png")
+
+
+def try_method(folder: Path, method: str, doubles: int) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """One row of the table of cuts, and the rows of what is taken away."""
+    trial = Trial(folder, method, OPTIONS[method])
+    row = trial.cut_everywhere(doubles)
+    print(row, flush=True)
+    return row, trial.lose_parts()
+
+
+def try_plateau(folder: Path) -> list[dict[str, str]]:
+    """What is taken away, where the rate follows the validation loss."""
+    return Trial(folder, "full", {"recipe": RECIPE | PLATEAU}, name="full, plateau").lose_parts()
 
 
 class Trial:

@@ -15,6 +15,7 @@ from backbench import ledger
 from backbench.adapt import adapt
 from backbench.backbones.networks.weights import digest_weights
 from backbench.catalog import find_method, find_model, list_methods
+from backbench.cli.adapt import parse_settings
 from backbench.config import Augment, DataConfig, MethodConfig, Recipe, RunConfig
 from backbench.data.load import load_data
 from backbench.engine import tune
@@ -332,6 +333,27 @@ def test_what_is_refused_leaves_nothing_behind(photos: Path, tmp_path: Path) -> 
         adapt(config, out=tmp_path)
     assert not list(tmp_path.glob("[!.]*"))
     assert not list(tmp_path.glob(".working/*"))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("full", ("recipe=3",), "'recipe' .* can't be 3: .*Set what is in it, as in: --set recipe.optimizer="),
+        ("full", ("recipe.epochs=3", "options.recipe={}"), "what is in 'recipe' was already given"),
+        (
+            "full",
+            ("recipe.class_weights=autoo",),
+            "option 'recipe.class_weights' of method 'full' can't be 'autoo'",
+        ),
+        ("parts", ("parts=mlp",), r"can't be 'mlp': .* Write a list as in: --set 'parts=\[...\]'"),
+        ("last-blocks", ("blocks=three",), "option 'blocks' of .* can't be 'three': .*integer"),
+    ],
+)
+def test_options_of_a_wrong_kind_are_answered_with_the_right_one(
+    method: str, settings: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve_options(find_method(method), MethodConfig(name=method, options=parse_settings(settings)))
 
 
 def test_a_rate_named_twice_is_found_with_the_options() -> None:

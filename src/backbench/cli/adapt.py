@@ -327,5 +327,7 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
                 raise ConfigError(f"--set {setting}: '{part}' was already given a value.")
+        if isinstance(target.get(path[-1]), dict):
+            raise ConfigError(f"--set {setting}: what is in '{path[-1]}' was already given a value.")
         target[path[-1]] = value
     return found

@@ -62,6 +62,7 @@ def predict(
         check_csv_target(Path(csv_file))
     bundles, images = split_arguments(arguments)
     decided = decide_device(device)
+    exactly = decide_precision(precision, decided)
     answers: list[tuple[str, list[Prediction]]] = []
     with make_progress(quiet=quiet) as progress:
         for bundle in bundles:
@@ -69,7 +70,7 @@ def predict(
                 images,
                 top=top or DEFAULT_TOP,
                 device=decided,
-                precision=decide_precision(precision, decided),
+                precision=exactly,
                 exact_resize=exact_resize,
                 progress=progress,
             )
