@@ -200,8 +200,20 @@ def test_what_is_frozen_does_not_move_and_stays_in_eval_mode(tmp_path: Path) -> 
     assert network[1][3].training  # dropout does as the block it is in
 
 
+def test_batch_norms_that_keep_their_statistics_still_learn(tmp_path: Path) -> None:
+    network = make_network()
+    norm = network[1][1]
+    before = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
+    phase = Phase("tail", TAIL, RECIPES["adamw"], keeps_statistics=True)
+    train.fit(network, make_batches(), phase, class_names=NAMES, workspace=Workspace(tmp_path))
+    moved = {name for name, tensor in norm.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {"weight", "bias"}
+
+
 def test_a_frozen_weight_that_moves_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "set_training_mode", lambda network: network.train())  # frozen batch norm drifts
+    monkeypatch.setattr(
+        train, "set_training_mode", lambda network, **_: network.train()
+    )  # frozen batch norm drifts
     with pytest.raises(ModelError, match="frozen"):
         fit(tmp_path, RECIPES["adamw"])
 

@@ -249,6 +249,23 @@ def test_resuming_what_is_finished_or_was_never_begun_is_said(photos: Path, tmp_
         find_unfinished(tmp_path, "nothing")
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_two_phase_goes_on_with_the_statistics_the_head_was_solved_with(
+    kept: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(_classifier: object, _task: object, phase: Phase, _training: object) -> None:
+        assert phase.keeps_statistics is kept
+        raise Interrupted(15)
+
+    monkeypatch.setattr(tune, "train_phase", look)
+    options = {} if kept else {"keep_statistics": False}
+    config = config_for(photos, "two-phase").model_copy(
+        update={"method": MethodConfig(name="two-phase", options=options)}
+    )
+    with pytest.raises(Interrupted):
+        adapt(config, out=tmp_path)
+
+
 def test_two_phase_keeps_the_probe_where_fine_tuning_does_not_beat_it(photos: Path, tmp_path: Path) -> None:
     hopeless = {"recipe": {"epochs": 2, "learning_rate": 0.5, "augment": {"crop": "none"}}}
     config = config_for(photos, "two-phase", model="tiny_vit")

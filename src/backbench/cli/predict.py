@@ -179,7 +179,8 @@ def write_csv(path: Path, answers: Sequence[tuple[str, Sequence[Prediction]]]) -
         cells = [entry["path"], entry["bundle"], entry["label"] or "", confidence, unsure, entry.get("error", "")]
         lacking = [""] * (len(more) - len(best))  # an image that can't be read, or a model of fewer classes
         writer.writerow([neutralise(cell) for cell in [*cells, *best, *lacking]])
-    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    table = text.getvalue().encode("utf-8", "surrogateescape")
+    write_atomically(path, table, "give another file with --csv")
 
 
 def neutralise(cell: str) -> str:

@@ -226,7 +226,7 @@ def _end_cut(loop: Loop) -> None:
 
 def _train_epoch(loop: Loop, advance: Callable[[int], None]) -> None:
     order = epoch_order(loop.seed, loop.state.epoch, len(loop.batches.train_labels))
-    set_training_mode(loop.network)
+    set_training_mode(loop.network, keeps_statistics=loop.phase.keeps_statistics)
     for inputs, targets in _prefetch(loop, order):
         is_late = loop.deadline is not None and time.monotonic() > loop.deadline
         signal, any_late = agree_most(loop.stop_signal(), int(is_late))
