@@ -68,7 +68,8 @@ def adapt(
     Args:
         resume: the id that the run must have, or else its data or weights have changed since it was cut.
         with_gallery: put small training and test images into the bundle; see `engine.gallery`.
-        deadline: `time.monotonic()` at which training ends with what is best so far.
+        deadline: `time.monotonic()` at which training ends with what is best so far; features must be there by
+            then.
         stop_signal: see `engine.train.fit`.
 
     Raises:
@@ -177,7 +178,7 @@ def _adapt_alone(
     where: Any = {"out": out, "device": device, "progress": progress}
     features: np.ndarray | None = None
     if find_method(config.method.name).kind == "probe":
-        record, classifier, features = _probe(config, run_id, data, model, **where)
+        record, classifier, features = _probe(config, run_id, data, model, deadline=deadline, **where)
     else:
         limits: Any = {"deadline": deadline, "stop_signal": stop_signal}
         record, classifier = tune_run(config, run_id, data, model, **where, **limits)
@@ -217,13 +218,23 @@ def _gallery(
     try:
         predictions = ledger.read_predictions(out / record.run_id)
         return make_gallery(classifier, data, predictions, features=features, device=device, progress=progress)
+    except Interrupted:
+        raise
     except BackbenchError as error:
         progress.warn(f"the bundle has no gallery: {error}")
         return None
 
 
 def _probe(
-    config: RunConfig, run_id: str, data: Data, model: ModelSpec, *, out: Path, device: str, progress: Progress
+    config: RunConfig,
+    run_id: str,
+    data: Data,
+    model: ModelSpec,
+    *,
+    out: Path,
+    device: str,
+    deadline: float | None,
+    progress: Progress,
 ) -> tuple[RunRecord, Classifier, np.ndarray]:
     """The record of a probe, as a ranking makes it, its head on the backbone, and the features of all images."""
     from backbench.engine.classifier import Classifier
@@ -234,7 +245,7 @@ def _probe(
     record = ledger.find_finished(out, run_id)
     if record is None and method.needs_head:
         map_classes(data.manifest.classes, model.load_head, options)  # what is wrong is found before the long work
-    extracted = extract_for(model, config, data, device=device, progress=progress)
+    extracted = extract_for(model, config, data, device=device, deadline=deadline, progress=progress)
     if record is None:
         record = complete_run(config, run_id, data, extracted, out=out, device=device)
     task = feature_task(config, data, extracted.values, device)

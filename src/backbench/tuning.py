@@ -67,7 +67,7 @@ def tune_run(
     workspace = Workspace(working_folder(out, run_id), progress)
     if is_first():
         workspace.write_state(CONFIG, with_absolute_paths(config).model_dump(mode="json"))
-    task = _image_task(config, data, model, device, progress)
+    task = _image_task(config, data, model, device, deadline, progress)
     tuned: Tuned = method.adapt(task, options, Training(workspace, deadline, stop_signal or never_stop, progress))
     refuse_unlearnt(tuned)
     fit_seconds = workspace.elapsed_seconds()
@@ -130,8 +130,14 @@ def _measure(logits: np.ndarray, test: Part, data: Data, classifier: Classifier)
     return metrics | measure_answered(probabilities, test.labels, classifier.threshold, test_groups(data))
 
 
-def _image_task(config: RunConfig, data: Data, model: ModelSpec, device: str, progress: Progress) -> ImageTask:
+def _image_task(
+    config: RunConfig, data: Data, model: ModelSpec, device: str, deadline: float | None, progress: Progress
+) -> ImageTask:
     from backbench.engine.task import ImageTask
+
+    def features() -> Task:
+        extracted = extract_for(model, config, data, device=device, deadline=deadline, progress=progress)
+        return feature_task(config, data, extracted.values, device)
 
     assert model.load is not None  # checked by the callers
     return ImageTask(
@@ -143,9 +149,7 @@ def _image_task(config: RunConfig, data: Data, model: ModelSpec, device: str, pr
         seed=config.seed,
         device=device,
         precision=config.precision,
-        features=lambda: feature_task(
-            config, data, extract_for(model, config, data, device=device, progress=progress).values, device
-        ),
+        features=features,
     )
 
 

@@ -18,7 +18,7 @@ from backbench.catalog import find_method, find_model, list_methods
 from backbench.cli.adapt import parse_settings
 from backbench.config import Augment, DataConfig, MethodConfig, Recipe, RunConfig
 from backbench.data.load import load_data
-from backbench.engine import tune
+from backbench.engine import features, tune
 from backbench.engine.batches import FeatureBatches, ImageBatches
 from backbench.engine.bundle import load_bundle
 from backbench.engine.checkpoint import Workspace
@@ -156,15 +156,15 @@ def test_training_a_head_on_features_equals_training_it_through_the_frozen_netwo
         rows = data.manifest.part_rows(name)
         parts.append(Part(rows, data.manifest.labels[rows], tuple(data.manifest.ids[row] for row in rows)))
     images = ImageBatches(data.read, *parts, 3, backbone.preprocess, Augment(), 0.0, 0, "cpu")
-    features = []
+    extracted = []
     for part in parts:
         everything = ImageBatches(data.read, part, part, 3, backbone.preprocess, Augment(), 0.0, 0, "cpu")
         with torch.no_grad():
             values = torch.cat([backbone(batch) for batch, _ in everything.validation()]).numpy()
-        features.append(Features(values, part.labels, part.ids))
+        extracted.append(Features(values, part.labels, part.ids))
     recipe = Recipe(epochs=2, batch_size=16, learning_rate=0.01)
     heads = []
-    for number, batches in enumerate((FeatureBatches(*features, 3, 0.0, "cpu"), images)):
+    for number, batches in enumerate((FeatureBatches(*extracted, 3, 0.0, "cpu"), images)):
         head = make_linear(backbone.facts.dim, 3, make_torch_rng(0, "head"))
         network = head if number == 0 else torch.nn.Sequential(backbone, head)
         prefix = "" if number == 0 else "1."
@@ -333,6 +333,18 @@ def test_a_run_cut_by_the_budget_says_so_and_goes_on_as_if_it_had_not_been(photo
     assert cut.bundle.is_dir()
     on = adapt(config, out=tmp_path / "cut")
     assert outcome(tmp_path / "cut", on.record.run_id) == outcome(tmp_path / "whole", whole.record.run_id)
+
+
+@pytest.mark.parametrize("method", ["logistic", "two-phase"])
+def test_features_too_have_to_be_there_within_the_budget(
+    method: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "decide_batch_size", lambda *_: 4)  # else all are done at once
+    data = DataConfig(source=str(photos))
+    config = RunConfig(data=data, model="tiny_cnn", method=MethodConfig(name=method))
+    with pytest.raises(BudgetExceeded, match="Give more time"):
+        adapt(config, out=tmp_path, deadline=0.0)
+    assert not list(tmp_path.glob("*/record.json"))
 
 
 def test_a_budget_that_ends_before_anything_is_learnt_leaves_no_model(photos: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ from backbench.engine.step import (
 )
 from backbench.engine.whole_norm import refuse_checkpoints
 from backbench.errors import ConfigError, Interrupted, ModelError, TrainingDiverged
-from backbench.progress import SILENT, Progress
+from backbench.progress import SILENT, STEPS, Progress
 from backbench.runtime import free_memory, stream_seed
 
 SAVE_SECONDS = 60.0
@@ -139,7 +139,7 @@ def fit(
             f"epoch is one step with all of them"
         )
     total = loop.steps_per_epoch * phase.recipe.epochs
-    with progress.bar(phase.name, total, "steps") as bar:
+    with progress.bar(phase.name, total, STEPS) as bar:
         bar.advance(loop.step)
         while not loop.state.has_ended:
             _run_epoch(loop, bar.advance)
