@@ -36,8 +36,9 @@ from backbench.runtime import make_torch_rng
 
 WORLDS = (3, 2)
 NAMES = ("a", "b", "c")
-NUM_TRAIN, NUM = 15, 20
-# 7, 7 and 1 images. AdamW would make whole steps of gradients that are zero but for rounding.
+NUM_TRAIN, NUM = 16, 21
+# 7, 7 and 2 images: then one of three processes has none. AdamW would make whole steps of gradients that are zero
+# but for rounding.
 RECIPE = Recipe(epochs=1, batch_size=7, learning_rate=0.02, warmup_epochs=0, optimizer="sgd")
 CROPPED = Augment(crop="random-resized", flip=True)
 CASES = {

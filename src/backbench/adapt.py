@@ -6,12 +6,10 @@ A run that trains keeps its state in `<out>/.working/<run_id>` until it is finis
 
 from __future__ import annotations
 
-import json
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,38 +19,27 @@ from backbench import ledger
 from backbench.catalog import MethodSpec, ModelSpec, find_method, find_model
 from backbench.config import RunConfig
 from backbench.data.load import Data, load_data
-from backbench.data.manifest import write_manifest
 from backbench.data.seen import Seen, add_seen, read_seen
 from backbench.data.survey import survey
 from backbench.engine.distributed import is_first, num_processes, wait_for_all
 from backbench.errors import BackbenchError, BudgetExceeded, ConfigError, Interrupted, PeerLost, StorageError
-from backbench.evaluate.calibrate import calibrate, measure_answered, softmax
-from backbench.evaluate.metrics import fit_figures, per_class_recall, score
 from backbench.methods.zeroshot import map_classes, refuse_headless
 from backbench.plan import describe_power
 from backbench.progress import SILENT, Progress
-from backbench.records import Cost, Metric, Predictions, RunRecord
+from backbench.records import RunRecord
 from backbench.run import (
     complete_run,
-    count_seen,
     decide_run_id,
-    describe_data,
     extract_for,
-    features_of,
-    find_head_loader,
     record_failure,
     resolve_options,
-    test_groups,
-    warn_of_seen,
 )
-from backbench.runtime import describe_environment, keep_memory, peak_memory_bytes
-from backbench.unfinished import CONFIG, forget_refused, hold_run, lock_path, with_absolute_paths, working_folder
+from backbench.tuning import calibrate_on, feature_task, tune_run
+from backbench.unfinished import forget_refused, hold_run, lock_path, working_folder
 
 if TYPE_CHECKING:
     from backbench.engine.classifier import Classifier
     from backbench.engine.gallery import Gallery
-    from backbench.engine.task import ImageTask, Part, Task
-    from backbench.engine.tune import Tuned
 
 
 @dataclass(frozen=True)
@@ -81,7 +68,8 @@ def adapt(
     Args:
         resume: the id that the run must have, or else its data or weights have changed since it was cut.
         with_gallery: put small training and test images into the bundle; see `engine.gallery`.
-        deadline: `time.monotonic()` at which training ends with what is best so far.
+        deadline: `time.monotonic()` at which training ends with what is best so far; features must be there by
+            then.
         stop_signal: see `engine.train.fit`.
 
     Raises:
@@ -190,7 +178,7 @@ def _adapt_alone(
     where: Any = {"out": out, "device": device, "progress": progress}
     features: np.ndarray | None = None
     if find_method(config.method.name).kind == "probe":
-        record, classifier, features = _probe(config, run_id, data, model, **where)
+        record, classifier, features = _probe(config, run_id, data, model, deadline=deadline, **where)
     else:
         limits: Any = {"deadline": deadline, "stop_signal": stop_signal}
         record, classifier = tune_run(config, run_id, data, model, **where, **limits)
@@ -230,13 +218,23 @@ def _gallery(
     try:
         predictions = ledger.read_predictions(out / record.run_id)
         return make_gallery(classifier, data, predictions, features=features, device=device, progress=progress)
+    except Interrupted:
+        raise
     except BackbenchError as error:
         progress.warn(f"the bundle has no gallery: {error}")
         return None
 
 
 def _probe(
-    config: RunConfig, run_id: str, data: Data, model: ModelSpec, *, out: Path, device: str, progress: Progress
+    config: RunConfig,
+    run_id: str,
+    data: Data,
+    model: ModelSpec,
+    *,
+    out: Path,
+    device: str,
+    deadline: float | None,
+    progress: Progress,
 ) -> tuple[RunRecord, Classifier, np.ndarray]:
     """The record of a probe, as a ranking makes it, its head on the backbone, and the features of all images."""
     from backbench.engine.classifier import Classifier
@@ -247,158 +245,13 @@ def _probe(
     record = ledger.find_finished(out, run_id)
     if record is None and method.needs_head:
         map_classes(data.manifest.classes, model.load_head, options)  # what is wrong is found before the long work
-    extracted = extract_for(model, config, data, device=device, progress=progress)
+    extracted = extract_for(model, config, data, device=device, deadline=deadline, progress=progress)
     if record is None:
         record = complete_run(config, run_id, data, extracted, out=out, device=device)
-    task = _feature_task(config, data, extracted.values, device)
+    task = feature_task(config, data, extracted.values, device)
     fitted = method.adapt(task, options)
     assert model.load is not None  # checked by adapt
     classifier = Classifier(model.load(config.seed), to_module(fitted.head), data.manifest.classes)
     if fitted.val_logits is not None:
-        _calibrate(classifier, fitted.val_logits, task.val.labels)
+        calibrate_on(classifier, fitted.val_logits, task.val.labels)
     return record, classifier, extracted.values
-
-
-def _feature_task(config: RunConfig, data: Data, values: np.ndarray, device: str) -> Task:
-    from backbench.engine.task import Task
-
-    return Task(
-        train=features_of("train", data, values),
-        val=features_of("val", data, values),
-        class_names=data.manifest.classes,
-        seed=config.seed,
-        device=device,
-        load_head=find_head_loader(config, find_method(config.method.name)),
-    )
-
-
-def tune_run(
-    config: RunConfig,
-    run_id: str,
-    data: Data,
-    model: ModelSpec,
-    *,
-    out: Path,
-    device: str,
-    deadline: float | None = None,
-    stop_signal: Callable[[], int] | None = None,
-    progress: Progress = SILENT,
-) -> tuple[RunRecord, Classifier]:
-    """Train by a method of kind 'tune', calibrate on validation, open the test part once, write the record."""
-    from backbench.engine.checkpoint import Workspace
-    from backbench.engine.train import never_stop
-    from backbench.engine.tune import Training, describe_cut, describe_method, refuse_unlearnt, training_figures
-
-    keep_memory()
-    started = ledger.utc_now()
-    method = find_method(config.method.name)
-    options = resolve_options(method, config.method)
-    workspace = Workspace(working_folder(out, run_id), progress)
-    if is_first():
-        workspace.write_state(CONFIG, with_absolute_paths(config).model_dump(mode="json"))
-    task = _image_task(config, data, model, device, progress)
-    tuned: Tuned = method.adapt(task, options, Training(workspace, deadline, stop_signal or never_stop, progress))
-    refuse_unlearnt(tuned)
-    fit_seconds = workspace.elapsed_seconds()
-    cut = describe_cut(tuned)
-    if cut is not None:
-        progress.warn(cut)
-        run_id = f"{run_id}.cut-{sum(result.num_steps for result in tuned.phases.values())}"
-    classifier = tuned.classifier.to(device)
-    val_logits = _logits(classifier, task.val, data, config, device, progress)
-    _calibrate(classifier, val_logits, task.val.labels)
-
-    if is_first():
-        ledger.log_opening(out, data.manifest.digest, run_id)
-    test, clock = _part("test", data), time.perf_counter()
-    logits = _logits(classifier, test, data, config, device, progress)
-    seconds = time.perf_counter() - clock
-    seen = count_seen(model, data)
-    record = RunRecord(
-        run_id=run_id,
-        status="done",
-        started=started,
-        config=config,
-        data=describe_data(data),
-        model=task.backbone.facts,
-        method=describe_method(config.method.name, options, tuned),
-        metrics=_measure(logits, test, data, classifier),
-        per_class=per_class_recall(softmax(logits), test.labels, data.manifest.classes),
-        fit=training_figures(tuned, len(task.train))
-        | fit_figures({"val": (softmax(val_logits), task.val.labels)}),
-        cost=Cost(
-            seconds={"fit": fit_seconds, "forward": seconds},
-            images_per_second=len(test) / seconds,
-            num_images=len(data.manifest),
-            peak_memory_bytes=peak_memory_bytes(device),
-        ),
-        environment=describe_environment(device) | {"num_processes": str(num_processes())},
-        warnings=(*tuned.warnings, *([cut] if cut else []), *warn_of_seen(model, data)),
-        num_val_seen=seen.num_val,
-        num_test_seen=seen.num_test,
-    )
-    if not is_first():
-        return record, classifier
-    history = {name: asdict(result) for name, result in tuned.phases.items()}
-    record, _ = ledger.write_run(
-        out,
-        record,
-        Predictions(test.ids, test.labels, softmax(logits), data.manifest.classes),
-        lambda path: write_manifest(data.manifest, path),
-        more={"history.json": json.dumps(history, indent=1).encode()},
-    )
-    return record, classifier
-
-
-def _measure(logits: np.ndarray, test: Part, data: Data, classifier: Classifier) -> dict[str, Metric]:
-    """Figures of the plain probabilities, then of the calibrated ones."""
-    metrics = score(softmax(logits), test.labels, test_groups(data))
-    calibrated = score(softmax(logits, classifier.temperature), test.labels)
-    metrics |= {f"calibrated_{name}": calibrated[name] for name in ("nll", "ece")}
-    return metrics | measure_answered(softmax(logits, classifier.temperature), test.labels, classifier.threshold)
-
-
-def _image_task(config: RunConfig, data: Data, model: ModelSpec, device: str, progress: Progress) -> ImageTask:
-    from backbench.engine.task import ImageTask
-
-    assert model.load is not None  # checked by the callers
-    return ImageTask(
-        backbone=model.load(config.seed),
-        read=data.read,
-        train=_part("train", data),
-        val=_part("val", data),
-        class_names=data.manifest.classes,
-        seed=config.seed,
-        device=device,
-        precision=config.precision,
-        features=lambda: _feature_task(
-            config, data, extract_for(model, config, data, device=device, progress=progress).values, device
-        ),
-    )
-
-
-def _part(name: str, data: Data) -> Part:
-    from backbench.engine.task import Part
-
-    rows = data.manifest.part_rows(name)
-    return Part(rows, data.manifest.labels[rows], tuple(data.manifest.ids[row] for row in rows))
-
-
-def _logits(
-    classifier: Classifier, part: Part, data: Data, config: RunConfig, device: str, progress: Progress
-) -> np.ndarray:
-    return classifier.logits_for(
-        lambda index: data.read(int(part.rows[index])),
-        len(part),
-        device=device,
-        precision=config.precision,
-        exact_resize=config.exact_resize,
-        is_shared=True,
-        progress=progress,
-    )
-
-
-def _calibrate(classifier: Classifier, logits: np.ndarray, labels: np.ndarray) -> None:
-    """Temperature and reject threshold from validation; they travel with the model."""
-    found = calibrate(logits, labels)
-    classifier.temperature, classifier.threshold = found.temperature, found.threshold

@@ -136,7 +136,7 @@ def adapt(
     from backbench.adapt import adapt as adapt_model
     from backbench.catalog import find_method, find_model
     from backbench.config import RunConfig
-    from backbench.progress import make_progress
+    from backbench.progress import Stoppable, make_progress
     from backbench.runtime import catch_signals, decide_device, decide_precision
 
     _check_budget(budget_seconds)
@@ -163,7 +163,7 @@ def adapt(
             deadline=deadline,
             stop_signal=stop_signal,
             with_gallery=with_gallery,
-            progress=progress,
+            progress=Stoppable(progress, stop_signal),
         )
     return Run(adapted.run.resolve())
 

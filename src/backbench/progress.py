@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, Protocol, Self
 
+from backbench.errors import Interrupted
+
 PLAIN_INTERVAL_SECONDS = 5.0
 
 
@@ -51,6 +53,36 @@ class Progress:
 
 
 SILENT = Progress()
+STEPS = "steps"
+"""The unit of training, which looks at signals by itself, where it can save first."""
+
+
+class Stoppable(Progress):
+    """Another progress, under which long work other than training ends when a signal has come.
+
+    Args:
+        told: shown as before.
+        stop_signal: gives a signal's number, or 0; asked whenever a bar moves, which then raises Interrupted.
+    """
+
+    def __init__(self, told: Progress, stop_signal: Callable[[], int]) -> None:
+        self.told, self.stop_signal = told, stop_signal
+        self.say, self.warn, self.show = told.say, told.warn, told.show  # type: ignore[method-assign]
+
+    @contextmanager
+    def bar(self, label: str, total: int, unit: str = "images") -> Iterator[Bar]:
+        with self.told.bar(label, total, unit) as bar:
+            yield bar if unit == STEPS else _StoppableBar(bar, self.stop_signal)
+
+
+class _StoppableBar:
+    def __init__(self, told: Bar, stop_signal: Callable[[], int]) -> None:
+        self.told, self.stop_signal = told, stop_signal
+
+    def advance(self, num: int = 1) -> None:
+        self.told.advance(num)
+        if (signal := self.stop_signal()) != 0:
+            raise Interrupted(signal)
 
 
 class _PlainBar:

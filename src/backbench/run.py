@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -115,7 +115,7 @@ def resolve_options(method: MethodSpec, config: MethodConfig) -> Frozen:
         options: Frozen = method.options.model_validate(merged)  # type: ignore[attr-defined]
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
+        name = ".".join(str(part) for part in first["loc"] if "[" not in str(part))  # or a kind of a union
         allowed = _list_options(method.options)
         if first["type"] == "extra_forbidden":
             close = nearest(name, allowed)
@@ -123,8 +123,17 @@ def resolve_options(method: MethodSpec, config: MethodConfig) -> Frozen:
             raise ConfigError(f"method '{method.name}' has no option '{name}'. {hint}") from error
         raise ConfigError(
             f"option '{name}' of method '{method.name}' can't be {first['input']!r}: {first['msg']}."
+            f"{_say_how_to_write(name, first['type'], allowed)}"
         ) from error
     return options
+
+
+def _say_how_to_write(name: str, mistake: str, allowed: Sequence[str]) -> str:
+    """How a list and a group of options are given on the command line, where that was the mistake."""
+    if mistake == "tuple_type":
+        return f" Write a list as in: --set '{name}=[...]'"
+    within = [other for other in allowed if other.startswith(f"{name}.")]
+    return f" Set what is in it, as in: --set {within[0]}=..." if mistake == "model_type" and within else ""
 
 
 def _merge(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

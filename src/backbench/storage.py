@@ -12,10 +12,15 @@ from pathlib import Path
 from backbench.errors import StorageError
 
 TEMPORARY = ".tmp"
+IN_OUT = "choose another folder with --out"
+IN_CACHE = "set BACKBENCH_CACHE to another folder"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, elsewhere: str = IN_OUT) -> None:
     """Write `data` so that `path` holds all of it or what it held before, also after a kill or a power cut.
+
+    Args:
+        elsewhere: see `storage_error`.
 
     Raises:
         StorageError: it can't be written; names the path, the reason and the free space.
@@ -29,7 +34,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
-        raise storage_error(path, error) from error
+        raise storage_error(path, error, elsewhere) from error
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -57,31 +62,36 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def storage_error(path: Path, error: OSError) -> StorageError:
-    """A StorageError that names the path and the reason, and says what to do about that reason."""
+def storage_error(path: Path, error: OSError, elsewhere: str = IN_OUT) -> StorageError:
+    """A StorageError that names the path and the reason, and says what to do about that reason.
+
+    Args:
+        elsewhere: how the user names another place, where one would help.
+    """
     place = error.filename or path
     if str(place).endswith(TEMPORARY):  # of no meaning to anyone: it is gone by now
         place = path
     told = f"can't write {place}: {error.strerror or error}."
-    return StorageError(f"{told} {_advise(path, error)} Nothing that was there is lost.")
+    return StorageError(f"{told} {advise(path, error, elsewhere)} Nothing that was there is lost.")
 
 
-def _advise(path: Path, error: OSError) -> str:
+def advise(path: Path, error: OSError, elsewhere: str = IN_OUT) -> str:
+    """What to do about `path`, which can't be written, in a sentence that fits the reason."""
     # unlike Path.exists, this one never raises
     existing = next((place for place in (path, *path.parents) if os.path.exists(place)), Path("/"))  # noqa: PTH110
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"Make room ({_describe_room(existing)}), or choose another folder with --out."
+        return f"Make room ({_describe_room(existing)}), or {elsewhere}."
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"You have no permission to write in {existing}: get it, or choose another folder with --out."
+        return f"You have no permission to write in {existing}: get it, or {elsewhere}."
     if error.errno == errno.EROFS:
-        return "Nothing can be written on that disk: choose another folder with --out."
+        return f"Nothing can be written on that disk: {elsewhere}."
     if error.errno in (errno.ENOTDIR, errno.EEXIST) and existing.is_file():
-        return f"{existing} is a file where a folder is needed: choose another folder with --out."
+        return f"{existing} is a file where a folder is needed: {elsewhere}."
     if error.errno == errno.EISDIR:
         return f"{existing} is a folder where a file is needed: choose another name."
     if error.errno == errno.ENAMETOOLONG:
         return "A name in that path is longer than the file system allows: choose a shorter one."
-    return f"Choose another folder with --out, or look after that disk ({_describe_room(existing)})."
+    return f"Look after that disk ({_describe_room(existing)}), or {elsewhere}."
 
 
 def _describe_room(folder: Path) -> str:

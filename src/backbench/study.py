@@ -23,7 +23,7 @@ from backbench.data.load import Data, load_data
 from backbench.data.survey import survey
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError
 from backbench.plan import Plan, count_epochs, describe_power, estimate_training, make_plan, remember_speed
-from backbench.progress import SILENT, Progress, format_seconds
+from backbench.progress import SILENT, Progress, Stoppable, format_seconds
 from backbench.records import DataFacts, Predictions, RunRecord
 from backbench.report.rows import Row, comparability_warnings, make_rows
 from backbench.report.summary import control_warnings, join_names, summarise
@@ -303,7 +303,7 @@ def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], 
                             device=request.device,
                             deadline=deadline,
                             stop_signal=stop_signal,
-                            progress=bench.progress,
+                            progress=Stoppable(bench.progress, stop_signal),
                         ).record
                 else:
                     if extracted is None:

@@ -99,14 +99,14 @@ def forget_refused(out: Path, run_id: str) -> None:
 
 
 def find_unfinished(out: Path, given: str) -> tuple[str, RunConfig]:
-    """Id and config of the run that was cut whose id is, or begins with, `given`.
+    """Id and config of the run that was cut whose id is, or begins with, `given`; or whose folder that is.
 
     Raises:
         ConfigError: there is none, several, or it is finished.
     """
-    folder = out / FOLDER
+    folder, wanted = out / FOLDER, Path(given).name.removesuffix(ledger.BUNDLE_SUFFIX)
     names = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}.json"))
-    matching = [name for name in names if name == given] or [name for name in names if name.startswith(given)]
+    matching = _select(names, wanted)
     if len(matching) == 1:
         path = folder / matching[0] / f"{CONFIG}.json"
         try:
@@ -116,11 +116,23 @@ def find_unfinished(out: Path, given: str) -> tuple[str, RunConfig]:
     if matching:
         few = ", ".join(matching[:5])
         raise ConfigError(f"'{given}' is the beginning of {len(matching)} unfinished runs: {few}.")
-    if (out / given / ledger.RECORD_FILE).is_file():
-        raise ConfigError(f"run '{given}' is finished: there is nothing to resume. See: backbench show {given}")
-    close = nearest(given, names)
+    finished = _select(sorted(path.parent.name for path in out.glob(f"*/{ledger.RECORD_FILE}")), wanted)
+    if finished and wanted:
+        raise ConfigError(
+            f"run '{finished[0]}' is finished: there is nothing to resume. See: backbench show {finished[0]}"
+        )
+    if not out.is_dir():
+        raise ConfigError(
+            f"no unfinished run '{given}': there is no folder {out}. Name that of the runs with --out."
+        )
+    close = nearest(wanted, names)
     hint = f"Did you mean {close[0]}?" if close else f"Unfinished runs in {out}: {', '.join(names[:5]) or 'none'}."
     raise ConfigError(f"no unfinished run '{given}'. {hint}")
+
+
+def _select(names: list[str], wanted: str) -> list[str]:
+    """The name that is wanted, or all that begin so."""
+    return [name for name in names if name == wanted] or [name for name in names if name.startswith(wanted)]
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

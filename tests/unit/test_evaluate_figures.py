@@ -10,7 +10,7 @@ import pytest
 from backbench.cli.evaluate import measure, render_evaluation
 from backbench.config import DataConfig, MethodConfig, Preprocess, RunConfig
 from backbench.evaluate.calibrate import measure_answered, softmax
-from backbench.evaluate.intervals import wilson_interval
+from backbench.evaluate.intervals import bootstrap_by_group, wilson_interval
 from backbench.evaluate.metrics import score
 from backbench.held_out import Labelled
 from backbench.records import DataFacts, MethodFacts, Metric, ModelFacts, RunRecord
@@ -53,6 +53,12 @@ def test_figures_are_named_as_in_the_record() -> None:
 def test_the_accuracy_of_what_is_answered_has_its_interval() -> None:
     found = measure_answered(softmax(LOGITS), LABELS, 0.6)["answered_accuracy"]
     assert (found.low, found.high) == wilson_interval(round(found.value * found.n), found.n)
+    groups = [f"camera {row // 20}" for row in range(len(LABELS))]
+    grouped = measure_answered(softmax(LOGITS), LABELS, 0.6, groups)["answered_accuracy"]
+    rows = np.flatnonzero(softmax(LOGITS).max(axis=1) >= 0.6)
+    right = softmax(LOGITS).argmax(axis=1)[rows] == LABELS[rows]
+    assert (grouped.low, grouped.high) == bootstrap_by_group(right, [groups[row] for row in rows])
+    assert (grouped.low, grouped.high) != (found.low, found.high)
 
 
 def test_the_heading_says_how_many_were_left_out() -> None:

@@ -242,6 +242,7 @@ def test_a_full_disk_costs_the_cache_only(error: int, fails_at: int, monkeypatch
     assert not write_features(KEY, old + 1, hashes, COST, progress=heard)
     assert os.strerror(error) in heard.warnings[0]
     assert "BACKBENCH_CACHE" in heard.warnings[0]
+    assert ("Make room" in heard.warnings[0]) == (error in (errno.ENOSPC, errno.EDQUOT))
     assert [path.name for path in feature_path(KEY).parent.iterdir()] == [feature_path(KEY).name]
     found = read_features(KEY, hashes, 5)
     assert found is not None

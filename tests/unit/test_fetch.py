@@ -402,7 +402,7 @@ def test_full_disk_is_a_storage_error(server: Server, target: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(StorageError, match=r"No space left on device \(.* free\)"):
+    with pytest.raises(StorageError, match=r"No space left on device\. Make room \(.* free there\), or set BACK"):
         fetch(server, target)
     assert not target.exists()
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from backbench.engine.order import draw_uniforms, epoch_order
+from backbench.engine.order import draw_uniforms, epoch_order, num_pieces, piece_at
 from backbench.runtime import stream_seed
 
 LEAST_P = 1e-4  # seeds are fixed, so this fails by a change of the code alone
@@ -128,3 +128,12 @@ def test_no_generator_is_moved() -> None:
     assert random.getstate() == before[0]
     assert np.random.get_state()[1].tobytes() == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def test_pieces_are_all_there_is_and_none_is_a_single_one() -> None:
+    for num, size in itertools.product(range(1, 40), range(1, 12)):
+        pieces = [piece_at(number, num, size) for number in range(num_pieces(num, size))]
+        assert [place for piece in pieces for place in range(piece.start, piece.stop)] == list(range(num))
+        lengths = [piece.stop - piece.start for piece in pieces]
+        assert set(lengths[:-1]) <= {size}
+        assert num == 1 or size == 1 or 2 <= lengths[-1] <= size + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from backbench.backbones.networks.base import Backbone
 from backbench.backbones.networks.weights import digest_weights
 from backbench.catalog import find_model
 from backbench.config import Augment, Recipe
-from backbench.engine import prefix
+from backbench.engine import prefix, tune
 from backbench.engine.batches import ImageBatches
 from backbench.engine.checkpoint import Workspace
 from backbench.engine.classifier import Classifier
@@ -23,6 +24,7 @@ from backbench.engine.prefix import cut_prefix
 from backbench.engine.task import Part
 from backbench.engine.train import fit
 from backbench.engine.tune import head_names, last_stages
+from backbench.progress import SILENT
 from backbench.runtime import make_torch_rng
 
 NUM = 22
@@ -144,3 +146,15 @@ def test_a_network_that_fails_while_replayed_is_put_back() -> None:
     with pytest.raises(KeyError), rest.replaying():
         raise KeyError("anything")
     torch.testing.assert_close(classifier(images), before, rtol=0, atol=0)
+
+
+def test_a_beginning_that_does_not_fit_into_memory_runs_in_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_out(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory, injected")
+
+    classifier = make_classifier("tiny_cnn")
+    phase = Phase("x", last_parts(classifier, 1), Recipe())
+    task = SimpleNamespace(precision="fp32", device="cpu")
+    assert tune._cut_prefix(classifier, phase, make_batches(classifier), task, SILENT) is not None
+    monkeypatch.setattr(tune, "cut_prefix", run_out)
+    assert tune._cut_prefix(classifier, phase, make_batches(classifier), task, SILENT) is None

@@ -32,7 +32,7 @@ ADVICE = {
     errno.EDQUOT: "Make room .*MB free there",
     errno.EACCES: "no permission to write in .*--out",
     errno.EROFS: "Nothing can be written on that disk.*--out",
-    errno.EIO: "look after that disk",
+    errno.EIO: "Look after that disk",
     errno.ENAMETOOLONG: "choose a shorter one",
 }
 

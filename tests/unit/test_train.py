@@ -21,6 +21,7 @@ from backbench.engine.loop import LoopState, Standing
 from backbench.engine.optimise import Phase, rate_factor, set_training_mode
 from backbench.engine.task import Features
 from backbench.errors import ConfigError, Interrupted, ModelError, StorageError, TrainingDiverged
+from backbench.progress import Progress
 
 NAMES = ("a", "b", "c")
 
@@ -199,8 +200,20 @@ def test_what_is_frozen_does_not_move_and_stays_in_eval_mode(tmp_path: Path) -> 
     assert network[1][3].training  # dropout does as the block it is in
 
 
+def test_batch_norms_that_keep_their_statistics_still_learn(tmp_path: Path) -> None:
+    network = make_network()
+    norm = network[1][1]
+    before = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
+    phase = Phase("tail", TAIL, RECIPES["adamw"], keeps_statistics=True)
+    train.fit(network, make_batches(), phase, class_names=NAMES, workspace=Workspace(tmp_path))
+    moved = {name for name, tensor in norm.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {"weight", "bias"}
+
+
 def test_a_frozen_weight_that_moves_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "set_training_mode", lambda network: network.train())  # frozen batch norm drifts
+    monkeypatch.setattr(
+        train, "set_training_mode", lambda network, **_: network.train()
+    )  # frozen batch norm drifts
     with pytest.raises(ModelError, match="frozen"):
         fit(tmp_path, RECIPES["adamw"])
 
@@ -271,6 +284,27 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_effective_one(
         assert shrunk.history == plain.history
 
 
+def test_validation_that_does_not_fit_is_done_in_smaller_pieces(tmp_path: Path) -> None:
+    recipe = RECIPES["adamw"]
+    _, plain = fit(tmp_path / "plain", recipe)
+    network, sizes = make_network(), []
+
+    def run_out(_: object, inputs: tuple[torch.Tensor]) -> None:
+        if not network.training:
+            sizes.append(len(inputs[0]))
+            if len(inputs[0]) > 5:
+                raise torch.OutOfMemoryError("CUDA out of memory, injected")
+
+    network[1].register_forward_pre_hook(run_out)
+    _, shrunk = fit(tmp_path / "shrunk", recipe, network=network)
+    assert sizes[:6] == [16, 8, 4, 4, 4, 4]  # the 16 validation examples, and no more than 4 from then on
+    assert set(sizes[6:]) == {4}
+    assert shrunk.micro_batch_size == plain.micro_batch_size
+    for one, other in zip(plain.history, shrunk.history, strict=True):
+        assert other.val_loss == pytest.approx(one.val_loss, rel=1e-6)
+        assert other.train_loss == one.train_loss
+
+
 def test_other_errors_about_memory_are_not_swallowed(tmp_path: Path) -> None:
     network = make_network()
 
@@ -322,6 +356,31 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         other[0][0].weight.add_(1.0)
     with pytest.raises(StorageError, match="another run"):
         fit(tmp_path, RECIPES["adamw"], network=other)
+
+
+def test_a_last_single_image_is_taken_with_the_batch_before(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Told(Progress):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    def train_on(num: int, recipe: Recipe) -> int:
+        batches, phase = make_batches(num + 16), Phase("tail", TAIL, recipe)
+        workspace = Workspace(tmp_path / f"{num} {recipe.digest()}")
+        network = make_network()  # whose batch norm can't learn from one image
+        result = train.fit(network, batches, phase, class_names=NAMES, workspace=workspace, progress=Told())
+        return result.num_steps
+
+    recipe = Recipe(epochs=1, batch_size=8, learning_rate=0.01)
+    assert [train_on(num, recipe) for num in (32, 33, 34)] == [4, 4, 5]
+    assert train_on(32, recipe.model_copy(update={"batch_size": 16, "micro_batch_size": 5})) == 2
+    assert not [text for text in said if "fewer" in text]
+    assert train_on(32, recipe.model_copy(update={"batch_size": 64})) == 1
+    assert [text for text in said if "32 training images, fewer than recipe.batch_size=64" in text]
+    for alone in ({"batch_size": 1}, {"micro_batch_size": 1}):
+        with pytest.raises(ConfigError, match="2 or more"):
+            train_on(32, recipe.model_copy(update=alone))
 
 
 def test_a_budget_ends_training_with_what_is_best_so_far(tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ from backbench import ledger
 from backbench.adapt import adapt
 from backbench.backbones.networks.weights import digest_weights
 from backbench.catalog import find_method, find_model, list_methods
+from backbench.cli.adapt import parse_settings
 from backbench.config import Augment, DataConfig, MethodConfig, Recipe, RunConfig
 from backbench.data.load import load_data
+from backbench.engine import features, tune
 from backbench.engine.batches import FeatureBatches, ImageBatches
 from backbench.engine.bundle import load_bundle
 from backbench.engine.checkpoint import Workspace
-from backbench.engine.head_modules import make_linear
+from backbench.engine.head_modules import HeadModule, make_linear
 from backbench.engine.optimise import Phase
 from backbench.engine.task import Features, Part
 from backbench.engine.train import fit
@@ -154,15 +156,15 @@ def test_training_a_head_on_features_equals_training_it_through_the_frozen_netwo
         rows = data.manifest.part_rows(name)
         parts.append(Part(rows, data.manifest.labels[rows], tuple(data.manifest.ids[row] for row in rows)))
     images = ImageBatches(data.read, *parts, 3, backbone.preprocess, Augment(), 0.0, 0, "cpu")
-    features = []
+    extracted = []
     for part in parts:
         everything = ImageBatches(data.read, part, part, 3, backbone.preprocess, Augment(), 0.0, 0, "cpu")
         with torch.no_grad():
             values = torch.cat([backbone(batch) for batch, _ in everything.validation()]).numpy()
-        features.append(Features(values, part.labels, part.ids))
+        extracted.append(Features(values, part.labels, part.ids))
     recipe = Recipe(epochs=2, batch_size=16, learning_rate=0.01)
     heads = []
-    for number, batches in enumerate((FeatureBatches(*features, 3, 0.0, "cpu"), images)):
+    for number, batches in enumerate((FeatureBatches(*extracted, 3, 0.0, "cpu"), images)):
         head = make_linear(backbone.facts.dim, 3, make_torch_rng(0, "head"))
         network = head if number == 0 else torch.nn.Sequential(backbone, head)
         prefix = "" if number == 0 else "1."
@@ -247,6 +249,23 @@ def test_resuming_what_is_finished_or_was_never_begun_is_said(photos: Path, tmp_
         find_unfinished(tmp_path, "nothing")
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_two_phase_goes_on_with_the_statistics_the_head_was_solved_with(
+    kept: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(_classifier: object, _task: object, phase: Phase, _training: object) -> None:
+        assert phase.keeps_statistics is kept
+        raise Interrupted(15)
+
+    monkeypatch.setattr(tune, "train_phase", look)
+    options = {} if kept else {"keep_statistics": False}
+    config = config_for(photos, "two-phase").model_copy(
+        update={"method": MethodConfig(name="two-phase", options=options)}
+    )
+    with pytest.raises(Interrupted):
+        adapt(config, out=tmp_path)
+
+
 def test_two_phase_keeps_the_probe_where_fine_tuning_does_not_beat_it(photos: Path, tmp_path: Path) -> None:
     hopeless = {"recipe": {"epochs": 2, "learning_rate": 0.5, "augment": {"crop": "none"}}}
     config = config_for(photos, "two-phase", model="tiny_vit")
@@ -283,6 +302,28 @@ def test_one_changed_option_leaves_the_others_of_the_method_as_they_are(method: 
     assert changed == plain
 
 
+@pytest.mark.parametrize("method", [name for name in TUNING if name != "mlp-head"])
+def test_the_dropout_of_the_recipe_reaches_the_head(
+    method: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(classifier: Any, *_: object) -> None:
+        heads = [module for module in classifier.head.modules() if isinstance(module, HeadModule)]
+        assert {head.spec.dropout for head in heads} == {0.5}
+        raise Interrupted(15)
+
+    monkeypatch.setattr(tune, "train_phase", look)
+    options = QUICK[method] | {"recipe": QUICK[method].get("recipe", {}) | {"dropout": 0.5}}
+    config = config_for(photos, method)
+    with pytest.raises(Interrupted):
+        adapt(config.model_copy(update={"method": MethodConfig(name=method, options=options)}), out=tmp_path)
+
+
+def test_a_head_with_a_hidden_layer_has_one_dropout() -> None:
+    options = {"recipe": {"dropout": 0.5}}
+    with pytest.raises(ConfigError, match=r"Set options\.dropout=0\.5"):
+        resolve_options(find_method("mlp-head"), MethodConfig(name="mlp-head", options=options))
+
+
 def test_a_run_cut_by_the_budget_says_so_and_goes_on_as_if_it_had_not_been(photos: Path, tmp_path: Path) -> None:
     config = config_for(photos, "two-phase")  # its probe is of use however short the budget
     whole = adapt(config, out=tmp_path / "whole")
@@ -292,6 +333,18 @@ def test_a_run_cut_by_the_budget_says_so_and_goes_on_as_if_it_had_not_been(photo
     assert cut.bundle.is_dir()
     on = adapt(config, out=tmp_path / "cut")
     assert outcome(tmp_path / "cut", on.record.run_id) == outcome(tmp_path / "whole", whole.record.run_id)
+
+
+@pytest.mark.parametrize("method", ["logistic", "two-phase"])
+def test_features_too_have_to_be_there_within_the_budget(
+    method: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "decide_batch_size", lambda *_: 4)  # else all are done at once
+    data = DataConfig(source=str(photos))
+    config = RunConfig(data=data, model="tiny_cnn", method=MethodConfig(name=method))
+    with pytest.raises(BudgetExceeded, match="Give more time"):
+        adapt(config, out=tmp_path, deadline=0.0)
+    assert not list(tmp_path.glob("*/record.json"))
 
 
 def test_a_budget_that_ends_before_anything_is_learnt_leaves_no_model(photos: Path, tmp_path: Path) -> None:
@@ -309,6 +362,27 @@ def test_what_is_refused_leaves_nothing_behind(photos: Path, tmp_path: Path) -> 
         adapt(config, out=tmp_path)
     assert not list(tmp_path.glob("[!.]*"))
     assert not list(tmp_path.glob(".working/*"))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("full", ("recipe=3",), "'recipe' .* can't be 3: .*Set what is in it, as in: --set recipe.optimizer="),
+        ("full", ("recipe.epochs=3", "options.recipe={}"), "what is in 'recipe' was already given"),
+        (
+            "full",
+            ("recipe.class_weights=autoo",),
+            "option 'recipe.class_weights' of method 'full' can't be 'autoo'",
+        ),
+        ("parts", ("parts=mlp",), r"can't be 'mlp': .* Write a list as in: --set 'parts=\[...\]'"),
+        ("last-blocks", ("blocks=three",), "option 'blocks' of .* can't be 'three': .*integer"),
+    ],
+)
+def test_options_of_a_wrong_kind_are_answered_with_the_right_one(
+    method: str, settings: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve_options(find_method(method), MethodConfig(name=method, options=parse_settings(settings)))
 
 
 def test_a_rate_named_twice_is_found_with_the_options() -> None:

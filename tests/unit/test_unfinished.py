@@ -105,6 +105,14 @@ def test_unfinished_runs_are_found_by_the_beginning_of_their_id(tmp_path: Path) 
         find_unfinished(tmp_path, "digits")
     with pytest.raises(ConfigError, match="Did you mean digits-a-1"):
         find_unfinished(tmp_path, "digit-a-1")
+    assert find_unfinished(tmp_path, str(tmp_path / "digits-b-2.bundle")) == ("digits-b-2", config)
+    (tmp_path / "digits-c-3").mkdir()
+    (tmp_path / "digits-c-3" / "record.json").touch()
+    for given in ("digits-c", "runs/digits-c-3", "runs/digits-c-3.bundle/"):
+        with pytest.raises(ConfigError, match="'digits-c-3' is finished: there is nothing to resume"):
+            find_unfinished(tmp_path, given)
+    with pytest.raises(ConfigError, match=r"there is no folder .*nowhere.*--out"):
+        find_unfinished(tmp_path / "nowhere", "digits-a")
     (tmp_path / ".working" / "digits-a-1" / "config.json").write_text("{")
     with pytest.raises(StorageError, match="damaged"):
         find_unfinished(tmp_path, "digits-a")

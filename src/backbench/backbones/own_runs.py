@@ -31,7 +31,7 @@ from backbench.backbones.bundle_files import (
     validate,
 )
 from backbench.catalog import ModelSpec
-from backbench.errors import ConfigError, nearest, shown
+from backbench.errors import ConfigError, shown
 from backbench.records import ModelFacts
 
 
@@ -48,8 +48,8 @@ def resolve(name: str) -> ModelSpec | None:
     path = Path(name).expanduser() if name.startswith("~/") else Path(name)
     if not is_bundle(path):
         if not os.path.isdir(path) and not name.endswith(SUFFIX):  # noqa: PTH112 - unlike Path.is_dir, it never raises
-            if nearest(path.name, [each.name for each in list_beside(path)]):
-                find_bundle(path)  # says which
+            if list_beside(path):
+                find_bundle(path)  # says what there is
             return None
         if os.path.isfile(path / RECORD_FILE):  # noqa: PTH113 - as above
             raise ConfigError(

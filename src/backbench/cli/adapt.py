@@ -250,7 +250,7 @@ def _run(
 ) -> None:
     from backbench.adapt import adapt as adapt_model
     from backbench.engine.distributed import is_first, join_processes
-    from backbench.progress import make_progress
+    from backbench.progress import Stoppable, make_progress
     from backbench.runtime import catch_signals
 
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
@@ -267,7 +267,7 @@ def _run(
             stop_signal=stop_signal,
             resume=resume,
             with_gallery=with_gallery,
-            progress=progress,
+            progress=Stoppable(progress, stop_signal),
         )
         if not is_first():
             return
@@ -327,5 +327,7 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
                 raise ConfigError(f"--set {setting}: '{part}' was already given a value.")
+        if isinstance(target.get(path[-1]), dict):
+            raise ConfigError(f"--set {setting}: what is in '{path[-1]}' was already given a value.")
         target[path[-1]] = value
     return found

@@ -81,6 +81,7 @@ def evaluate(
         group_column=group_column,
     )
     decided = decide_device(device)
+    exactly = decide_precision(precision, decided)
     with make_progress(quiet=quiet) as progress:
         images = choose_images(config, facts, read_bundle_seen(folder, facts), folder, progress)
         labels = match_classes(images.labels, facts.class_names)
@@ -91,7 +92,7 @@ def evaluate(
             images.read,
             len(labels),
             device=decided,
-            precision=decide_precision(precision, decided),
+            precision=exactly,
             exact_resize=exact_resize,
             names=images.ids,
             progress=progress,
@@ -155,7 +156,7 @@ def measure(
     calibrated = score(answers, labels, groups)
     metrics |= {f"calibrated_{name}": calibrated[name] for name in ("nll", "ece")}
     if threshold > 0:
-        metrics |= measure_answered(answers, labels, threshold)
+        metrics |= measure_answered(answers, labels, threshold, groups)
     per_class = per_class_recall(probabilities, labels, class_names)
     absent = [name for name in class_names if name not in per_class]
     warnings = list(images.warnings)

@@ -62,6 +62,7 @@ def predict(
         check_csv_target(Path(csv_file))
     bundles, images = split_arguments(arguments)
     decided = decide_device(device)
+    exactly = decide_precision(precision, decided)
     answers: list[tuple[str, list[Prediction]]] = []
     with make_progress(quiet=quiet) as progress:
         for bundle in bundles:
@@ -69,7 +70,7 @@ def predict(
                 images,
                 top=top or DEFAULT_TOP,
                 device=decided,
-                precision=decide_precision(precision, decided),
+                precision=exactly,
                 exact_resize=exact_resize,
                 progress=progress,
             )
@@ -178,7 +179,8 @@ def write_csv(path: Path, answers: Sequence[tuple[str, Sequence[Prediction]]]) -
         cells = [entry["path"], entry["bundle"], entry["label"] or "", confidence, unsure, entry.get("error", "")]
         lacking = [""] * (len(more) - len(best))  # an image that can't be read, or a model of fewer classes
         writer.writerow([neutralise(cell) for cell in [*cells, *best, *lacking]])
-    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    table = text.getvalue().encode("utf-8", "surrogateescape")
+    write_atomically(path, table, "give another file with --csv")
 
 
 def neutralise(cell: str) -> str:

@@ -27,6 +27,7 @@ from typing import IO, NoReturn, Protocol
 
 from backbench.errors import DownloadError, StorageError
 from backbench.progress import format_bytes
+from backbench.storage import IN_CACHE, advise
 
 MAX_RATIO = 50  # unpacked to packed; photographs hardly shrink, text shrinks tenfold
 MIN_SUSPECT_BYTES = 1_000_000  # less than this unpacked is no bomb at any ratio
@@ -81,7 +82,8 @@ def extract_archive(archive: Path, target: Path, *, max_bytes: int, max_members:
     except OSError as error:
         where = error.filename or work.parent
         raise StorageError(
-            f"can't unpack '{archive}' into '{target}': {where}: {error.strerror or error}"
+            f"can't unpack '{archive}' into '{target}': {where}: {error.strerror or error}. "
+            f"{advise(target, error, IN_CACHE)}"
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import ssl
 import time
 import urllib.error
@@ -29,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from backbench.errors import DownloadError, StorageError
 from backbench.progress import SILENT, Bar, Progress, format_bytes
+from backbench.storage import IN_CACHE, advise
 
 SCHEMES = ("http", "https", "file")
 CHUNK_BYTES = 1 << 18
@@ -163,12 +163,9 @@ def _as_storage_error(order: _Order) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        try:
-            free = f" ({format_bytes(shutil.disk_usage(order.target.parent).free)} free)"
-        except OSError:
-            free = ""
         where = error.filename or order.target
-        raise StorageError(f"can't store '{order.target}': {where}: {error.strerror or error}{free}") from error
+        told = f"can't store '{order.target}': {where}: {error.strerror or error}."
+        raise StorageError(f"{told} {advise(order.target, error, IN_CACHE)}") from error
 
 
 def _download(order: _Order, progress: Progress, sleep: Callable[[float], None]) -> None:

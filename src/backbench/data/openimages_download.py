@@ -14,7 +14,7 @@ from backbench.data.fetch import fetch_file
 from backbench.data.wording import count, list_some, quote
 from backbench.errors import BadImage, DownloadError
 from backbench.progress import Bar, Progress, format_bytes
-from backbench.storage import storage_error, write_atomically
+from backbench.storage import IN_CACHE, storage_error, write_atomically
 
 BASE_URL = "https://open-images-dataset.s3.amazonaws.com"
 LIST_FILE = "image_ids.txt"
@@ -44,7 +44,7 @@ def write_image_ids(folder: Path, images: Sequence[Missing]) -> Path:
         StorageError: it can't be written.
     """
     path = folder / LIST_FILE
-    write_atomically(path, "".join(f"{image.line}\n" for image in images).encode())
+    write_atomically(path, "".join(f"{image.line}\n" for image in images).encode(), IN_CACHE)
     return path
 
 
@@ -86,7 +86,7 @@ def fetch_images(
             aside.unlink(missing_ok=True)
             return str(error)
         except OSError as error:
-            raise storage_error(target, error) from error
+            raise storage_error(target, error, IN_CACHE) from error
         return ""
 
     failures: list[tuple[Missing, str]] = []

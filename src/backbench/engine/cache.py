@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,10 +21,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from backbench.config import Precision, digest_json
-from backbench.progress import SILENT, Progress, format_bytes
+from backbench.progress import SILENT, Progress
 from backbench.records import Cost, ModelFacts
 from backbench.runtime import cache_folder
-from backbench.storage import sync_folder
+from backbench.storage import IN_CACHE, advise, sync_folder
 
 FEATURES_VERSION = 1
 """To be raised whenever the same images, weights and settings would give other features."""
@@ -111,8 +110,8 @@ def write_features(
         sync_folder(path.parent)
     except OSError as error:
         progress.warn(
-            f"features are not kept for next time: can't write {path}: {error.strerror or error} "
-            f"({_describe_room(path)}). Make room, or set BACKBENCH_CACHE to another folder."
+            f"features are not kept for next time: can't write {path}: {error.strerror or error}. "
+            f"{advise(path, error, IN_CACHE)}"
         )
         return False
     finally:
@@ -216,14 +215,6 @@ def _read(stream: BinaryIO, hashes: Sequence[str], dim: int) -> tuple[np.ndarray
     if checksum.hexdigest() != expected:
         raise _Damaged("wrong checksum")
     return values, cost
-
-
-def _describe_room(path: Path) -> str:
-    existing = next((folder for folder in path.parents if folder.exists()), Path("/"))
-    try:
-        return f"{format_bytes(shutil.disk_usage(existing).free)} free"
-    except OSError:
-        return "free space unknown"
 
 
 def _remove_stale(folder: Path) -> None:

@@ -183,15 +183,18 @@ def make_mlp(dim: int, hidden: int, classes: int, dropout: float, rng: torch.Gen
     return head
 
 
-def to_module(head: Head) -> HeadModule:
+def to_module(head: Head, dropout: float = 0.0) -> HeadModule:
     """A solved head as a module with the same logits; it shares no memory with it.
+
+    Args:
+        dropout: of the features, should a linear head be trained on; 0 <= dropout < 1.
 
     Raises:
         ModelError: a kind of head that is not known here.
     """
     if isinstance(head, LinearHead):
         classes, dim = head.weights.shape
-        spec = HeadSpec(kind="linear", dim=dim, classes=classes)
+        spec = HeadSpec(kind="linear", dim=dim, classes=classes, dropout=dropout)
         arrays = {"weight": head.weights, "bias": head.bias}
     elif isinstance(head, CosineHead):
         classes, dim = head.directions.shape

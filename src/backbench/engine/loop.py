@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from backbench.config import Precision, Recipe
-from backbench.engine.batches import Batches
+from backbench.engine.batches import VALIDATION_BATCH, Batches
 from backbench.engine.checkpoint import Checkpoint, Workspace
 from backbench.engine.distributed import agree_most, is_first, wait_for_all
 from backbench.engine.optimise import Phase, capture_optimizer, ordered_as, restore_optimizer
+from backbench.engine.order import num_pieces, piece_at
 from backbench.errors import StorageError
 
 
@@ -99,6 +100,7 @@ class Loop:
     best: dict[str, Tensor] = field(default_factory=dict)
     epoch_seconds: list[float] = field(default_factory=list)
     is_cut: bool = False
+    validated_at_once: int = VALIDATION_BATCH
     saved: float = field(default_factory=time.monotonic)
 
     @property
@@ -107,13 +109,17 @@ class Loop:
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.batches.train_labels) / self.recipe.batch_size)
+        return num_pieces(len(self.batches.train_labels), self.recipe.batch_size)
+
+    def batch_at(self, step: int) -> slice:
+        """The batch of this step of an epoch, over all processes, as places in the epoch's order."""
+        return piece_at(step, len(self.batches.train_labels), self.recipe.batch_size)
 
     @property
     def num_in_batch(self) -> int:
-        """Images of the batch that comes next, over all processes; the last one of an epoch may be smaller."""
-        size = self.recipe.batch_size
-        return min(size, len(self.batches.train_labels) - self.state.batch * size)
+        """Images of the batch that comes next, over all processes."""
+        batch = self.batch_at(self.state.batch)
+        return batch.stop - batch.start
 
     @property
     def step(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbench.config import Recipe
 from backbench.errors import ConfigError
@@ -23,6 +24,7 @@ class Phase:
         rates: learning rate of a parameter as a multiple of `recipe.learning_rate`; 1 where it is not named.
         decays: weight decay of a parameter where it is not `recipe.weight_decay`; of matrices only.
         members: the parameters of each head, where several learn side by side; empty: all learn as one.
+        keeps_statistics: batch norms use the statistics they have and leave them so; their weights may learn.
         recipe: everything else.
     """
 
@@ -32,6 +34,7 @@ class Phase:
     rates: Mapping[str, float] = field(default_factory=dict)
     decays: Mapping[str, float] = field(default_factory=dict)
     members: tuple[frozenset[str], ...] = ()
+    keeps_statistics: bool = False
 
     def member_of(self, name: str) -> int:
         """Which of `members` has this parameter; 0 where all learn as one."""
@@ -61,17 +64,18 @@ def freeze_for(network: nn.Module, phase: Phase) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in own.items() if name in phase.trainable}
 
 
-def set_training_mode(module: nn.Module, inherited: bool = True) -> None:
+def set_training_mode(module: nn.Module, inherited: bool = True, *, keeps_statistics: bool = False) -> None:
     """Training mode for what is trained, eval mode for what is frozen, down to the last submodule.
 
     A submodule whose parameters are all frozen stays in eval mode, so that batch norm statistics can't drift and
     dropout in a frozen part is off. One without parameters, such as dropout, does as the module it is in.
+    `keeps_statistics`: batch norms stay in eval mode all the same.
     """
     parameters = list(module.parameters())
     mode = any(parameter.requires_grad for parameter in parameters) if parameters else inherited
-    module.training = mode
+    module.training = mode and not (keeps_statistics and isinstance(module, _BatchNorm))
     for child in module.children():
-        set_training_mode(child, mode)
+        set_training_mode(child, mode, keeps_statistics=keeps_statistics)
 
 
 def make_optimizer(parameters: Mapping[str, nn.Parameter], phase: Phase) -> torch.optim.Optimizer:

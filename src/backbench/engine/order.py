@@ -22,6 +22,22 @@ def epoch_order(seed: int, epoch: int, num: int) -> np.ndarray:
     return np.argsort(_hash(seed, "order", epoch, np.arange(num)), kind="stable")
 
 
+def num_pieces(num: int, size: int) -> int:
+    """How many pieces of `size` training images make `num`; at least 1.
+
+    The last one may be smaller, but is no single image: that one joins the piece before it. Batch norm can't learn
+    from one.
+    """
+    whole, left = divmod(num, size)
+    return max(1, whole + (left > 1))
+
+
+def piece_at(number: int, num: int, size: int) -> slice:
+    """The places of piece `number` among 0..num-1; see `num_pieces`."""
+    is_last = number + 1 >= num_pieces(num, size)
+    return slice(number * size, num if is_last else (number + 1) * size)
+
+
 def draw_uniforms(seed: int, epoch: int, indices: np.ndarray, num: int, use: str) -> np.ndarray:
     """(b, num) float64 in [0, 1), row i a function of (seed, use, epoch, indices[i]) alone.
 

@@ -8,6 +8,9 @@ Source: Micikevicius et al. 2018, "Mixed precision training"; the numbers are th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,8 +18,10 @@ from torch import Tensor
 from backbench.engine.distributed import largest_share, process_number, share_of, sum_gradients
 from backbench.engine.loop import Loop
 from backbench.engine.losses import soft_cross_entropy
+from backbench.engine.order import num_pieces, piece_at
 from backbench.engine.whole_norm import whole_batch_norm
-from backbench.runtime import autocast, seeded, stream_seed
+from backbench.errors import ConfigError, ModelError
+from backbench.runtime import autocast, free_memory, seeded, stream_seed
 
 STEPS_TO_GROW = 2000
 MOST_SKIPPED = 20
@@ -49,12 +54,14 @@ def compute_gradients(loop: Loop, inputs: Tensor, targets: Tensor) -> tuple[Tens
     state, num = loop.state, loop.num_in_batch
     scale = state.loss_scale if loop.precision == "fp16" else 1.0
     own = share_of(num).stop - share_of(num).start
+    most, size = largest_share(num), state.micro_batch_size
     losses, hits = [], []
-    for part, first in enumerate(range(0, largest_share(num), state.micro_batch_size)):
-        is_counted = first < own  # else others still have images, and wait for us in each exchange
-        chosen = slice(first, min(first + state.micro_batch_size, own)) if is_counted else slice(0, 1)
+    for part in range(num_pieces(most, size)):
+        places = piece_at(part, most, size)
+        is_counted = places.start < own  # else others still have images, and wait for us in each exchange
+        chosen = slice(places.start, min(places.stop, own)) if is_counted else slice(0, 1)
         with whole_batch_norm(is_counted=is_counted):
-            with seeded(stream_seed(loop.seed, _dropout_stream(loop, part)), loop.device):
+            with seeded(stream_seed(loop.seed, _dropout_stream(loop, part)), loop.device), _norm_explained():
                 logits = member_logits(loop, inputs[chosen])
             shares = targets[chosen].unsqueeze(1)
             loss = soft_cross_entropy(logits, shares, loop.class_weights).sum(0) * float(is_counted)
@@ -75,6 +82,44 @@ def member_logits(loop: Loop, inputs: Tensor) -> Tensor:
     with autocast(loop.device, loop.precision):
         logits: Tensor = loop.network(inputs).float()
     return logits if logits.ndim == 3 else logits.unsqueeze(1)
+
+
+@torch.no_grad()
+def validation_logits(loop: Loop, inputs: Tensor) -> Tensor:
+    """`member_logits` of validation inputs, fewer at once from where an accelerator ran out of memory.
+
+    Raises:
+        ModelError: it does so with a single image.
+    """
+    while True:
+        try:
+            return torch.cat([member_logits(loop, piece) for piece in inputs.split(loop.validated_at_once)])
+        except torch.OutOfMemoryError as error:
+            loop.validated_at_once = min(loop.validated_at_once, len(inputs)) // 2
+            if not loop.validated_at_once:
+                raise does_not_fit() from error
+        free_memory(loop.device)
+
+
+def does_not_fit() -> ModelError:
+    """What to say where one image is too much."""
+    return ModelError(
+        "a single image does not fit into the memory of the device for training. Use a smaller model or input "
+        "size, gradient_checkpointing, or --device cpu."
+    )
+
+
+@contextmanager
+def _norm_explained() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:  # torch has no type of its own for it
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ConfigError(
+            "batch norm can't learn from a single image: set recipe.batch_size, and recipe.micro_batch_size where "
+            "it is given, to 2 or more."
+        ) from error
 
 
 def _dropout_stream(loop: Loop, part: int) -> str:

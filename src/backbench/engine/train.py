@@ -45,10 +45,17 @@ from backbench.engine.loop import (
 from backbench.engine.losses import weigh_classes
 from backbench.engine.optimise import Phase, freeze_for, make_optimizer, rate_factor, set_training_mode
 from backbench.engine.order import epoch_order
-from backbench.engine.step import compute_gradients, load_share, member_logits, note_good_step, skip_overflow
+from backbench.engine.step import (
+    compute_gradients,
+    does_not_fit,
+    load_share,
+    note_good_step,
+    skip_overflow,
+    validation_logits,
+)
 from backbench.engine.whole_norm import refuse_checkpoints
 from backbench.errors import ConfigError, Interrupted, ModelError, TrainingDiverged
-from backbench.progress import SILENT, Progress
+from backbench.progress import SILENT, STEPS, Progress
 from backbench.runtime import free_memory, stream_seed
 
 SAVE_SECONDS = 60.0
@@ -125,8 +132,14 @@ def fit(
     if not loop.best:
         _validate_start(loop)
         save_loop(loop)
+    num = len(batches.train_labels)
+    if num < phase.recipe.batch_size:
+        progress.say(
+            f"{phase.name}: {num} training images, fewer than recipe.batch_size={phase.recipe.batch_size}: each "
+            f"epoch is one step with all of them"
+        )
     total = loop.steps_per_epoch * phase.recipe.epochs
-    with progress.bar(phase.name, total, "steps") as bar:
+    with progress.bar(phase.name, total, STEPS) as bar:
         bar.advance(loop.step)
         while not loop.state.has_ended:
             _run_epoch(loop, bar.advance)
@@ -213,7 +226,7 @@ def _end_cut(loop: Loop) -> None:
 
 def _train_epoch(loop: Loop, advance: Callable[[int], None]) -> None:
     order = epoch_order(loop.seed, loop.state.epoch, len(loop.batches.train_labels))
-    set_training_mode(loop.network)
+    set_training_mode(loop.network, keeps_statistics=loop.phase.keeps_statistics)
     for inputs, targets in _prefetch(loop, order):
         is_late = loop.deadline is not None and time.monotonic() > loop.deadline
         signal, any_late = agree_most(loop.stop_signal(), int(is_late))
@@ -233,14 +246,13 @@ def _train_epoch(loop: Loop, advance: Callable[[int], None]) -> None:
 
 def _prefetch(loop: Loop, order: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of the epoch that are still to come, two ahead, made by another thread."""
-    size, epoch = loop.recipe.batch_size, loop.state.epoch
+    epoch = loop.state.epoch
     steps = range(loop.state.batch, loop.steps_per_epoch)
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(1, "batches", initializer=torch.set_num_threads, initargs=(1,)) as pool:
 
         def ask(step: int) -> Future[tuple[Tensor, Tensor]]:
-            chosen = order[step * size : (step + 1) * size]
-            return pool.submit(load_share, loop, epoch, step, chosen)
+            return pool.submit(load_share, loop, epoch, step, order[loop.batch_at(step)])
 
         waiting = [ask(step) for step in steps[:PREFETCH]]
         try:
@@ -324,9 +336,8 @@ def _validate(loop: Loop) -> list[tuple[float, float]]:
             if not len(labels):  # the others have one more
                 continue
             truth = torch.from_numpy(labels).to(loop.device).unsqueeze(1)
-            with torch.no_grad():
-                logits = member_logits(loop, inputs)
-                losses = F.cross_entropy(logits.mT, truth.expand(logits.shape[:2]), reduction="none").sum(0)
+            logits = validation_logits(loop, inputs)
+            losses = F.cross_entropy(logits.mT, truth.expand(logits.shape[:2]), reduction="none").sum(0)
             loss_sums += losses.cpu().numpy()
             num_correct += (logits.argmax(-1) == truth).sum(0).cpu().numpy()
     finally:
@@ -355,10 +366,7 @@ def _shrink(loop: Loop, error: BaseException) -> None:
         ) from error
     smaller = loop.state.micro_batch_size // 2
     if smaller < 1:
-        raise ModelError(
-            "a single image does not fit into the memory of the device for training. Use a smaller model or input "
-            "size, gradient_checkpointing, or --device cpu."
-        ) from error
+        raise does_not_fit() from error
     loop.optimizer.zero_grad(set_to_none=True)
     stored = loop.workspace.load_latest(loop.phase.name, at_step=loop.step - loop.state.batch)
     if stored is None:

@@ -6,6 +6,7 @@ A method says which parameters learn and what the head is; the rest is here and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from backbench.engine.train import FitResult, fit, never_stop
 from backbench.errors import BudgetExceeded, ConfigError
 from backbench.progress import SILENT, Progress
 from backbench.records import MethodFacts, Metric
+from backbench.runtime import free_memory
 
 Family = Literal["transformer", "convnet"]
 BODY_RATE: dict[Family, float] = {"transformer": 5e-5, "convnet": 3e-4}
@@ -222,8 +224,13 @@ def _cut_prefix(
     frozen = _frozen_prefix(classifier, phase)
     if not frozen or recipe.augment != Augment() or recipe.gradient_checkpointing:
         return None
-    with progress.bar(f"{phase.name}: {frozen}", len(images.train) + images.num_val, "images") as bar:
+    rest = None
+    with (
+        suppress(torch.OutOfMemoryError),  # then every epoch runs all of it, in micro-batches that fit
+        progress.bar(f"{phase.name}: {frozen}", len(images.train) + images.num_val, "images") as bar,
+    ):
         rest = cut_prefix(classifier, phase.trainable, images, precision=task.precision, tell=bar.advance)
+    free_memory(task.device)
     if rest is not None:
         progress.say(
             f"{phase.name}: what is frozen up to {rest.boundary} ran once; its activations take "

@@ -5,11 +5,12 @@ Both are fitted on validation images that the classifier has not trained on, and
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from backbench.evaluate.intervals import wilson_interval
+from backbench.evaluate.metrics import measure_share
 from backbench.records import Metric
 
 LOWEST_TEMPERATURE = 0.05
@@ -167,16 +168,21 @@ def is_calibrated(temperature: float) -> bool:
     return temperature != 1.0 and LOWEST_TEMPERATURE < temperature < HIGHEST_TEMPERATURE
 
 
-def measure_answered(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, Metric]:
+def measure_answered(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    threshold: float,
+    groups: Sequence[Hashable | None] | None = None,
+) -> dict[str, Metric]:
     """How many of (n, classes) probabilities reach the threshold, and how often those are right by (n,) labels.
 
-    `coverage` is the share that is answered; `answered_accuracy`, with its Wilson interval, is left out where
-    there is none.
+    `coverage` is the share that is answered; `answered_accuracy`, with the interval of an accuracy (see
+    `metrics.score`), is left out where there is none.
     """
     answered = probabilities.max(axis=1) >= threshold
     right = (probabilities.argmax(axis=1) == labels)[answered]
     found = {"coverage": Metric(value=float(answered.mean()), n=len(labels))}
     if len(right):
-        low, high = wilson_interval(int(right.sum()), len(right))
-        found["answered_accuracy"] = Metric(value=float(right.mean()), low=low, high=high, n=len(right))
+        answering = None if groups is None else [groups[row] for row in np.flatnonzero(answered).tolist()]
+        found["answered_accuracy"] = measure_share(right, answering)
     return found

@@ -53,9 +53,9 @@ def score(
     counts = confusion_counts(labels, predicted, classes)
     losses = -np.log(np.maximum(truth.astype(np.float64), NLL_FLOOR))
     squares = np.einsum("ij,ij->i", probabilities, probabilities, dtype=np.float64) - 2.0 * truth + 1.0
-    found = {"accuracy": _share(predicted == labels, groups)}
+    found = {"accuracy": measure_share(predicted == labels, groups)}
     if classes > 5:
-        found["top5"] = _share(_places(probabilities, labels, truth) < 5, groups)
+        found["top5"] = measure_share(_places(probabilities, labels, truth) < 5, groups)
     found["per_class_mean"] = _per_class_mean(counts)
     found["nll"] = _mean(losses)
     found["macro_f1"] = _macro_f1(counts)
@@ -113,7 +113,8 @@ def _checked(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
     return probabilities, labels
 
 
-def _share(right: np.ndarray, groups: Sequence[Hashable | None] | None) -> Metric:
+def measure_share(right: np.ndarray, groups: Sequence[Hashable | None] | None) -> Metric:
+    """How many of (n,) bool are so, n >= 1; the interval is Wilson's, with n `groups` that of whole groups."""
     n, correct = len(right), int(right.sum())
     if groups is not None and group_numbers(groups).max() + 1 < n:
         low, high = bootstrap_by_group(right, groups)

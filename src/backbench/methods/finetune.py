@@ -86,7 +86,8 @@ def _adapt(name: str, task: ImageTask, names: Iterable[str], recipe: Recipe, tra
     from backbench.runtime import make_torch_rng
 
     refuse_weightless(task, name)
-    head = make_linear(task.backbone.facts.dim, task.num_classes, make_torch_rng(task.seed, "head"))
+    rng = make_torch_rng(task.seed, "head")
+    head = make_linear(task.backbone.facts.dim, task.num_classes, rng, recipe.dropout)
     trained = standardise(task, head, body_learns=True)
     classifier = make_classifier(task, trained)
     phase = make_phase(name, classifier, names, recipe, fresh_head=True)

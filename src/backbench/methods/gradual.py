@@ -49,7 +49,8 @@ def adapt(task: ImageTask, options: GradualOptions, training: Training) -> Tuned
 
     refuse_weightless(task, "gradual")
     body = task.backbone.body
-    head = make_linear(task.backbone.facts.dim, task.num_classes, make_torch_rng(task.seed, "head"))
+    rng = make_torch_rng(task.seed, "head")
+    head = make_linear(task.backbone.facts.dim, task.num_classes, rng, options.recipe.dropout)
     trained = standardise(task, head, body_learns=True)
     classifier = make_classifier(task, trained)
     num_stages = len(stages_of(body))

@@ -56,13 +56,23 @@ class MlpHeadOptions(HeadOptions):
     hidden: int = Field(default=512, ge=1, le=65_536)
     dropout: float = Field(default=0.25, ge=0.0, lt=1.0)
 
+    @model_validator(mode="after")
+    def _check_one_dropout(self) -> Self:
+        if self.recipe.dropout:
+            raise ConfigError(
+                f"options.recipe.dropout={self.recipe.dropout:g}: 'mlp-head' drops behind its hidden layer. "
+                f"Set options.dropout={self.recipe.dropout:g} instead."
+            )
+        return self
+
 
 def adapt_head(task: ImageTask, options: HeadOptions, training: Training) -> Tuned:
     """Train linear heads, keep one; the backbone is frozen."""
     from backbench.engine.head_modules import make_linear
     from backbench.runtime import make_torch_rng
 
-    head = make_linear(task.backbone.facts.dim, task.num_classes, make_torch_rng(task.seed, "head"))
+    rng = make_torch_rng(task.seed, "head")
+    head = make_linear(task.backbone.facts.dim, task.num_classes, rng, options.recipe.dropout)
     return _adapt(task, head, options, training)
 
 

@@ -45,10 +45,10 @@ def adapt(task: ImageTask, options: LoraOptions, training: Training) -> Tuned:
     from backbench.runtime import make_torch_rng
 
     refuse_weightless(task, "lora")
-    head = make_linear(task.backbone.facts.dim, task.num_classes, make_torch_rng(task.seed, "head"))
+    rng = make_torch_rng(task.seed, "head")
+    head = make_linear(task.backbone.facts.dim, task.num_classes, rng, options.recipe.dropout)
     trained = standardise(task, head, body_learns=True)
-    body = task.backbone.body
-    rng = make_torch_rng(task.seed, "lora")
+    body, rng = task.backbone.body, make_torch_rng(task.seed, "lora")
     adapters = add_lora(body, rank=options.rank, alpha=options.alpha, targets=options.targets, rng=rng)
     classifier = make_classifier(task, trained)
     phase = make_phase("lora", classifier, adapters, options.recipe, fresh_head=True)

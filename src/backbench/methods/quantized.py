@@ -168,7 +168,7 @@ def _learn(
     names = make_learning(body, ranges)
     learner = replace(task, backbone=Backbone(body, task.backbone.facts))
     head, _ = _fit_head(features)
-    classifier = make_classifier(learner, to_module(head))
+    classifier = make_classifier(learner, to_module(head, options.recipe.dropout))
     recipe = options.recipe.model_copy(update={"epochs": options.qat_epochs})
     phase = make_phase("qat", classifier, names, recipe, fresh_head=False)
     result = train_phase(classifier, learner, phase, training)

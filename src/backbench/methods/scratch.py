@@ -45,7 +45,8 @@ def adapt(task: ImageTask, options: ScratchOptions, training: Training) -> Tuned
     if backbone.build is None:
         raise ConfigError(f"how {backbone.facts.name} is built is not known, so it can't be trained from scratch.")
     backbone.body.load_state_dict(make_random(backbone.build, stream_seed(task.seed, "scratch")).state_dict())
-    head = make_linear(backbone.facts.dim, task.num_classes, make_torch_rng(task.seed, "head"))
+    rng = make_torch_rng(task.seed, "head")
+    head = make_linear(backbone.facts.dim, task.num_classes, rng, options.recipe.dropout)
     classifier = make_classifier(task, head)
     recipe = options.recipe
     if recipe.learning_rate is None:

@@ -21,6 +21,9 @@ class TwoPhaseOptions(Frozen):
         default="logistic", description="the method that solves the head; it must give a linear one"
     )
     blocks: int | None = Field(default=None, ge=1, description="fine-tune only this many last blocks; None: all")
+    keep_statistics: bool = Field(
+        default=True, description="batch norms go on with the statistics that the head was solved with"
+    )
     recipe: Recipe = Recipe(
         augment=Augment(crop="random-resized", scale=(0.35, 1.0), flip=True), layer_decay=0.8, warmup_epochs=1.0
     )
@@ -30,7 +33,8 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tune
     """Probe, then fine-tune from the solved head.
 
     The head is solved on train alone, with the strength that validation chose, so that validation can still judge
-    the second phase. If no epoch of that beats the probe there, the probe is what comes out, with a note.
+    the second phase. If no epoch of that beats the probe there, the probe is what comes out, with a note. Batch
+    norms keep their statistics: by those of each batch it would be other features than the head was solved for.
 
     Raises:
         ConfigError: the probe gives no linear head, or the backbone has nothing to train.
@@ -75,8 +79,9 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tune
         if options.blocks is None
         else last_stages(body, options.blocks)
     )
-    classifier = make_classifier(task, to_module(head))
+    classifier = make_classifier(task, to_module(head, options.recipe.dropout))
     phase = make_phase("two-phase", classifier, names, options.recipe, fresh_head=False)
+    phase = replace(phase, keeps_statistics=options.keep_statistics)
     result = train_phase(classifier, task, phase, training)
     warnings: tuple[str, ...] = ()
     if result.best_epoch == 0:

@@ -27,7 +27,7 @@ from backbench.data.wording import count, list_some, quote
 from backbench.errors import DataError, DownloadError
 from backbench.progress import Progress
 from backbench.runtime import cache_folder
-from backbench.storage import storage_error
+from backbench.storage import IN_CACHE, storage_error
 
 LICENCE = "CC BY 4.0"
 MAX_UNPACKED_RATIO = 3  # JPEG files hardly shrink
@@ -281,7 +281,7 @@ def _unpack(archive: Archive, packed: Path, root: Path, progress: Progress) -> N
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        raise storage_error(root, error) from error
+        raise storage_error(root, error, IN_CACHE) from error
 
 
 def _extract(archive: Archive, packed: Path, work: Path) -> None:

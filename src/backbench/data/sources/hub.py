@@ -28,7 +28,7 @@ from backbench.data.wording import count, escape, list_some, quote
 from backbench.errors import ConfigError, DataError, DownloadError, MissingExtra
 from backbench.progress import Progress
 from backbench.runtime import cache_folder, has_network
-from backbench.storage import storage_error
+from backbench.storage import IN_CACHE, storage_error
 
 PREFIX = "hub:"
 KINDS = ("parquet", "arrow", "imagefolder", "csv", "json", "webdataset", "cache")
@@ -265,7 +265,7 @@ def _copy_images(split: Any, column: str, part: str, roots: Sequence[Path], prog
                     bar.advance(len(cells))
             work.rename(folder)
     except OSError as error:
-        raise storage_error(folder, error) from error
+        raise storage_error(folder, error, IN_CACHE) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder

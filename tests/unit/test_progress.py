@@ -1,0 +1,56 @@
+"""A signal ends whatever shows a bar, but for training, which ends where it has saved."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from backbench import runtime
+from backbench.cli.adapt import _run
+from backbench.config import DataConfig, MethodConfig, RunConfig
+from backbench.errors import Interrupted
+from backbench.progress import SILENT, STEPS, Progress, Stoppable
+
+
+def test_a_signal_ends_the_work_under_a_bar() -> None:
+    signals = iter([0, 15, 15])
+    progress = Stoppable(SILENT, lambda: next(signals))
+    with progress.bar("reading", 3) as bar:
+        bar.advance()
+        with pytest.raises(Interrupted) as stopped:
+            bar.advance()
+    assert stopped.value.exit_status == 143
+    with progress.bar("training", 3, STEPS) as bar:
+        bar.advance()
+
+
+def test_what_is_said_is_passed_on() -> None:
+    heard: list[str] = []
+
+    class Told(Progress):
+        def say(self, text: str) -> None:
+            heard.append(text)
+
+        def warn(self, text: str) -> None:
+            heard.append(f"warning: {text}")
+
+    progress = Stoppable(Told(), lambda: 0)
+    progress.say("a")
+    progress.warn("b")
+    assert heard == ["a", "warning: b"]
+
+
+@pytest.mark.parametrize("method", ["logistic", "full"])
+def test_adapt_listens_before_it_trains(
+    method: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "catch_signals", lambda: nullcontext(lambda: 2))
+    config = RunConfig(
+        data=DataConfig(source=str(photos)), model="tiny_cnn", method=MethodConfig(name=method, options={})
+    )
+    with pytest.raises(Interrupted) as stopped:
+        _run(config, tmp_path / "runs", "cpu", None, as_json=True, quiet=True, with_gallery=False)
+    assert stopped.value.exit_status == 130
+    assert not list((tmp_path / "runs").glob("*"))  # as the images were read
