@@ -122,7 +122,10 @@ def test_what_training_adds_is_tested_against_the_probe_of_the_same_images() -> 
     probe, tuned = make_cell("a", range(20)), make_cell("a", range(19), method="full", group="tuned")
     said = ask("fine-tuning-gain", [probe, tuned])
     doubt = "not to be told apart: p = 1, exact paired test on 200 images"
-    assert said == f"a on small: full +0.5 points over its probe ({doubt})."
+    assert said == f"a on small: full +0.5 points over logistic ({doubt})."
+    worse = make_cell("a", range(90), method="centroid", val=0.4)
+    assert ask("fine-tuning-gain", [probe, worse, tuned]) == said
+    assert ask("best-features", [worse, probe]).startswith("On small: a + logistic, 90.0 %")
     assert ask("fine-tuning-gain", [make_cell("a", range(20), data="other"), tuned]) == NOTHING
 
 

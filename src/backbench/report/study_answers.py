@@ -96,7 +96,8 @@ def best_features(asked: Asked) -> str:
             also = f"; {_join(tied)} can't be told apart from it (exact paired tests, Holm-adjusted)"
         else:
             also = "; all others are worse beyond doubt (exact paired tests, Holm-adjusted)"
-        sentences.append(f"On {data}: {best.model}, {_show(best)}{also}.")
+        how = f" + {best.method}" if len({cell.method for cell in own}) > 1 else ""
+        sentences.append(f"On {data}: {best.model}{how}, {_show(best)}{also}.")
     return " ".join(sentences)
 
 
@@ -193,17 +194,20 @@ def families(asked: Asked) -> str:
 
 
 def fine_tuning_gain(asked: Asked) -> str:
-    """How much each model gained over its probe by being trained, on the same test images."""
-    probes = {
-        (cell.model, cell.record.data.manifest_digest): cell for cell in asked.cells if cell.method in PROBES
-    }
+    """How much each model gained over its probe by being trained, on the same test images. Of several probes the
+    one that was best on validation counts."""
+    probes: dict[tuple[str, str], Cell] = {}
+    for cell in asked.cells:
+        key = (cell.model, cell.record.data.manifest_digest)
+        if cell.method in PROBES and (key not in probes or _val_accuracy(cell) > _val_accuracy(probes[key])):
+            probes[key] = cell
     sentences = []
     for cell in asked.cells:
         probe = probes.get((cell.model, cell.record.data.manifest_digest))
         if probe is not None and cell.method not in PROBES:
             gain = 100 * (_accuracy(cell) - _accuracy(probe))
             sentences.append(
-                f"{cell.model} on {cell.data}: {cell.method} {gain:+.1f} points over its probe "
+                f"{cell.model} on {cell.data}: {cell.method} {gain:+.1f} points over {probe.method} "
                 f"({_test(asked, cell, probe)})."
             )
     return " ".join(sentences) or NOTHING

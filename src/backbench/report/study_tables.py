@@ -224,7 +224,9 @@ def _gap(figure: str, published: float | None, ours: Sequence[float]) -> str:
     gap = sum(ours) / len(ours) - published
     if figure in COUNTS:
         return f"{gap:+,.0f}" if gap else ""
-    return f"{100 * gap:+.1f} points" if figure in PERCENT else f"{gap:+.3g}"
+    if figure in PERCENT:
+        return f"{100 * gap:+.1f} points"
+    return f"{gap:+,.0f}" if abs(gap) >= 10 else f"{gap:+.3g}"
 
 
 def _over_seeds(cells: Sequence[Cell], figure: str) -> str:

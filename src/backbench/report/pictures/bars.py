@@ -59,7 +59,7 @@ def draw_grouped_bars(
     _add_key(axes, look, data, left, top - LINE)
     for tick in (0, 25, 50, 75, 100):
         x = left + tick / 100 * _SCALE_WIDTH
-        axes.plot([x, x], [top, bottom], color=look["rule"], linewidth=1)
+        axes.plot([x, x], [top, bottom], color=look["rule"], linewidth=1, zorder=0)
         write(axes, x, bottom + 20, f"{tick}" if tick < 100 else "100 %", look["muted"], align="center")
     for place, name in enumerate(order):
         y = top + row * place + _BETWEEN / 2
