@@ -185,6 +185,20 @@ def _carry_out(
         cell = _make_cell(step, study_name[row.model], record, settings, progress)
         outcome.cells.append(_evaluate_elsewhere(cell, step, settings, outcome, progress))
     outcome.interrupted = ranking.interrupted
+    if not ranking.interrupted:
+        outcome.failures += _list_missing(step, ranking, "the budget ended" if deadline is not None else "not run")
+
+
+def _list_missing(step: Step, ranking: Ranking, why: str) -> list[str]:
+    """What the ranking was asked for and has no row of: beyond the budget, or after its model could not be had."""
+    there = {(row.model, row.method) for row in ranking.rows}
+    failed = {row.model for row in ranking.rows if row.status == "failed"}
+    return [
+        f"{step.title}, {model} + {method.name}: {why}; the same command goes on from there"
+        for model, name in step.names.items()
+        for method in step.request.methods
+        if (real := find_model(name).name) not in failed and (real, method.name) not in there
+    ]
 
 
 def _make_cell(step: Step, model: str, record: RunRecord, settings: Settings, progress: Progress) -> Cell:

@@ -100,7 +100,7 @@ class Published(Frozen):
     Args:
         table: heading of the table it stands in; `row`, `column`: where.
         value: as published; fractions in 0..1, losses and seconds as they are.
-        group, model, method, data: which run of this study; `model` None: there is no counterpart.
+        group, model, method, data: which run of this study.
         why: the reason why ours must differ.
     """
 
