@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from backbench.catalog import find_method
 from backbench.cli import app
 from backbench.errors import ConfigError
+from backbench.run import resolve_options
 from backbench.studies.schema import read_study
 from backbench.studies.steps import Settings, plan_steps
 
@@ -131,6 +133,16 @@ def test_a_variant_of_a_model_stays_what_the_study_says(
     file.write_text(BASE.replace('"pixels"', f'"{given}"'))
     steps = plan_steps(read_study(file), Settings(out=tmp_path, **settings))
     assert steps[0].request.models == (expected,)
+
+
+def test_a_trial_is_short_where_the_length_proves_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(BASE.replace('"knn"', '"logistic", "ridge", "full"').replace('"pixels"', '"tiny_cnn"'))
+    for is_trial, expected in ((True, [4, 4, 1]), (False, [24, 25, 10])):
+        settings = Settings(out=tmp_path, random_weights=is_trial, epochs=1 if is_trial else None)
+        (step,) = plan_steps(read_study(file), settings)
+        options = [resolve_options(find_method(method.name), method) for method in step.request.methods]
+        assert [options[0].num_values, options[1].num_values, options[2].recipe.epochs] == expected  # type: ignore[attr-defined]
 
 
 def test_the_same_command_computes_nothing_twice(tmp_path: Path) -> None:

@@ -137,6 +137,8 @@ def _options_of(group: Group, method: str, settings: Settings) -> dict[str, obje
     fields = find_method(method, f"group '{group.name}'").options.model_fields  # type: ignore[attr-defined]
     if settings.epochs is not None and "recipe" in fields and "qat_epochs" not in fields:
         options["recipe"] = {**options.get("recipe", {}), "epochs": settings.epochs}
+    if settings.random_weights and "num_values" in fields:
+        options.setdefault("num_values", TRIAL_VALUES)
     return options
 
 
@@ -149,6 +151,9 @@ def source_of(data: str, settings: Settings) -> str:
         return f"generated:{STAND_INS.get(known, known)}"
     return data
 
+
+TRIAL_VALUES = 4
+"""Strengths that a probe chooses among in a trial, where what it chooses means nothing and each has its cost."""
 
 STAND_INS = {"openimages": "caltech256", "hub": "cifar10", "digits": "cifar10"}
 """What stands in, in a trial, for data sets that have no fixed list of classes."""
