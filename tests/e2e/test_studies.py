@@ -216,7 +216,10 @@ QUESTION = "[[questions]]\nask = 'which?'\n"
         (GROUP.replace("DATA", "digits").replace("pixels", "tiny_cnn"), "'two': 'tiny_cnn' is not in group 'one'"),
         ("[trial]\npixls = 'x'", "'pixls' is no model of the study. Did you mean 'pixels'"),
         (QUESTION + "by = 'familys'\ngroups = ['one']", "questions.0.by: Input should be .*'families'"),
-        (QUESTION + "by = 'families'\ngroups = ['one']", "'models', the family in question, belong to"),
+        (
+            QUESTION + "by = 'best-features'\nmodels = ['pixels']\ngroups = ['one']",
+            "'models', the family in question, belong to",
+        ),
         (QUESTION + "by = 'own-network'\ngroups = ['one']", "'model', the network in question, belongs to"),
         (QUESTION + "by = 'own-network'\nmodel = 'cnn'\ngroups = ['one']", "'cnn' is in none of its groups"),
         (QUESTION + "by = 'best-features'\ngroups = ['ome']", "which there is not. Did you mean 'one'"),

@@ -11,7 +11,7 @@ import pytest
 
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.evaluate.metrics import score
-from backbench.records import DataFacts, MethodFacts, Metric, Predictions, RunRecord
+from backbench.records import DataFacts, MethodFacts, Metric, ModelFacts, Predictions, RunRecord
 from backbench.report.study_answers import NOTHING, Asked, answer_question
 from backbench.report.study_tables import (
     Cell,
@@ -61,6 +61,16 @@ def make_cell(
             num_test=N,
             manifest_digest=data,
             image_digest=data,
+        ),
+        model=ModelFacts(
+            name=model,
+            architecture=f"timm/{model}",
+            dim=8,
+            preprocess=None,
+            num_parameters=1000,
+            weights_digest="",
+            flops=None,
+            pretrained_on="in1k",
         ),
         method=MethodFacts(name=method, options=options or {}, choices=choices or {}),
         metrics=score(probabilities, LABELS),
@@ -113,6 +123,7 @@ def test_a_model_that_saw_the_test_images_answers_no_question() -> None:
 def test_families_are_tested_over_the_same_images(vit: range, verdict: str) -> None:
     cells = [make_cell("vit", vit), make_cell("cnn-1", range(20), val=0.7), make_cell("cnn-2", range(20), val=0.6)]
     said = ask("families", cells, models=("vit",))
+    assert ask("families", cells) == said, "where no family is named it follows from the architectures"
     assert verdict in said
     assert "the best on validation: vit with" in said
     assert "cnn-1 with" in said

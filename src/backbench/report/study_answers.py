@@ -171,8 +171,8 @@ def families(asked: Asked) -> str:
     """
     sentences = []
     for data, own in asked.by_data():
-        ours = [cell for cell in own if cell.model in asked.models]
-        others = [cell for cell in own if cell.model not in asked.models]
+        ours = [cell for cell in own if (cell.model in asked.models if asked.models else _takes_patches(cell))]
+        others = [cell for cell in own if cell not in ours]
         if not ours or not others:
             continue
         mine = np.stack([asked.correct(cell) for cell in ours])
@@ -191,6 +191,15 @@ def families(asked: Asked) -> str:
             f"{_show(first)}, {second.model} with {_show(second)} ({_test(asked, first, second)})."
         )
     return " ".join(sentences) or NOTHING
+
+
+PATCH_FAMILIES = ("vit", "deit", "swin", "mixer", "pvt", "beit", "eva", "cait", "xcit", "resmlp", "gmlp", "dinov2")
+"""How names of architectures begin that cut an image into patches and have attention or a perceptron mix them."""
+
+
+def _takes_patches(cell: Cell) -> bool:
+    facts = cell.record.model
+    return facts is not None and facts.architecture.rpartition("/")[2].startswith(PATCH_FAMILIES)
 
 
 def fine_tuning_gain(asked: Asked) -> str:

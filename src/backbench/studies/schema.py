@@ -121,7 +121,7 @@ class Question(Frozen):
 
     Args:
         model: the one in question, for 'own-network'.
-        models: the family in question, for 'families'.
+        models: the family in question, for 'families'; none: all whose architecture is a transformer or a mixer.
     """
 
     ask: str
@@ -134,7 +134,7 @@ class Question(Frozen):
     def _check(self) -> Self:
         if (self.by == "own-network") != (self.model is not None):
             raise ValueError("'model', the network in question, belongs to by = 'own-network' and to no other")
-        if (self.by == "families") != bool(self.models):
+        if self.models and self.by != "families":
             raise ValueError("'models', the family in question, belong to by = 'families' and to no other")
         return self
 
