@@ -27,6 +27,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from backbench.runtime import has_fast_bf16
+
 NUM_CLASSES, BATCH, SIZE = 12, 32, 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CARD = f"""name = "resnet18_random"
@@ -171,10 +173,10 @@ def measure_peers(arguments: argparse.Namespace) -> list[str]:
             "transformers Trainer": lambda epochs: trainer_command(folder, epochs),
             "timm train.py": lambda epochs: timm_command(folder, epochs, arguments.timm_train),
             "backbench, fp32": lambda epochs: ours_command(folder, epochs, "fp32"),
-            "backbench, bf16": lambda epochs: ours_command(folder, epochs, "bf16"),
         }
+        if has_fast_bf16("cpu"):
+            ways["backbench, bf16"] = lambda epochs: ours_command(folder, epochs, "bf16")
         rates: dict[str, list[float]] = {way: [] for way in ways}
-        ours_command(folder, 1, "fp32")
         for _ in range(arguments.rounds):
             for way, command in ways.items():
                 short, long = (cpu_seconds(command(epochs)) for epochs in (1, 1 + arguments.epochs))
@@ -272,6 +274,8 @@ def main() -> None:
             "## T13: resnet18 at 224 px, photographs from disk, batch 32, AdamW, crop and flip; target 1.7x",
             "",
             *measure_peers(arguments),
+            "",
+            f"This processor {'multiplies' if has_fast_bf16('cpu') else 'does not multiply'} bf16 natively.",
             "",
             "## T14: `fit` beside a bare loop; target 3 %",
             "",

@@ -153,7 +153,6 @@ def test_the_scale_is_finite_where_all_is_right_and_small_where_all_is_wrong() -
 def test_logistic_chooses_the_best_of_its_sweep_and_tells_of_an_edge() -> None:
     task = make_task()
     fitted = logistic.adapt(task, logistic.LogisticOptions())
-    assert fitted.choices["num_values"] == 24
     for strength in (1e-5, 1e-2, 1.0, 100.0):
         one = logistic.LogisticOptions(min_strength=strength, max_strength=strength)
         alone = logistic.adapt(task, one)
@@ -164,6 +163,20 @@ def test_logistic_chooses_the_best_of_its_sweep_and_tells_of_an_edge() -> None:
     told = logistic.adapt(task, narrow)
     assert (told.warnings != ()) == ("at the edge" in " ".join(told.warnings))
     assert is_beyond_edge(scores, 2)
+
+
+@pytest.mark.parametrize("classes", [4, 50])
+def test_a_sweep_ends_where_weaker_penalties_only_overfit(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = make_features(12 * classes, 60, classes, separation=0.2)
+    val = make_features(6 * classes, 60, classes, seed=1, separation=0.2)
+    task = Task(train, val, tuple(map(str, range(classes))))
+    ended = logistic.adapt(task, logistic.LogisticOptions()).choices
+    assert ended["num_values"] < 24
+    monkeypatch.setattr(logistic, "PATIENCE", 24)
+    whole = logistic.adapt(task, logistic.LogisticOptions()).choices
+    assert whole["num_values"] == 24
+    assert {**ended, "num_values": 0, "evaluations": 0} == {**whole, "num_values": 0, "evaluations": 0}
+    assert ended["evaluations"] < 0.9 * whole["evaluations"]
 
 
 def test_sweeps_are_told_when_their_edge_wins(monkeypatch: pytest.MonkeyPatch) -> None:

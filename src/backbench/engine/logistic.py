@@ -9,7 +9,7 @@ the first step is Newton's; it saves four fifths of the iterations and more.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,10 +33,13 @@ SMALLEST_EIGENVALUE = 1e-5
 LOSS_FLOOR = 1e-2
 """Below this loss the tolerance is taken of it instead: float32 has no more to say."""
 
+IsEnough = Callable[[np.ndarray, np.ndarray], bool]
+"""(weights (k, classes, dim), bias (k, classes)) of the next k strengths -> whether the others can be left out."""
+
 
 @dataclass(frozen=True)
 class LogisticFits:
-    """One solution for each strength, on standardised features.
+    """One solution for each strength that was solved, on standardised features.
 
     weights: (strengths, classes, dim) float32; bias: (strengths, classes) float32; losses: the objective, which
     counts only the classes that have examples; evaluations: passes over the rows; converged: tolerance met;
@@ -99,6 +102,7 @@ def fit_logistic(
     max_evaluations: int = 300,
     spectrum: Spectrum | None = None,
     start: tuple[np.ndarray, np.ndarray] | None = None,
+    is_enough: IsEnough | None = None,
 ) -> LogisticFits:
     """Minimise mean cross-entropy + |weights|^2 / (2 n C) for every C of `strengths`.
 
@@ -115,18 +119,20 @@ def fit_logistic(
         max_evaluations: passes over the rows for each strength.
         spectrum: of these or similar rows, if it is known.
         start: weights (classes, dim) and bias (classes,) to begin with; from a fit with the same classes.
+        is_enough: asked after each group of strengths that were solved together; True ends the sweep there.
 
     Raises:
         Diverged: the rows hold values that are not finite.
 
-    Cost: an evaluation is 4 n dim classes FLOP for each strength; 10 to 40 for the first ones and about 5
-    for the others of a sweep; memory beyond the rows is a constant + 30 x max(classes, 40) x dim x 4 bytes.
+    Cost: an evaluation is 4 n dim classes FLOP for each strength. A sweep takes 5 to 40 for each while the loss
+    stays well above 0, and hundreds where it does not: C > 1 on features that tell all classes apart. Memory
+    beyond the rows is a constant + 30 x max(classes, 40) x dim x 4 bytes.
     """
     present, dense = np.unique(labels, return_inverse=True)
     spectrum = spectrum or measure_spectrum(rows)
     point = _first_point(dense, rows, None if start is None else (start[0][present], start[1][present]))
     path: list[tuple[float, Tensor]] = []
-    parts = []
+    parts, solved, passes = [], [], 0
     plan = _plan(strengths, tolerance, len(present), is_warm=start is not None)
     num_approach = len(plan) - math.ceil(len(strengths) / _group_size(len(present)))
     few, step = rows.thin(max(APPROACH_ROWS_PER_DIM * rows.dim, APPROACH_ROWS_PER_CLASS * len(present)))
@@ -145,19 +151,27 @@ def fit_logistic(
             max_evaluations=max_evaluations,
         )
         path = [*path, *zip(some, found.points, strict=True)][-2:]
-        parts.append(found)
-    passes = sum(int(part.evaluations.sum()) for part in parts[:num_approach])
-    parts = parts[num_approach:]
-    points = torch.cat([part.points for part in parts]).cpu().numpy().reshape(len(strengths), len(present), -1)
-    spread = [spread_classes(each[:, :-1], each[:, -1], present, num_classes) for each in points]
+        passes += int(found.evaluations.sum()) if number < num_approach else 0
+        if number >= num_approach:
+            parts.append(found)
+            solved.append(_spread(found.points, present, rows.dim, num_classes))
+            if is_enough is not None and is_enough(*solved[-1]):
+                break
     return LogisticFits(
-        weights=np.stack([weights for weights, _ in spread]),
-        bias=np.stack([bias for _, bias in spread]),
+        weights=np.concatenate([weights for weights, _ in solved]),
+        bias=np.concatenate([bias for _, bias in solved]),
         losses=torch.cat([part.values for part in parts]).cpu().numpy(),
         evaluations=torch.cat([part.evaluations for part in parts]).cpu().numpy(),
         converged=torch.cat([part.converged for part in parts]).cpu().numpy(),
         approach_evaluations=passes,
     )
+
+
+def _spread(points: Tensor, present: np.ndarray, dim: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Solutions of the classes with examples -> weights (k, num_classes, dim) and bias (k, num_classes)."""
+    rows = points.cpu().numpy().reshape(len(points), len(present), dim + 1)
+    spread = [spread_classes(each[:, :-1], each[:, -1], present, num_classes) for each in rows]
+    return np.stack([weights for weights, _ in spread]), np.stack([bias for _, bias in spread])
 
 
 def _first_point(labels: np.ndarray, rows: Rows, start: tuple[np.ndarray, np.ndarray] | None) -> Tensor:
