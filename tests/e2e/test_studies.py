@@ -256,6 +256,9 @@ def test_wrong_names_are_found_before_any_work(tmp_path: Path) -> None:
         plan_steps(read_study(file), Settings(out=tmp_path, data={"cifar10": "here"}))
     with pytest.raises(ConfigError, match=r"digits. Did you mean 'digits'"):
         plan_steps(read_study(file), Settings(out=tmp_path, data={"digit": "here"}))
+    with pytest.raises(ConfigError, match="--data digits=nowhere: there is no such folder, file or data set"):
+        plan_steps(read_study(file), Settings(out=tmp_path, data={"digits": "nowhere"}))
+    assert plan_steps(read_study(file), Settings(out=tmp_path, data={"digits": str(tmp_path)}))
     file.write_text(BASE + GROUP.replace("DATA", "digits"))
     with pytest.raises(ConfigError, match=r"it goes on from 'one'\. Give --only 'one' too"):
         plan_steps(read_study(file), Settings(out=tmp_path, only=("two",)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backbench.backbones.variants import RANDOM
-from backbench.catalog import find_method, find_model
+from backbench.catalog import find_method, find_model, find_source
 from backbench.config import DataConfig, MethodConfig, Precision
 from backbench.errors import ConfigError, nearest, unknown_name
 from backbench.run import resolve_options
@@ -177,3 +178,6 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
             close = nearest(name, known)
             hint = f" Did you mean {' or '.join(repr(each) for each in close)}?" if close else ""
             raise ConfigError(f"--data {name}=...: the study uses {', '.join(sorted(known))}.{hint}")
+    for name, place in settings.data.items():
+        if find_source(place) is None and not os.path.exists(place):  # noqa: PTH110 - unlike Path's, never raises
+            raise ConfigError(f"--data {name}={place}: there is no such folder, file or data set.")
