@@ -250,8 +250,8 @@ def _probe(
         record = complete_run(config, run_id, data, extracted, out=out, device=device)
     task = feature_task(config, data, extracted.values, device)
     fitted = method.adapt(task, options)
-    assert model.load is not None  # checked by adapt
-    classifier = Classifier(model.load(config.seed), to_module(fitted.head), data.manifest.classes)
+    assert extracted.backbone is not None  # controls, which have none, are refused by adapt
+    classifier = Classifier(extracted.backbone, to_module(fitted.head), data.manifest.classes)
     if fitted.val_logits is not None:
         calibrate_on(classifier, fitted.val_logits, task.val.labels)
     return record, classifier, extracted.values

@@ -40,6 +40,7 @@ from backbench.records import (
 from backbench.runtime import describe_environment, peak_memory_bytes
 
 if TYPE_CHECKING:
+    from backbench.backbones.networks.base import Backbone
     from backbench.engine.heads import Fitted
 
 PROTOCOL_VERSION = 2
@@ -58,13 +59,17 @@ NOTHING_SEEN = SeenCounts()
 
 @dataclass(frozen=True)
 class Extracted:
-    """Features of every image of a manifest, in its order: values (n, dim) float32, and what they cost."""
+    """Features of every image of a manifest, in its order: values (n, dim) float32, and what they cost.
+
+    `backbone` is the network that made them, or could: whoever wants it as well need not load it again.
+    """
 
     model: ModelFacts
     values: np.ndarray
     cost: Cost
     warnings: tuple[str, ...] = ()
     seen: SeenCounts = NOTHING_SEEN
+    backbone: Backbone | None = None
 
 
 def run(
@@ -195,7 +200,7 @@ def extract_for(
         stage_seconds=data.stage_seconds,
     )
     seen = count_seen(model, data)
-    return Extracted(backbone.facts, extraction.values, extraction.cost, warn_of_seen(model, data), seen)
+    return Extracted(backbone.facts, extraction.values, extraction.cost, warn_of_seen(model, data), seen, backbone)
 
 
 def count_seen(model: ModelSpec, data: Data) -> SeenCounts:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from backbench.catalog import find_method
 from backbench.cli import app
 from backbench.errors import ConfigError
+from backbench.run import resolve_options
 from backbench.studies.schema import read_study
 from backbench.studies.steps import Settings, plan_steps
 
@@ -67,14 +70,23 @@ def test_the_smoke_form_runs_every_cell(file: Path, tmp_path: Path) -> None:
         for data in group.data
         for model in group.models
         for method in group.methods
+        if group.best_of is None
     }
     cells = document["cells"]
-    assert {(cell["group"], cell["data"], cell["model"], cell["method"]) for cell in cells} == expected
+    ran = [(cell["group"], cell["data"], cell["model"], cell["method"]) for cell in cells]
+    for group in (group for group in study.groups if group.best_of is not None):
+        for data in group.data:
+            chosen = {key[2] for key in ran if key[:2] == (group.name, data)}
+            assert chosen == {best_on_validation(cells, group.best_of, data)}
+            expected |= {(group.name, data, *chosen, method) for method in group.methods}
+    assert sorted(ran) == sorted(expected)
     for cell in cells:
         assert 0 <= cell["metrics"]["accuracy"]["value"] <= 1
         assert Path(cell["bundle"], "model.json").is_file()
     elsewhere = {(cell["model"], name) for cell in cells for name in cell["elsewhere"]}
-    wanted = {(model, name) for group in study.groups for model in group.models for name in group.test_on}
+    wanted = {
+        (key[2], name) for group in study.groups for key in ran if key[0] == group.name for name in group.test_on
+    }
     assert elsewhere == wanted
     tables = (tmp_path / "tables.md").read_text()
     assert "say nothing about any model" in tables
@@ -83,12 +95,24 @@ def test_the_smoke_form_runs_every_cell(file: Path, tmp_path: Path) -> None:
     assert "not run" not in tables
     assert all(question.ask in tables for question in study.questions)
     assert tables.count("(a trial)") >= 2
-    assert "A trial, its figures mean nothing" in (tmp_path / "report.html").read_text()
     page = (tmp_path / "report.html").read_text()
+    assert "A trial, its figures mean nothing" in page
+    assert all(escape(entry.row) in page for entry in study.published)
+    assert all(escape(question.ask) in page for question in study.questions)
     assert len(page) < 5_000_000
     pictures = [path for path in document["files"] if path.endswith((".svg", ".png"))]
     assert len(pictures) >= len(cells) * ("run" in study.drawings)
+    bars = [path for path in pictures if path.endswith("/bars.svg")]
+    assert len(bars) == sum(len(group.data) > 1 for group in study.groups) * ("bars" in study.drawings)
     assert {"comparison", "run"} <= set(study.drawings)
+
+
+def best_on_validation(cells: list[dict[str, Any]], group: str, data: str) -> str:
+    rivals = [cell for cell in cells if (cell["group"], cell["data"]) == (group, data)]
+    fit = {
+        cell["model"]: (cell["fit"]["val_accuracy"]["value"], -cell["fit"]["val_nll"]["value"]) for cell in rivals
+    }
+    return max(fit, key=fit.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +133,16 @@ def test_a_variant_of_a_model_stays_what_the_study_says(
     file.write_text(BASE.replace('"pixels"', f'"{given}"'))
     steps = plan_steps(read_study(file), Settings(out=tmp_path, **settings))
     assert steps[0].request.models == (expected,)
+
+
+def test_a_trial_is_short_where_the_length_proves_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(BASE.replace('"knn"', '"logistic", "ridge", "full"').replace('"pixels"', '"tiny_cnn"'))
+    for is_trial, expected in ((True, [4, 4, 1]), (False, [24, 25, 10])):
+        settings = Settings(out=tmp_path, random_weights=is_trial, epochs=1 if is_trial else None)
+        (step,) = plan_steps(read_study(file), settings)
+        options = [resolve_options(find_method(method.name), method) for method in step.request.methods]
+        assert [options[0].num_values, options[1].num_values, options[2].recipe.epochs] == expected  # type: ignore[attr-defined]
 
 
 def test_the_same_command_computes_nothing_twice(tmp_path: Path) -> None:
@@ -155,6 +189,17 @@ data = ["digits"]
 models = ["pixels"]
 methods = ["knn"]
 """
+GROUP = """
+[[groups]]
+name = "two"
+data = ["digits"]
+models = ["pixels"]
+methods = ["knn"]
+after = "one"
+after_data = "DATA"
+after_method = "knn"
+"""
+QUESTION = "[[questions]]\nask = 'which?'\n"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +208,21 @@ methods = ["knn"]
         ("options.logistic.C = 1", "logistic, which is not among its methods"),
         ("after = 'none'\nafter_data = 'digits'\nafter_method = 'knn'", "no earlier group"),
         ("after = 'one'", "needs 'after_data'"),
-        ("tset_on = ['x']", "Extra inputs"),
+        ("tset_on = ['x']", "groups.0.tset_on: there is no such key. Did you mean 'test_on'"),
+        ("best_of = 'two'", "takes the best of 'two', which is no earlier group"),
+        ("after_data = 'digits'", "need 'after'"),
+        ("seeds = []", "groups.0.seeds: .* at least 1 item"),
+        (GROUP.replace("DATA", "digit"), "after_data: 'digit' is not in group 'one'. Did you mean 'digits'"),
+        (GROUP.replace("DATA", "digits").replace("pixels", "tiny_cnn"), "'two': 'tiny_cnn' is not in group 'one'"),
+        ("[trial]\npixls = 'x'", "'pixls' is no model of the study. Did you mean 'pixels'"),
+        (QUESTION + "by = 'familys'\ngroups = ['one']", "questions.0.by: Input should be .*'families'"),
+        (
+            QUESTION + "by = 'best-features'\nmodels = ['pixels']\ngroups = ['one']",
+            "'models', the family in question, belong to",
+        ),
+        (QUESTION + "by = 'own-network'\ngroups = ['one']", "'model', the network in question, belongs to"),
+        (QUESTION + "by = 'own-network'\nmodel = 'cnn'\ngroups = ['one']", "'cnn' is in none of its groups"),
+        (QUESTION + "by = 'best-features'\ngroups = ['ome']", "which there is not. Did you mean 'one'"),
         (
             "[[published]]\ntable='t'\nrow='r'\ncolumn='c'\ngroup='two'\nmodel='m'\nmethod='x'\ndata='d'",
             "group 'two'",
@@ -195,5 +254,13 @@ def test_wrong_names_are_found_before_any_work(tmp_path: Path) -> None:
         plan_steps(read_study(file), Settings(out=tmp_path, only=("ome",)))
     with pytest.raises(ConfigError, match="the study uses digits"):
         plan_steps(read_study(file), Settings(out=tmp_path, data={"cifar10": "here"}))
+    with pytest.raises(ConfigError, match=r"digits. Did you mean 'digits'"):
+        plan_steps(read_study(file), Settings(out=tmp_path, data={"digit": "here"}))
+    with pytest.raises(ConfigError, match="--data digits=nowhere: there is no such folder, file or data set"):
+        plan_steps(read_study(file), Settings(out=tmp_path, data={"digits": "nowhere"}))
+    assert plan_steps(read_study(file), Settings(out=tmp_path, data={"digits": str(tmp_path)}))
+    file.write_text(BASE + GROUP.replace("DATA", "digits"))
+    with pytest.raises(ConfigError, match=r"it goes on from 'one'\. Give --only 'one' too"):
+        plan_steps(read_study(file), Settings(out=tmp_path, only=("two",)))
     with pytest.raises(ConfigError, match=r"Did you mean '.*mine.toml'"):
         read_study(tmp_path / "mien.toml")

@@ -231,6 +231,18 @@ def test_an_archive_on_disk_is_taken_by_its_name(
     assert not any("not the published" in warning for warning in again.facts["warnings"])
 
 
+def test_an_archive_on_disk_with_other_counts_is_said_not_to_be_the_published_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caltech, "ARCHIVES", (SMALL256,))
+    members = make_members(SMALL256)
+    del members["256_ObjectCategories/001.ak47/001_0003.jpg"]
+    path = tmp_path / SMALL256.file_name
+    path.write_bytes(pack(SMALL256, members))
+    with pytest.raises(DataError, match=r"21 images instead of 22.*tar is not the published archive: its MD5 is"):
+        load_listing(DataConfig(source=str(path)))
+
+
 def test_a_damaged_archive_on_disk_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "256_ObjectCategories.tar").write_bytes(b"no archive")
     with pytest.raises(DataError, match="backbench rank caltech256"):

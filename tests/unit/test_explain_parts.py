@@ -20,7 +20,7 @@ from backbench.explain.embedding import embed_features
 from backbench.explain.filters import first_filters, principal_filters
 from backbench.explain.inside import draw_inside
 from backbench.explain.positions import position_similarity
-from backbench.explain.samples import order_by_interest, read_samples
+from backbench.explain.samples import order_by_chance, order_by_interest, read_samples
 from backbench.progress import Progress
 from backbench.records import Predictions
 
@@ -168,6 +168,17 @@ def test_wrong_answers_come_first_the_surest_before_others() -> None:
     labels = np.array([0, 0, 0, 1, 1])  # rows 2 (0.8) and 3 (0.7) are wrong
     predictions = Predictions(("a", "b", "c", "d", "e"), labels, probabilities, ("x", "y"))
     assert order_by_interest(predictions) == [2, 3, 1, 4, 0]
+
+
+def test_a_fair_sample_has_to_do_with_the_names_of_images_alone() -> None:
+    names = tuple(f"{number:03}.png" for number in range(200))
+    labels = np.arange(200) % 2
+    good = Predictions(names, labels, np.eye(2, dtype=np.float32)[labels], ("x", "y"))
+    bad = Predictions(names[::-1], labels, np.eye(2, dtype=np.float32)[1 - labels], ("x", "y"))
+    drawn = [names[row] for row in order_by_chance(good)[:30]]
+    assert [names[::-1][row] for row in order_by_chance(bad)[:30]] == drawn
+    assert len(set(drawn)) == 30
+    assert drawn != sorted(drawn)
 
 
 def test_named_images_know_their_class_from_their_folder(tmp_path: Path) -> None:

@@ -145,6 +145,17 @@ def test_facts_are_read_from_the_folder(tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
 
+def test_a_folder_of_weights_stands_for_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "hf--google--vit-base-patch16-224-in21k", "vit")
+    monkeypatch.setenv("BACKBENCH_WEIGHTS", str(tmp_path))
+    spec = find_model("hf/google/vit-base-patch16-224-in21k")
+    assert (spec.name, spec.file) == ("hf/google/vit-base-patch16-224-in21k", None)
+    assert spec.identity
+    facts = spec.load(0).facts  # type: ignore[misc]
+    assert (facts.name, facts.pretrained_on) == (spec.name, "google/vit-base-patch16-224-in21k")
+    assert find_model("hf/google/another").identity == ""
+
+
 def test_the_file_it_is_found_by_again_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "mine", "vit")
     monkeypatch.chdir(tmp_path)

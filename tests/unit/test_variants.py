@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from backbench.backbones.networks import measure
 from backbench.backbones.networks.base import Backbone
 from backbench.backbones.networks.build import Build
-from backbench.backbones.networks.measure import Origin, make_backbone
+from backbench.backbones.networks.measure import Origin, make_backbone, measure_body
 from backbench.backbones.networks.rebuild import make_random, rebuild
 from backbench.backbones.networks.resized import at_size
 from backbench.catalog import find_model
@@ -93,3 +95,21 @@ def test_what_follows_the_at_is_checked() -> None:
 
 def test_what_is_untrained_anyway_stays_itself() -> None:
     assert find_model("tiny_cnn@random").name == "tiny_cnn"
+
+
+def test_networks_are_measured_once_for_each_size_and_structure(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[tuple[int, int]] = []
+
+    def count(body: nn.Module, size: tuple[int, int], name: str) -> tuple[int, float]:
+        measured.append(size)
+        return measure_body(body, size, name)
+
+    monkeypatch.setattr(measure, "measure_body", count)
+    monkeypatch.setattr(measure, "_MEASURED", {})
+    names = ("tiny_cnn@16", "tiny_cnn@24", "tiny_cnn@16", "tiny_vit@16")
+    found = [find_model(name).load(0) for name in names]  # type: ignore[misc]
+    own = find_model("tiny_cnn").load(0).preprocess.size  # type: ignore[misc]
+    assert sorted(measured) == sorted([own, (16, 16), (24, 24), own, (16, 16)])
+    assert [backbone.facts.flops for backbone in found] == [
+        measure_body(backbone.body, backbone.preprocess.size, "x")[1] for backbone in found
+    ]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from backbench.backbones.model_index import hub_cache_folder
+from backbench.backbones.weights_folder import find_folder
 from backbench.catalog import ModelSpec
 from backbench.errors import ConfigError, shown
 from backbench.storage import digest_file
@@ -41,7 +42,8 @@ def resolve(name: str) -> ModelSpec | None:
     if "\0" in name:
         return None
     if name.startswith(PREFIX) and REPO.fullmatch(said) and not said.startswith("."):
-        return _hub_spec(said)
+        given = find_folder(f"hf--{said.replace('/', '--')}")
+        return _hub_spec(said) if given is None else _folder_spec(given, said)
     folder = Path(said).expanduser() if said.startswith("~/") else Path(said)
     if name.startswith(PREFIX):
         if not os.path.isfile(folder / CONFIG_FILE):  # noqa: PTH113 - unlike Path.is_file, it never raises
@@ -66,23 +68,26 @@ def _weights_files(folder: Path) -> list[Path]:
     return [index, *sorted(folder.glob("model-*.safetensors"))] if index.is_file() else []
 
 
-def _folder_spec(folder: Path) -> ModelSpec:
+def _folder_spec(folder: Path, repo: str | None = None) -> ModelSpec:
+    """`repo`: which one of the hub stands in the folder of weights, so that it is found again by its name."""
     weights = _weights_files(folder)
     if not weights:
         raise ConfigError(
             f"model folder '{folder}' has no {WEIGHTS_FILE}. Other formats can run code when opened: save "
             f"the model again with save_pretrained, which writes safetensors."
         )
-    name = f"{PREFIX}{folder.resolve().name}"
+    known_as = repo or folder.resolve().name
+    name = f"{PREFIX}{known_as}"
     parts = [digest_file(path) for path in weights]
     parts += [digest_file(path) for file in (CONFIG_FILE, PREPROCESS_FILE) if (path := folder / file).is_file()]
     return _make_spec(
         name,
         folder,
-        load=partial(_load_folder, name, folder, folder.resolve().name, str(folder)),
+        load=partial(_load_folder, name, folder, known_as, str(folder)),
         load_head=partial(_load_folder_head, name, folder),
-        pretrained_on=folder.resolve().name,
-        file=str(folder) if folder.is_absolute() else f"./{folder}",  # a bare name would be looked up as a model
+        pretrained_on=known_as,
+        # a bare name would be looked up as a model
+        file=None if repo is not None else str(folder) if folder.is_absolute() else f"./{folder}",
         identity=hashlib.sha256(" ".join(parts).encode()).hexdigest(),
     )
 

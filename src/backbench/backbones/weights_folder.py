@@ -2,7 +2,7 @@
 
 The environment variable BACKBENCH_WEIGHTS names the folder. For a model NAME it may hold a card `NAME.toml`, or
 the weights as published: `NAME.safetensors`, `.pth` or `.bin`; `/` in a name is written `--`, and a timm name may
-stand without its tag.
+stand without its tag. A model of transformers is a folder as that library writes it, `hf--ORG--NAME/`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,13 @@ def resolve(name: str) -> ModelSpec | None:
         download_bytes=0,
         identity=identity,
     )
+
+
+def find_folder(name: str) -> Path | None:
+    """The folder of that name in the weights folder; None if there is none."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    found = Path(folder or "") / name
+    return found if folder and os.path.isdir(found) else None  # noqa: PTH112 - unlike Path.is_dir, it never raises
 
 
 def find_file(name: str) -> Path | None:

@@ -104,6 +104,8 @@ def run(
     with make_progress(quiet=quiet) as progress:
         seconds = None if budget is None else parse_duration(budget)
         outcome = run_study(found, settings, budget_seconds=seconds, progress=progress)
+        # whoever interrupts does not want to wait for pictures
+        has_figures = has_figures and not outcome.interrupted
         written, faults = write_up(outcome, settings, has_figures=has_figures, progress=progress)
         for fault in faults:
             progress.warn(fault)

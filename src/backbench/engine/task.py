@@ -12,7 +12,7 @@ from backbench.config import Precision
 
 if TYPE_CHECKING:
     from backbench.backbones.networks.base import Backbone
-    from backbench.backbones.networks.original_head import OriginalHead
+    from backbench.backbones.networks.original_head import OriginalHead, TextHead
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Task:
     class_names: tuple[str, ...]
     seed: int = 0
     device: str = "cpu"
-    load_head: Callable[[], OriginalHead] | None = None
+    load_head: Callable[[], OriginalHead | TextHead] | None = None
 
     @property
     def num_classes(self) -> int:

@@ -14,7 +14,9 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-from backbench.backbones.networks.original_head import read_definitions, read_lemmas
+import numpy as np
+
+from backbench.backbones.networks.original_head import OriginalHead, TextHead, read_definitions, read_lemmas
 from backbench.data.synsets import ID, find_table, plain_name, read_table
 from backbench.errors import LONGEST_SHOWN, ConfigError, nearest, shown
 
@@ -79,17 +81,39 @@ def find_counterparts(
     return found
 
 
+def describe_classes(
+    class_names: Sequence[str], head: TextHead, given: Mapping[str, Sequence[str]], templates: Sequence[str]
+) -> tuple[OriginalHead, dict[str, Counterpart]]:
+    """A classifier whose rows are the mean embeddings of what is said of each class, and what that is.
+
+    Args:
+        given: words for a class, in the place of its name; none: the class is never answered.
+        templates: sentences with one {} for the words.
+
+    Raises:
+        ConfigError: `given` names a class that the data does not have.
+    """
+    _check_names(given, class_names)
+    phrases = {name: tuple(given.get(name, (plain_name(name),))) for name in class_names}
+    texts = [template.format(words) for found in phrases.values() for words in found for template in templates]
+    values = iter(head.embed(texts) if texts else ())
+    rows = []
+    for found in phrases.values():
+        if found:
+            mean = np.mean([next(values) for _ in range(len(found) * len(templates))], axis=0)
+            rows.append(head.scale * mean / max(float(np.linalg.norm(mean)), 1e-12))
+    named = tuple(name for name, found in phrases.items() if found)
+    weights = np.stack(rows).astype(np.float32) if rows else np.zeros((0, 1), dtype=np.float32)
+    original = OriginalHead(weights, np.zeros(len(rows), dtype=np.float32), named)
+    return original, {name: Counterpart((name,) if found else (), "text") for name, found in phrases.items()}
+
+
 def _check_given(
     given: Mapping[str, Sequence[str]], class_names: Sequence[str], head_classes: Sequence[str]
 ) -> None:
     known = frozenset(head_classes)
+    _check_names(given, class_names)
     for name, ids in given.items():
-        if name not in class_names:
-            close = nearest(name, class_names) or list(class_names[:3])
-            raise ConfigError(
-                f"options.map names the class {shown(name)}, which the data does not have. "
-                f"Nearest: {', '.join(close)}."
-            )
         for each in ids:
             if each not in known:
                 close = nearest(each[:LONGEST_SHOWN], head_classes) or list(head_classes[:3])
@@ -98,6 +122,16 @@ def _check_given(
                     f"{len(head_classes):,} classes of the model. Nearest: "
                     f"{', '.join(describe_id(found) for found in close)}."
                 )
+
+
+def _check_names(given: Mapping[str, Sequence[str]], class_names: Sequence[str]) -> None:
+    for name in given:
+        if name not in class_names:
+            close = nearest(name, class_names) or list(class_names[:3])
+            raise ConfigError(
+                f"options.map names the class {shown(name)}, which the data does not have. "
+                f"Nearest: {', '.join(close)}."
+            )
 
 
 def _among(wanted: Collection[str], head_classes: Sequence[str], source: str) -> Counterpart:

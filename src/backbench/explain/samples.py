@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,10 +33,15 @@ def run_of_bundle(bundle: Path) -> Path | None:
     return run if (run / ledger.RECORD_FILE).is_file() else None
 
 
-def choose_test_samples(run: Path, num: int, progress: Progress = SILENT) -> list[Sample]:
+def choose_test_samples(
+    run: Path, num: int, progress: Progress = SILENT, *, is_drawn: bool = False
+) -> list[Sample]:
     """Up to `num` test images of a run: first those it got wrong, the surest first, then right ones.
 
     Right ones are taken in turn from all classes, the least sure of each first.
+
+    Args:
+        is_drawn: take a fair sample instead, of the same images for every run on them.
 
     Raises:
         ConfigError: not a run folder, a failed run, or images that are no longer those of the run.
@@ -52,7 +58,8 @@ def choose_test_samples(run: Path, num: int, progress: Progress = SILENT) -> lis
             "part is not known any more. Name the images to explain."
         )
     row_of = {sample: row for row, sample in enumerate(data.manifest.ids)}
-    chosen = [(predictions.ids[row], int(predictions.labels[row])) for row in order_by_interest(predictions)[:num]]
+    order = order_by_chance(predictions) if is_drawn else order_by_interest(predictions)
+    chosen = [(predictions.ids[row], int(predictions.labels[row])) for row in order[:num]]
     return [Sample(name, data.read(row_of[name]), predictions.classes[label]) for name, label in chosen]
 
 
@@ -68,6 +75,12 @@ def order_by_interest(predictions: Predictions) -> list[int]:
         turn_of[row] = turns.get(label, 0)
         turns[label] = turn_of[row] + 1
     return wrong + sorted(right, key=lambda row: (turn_of[row], int(predictions.labels[row])))
+
+
+def order_by_chance(predictions: Predictions) -> list[int]:
+    """All rows, in an order that has to do with the names of the images alone."""
+    digests = [hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest() for name in predictions.ids]
+    return sorted(range(len(digests)), key=digests.__getitem__)
 
 
 def read_samples(

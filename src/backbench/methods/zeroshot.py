@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from backbench.catalog import MethodSpec
 from backbench.config import Frozen
@@ -13,7 +13,7 @@ from backbench.errors import ConfigError, ModelError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from backbench.backbones.networks.original_head import OriginalHead
+    from backbench.backbones.networks.original_head import OriginalHead, TextHead
     from backbench.engine.heads import Fitted, GroupedHead
     from backbench.engine.task import Task
     from backbench.engine.zeroshot import Counterpart
@@ -21,8 +21,23 @@ if TYPE_CHECKING:
 _SHOWN = 8
 
 
+TEMPLATES = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+"""The seven sentences that do about as well as eighty (Radford et al. 2021, in the code they published)."""
+
+
 class ZeroShotOptions(Frozen):
-    """`map` names a CSV file; what it says is kept in `mapping`, which the record holds and its id depends on."""
+    """`map` names a CSV file; what it says is kept in `mapping`, which the record holds and its id depends on.
+
+    Of a model of images and texts it gives words for a class, which stand in the place of its name.
+    """
 
     table: Literal["auto", "none", "cifar10", "cifar100", "caltech101", "caltech256"] = Field(
         default="auto", description="curated ids of a data set's classes; 'auto': of the first that knows them all"
@@ -31,6 +46,19 @@ class ZeroShotOptions(Frozen):
         default_factory=dict, description="class -> WordNet ids, or names of the model's classes; beats all else"
     )
     map: str | None = Field(default=None, description="CSV file with rows 'class,id'; becomes `mapping`")
+    templates: tuple[str, ...] = Field(
+        default=TEMPLATES,
+        min_length=1,
+        description="of models of images and texts: sentences with one {} for a class",
+    )
+
+    @field_validator("templates")
+    @classmethod
+    def _check_templates(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            if template.count("{}") != 1 or template.count("{") != 1 or template.count("}") != 1:
+                raise ValueError(f"'{template}' needs one {{}} for the class, as in 'a photo of a {{}}.'")
+        return templates
 
     @model_validator(mode="before")
     @classmethod
@@ -71,19 +99,21 @@ def adapt(task: Task, options: ZeroShotOptions) -> Fitted:
     return Fitted(head, choices, val_logits, "nothing", _warnings(found))
 
 
-def refuse_headless(load_head: Callable[[], OriginalHead] | None) -> Callable[[], OriginalHead]:
+def refuse_headless(
+    load_head: Callable[[], OriginalHead | TextHead] | None,
+) -> Callable[[], OriginalHead | TextHead]:
     """`load_head` as it is; ConfigError where it is None, as of a model without a classifier that is known."""
     if load_head is None:
         raise ConfigError(
             "zeroshot needs the classifier that a model was published with, and this one has none that is known. "
-            "Take a timm name, torchvision/NAME or a card of one of these with head_classes and without "
-            "feature_layer, or a method that is fitted, such as logistic."
+            "Take a timm name, torchvision/NAME, open_clip/MODEL:TAG or a card of one of these with head_classes "
+            "and without feature_layer, or a method that is fitted, such as logistic."
         )
     return load_head
 
 
 def map_classes(
-    class_names: Sequence[str], load_head: Callable[[], OriginalHead] | None, options: ZeroShotOptions
+    class_names: Sequence[str], load_head: Callable[[], OriginalHead | TextHead] | None, options: ZeroShotOptions
 ) -> tuple[OriginalHead, dict[str, Counterpart]]:
     """The original classifier, and which of its classes stand for each class of the data; no features are needed.
 
@@ -92,13 +122,17 @@ def map_classes(
             does not fit; no class has a counterpart.
     Cost: loading the network.
     """
-    from backbench.engine.zeroshot import find_counterparts
+    from backbench.backbones.networks.original_head import TextHead
+    from backbench.engine.zeroshot import describe_classes, find_counterparts
 
     try:
         original = refuse_headless(load_head)()
     except ModelError as error:
         raise ConfigError(f"zeroshot can't use the model's own classifier: {error}") from error
-    found = find_counterparts(class_names, original.classes, options.mapping, options.table)
+    if isinstance(original, TextHead):
+        original, found = describe_classes(class_names, original, options.mapping, options.templates)
+    else:
+        found = find_counterparts(class_names, original.classes, options.mapping, options.table)
     if not any(counterpart.ids for counterpart in found.values()):
         raise ConfigError(
             f"zeroshot: no class of the data has a counterpart among the {len(original.classes):,} classes of the "

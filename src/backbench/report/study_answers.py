@@ -1,125 +1,246 @@
-"""Answers to a study's questions, in sentences made from its figures by fixed rules."""
+"""Answers to a study's questions, in sentences made from its figures by fixed rules.
+
+Where two runs answered the same test images, an exact paired test says whether they can be told apart; that their
+intervals overlap, or do not, decides nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
+
+from backbench.evaluate.compare import ALPHA, permutation_by_group
+from backbench.evaluate.intervals import group_numbers
+from backbench.records import Predictions
+from backbench.report.rows import Row, make_rows
 from backbench.report.study_tables import Cell, show_figure
 
-Answer = Callable[[Sequence[Cell], str | None], str]
 NOTHING = "No run that could answer it is finished."
 
 
-def answer_question(by: str, cells: Sequence[Cell], model: str | None = None) -> str:
-    """One or two sentences.
+@dataclass(frozen=True)
+class Asked:
+    """A question's finished runs.
 
     Args:
-        by: the rule, one of `RULES`.
-        cells: finished runs of the question's groups.
-        model: the model in question, for rules that need one.
+        cells: of its groups, each with a test accuracy.
+        told: run id -> answers to the test images.
+        groups: manifest digest -> test image -> its group, of data whose images hang together.
+        model: the one in question, and `models`: the family in question; for rules that need them.
     """
-    usable = [cell for cell in cells if cell.figure("accuracy") is not None]
-    return RULES[by](usable, model) if usable else NOTHING
+
+    cells: Sequence[Cell]
+    told: Mapping[str, Predictions] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, Hashable | None]] = field(default_factory=dict)
+    model: str | None = None
+    models: Sequence[str] = ()
+
+    def by_data(self) -> Iterator[tuple[str, list[Cell]]]:
+        """Runs that answered the same test images, under the name of their data set."""
+        for data, digest in dict.fromkeys((cell.data, cell.record.data.manifest_digest) for cell in self.cells):
+            own = [cell for cell in self.cells if (cell.data, cell.record.data.manifest_digest) == (data, digest)]
+            seeds = {cell.seed for cell in self.cells if cell.data == data}
+            yield data if len(seeds) == 1 else f"{data}, seed {own[0].seed}", own
+
+    def correct(self, cell: Cell) -> np.ndarray:
+        """(n,) bool: which test images it got right, in the order of their names."""
+        answers = self.told[cell.record.run_id]
+        right: np.ndarray = answers.correct[np.argsort(answers.ids, kind="stable")]
+        return right
+
+    def groups_of(self, cell: Cell, ids: Sequence[str]) -> list[Hashable | None] | None:
+        """The group of each of these test images; None where every image stands alone."""
+        known = self.groups.get(cell.record.data.manifest_digest)
+        return None if known is None else [known[each] for each in ids]
+
+    def p_value(self, cell: Cell, differences: np.ndarray) -> float:
+        """Of the exact paired test: two-sided, over images or, where they hang together, over groups.
+
+        Args:
+            cell: on the same images.
+            differences: (n,) int, for each image in the order of their names.
+        """
+        groups = self.groups_of(cell, sorted(self.told[cell.record.run_id].ids))
+        if groups is not None:
+            differences = np.rint(np.bincount(group_numbers(groups), weights=differences)).astype(np.int64)
+        return permutation_by_group(differences)
 
 
-def best_features(cells: Sequence[Cell], _model: str | None = None) -> str:
+Answer = Callable[[Asked], str]
+
+
+def answer_question(by: str, asked: Asked) -> str:
+    """A few sentences; `by` is one of `RULES`."""
+    usable = [
+        cell
+        for cell in asked.cells
+        if cell.figure("accuracy") is not None
+        and cell.record.run_id in asked.told
+        and not cell.record.num_test_seen
+    ]
+    return RULES[by](replace(asked, cells=usable)) if usable else NOTHING
+
+
+def best_features(asked: Asked) -> str:
     """The best frozen features on each data set, and what can't be told apart from them."""
     sentences = []
-    for data in dict.fromkeys(cell.data for cell in cells):
-        own = sorted((cell for cell in cells if cell.data == data), key=_accuracy, reverse=True)
-        best = own[0]
-        near = [cell.model for cell in own[1:] if _high(cell) >= _low(best) and cell.model != best.model]
-        also = f"; the intervals of {_join(near)} reach its own" if near else ""
-        sentences.append(f"On {data}: {best.model}, {_show(best)}{also}.")
+    for data, own in asked.by_data():
+        ranked = _rank(asked, own)
+        best, rest = ranked[0][0], ranked[1:]
+        tied = [cell.model for cell, row in rest if row.tied_with_best and cell.model != best.model]
+        if len(ranked) == 1:
+            also = ""
+        elif tied:
+            also = f"; {_join(tied)} can't be told apart from it (exact paired tests, Holm-adjusted)"
+        else:
+            also = "; all others are worse beyond doubt (exact paired tests, Holm-adjusted)"
+        how = f" + {best.method}" if len({cell.method for cell in own}) > 1 else ""
+        sentences.append(f"On {data}: {best.model}{how}, {_show(best)}{also}.")
     return " ".join(sentences)
 
 
-def both_resolutions(cells: Sequence[Cell], _model: str | None = None) -> str:
-    """The model whose worst place over the data sets is the best."""
-    data = list(dict.fromkeys(cell.data for cell in cells))
-    if len(data) < 2:
-        return f"Only {data[0]} is finished: it takes two data sets."
+def both_resolutions(asked: Asked) -> str:
+    """The model whose worst place over the data sets is the best, with the places that the tests leave open."""
+    by_data = list(asked.by_data())
+    if len(by_data) < 2:
+        return f"Only {by_data[0][0]} is finished: it takes two data sets."
     places: dict[str, list[int]] = {}
-    for name in data:
-        ordered = sorted((cell for cell in cells if cell.data == name), key=_accuracy, reverse=True)
-        for place, model in enumerate(dict.fromkeys(cell.model for cell in ordered), start=1):
+    intervals: dict[str, list[str]] = {}
+    for data, own in by_data:
+        firsts: dict[str, Row] = {}
+        for cell, row in _rank(asked, own):
+            firsts.setdefault(cell.model, row)
+        for place, (model, row) in enumerate(firsts.items(), start=1):
+            open_to = f" ({row.rank_low} to {row.rank_high})" if row.rank_low != row.rank_high else ""
             places.setdefault(model, []).append(place)
-    whole = {model: found for model, found in places.items() if len(found) == len(data)}
+            intervals.setdefault(model, []).append(f"place {place}{open_to} on {data}")
+    whole = {model: found for model, found in places.items() if len(found) == len(by_data)}
     if not whole:
         return "No model has finished on all data sets."
     best = min(whole, key=lambda model: (max(whole[model]), sum(whole[model])))
-    shown = ", ".join(f"place {place} on {name}" for place, name in zip(whole[best], data, strict=True))
-    return f"{best}: {shown}, of {len(whole)} models on all of them."
-
-
-def own_network(cells: Sequence[Cell], model: str | None = None) -> str:
-    """The study's own network against the best of the pretrained ones."""
-    own = [cell for cell in cells if cell.model == model]
-    others = [cell for cell in cells if cell.model != model]
-    if not own or not others:
-        return NOTHING
-    mine = max(own, key=_accuracy)
-    rivals = [cell for cell in others if cell.data == mine.data] or others
-    best = max(rivals, key=_accuracy)
-    gap = 100 * (_accuracy(best) - _accuracy(mine))
-    verb = f"{gap:.1f} points above" if gap > 0 else f"{-gap:.1f} points below"
     return (
-        f"{mine.model} ({mine.method}) reaches {_show(mine)} on {mine.data}; the best pretrained model, "
-        f"{best.model} ({best.method}), is {verb} it with {_show(best)}."
+        f"{best}: {', '.join(intervals[best])}, of {len(whole)} models on all of them (in brackets the places "
+        "that paired tests leave open)."
     )
 
 
-def generalisation(cells: Sequence[Cell], _model: str | None = None) -> str:
+def own_network(asked: Asked) -> str:
+    """The study's own network against the best of the pretrained ones on the same images."""
+    sentences = []
+    for data, own in asked.by_data():
+        mine = [cell for cell in own if cell.model == asked.model]
+        others = [cell for cell in own if cell.model != asked.model]
+        if not mine or not others:
+            continue
+        first, best = max(mine, key=_accuracy), max(others, key=_accuracy)
+        gap = 100 * (_accuracy(best) - _accuracy(first))
+        verb = f"{gap:.1f} points above" if gap > 0 else f"{-gap:.1f} points below"
+        sentences.append(
+            f"{first.model} ({first.method}) reaches {_show(first)} on {data}; the best pretrained model, "
+            f"{best.model} ({best.method}), is {verb} it with {_show(best)} ({_test(asked, best, first)})."
+        )
+    return " ".join(sentences) or NOTHING
+
+
+def generalisation(asked: Asked) -> str:
     """What is left of the accuracy on images of another source."""
     drops = [
         (cell, source, _accuracy(cell) - found.metrics["accuracy"].value)
-        for cell in cells
+        for cell in asked.cells
         for source, found in cell.elsewhere.items()
     ]
     if not drops:
         return NOTHING
     best = min(drops, key=lambda drop: drop[2])
     mean = sum(drop for _, _, drop in drops) / len(drops)
+    way = "falls" if mean >= 0 else "rises"
     return (
-        f"On images of another source accuracy falls by {100 * mean:.1f} points on average ({len(drops)} "
-        f"comparisons); least for {best[0].model} + {best[0].method}, by {100 * best[2]:.1f} points on {best[1]}. "
-        "Only classes that both have are counted, and a source differs in more than its images' look."
+        f"On images of another source accuracy {way} by {abs(100 * mean):.1f} points on average ({len(drops)} "
+        f"comparisons); best for {best[0].model} + {best[0].method} of {best[0].data}, by {-100 * best[2]:+.1f} "
+        f"points on {best[1]}. Only classes that both have are counted, and a source differs in more than its "
+        "images' look."
     )
 
 
-TRANSFORMERS = ("vit", "deit", "swin", "mixer", "pvt", "beit", "dinov2")
+def families(asked: Asked) -> str:
+    """One family of models against all others: their mean over the same test images, and the best of each.
 
-
-def families(cells: Sequence[Cell], _model: str | None = None) -> str:
-    """Patch models against convolutional ones, by the mean accuracy of frozen features."""
+    The best of a family is the one that was best on validation, so that the test images choose nothing.
+    """
     sentences = []
-    for data in dict.fromkeys(cell.data for cell in cells):
-        own = [cell for cell in cells if cell.data == data]
-        patch = [cell for cell in own if any(word in cell.model.lower() for word in TRANSFORMERS)]
-        other = [cell for cell in own if cell not in patch]
-        if patch and other:
-            best_patch, best_other = max(patch, key=_accuracy), max(other, key=_accuracy)
+    for data, own in asked.by_data():
+        ours = [cell for cell in own if (cell.model in asked.models if asked.models else _takes_patches(cell))]
+        others = [cell for cell in own if cell not in ours]
+        if not ours or not others:
+            continue
+        mine = np.stack([asked.correct(cell) for cell in ours])
+        theirs = np.stack([asked.correct(cell) for cell in others])
+        gap = float(mine.mean() - theirs.mean())
+        p_value = asked.p_value(ours[0], len(others) * mine.sum(axis=0) - len(ours) * theirs.sum(axis=0))
+        if p_value >= ALPHA:
+            verdict = "they can't be told apart"
+        else:
+            verdict = "they are worse" if gap < 0 else "they are no worse: they are better"
+        first, second = max(ours, key=_val_accuracy), max(others, key=_val_accuracy)
+        sentences.append(
+            f"On {data} {_join([cell.model for cell in ours])} reach {_percent(mine.mean())} on average, the "
+            f"others {_percent(theirs.mean())}: {verdict} ({100 * gap:+.1f} points, {_show_p(p_value)}, exact "
+            f"paired test on {mine.shape[1]:,} images). Of each, the best on validation: {first.model} with "
+            f"{_show(first)}, {second.model} with {_show(second)} ({_test(asked, first, second)})."
+        )
+    return " ".join(sentences) or NOTHING
+
+
+PATCH_FAMILIES = ("vit", "deit", "swin", "mixer", "pvt", "beit", "eva", "cait", "xcit", "resmlp", "gmlp", "dinov2")
+"""How names of architectures begin that cut an image into patches and have attention or a perceptron mix them."""
+
+
+def _takes_patches(cell: Cell) -> bool:
+    facts = cell.record.model
+    return facts is not None and facts.architecture.rpartition("/")[2].startswith(PATCH_FAMILIES)
+
+
+def fine_tuning_gain(asked: Asked) -> str:
+    """How much each model gained over its probe by being trained, on the same test images. Of several probes the
+    one that was best on validation counts."""
+    probes: dict[tuple[str, str], Cell] = {}
+    for cell in asked.cells:
+        key = (cell.model, cell.record.data.manifest_digest)
+        if cell.method in PROBES and (key not in probes or _val_accuracy(cell) > _val_accuracy(probes[key])):
+            probes[key] = cell
+    sentences = []
+    for cell in asked.cells:
+        probe = probes.get((cell.model, cell.record.data.manifest_digest))
+        if probe is not None and cell.method not in PROBES:
+            gain = 100 * (_accuracy(cell) - _accuracy(probe))
             sentences.append(
-                f"On {data} the best transformer or patch model is {best_patch.model} with {_show(best_patch)}, "
-                f"the best convolutional one {best_other.model} with {_show(best_other)}."
+                f"{cell.model} on {cell.data}: {cell.method} {gain:+.1f} points over {probe.method} "
+                f"({_test(asked, cell, probe)})."
             )
     return " ".join(sentences) or NOTHING
 
 
-def fine_tuning_gain(cells: Sequence[Cell], _model: str | None = None) -> str:
-    """How much each model gained over its probe by being trained."""
-    probes = {
-        (cell.model, cell.data): cell for cell in cells if cell.method in ("logistic", "knn", "ridge", "centroid")
-    }
+def across_data(asked: Asked) -> str:
+    """How much of each model's accuracy is lost from the first data set to the others, largest loss last."""
+    names = list(dict.fromkeys(cell.data for cell in asked.cells))
+    losses = []
+    for model in dict.fromkeys(cell.model for cell in asked.cells):
+        best = {
+            data: max((cell for cell in asked.cells if (cell.model, cell.data) == (model, data)), key=_accuracy)
+            for data in {cell.data for cell in asked.cells if cell.model == model}
+        }
+        if len(best) == len(names) > 1:
+            losses.append((_accuracy(best[names[0]]) - min(map(_accuracy, best.values())), model, best))
     sentences = []
-    for cell in cells:
-        probe = probes.get((cell.model, cell.data))
-        if probe is not None and cell is not probe and cell.method != probe.method:
-            gain = 100 * (_accuracy(cell) - _accuracy(probe))
-            sentences.append(f"{cell.model} on {cell.data}: {cell.method} {gain:+.1f} points over its probe.")
+    for loss, model, best in sorted(losses, key=lambda found: found[0]):
+        figures = ", ".join(f"{_show(best[data])} on {data}" for data in names)
+        sentences.append(f"{model}: {figures}, a gap of {100 * loss:.1f} points.")
     return " ".join(sentences) or NOTHING
 
 
+PROBES = ("logistic", "knn", "ridge", "centroid")
 RULES: dict[str, Answer] = {
     "best-features": best_features,
     "both-resolutions": both_resolutions,
@@ -127,7 +248,29 @@ RULES: dict[str, Answer] = {
     "generalisation": generalisation,
     "families": families,
     "fine-tuning-gain": fine_tuning_gain,
+    "across-data": across_data,
 }
+
+
+def _rank(asked: Asked, cells: Sequence[Cell]) -> list[tuple[Cell, Row]]:
+    """Runs on the same test images, best first, each with its line of a ranking. A run that stands in two groups
+    stands there once."""
+    by_id = {cell.record.run_id: cell for cell in cells}
+    told = [asked.told[run_id] for run_id in by_id]
+    rows = make_rows([cell.record for cell in by_id.values()], told, asked.groups_of(cells[0], told[0].ids))
+    return [(by_id[row.run_id], row) for row in rows]
+
+
+def _test(asked: Asked, first: Cell, second: Cell) -> str:
+    """'p = 0.03, exact paired test on 1,000 images': whether two runs on the same images can be told apart."""
+    differences = asked.correct(first).astype(np.int64) - asked.correct(second)
+    p_value = asked.p_value(first, differences)
+    apart = "" if p_value < ALPHA else "not to be told apart: "
+    return f"{apart}{_show_p(p_value)}, exact paired test on {len(differences):,} images"
+
+
+def _show_p(p_value: float) -> str:
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}".rstrip("0").rstrip(".")
 
 
 def _accuracy(cell: Cell) -> float:
@@ -135,18 +278,17 @@ def _accuracy(cell: Cell) -> float:
     return 0.0 if metric is None else metric.value
 
 
-def _high(cell: Cell) -> float:
-    metric = cell.figure("accuracy")
-    return 0.0 if metric is None or metric.high is None else metric.high
-
-
-def _low(cell: Cell) -> float:
-    metric = cell.figure("accuracy")
-    return 1.0 if metric is None or metric.low is None else metric.low
+def _val_accuracy(cell: Cell) -> float:
+    metric = cell.figure("val_accuracy")
+    return 0.0 if metric is None else metric.value
 
 
 def _show(cell: Cell) -> str:
     return show_figure("accuracy", cell.figure("accuracy"))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _join(names: Sequence[str]) -> str:

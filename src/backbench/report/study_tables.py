@@ -11,7 +11,9 @@ from backbench.records import Metric, RunRecord
 from backbench.report.text import printable
 
 FIT_NOTE = "Of methods that train, training figures are of augmented images while the weights still changed."
+RECIPE_NOTE = "A rate of '-' is decided by the family of the network; epoch 0 is the state before training."
 PERCENT = ("accuracy", "top5", "train_accuracy", "val_accuracy", "per_class_mean")
+COUNTS = ("num_train", "num_val", "num_test", "num_images")
 NAMES = {
     "accuracy": "test accuracy",
     "top5": "test top-5",
@@ -39,11 +41,15 @@ class Cell:
     elsewhere: Mapping[str, Any] = field(default_factory=dict)
 
     def figure(self, name: str) -> Metric | None:
-        """A figure by name; 'seconds' is everything that the run cost, without reading files."""
+        """A figure by name; 'seconds' is everything that the run cost, without reading files; 'num_train' and the
+        like count images."""
         if name == "seconds":
             cost = self.record.cost
             busy = 0.0 if cost is None else sum(cost.seconds.values()) - cost.seconds.get("read", 0.0)
             return None if cost is None else Metric(value=busy, n=cost.num_images)
+        if name in COUNTS:
+            parts = {part: getattr(self.record.data, part) for part in COUNTS[:3]}
+            return Metric(value=parts.get(name, sum(parts.values())), n=sum(parts.values()))
         return self.record.metrics.get(name) or self.record.fit.get(name)
 
 
@@ -127,44 +133,100 @@ def _make_elsewhere_table(group: str, cells: Sequence[Cell]) -> list[Table]:
 
 
 def make_published_tables(published: Sequence[Any], cells: Sequence[Cell]) -> list[Table]:
-    """The study's own tables, each figure with ours beside it, and the reason where ours must differ.
+    """The study's own tables in its own form, ours beside each figure, and the reason where ours must differ.
 
     Args:
         published: `studies.schema.Published` entries.
     """
     tables = []
     for title in dict.fromkeys(entry.table for entry in published):
-        rows, notes = [], []
-        for entry in (entry for entry in published if entry.table == title):
-            found = [
-                cell
-                for cell in cells
-                if (cell.group, cell.model, cell.method, cell.data)
-                == (entry.group, entry.model, entry.method, entry.data)
-            ]
-            theirs = "not stated" if entry.value is None else show_value(entry.figure, entry.value)
-            ours = _over_seeds(found, entry.figure) if found else "not run"
-            values = [metric.value for cell in found if (metric := cell.figure(entry.figure)) is not None]
-            gap = _gap(entry.figure, entry.value, values)
-            mark = ""
-            if entry.why is not None:
-                if entry.why not in notes:
-                    notes.append(entry.why)
-                mark = f"[{notes.index(entry.why) + 1}]"
-            rows.append((entry.row, entry.column, theirs, ours, gap, mark))
-        columns = ("row", "column", "published", "here", "difference", "why")
-        below = [f"[{number}] {text}" for number, text in enumerate(notes, 1)]
-        if any(entry.figure.startswith("train_") for entry in published if entry.table == title):
-            below.append(FIT_NOTE)
-        tables.append(Table(title, columns, tuple(rows), tuple(below)))
+        entries = [entry for entry in published if entry.table == title]
+        reasons = list(dict.fromkeys(entry.why for entry in entries if entry.why is not None))
+        places = {(entry.row, entry.column): entry for entry in entries}
+        columns = list(dict.fromkeys(entry.column for entry in entries))
+        rows = []
+        for row in dict.fromkeys(entry.row for entry in entries):
+            line = [row]
+            for column in columns:
+                entry = places.get((row, column))
+                line += ["", ""] if entry is None else _compare_figure(entry, cells, reasons)
+            rows.append(tuple(line))
+        notes = [f"[{number}] {text}" for number, text in enumerate(reasons, 1)]
+        if any(entry.figure.startswith("train_") for entry in entries):
+            notes.append(FIT_NOTE)
+        heads = (f"{column}{which}" for column in columns for which in (": published", ": here"))
+        tables.append(Table(title, ("", *heads), tuple(rows), tuple(notes)))
     return tables
+
+
+def _compare_figure(entry: Any, cells: Sequence[Cell], reasons: Sequence[str]) -> list[str]:
+    """The figure as published, and ours with the difference and the number of the reason for it."""
+    wanted = (entry.group, entry.model, entry.method, entry.data)
+    found = [cell for cell in cells if (cell.group, cell.model, cell.method, cell.data) == wanted]
+    theirs = "not stated" if entry.value is None else show_value(entry.figure, entry.value)
+    if not found:
+        return [theirs, "not run"]
+    ours = _over_seeds(found, entry.figure)
+    values = [metric.value for cell in found if (metric := cell.figure(entry.figure)) is not None]
+    gap = _gap(entry.figure, entry.value, values)
+    mark = "" if entry.why is None else f" [{reasons.index(entry.why) + 1}]"
+    return [theirs, f"{ours}{gap and f', {gap}'}{mark}"]
+
+
+def make_data_table(cells: Sequence[Cell]) -> Table:
+    """Images of each part of every data set, and of the other sources that models were tried on."""
+    rows: dict[str, tuple[str, ...]] = {}
+    for cell in cells:
+        facts = cell.record.data
+        parts = (facts.num_train, facts.num_val, facts.num_test)
+        shown = (cell.data, *(f"{num:,}" for num in (*parts, sum(parts), len(facts.classes))))
+        rows.setdefault(f"{cell.data} {parts}", shown)
+    for cell in cells:
+        for source, found in cell.elsewhere.items():
+            classes = f"{len(found.mapping):,} in common with {cell.data}"
+            shown = (source, "-", "-", f"{found.num_images:,}", f"{found.num_images:,}", classes)
+            rows.setdefault(f"{source} {cell.data}", shown)
+    return Table("Data", ("images", "train", "validation", "test", "total", "classes"), tuple(rows.values()))
+
+
+RECIPE = ("optimizer", "learning_rate", "head_learning_rate", "weight_decay", "batch_size", "schedule", "patience")
+CHOSEN = {"head_learning_rate": "learning_rate", "weight_decay": "weight_decay"}
+"""What `head` chooses on validation, by its name in the recipe."""
+
+
+def make_recipe_table(cells: Sequence[Cell]) -> list[Table]:
+    """How each run that trained did it: epochs, batch size, weight decay and what else decides the outcome."""
+    rows = []
+    for cell in cells:
+        method = cell.record.method
+        recipe = None if method is None else method.options.get("recipe")
+        if method is None or not isinstance(recipe, Mapping):
+            continue
+        chosen = {name: method.choices[key] for name, key in CHOSEN.items() if key in method.choices}
+        shown = [_plain({**recipe, **chosen}.get(name)) for name in RECIPE]
+        kept = [_plain(value) for key, value in method.choices.items() if key.endswith("best_epoch")]
+        epochs = (_plain(recipe.get("epochs")), " + ".join(kept) or "-")
+        rows.append((cell.group, cell.model, cell.method, cell.data, *epochs, *shown))
+    columns = ("group", "model", "method", "data", "epochs at most", "epoch kept")
+    names = tuple(name.replace("_", " ") for name in RECIPE)
+    return [Table("How it was trained", columns + names, tuple(rows), (RECIPE_NOTE,))] if rows else []
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _gap(figure: str, published: float | None, ours: Sequence[float]) -> str:
     if published is None or not ours:
         return ""
     gap = sum(ours) / len(ours) - published
-    return f"{100 * gap:+.1f} points" if figure in PERCENT else f"{gap:+.3g}"
+    if figure in COUNTS:
+        return f"{gap:+,.0f}" if gap else ""
+    if figure in PERCENT:
+        return f"{100 * gap:+.1f} points"
+    return f"{gap:+,.0f}" if abs(gap) >= 10 else f"{gap:+.3g}"
 
 
 def _over_seeds(cells: Sequence[Cell], figure: str) -> str:
@@ -193,6 +255,8 @@ def show_value(name: str, value: float) -> str:
     """'93.1 %', '0.2345', '12 s'."""
     if name in PERCENT:
         return f"{100 * value:.1f} %"
+    if name in COUNTS:
+        return f"{value:,.0f}"
     return f"{value:,.0f}" if name == "seconds" and value >= 10 else f"{value:.3g}"
 
 

@@ -21,7 +21,7 @@ from backbench.records import RunRecord
 from backbench.report.study_tables import Cell
 from backbench.run import resolve_options
 from backbench.studies.schema import StudyFile
-from backbench.studies.steps import Settings, Step, chain, plan_steps, source_of
+from backbench.studies.steps import Settings, Step, chain, choose, plan_steps, source_of
 from backbench.study import Ranking, rank
 
 UNKNOWN_IMAGES = 10_000
@@ -68,11 +68,10 @@ def run_study(
     for number, step in enumerate(steps, start=1):
         progress.say(f"{study.name} {number}/{len(steps)}: {step.title}")
         try:
-            ready = _chain_if_asked(step, outcome)
+            ready = _go_on(step, outcome)
             if ready is None:
-                outcome.failures.append(
-                    f"{step.title}: nothing to go on from: no finished run of '{step.group.after}'"
-                )
+                before = step.group.after or step.group.best_of
+                outcome.failures.append(f"{step.title}: nothing to go on from: no finished run of '{before}'")
                 continue
             _carry_out(ready, outcome, settings, deadline, progress)
         except BudgetExceeded:
@@ -94,28 +93,30 @@ def estimate_steps(study: StudyFile, settings: Settings) -> list[Estimate]:
     """Runs and rough seconds of each step, from the catalog alone: nothing is listed, loaded or fetched."""
     estimates = []
     for step in plan_steps(study, settings):
-        request = step.request
-        models = [find_model(name) for name in request.models]
-        num_images = _num_images(step)
-        seconds = sum(
-            guess_seconds(models, num_images, device=request.device, precision=request.precision).values()
-        )
-        epochs = [
-            count_epochs(resolve_options(find_method(method.name), method))
-            for method in request.methods
-            if find_method(method.name).kind == "tune"
-        ]
-        training = estimate_training(
-            models,
-            epochs,
-            request.data.train_limit or num_images,
-            top=None,
-            device=request.device,
-            precision=request.training_precision,
-        )
-        num_runs = len(models) * len(request.methods)
-        estimates.append(Estimate(step.title, num_runs, seconds + (training or 0.0)))
+        likely = [step] if step.group.best_of is None else [choose(step, model) for model in step.names]
+        estimates.append(max(map(_estimate, likely), key=lambda estimate: estimate.seconds))
     return estimates
+
+
+def _estimate(step: Step) -> Estimate:
+    request = step.request
+    models = [find_model(name) for name in request.models]
+    num_images = _num_images(step)
+    seconds = sum(guess_seconds(models, num_images, device=request.device, precision=request.precision).values())
+    epochs = [
+        count_epochs(resolve_options(find_method(method.name), method))
+        for method in request.methods
+        if find_method(method.name).kind == "tune"
+    ]
+    training = estimate_training(
+        models,
+        epochs,
+        request.data.train_limit or num_images,
+        top=None,
+        device=request.device,
+        precision=request.training_precision,
+    )
+    return Estimate(step.title, len(models) * len(request.methods), seconds + (training or 0.0))
 
 
 def _num_images(step: Step) -> int:
@@ -124,8 +125,34 @@ def _num_images(step: Step) -> int:
     return min(known, step.request.data.limit or known)
 
 
-def _chain_if_asked(step: Step, outcome: Outcome) -> Step | None:
-    """The step, its models taken from the group that it comes after; None if none of these is there."""
+def _go_on(step: Step, outcome: Outcome) -> Step | None:
+    """The step, its models as the group that it goes on from chose or left them; None if none is there."""
+    group = step.group
+    if group.best_of is not None:
+        best = _find_best(step, outcome)
+        return None if best is None else _chain(choose(step, best), outcome)
+    return _chain(step, outcome)
+
+
+def _find_best(step: Step, outcome: Outcome) -> str | None:
+    """The model of the step that was best on validation in the group it names; the test images have no say."""
+    rivals = [
+        cell
+        for cell in outcome.cells
+        if (cell.group, cell.data, cell.seed) == (step.group.best_of, step.data, step.seed)
+        and cell.model in step.names
+        and cell.figure("val_accuracy") is not None
+        and not cell.record.num_val_seen
+    ]
+
+    def merit(cell: Cell) -> tuple[float, float]:
+        accuracy, loss = cell.figure("val_accuracy"), cell.figure("val_nll")
+        return (0.0 if accuracy is None else accuracy.value, 0.0 if loss is None else -loss.value)
+
+    return max(rivals, key=merit).model if rivals else None
+
+
+def _chain(step: Step, outcome: Outcome) -> Step | None:
     group = step.group
     if group.after is None:
         return step
@@ -134,6 +161,7 @@ def _chain_if_asked(step: Step, outcome: Outcome) -> Step | None:
         for cell in outcome.cells
         if (cell.group, cell.data, cell.method) == (group.after, group.after_data, group.after_method)
         and (cell.seed == step.seed or len(group.seeds) == 1)
+        and cell.model in step.names
     }
     return chain(step, bundles) if bundles else None
 
@@ -157,6 +185,20 @@ def _carry_out(
         cell = _make_cell(step, study_name[row.model], record, settings, progress)
         outcome.cells.append(_evaluate_elsewhere(cell, step, settings, outcome, progress))
     outcome.interrupted = ranking.interrupted
+    if not ranking.interrupted:
+        outcome.failures += _list_missing(step, ranking, "the budget ended" if deadline is not None else "not run")
+
+
+def _list_missing(step: Step, ranking: Ranking, why: str) -> list[str]:
+    """What the ranking was asked for and has no row of: beyond the budget, or after its model could not be had."""
+    there = {(row.model, row.method) for row in ranking.rows}
+    failed = {row.model for row in ranking.rows if row.status == "failed"}
+    return [
+        f"{step.title}, {model} + {method.name}: {why}; the same command goes on from there"
+        for model, name in step.names.items()
+        for method in step.request.methods
+        if (real := find_model(name).name) not in failed and (real, method.name) not in there
+    ]
 
 
 def _make_cell(step: Step, model: str, record: RunRecord, settings: Settings, progress: Progress) -> Cell:

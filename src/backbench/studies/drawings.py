@@ -23,6 +23,8 @@ from backbench.explain.inside import draw_inside
 from backbench.explain.samples import choose_test_samples
 from backbench.explain.sheet import Explanation, draw_explanations
 from backbench.progress import SILENT, Progress
+from backbench.records import Metric
+from backbench.report.pictures.bars import draw_grouped_bars
 from backbench.report.pictures.embedding import draw_embedding
 from backbench.report.pictures.of_run import write_comparison_pictures, write_run_pictures
 from backbench.report.pictures.sheets import draw_grid
@@ -75,16 +77,23 @@ def draw_study(
 
 
 def _list_jobs(study: StudyFile, cells: Sequence[Cell], out: Path) -> Iterator[tuple[Drawing, Path, list[Cell]]]:
-    """(what, folder, runs): pictures of several runs for each ranking, then those of each run."""
+    """(what, folder, runs): pictures of several runs for each ranking, those of each run, then those of groups on
+    several data sets."""
     for group, data, seed in dict.fromkeys((cell.group, cell.data, cell.seed) for cell in cells):
         own = [cell for cell in cells if (cell.group, cell.data, cell.seed) == (group, data, seed)]
         folder = out / _slug(f"{group}-{data}" if seed == 0 else f"{group}-{data}-{seed}")
         for what in study.drawings:
             if what in ("comparison", "map", "explanations"):
                 yield what, folder, own
-            else:
+            elif what != "bars":
                 for cell in own:
                     yield what, folder / _slug(f"{cell.model}-{cell.method}"), [cell]
+    for group, seed in (
+        dict.fromkeys((cell.group, cell.seed) for cell in cells) if "bars" in study.drawings else ()
+    ):
+        own = [cell for cell in cells if (cell.group, cell.seed) == (group, seed)]
+        if len({cell.data for cell in own}) > 1:
+            yield "bars", out / _slug(group if seed == 0 else f"{group}-{seed}"), own
 
 
 def _draw(what: Drawing, pen: _Pen, cells: list[Cell], folder: Path) -> list[Path]:
@@ -92,6 +101,8 @@ def _draw(what: Drawing, pen: _Pen, cells: list[Cell], folder: Path) -> list[Pat
         return write_comparison_pictures([cell.folder for cell in cells], folder, ("svg",))
     if what == "run":
         return write_run_pictures(cells[0].folder, folder, ("svg",))
+    if what == "bars":
+        return _save({"bars": _draw_bars(cells)}, folder, "svg")
     if what == "map":
         return _save({"map": _draw_map(cells, pen)}, folder)
     if what == "explanations":
@@ -100,6 +111,17 @@ def _draw(what: Drawing, pen: _Pen, cells: list[Cell], folder: Path) -> list[Pat
         cell = cells[0]
         return _save(draw_inside(pen.load(cell.bundle).backbone.body, cell.model), folder)
     return _save(_draw_grids(pen.study, cells[0]), folder)
+
+
+def _draw_bars(cells: Sequence[Cell]) -> Figure:
+    """Test accuracy of every model of one group on every data set."""
+    several = len({cell.method for cell in cells}) > 1
+    figures: dict[str, dict[str, Metric]] = {}
+    for cell in cells:
+        name = f"{cell.model} + {cell.method}" if several else cell.model
+        figures.setdefault(name, {})[cell.data] = cell.record.metrics["accuracy"]
+    data = list(dict.fromkeys(cell.data for cell in cells))
+    return draw_grouped_bars(figures, data, title=f"{cells[0].group}: {' and '.join(data)}")
 
 
 def _draw_map(cells: Sequence[Cell], pen: _Pen) -> Figure:
@@ -156,12 +178,12 @@ def _draw_explanations(cells: Sequence[Cell], pen: _Pen) -> Figure:
 
 
 def _draw_grids(study: StudyFile, cell: Cell) -> dict[str, Figure]:
-    """Prediction grids of the sizes the study asks for."""
+    """Prediction grids of the sizes the study asks for: fair samples, so that what is right can be counted."""
     predictions = ledger.read_predictions(cell.folder)
     answers = predictions.probabilities.argmax(axis=1)
     figures = {}
     for num in study.grid_images:
-        samples = choose_test_samples(cell.folder, num)
+        samples = choose_test_samples(cell.folder, num, is_drawn=True)
         row_of = {sample: row for row, sample in enumerate(predictions.ids)}
         rows = [row_of[sample.name] for sample in samples]
         figures[f"grid-{num}"] = draw_grid(
@@ -175,11 +197,11 @@ def _draw_grids(study: StudyFile, cell: Cell) -> dict[str, Figure]:
     return figures
 
 
-def _save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+def _save(figures: Mapping[str, Figure], folder: Path, kind: str = "png") -> list[Path]:
     paths = []
     for name, figure in figures.items():
         folder.mkdir(parents=True, exist_ok=True)
-        paths.append(folder / f"{name}.png")
+        paths.append(folder / f"{name}.{kind}")
         save_figure(figure, paths[-1])
     return paths
 

@@ -21,6 +21,7 @@ table = "Results overview"
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -38,10 +39,21 @@ Figure = Literal[
     "val_nll",
     "nll",
     "seconds",
-    "unseen_accuracy",
+    "num_train",
+    "num_val",
+    "num_test",
+    "num_images",
 ]
-Drawing = Literal["run", "comparison", "map", "grid", "explanations", "inside"]
-Ask = Literal["best-features", "both-resolutions", "own-network", "generalisation", "families", "fine-tuning-gain"]
+Drawing = Literal["run", "comparison", "bars", "map", "grid", "explanations", "inside"]
+Ask = Literal[
+    "best-features",
+    "both-resolutions",
+    "own-network",
+    "generalisation",
+    "families",
+    "fine-tuning-gain",
+    "across-data",
+]
 MAX_BYTES = 1_000_000
 
 
@@ -50,6 +62,8 @@ class Group(Frozen):
 
     Args:
         after: name of an earlier group; each model starts as that group left it on `after_data`.
+        best_of: name of an earlier group; of the models only the one that did best on validation there is taken,
+            on each data set.
         options: method -> its options that differ from the defaults.
         test_on: other sources, whose images every adapted model is evaluated on, by class name.
     """
@@ -59,11 +73,12 @@ class Group(Frozen):
     models: tuple[str, ...] = Field(min_length=1)
     methods: tuple[str, ...] = Field(min_length=1)
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     train_limit: int | None = Field(default=None, ge=4)
     after: str | None = None
     after_data: str | None = None
     after_method: str | None = None
+    best_of: str | None = None
     test_on: tuple[str, ...] = ()
     note: str | None = None
 
@@ -74,6 +89,8 @@ class Group(Frozen):
             raise ValueError(f"options for {', '.join(strangers)}, which is not among its methods")
         if self.after is not None and (self.after_data is None or self.after_method is None):
             raise ValueError("'after' needs 'after_data' and 'after_method': which run of that group goes on")
+        if self.after is None and (self.after_data is not None or self.after_method is not None):
+            raise ValueError("'after_data' and 'after_method' need 'after': the group that they are of")
         return self
 
 
@@ -83,7 +100,7 @@ class Published(Frozen):
     Args:
         table: heading of the table it stands in; `row`, `column`: where.
         value: as published; fractions in 0..1, losses and seconds as they are.
-        group, model, method, data: which run of this study; `model` None: there is no counterpart.
+        group, model, method, data: which run of this study.
         why: the reason why ours must differ.
     """
 
@@ -100,12 +117,26 @@ class Published(Frozen):
 
 
 class Question(Frozen):
-    """A question of the study; the answer is made from the numbers by the rule `by`."""
+    """A question of the study; the answer is made from the numbers by the rule `by`.
+
+    Args:
+        model: the one in question, for 'own-network'.
+        models: the family in question, for 'families'; none: all whose architecture is a transformer or a mixer.
+    """
 
     ask: str
     by: Ask
     groups: tuple[str, ...] = Field(min_length=1)
     model: str | None = None
+    models: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.by == "own-network") != (self.model is not None):
+            raise ValueError("'model', the network in question, belongs to by = 'own-network' and to no other")
+        if self.models and self.by != "families":
+            raise ValueError("'models', the family in question, belong to by = 'families' and to no other")
+        return self
 
 
 class StudyFile(Frozen):
@@ -131,24 +162,74 @@ class StudyFile(Frozen):
             raise ValueError("two groups have the same name")
         by_name = {group.name: group for group in self.groups}
         for place, group in enumerate(self.groups):
-            if group.after is not None and group.after not in names[:place]:
-                raise ValueError(f"group '{group.name}' comes after '{group.after}', which is no earlier group")
+            for word, earlier in (("comes after", group.after), ("takes the best of", group.best_of)):
+                if earlier is not None and earlier not in names[:place]:
+                    hint = _meant(earlier, names[:place])
+                    raise ValueError(f"group '{group.name}' {word} '{earlier}', which is no earlier group{hint}")
+            _check_earlier(group, by_name)
         for entry in self.published:
-            cells = by_name.get(entry.group)
-            if cells is None:
-                raise ValueError(f"published '{entry.row}' names group '{entry.group}', which there is not")
-            for value, there in (
-                (entry.model, cells.models),
-                (entry.method, cells.methods),
-                (entry.data, cells.data),
-            ):
-                if value not in there:
-                    raise ValueError(f"published '{entry.row}': '{value}' is not in group '{entry.group}'")
+            _check_published(entry, by_name)
         for question in self.questions:
-            for name in question.groups:
-                if name not in by_name:
-                    raise ValueError(f"question '{question.ask}' names group '{name}', which there is not")
+            _check_question(question, by_name)
+        named = {model for group in self.groups for model in group.models}
+        for model in self.trial:
+            if model not in named:
+                raise ValueError(f"trial: '{model}' is no model of the study{_meant(model, named)}")
         return self
+
+
+def _check_earlier(group: Group, by_name: Mapping[str, Group]) -> None:
+    """ValueError where a group goes on from runs that an earlier one does not make."""
+    if group.after is not None:
+        before = by_name[group.after]
+        _check_there(f"group '{group.name}', after_data", group.after_data, before.data, group.after)
+        _check_there(f"group '{group.name}', after_method", group.after_method, before.methods, group.after)
+        for model in group.models:
+            _check_there(f"group '{group.name}'", model, before.models, group.after)
+    if group.best_of is not None:
+        for model in group.models:
+            _check_there(f"group '{group.name}'", model, by_name[group.best_of].models, group.best_of)
+        for data in group.data:
+            _check_there(f"group '{group.name}'", data, by_name[group.best_of].data, group.best_of)
+
+
+def _check_published(entry: Published, by_name: Mapping[str, Group]) -> None:
+    """ValueError where the run that a published figure is compared with is none of the study's."""
+    cells = by_name.get(entry.group)
+    if cells is None:
+        hint = _meant(entry.group, by_name)
+        raise ValueError(f"published '{entry.row}' names group '{entry.group}', which there is not{hint}")
+    for value, there in ((entry.model, cells.models), (entry.method, cells.methods), (entry.data, cells.data)):
+        _check_there(f"published '{entry.row}'", value, there, entry.group)
+
+
+def _check_question(question: Question, by_name: Mapping[str, Group]) -> None:
+    """ValueError where a question is about what the study lacks."""
+    for name in question.groups:
+        if name not in by_name:
+            raise ValueError(
+                f"question '{question.ask}' names group '{name}', which there is not{_meant(name, by_name)}"
+            )
+    there = [model for name in question.groups for model in by_name[name].models]
+    for model in (*question.models, *([] if question.model is None else [question.model])):
+        if model not in there:
+            raise ValueError(
+                f"question '{question.ask}': '{model}' is in none of its groups{_meant(model, there)}"
+            )
+
+
+def _check_there(where: str, value: str | None, there: Sequence[str], group: str) -> None:
+    if value is not None and value not in there:
+        raise ValueError(f"{where}: '{value}' is not in group '{group}'{_meant(value, there)}")
+
+
+def _meant(given: str, allowed: Iterable[str]) -> str:
+    """'. Did you mean 'x'?', or what is allowed where nothing is near."""
+    names = list(dict.fromkeys(allowed))
+    close = nearest(given, names)
+    if close:
+        return f". Did you mean {' or '.join(repr(name) for name in close)}?"
+    return f". There is {', '.join(repr(name) for name in names[:6])}" if names else ""
 
 
 def read_study(path: Path) -> StudyFile:
@@ -171,8 +252,17 @@ def read_study(path: Path) -> StudyFile:
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(str(part) for part in fault["loc"])
-        said = fault["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"study '{path}'{f', {place}' if place else ''}: {said}.") from error
+        said = fault["msg"].removeprefix("Value error, ").rstrip(".")
+        if fault["type"] == "extra_forbidden":
+            said = f"there is no such key{_meant(str(fault['loc'][-1]), _keys_at(fault['loc'][:-1]))}"
+        end = "" if said.endswith("?") else "."
+        raise ConfigError(f"study '{path}'{f', {place}' if place else ''}: {said}{end}") from error
+
+
+def _keys_at(place: Sequence[int | str]) -> list[str]:
+    """Names of the keys that are allowed in the table at that place of a study file."""
+    tables: dict[str, type[Frozen]] = {"groups": Group, "published": Published, "questions": Question}
+    return list((tables[str(place[0])] if place else StudyFile).model_fields)
 
 
 def _near(path: Path) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backbench.backbones.variants import RANDOM
-from backbench.catalog import find_method, find_model
+from backbench.catalog import find_method, find_model, find_source
 from backbench.config import DataConfig, MethodConfig, Precision
-from backbench.errors import ConfigError, unknown_name
+from backbench.errors import ConfigError, nearest, unknown_name
 from backbench.run import resolve_options
 from backbench.studies.schema import Group, StudyFile
 from backbench.study import RankRequest
@@ -91,6 +92,16 @@ def chain(step: Step, bundles: Mapping[str, Path]) -> Step:
     return replace(step, names=names, request=replace(step.request, models=tuple(names.values())))
 
 
+def choose(step: Step, model: str) -> Step:
+    """The step with one of its models alone.
+
+    Args:
+        model: by the study's name.
+    """
+    names = {model: step.names[model]}
+    return replace(step, names=names, request=replace(step.request, models=tuple(names.values())))
+
+
 def _make_step(study: StudyFile, group: Group, data: str, seed: int, settings: Settings) -> Step:
     names = {model: _variant(model, study, settings) for model in group.models}
     methods = tuple(MethodConfig(name=name, options=_options_of(group, name, settings)) for name in group.methods)
@@ -127,6 +138,8 @@ def _options_of(group: Group, method: str, settings: Settings) -> dict[str, obje
     fields = find_method(method, f"group '{group.name}'").options.model_fields  # type: ignore[attr-defined]
     if settings.epochs is not None and "recipe" in fields and "qat_epochs" not in fields:
         options["recipe"] = {**options.get("recipe", {}), "epochs": settings.epochs}
+    if settings.random_weights and "num_values" in fields:
+        options.setdefault("num_values", TRIAL_VALUES)
     return options
 
 
@@ -140,6 +153,9 @@ def source_of(data: str, settings: Settings) -> str:
     return data
 
 
+TRIAL_VALUES = 4
+"""Strengths that a probe chooses among in a trial, where what it chooses means nothing and each has its cost."""
+
 STAND_INS = {"openimages": "caltech256", "hub": "cifar10", "digits": "cifar10"}
 """What stands in, in a trial, for data sets that have no fixed list of classes."""
 
@@ -149,7 +165,19 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
     for name in settings.only:
         if name not in groups:
             raise unknown_name("group", name, groups, "--only", f"studies/{study.name}.toml")
+    for group in study.groups:
+        before = group.after or group.best_of
+        if group.name in settings.only and before is not None and before not in settings.only:
+            raise ConfigError(
+                f"--only '{group.name}': it goes on from '{before}'. Give --only '{before}' too: what is "
+                "finished of it is not computed again."
+            )
     known = {data for group in study.groups for data in (*group.data, *group.test_on)}
     for name in settings.data:
         if name not in known:
-            raise ConfigError(f"--data {name}=...: the study uses {', '.join(sorted(known))}.")
+            close = nearest(name, known)
+            hint = f" Did you mean {' or '.join(repr(each) for each in close)}?" if close else ""
+            raise ConfigError(f"--data {name}=...: the study uses {', '.join(sorted(known))}.{hint}")
+    for name, place in settings.data.items():
+        if find_source(place) is None and not os.path.exists(place):  # noqa: PTH110 - unlike Path's, never raises
+            raise ConfigError(f"--data {name}={place}: there is no such folder, file or data set.")

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from backbench import ledger
 from backbench.catalog import find_source
 from backbench.evidence import ReportRequest, gather_report
 from backbench.progress import SILENT, Progress
-from backbench.report.page.render import render_report
-from backbench.report.study_answers import answer_question
-from backbench.report.study_tables import make_group_tables, make_published_tables, render_tables
+from backbench.report.page.inputs import Comparison
+from backbench.report.page.render import Foreword, render_report
+from backbench.report.study_answers import Asked, answer_question
+from backbench.report.study_tables import (
+    make_data_table,
+    make_group_tables,
+    make_published_tables,
+    make_recipe_table,
+    render_tables,
+)
 from backbench.report.text import printable
 from backbench.storage import write_atomically
 from backbench.studies.carry_out import Outcome
@@ -20,6 +29,7 @@ from backbench.studies.steps import Settings, source_of
 TABLES_FILE = "tables.md"
 REPORT_FILE = "report.html"
 FIGURES_FOLDER = "figures"
+MOST_SERVED = 6
 TRIAL_ANSWER = "(A trial answers nothing.)"
 
 
@@ -31,7 +41,6 @@ def write_up(
     Raises:
         StorageError: the output folder can't be written.
     """
-    written: list[Path] = []
     pictures: list[Path] = []
     faults: list[str] = []
     if has_figures and outcome.cells:
@@ -44,29 +53,63 @@ def write_up(
             progress=progress,
         )
     target = settings.out / TABLES_FILE
-    write_atomically(target, render_study(outcome, settings, pictures).encode())
-    written.append(target)
-    if outcome.cells:
-        request = ReportRequest(
-            runs=tuple(str(cell.folder) for cell in outcome.cells),
-            out=settings.runs,
-            has_images=has_figures,
-            map_method="none" if not has_figures else "pca" if settings.random_weights else "tsne",
-            num_explained=0 if not has_figures else 1 if settings.random_weights else 4,
-        )
-        comparisons, evidence, warnings = gather_report(request, progress)
-        title = outcome.study.title
-        if settings.random_weights:
-            title = f"A trial, its figures mean nothing: {title}"
-        page = render_report(comparisons, evidence, title=title)
-        target = settings.out / REPORT_FILE
-        write_atomically(target, page.encode("utf-8", "backslashreplace"))
-        written.append(target)
-        faults += warnings
-    return written + pictures, faults
+    if not outcome.cells:
+        write_atomically(target, render_study(outcome, settings).encode())
+        return [target], faults
+    request = ReportRequest(
+        runs=tuple(str(cell.folder) for cell in outcome.cells),
+        out=settings.runs,
+        has_images=has_figures,
+        map_method="none" if not has_figures else "pca" if settings.random_weights else "tsne",
+        num_explained=0 if not has_figures else 1 if settings.random_weights else 4,
+    )
+    comparisons, evidence, warnings = gather_report(request, progress)
+    answers = answer_questions(outcome, settings, comparisons)
+    write_atomically(target, render_study(outcome, settings, answers, pictures).encode())
+    title = outcome.study.title
+    if settings.random_weights:
+        title = f"A trial, its figures mean nothing: {title}"
+    foreword = Foreword(
+        about=" ".join(outcome.study.about.split()),
+        source=outcome.study.source,
+        answers=tuple(answers),
+        tables=tuple(make_published_tables(outcome.study.published, outcome.cells)),
+    )
+    page = render_report(comparisons, evidence, title=title, foreword=foreword)
+    written = [target, settings.out / REPORT_FILE]
+    write_atomically(written[1], page.encode("utf-8", "backslashreplace"))
+    return written + pictures, faults + warnings
 
 
-def render_study(outcome: Outcome, settings: Settings, pictures: Sequence[Path] = ()) -> str:
+def answer_questions(
+    outcome: Outcome, settings: Settings, comparisons: Sequence[Comparison]
+) -> list[tuple[str, str]]:
+    """Each question of the study with its answer.
+
+    Args:
+        comparisons: of the same runs: they know which test images hang together.
+    """
+    groups = {
+        found.data.manifest_digest: dict(zip(found.ids, found.details.groups, strict=True))
+        for found in comparisons
+        if found.details.groups is not None
+    }
+    told = {cell.record.run_id: ledger.read_predictions(cell.folder) for cell in outcome.cells}
+    answers = []
+    for question in outcome.study.questions:
+        cells = [cell for cell in outcome.cells if cell.group in question.groups]
+        asked = Asked(cells, told, groups, question.model, question.models)
+        answer = TRIAL_ANSWER if settings.random_weights else answer_question(question.by, asked)
+        answers.append((question.ask, answer))
+    return answers
+
+
+def render_study(
+    outcome: Outcome,
+    settings: Settings,
+    answers: Sequence[tuple[str, str]] = (),
+    pictures: Sequence[Path] = (),
+) -> str:
     """Everything that the study says, as Markdown."""
     study = outcome.study
     parts = [
@@ -81,25 +124,47 @@ def render_study(outcome: Outcome, settings: Settings, pictures: Sequence[Path] 
         )
     heading = "## {} (a trial)".format if settings.random_weights else "## {}".format
     parts.append(_describe_groups(outcome, settings))
-    if study.questions and outcome.cells:
-        lines = ["## Questions"]
-        for question in study.questions:
-            cells = [cell for cell in outcome.cells if cell.group in question.groups]
-            answer = answer_question(question.by, cells, question.model)
-            lines.append(f"**{question.ask}** {TRIAL_ANSWER if settings.random_weights else printable(answer)}")
-        parts.append("\n\n".join(lines))
+    if answers:
+        lines = [f"**{printable(ask)}** {printable(answer)}" for ask, answer in answers]
+        parts.append("\n\n".join(["## Questions", *lines]))
     if study.published:
         parts.append("# As published, and here")
         parts.append(render_tables(make_published_tables(study.published, outcome.cells), heading).strip())
     if outcome.cells:
+        tables = [
+            make_data_table(outcome.cells),
+            *make_group_tables(outcome.cells),
+            *make_recipe_table(outcome.cells),
+        ]
         parts.append("# All runs")
-        parts.append(render_tables(make_group_tables(outcome.cells), heading).strip())
+        parts.append(render_tables(tables, heading).strip())
+        parts.append(_describe_use(outcome))
     if outcome.failures:
         parts.append("\n".join(["# Not done", "", *(f"- {printable(text)}" for text in outcome.failures)]))
     if pictures:
         shown = sorted(path.relative_to(settings.out).as_posix() for path in pictures)
         parts.append("\n".join(["# Pictures", "", *(f"- [{path}]({path})" for path in shown)]))
     return "\n\n".join(parts) + "\n"
+
+
+def _describe_use(outcome: Outcome) -> str:
+    """How to have one picture judged by the study's models: those of the first data set, at most `MOST_SERVED`."""
+    bundles = list(dict.fromkeys(cell.bundle for cell in outcome.cells if cell.data == outcome.cells[-1].data))[
+        -MOST_SERVED:
+    ]
+    names = " ".join(shlex.quote(str(bundle)) for bundle in bundles)
+    return "\n".join(
+        [
+            "# Try them",
+            "",
+            "One picture, one model; and a page that takes pictures and shows what each of the models says:",
+            "",
+            "```",
+            printable(f"backbench predict {shlex.quote(str(bundles[-1]))} PICTURE.jpg"),
+            printable(f"backbench serve {names}"),
+            "```",
+        ]
+    )
 
 
 def _describe_groups(outcome: Outcome, settings: Settings) -> str:

@@ -17,14 +17,15 @@ class Build(Frozen):
 
     Args:
         architecture: 'timm/NAME' or 'timm/NAME.TAG' (the tag decides the image size), 'torchvision/NAME',
-            'backbench/NAME', 'transformers/KIND'.
+            'backbench/NAME', 'transformers/KIND', 'open_clip/NAME'.
         feature_layer: the layer a network was cut at; None: it is whole but for its head.
-        config: of a network of transformers, as its `to_dict` gives it, less its classes.
+        config: of a network of transformers, as its `to_dict` gives it, less its classes; of one of open_clip,
+            what its weights decide of it.
         scheme: in what int8 form its weights are kept, see `engine.quantize`; None: as floats.
     """
 
     architecture: str = Field(
-        pattern=r"^(timm|torchvision|backbench|transformers)/[A-Za-z0-9_-]{1,80}(\.[A-Za-z0-9_]{1,80})?$"
+        pattern=r"^(timm|torchvision|backbench|transformers|open_clip)/[A-Za-z0-9_-]{1,80}(\.[A-Za-z0-9_]{1,80})?$"
     )
     options: CardOptions = CardOptions()
     feature_layer: str | None = Field(default=None, max_length=300)

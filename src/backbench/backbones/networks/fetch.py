@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
@@ -18,8 +19,11 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """What a hub repository calls its weights, in the order they are looked for."""
 
 
-def fetch_from_hub(repo: str, name: str) -> Path:
+def fetch_from_hub(repo: str, name: str, files: Sequence[str] = HUB_FILES) -> Path:
     """The weights file of a hub repository: the copy on this machine if there is one, else a download.
+
+    Args:
+        files: what it may be called there, in the order they are looked for.
 
     Raises:
         ModelError: it is not here and can't be had; says what was looked for, where, why it failed, how to get it.
@@ -34,12 +38,12 @@ def fetch_from_hub(repo: str, name: str) -> Path:
     )
     from huggingface_hub.errors import EntryNotFoundError
 
-    for file in HUB_FILES:
+    for file in files:
         found = try_to_load_from_cache(repo, file)
         if isinstance(found, str):
             return Path(found)
     reason = "the repository has no such file"
-    for file in HUB_FILES:
+    for file in files:
         try:  # asked first, as hf_hub_download alone tries a dead server for half a minute
             get_hf_file_metadata(hf_hub_url(repo, file), timeout=ASK_TIMEOUT_SECONDS)
             return Path(hf_hub_download(repo, file, etag_timeout=ASK_TIMEOUT_SECONDS))
@@ -51,9 +55,9 @@ def fetch_from_hub(repo: str, name: str) -> Path:
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
     raise ModelError(
         f"the weights of '{name}' are not on this machine and could not be fetched.\n"
-        f"  looked for: {HUB_FILES[0]} of {repo} in {folder}\n"
+        f"  looked for: {files[0]} of {repo} in {folder}\n"
         f"  then asked: {constants.ENDPOINT}: {reason}\n"
-        f"  to get it: run 'hf download {repo} {HUB_FILES[0]}' where there is a network and copy that folder "
+        f"  to get it: run 'hf download {repo} {files[0]}' where there is a network and copy that folder "
         f"here, or name a card, a small TOML file beside a weights file you have."
     )
 

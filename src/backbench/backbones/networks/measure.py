@@ -47,7 +47,8 @@ def make_backbone(
         ModelError: it does not run on that size, or does not give one row of features for each image.
     """
     body.eval().requires_grad_(False)
-    dim, flops = measure_body(body, preprocess.size, name)
+    build = build or plain_build(architecture)
+    dim, flops = _measure_known(body, build, preprocess.size, name)
     facts = ModelFacts(
         name=name,
         architecture=architecture,
@@ -62,7 +63,22 @@ def make_backbone(
         source=origin.source,
         is_control=is_control,
     )
-    return Backbone(body, facts, build or plain_build(architecture))
+    return Backbone(body, facts, build)
+
+
+_MEASURED: dict[tuple[object, ...], tuple[int, float]] = {}
+"""What `measure_body` said of networks made in the same way: a study loads each of its networks many times."""
+
+
+def _measure_known(body: nn.Module, build: Build | None, size: tuple[int, int], name: str) -> tuple[int, float]:
+    """As `measure_body`, once for each way of making a body, shapes of its tensors and input size."""
+    if build is None:  # how it was made is not known, so nothing says that two are alike
+        return measure_body(body, size, name)
+    shapes = tuple((key, tuple(tensor.shape)) for key, tensor in body.state_dict().items())
+    key = (build.model_dump_json(), size, shapes)
+    if key not in _MEASURED:
+        _MEASURED[key] = measure_body(body, size, name)
+    return _MEASURED[key]
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,6 +46,17 @@ class OriginalHead:
     weights: np.ndarray
     bias: np.ndarray
     classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TextHead:
+    """Of a network of images and texts: its classes are whatever words are given.
+
+    embed: n texts -> (n, dim) float32 of length 1; scale: what the cosine of image and text is multiplied by.
+    """
+
+    embed: Callable[[Sequence[str]], np.ndarray]
+    scale: float
 
 
 def take_head(

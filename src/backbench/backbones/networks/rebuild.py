@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from backbench.backbones.networks import hf_body, own_body
+from backbench.backbones.networks import clip_body, hf_body, own_body
 from backbench.backbones.networks.build import Build
 from backbench.backbones.networks.card_body import LIBRARIES, make_architecture
 from backbench.backbones.networks.cut import cut_at
@@ -39,6 +39,9 @@ def rebuild(build: Build, state: Mapping[str, torch.Tensor], *, where: str) -> n
         body = _rebuild_own(build, options, state, where)
     elif library == hf_body.LIBRARY:
         body = hf_body.make_body(build.config or {})
+        put_state(body, state, where=where)
+    elif library == clip_body.LIBRARY:
+        body = clip_body.make_body(build.architecture.partition("/")[2], build.config or {})
         put_state(body, state, where=where)
     else:
         with torch.random.fork_rng(devices=[]):  # constructors draw weights that are replaced: leave no trace
@@ -81,6 +84,8 @@ def make_random(build: Build, seed: int) -> nn.Module:
         return _sized(own_body.make_untrained_body(name, seed), build)
     if library == hf_body.LIBRARY:
         return hf_body.make_body(build.config or {}, seed).requires_grad_(False)
+    if library == clip_body.LIBRARY:
+        return clip_body.make_body(name, build.config or {}, seed).requires_grad_(False)
     options = build.options.model_dump(exclude_none=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

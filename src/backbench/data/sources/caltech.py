@@ -34,6 +34,7 @@ MAX_UNPACKED_RATIO = 3  # JPEG files hardly shrink
 MARGIN_MEMBERS = 2_000  # class folders, outlines and litter beside the images
 MARGIN_BYTES = 10_000_000
 KEEP_CLUTTER = "+clutter"
+MAKE_AGAIN = "Delete this folder; it is made again from the archive."
 
 
 @dataclass(frozen=True)
@@ -155,13 +156,19 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
                 f"{path}: {error} Get the archive from {archive.url}; `backbench rank {archive.name}` fetches it."
             ) from error
     published = {archive.file_name: archive.md5, **({archive.inner[0]: archive.inner[1]} if archive.inner else {})}
-    notes = []
-    if published[path.name] != digest:
-        notes = [f"{path} is not the published {archive.title} byte for byte, though its counts are right"]
-    return list_images(archive, root, keep_clutter=False, notes=notes)
+    if published[path.name] == digest:
+        return list_images(archive, root, keep_clutter=False)
+    notes = [f"{path} is not the published {archive.title} byte for byte, though its counts are right"]
+    advice = (
+        f"{path} is not the published archive: its MD5 is {digest}, not {published[path.name]}. Get that from "
+        f"{archive.url}; `backbench rank {archive.name}` fetches it."
+    )
+    return list_images(archive, root, keep_clutter=False, notes=notes, advice=advice)
 
 
-def list_images(archive: Archive, root: Path, *, keep_clutter: bool, notes: Sequence[str] = ()) -> Listing:
+def list_images(
+    archive: Archive, root: Path, *, keep_clutter: bool, notes: Sequence[str] = (), advice: str = MAKE_AGAIN
+) -> Listing:
     """The images below `root`, labelled by class folder without its number; no part is fixed.
 
     Only what is named as the published images are counts; all else is ignored and reported.
@@ -169,6 +176,7 @@ def list_images(archive: Archive, root: Path, *, keep_clutter: bool, notes: Sequ
     Args:
         root: where the archive was unpacked.
         notes: warnings to hand on.
+        advice: what to do where the numbers are not right.
 
     Raises:
         DataError: other numbers of images or classes than were published.
@@ -181,7 +189,7 @@ def list_images(archive: Archive, root: Path, *, keep_clutter: bool, notes: Sequ
             f"{root}: not the numbers published for {archive.title}: {num_images:,} images instead of "
             f"{archive.num_images:,}, {num_classes} classes instead of {archive.num_classes}, "
             f"{sizes[archive.clutter]:,} images in {archive.clutter} instead of {archive.num_clutter:,}. "
-            "Delete this folder; it is made again from the archive."
+            f"{advice}"
         )
     names = _name_classes(archive, sizes, root)
     kept = [entry for entry in found if keep_clutter or entry[0] != archive.clutter]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 
 from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateNotFound
@@ -13,10 +14,21 @@ from markupsafe import Markup
 from backbench.report.page import marks
 from backbench.report.page.inputs import Comparison, Evidence
 from backbench.report.page.view import make_view
+from backbench.report.study_tables import Table
 
 _PACKAGE = "backbench.report.page"
 MOST_PAGE_BYTES = 8_000_000
 """A larger page still opens, but mail and phones will not like it."""
+
+
+@dataclass(frozen=True)
+class Foreword:
+    """What a study says before its runs: its source, its questions with answers, its tables as published."""
+
+    about: str
+    source: str
+    answers: tuple[tuple[str, str], ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 def render_report(
@@ -24,6 +36,7 @@ def render_report(
     evidence: Sequence[Evidence] | None = None,
     *,
     title: str = "backbench report",
+    foreword: Foreword | None = None,
 ) -> str:
     """The page as HTML: no request to any host, complete with scripts blocked.
 
@@ -31,6 +44,7 @@ def render_report(
         comparisons: one for each manifest; they are shown one after the other and never ranked together.
         evidence: for each comparison; None: nothing but the records.
         title: of the page.
+        foreword: of a study.
 
     Raises:
         ValueError: `comparisons` is empty, or `evidence` has another length.
@@ -55,6 +69,7 @@ def render_report(
         .render(
             title=marks.name(title, 100),
             views=views,
+            foreword=foreword,
             policy=policy,
             # our own files: what stands in them is neither escaped nor from outside
             style=Markup(style),

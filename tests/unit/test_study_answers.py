@@ -1,0 +1,225 @@
+"""Answers and tables of studies, from runs made up here: what can't be told apart is said so, by paired tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backbench.config import DataConfig, MethodConfig, RunConfig
+from backbench.evaluate.metrics import score
+from backbench.records import DataFacts, MethodFacts, Metric, ModelFacts, Predictions, RunRecord
+from backbench.report.study_answers import NOTHING, Asked, answer_question
+from backbench.report.study_tables import (
+    Cell,
+    make_data_table,
+    make_published_tables,
+    make_recipe_table,
+    render_tables,
+)
+
+N = 200
+CLASSES = ("ant", "bee")
+LABELS = np.arange(N) % 2
+IDS = tuple(f"{index:03}.png" for index in range(N))
+TOLD: dict[str, Predictions] = {}
+
+
+def make_cell(
+    model: str,
+    wrong: range,
+    *,
+    data: str = "small",
+    method: str = "logistic",
+    group: str = "probe",
+    val: float = 0.5,
+    num_test_seen: int = 0,
+    options: dict[str, Any] | None = None,
+    choices: dict[str, Any] | None = None,
+    elsewhere: dict[str, Any] | None = None,
+) -> Cell:
+    """A run that answers all test images rightly but those; `val`: its accuracy on validation."""
+    answers = LABELS.copy()
+    answers[list(wrong)] = 1 - answers[list(wrong)]
+    probabilities = np.full((N, 2), 0.1, dtype=np.float32)
+    probabilities[np.arange(N), answers] = 0.9
+    run_id = f"{model}-{method}-{data}-{group}"
+    TOLD[run_id] = Predictions(IDS, LABELS, probabilities, CLASSES)
+    record = RunRecord(
+        status="done",
+        run_id=run_id,
+        started="2025-05-03T12:00:00Z",
+        config=RunConfig(data=DataConfig(source=data), model=model, method=MethodConfig(name=method)),
+        data=DataFacts(
+            name=data,
+            classes=CLASSES,
+            num_train=100,
+            num_val=50,
+            num_test=N,
+            manifest_digest=data,
+            image_digest=data,
+        ),
+        model=ModelFacts(
+            name=model,
+            architecture=f"timm/{model}",
+            dim=8,
+            preprocess=None,
+            num_parameters=1000,
+            weights_digest="",
+            flops=None,
+            pretrained_on="in1k",
+        ),
+        method=MethodFacts(name=method, options=options or {}, choices=choices or {}),
+        metrics=score(probabilities, LABELS),
+        fit={"val_accuracy": Metric(value=val, n=50)},
+        num_test_seen=num_test_seen,
+    )
+    return Cell(group, data, model, method, 0, record, Path(run_id), Path(f"{run_id}.bundle"), elsewhere or {})
+
+
+def ask(by: str, cells: list[Cell], **more: Any) -> str:
+    return answer_question(by, Asked(cells, TOLD, **more))
+
+
+def test_a_small_gap_on_the_same_images_is_found_though_the_intervals_overlap() -> None:
+    best, near, equal = (
+        make_cell("a", range(20)),
+        make_cell("b", range(30)),
+        make_cell("c", range(11, 32)),
+    )
+    low, high = best.record.metrics["accuracy"].low, near.record.metrics["accuracy"].high
+    assert low is not None
+    assert high is not None
+    assert low < high
+    said = ask("best-features", [near, best])
+    assert said.startswith("On small: a, 90.0 % (85.1 to 93.4); all others are worse beyond doubt (exact paired")
+    assert "; c can't be told apart from it" in ask("best-features", [best, equal])
+
+
+def test_groups_of_images_that_hang_together_are_tested_as_groups() -> None:
+    cells = [make_cell("a", range(20)), make_cell("b", range(30))]
+    one_group = {"small": {name: "same animal" if 20 <= index < 30 else name for index, name in enumerate(IDS)}}
+    assert "can't be told apart" not in ask("best-features", cells)
+    assert "b can't be told apart" in ask("best-features", cells, groups=one_group)
+
+
+def test_a_model_that_saw_the_test_images_answers_no_question() -> None:
+    seen = make_cell("cheat", range(0), num_test_seen=3)
+    assert ask("best-features", [seen, make_cell("a", range(20))]).startswith("On small: a,")
+    assert ask("best-features", [seen]) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("vit", "verdict"),
+    [
+        (range(60), "they are worse (-20.0 points, p < 0.001, exact paired test on 200 images)"),
+        (range(5), "they are no worse: they are better (+7.5 points"),
+        (range(21, 40), "they can't be told apart"),
+    ],
+)
+def test_families_are_tested_over_the_same_images(vit: range, verdict: str) -> None:
+    cells = [make_cell("vit", vit), make_cell("cnn-1", range(20), val=0.7), make_cell("cnn-2", range(20), val=0.6)]
+    said = ask("families", cells, models=("vit",))
+    assert ask("families", cells) == said, "where no family is named it follows from the architectures"
+    assert verdict in said
+    assert "the best on validation: vit with" in said
+    assert "cnn-1 with" in said
+
+
+def test_what_training_adds_is_tested_against_the_probe_of_the_same_images() -> None:
+    probe, tuned = make_cell("a", range(20)), make_cell("a", range(19), method="full", group="tuned")
+    said = ask("fine-tuning-gain", [probe, tuned])
+    doubt = "not to be told apart: p = 1, exact paired test on 200 images"
+    assert said == f"a on small: full +0.5 points over logistic ({doubt})."
+    worse = make_cell("a", range(90), method="centroid", val=0.4)
+    assert ask("fine-tuning-gain", [probe, worse, tuned]) == said
+    assert ask("best-features", [worse, probe]).startswith("On small: a + logistic, 90.0 %")
+    assert ask("fine-tuning-gain", [make_cell("a", range(20), data="other"), tuned]) == NOTHING
+
+
+def test_the_own_network_is_compared_on_its_own_data_only() -> None:
+    own, rival = make_cell("cnn", range(40), method="scratch"), make_cell("a", range(2))
+    elsewhere = make_cell("b", range(0), data="large")
+    said = ask("own-network", [own, rival, elsewhere], model="cnn")
+    assert "a (logistic), is 19.0 points above it" in said
+    assert ask("own-network", [own, elsewhere], model="cnn") == NOTHING
+
+
+def test_both_resolutions_and_the_loss_between_data_sets() -> None:
+    cells = [
+        make_cell("steady", range(20)),
+        make_cell("steady", range(40), data="large"),
+        make_cell("moody", range(10)),
+        make_cell("moody", range(130), data="large"),
+        make_cell("last", range(90)),
+        make_cell("last", range(120), data="large"),
+    ]
+    assert ask("both-resolutions", cells).startswith("steady: place 2 on small, place 1 on large, of 3 models")
+    said = ask("across-data", cells)
+    assert said.startswith("steady: 90.0 % (85.1 to 93.4) on small, 80.0 % (73.9 to 85.0) on large, a gap of 10.0")
+    assert said.rstrip(".").endswith("60.0 points")
+    assert ask("across-data", cells[:1]) == NOTHING
+    assert ask("both-resolutions", cells[:1]) == "Only small is finished: it takes two data sets."
+
+
+def test_generalisation_counts_falls_and_rises() -> None:
+    there = SimpleNamespace(metrics={"accuracy": Metric(value=0.95, n=40)}, mapping={"Ant": "ant"}, num_images=40)
+    cell = make_cell("a", range(20), elsewhere={"wild": there})
+    assert "accuracy rises by 5.0 points on average" in ask("generalisation", [cell])
+    assert ask("generalisation", [make_cell("a", range(20))]) == NOTHING
+
+
+def _published(**more: Any) -> SimpleNamespace:
+    return SimpleNamespace(
+        **{
+            "table": "Results",
+            "row": "A",
+            "column": "small",
+            "value": 0.8,
+            "figure": "accuracy",
+            "group": "probe",
+            "model": "a",
+            "method": "logistic",
+            "data": "small",
+            "why": None,
+        }
+        | more
+    )
+
+
+def test_published_tables_have_the_form_of_the_study() -> None:
+    cells = [make_cell("a", range(20)), make_cell("a", range(40), data="large")]
+    entries = [
+        _published(why="Other images."),
+        _published(column="large", data="large", value=None),
+        _published(row="B", model="b"),
+        _published(row="B", column="images", figure="num_train", value=120),
+    ]
+    (table,) = make_published_tables(entries, cells)
+    assert table.columns == (
+        "",
+        *("small: published", "small: here"),
+        *("large: published", "large: here"),
+        *("images: published", "images: here"),
+    )
+    assert table.rows == (
+        ("A", "80.0 %", "90.0 % (85.1 to 93.4), +10.0 points [1]", "not stated", "80.0 % (73.9 to 85.0)", "", ""),
+        ("B", "80.0 %", "not run", "", "", "120", "100, -20"),
+    )
+    assert table.notes == ("[1] Other images.",)
+
+
+def test_tables_of_data_and_recipes_say_what_was_run() -> None:
+    recipe = {"optimizer": "sgd", "learning_rate": None, "epochs": 20, "weight_decay": 5e-4, "batch_size": 128}
+    tuned = make_cell("a", range(20), method="full", options={"recipe": recipe}, choices={"full_best_epoch": 7})
+    chosen = {"learning_rate": 3e-3, "weight_decay": 0.01}
+    head = make_cell("a", range(20), method="head", options={"recipe": recipe}, choices=chosen)
+    text = render_tables([make_data_table([tuned]), *make_recipe_table([tuned, head, make_cell("b", range(9))])])
+    assert "| small | 100 | 50 | 200 | 350 | 2 |" in text
+    assert "| probe | a | full | small | 20 | 7 | sgd | - | - | 0.0005 | 128 | - | - |" in text
+    assert "| probe | a | head | small | 20 | - | sgd | - | 0.003 | 0.01 | 128 | - | - |" in text
+    assert "| b |" not in text
+    assert make_recipe_table([make_cell("b", range(9))]) == []
