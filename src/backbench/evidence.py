@@ -157,7 +157,7 @@ def read_run(folder: Path) -> StoredRun:
 
 def _checked_history(document: Any) -> dict[str, Any]:
     """What training wrote, phase by phase, its figures as numbers; one of several errors if it is not that."""
-    figures = ("epoch", "train_accuracy", "val_accuracy", "val_loss")
+    figures = ("epoch", "train_accuracy", "train_loss", "val_accuracy", "val_loss")
     return {
         str(phase): {
             "best_epoch": int(result["best_epoch"]),
@@ -284,7 +284,7 @@ def make_thumbnail(
 
 def _make_maps(group: _Group, request: ReportRequest) -> tuple[FeatureMap, ...]:
     """Maps of the first four models whose features are still in the cache; an even sample of the test images."""
-    from backbench.explain.embedding import embed_features  # scikit-learn is slow to import
+    from backbench.explain.embedding import embed_features, embedding_name  # scikit-learn is slow to import
 
     comparison = group.comparison
     step = max(1, -(-len(comparison.ids) // MOST_MAPPED))
@@ -303,7 +303,7 @@ def _make_maps(group: _Group, request: ReportRequest) -> tuple[FeatureMap, ...]:
             group.notes.append(f"No map of {model.name}: {error}")
             continue
         low, high = plane.min(axis=0), plane.max(axis=0)
-        method = f"{request.map_method}, seed {request.seed}" if request.map_method != "pca" else "pca"
+        method = embedding_name(request.map_method, request.seed)
         found[model.name] = FeatureMap(model.name, method, rows, (plane - low) / np.maximum(high - low, 1e-9))
     if not found:
         group.notes.append("No map of features: none of these models' features are in the cache any more.")

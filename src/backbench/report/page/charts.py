@@ -10,13 +10,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup
 
 from backbench.report.page.doubt import Bin
 from backbench.report.page.marks import Axis, join_marks, make_axis, make_log_axis, tag
+from backbench.report.pictures.labels import Box, place_labels
 
 _BOX = 1000  # units of the stretched box of curves and clouds
-_LABEL_GAP = 7.0  # percent of a chart's height that a line of text takes
+_NARROW, _WIDE = (240.0, 264.0), (600.0, 352.0)  # pixels of the cost chart on the smallest and on a large screen
+_LINE_HEIGHT = 15.0
 
 
 @dataclass(frozen=True)
@@ -179,31 +182,67 @@ def _frame(
 
 
 def _labels(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> list[Markup]:
-    """The number beside each point, of some the name too, moved down where two would touch."""
-    placed: list[tuple[float, float]] = []
+    """The number beside each point, of some the name too, where there is room; the table beside has them all.
+
+    Distances to the point are in pixels and points only move apart on a wider screen, so numbers that are clear of
+    one another on the narrowest screen are so on all; names are shown on wide ones alone.
+    """
+    ordered = sorted(points, key=lambda point: (not point.is_named, -point.value))
+    spots = [(x_axis.at(math.log10(point.cost)), 100 - y_axis.at(point.value)) for point in ordered]
+    named = [point for point in ordered if point.is_named]
+    narrow, wide = ([(x * width / 100, y * height / 100) for x, y in spots] for width, height in (_NARROW, _WIDE))
+    numbers = place_labels(
+        np.array(narrow),
+        [(8.0 * len(point.short) + 1, _LINE_HEIGHT) for point in ordered],
+        (0, 0, *_NARROW),
+        lines=_front_boxes(points, x_axis, y_axis, _NARROW),
+        num_needed=len(named),
+    )
+    taken = [
+        _moved(box, (x - near_x, y - near_y))
+        for box, (near_x, near_y), (x, y) in list(zip(numbers, narrow, wide, strict=True))[len(named) :]
+        if box is not None
+    ]
+    texts = [f"{point.short}. {point.label}" for point in named]
+    names = place_labels(
+        np.array(wide),
+        [(7.0 * len(text), _LINE_HEIGHT) for text in texts],
+        (0, 0, *_WIDE),
+        taken,
+        _front_boxes(points, x_axis, y_axis, _WIDE),
+    )
     found = []
-    for point in sorted(points, key=lambda point: -point.value):
-        x, y = x_axis.at(math.log10(point.cost)), 100 - y_axis.at(point.value)
-        spot = y
-        for _ in range(12):
-            touching = [
-                at
-                for column, at in placed
-                if abs(column - x) < (30 if point.is_named else 4) and abs(at - spot) < _LABEL_GAP
-            ]
-            if not touching:
-                break
-            spot = max(touching) + _LABEL_GAP
-        placed.append((x, spot))
-        on_left = x > 66
-        anchor, shift = ("end", -9) if on_left else ("start", 9)
-        where = (x, min(spot, 98), shift, anchor, point.kind)
-        words = tag('<tspan class="short">{}</tspan>', point.short)
-        if point.is_named:
-            words = tag('<tspan class="long">{}. {}</tspan>{}', point.short, point.label, words)
-        head = '<text class="label {4} {5}" x="{0}%" y="{1}%" dx="{2}" dy="4" text-anchor="{3}">{6}</text>'
-        found.append(tag(head, *where, "front-label" if point.is_named else "", words))
+    for place, (point, box) in enumerate(zip(ordered, numbers, strict=True)):
+        kind = f"{point.kind} short" if point.is_named else point.kind
+        found.append(_label(point.short, kind, spots[place], narrow[place], box))
+    for place, (point, text, box) in enumerate(zip(named, texts, names, strict=True)):
+        found.append(_label(text, f"{point.kind} long", spots[place], wide[place], box))
     return found
+
+
+def _label(
+    text: str, kind: str, spot: tuple[float, float], pixels: tuple[float, float], box: Box | None
+) -> Markup:
+    """Text at a point given in percent, as far from it as `box` is from its pixels."""
+    if box is None:
+        return Markup("")
+    head = '<text class="label {}" x="{}%" y="{}%" dx="{:.0f}" dy="{:.0f}">{}</text>'
+    return tag(head, kind, *spot, box[0] - pixels[0], box[3] - 3 - pixels[1], text)
+
+
+def _moved(box: Box, by: tuple[float, float]) -> Box:
+    return box[0] + by[0], box[1] + by[1], box[2] + by[0], box[3] + by[1]
+
+
+def _front_boxes(points: Sequence[Point], x_axis: Axis, y_axis: Axis, size: tuple[float, float]) -> list[Box]:
+    """Boxes round the level parts of the front in a chart of `size` pixels."""
+    front = pareto_front(points)
+    corners = [
+        (x_axis.at(math.log10(point.cost)) * size[0] / 100, (100 - y_axis.at(point.value)) * size[1] / 100)
+        for point in front
+    ]
+    ends = [x for x, _ in corners[1:]] + [size[0]]
+    return [(x, y - 1, end, y + 1) for (x, y), end in zip(corners, ends, strict=True)]
 
 
 def _dot(x: float, y: float, kind: str) -> Markup:
