@@ -95,7 +95,9 @@ def test_a_cell_of_the_matrix_shows_its_images_and_an_image_opens(open_page, add
     expected = int(cell.inner_text())
     cell.click()
     assert page.locator(".wrong .card:visible").count() == expected < total
-    assert page.locator(".of-cell").inner_text().startswith(f"{truth} taken for {answer}: {expected} of {expected}")
+    assert (
+        page.locator(".of-cell").inner_text().startswith(f"{truth} taken for {answer}: {expected} of {expected}")
+    )
     page.locator(".wrong .card:visible button.photo").first.click()
     dialog = page.locator("#viewer")
     assert f"true {truth}" in dialog.inner_text()

@@ -19,6 +19,7 @@ from backbench.report.pictures.labels import Box, place_labels
 
 _BOX = 1000  # units of the stretched box of curves and clouds
 _NARROW, _WIDE = (240.0, 264.0), (600.0, 352.0)  # pixels of the cost chart on the smallest and on a large screen
+_MAP = (286.0, 214.0)  # pixels of a map on the smallest screen
 _LINE_HEIGHT = 15.0
 
 
@@ -148,14 +149,27 @@ def draw_curves(
     return _svg("plot", parts)
 
 
-def draw_cloud(groups: Sequence[tuple[Sequence[tuple[float, float]], str]]) -> Markup:
-    """Points in 0..1 as one path for each group (points, class): thousands of marks in a few elements."""
+def draw_cloud(
+    groups: Sequence[tuple[Sequence[tuple[float, float]], str]], names: Sequence[tuple[str, float, float]] = ()
+) -> Markup:
+    """Points in 0..1 as one path for each group (points, class): thousands of marks in a few elements.
+
+    names: (text, x, y), the most important first; written where they fit on the narrowest screen.
+    """
     paths = []
     for found, kind in groups:
         dots = "".join(f"M{x * 960 + 20:.0f} {980 - y * 960:.0f}h0" for x, y in found)
         if dots:
             paths.append(tag('<path class="cloud {}" d="{}"/>', kind, dots))
-    return _svg("map", [_stretched(paths)])
+    spots = [(x * 96 + 2, 98 - y * 96) for _, x, y in names]
+    pixels = [(x * _MAP[0] / 100, y * _MAP[1] / 100) for x, y in spots]
+    sizes = [(7.0 * len(text), _LINE_HEIGHT) for text, _, _ in names]
+    boxes = place_labels(np.array(pixels), sizes, (0, 0, *_MAP), num_needed=0, at_point=True) if names else []
+    labels = [
+        _label(text, "", spot, at, box)
+        for (text, _, _), spot, at, box in zip(names, spots, pixels, boxes, strict=True)
+    ]
+    return _svg("map", [_stretched(paths), *labels])
 
 
 def _stretched(lines: Sequence[Markup]) -> Markup:
@@ -195,7 +209,7 @@ def _labels(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> list[Markup]
         np.array(narrow),
         [(8.0 * len(point.short) + 1, _LINE_HEIGHT) for point in ordered],
         (0, 0, *_NARROW),
-        lines=_front_boxes(points, x_axis, y_axis, _NARROW),
+        lines=_drawn_boxes(points, x_axis, y_axis, _NARROW),
         num_needed=len(named),
     )
     taken = [
@@ -207,9 +221,9 @@ def _labels(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> list[Markup]
     names = place_labels(
         np.array(wide),
         [(7.0 * len(text), _LINE_HEIGHT) for text in texts],
-        (0, 0, *_WIDE),
+        (0, -20, *_WIDE),
         taken,
-        _front_boxes(points, x_axis, y_axis, _WIDE),
+        _drawn_boxes(points, x_axis, y_axis, _WIDE),
     )
     found = []
     for place, (point, box) in enumerate(zip(ordered, numbers, strict=True)):
@@ -226,23 +240,31 @@ def _label(
     """Text at a point given in percent, as far from it as `box` is from its pixels."""
     if box is None:
         return Markup("")
-    head = '<text class="label {}" x="{}%" y="{}%" dx="{:.0f}" dy="{:.0f}">{}</text>'
-    return tag(head, kind, *spot, box[0] - pixels[0], box[3] - 3 - pixels[1], text)
+    near_x, near_y = (min(max(at, box[i]), box[i + 2]) - at for i, at in enumerate(pixels))
+    words = tag('<text x="{:.0f}" y="{:.0f}">{}</text>', box[0] - pixels[0], box[3] - 3 - pixels[1], text)
+    if math.hypot(near_x, near_y) > 14:
+        words = tag('<line class="leader" x2="{:.0f}" y2="{:.0f}"/>{}', near_x, near_y, words)
+    return tag('<svg class="label {}" x="{}%" y="{}%">{}</svg>', kind, *spot, words)
 
 
 def _moved(box: Box, by: tuple[float, float]) -> Box:
     return box[0] + by[0], box[1] + by[1], box[2] + by[0], box[3] + by[1]
 
 
-def _front_boxes(points: Sequence[Point], x_axis: Axis, y_axis: Axis, size: tuple[float, float]) -> list[Box]:
-    """Boxes round the level parts of the front in a chart of `size` pixels."""
-    front = pareto_front(points)
-    corners = [
-        (x_axis.at(math.log10(point.cost)) * size[0] / 100, (100 - y_axis.at(point.value)) * size[1] / 100)
-        for point in front
-    ]
-    ends = [x for x, _ in corners[1:]] + [size[0]]
-    return [(x, y - 1, end, y + 1) for (x, y), end in zip(corners, ends, strict=True)]
+def _drawn_boxes(points: Sequence[Point], x_axis: Axis, y_axis: Axis, size: tuple[float, float]) -> list[Box]:
+    """Boxes round the whiskers and the steps of the front in a chart of `size` pixels."""
+
+    def at(cost: float, value: float) -> tuple[float, float]:
+        return x_axis.at(math.log10(cost)) * size[0] / 100, (100 - y_axis.at(value)) * size[1] / 100
+
+    boxes = []
+    for point in points:
+        (x, top), (_, bottom) = at(point.cost, point.high), at(point.cost, point.low)
+        boxes.append((x - 1, top, x + 1, bottom))
+    corners = [at(point.cost, point.value) for point in pareto_front(points)]
+    for (x, y), (end, above) in zip(corners, [*corners[1:], (size[0], corners[-1][1])], strict=True):
+        boxes += [(x, y - 1, end, y + 1), (end - 1, above, end + 1, y)]
+    return boxes
 
 
 def _dot(x: float, y: float, kind: str) -> Markup:

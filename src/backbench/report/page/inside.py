@@ -16,6 +16,7 @@ from backbench.report.page.marks import Axis, make_axis, name
 MOST_ANSWERS = 8
 MOST_POINTS = 2000
 _GROUPS = 5
+_MOST_NAMED = 16
 
 
 def draw_training(comparison: Comparison) -> list[dict[str, Any]]:
@@ -83,7 +84,7 @@ def show_inside(comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
 
 
 def _map(comparison: Comparison, found: FeatureMap, number: int) -> dict[str, Any]:
-    """The cloud of one model: by class while five colours do, else right against wrong."""
+    """The cloud of one model: by class while five colours do, else right against wrong with the classes named."""
     entry = next((e for e in comparison.ranked if e.row.model == found.model), None)
     rows, positions = found.rows[:MOST_POINTS], found.positions[:MOST_POINTS]
     labels = comparison.labels[rows]
@@ -94,16 +95,27 @@ def _map(comparison: Comparison, found: FeatureMap, number: int) -> dict[str, An
         mine = (labels == index) & ~wrong if few else ~wrong
         groups.append((positions[mine].tolist(), f"g{index}" if few else "plain"))
     groups.append((positions[wrong].tolist(), "wrong"))
+    names = [] if few else _name_middles(comparison.classes, labels, positions)
     return {
         "number": number,
         "model": name(found.model, 60),
         "method": found.method,
-        "drawing": charts.draw_cloud(groups),
+        "drawing": charts.draw_cloud(groups, names),
         "keys": [(f"g{i}", name(label, 40)) for i, label in enumerate(comparison.classes)] if few else [],
         "num": len(rows),
         "num_wrong": int(wrong.sum()),
         "head": "" if entry is None else name(entry.row.method, 24),
     }
+
+
+def _name_middles(
+    classes: Sequence[str], labels: np.ndarray, positions: np.ndarray
+) -> list[tuple[str, float, float]]:
+    """(name, x, y): the largest classes at the medians of their points."""
+    sizes = np.bincount(labels, minlength=len(classes))
+    largest = [label for label in np.argsort(-sizes, kind="stable").tolist() if sizes[label]][:_MOST_NAMED]
+    middles = [np.median(positions[labels == label], axis=0).tolist() for label in largest]
+    return [(name(classes[label], 16), x, y) for label, (x, y) in zip(largest, middles, strict=True)]
 
 
 def make_script_data(comparison: Comparison, evidence: Evidence, shown: Sequence[int], key: str) -> dict[str, Any]:

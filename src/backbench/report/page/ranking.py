@@ -10,12 +10,12 @@ from markupsafe import Markup
 from backbench.progress import format_bytes
 from backbench.report.page import charts
 from backbench.report.page.inputs import Comparison, Entry, Evidence
-from backbench.report.page.marks import Axis, make_axis, name, plural
+from backbench.report.page.marks import Axis, make_axis, name, plural, sentence
 from backbench.report.rows import STAGES, Row
 from backbench.report.text import duration, percent, quantity
 
 MOST_PLOTTED = 12
-ROWS_ON_PHONES = 6  # as in style.css
+ROWS_ON_PHONES = 5  # as in style.css
 _WIDEST_SCALE = 0.30
 _CHECKED = "leaks between parts, shortcuts by control rows, unequal settings"
 
@@ -258,7 +258,7 @@ def choose_warnings(comparison: Comparison) -> list[str]:
     def weight(text: str) -> int:
         return next((place for place, word in enumerate(order) if word in text.lower()), len(order))
 
-    return [name(text, 260) for text in sorted(comparison.warnings, key=weight)][:3]
+    return [sentence(name(text, 260)) for text in sorted(comparison.warnings, key=weight)][:3]
 
 
 def describe_checks() -> str:
@@ -341,4 +341,4 @@ def split_time(comparison: Comparison) -> list[Stages]:
 
 
 def _milliseconds(rate: float) -> str:
-    return f"{1000 / rate:.3g} ms" if rate > 1 else f"{1 / rate:.2g} s"
+    return f"{1000 / rate:.2g} ms" if rate > 1 else f"{1 / rate:.2g} s"

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from backbench.report.page import charts, doubt, faults, inside, origin, ranking
 from backbench.report.page.classes import show_classes, show_matrix
 from backbench.report.page.inputs import Comparison, Entry, Evidence
-from backbench.report.page.marks import Axis, make_axis, name, plural, points
+from backbench.report.page.marks import Axis, make_axis, name, plural, points, sentence
 from backbench.report.text import percent
 
 MOST_THUMBNAILS = 150
@@ -58,7 +58,7 @@ def make_view(comparison: Comparison, evidence: Evidence, *, key: str) -> dict[s
         "boxes": [ranking.describe_winner(comparison, evidence), ranking.describe_certainty(comparison)],
         "urgent": ranking.choose_warnings(comparison),
         "checked": ranking.describe_checks(),
-        "warnings": [name(warning, 600) for warning in comparison.warnings],
+        "warnings": [sentence(name(warning, 600)) for warning in comparison.warnings],
         "lines": lines,
         "plotted": ranking.choose_plotted(lines),
         "is_cut_on_phones": ranking.is_cut_on_phones(lines),
