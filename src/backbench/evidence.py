@@ -20,7 +20,7 @@ from backbench import ledger
 from backbench.data.load import load_listing
 from backbench.data.manifest import Manifest, read_manifest
 from backbench.data.store import PixelStore
-from backbench.engine.cache import read_features
+from backbench.engine.cache import find_features
 from backbench.errors import BackbenchError, BadImage, ConfigError, DataError, StorageError
 from backbench.progress import SILENT, Progress
 from backbench.records import Cost, ModelFacts
@@ -36,7 +36,6 @@ from backbench.report.page.inputs import (
     make_comparison,
 )
 from backbench.report.page.view import wanted_images
-from backbench.runtime import cache_folder
 
 THUMBNAIL_PIXELS = 128
 EXPLANATION_PIXELS = 160
@@ -157,7 +156,7 @@ def read_run(folder: Path) -> StoredRun:
 
 def _checked_history(document: Any) -> dict[str, Any]:
     """What training wrote, phase by phase, its figures as numbers; one of several errors if it is not that."""
-    figures = ("epoch", "train_accuracy", "val_accuracy", "val_loss")
+    figures = ("epoch", "train_accuracy", "train_loss", "val_accuracy", "val_loss")
     return {
         str(phase): {
             "best_epoch": int(result["best_epoch"]),
@@ -214,7 +213,7 @@ def _gather_evidence(group: _Group, request: ReportRequest, progress: Progress) 
     if request.num_explained and bundles and read is not None:
         explanations = _explain(group, bundles, wanted[: request.num_explained], read, progress)
     elif request.num_explained and not bundles:
-        notes.append("No explanations: no run here has a bundle. `backbench adapt` writes one.")
+        notes.append("No explanations: no run here has a bundle; backbench adapt writes one.")
     return Evidence(
         thumbnails=thumbnails,
         maps=maps,
@@ -284,7 +283,7 @@ def make_thumbnail(
 
 def _make_maps(group: _Group, request: ReportRequest) -> tuple[FeatureMap, ...]:
     """Maps of the first four models whose features are still in the cache; an even sample of the test images."""
-    from backbench.explain.embedding import embed_features  # scikit-learn is slow to import
+    from backbench.explain.embedding import embed_features, embedding_name  # scikit-learn is slow to import
 
     comparison = group.comparison
     step = max(1, -(-len(comparison.ids) // MOST_MAPPED))
@@ -303,7 +302,7 @@ def _make_maps(group: _Group, request: ReportRequest) -> tuple[FeatureMap, ...]:
             group.notes.append(f"No map of {model.name}: {error}")
             continue
         low, high = plane.min(axis=0), plane.max(axis=0)
-        method = f"{request.map_method}, seed {request.seed}" if request.map_method != "pca" else "pca"
+        method = embedding_name(request.map_method, request.seed)
         found[model.name] = FeatureMap(model.name, method, rows, (plane - low) / np.maximum(high - low, 1e-9))
     if not found:
         group.notes.append("No map of features: none of these models' features are in the cache any more.")
@@ -311,36 +310,13 @@ def _make_maps(group: _Group, request: ReportRequest) -> tuple[FeatureMap, ...]:
 
 
 def _find_features(group: _Group, model: ModelFacts, cost: Cost) -> np.ndarray | None:
-    """(n, dim) cached features of the test images, found without building the network: a cache file is the right
-    one when it holds these images and its measured seconds, to the last digit, are those of the record."""
-    manifest = group.manifest
-    if manifest is None:
+    """(n, dim) cached features of the test images; None where they are not kept any more."""
+    if group.manifest is None:
         return None
-    place = dict(zip(manifest.ids, manifest.hashes, strict=True))
-    hashes = [place[image] for image in group.comparison.ids if image in place]
-    if len(hashes) != len(group.comparison.ids):
+    place = dict(zip(group.manifest.ids, group.manifest.hashes, strict=True))
+    if any(image not in place for image in group.comparison.ids):
         return None
-    for path in sorted((cache_folder() / "features").glob("*.safetensors")):
-        stored = _stored_cost(path, model.dim)
-        if stored is None or any(cost.seconds.get(stage) != spent for stage, spent in stored.seconds.items()):
-            continue
-        found = read_features(path.stem, hashes, model.dim)
-        if found is not None:
-            return found[0]
-    return None
-
-
-def _stored_cost(path: Path, dim: int) -> Cost | None:
-    """The cost in the header of a feature file of that size; None if it is another or can't be read."""
-    try:
-        with open(path, "rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(length, 1 << 20)))
-        if header["values"]["shape"][1] != dim:
-            return None
-        return Cost.model_validate_json(header["__metadata__"]["cost"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return None
+    return find_features(cost, [place[image] for image in group.comparison.ids], model.dim)
 
 
 def _find_bundles(folders: dict[str, Path]) -> dict[str, Path]:

@@ -91,10 +91,13 @@ def test_a_cell_of_the_matrix_shows_its_images_and_an_image_opens(open_page, add
     total = page.locator(".wrong .card").count()
     page.get_by_text("All answers of the best row as a matrix").click()
     cell = page.locator("button.cell").first
-    truth, answer = cell.get_attribute("data-pair").split("|")
+    truth, answer = (("cat", "dog", "owl", "fox")[int(at)] for at in cell.get_attribute("data-pair").split("|"))
     expected = int(cell.inner_text())
     cell.click()
     assert page.locator(".wrong .card:visible").count() == expected < total
+    assert (
+        page.locator(".of-cell").inner_text().startswith(f"{truth} taken for {answer}: {expected} of {expected}")
+    )
     page.locator(".wrong .card:visible button.photo").first.click()
     dialog = page.locator("#viewer")
     assert f"true {truth}" in dialog.inner_text()
@@ -103,6 +106,26 @@ def test_a_cell_of_the_matrix_shows_its_images_and_an_image_opens(open_page, add
     assert not dialog.is_visible()
     page.get_by_role("button", name="Show all again").click()
     assert page.locator(".wrong .card[hidden]").count() == 0
+    watched.check_quiet()
+
+
+def test_a_drawn_cell_says_what_it_is_and_shows_an_image_even_of_a_rare_mistake(open_page, tmp_path):
+    classes = [f"kind {number}" for number in range(16)]
+    runs = make_runs((0.1, 0.05), classes=classes, num_images=800, has_control=False)
+    watched = open_page(write_page(tmp_path, make_comparison(runs)))
+    page = watched.page
+    page.get_by_text("All answers of the best row as a matrix").click()
+    shown = {card.get_attribute("data-pair") for card in page.locator(".wrong .card").all()}
+    cells = {cell.get_attribute("data-pair"): cell for cell in page.locator(".cells rect:not(.same)").all()}
+    assert len(cells) > len(shown) > 48  # one for each kind of mistake, as far as the page goes
+    pair = next(pair for pair in cells if pair in shown)
+    truth, answer = (classes[int(at)] for at in pair.split("|"))
+    cells[pair].hover()
+    assert f"{truth} taken for {answer}: {cells[pair].get_attribute('data-n')}." in page.inner_text(".pointed-at")
+    cells[pair].click()
+    assert {card.get_attribute("data-pair") for card in page.locator(".wrong .card:visible").all()} == {pair}
+    cells[next(pair for pair in cells if pair not in shown)].click()
+    assert "none of" in page.inner_text(".of-cell")
     watched.check_quiet()
 
 

@@ -38,7 +38,7 @@ from backbench.report.page.view import MOST_THUMBNAILS, wanted_images
 from backbench.report.text import printable
 from reports import CLASSES, HOSTILE_NAMES, make_failure, make_runs
 
-VOID = {"meta", "br", "img", "input", "link", "hr"}
+VOID = {"meta", "br", "img", "input", "link", "hr", "wbr"}
 
 
 class _Reader(HTMLParser):
@@ -162,6 +162,8 @@ def test_a_failed_run_stays_with_its_reason():
         (make_runs((0.9,), has_control=False), "add a second model"),
         (make_runs((0.9, 0.9), num_images=12), "few"),
         ([make_failure()], "Nothing finished"),
+        ([make_failure()], "Nothing was measured, so nothing could be checked."),
+        (make_runs((0.9, 0.8), has_control=False), "No controls were run, so a shortcut would go unseen."),
         (make_runs((1.0, 1.0)), "none of the 120 test images wrong"),
         (make_runs((0.2, 0.9), models=["majority", "m"]), "No shortcut seen"),
     ],
@@ -185,7 +187,13 @@ def test_runs_on_other_images_are_never_ranked_together():
 
 def test_training_is_drawn_on_one_scale_and_one_epoch_is_a_line_of_the_table():
     epochs = [
-        {"epoch": float(n), "train_accuracy": 0.5 + n / 10, "val_accuracy": 0.4 + n / 10, "val_loss": 1 / n}
+        {
+            "epoch": float(n),
+            "train_accuracy": 0.5 + n / 10,
+            "val_accuracy": 0.4 + n / 10,
+            "train_loss": float("inf") if n == 3 else 2 / n,
+            "val_loss": 1 / n,
+        }
         for n in (1, 2, 3)
     ]
     history = {
@@ -196,16 +204,20 @@ def test_training_is_drawn_on_one_scale_and_one_epoch_is_a_line_of_the_table():
     page = render_report([make_comparison([replace(runs[0], history=history), *runs[1:]])])
     seen = read_page(page).seen
     assert "2 phases of training" in seen
-    assert seen.count("Accuracy by epoch") == 1
+    assert seen.count("Above: accuracy by epoch, %; below: loss.") == 1
+    assert "nan" not in page.partition("<table")[0]
+    losses = re.findall(r'class="curve other dashed" d="M([^"]+)"', page)[1]
+    assert losses.count(" ") == 3  # two points: a loss that is not finite is left out
     assert "Kept: epoch 2; ended by patience" in seen
-    assert "model_0 + logistic, phase all Epoch Training % Validation % Validation loss 1 60.0 50.0 1.0000" in seen
+    table = "phase all Epoch Training % Validation % Training loss Validation loss 1 60.0 50.0 2.0000 1.0000"
+    assert f"model_0 + logistic, {table}" in seen
 
 
 @pytest.mark.parametrize(("num_classes", "kind"), [(15, "matrix"), (16, "cells-frame"), (61, None)])
 def test_the_matrix_changes_form_with_the_number_of_classes(num_classes: int, kind: str | None):
     classes = [f"class {index}" for index in range(num_classes)]
     page = render_report([make_comparison(make_runs((0.5, 0.5), classes=classes, num_images=num_classes * 4))])
-    shown = re.findall(r'class="(matrix|cells-frame)"', page)
+    shown = re.findall(r'class="(matrix|cells-frame)["\s]', page)
     assert shown == ([] if kind is None else [kind])
 
 

@@ -44,6 +44,12 @@ def embed_features(values: np.ndarray, method: str = "umap", seed: int = 0) -> n
     return _embed_tsne(reduced, points, seed) if method == "tsne" else _embed_umap(reduced, seed)
 
 
+def embedding_name(method: str, seed: int = 0) -> str:
+    """A method as people write it, with the seed of those that use one."""
+    words = {"umap": "UMAP", "tsne": "t-SNE", "pca": "principal components"}[method]
+    return words if method == "pca" else f"{words}, seed {seed}"
+
+
 def _reduce(values: np.ndarray, num: int) -> np.ndarray:
     """The first `num` principal components, (n, num) float32; 0 for those that are not there."""
     from sklearn.decomposition import PCA

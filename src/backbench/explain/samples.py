@@ -33,24 +33,27 @@ def run_of_bundle(bundle: Path) -> Path | None:
     return run if (run / ledger.RECORD_FILE).is_file() else None
 
 
-def choose_test_samples(
-    run: Path, num: int, progress: Progress = SILENT, *, is_drawn: bool = False
-) -> list[Sample]:
+def choose_test_samples(run: Path, num: int, progress: Progress = SILENT) -> list[Sample]:
     """Up to `num` test images of a run: first those it got wrong, the surest first, then right ones.
 
     Right ones are taken in turn from all classes, the least sure of each first.
-
-    Args:
-        is_drawn: take a fair sample instead, of the same images for every run on them.
 
     Raises:
         ConfigError: not a run folder, a failed run, or images that are no longer those of the run.
         DataError, StorageError: the images or the run can't be read.
     """
-    record = ledger.read_record(run)
-    if record.status != "done":
+    if ledger.read_record(run).status != "done":
         raise ConfigError(f"{run} failed, so there are no answers to explain. Give a run that is done, or images.")
-    predictions = ledger.read_predictions(run)
+    return read_test_samples(run, order_by_interest(ledger.read_predictions(run))[:num], progress)
+
+
+def read_test_samples(run: Path, rows: Sequence[int], progress: Progress = SILENT) -> list[Sample]:
+    """The test images of these rows of a finished run's predictions.
+
+    Raises:
+        ConfigError: images that are no longer those of the run. DataError, StorageError: they can't be read.
+    """
+    record, predictions = ledger.read_record(run), ledger.read_predictions(run)
     data = load_data(record.config.data, progress)
     if data.manifest.digest != record.data.manifest_digest:
         raise ConfigError(
@@ -58,8 +61,7 @@ def choose_test_samples(
             "part is not known any more. Name the images to explain."
         )
     row_of = {sample: row for row, sample in enumerate(data.manifest.ids)}
-    order = order_by_chance(predictions) if is_drawn else order_by_interest(predictions)
-    chosen = [(predictions.ids[row], int(predictions.labels[row])) for row in order[:num]]
+    chosen = [(predictions.ids[row], int(predictions.labels[row])) for row in rows]
     return [Sample(name, data.read(row_of[name]), predictions.classes[label]) for name, label in chosen]
 
 

@@ -10,13 +10,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup
 
 from backbench.report.page.doubt import Bin
 from backbench.report.page.marks import Axis, join_marks, make_axis, make_log_axis, tag
+from backbench.report.pictures.labels import Box, place_labels
 
 _BOX = 1000  # units of the stretched box of curves and clouds
-_LABEL_GAP = 7.0  # percent of a chart's height that a line of text takes
+_NARROW, _WIDE = (240.0, 264.0), (600.0, 352.0)  # pixels of the cost chart on the smallest and on a large screen
+_MAP = (286.0, 214.0)  # pixels of a map on the smallest screen
+_LINE_HEIGHT = 15.0
 
 
 @dataclass(frozen=True)
@@ -145,14 +149,27 @@ def draw_curves(
     return _svg("plot", parts)
 
 
-def draw_cloud(groups: Sequence[tuple[Sequence[tuple[float, float]], str]]) -> Markup:
-    """Points in 0..1 as one path for each group (points, class): thousands of marks in a few elements."""
+def draw_cloud(
+    groups: Sequence[tuple[Sequence[tuple[float, float]], str]], names: Sequence[tuple[str, float, float]] = ()
+) -> Markup:
+    """Points in 0..1 as one path for each group (points, class): thousands of marks in a few elements.
+
+    names: (text, x, y), the most important first; written where they fit on the narrowest screen.
+    """
     paths = []
     for found, kind in groups:
         dots = "".join(f"M{x * 960 + 20:.0f} {980 - y * 960:.0f}h0" for x, y in found)
         if dots:
             paths.append(tag('<path class="cloud {}" d="{}"/>', kind, dots))
-    return _svg("map", [_stretched(paths)])
+    spots = [(x * 96 + 2, 98 - y * 96) for _, x, y in names]
+    pixels = [(x * _MAP[0] / 100, y * _MAP[1] / 100) for x, y in spots]
+    sizes = [(7.0 * len(text), _LINE_HEIGHT) for text, _, _ in names]
+    boxes = place_labels(np.array(pixels), sizes, (0, 0, *_MAP), num_needed=0, at_point=True) if names else []
+    labels = [
+        _label(text, "", spot, at, box)
+        for (text, _, _), spot, at, box in zip(names, spots, pixels, boxes, strict=True)
+    ]
+    return _svg("map", [_stretched(paths), *labels])
 
 
 def _stretched(lines: Sequence[Markup]) -> Markup:
@@ -179,31 +196,75 @@ def _frame(
 
 
 def _labels(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> list[Markup]:
-    """The number beside each point, of some the name too, moved down where two would touch."""
-    placed: list[tuple[float, float]] = []
+    """The number beside each point, of some the name too, where there is room; the table beside has them all.
+
+    Distances to the point are in pixels and points only move apart on a wider screen, so numbers that are clear of
+    one another on the narrowest screen are so on all; names are shown on wide ones alone.
+    """
+    ordered = sorted(points, key=lambda point: (not point.is_named, -point.value))
+    spots = [(x_axis.at(math.log10(point.cost)), 100 - y_axis.at(point.value)) for point in ordered]
+    named = [point for point in ordered if point.is_named]
+    narrow, wide = ([(x * width / 100, y * height / 100) for x, y in spots] for width, height in (_NARROW, _WIDE))
+    numbers = place_labels(
+        np.array(narrow),
+        [(8.0 * len(point.short) + 1, _LINE_HEIGHT) for point in ordered],
+        (0, 0, *_NARROW),
+        lines=_drawn_boxes(points, x_axis, y_axis, _NARROW),
+        num_needed=len(named),
+    )
+    taken = [
+        _moved(box, (x - near_x, y - near_y))
+        for box, (near_x, near_y), (x, y) in list(zip(numbers, narrow, wide, strict=True))[len(named) :]
+        if box is not None
+    ]
+    texts = [f"{point.short}. {point.label}" for point in named]
+    names = place_labels(
+        np.array(wide),
+        [(7.0 * len(text), _LINE_HEIGHT) for text in texts],
+        (0, -20, *_WIDE),
+        taken,
+        _drawn_boxes(points, x_axis, y_axis, _WIDE),
+    )
     found = []
-    for point in sorted(points, key=lambda point: -point.value):
-        x, y = x_axis.at(math.log10(point.cost)), 100 - y_axis.at(point.value)
-        spot = y
-        for _ in range(12):
-            touching = [
-                at
-                for column, at in placed
-                if abs(column - x) < (30 if point.is_named else 4) and abs(at - spot) < _LABEL_GAP
-            ]
-            if not touching:
-                break
-            spot = max(touching) + _LABEL_GAP
-        placed.append((x, spot))
-        on_left = x > 66
-        anchor, shift = ("end", -9) if on_left else ("start", 9)
-        where = (x, min(spot, 98), shift, anchor, point.kind)
-        words = tag('<tspan class="short">{}</tspan>', point.short)
-        if point.is_named:
-            words = tag('<tspan class="long">{}. {}</tspan>{}', point.short, point.label, words)
-        head = '<text class="label {4} {5}" x="{0}%" y="{1}%" dx="{2}" dy="4" text-anchor="{3}">{6}</text>'
-        found.append(tag(head, *where, "front-label" if point.is_named else "", words))
+    for place, (point, box) in enumerate(zip(ordered, numbers, strict=True)):
+        kind = f"{point.kind} short" if point.is_named else point.kind
+        found.append(_label(point.short, kind, spots[place], narrow[place], box))
+    for place, (point, text, box) in enumerate(zip(named, texts, names, strict=True)):
+        found.append(_label(text, f"{point.kind} long", spots[place], wide[place], box))
     return found
+
+
+def _label(
+    text: str, kind: str, spot: tuple[float, float], pixels: tuple[float, float], box: Box | None
+) -> Markup:
+    """Text at a point given in percent, as far from it as `box` is from its pixels."""
+    if box is None:
+        return Markup("")
+    near_x, near_y = (min(max(at, box[i]), box[i + 2]) - at for i, at in enumerate(pixels))
+    words = tag('<text x="{:.0f}" y="{:.0f}">{}</text>', box[0] - pixels[0], box[3] - 3 - pixels[1], text)
+    if math.hypot(near_x, near_y) > 14:
+        words = tag('<line class="leader" x2="{:.0f}" y2="{:.0f}"/>{}', near_x, near_y, words)
+    return tag('<svg class="label {}" x="{}%" y="{}%">{}</svg>', kind, *spot, words)
+
+
+def _moved(box: Box, by: tuple[float, float]) -> Box:
+    return box[0] + by[0], box[1] + by[1], box[2] + by[0], box[3] + by[1]
+
+
+def _drawn_boxes(points: Sequence[Point], x_axis: Axis, y_axis: Axis, size: tuple[float, float]) -> list[Box]:
+    """Boxes round the whiskers and the steps of the front in a chart of `size` pixels."""
+
+    def at(cost: float, value: float) -> tuple[float, float]:
+        return x_axis.at(math.log10(cost)) * size[0] / 100, (100 - y_axis.at(value)) * size[1] / 100
+
+    boxes = []
+    for point in points:
+        (x, top), (_, bottom) = at(point.cost, point.high), at(point.cost, point.low)
+        boxes.append((x - 1, top, x + 1, bottom))
+    corners = [at(point.cost, point.value) for point in pareto_front(points)]
+    for (x, y), (end, above) in zip(corners, [*corners[1:], (size[0], corners[-1][1])], strict=True):
+        boxes += [(x, y - 1, end, y + 1), (end - 1, above, end + 1, y)]
+    return boxes
 
 
 def _dot(x: float, y: float, kind: str) -> Markup:

@@ -14,6 +14,7 @@ from backbench.report.page.inputs import Comparison, Entry
 MOST_PAIRS = 12
 IMAGES_OF_PAIR = 3
 MOST_WRONG = 48
+MOST_KINDS = 48
 MOST_SHARED = 12
 MOST_UNSURE = 8
 IMAGES_OF_ROW = 4
@@ -45,7 +46,8 @@ class Alone:
 class Faults:
     """Everything the section shows; images are indices into `Comparison.ids`.
 
-    wrong: the best row's errors, most confident first; unsure: its right answers, least confident first.
+    wrong: the best row's errors, most confident first, at least one of each kind where that fits.
+    unsure: its right answers, least confident first.
     shared: errors of every row, most agreed first, with how many of the rows give the same wrong answer.
     recall: (rows, classes), NaN for classes without images.
     """
@@ -90,7 +92,7 @@ def find_faults(comparison: Comparison) -> Faults | None:
     shared = _find_shared(answers, right)
     pairs = _find_pairs(counts, sizes, answers[place], labels, wrong)
     return Faults(
-        wrong=tuple(wrong[:MOST_WRONG].tolist()),
+        wrong=_choose_wrong(wrong, labels, answers[place]),
         unsure=tuple(held[:MOST_UNSURE].tolist()),
         num_wrong=len(wrong),
         pairs=pairs[:MOST_PAIRS],
@@ -103,6 +105,18 @@ def find_faults(comparison: Comparison) -> Faults | None:
         recall=_recall(right, labels, num_classes),
         ensemble=_join_best(comparison),
     )
+
+
+def _choose_wrong(wrong: np.ndarray, labels: np.ndarray, answers: np.ndarray) -> tuple[int, ...]:
+    """The surest mistakes, and the surest of each kind not among them, so that cells of the matrix have images."""
+    chosen = wrong[:MOST_WRONG].tolist()
+    kinds = {(int(labels[image]), int(answers[image])) for image in chosen}
+    for image in wrong[MOST_WRONG:].tolist():
+        kind = (int(labels[image]), int(answers[image]))
+        if kind not in kinds and len(chosen) < MOST_WRONG + MOST_KINDS:
+            kinds.add(kind)
+            chosen.append(image)
+    return tuple(chosen)
 
 
 def _answers(entry: Entry) -> np.ndarray:

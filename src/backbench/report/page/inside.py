@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from backbench.report.page import charts
 from backbench.report.page.inputs import Comparison, Evidence, FeatureMap
@@ -14,10 +16,12 @@ from backbench.report.page.marks import Axis, make_axis, name
 MOST_ANSWERS = 8
 MOST_POINTS = 2000
 _GROUPS = 5
+_MOST_NAMED = 16
 
 
 def draw_training(comparison: Comparison) -> list[dict[str, Any]]:
-    """A small chart for each phase of training, on one scale: accuracy of both parts, the kept epoch marked."""
+    """Two small charts for each phase of training, on common scales: accuracy and loss of both parts, the kept
+    epoch marked."""
     phases = [
         (f"{name(entry.row.name, 60)}, phase {name(str(phase), 24)}", result)
         for entry in comparison.entries
@@ -25,26 +29,43 @@ def draw_training(comparison: Comparison) -> list[dict[str, Any]]:
         if result["history"]
     ]
     epochs = [epoch for _, result in phases for epoch in result["history"]]
-    values = [epoch[key] for epoch in epochs for key in ("train_accuracy", "val_accuracy")]
     last = max((float(epoch["epoch"]) for epoch in epochs), default=2.0)
-    x_axis, y_axis = make_axis([1.0, max(2.0, last)], least=1.0, most=max(2.0, last)), make_axis(values)
-    return [_curve(label, result, x_axis, y_axis) for label, result in phases]
+    x_axis = make_axis([1.0, max(2.0, last)], least=1.0, most=max(2.0, last))
+    shares = make_axis([epoch[key] for epoch in epochs for key in ("train_accuracy", "val_accuracy")])
+    losses = [epoch[key] for epoch in epochs for key in ("train_loss", "val_loss") if math.isfinite(epoch[key])]
+    loss_axis = make_axis(losses, most=max([1e-3, *losses]) * 2)
+    return [
+        {
+            "label": label,
+            "accuracy": _curve(result, "accuracy", x_axis, shares, lambda tick: f"{100 * tick:g}"),
+            "loss": _curve(result, "loss", x_axis, loss_axis, lambda tick: f"{tick:g}"),
+            "best": result["best_epoch"],
+            "epochs": result["history"],
+            "ended": name(result["ended"], 20),
+        }
+        for label, result in phases
+    ]
 
 
-def _curve(label: str, result: Mapping[str, Any], x_axis: Axis, y_axis: Axis) -> dict[str, Any]:
-    epochs = result["history"]
-    train = [(float(epoch["epoch"]), epoch["train_accuracy"]) for epoch in epochs]
-    val = [(float(epoch["epoch"]), epoch["val_accuracy"]) for epoch in epochs]
-    drawing = charts.draw_curves(
+def _curve(
+    result: Mapping[str, Any], what: str, x_axis: Axis, y_axis: Axis, y_text: Callable[[float], str]
+) -> Markup:
+    train, val = (
+        [
+            (float(epoch["epoch"]), epoch[f"{part}_{what}"])
+            for epoch in result["history"]
+            if math.isfinite(epoch[f"{part}_{what}"])
+        ]
+        for part in ("train", "val")
+    )
+    return charts.draw_curves(
         [(train, "other dashed"), (val, "best")],
         x_axis,
         y_axis,
         x_text=lambda tick: f"{tick:g}",
-        y_text=lambda tick: f"{100 * tick:.0f}",
+        y_text=y_text,
         mark=next((point for point in val if point[0] == result["best_epoch"]), None),
     )
-    ended = name(result["ended"], 20)
-    return {"label": label, "drawing": drawing, "best": result["best_epoch"], "epochs": epochs, "ended": ended}
 
 
 def show_inside(comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
@@ -63,7 +84,7 @@ def show_inside(comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
 
 
 def _map(comparison: Comparison, found: FeatureMap, number: int) -> dict[str, Any]:
-    """The cloud of one model: by class while five colours do, else right against wrong."""
+    """The cloud of one model: by class while five colours do, else right against wrong with the classes named."""
     entry = next((e for e in comparison.ranked if e.row.model == found.model), None)
     rows, positions = found.rows[:MOST_POINTS], found.positions[:MOST_POINTS]
     labels = comparison.labels[rows]
@@ -74,16 +95,27 @@ def _map(comparison: Comparison, found: FeatureMap, number: int) -> dict[str, An
         mine = (labels == index) & ~wrong if few else ~wrong
         groups.append((positions[mine].tolist(), f"g{index}" if few else "plain"))
     groups.append((positions[wrong].tolist(), "wrong"))
+    names = [] if few else _name_middles(comparison.classes, labels, positions)
     return {
         "number": number,
         "model": name(found.model, 60),
         "method": found.method,
-        "drawing": charts.draw_cloud(groups),
+        "drawing": charts.draw_cloud(groups, names),
         "keys": [(f"g{i}", name(label, 40)) for i, label in enumerate(comparison.classes)] if few else [],
         "num": len(rows),
         "num_wrong": int(wrong.sum()),
         "head": "" if entry is None else name(entry.row.method, 24),
     }
+
+
+def _name_middles(
+    classes: Sequence[str], labels: np.ndarray, positions: np.ndarray
+) -> list[tuple[str, float, float]]:
+    """(name, x, y): the largest classes at the medians of their points."""
+    sizes = np.bincount(labels, minlength=len(classes))
+    largest = [label for label in np.argsort(-sizes, kind="stable").tolist() if sizes[label]][:_MOST_NAMED]
+    middles = [np.median(positions[labels == label], axis=0).tolist() for label in largest]
+    return [(name(classes[label], 16), x, y) for label, (x, y) in zip(largest, middles, strict=True)]
 
 
 def make_script_data(comparison: Comparison, evidence: Evidence, shown: Sequence[int], key: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,16 @@ def _round_step(rough: float) -> float:
 def name(text: str, limit: int = LONGEST_NAME) -> str:
     """A name from outside: nothing unprintable, nothing endless. The template escapes it."""
     return shorten(printable(text[: 4 * limit + 400]), limit)
+
+
+def sentence(text: str) -> str:
+    """With a capital letter first, as it stands alone."""
+    return text[:1].upper() + text[1:]
+
+
+def breakable(text: str) -> Markup:
+    """A name that may go on in the next line after `_`, `.`, `-` and `/`, and needs no break within a word."""
+    return Markup("<wbr>").join(re.findall(r"[^_./-]*[_./-]+|[^_./-]+", text))
 
 
 def tag(markup: str, *values: object) -> Markup:

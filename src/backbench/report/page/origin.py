@@ -165,7 +165,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
-        return " x ".join(_shown(item) for item in value)
+        is_size = len(value) == 2 and all(isinstance(item, int) for item in value)
+        return (" x " if is_size else ", ").join(_shown(item) for item in value)
     return str(value)
 
 

@@ -84,6 +84,7 @@ def make_environment() -> Environment:
         loader=_PackageFiles(), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["name"] = marks.name
+    environment.filters["breakable"] = marks.breakable
     environment.filters["plural"] = marks.plural
     return environment
 

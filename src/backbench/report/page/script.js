@@ -123,23 +123,35 @@
       button.addEventListener("click", () => openImage(button.closest(".card"), data));
     }
     const wrong = article.querySelector(".wrong");
-    const clear = article.querySelector(".clear");
-    if (!wrong || !clear) return;
-    const show = (pair) => {
-      const cards = all(".card", wrong);
-      for (const card of cards) card.hidden = pair !== null && card.dataset.pair !== pair;
-      clear.hidden = pair === null;
-      const rest = wrong.querySelector("details");
-      if (rest && pair !== null) rest.open = true;
-      say(`${cards.filter((card) => !card.hidden).length} images`);
+    const note = article.querySelector(".of-cell");
+    if (!wrong || !note) return;
+    const cards = all(".card", wrong);
+    const named = (pair) => {
+      const [truth, answer] = pair.split("|").map((place) => data.classes[place]);
+      return truth === answer ? `${truth}, recognised` : `${truth} taken for ${answer}`;
     };
-    for (const cell of all("button.cell", article)) {
-      cell.addEventListener("click", () => {
-        show(cell.dataset.pair);
-        document.getElementById(`${data.key}-wrong`).scrollIntoView();
-      });
-    }
-    clear.addEventListener("click", () => show(null));
+    const show = (pair, count) => {
+      for (const card of cards) card.hidden = pair !== null && card.dataset.pair !== pair;
+      const num = cards.filter((card) => !card.hidden).length;
+      note.hidden = pair === null;
+      if (pair === null) { say(`${num} images`); return; }
+      note.firstElementChild.textContent = `${named(pair)}: ${num || "none"} of ${count} on this page.`;
+      say(note.firstElementChild.textContent);
+      const rest = wrong.querySelector("details");
+      if (rest) rest.open = true;
+      document.getElementById(`${data.key}-wrong`).scrollIntoView();
+    };
+    for (const cell of all("button.cell", article)) cell.addEventListener("click", () => show(cell.dataset.pair, cell.dataset.n));
+    note.querySelector("button").addEventListener("click", () => show(null));
+    const matrix = article.querySelector(".cells");
+    if (!matrix) return;
+    const said = article.querySelector(".pointed-at");
+    matrix.addEventListener("pointermove", (event) => {
+      if (event.target.dataset.pair) said.textContent = `${named(event.target.dataset.pair)}: ${event.target.dataset.n}.`;
+    });
+    matrix.addEventListener("click", (event) => {
+      if (event.target.dataset.pair && !event.target.classList.contains("same")) show(event.target.dataset.pair, event.target.dataset.n);
+    });
   };
 
   const setUpMap = (figure, data) => {

@@ -8,21 +8,22 @@ from typing import Any
 
 from markupsafe import Markup
 
-from backbench.evaluate.confusion import cluster_order
 from backbench.report.page import charts, doubt, faults, inside, origin, ranking
+from backbench.report.page.classes import show_classes, show_matrix
 from backbench.report.page.inputs import Comparison, Entry, Evidence
-from backbench.report.page.marks import Axis, make_axis, name, plural, points, tag
+from backbench.report.page.marks import Axis, make_axis, name, plural, points, sentence
 from backbench.report.text import percent
 
 MOST_THUMBNAILS = 150
-MOST_CLASS_ROWS = 40
-MOST_COUNTED_CLASSES = 15
 MOST_TRUSTED = 4
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One test image on the page: its place in the comparison, its id, what is true and what was answered."""
+    """One test image on the page: its place in the comparison, its id, what is true and what was answered.
+
+    `pair` is the cell of the confusion matrix it belongs to, by the places of both classes.
+    """
 
     index: int
     id: str
@@ -30,6 +31,7 @@ class Picture:
     truth: str
     answer: str
     confidence: str
+    pair: str
     note: str = ""
 
     @property
@@ -55,8 +57,8 @@ def make_view(comparison: Comparison, evidence: Evidence, *, key: str) -> dict[s
         **_sentences(comparison),
         "boxes": [ranking.describe_winner(comparison, evidence), ranking.describe_certainty(comparison)],
         "urgent": ranking.choose_warnings(comparison),
-        "checked": ranking.describe_checks(),
-        "warnings": [name(warning, 600) for warning in comparison.warnings],
+        "checked": ranking.describe_checks(comparison),
+        "warnings": [sentence(name(warning, 600)) for warning in comparison.warnings],
         "lines": lines,
         "plotted": ranking.choose_plotted(lines),
         "is_cut_on_phones": ranking.is_cut_on_phones(lines),
@@ -142,6 +144,7 @@ def _picture(comparison: Comparison, entry: Entry, image: int, *, has_thumbnail:
         truth=name(comparison.classes[int(comparison.labels[image])], 40),
         answer=name(comparison.classes[answer], 40),
         confidence=f"{float(told[answer]):.2f}",
+        pair=f"{int(comparison.labels[image])}|{answer}",
         note=note,
     )
 
@@ -175,8 +178,8 @@ def _faults(comparison: Comparison, found: faults.Faults, shown: Sequence[int]) 
         ],
         "num_rows": num_rows,
         "ensemble": _describe_ensemble(comparison, found),
-        **_class_rows(comparison, found, labels),
-        "matrix": _matrix(found, labels),
+        **show_classes(comparison, found, labels),
+        "matrix": show_matrix(found, labels),
     }
 
 
@@ -201,69 +204,6 @@ def _describe_ensemble(comparison: Comparison, found: faults.Faults) -> str:
         f"{gained} more and {lost} fewer than the best row alone. "
         "It was picked on these images, so expect a little less."
     )
-
-
-def _class_rows(comparison: Comparison, found: faults.Faults, labels: Sequence[str]) -> dict[str, Any]:
-    """Dots of the weakest classes of the best row, beside the second row; the table has them all."""
-    place = [entry.row.is_best for entry in comparison.ranked].index(True)
-    rival = next((index for index in range(len(comparison.ranked)) if index != place), None)
-    present = [index for index in range(len(labels)) if found.sizes[index] > 0]
-    order = sorted(present, key=lambda index: (found.recall[place, index], -found.sizes[index], index))
-    axis = make_axis([0.0, 1.0])
-    rows: list[tuple[str, int, float, float, float, float | None, Markup]] = []
-    for index in order:
-        value = float(found.recall[place, index])
-        second = None if rival is None else float(found.recall[rival, index])
-        low, high = faults.class_interval(value, int(found.sizes[index]))
-        drawing = charts.draw_pair(value, second, low, high, axis) if len(rows) < MOST_CLASS_ROWS else Markup("")
-        rows.append((labels[index], int(found.sizes[index]), value, low, high, second, drawing))
-    untested = [labels[index] for index in range(len(labels)) if found.sizes[index] == 0]
-    return {
-        "classes": rows,
-        "class_scale": charts.draw_scale(axis),
-        "class_names": (
-            name(comparison.ranked[place].row.name, 60),
-            "" if rival is None else name(comparison.ranked[rival].row.name, 60),
-        ),
-        "untested": untested,
-        "most_class_rows": MOST_CLASS_ROWS,
-    }
-
-
-def _matrix(found: faults.Faults, labels: Sequence[str]) -> dict[str, Any]:
-    """A table with counts up to 15 classes, a clustered drawing up to 60, the pairs alone beyond."""
-    num = len(labels)
-    if num <= MOST_COUNTED_CLASSES:
-        rows = []
-        for truth in range(num):
-            shares = found.counts[truth] / max(1, int(found.sizes[truth]))
-            cells = [
-                (int(count), "same" if truth == answer else _shade(float(share)), answer)
-                for answer, (count, share) in enumerate(zip(found.counts[truth], shares, strict=True))
-            ]
-            rows.append((labels[truth], truth, cells))
-        return {"kind": "counts", "labels": labels, "rows": rows}
-    if num <= faults.MOST_MATRIX_CLASSES:
-        return {"kind": "drawing", "drawing": _draw_matrix(found), "labels": labels}
-    return {"kind": "none"}
-
-
-def _shade(share: float) -> str:
-    return "" if share <= 0 else f"s{min(4, 1 + int(share * 10))}"
-
-
-def _draw_matrix(found: faults.Faults) -> Markup:
-    order = cluster_order(found.counts)
-    step = 100 / len(order)
-    cells = []
-    for down, truth in enumerate(order.tolist()):
-        for across, answer in enumerate(order.tolist()):
-            count = int(found.counts[truth, answer])
-            if count:
-                kind = "same" if truth == answer else _shade(count / int(found.sizes[truth]))
-                box = (round(across * step, 2), round(down * step, 2), round(step, 2), kind)
-                cells.append(tag('<rect x="{0}%" y="{1}%" width="{2}%" height="{2}%" class="{3}"/>', *box))
-    return tag('<svg class="plot cells" aria-hidden="true">{}</svg>', Markup("").join(cells))
 
 
 def _sure(comparison: Comparison) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""Classes on the page: how many of each are recognised, by which row, and what is taken for what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from backbench.evaluate.confusion import cluster_order
+from backbench.report.page import charts, faults
+from backbench.report.page.inputs import Comparison
+from backbench.report.page.marks import make_axis, name, tag
+
+MOST_CLASS_ROWS = 40
+MOST_COUNTED_CLASSES = 15
+MOST_NAMED_CLASSES = 30
+MOST_HEAT_ROWS = 12
+_MOST_HEAT_CELLS = 1000
+_CELL = '<rect x="{0}%" y="{1}%" width="{2}%" height="{2}%" class="{3}" data-pair="{4}|{5}" data-n="{6}"/>'
+_UPRIGHT = '<svg x="{}%" y="-6" class="spot"><text class="tick" transform="rotate(-90)" dy="4">{}</text></svg>'
+
+
+@dataclass(frozen=True)
+class ClassLine:
+    """One class: the best row's share of its `n` images with interval; the shares of all rows with their shade."""
+
+    label: str
+    n: int
+    value: float
+    low: float
+    high: float
+    cells: tuple[tuple[float, str], ...]
+
+
+def show_classes(comparison: Comparison, found: faults.Faults, labels: Sequence[str]) -> dict[str, Any]:
+    """Dots of the weakest classes in the best row and the second, and a heat map of all classes and rows."""
+    place = [entry.row.is_best for entry in comparison.ranked].index(True)
+    present = [index for index in range(len(labels)) if found.sizes[index] > 0]
+    num_shown = max(2, min(MOST_HEAT_ROWS, _MOST_HEAT_CELLS // max(1, len(present))))
+    shown = [place, *(index for index in range(len(comparison.ranked)) if index != place)][:num_shown]
+    order = sorted(present, key=lambda index: (found.recall[place, index], -found.sizes[index], index))
+    lines = []
+    for index in order:
+        value = float(found.recall[place, index])
+        low, high = faults.class_interval(value, int(found.sizes[index]))
+        shares = [float(found.recall[row, index]) for row in shown]
+        cells = tuple((share, shade(1 - share)) for share in shares)
+        lines.append(ClassLine(labels[index], int(found.sizes[index]), value, low, high, cells))
+    weakest = lines[:MOST_CLASS_ROWS]
+    axis = make_axis([end for line in weakest for end in (line.low, line.high, *dict(line.cells[:2]))])
+    drawings = [
+        charts.draw_pair(line.value, line.cells[1][0] if len(shown) > 1 else None, line.low, line.high, axis)
+        for line in weakest
+    ]
+    return {
+        "classes": lines,
+        "weakest": list(zip(weakest, drawings, strict=True)),
+        "class_scale": charts.draw_scale(axis),
+        "class_names": [name(comparison.ranked[row].row.name, 60) for row in shown],
+        "untested": [labels[index] for index in range(len(labels)) if found.sizes[index] == 0],
+    }
+
+
+def show_matrix(found: faults.Faults, labels: Sequence[str]) -> dict[str, Any]:
+    """A table with counts up to 15 classes, a clustered drawing up to 60, the pairs alone beyond."""
+    num = len(labels)
+    if num <= MOST_COUNTED_CLASSES:
+        rows = []
+        for truth in range(num):
+            shares = found.counts[truth] / max(1, int(found.sizes[truth]))
+            cells = [
+                (int(count), "same" if truth == answer else shade(float(share)), answer)
+                for answer, (count, share) in enumerate(zip(found.counts[truth], shares, strict=True))
+            ]
+            rows.append((labels[truth], truth, cells))
+        return {"kind": "counts", "labels": labels, "rows": rows}
+    if num <= faults.MOST_MATRIX_CLASSES:
+        return {"kind": "drawing", "drawing": _draw_matrix(found, labels), "has_names": num <= MOST_NAMED_CLASSES}
+    return {"kind": "none"}
+
+
+def shade(share: float) -> str:
+    """The class of the style sheet for a share of errors: none, then four steps of ten points each."""
+    return "" if share <= 0 else f"s{min(4, 1 + int(share * 10))}"
+
+
+def _draw_matrix(found: faults.Faults, labels: Sequence[str]) -> Markup:
+    """Classes that are taken for one another side by side; each cell says which it is to the script."""
+    order = cluster_order(found.counts).tolist()
+    step = 100 / len(order)
+    parts = []
+    for down, truth in enumerate(order):
+        for across, answer in enumerate(order):
+            count = int(found.counts[truth, answer])
+            if count:
+                kind = "same" if truth == answer else shade(count / int(found.sizes[truth]))
+                box = (round(across * step, 2), round(down * step, 2), round(step, 2), kind)
+                parts.append(tag(_CELL, *box, truth, answer, count))
+    if len(order) <= MOST_NAMED_CLASSES:
+        for at, label in enumerate(order):
+            middle, said = round((at + 0.5) * step, 2), name(labels[label], 16)
+            parts.append(tag('<text class="tick" x="-6" y="{}%" dy="4" text-anchor="end">{}</text>', middle, said))
+            parts.append(tag(_UPRIGHT, middle, said))
+    return tag('<svg class="plot cells" aria-hidden="true">{}</svg>', Markup("").join(parts))
