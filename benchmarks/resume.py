@@ -347,7 +347,7 @@ def render(cuts: list[dict[str, Any]], losses: list[dict[str, str]]) -> str:
         outcomes = "; ".join(sorted({row["outcome"] for row in noticed}))
         missed = [row["method"] for row in rows if row not in noticed]
         missing = f"; NOT by {', '.join(missed)}" if missed else ""
-        lines.append(f"| {part} | {len(noticed)} of {len(rows)} methods{missing} | {outcomes} |")
+        lines.append(f"| {part} | {len(noticed)} of {len(rows)} runs{missing} | {outcomes} |")
     return "\n".join(lines) + "\n"
 
 
