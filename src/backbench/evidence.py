@@ -20,7 +20,7 @@ from backbench import ledger
 from backbench.data.load import load_listing
 from backbench.data.manifest import Manifest, read_manifest
 from backbench.data.store import PixelStore
-from backbench.engine.cache import read_features
+from backbench.engine.cache import find_features
 from backbench.errors import BackbenchError, BadImage, ConfigError, DataError, StorageError
 from backbench.progress import SILENT, Progress
 from backbench.records import Cost, ModelFacts
@@ -36,7 +36,6 @@ from backbench.report.page.inputs import (
     make_comparison,
 )
 from backbench.report.page.view import wanted_images
-from backbench.runtime import cache_folder
 
 THUMBNAIL_PIXELS = 128
 EXPLANATION_PIXELS = 160
@@ -311,36 +310,13 @@ def _make_maps(group: _Group, request: ReportRequest) -> tuple[FeatureMap, ...]:
 
 
 def _find_features(group: _Group, model: ModelFacts, cost: Cost) -> np.ndarray | None:
-    """(n, dim) cached features of the test images, found without building the network: a cache file is the right
-    one when it holds these images and its measured seconds, to the last digit, are those of the record."""
-    manifest = group.manifest
-    if manifest is None:
+    """(n, dim) cached features of the test images; None where they are not kept any more."""
+    if group.manifest is None:
         return None
-    place = dict(zip(manifest.ids, manifest.hashes, strict=True))
-    hashes = [place[image] for image in group.comparison.ids if image in place]
-    if len(hashes) != len(group.comparison.ids):
+    place = dict(zip(group.manifest.ids, group.manifest.hashes, strict=True))
+    if any(image not in place for image in group.comparison.ids):
         return None
-    for path in sorted((cache_folder() / "features").glob("*.safetensors")):
-        stored = _stored_cost(path, model.dim)
-        if stored is None or any(cost.seconds.get(stage) != spent for stage, spent in stored.seconds.items()):
-            continue
-        found = read_features(path.stem, hashes, model.dim)
-        if found is not None:
-            return found[0]
-    return None
-
-
-def _stored_cost(path: Path, dim: int) -> Cost | None:
-    """The cost in the header of a feature file of that size; None if it is another or can't be read."""
-    try:
-        with open(path, "rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(length, 1 << 20)))
-        if header["values"]["shape"][1] != dim:
-            return None
-        return Cost.model_validate_json(header["__metadata__"]["cost"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return None
+    return find_features(cost, [place[image] for image in group.comparison.ids], model.dim)
 
 
 def _find_bundles(folders: dict[str, Path]) -> dict[str, Path]:

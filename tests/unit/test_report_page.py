@@ -162,6 +162,8 @@ def test_a_failed_run_stays_with_its_reason():
         (make_runs((0.9,), has_control=False), "add a second model"),
         (make_runs((0.9, 0.9), num_images=12), "few"),
         ([make_failure()], "Nothing finished"),
+        ([make_failure()], "Nothing was measured, so nothing could be checked."),
+        (make_runs((0.9, 0.8), has_control=False), "No controls were run, so a shortcut would go unseen."),
         (make_runs((1.0, 1.0)), "none of the 120 test images wrong"),
         (make_runs((0.2, 0.9), models=["majority", "m"]), "No shortcut seen"),
     ],

@@ -55,6 +55,14 @@ class Look:
 @click.option("--num", type=click.IntRange(min=1, max=1000), default=12, show_default=True, help="Images at most.")
 @click.option("--format", "suffix", type=click.Choice(["png", "svg"]), default="png", show_default=True)
 @click.option("--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True)
+@click.option(
+    "--map",
+    "map_method",
+    type=click.Choice(["tsne", "pca", "umap", "none"]),
+    default="tsne",
+    show_default=True,
+    help="How the features of RUNs are drawn on a plane.",
+)
 @device_option
 @json_option
 @quiet_option
@@ -65,6 +73,7 @@ def explain(
     num: int,
     suffix: str,
     theme: str,
+    map_method: str,
     device: str,
     as_json: bool,
     quiet: bool,
@@ -73,7 +82,10 @@ def explain(
 
     The leading arguments that are bundles or run folders are the models; the rest are image files and folders of
     them. Without images, test images of the first model's own run are taken, wrong ones first. Beside the sheets
-    come the first filters and the position embedding of each network that has them, and the pictures of each RUN.
+    come the first filters and the position embedding of each network that has them.
+
+    Each RUN adds its confusions, classes, confidences, training curves, answers and worst mistakes; together they
+    are drawn as maps of features and, from two on, by cost and by class.
 
     \b
     Example: backbench explain runs/before.bundle runs/after.bundle new_photos/ --out pictures/
@@ -85,9 +97,7 @@ def explain(
     subjects, images = split_subjects(arguments)
     look = Look(Path(out), suffix, theme)
     with make_progress(quiet=quiet) as progress:
-        pictures: list[dict[str, Any]] = []
-        for subject in subjects:
-            pictures += _draw_run(subject, look)
+        pictures = _draw_runs(subjects, look, map_method, decide_device(device), progress)
         answers: list[dict[str, Any]] = []
         faults: list[str] = []
         models = [subject for subject in subjects if subject.bundle is not None]
@@ -165,14 +175,59 @@ def _refuse_images(subjects: Sequence[Subject]) -> None:
     )
 
 
-def _draw_run(subject: Subject, look: Look) -> list[dict[str, Any]]:
-    """The pictures of a run's record, where a run was given."""
-    if not subject.is_run or subject.run is None:
+def _draw_runs(
+    subjects: Sequence[Subject], look: Look, map_method: str, device: str, progress: Progress
+) -> list[dict[str, Any]]:
+    """The pictures of the runs given, one by one and side by side; what can't be drawn is warned of."""
+    runs = [subject for subject in subjects if subject.is_run and subject.run is not None]
+    if not runs:
         return []
-    from backbench.report.pictures.of_run import write_run_pictures
+    from backbench.errors import BackbenchError
+    from backbench.report.pictures.of_run import write_comparison_pictures, write_run_pictures
 
-    paths = write_run_pictures(subject.run, look.out / subject.name, (look.suffix,), theme=look.theme)
-    return [{"path": str(path), "kind": "run", "model": subject.given} for path in paths]
+    pictures = []
+    for subject in runs:
+        assert subject.run is not None
+        folder = look.out / subject.name
+        paths = write_run_pictures(subject.run, folder, (look.suffix,), theme=look.theme)
+        try:
+            paths += _draw_photographs(subject.run, folder, look, progress)
+        except BackbenchError as error:
+            progress.warn(f"no photographs of {subject.given}: {error}")
+        pictures += [{"path": str(path), "kind": "run", "model": subject.given} for path in paths]
+    folders = [subject.run for subject in runs if subject.run is not None]
+    paths = []
+    try:
+        if len(folders) > 1:
+            paths += write_comparison_pictures(folders, look.out, (look.suffix,), theme=look.theme)
+        if map_method != "none":
+            paths += _draw_map(folders, look, map_method, device, progress)
+    except BackbenchError as error:
+        progress.warn(f"not drawn side by side: {error}")
+    return pictures + [{"path": str(path), "kind": "comparison", "model": None} for path in paths]
+
+
+def _draw_photographs(run: Path, folder: Path, look: Look, progress: Progress) -> list[Path]:
+    from backbench.explain.of_runs import draw_answers
+    from backbench.report.pictures.style import save_figure
+
+    paths = []
+    for name, figure in draw_answers(run, theme=look.theme, progress=progress).items():
+        paths.append(folder / f"{name}.{look.suffix}")
+        save_figure(figure, paths[-1])
+    return paths
+
+
+def _draw_map(folders: Sequence[Path], look: Look, method: str, device: str, progress: Progress) -> list[Path]:
+    from backbench.explain.of_runs import draw_map
+    from backbench.report.pictures.style import save_figure
+
+    figure, faults = draw_map(folders, method, device=device, theme=look.theme, progress=progress)
+    for fault in faults:
+        progress.warn(fault)
+    path = look.out / f"map.{look.suffix}"
+    save_figure(figure, path)
+    return [path]
 
 
 def _explain_models(

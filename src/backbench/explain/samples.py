@@ -41,10 +41,18 @@ def choose_test_samples(run: Path, num: int, progress: Progress = SILENT) -> lis
         ConfigError: not a run folder, a failed run, or images that are no longer those of the run.
         DataError, StorageError: the images or the run can't be read.
     """
-    record = ledger.read_record(run)
-    if record.status != "done":
+    if ledger.read_record(run).status != "done":
         raise ConfigError(f"{run} failed, so there are no answers to explain. Give a run that is done, or images.")
-    predictions = ledger.read_predictions(run)
+    return read_test_samples(run, order_by_interest(ledger.read_predictions(run))[:num], progress)
+
+
+def read_test_samples(run: Path, rows: Sequence[int], progress: Progress = SILENT) -> list[Sample]:
+    """The test images of these rows of a finished run's predictions.
+
+    Raises:
+        ConfigError: images that are no longer those of the run. DataError, StorageError: they can't be read.
+    """
+    record, predictions = ledger.read_record(run), ledger.read_predictions(run)
     data = load_data(record.config.data, progress)
     if data.manifest.digest != record.data.manifest_digest:
         raise ConfigError(
@@ -52,7 +60,7 @@ def choose_test_samples(run: Path, num: int, progress: Progress = SILENT) -> lis
             "part is not known any more. Name the images to explain."
         )
     row_of = {sample: row for row, sample in enumerate(data.manifest.ids)}
-    chosen = [(predictions.ids[row], int(predictions.labels[row])) for row in order_by_interest(predictions)[:num]]
+    chosen = [(predictions.ids[row], int(predictions.labels[row])) for row in rows]
     return [Sample(name, data.read(row_of[name]), predictions.classes[label]) for name, label in chosen]
 
 

@@ -8,29 +8,23 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from backbench import ledger
-from backbench.data.load import load_data
 from backbench.engine.bundle import load_bundle
 from backbench.engine.classifier import Classifier
-from backbench.engine.features import extract_features
 from backbench.errors import BackbenchError, MissingExtra
-from backbench.explain.embedding import embed_features
 from backbench.explain.heat import explain_images
 from backbench.explain.inside import draw_inside
-from backbench.explain.samples import choose_test_samples
+from backbench.explain.of_runs import draw_map, draw_rows
+from backbench.explain.samples import choose_test_samples, order_by_interest
 from backbench.explain.sheet import Explanation, draw_explanations
 from backbench.progress import SILENT, Progress
-from backbench.report.pictures.embedding import draw_embedding
 from backbench.report.pictures.of_run import write_comparison_pictures, write_run_pictures
-from backbench.report.pictures.sheets import draw_grid
 from backbench.report.pictures.style import save_figure
 from backbench.report.study_tables import Cell
 from backbench.studies.schema import Drawing, StudyFile
 
-MOST_MAPPED = 1000
 NUM_EXPLAINED = 6
 MOST_LOADED = 4
 """Models kept between two pictures of one ranking."""
@@ -103,34 +97,18 @@ def _draw(what: Drawing, pen: _Pen, cells: list[Cell], folder: Path) -> list[Pat
 
 
 def _draw_map(cells: Sequence[Cell], pen: _Pen) -> Figure:
-    """Features of the test images by every model as it was adapted, side by side; by UMAP where it is there."""
-    data = load_data(cells[0].record.config.data)
-    rows = data.manifest.part_rows("test")[:MOST_MAPPED]
-    points, wrong = {}, {}
-    for cell in cells:
-        name = f"{cell.model} + {cell.method}"
-        extraction = extract_features(
-            pen.load(cell.bundle).backbone,
-            lambda index: data.read(int(rows[index])),
-            [data.manifest.hashes[row] for row in rows],
-            names=[data.manifest.ids[row] for row in rows],
-            device=pen.device,
-            use_cache=False,
-        )
-        points[name], note = _embed(extraction.values, pen)
-        wrong[name] = ~ledger.read_predictions(cell.folder).correct[: len(rows)]
-    labels = data.manifest.labels[rows]
-    return draw_embedding(points, labels, wrong, data.manifest.classes, note=f"{note} of features, seed 0")
+    """Maps of the test images by every model as it was adapted; by UMAP where it is there."""
+    runs = [cell.folder for cell in cells]
 
+    def draw(method: str) -> Figure:
+        return draw_map(runs, method, device=pen.device, load=pen.load)[0]
 
-def _embed(values: np.ndarray, pen: _Pen) -> tuple[np.ndarray, str]:
-    """Points on a plane, and how they were made."""
     if pen.is_trial:
-        return embed_features(values, "pca", 0), "principal components"
+        return draw("pca")
     try:
-        return embed_features(values, "umap", 0), "UMAP"
+        return draw("umap")
     except MissingExtra:
-        return embed_features(values, "tsne", 0), "t-SNE"
+        return draw("tsne")
 
 
 def _draw_explanations(cells: Sequence[Cell], pen: _Pen) -> Figure:
@@ -157,22 +135,9 @@ def _draw_explanations(cells: Sequence[Cell], pen: _Pen) -> Figure:
 
 def _draw_grids(study: StudyFile, cell: Cell) -> dict[str, Figure]:
     """Prediction grids of the sizes the study asks for."""
-    predictions = ledger.read_predictions(cell.folder)
-    answers = predictions.probabilities.argmax(axis=1)
-    figures = {}
-    for num in study.grid_images:
-        samples = choose_test_samples(cell.folder, num)
-        row_of = {sample: row for row, sample in enumerate(predictions.ids)}
-        rows = [row_of[sample.name] for sample in samples]
-        figures[f"grid-{num}"] = draw_grid(
-            [sample.image for sample in samples],
-            [predictions.classes[predictions.labels[row]] for row in rows],
-            [predictions.classes[answers[row]] for row in rows],
-            [float(predictions.probabilities[row].max()) for row in rows],
-            num=num,
-            title=f"{cell.model} + {cell.method} on {cell.data}",
-        )
-    return figures
+    rows = order_by_interest(ledger.read_predictions(cell.folder))
+    title = f"{cell.model} + {cell.method} on {cell.data}"
+    return {f"grid-{num}": draw_rows(cell.folder, rows[:num], title=title) for num in study.grid_images}
 
 
 def _save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:

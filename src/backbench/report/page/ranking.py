@@ -17,7 +17,6 @@ from backbench.report.text import duration, percent, quantity
 MOST_PLOTTED = 12
 ROWS_ON_PHONES = 5  # as in style.css
 _WIDEST_SCALE = 0.30
-_CHECKED = "leaks between parts, shortcuts by control rows, unequal settings"
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,8 @@ def decide_axis(rows: Sequence[Row]) -> Axis:
         return make_axis([0.0, 1.0])
     best = max(row.accuracy or 0.0 for row in shown)
     lows = [_low(row) for row in shown if (row.accuracy or 0.0) >= best - _WIDEST_SCALE]
-    highs = [row.high if row.high is not None else row.accuracy or 0.0 for row in shown]
+    above = [row for row in rows if row.control and (row.accuracy or 0.0) > best]  # what must not look cut off
+    highs = [row.high if row.high is not None else row.accuracy or 0.0 for row in [*shown, *above]]
     return make_axis([max(min(lows), best - 1.3 * _WIDEST_SCALE), *highs])
 
 
@@ -261,9 +261,16 @@ def choose_warnings(comparison: Comparison) -> list[str]:
     return [sentence(name(text, 260)) for text in sorted(comparison.warnings, key=weight)][:3]
 
 
-def describe_checks() -> str:
-    """What was looked for when there is nothing to warn of."""
-    return _CHECKED
+def describe_checks(comparison: Comparison) -> str:
+    """What was looked for when there is nothing to warn of; no more than the runs could show."""
+    done = [row for row in comparison.rows if row.status == "done"]
+    if not done:
+        return "Nothing was measured, so nothing could be checked."
+    checks = ["leaks between parts"]
+    checks += ["shortcuts by control rows"] * any(row.control for row in done)
+    checks += ["unequal settings"] * (len(done) > 1)
+    missing = "" if any(row.control for row in done) else " No controls were run, so a shortcut would go unseen."
+    return f"Nothing found. Looked for: {', '.join(checks)}.{missing}"
 
 
 def cost_points(comparison: Comparison) -> list[charts.Point]:

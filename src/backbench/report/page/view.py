@@ -57,7 +57,7 @@ def make_view(comparison: Comparison, evidence: Evidence, *, key: str) -> dict[s
         **_sentences(comparison),
         "boxes": [ranking.describe_winner(comparison, evidence), ranking.describe_certainty(comparison)],
         "urgent": ranking.choose_warnings(comparison),
-        "checked": ranking.describe_checks(),
+        "checked": ranking.describe_checks(comparison),
         "warnings": [sentence(name(warning, 600)) for warning in comparison.warnings],
         "lines": lines,
         "plotted": ranking.choose_plotted(lines),

@@ -7,9 +7,9 @@ function makeFields(operation) {
   if (!content) return null;
   const rows = Object.entries(content.schema.properties).map(([name, field]) => make("tr", {},
     make("td", {}, make("code", { text: name })),
-    make("td", { text: content.schema.required.includes(name) ? "needed" : "" }),
+    make("td", { text: content.schema.required.includes(name) ? "yes" : "no" }),
     make("td", { text: describe(field) })));
-  return make("table", {}, make("thead", {}, make("tr", {}, ...["Field", "", "Value"].map((text) => make("th", { scope: "col", text })))), make("tbody", {}, ...rows));
+  return make("table", {}, make("thead", {}, make("tr", {}, ...["Field", "Needed", "Value"].map((text) => make("th", { scope: "col", text })))), make("tbody", {}, ...rows));
 }
 
 function describe(field) {
@@ -37,7 +37,7 @@ async function start() {
   const example = `curl -F image=@photo.jpg -F model='${models[0].name.replaceAll("'", "'\\''")}' ${window.location.origin}/api/predict`;
   const operations = Object.entries(schema.paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, operation]) => makeOperation(path, method, operation)));
-  fill(find("api"), make("p", { text: schema.info.description }), make("pre", { text: example }), ...operations);
+  fill(find("api"), make("p", { text: schema.info.description }), make("pre", { tabindex: "0", text: example }), ...operations);
 }
 
 start().catch(() => fill(find("api"), make("p", { class: "note", text: "The server does not answer." })));

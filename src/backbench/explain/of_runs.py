@@ -1,0 +1,167 @@
+"""Pictures of finished runs that need their images or features: answers, worst mistakes, maps side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from backbench import ledger
+from backbench.data.load import Data, load_data
+from backbench.engine.bundle import load_bundle
+from backbench.engine.cache import find_features
+from backbench.engine.classifier import Classifier
+from backbench.engine.features import extract_features
+from backbench.errors import ConfigError
+from backbench.explain.embedding import embed_features, embedding_name
+from backbench.explain.samples import read_test_samples
+from backbench.progress import SILENT, Progress
+from backbench.records import Predictions, RunRecord
+from backbench.report.pictures.embedding import draw_embedding
+from backbench.report.pictures.of_run import HISTORY_FILE
+from backbench.report.pictures.sheets import draw_grid
+
+NUM_IN_GRID = 30
+MOST_MAPPED = 1000
+MOST_MAPS = 6
+
+
+def draw_answers(run: Path, *, theme: str = "light", progress: Progress = SILENT) -> dict[str, Figure]:
+    """'answers': images evenly over the run's test part; 'worst': those whose true class it held least likely.
+
+    Raises:
+        ConfigError, DataError, StorageError: as `samples.read_test_samples`.
+    """
+    predictions = ledger.read_predictions(run)
+    num = len(predictions.ids)
+    even = np.unique(np.linspace(0, num - 1, min(num, NUM_IN_GRID)).round().astype(int)).tolist()
+    told = predictions.probabilities[np.arange(num), predictions.labels]
+    wrong = np.flatnonzero(~predictions.correct)
+    worst = wrong[np.argsort(told[wrong], kind="stable")][:NUM_IN_GRID].tolist()
+    name = run_name(ledger.read_record(run))
+    figures = {"answers": draw_rows(run, even, title=f"What {name} answers", theme=theme, progress=progress)}
+    if worst:
+        title = f"What {name} is most wrong about"
+        figures["worst"] = draw_rows(run, worst, title=title, theme=theme, progress=progress)
+    return figures
+
+
+def draw_rows(
+    run: Path, rows: Sequence[int], *, title: str, theme: str = "light", progress: Progress = SILENT
+) -> Figure:
+    """These rows of a run's predictions as photographs with truth, answer and confidence, wrong ones first.
+
+    Raises:
+        ConfigError, DataError, StorageError: as `samples.read_test_samples`.
+    """
+    predictions = ledger.read_predictions(run)
+    samples = read_test_samples(run, rows, progress)
+    told = predictions.probabilities[list(rows)]
+    return draw_grid(
+        [sample.image for sample in samples],
+        [sample.truth or "" for sample in samples],
+        [predictions.classes[answer] for answer in told.argmax(axis=1).tolist()],
+        told.max(axis=1),
+        num=len(rows),
+        title=title,
+        theme=theme,
+    )
+
+
+def draw_map(
+    runs: Sequence[Path],
+    method: str = "tsne",
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    load: Callable[[Path], Classifier] = load_bundle,
+    theme: str = "light",
+    progress: Progress = SILENT,
+) -> tuple[Figure, list[str]]:
+    """Features of the test images by each run's network as it was adapted, side by side, wrong answers marked.
+
+    Args:
+        runs: on one manifest; the first six that have features are drawn, at most 1,000 images of them.
+        method: 'umap', 'tsne' or 'pca'.
+        load: gives the classifier of a bundle.
+
+    Returns:
+        The figure, and why runs are missing from it.
+
+    Raises:
+        ConfigError: no run has features, or the data has changed; see `embedding.embed_features`.
+        DataError, StorageError: something can't be read.
+
+    Cost: features come from the cache where frozen networks left them; else the network runs on the images.
+    """
+    first = ledger.read_record(runs[0])
+    data = load_data(first.config.data, progress)
+    rows = data.manifest.part_rows("test")[:MOST_MAPPED]
+    points: dict[str, np.ndarray] = {}
+    wrong: dict[str, np.ndarray] = {}
+    faults: list[str] = []
+    for run in runs:
+        record, predictions = ledger.read_record(run), ledger.read_predictions(run)
+        if record.data.manifest_digest != data.manifest.digest:
+            raise ConfigError(
+                f"run '{record.run_id}' is not on the images that {first.config.data.source} holds now."
+            )
+        values = (
+            None if len(points) == MOST_MAPS else _find_values(run, record, data, rows, load, device, progress)
+        )
+        name = run_name(record)
+        if values is None:
+            why = (
+                f"a map holds {MOST_MAPS}" if len(points) == MOST_MAPS else "it has neither features nor a bundle"
+            )
+            faults.append(f"{name} is not on the map: {why}")
+            continue
+        points[name] = embed_features(values, method, seed)
+        wrong[name] = _is_wrong(predictions, [data.manifest.ids[row] for row in rows])
+    if not points:
+        raise ConfigError("no map: no run has features in the cache, nor a bundle. backbench adapt writes one.")
+    note = f"{embedding_name(method, seed)}, of features"
+    labels = data.manifest.labels[rows]
+    return draw_embedding(points, labels, wrong, data.manifest.classes, note=note, theme=theme), faults
+
+
+def run_name(record: RunRecord) -> str:
+    """Model and method."""
+    return f"{record.model.name if record.model else record.config.model} + {record.config.method.name}"
+
+
+def _find_values(
+    run: Path,
+    record: RunRecord,
+    data: Data,
+    rows: np.ndarray,
+    load: Callable[[Path], Classifier],
+    device: str,
+    progress: Progress,
+) -> np.ndarray | None:
+    """(n, dim) features: the cached ones of a network that was not trained, else by the network of the bundle."""
+    hashes = [data.manifest.hashes[row] for row in rows]
+    is_trained = (run / HISTORY_FILE).exists()
+    if record.model is not None and record.cost is not None and not is_trained:
+        values = find_features(record.cost, hashes, record.model.dim)
+        if values is not None:
+            return values
+    bundle = run.with_name(f"{run.name}{ledger.BUNDLE_SUFFIX}")
+    if not bundle.is_dir():
+        return None
+    return extract_features(
+        load(bundle).backbone,
+        lambda index: data.read(int(rows[index])),
+        hashes,
+        names=[data.manifest.ids[row] for row in rows],
+        device=device,
+        use_cache=False,
+        progress=progress,
+    ).values
+
+
+def _is_wrong(predictions: Predictions, ids: Sequence[str]) -> np.ndarray:
+    right = dict(zip(predictions.ids, predictions.correct.tolist(), strict=True))
+    return np.array([not right[image] for image in ids], dtype=bool)
