@@ -41,8 +41,11 @@ bench: $(VENV)/.installed-dev  ## backbench beside its peers, in one run; tables
 	$(BIN)/python benchmarks/heads.py --out benchmarks/results/heads.md
 	$(BIN)/python benchmarks/features.py --out benchmarks/results/features.md
 	$(BIN)/python benchmarks/startup.py --out benchmarks/results/startup.md
+	$(BIN)/python benchmarks/report.py --out benchmarks/results/report.md
 
 REPORT_MODELS := mobilenetv2_100 resnet18_to_layer3 squeezenet1_1 vit_tiny_patch16_224
+# Those that are kept as bundles too: they explain images on the page, and are tried in `make screenshots`.
+SERVED := mobilenetv2_100 vit_tiny_patch16_224
 comma := ,
 space := $(subst ,, )
 
@@ -50,15 +53,13 @@ report: $(VENV)/.installed  ## one page on real runs: four backbones and three i
 	for data in caltech-mini cifar10-mini; do $(BIN)/backbench rank $(SHARED)/data/$$data --out runs/report \
 	  --models $(subst $(space),$(comma),$(REPORT_MODELS:%=$(SHARED)/weights/%.toml)),pixels,tiny_cnn.cifar100,tiny_vit.cifar100 \
 	  --methods knn,centroid,logistic || exit 1; done
+	for model in $(SERVED); do $(BIN)/backbench adapt $(SHARED)/data/caltech-mini --out runs/report --method logistic \
+	  --model $(SHARED)/weights/$$model.toml --quiet >/dev/null || exit 1; done
 	$(BIN)/backbench report runs/report -o runs/report.html
-
-SERVED := mobilenetv2_100 vit_tiny_patch16_224
 
 screenshots: $(VENV)/.installed-dev  ## the report and the serving page, light and dark, desktop and phone, in runs/screenshots/
 	test -f runs/report.html || $(MAKE) report
-	for model in $(SERVED); do $(BIN)/backbench adapt $(SHARED)/data/caltech-mini --out runs/served --method logistic \
-	  --model $(SHARED)/weights/$$model.toml --quiet >/dev/null || exit 1; done
-	$(BIN)/python tools/screenshots.py runs/report.html runs/screenshots --serve runs/served/*.bundle
+	$(BIN)/python tools/screenshots.py runs/report.html runs/screenshots --serve runs/report/*.bundle
 
 clean:  ## remove what the commands above made, but not run records
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -91,13 +91,43 @@ def test_two_models_explain_the_test_images_of_the_first_wrong_ones_first(world:
 
 
 def test_a_run_gives_its_own_pictures_too_and_the_paths_are_printed(world: World, tmp_path: Path) -> None:
-    done = invoke("explain", world.vit_run, "--num", 2, "--out", tmp_path, "--format", "svg", "--theme", "dark")
+    options = ("--num", 2, "--out", tmp_path, "--format", "svg", "--theme", "dark", "--map", "pca")
+    done = invoke("explain", world.vit_run, *options)
     assert done.exit_code == 0, (done.output, done.exception)
     printed = [Path(line) for line in done.stdout.splitlines()]
     assert printed[0] == tmp_path / "explained.svg"
     assert {path.suffix for path in printed} == {".svg"}
     assert all(path.is_file() for path in printed)
-    assert [path for path in printed if path.parent == tmp_path / world.vit_run.name]
+    own = {path.stem for path in printed if path.parent == tmp_path / world.vit_run.name}
+    assert own >= {"confusion", "classes", "reliability", "coverage", "answers"}
+    assert ("worst" in own) == (not read_predictions(world.vit_run).correct.all())
+    assert tmp_path / "map.svg" in printed
+    assert tmp_path / "cost.svg" not in printed  # one run is no comparison
+
+
+def test_runs_are_drawn_side_by_side_from_cached_features(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network of a frozen run ran again for a map")
+
+    runs = []
+    for bundle in (world.vit, world.cnn):
+        run = bundle.with_name(bundle.name.removesuffix(".bundle"))
+        runs.append(tmp_path / f"{run.parent.name}" / run.name)
+        shutil.copytree(run, runs[-1])  # without its bundle
+    monkeypatch.setattr("backbench.explain.of_runs.extract_features", refuse)
+    document = ask(*runs, "--out", tmp_path / "out", "--map", "pca")
+    assert {path.name for path in paths_of(document, "comparison")} == {
+        "cost.png",
+        "class-heat-map.png",
+        "map.png",
+    }
+    monkeypatch.setenv("BACKBENCH_CACHE", str(tmp_path / "empty"))
+    done = invoke("explain", *runs, "--out", tmp_path / "again", "--map", "pca")
+    assert done.exit_code == 0
+    assert "no run has features in the cache, nor a bundle" in done.stderr
+    assert (tmp_path / "again" / "cost.png").is_file()
 
 
 def test_named_images_and_broken_ones(world: World, tmp_path: Path) -> None:
@@ -155,5 +185,5 @@ def test_a_run_without_a_model_gives_its_pictures_alone(world: World, tmp_path: 
     shutil.copytree(world.vit_run, run)
     document = ask(run, "--out", tmp_path / "out")
     assert document["explanations"] == []
-    assert {picture["kind"] for picture in document["pictures"]} == {"run"}
+    assert {picture["kind"] for picture in document["pictures"]} == {"run", "comparison"}
     assert "no model to explain images with" in str(error_of(run, world.photos, "--out", tmp_path / "out"))

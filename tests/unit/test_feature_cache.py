@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from backbench.config import Preprocess
 from backbench.engine import cache
-from backbench.engine.cache import feature_key, feature_path, read_features, write_features
+from backbench.engine.cache import feature_key, feature_path, find_features, read_features, write_features
 from backbench.progress import Progress
 from backbench.records import Cost, ModelFacts
 
@@ -86,6 +86,19 @@ def test_each_distinct_image_is_stored_once() -> None:
     assert stored["values"].shape == (3, 5)
     assert np.array_equal(stored["values"], make_values(3))
     assert stored["hashes"].tobytes() == b"".join(bytes.fromhex(name) for name in hashes)
+
+
+def test_features_are_found_by_what_they_cost_and_by_nothing_less() -> None:
+    hashes, values = make_hashes(4), make_values(4)
+    write_features(KEY, values, hashes, COST)
+    of_run = COST.model_copy(update={"seconds": {**COST.seconds, "head": 0.1}})
+    found = find_features(of_run, hashes[::-1], 5)
+    assert found is not None
+    assert np.array_equal(found, values[::-1])
+    slower = {**COST.seconds, "forward": 2.6}
+    assert find_features(COST.model_copy(update={"seconds": slower}), hashes, 5) is None
+    assert find_features(of_run, hashes, 6) is None
+    assert read_features(KEY, hashes, 5) is not None  # another size is no damage
 
 
 def test_no_images_are_no_problem() -> None:

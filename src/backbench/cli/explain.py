@@ -203,7 +203,7 @@ def _draw_runs(
         if map_method != "none":
             paths += _draw_map(folders, look, map_method, device, progress)
     except BackbenchError as error:
-        progress.warn(f"not drawn side by side: {error}")
+        progress.warn(str(error))
     return pictures + [{"path": str(path), "kind": "comparison", "model": None} for path in paths]
 
 

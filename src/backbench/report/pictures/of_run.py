@@ -48,9 +48,7 @@ def draw_run(
         probabilities = at_temperature(predictions.probabilities, float(choices.get("temperature") or 1.0))
         threshold = choices.get("threshold")
         figures["confusion"] = draw_confusion(counts, classes, title=f"What {name} takes for what", theme=theme)
-        figures["reliability"] = draw_reliability(
-            probabilities, labels, title=f"Is the confidence of {name} honest?", theme=theme
-        )
+        figures["reliability"] = draw_reliability(probabilities, labels, title=f"Is {name} honest?", theme=theme)
         figures["coverage"] = draw_coverage(
             probabilities,
             labels,
