@@ -125,7 +125,7 @@ def _make_elsewhere_table(group: str, cells: Sequence[Cell]) -> list[Table]:
                 )
             )
             pairs = ", ".join(f"{theirs} = {ours}" for theirs, ours in sorted(found.mapping.items()))
-            notes[f"{source} for a model of {cell.data}: {len(found.mapping)} classes in common: {pairs}"] = True
+            notes[f"{source} for a model of {cell.data}: in common are {len(found.mapping)}: {pairs}"] = True
     if not rows:
         return []
     columns = ("model", "method", "trained on", "own test part", "other source", "accuracy there", "images")
