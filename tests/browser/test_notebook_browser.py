@@ -20,7 +20,14 @@ def write_page(target: Path, *, page: str, text: str) -> str:
     runs = make_runs([0.9, 0.85, 0.5], classes=names, models=names[:3], data_name=names[0])
     comparison = replace(make_comparison(runs), warnings=HOSTILE_NAMES, summary=HOSTILE_NAMES)
     epochs = [
-        {"epoch": float(n), "train_accuracy": 0.4 + n / 10, "val_accuracy": 0.5, "val_loss": 1.0} for n in (1, 2)
+        {
+            "epoch": float(n),
+            "train_accuracy": 0.4 + n / 10,
+            "train_loss": 1.2,
+            "val_accuracy": 0.5,
+            "val_loss": 1.0,
+        }
+        for n in (1, 2)
     ]
     history = {names[1]: {"best_epoch": 2, "ended": names[2], "history": epochs}}
     facts = runs[0].record.model

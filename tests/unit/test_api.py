@@ -306,7 +306,7 @@ def make_hostile(count: int = 3) -> tuple[Comparison, list[StoredRun]]:
         assert run.record.model is not None
         model = run.record.model.model_copy(update=facts)
         record = run.record.model_copy(update={"config": config, "model": model, "warnings": tuple(HOSTILE)})
-        epoch = {"epoch": 1.0, "train_accuracy": 0.5, "val_accuracy": 0.4, "val_loss": 1.0}
+        epoch = {"epoch": 1.0, "train_accuracy": 0.5, "train_loss": 1.2, "val_accuracy": 0.4, "val_loss": 1.0}
         history = {word: {"best_epoch": 1, "ended": word, "history": [epoch]}}
         runs.append(replace(run, record=record, history=history))
     return replace(make_comparison(runs), warnings=tuple(HOSTILE), summary=tuple(HOSTILE)), runs

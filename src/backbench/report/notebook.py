@@ -250,7 +250,7 @@ def _draw_curves(stored: StoredRun) -> Markup:
         "training (dashed), %, by epoch; epoch {} of {} was kept</figcaption></figure>"
     )
     drawn = [
-        tag(figure, curve["drawing"], curve["label"], curve["best"], len(curve["epochs"]))
+        tag(figure, curve["accuracy"], curve["label"], curve["best"], len(curve["epochs"]))
         for curve in draw_training(make_comparison([stored]))
     ]
     return tag('<div class="charts">{}</div>', join_marks(drawn))
