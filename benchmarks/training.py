@@ -91,7 +91,7 @@ def ours_command(folder: Path, epochs: int, precision: str) -> list[str]:
 def timm_command(folder: Path, epochs: int, script: Path) -> list[str]:
     data = ["--data-dir", str(folder / "images"), "--train-split", "train", "--val-split", "val"]
     model = ["--model", "resnet18", "--num-classes", str(NUM_CLASSES), "--device", "cpu", "--output", str(folder)]
-    recipe = ["-b", str(BATCH), "--opt", "adamw", "--lr", "1e-4", "--warmup-epochs", "0", "--sched", "none"]
+    recipe = ["-b", str(BATCH), "--opt", "adamw", "--lr", "1e-4", "--warmup-epochs", "0"]
     plain = ["--color-jitter", "0", "--no-prefetcher", "--workers", "0", "--epochs", str(epochs)]
     return [sys.executable, str(script), *data, *model, *recipe, *plain, "--smoothing", "0"]
 
@@ -261,7 +261,7 @@ def main() -> None:
     arguments = parser.parse_args()
     names = ("torch", "torchvision", "timm", "transformers", "accelerate")
     versions = {name: version(name) for name in names}
-    overhead = measure_loop(5 * arguments.rounds)
+    overhead = measure_loop(max(3, arguments.rounds))
     text = "\n".join(
         [
             "# Training beside its peers",

@@ -138,8 +138,8 @@ def _options_of(group: Group, method: str, settings: Settings) -> dict[str, obje
     fields = find_method(method, f"group '{group.name}'").options.model_fields  # type: ignore[attr-defined]
     if settings.epochs is not None and "recipe" in fields and "qat_epochs" not in fields:
         options["recipe"] = {**options.get("recipe", {}), "epochs": settings.epochs}
-    if settings.random_weights and "num_values" in fields:
-        options.setdefault("num_values", TRIAL_VALUES)
+    if settings.random_weights:
+        options = {name: value for name, value in TRIAL_OPTIONS.items() if name in fields} | options
     return options
 
 
@@ -153,8 +153,8 @@ def source_of(data: str, settings: Settings) -> str:
     return data
 
 
-TRIAL_VALUES = 4
-"""Strengths that a probe chooses among in a trial, where what it chooses means nothing and each has its cost."""
+TRIAL_OPTIONS = {"num_values": 4, "tolerance": 1e-2}
+"""Of probes in a trial, where what they choose and find means nothing, and each strength and pass has its cost."""
 
 STAND_INS = {"openimages": "caltech256", "hub": "cifar10", "digits": "cifar10"}
 """What stands in, in a trial, for data sets that have no fixed list of classes."""

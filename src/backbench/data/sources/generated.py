@@ -5,7 +5,7 @@ For trials of a study, or of one's own scripts, without a download. Nothing can 
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -45,32 +45,40 @@ def resolve(name: str) -> SourceSpec | None:
 
 
 def _load(spec: SourceSpec, config: DataConfig, progress: Progress) -> Listing:
-    """Eight images of each class: a colour and a stripe of the class's own, and noise."""
-    classes = _class_names(spec)
-    sides = spec.facts.get("width", 64)
-    rng = make_rng(config.split_seed, f"{PREFIX}{spec.name}")
-    looks = rng.uniform(40, 215, (len(classes), 2, 3))
-    images, labels, ids = [], [], []
-    for index, name in enumerate(classes):
-        for number in range(NUM_OF_EACH):
-            image = np.broadcast_to(looks[index, 0], (sides, sides, 3)).copy()
-            place = 1 + (index * 7 + number) % (sides - sides // 4 - 1)
-            image[place : place + sides // 4] = looks[index, 1]
-            images.append(np.clip(image + rng.normal(0, NOISE, image.shape), 0, 255).astype(np.uint8))
-            labels.append(name)
-            ids.append(f"{spec.name}/{index:04d}/{number}")
+    labels, ids, pixels = _draw(spec.name, _class_names(spec), spec.facts.get("width", 64), config.split_seed)
     return Listing(
         name=f"generated-{spec.name}",
-        ids=tuple(ids),
-        labels=tuple(labels),
+        ids=ids,
+        labels=labels,
         groups=(None,) * len(ids),
-        parts=PART_OF * len(classes),
-        pixels=np.stack(images),
+        parts=PART_OF * (len(ids) // NUM_OF_EACH),
+        pixels=pixels,
         facts={
             "licence": "CC0-1.0",
             "warnings": (f"drawn images in the place of {spec.name}: the figures say nothing about it",),
         },
     )
+
+
+@lru_cache(maxsize=4)  # a trial asks for the same few again and again
+def _draw(
+    name: str, classes: tuple[str, ...], sides: int, seed: int
+) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:
+    """Labels, ids and read-only pixels of eight images of each class: its own colour and stripe, and noise."""
+    rng = make_rng(seed, f"{PREFIX}{name}")
+    looks = rng.uniform(40, 215, (len(classes), 2, 3))
+    images, labels, ids = [], [], []
+    for index, label in enumerate(classes):
+        for number in range(NUM_OF_EACH):
+            image = np.broadcast_to(looks[index, 0], (sides, sides, 3)).copy()
+            place = 1 + (index * 7 + number) % (sides - sides // 4 - 1)
+            image[place : place + sides // 4] = looks[index, 1]
+            images.append(np.clip(image + rng.normal(0, NOISE, image.shape), 0, 255).astype(np.uint8))
+            labels.append(label)
+            ids.append(f"{name}/{index:04d}/{number}")
+    pixels = np.stack(images)
+    pixels.flags.writeable = False
+    return tuple(labels), tuple(ids), pixels
 
 
 def _class_names(spec: SourceSpec) -> tuple[str, ...]:
