@@ -269,6 +269,15 @@ def _pass_over_seen(bench: _Bench, models: Sequence[ModelSpec]) -> list[ModelSpe
     return [model for model in models if model.name not in num_seen]
 
 
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether a Ctrl-C is behind an error: libraries that are being imported wrap it in errors of their own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], *, deadline: float | None) -> None:
     """All methods on one model; its features are extracted only if a run is missing.
 
@@ -315,6 +324,8 @@ def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], 
             except (StorageError, BudgetExceeded, Interrupted):
                 raise
             except Exception as error:
+                if _is_interrupt(error):
+                    raise KeyboardInterrupt from error
                 facts = None if extracted is None else extracted.model
                 record = record_failure(config, run_id, data, error, facts, out=request.out, device=request.device)
                 bench.progress.warn(f"{model.name} + {method.name} failed: {error}")

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from backbench import study
+from backbench.config import DataConfig, MethodConfig
+
 ROW_KEYS = {
     "model", "method", "run_id", "accuracy", "low", "high", "n", "rank_low", "rank_high", "tied_with_best",
     "p_value", "control", "seconds", "images_per_second", "parameters", "input_size", "warnings",
@@ -182,11 +185,29 @@ def test_an_interrupt_keeps_what_is_done(photos: Path, tmp_path: Path) -> None:
     assert "Traceback" not in stdout
     if running.returncode != 0:  # it may have been just done
         assert running.returncode == 130
-        assert "pixels" in stdout
+        assert "interrupted" in stdout  # the run just written may not have made it into the table
     document = rank_json(photos, "--models", "pixels,tiny_cnn,tiny_vit", "--out", out)
     assert len([row for row in document["rows"] if not row["control"]]) == 3
     for name, stamp in finished.items():
         assert (out / name / "record.json").stat().st_mtime_ns == stamp
+
+
+def test_an_interrupt_that_a_library_wrapped_is_no_failure(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def import_something(*_: Any, **__: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as interrupt:
+            raise ImportError("a part failed to import") from interrupt
+
+    monkeypatch.setattr(study, "extract_for", import_something)
+    request = study.RankRequest(
+        data=DataConfig(source=str(photos)), methods=(MethodConfig(name="knn"),), models=("pixels",), out=tmp_path
+    )
+    ranking = study.rank(request)
+    assert ranking.interrupted
+    assert not ranking.has_failures
 
 
 def test_a_budget_that_is_too_small_still_gives_an_answer(photos: Path, tmp_path: Path) -> None:
