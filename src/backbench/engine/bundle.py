@@ -58,9 +58,7 @@ _GALLERY_NOTE = f"""
 To pass the model on without them, remove that folder: it answers the same. To write none:
 `backbench adapt --no-gallery`.
 """
-_MOST_CHANGE = (
-    1e-5  # of a feature or logit, relative to the largest, between what was written and what is read back
-)
+_MOST_CHANGE = 1e-5  # of a feature or a logit, relative to the largest, from writing and reading back
 
 
 class BundleFacts(StoredBackbone):
@@ -244,7 +242,7 @@ def _training_facts(record: RunRecord, weights_digest: str) -> TrainingFacts:
 
 
 def _check_same(classifier: Classifier, folder: Path) -> None:
-    """What was written gives the same logits when it is read back: the description left nothing out."""
+    """What was written gives the same features, and its head the same logits for them, when it is read back."""
     try:
         again = _load(folder)
     except BackbenchError as error:
@@ -258,13 +256,15 @@ def _check_same(classifier: Classifier, folder: Path) -> None:
         expected, given = classifier.backbone(batch), again.backbone(batch)
         # On the same features: a head that stretches features of next to no spread makes much of their rounding.
         pairs = ((expected, given), (classifier.head(expected), again.head(expected)))
-    for one, other in pairs:
-        if bool(((other - one).abs() <= _MOST_CHANGE * one.abs().max().clamp_min(1.0)).all()):
-            continue
+    if not all(_is_close(*pair) for pair in pairs):
         raise ModelError(
             f"{classifier.backbone.facts.name}: this classifier can't be bundled: read back, it gives other "
             "answers. Was a layer of it wrapped or replaced?"
         )
+
+
+def _is_close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return bool(((other - one).abs() <= _MOST_CHANGE * one.abs().max().clamp_min(1.0)).all())
 
 
 def _load(folder: Path) -> Classifier:
