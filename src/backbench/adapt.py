@@ -28,18 +28,21 @@ from backbench.plan import describe_power
 from backbench.progress import SILENT, Progress
 from backbench.records import RunRecord
 from backbench.run import (
+    Extracted,
     complete_run,
     decide_run_id,
     extract_for,
+    feature_task,
     record_failure,
     resolve_options,
 )
-from backbench.tuning import calibrate_on, feature_task, tune_run
+from backbench.tuning import calibrate_on, tune_run
 from backbench.unfinished import forget_refused, hold_run, lock_path, working_folder
 
 if TYPE_CHECKING:
     from backbench.engine.classifier import Classifier
     from backbench.engine.gallery import Gallery
+    from backbench.engine.heads import Fitted
 
 
 @dataclass(frozen=True)
@@ -182,14 +185,52 @@ def _adapt_alone(
     else:
         limits: Any = {"deadline": deadline, "stop_signal": stop_signal}
         record, classifier = tune_run(config, run_id, data, model, **where, **limits)
+    bundle = _write_bundle(record, classifier, features, data, model, with_gallery=with_gallery, **where)
+    return Adapted(record, out / record.run_id, bundle)
+
+
+def keep_probe(
+    record: RunRecord,
+    fitted: Fitted,
+    extracted: Extracted,
+    data: Data,
+    model: ModelSpec,
+    *,
+    out: Path,
+    device: str,
+    progress: Progress = SILENT,
+) -> Path:
+    """Write the bundle of a probe that `run.complete_run` has just fitted, as `adapt` would; its folder.
+
+    Raises:
+        ModelError: how the backbone was made is not known. StorageError: the folder can't be written.
+    """
+    classifier = _probe_classifier(fitted, extracted, data)
+    where: Any = {"out": out, "device": device, "progress": progress}
+    return _write_bundle(record, classifier, extracted.values, data, model, with_gallery=True, **where)
+
+
+def _write_bundle(
+    record: RunRecord,
+    classifier: Classifier,
+    features: np.ndarray | None,
+    data: Data,
+    model: ModelSpec,
+    *,
+    with_gallery: bool,
+    out: Path,
+    device: str,
+    progress: Progress,
+) -> Path:
     from backbench.engine.bundle import write_bundle
 
     bundle = out / f"{record.run_id}.bundle"
     if is_first() and not bundle.is_dir():  # another process may have been first
+        where: Any = {"out": out, "device": device, "progress": progress}
         gallery = _gallery(record, classifier, data, features, **where) if with_gallery else None
         seen = _collect_seen(record, classifier, data, model)
         write_bundle(bundle, classifier, record=record, gallery=gallery, seen=seen)
-    return Adapted(record, out / record.run_id, bundle)
+    return bundle
 
 
 def _collect_seen(record: RunRecord, classifier: Classifier, data: Data, model: ModelSpec) -> Seen:
@@ -237,9 +278,6 @@ def _probe(
     progress: Progress,
 ) -> tuple[RunRecord, Classifier, np.ndarray]:
     """The record of a probe, as a ranking makes it, its head on the backbone, and the features of all images."""
-    from backbench.engine.classifier import Classifier
-    from backbench.engine.head_modules import to_module
-
     method = find_method(config.method.name)
     options: Any = resolve_options(method, config.method)
     record = ledger.find_finished(out, run_id)
@@ -247,11 +285,19 @@ def _probe(
         map_classes(data.manifest.classes, model.load_head, options)  # what is wrong is found before the long work
     extracted = extract_for(model, config, data, device=device, deadline=deadline, progress=progress)
     if record is None:
-        record = complete_run(config, run_id, data, extracted, out=out, device=device)
-    task = feature_task(config, data, extracted.values, device)
-    fitted = method.adapt(task, options)
-    assert extracted.backbone is not None  # controls, which have none, are refused by adapt
+        record, fitted = complete_run(config, run_id, data, extracted, out=out, device=device)
+    else:
+        fitted = method.adapt(feature_task(config, data, extracted.values, device), options)
+    return record, _probe_classifier(fitted, extracted, data), extracted.values
+
+
+def _probe_classifier(fitted: Fitted, extracted: Extracted, data: Data) -> Classifier:
+    """The head on the backbone whose features it was fitted to, calibrated where there is validation."""
+    from backbench.engine.classifier import Classifier
+    from backbench.engine.head_modules import to_module
+
+    assert extracted.backbone is not None  # controls, which have none, are refused by the callers
     classifier = Classifier(extracted.backbone, to_module(fitted.head), data.manifest.classes)
     if fitted.val_logits is not None:
-        calibrate_on(classifier, fitted.val_logits, task.val.labels)
-    return record, classifier, extracted.values
+        calibrate_on(classifier, fitted.val_logits, data.manifest.labels[data.manifest.part_rows("val")])
+    return classifier

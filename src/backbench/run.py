@@ -88,7 +88,7 @@ def run(
     if finished is not None:
         return finished
     extracted = extract_for(model, config, data, device=device, progress=progress)
-    return complete_run(config, run_id, data, extracted, out=out, device=device)
+    return complete_run(config, run_id, data, extracted, out=out, device=device)[0]
 
 
 def decide_run_id(config: RunConfig, data: Data, model: ModelSpec) -> str:
@@ -264,8 +264,11 @@ def _describe_control(model: ModelSpec, data: Data) -> Extracted:
 
 def complete_run(
     config: RunConfig, run_id: str, data: Data, extracted: Extracted, *, out: Path, device: str
-) -> RunRecord:
+) -> tuple[RunRecord, Fitted]:
     """Fit the method on train and validation, open the test part once, score, write the run folder.
+
+    Returns:
+        The record, and the head it is of.
 
     Raises:
         StorageError: the output folder can't be written.
@@ -275,14 +278,7 @@ def complete_run(
     options = resolve_options(method, config.method)
     manifest = data.manifest
     clock = time.perf_counter()
-    task = Task(
-        train=features_of("train", data, extracted.values),
-        val=features_of("val", data, extracted.values),
-        class_names=manifest.classes,
-        seed=config.seed,
-        device=device,
-        load_head=find_head_loader(config, method),
-    )
+    task = feature_task(config, data, extracted.values, device)
     fitted = method.adapt(task, options)
 
     ledger.log_opening(out, manifest.digest, run_id)
@@ -319,10 +315,22 @@ def complete_run(
     )
     predictions = Predictions(test.ids, test.labels, probabilities, manifest.classes)
     record, _ = ledger.write_run(out, record, predictions, lambda path: write_manifest(manifest, path))
-    return record
+    return record, fitted
 
 
-def find_head_loader(config: RunConfig, method: MethodSpec) -> Callable[[], Any] | None:
+def feature_task(config: RunConfig, data: Data, values: np.ndarray, device: str) -> Task:
+    """Train and validation as features; `values` are those of all images of the manifest."""
+    return Task(
+        train=features_of("train", data, values),
+        val=features_of("val", data, values),
+        class_names=data.manifest.classes,
+        seed=config.seed,
+        device=device,
+        load_head=_find_head_loader(config, find_method(config.method.name)),
+    )
+
+
+def _find_head_loader(config: RunConfig, method: MethodSpec) -> Callable[[], Any] | None:
     """What loads the classifier that the model was published with; None without one, or if `method` needs none."""
     return find_model(config.model_file or config.model).load_head if method.needs_head else None
 

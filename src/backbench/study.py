@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from backbench import ledger
-from backbench.adapt import adapt_run
+from backbench.adapt import adapt_run, keep_probe
 from backbench.backbones.defaults import default_models, is_on_disk
 from backbench.catalog import ModelSpec, find_method, find_model, find_source
 from backbench.config import DataConfig, MethodConfig, Precision, RunConfig
@@ -61,6 +61,8 @@ class RankRequest:
     budget_seconds: float | None = None
     top: int | None = None
     """Methods that train are tried on this many models, the best by their probes on validation; None: on all."""
+    keeps_probes: bool = False
+    """Write a bundle of every probe too, while its head and network are at hand."""
 
 
 @dataclass(frozen=True)
@@ -320,7 +322,7 @@ def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], 
                             model, config, data, device=request.device, deadline=deadline, progress=bench.progress
                         )
                         _remember(extracted, request)
-                    record = complete_run(config, run_id, data, extracted, out=request.out, device=request.device)
+                    record = _complete_probe(bench, config, run_id, model, extracted)
             except (StorageError, BudgetExceeded, Interrupted):
                 raise
             except Exception as error:
@@ -337,6 +339,16 @@ def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], 
             record.status == "failed" and extracted is None and not is_tuning
         ):  # the model can't be had: one failure says it
             return
+
+
+def _complete_probe(
+    bench: _Bench, config: RunConfig, run_id: str, model: ModelSpec, extracted: Extracted
+) -> RunRecord:
+    where: Any = {"out": bench.request.out, "device": bench.request.device}
+    record, fitted = complete_run(config, run_id, bench.data, extracted, **where)
+    if bench.request.keeps_probes and not model.is_control:
+        keep_probe(record, fitted, extracted, bench.data, model, progress=bench.progress, **where)
+    return record
 
 
 def _precision_for(method: MethodConfig, request: RankRequest) -> Precision:

@@ -28,8 +28,7 @@ from backbench.run import (
     count_seen,
     describe_data,
     extract_for,
-    features_of,
-    find_head_loader,
+    feature_task,
     resolve_options,
     test_groups,
     warn_of_seen,
@@ -178,17 +177,3 @@ def calibrate_on(classifier: Classifier, logits: np.ndarray, labels: np.ndarray)
     """Put temperature and reject threshold into the classifier, from (n, classes) logits of validation."""
     found = calibrate(logits, labels)
     classifier.temperature, classifier.threshold = found.temperature, found.threshold
-
-
-def feature_task(config: RunConfig, data: Data, values: np.ndarray, device: str) -> Task:
-    """Train and validation as features; `values` are those of all images of the manifest."""
-    from backbench.engine.task import Task
-
-    return Task(
-        train=features_of("train", data, values),
-        val=features_of("val", data, values),
-        class_names=data.manifest.classes,
-        seed=config.seed,
-        device=device,
-        load_head=find_head_loader(config, find_method(config.method.name)),
-    )

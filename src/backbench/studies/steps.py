@@ -118,6 +118,7 @@ def _make_step(study: StudyFile, group: Group, data: str, seed: int, settings: S
         training_precision=settings.training_precision,
         device=settings.device,
         out=settings.runs,
+        keeps_probes=True,
     )
     return Step(group, data, seed, names, request)
 
