@@ -101,7 +101,8 @@ def test_the_smoke_form_runs_every_cell(file: Path, tmp_path: Path) -> None:
     assert all(escape(question.ask) in page for question in study.questions)
     assert len(page) < 5_000_000
     pictures = [path for path in document["files"] if path.endswith((".svg", ".png"))]
-    assert len(pictures) >= len(cells) * ("run" in study.drawings)
+    rankings = {(cell["group"], cell["data"], cell["method"]) for cell in cells}
+    assert len(pictures) >= 4 * len(rankings) * ("run" in study.drawings)
     bars = [path for path in pictures if path.endswith("/bars.svg")]
     assert len(bars) == sum(len(group.data) > 1 for group in study.groups) * ("bars" in study.drawings)
     assert {"comparison", "run"} <= set(study.drawings)

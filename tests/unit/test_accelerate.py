@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -242,6 +245,25 @@ def test_features_do_not_depend_on_batch_mates_even_of_a_backbone_in_train_mode(
     torch.testing.assert_close(network(batch), plain_features(backbone, batch), rtol=5e-2, atol=5e-2)
 
 
+def test_the_copy_is_kept_while_the_weights_stay_and_the_backbone_lives() -> None:
+    backbone = wrap(simple(), 8)
+    first = accelerate(backbone)
+    assert accelerate(backbone) is first
+    assert accelerate(copy.deepcopy(backbone)) is not first
+    assert accelerate(backbone, precision="bf16") is not first
+    with torch.no_grad():
+        next(backbone.parameters()).mul_(2.0)
+    images = torch.randn(2, 3, 32, 32)
+    changed = accelerate(backbone)
+    torch.testing.assert_close(changed(images), backbone(images), rtol=1e-4, atol=1e-5)
+    backbone.body[1].running_mean.add_(1.0)  # a buffer counts too
+    assert accelerate(backbone) is not changed
+    gone = weakref.ref(accelerate(backbone))
+    del backbone
+    gc.collect()
+    assert gone() is None
+
+
 def test_a_network_that_fails_or_errs_in_bf16_runs_under_autocast() -> None:
     assert accelerate(wrap(MakesFloat32(), 8), precision="bf16").autocast
     assert accelerate(wrap(NeedsDigits(), 3), precision="bf16").autocast
@@ -282,8 +304,8 @@ def test_linears_change_only_if_the_features_stay(monkeypatch: pytest.MonkeyPatc
 def test_amd_takes_onednn_linears(monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         pytest.skip("this torch has no such operator")
-    backbone = wrap(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8)), 8)
     for processor, expected in (("AMD EPYC 9R45", True), ("Intel Xeon", False)):
+        backbone = wrap(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8)), 8)
         monkeypatch.setattr(module, "describe_environment", lambda _, name=processor: {"processor": name})
         found = [part for part in accelerate(backbone).modules() if isinstance(part, _OneDNNLinear)]
         assert bool(found) is expected

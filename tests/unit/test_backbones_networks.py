@@ -14,7 +14,8 @@ from backbench.backbones.networks.base import Backbone
 from backbench.backbones.networks.cut import cut_at
 from backbench.backbones.networks.measure import Origin, copy_to_meta, make_backbone, measure_body
 from backbench.backbones.networks.tiny_nets import TinyCNN, TinyViT, make_untrained
-from backbench.backbones.networks.weights import digest_weights
+from backbench.backbones.networks.undrawn import undrawn
+from backbench.backbones.networks.weights import digest_weights, is_finite, put_state
 from backbench.config import Preprocess
 from backbench.errors import ModelError
 
@@ -46,6 +47,35 @@ def test_digest_does_not_depend_on_memory_layout_or_order() -> None:
     a, b = nn.Linear(2, 2), nn.Linear(2, 2)
     assert digest_weights(nn.ModuleDict({"a": a, "b": b})) == digest_weights(nn.ModuleDict({"b": b, "a": a}))
     assert digest_weights(nn.Linear(2, 2).to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224", "test_efficientnet"])
+def test_nothing_is_drawn_for_networks_that_are_filled_afterwards(name: str) -> None:
+    before = torch.get_rng_state()
+    with undrawn():
+        inside = torch.get_rng_state()
+        network = timm_body.make_network(name, {})
+        assert torch.equal(torch.get_rng_state(), inside)
+        torch.rand(1)
+    assert torch.equal(torch.get_rng_state(), before)
+    drawn = timm_body.make_network(name, {})
+    assert not torch.equal(torch.get_rng_state(), before)  # outside, weights are drawn as ever
+    put_state(network, drawn.state_dict(), where="here")
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(images), drawn.eval()(images))
+
+
+def test_what_is_finite() -> None:
+    values = torch.full((4, 5), 3e38)  # their sum is infinite
+    assert is_finite(values)
+    assert is_finite(torch.zeros(0))
+    assert is_finite(torch.arange(3))
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        values[2, 3] = bad
+        assert not is_finite(values)
+        assert not is_finite(torch.tensor([1.0, bad]))
+    assert not is_finite(torch.tensor([float("inf"), -float("inf")]))
 
 
 def test_flops_count_multiply_and_add() -> None:

@@ -65,6 +65,19 @@ def test_an_untrained_network_is_built_for_another_size_instead() -> None:
     assert spec.load(0).preprocess.size == (64, 64)
 
 
+@pytest.mark.parametrize(
+    "name", ["resnet10t.c3_in1k", "vit_tiny_patch16_224.augreg_in21k", "swin_tiny_patch4_window7_224.ms_in1k"]
+)
+def test_an_untrained_network_at_another_size_is_the_one_that_is_resized(name: str) -> None:
+    whole, small = find_model(f"{name}@random"), find_model(f"{name}@random@64")
+    assert whole.load is not None
+    assert small.load is not None
+    expected = at_size(whole.load(3), small.name, 64)
+    given = small.load(3)
+    assert given.facts == expected.facts
+    assert given.build == expected.build
+
+
 def test_random_weights_need_no_download_and_follow_the_seed() -> None:
     spec = find_model("resnet18.a1_in1k@random@64")
     assert spec.load is not None

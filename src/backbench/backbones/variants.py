@@ -42,12 +42,17 @@ def resolve(name: str) -> ModelSpec | None:
 def _resized_spec(spec: ModelSpec, size: int) -> ModelSpec:
     if spec.load is None:
         raise ConfigError(f"'{spec.name}' is a control: it has no input size.")
+    name = f"{spec.name}@{size}"
+    load = partial(_load_resized, name, spec.load, size)
+    if spec.name.endswith(f"@{RANDOM}"):  # there are no weights to keep: it is made at that size
+        trained = find_model((spec.file or spec.name).removesuffix(f"@{RANDOM}"))
+        load = partial(_load_random, name, trained, size=size)
     scale = None if not spec.flops or not spec.input_size else (size / spec.input_size) ** 2
     return replace(
         spec,
-        name=f"{spec.name}@{size}",
+        name=name,
         summary=f"{spec.summary}, at {size} px",
-        load=partial(_load_resized, f"{spec.name}@{size}", spec.load, size),
+        load=load,
         input_size=size,
         flops=None if scale is None or spec.flops is None else spec.flops * scale,
         file=None if spec.file is None else f"{spec.file}@{size}",
@@ -78,10 +83,11 @@ def _load_resized(name: str, load: Any, size: int, seed: int) -> Any:
     return at_size(load(seed), name, size)
 
 
-def _load_random(name: str, spec: ModelSpec, seed: int) -> Any:
+def _load_random(name: str, spec: ModelSpec, seed: int, *, size: int | None = None) -> Any:
     """The architecture of `spec` with random weights of the seed; no download where there is a blueprint."""
     from backbench.backbones.networks.measure import Origin, make_backbone
     from backbench.backbones.networks.rebuild import make_random
+    from backbench.backbones.networks.resized import resize_body
     from backbench.runtime import stream_seed
 
     assert spec.load is not None  # checked by _random_spec
@@ -92,10 +98,15 @@ def _load_random(name: str, spec: ModelSpec, seed: int) -> Any:
         build, preprocess = spec.blueprint()
     if build is None:
         raise ConfigError(f"how {spec.name} is built is not known, so it can't be had without its weights.")
+    architecture = build.architecture.partition(".")[0]
+    body = make_random(build, stream_seed(seed, RANDOM))
+    if size is not None and preprocess.size != (size, size):
+        body, resized = resize_body(body, build, size, name=name, is_trained=False)
+        build, preprocess = resized or build, preprocess.model_copy(update={"size": (size, size)})
     return make_backbone(
-        make_random(build, stream_seed(seed, RANDOM)),
+        body,
         name=name,
-        architecture=build.architecture.partition(".")[0],
+        architecture=architecture,
         preprocess=preprocess,
         origin=Origin(None, spec.licence, f"random weights of seed {seed}"),
         build=build,

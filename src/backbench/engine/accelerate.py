@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +65,7 @@ class Inference(nn.Module):
 
 
 def accelerate(backbone: Backbone, *, device: str = "cpu", precision: Precision = "fp32") -> Inference:
-    """Make a copy of `backbone` for inference on `device`.
+    """The copy of `backbone` for inference on `device`; the last one is kept while the weights stay as they are.
 
     Args:
         backbone: stays as it is, wherever and in whatever mode it is.
@@ -73,15 +73,27 @@ def accelerate(backbone: Backbone, *, device: str = "cpu", precision: Precision 
         precision: "fp32": features within 1e-4 of the plain ones; "bf16", "fp16": weights and activations in it.
             A network that can't run so throughout, or comes out wrong, runs under autocast.
 
-    Cost: a copy of the weights, and a few forward passes of two images.
+    Cost: a copy of the weights for as long as the backbone lives, and one to three forward passes of two images.
     """
+    tensors = (*backbone.parameters(), *backbone.buffers())
+    state = (device, precision, tuple((tensor.data_ptr(), tensor._version) for tensor in tensors))
+    kept = _KEPT.get(backbone)
+    if kept is None or kept[0] != state:
+        _KEPT.pop(backbone, None)  # not two at a time
+        kept = _KEPT[backbone] = state, _make_copy(backbone, device, precision)
+    return kept[1]
+
+
+_KEPT: WeakKeyDictionary[Backbone, tuple[object, Inference]] = WeakKeyDictionary()
+
+
+def _make_copy(backbone: Backbone, device: str, precision: Precision) -> Inference:
     plain = copy.deepcopy(backbone).to("cpu", torch.float32).requires_grad_(False).eval()
     batch = torch.randn(2, 3, *backbone.preprocess.size, generator=torch.Generator().manual_seed(0))
     if is_int8(plain):  # no step below may touch it: its features are those of int8 with float32 between
         return Inference(plain.to(device), torch.float32).eval()
-    with torch.inference_mode():
-        expected = plain(batch)
-    network = _try_folded(plain, batch, expected)
+    expected, pairs = _run_watched(plain, batch)
+    network = _try_folded(plain, pairs, batch, expected)
     is_convolutional = _num_convolutions(network) >= _FEW_CONVOLUTIONS
     if is_convolutional:
         network = network.to(memory_format=torch.channels_last)
@@ -112,30 +124,36 @@ def _gives(network: nn.Module, batch: torch.Tensor, expected: torch.Tensor) -> b
     return bool(change < _MOST_CHANGE)  # False for NaN too
 
 
-def _try_folded(plain: nn.Module, batch: torch.Tensor, expected: torch.Tensor) -> nn.Module:
-    folded = copy.deepcopy(plain)
-    if _fold_batch_norms(folded, batch) and _gives(folded, batch, expected):
-        return folded
-    return plain
+def _try_folded(
+    network: nn.Module, pairs: list[tuple[str, str]], batch: torch.Tensor, expected: torch.Tensor
+) -> nn.Module:
+    """The network with those batch norms folded, in place; as it was where that changes the features."""
+    replaced = _fold_batch_norms(network, pairs)
+    if replaced and not _gives(network, batch, expected):
+        for name, module in replaced:
+            network.set_submodule(name, module)
+    return network
 
 
-def _fold_batch_norms(network: nn.Module, batch: torch.Tensor) -> int:
-    """Fold each batch norm that was seen to take the output of a convolution; the number of them.
-
-    Watching one forward pass finds the pairs however the network is written. That the convolution's output
-    goes nowhere else is for the caller to check, by the features.
-    """
-    pairs = list(_watch_pairs(network, batch))
+def _fold_batch_norms(network: nn.Module, pairs: list[tuple[str, str]]) -> list[tuple[str, nn.Module]]:
+    """Fold each (convolution, batch norm); what was there before, by name."""
+    replaced: list[tuple[str, nn.Module]] = []
     for conv_name, norm_name in pairs:
         conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
+        replaced += [(conv_name, conv), (norm_name, norm)]
         network.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm).requires_grad_(False))
         network.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))
-    return len(pairs)
+    return replaced
 
 
-def _watch_pairs(network: nn.Module, batch: torch.Tensor) -> Iterator[tuple[str, str]]:
+def _run_watched(network: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, list[tuple[str, str]]]:
+    """The features, and (convolution, batch norm) by name where the norm was seen to take that output.
+
+    Watching one forward pass finds the pairs however the network is written. That the convolution's output
+    goes nowhere else is for the caller to check, by the features.
+    """
     calls: Counter[str] = Counter()
     made: dict[int, tuple[str, torch.Tensor]] = {}  # the tensor is kept, so that its id stays its own
     taken: list[tuple[str, str]] = []
@@ -156,14 +174,13 @@ def _watch_pairs(network: nn.Module, batch: torch.Tensor) -> Iterator[tuple[str,
     ]
     try:
         with torch.inference_mode():
-            network(batch)
+            features = network(batch)
     finally:
         for handle in watched:
             handle.remove()
     readers = Counter(conv for conv, _ in taken)
-    for conv, norm in taken:
-        if calls[conv] == calls[norm] == readers[conv] == 1:  # shared weights can't be folded into one place
-            yield conv, norm
+    # Shared weights can't be folded into one place.
+    return features, [(conv, norm) for conv, norm in taken if calls[conv] == calls[norm] == readers[conv] == 1]
 
 
 def _is_convolution(module: nn.Module) -> bool:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as format_tensors
 
+from backbench.backbones.networks.weights import is_finite
 from backbench.errors import StorageError, TrainingDiverged
 from backbench.progress import SILENT, Progress
 from backbench.storage import sync_folder, write_atomically
@@ -142,7 +143,7 @@ class Workspace:
 
 def _refuse_non_finite(tensors: Mapping[str, torch.Tensor], step: int) -> None:
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not is_finite(tensor):
             raise TrainingDiverged(step, f"'{name}' holds a value that is not a finite number")
 
 

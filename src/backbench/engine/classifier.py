@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from backbench.backbones.networks.base import Backbone
 from backbench.config import Precision, Preprocess
 from backbench.data.gather import Picture, gather_pictures
-from backbench.engine.accelerate import Inference, accelerate
 from backbench.engine.features import extract_features
 from backbench.errors import BadImage, ConfigError, ModelError
 from backbench.evaluate.calibrate import softmax
@@ -86,7 +85,6 @@ class Classifier(nn.Module):
         self.class_names = tuple(class_names)
         self.temperature = temperature
         self.threshold = threshold
-        self._fast: tuple[Any, Inference] | None = None
         spec = getattr(head, "spec", None)
         if spec is not None and spec.classes != len(self.class_names):
             raise ModelError(f"{len(self.class_names)} class names for a head with {spec.classes} classes")
@@ -119,7 +117,6 @@ class Classifier(nn.Module):
         exact_resize: bool = False,
         names: Sequence[str] | None = None,
         deadline: float | None = None,
-        network: Inference | None = None,
         is_shared: bool = False,
         progress: Progress = SILENT,
     ) -> np.ndarray:
@@ -129,12 +126,11 @@ class Classifier(nn.Module):
             read: row -> (height, width, 3) uint8; called once for each, from several threads.
             device: None: where the weights are.
             names: what to call the images in messages.
-            network: the backbone as `accelerate` gave it; None: it is made here, from the weights as they are now.
             deadline, precision, exact_resize, is_shared: see `features.extract_features`.
 
         Raises:
             BadImage: from `read`. ModelError: features or logits that are not finite. BudgetExceeded.
-        Cost: that of the backbone's inference copy; features of all images are held.
+        Cost: see `accelerate` and `features.extract_features`; features of all images are held.
         """
         device = device or self.device
         extraction = extract_features(
@@ -146,7 +142,6 @@ class Classifier(nn.Module):
             precision=precision,
             exact_resize=exact_resize,
             use_cache=False,
-            network=network,
             deadline=deadline,
             is_shared=is_shared,
             progress=progress,
@@ -201,7 +196,6 @@ class Classifier(nn.Module):
             precision=precision,
             exact_resize=exact_resize,
             names=[picture.name for picture in pictures],
-            network=self._accelerated(device or self.device, precision),
             progress=progress,
         )
         probabilities = self.probabilities_of(logits)
@@ -227,14 +221,6 @@ class Classifier(nn.Module):
         label, confidence = best[0]
         return Prediction(name, label, confidence, best, confidence < self.threshold)
 
-    def _accelerated(self, device: str, precision: Precision) -> Inference:
-        """The inference copy of the backbone, kept for the next call while no weight changes."""
-        tensors = (*self.backbone.parameters(), *self.backbone.buffers())
-        state = (device, precision, tuple((tensor.data_ptr(), tensor._version) for tensor in tensors))
-        if self._fast is None or self._fast[0] != state:
-            self._fast = state, accelerate(self.backbone, device=device, precision=precision)
-        return self._fast[1]
-
     def __repr__(self) -> str:
         name = printable(self.backbone.facts.name)
         return f"Classifier({name}, {len(self.class_names)} classes, on {self.device})"
@@ -249,18 +235,6 @@ class Classifier(nn.Module):
             threshold=self.threshold,
             device=self.device,
         )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Classifier:
-        # Without the inference copy, which belongs to the original's weights.
-        made = Classifier(
-            copy.deepcopy(self.backbone, memo),
-            copy.deepcopy(self.head, memo),
-            self.class_names,
-            temperature=self.temperature,
-            threshold=self.threshold,
-        )
-        made.training = self.training
-        return made
 
 
 def failed(name: str, reason: str) -> Prediction:

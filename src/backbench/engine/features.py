@@ -68,7 +68,6 @@ def extract_features(
     precision: Precision = "fp32",
     exact_resize: bool = False,
     use_cache: bool = True,
-    network: Inference | None = None,
     deadline: float | None = None,
     batch_size: int | None = None,
     is_shared: bool = False,
@@ -84,7 +83,6 @@ def extract_features(
         names: what to call each image in messages.
         exact_resize: by Pillow, as published figures were made; False: faster, equal but for single grey levels.
         use_cache: False for a backbone that was tuned: its features are neither looked up nor kept.
-        network: what `accelerate` gave for this backbone, device and precision; None: it is made here.
         deadline: `time.monotonic()` by which it must be done.
         batch_size: None: by the size of the input and the device.
         is_shared: where several processes are at work, each computes its share of the batches and all get all
@@ -114,7 +112,7 @@ def extract_features(
             values, cost = found
             return Extraction(values, cost.model_copy(update={"features_from_cache": True}), True)
     work = _Work(
-        network=network if network is not None else accelerate(backbone, device=device, precision=precision),
+        network=accelerate(backbone, device=device, precision=precision),
         backbone=backbone,
         read=read,
         names=names,

@@ -145,7 +145,7 @@ def make_gallery(
         ids=tuple(manifest.ids[row] for row in train),
         labels=tuple(manifest.classes[manifest.labels[row]] for row in train),
         thumbnails=tuple(thumbnails),
-        samples=_choose_samples(classifier, data, predictions, rng),
+        samples=_choose_samples(classifier, data, predictions, rng, device),
         stranger_distance=_stranger_distance(stored, values[len(train) :]),
     )
 
@@ -294,7 +294,7 @@ def _stranger_distance(stored: np.ndarray, validation: np.ndarray) -> float | No
 
 
 def _choose_samples(
-    classifier: Classifier, data: Data, predictions: Predictions, rng: np.random.Generator
+    classifier: Classifier, data: Data, predictions: Predictions, rng: np.random.Generator, device: str
 ) -> tuple[Sample, ...]:
     """Test images of different classes that are answered rightly, and one that is not, in the second place."""
     manifest = data.manifest
@@ -308,7 +308,8 @@ def _choose_samples(
         return ()
     rows = [row_of[predictions.ids[place]] for place in tried]
     jpegs = [to_jpeg(data.read(row), SAMPLE_PIXELS, 88) for row in rows]
-    answers = classifier.predict([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in jpegs], top=1)
+    small = [np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in jpegs]
+    answers = classifier.predict(small, top=1, device=device)
     samples = [
         Sample(manifest.ids[row], manifest.classes[manifest.labels[row]], jpeg)
         for row, jpeg in zip(rows, jpegs, strict=True)

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from backbench.data.decode import decode_image
-from backbench.engine.accelerate import Inference, accelerate
 from backbench.engine.bundle import BundleFacts, find_bundle, load_bundle, load_gallery, read_facts
 from backbench.engine.classifier import Classifier, Prediction, failed
 from backbench.engine.features import extract_features
@@ -71,7 +70,6 @@ class Model:
     facts: BundleFacts
     gallery: Gallery | None
     device: str
-    network: Inference
     run: Path | None = None
     batcher: Batcher[Question, Reply] = field(init=False)
 
@@ -89,7 +87,6 @@ class Model:
             names=[question.name for question in questions],
             device=self.device,
             use_cache=False,
-            network=self.network,
         ).values
         logits = self.classifier.logits_of(features, device=self.device)
         probabilities = self.classifier.probabilities_of(logits)
@@ -219,7 +216,6 @@ def _load_model(folder: Path, name: str, device: str) -> Model:
         facts=read_facts(folder),
         gallery=load_gallery(folder),
         device=device,
-        network=accelerate(classifier.backbone, device=device),
         run=run if run != folder else None,
     )
     blank = io.BytesIO()

@@ -54,14 +54,15 @@ def draw_study(
     """Write every picture that the study asks for below `out`; their paths, and why some can't be drawn.
 
     Args:
-        is_trial: maps by principal components and two explained images, as nobody will read anything off them.
+        is_trial: maps by principal components, two explained images, and of the runs of each ranking and method
+            only the first, as nobody will read anything off them.
 
     Cost: maps, explanations and filters load every model; maps run it on up to 1,000 test images.
     """
     written: list[Path] = []
     faults: list[str] = []
     pen = _Pen(study, device, is_trial, lru_cache(MOST_LOADED)(load_bundle))
-    for what, folder, own in _list_jobs(study, cells, out):
+    for what, folder, own in _list_jobs(pen, cells, out):
         progress.say(f"pictures: {folder.relative_to(out)}, {what}")
         try:
             written += _draw(what, pen, own, folder)
@@ -70,21 +71,21 @@ def draw_study(
     return written, faults
 
 
-def _list_jobs(study: StudyFile, cells: Sequence[Cell], out: Path) -> Iterator[tuple[Drawing, Path, list[Cell]]]:
+def _list_jobs(pen: _Pen, cells: Sequence[Cell], out: Path) -> Iterator[tuple[Drawing, Path, list[Cell]]]:
     """(what, folder, runs): pictures of several runs for each ranking, those of each run, then those of groups on
     several data sets."""
+    drawings = pen.study.drawings
     for group, data, seed in dict.fromkeys((cell.group, cell.data, cell.seed) for cell in cells):
         own = [cell for cell in cells if (cell.group, cell.data, cell.seed) == (group, data, seed)]
         folder = out / _slug(f"{group}-{data}" if seed == 0 else f"{group}-{data}-{seed}")
-        for what in study.drawings:
+        alone = list({cell.method: cell for cell in reversed(own)}.values()) if pen.is_trial else own
+        for what in drawings:
             if what in ("comparison", "map", "explanations"):
                 yield what, folder, own
             elif what != "bars":
-                for cell in own:
+                for cell in alone:
                     yield what, folder / _slug(f"{cell.model}-{cell.method}"), [cell]
-    for group, seed in (
-        dict.fromkeys((cell.group, cell.seed) for cell in cells) if "bars" in study.drawings else ()
-    ):
+    for group, seed in dict.fromkeys((cell.group, cell.seed) for cell in cells) if "bars" in drawings else ():
         own = [cell for cell in cells if (cell.group, cell.seed) == (group, seed)]
         if len({cell.data for cell in own}) > 1:
             yield "bars", out / _slug(group if seed == 0 else f"{group}-{seed}"), own

@@ -154,8 +154,8 @@ def source_of(data: str, settings: Settings) -> str:
     return data
 
 
-TRIAL_OPTIONS = {"num_values": 4, "tolerance": 1e-2}
-"""Of probes in a trial, where what they choose and find means nothing, and each strength and pass has its cost."""
+TRIAL_OPTIONS = {"num_values": 4, "tolerance": 1e-2, "steps": 2}
+"""In a trial, where what methods choose and find means nothing, and each strength, pass and step has its cost."""
 
 STAND_INS = {"openimages": "caltech256", "hub": "cifar10", "digits": "cifar10"}
 """What stands in, in a trial, for data sets that have no fixed list of classes."""

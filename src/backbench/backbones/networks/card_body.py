@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from backbench.backbones.networks import own_body, timm_body, torchvision_body
 from backbench.backbones.networks.cut import cut_at
+from backbench.backbones.networks.undrawn import undrawn
 from backbench.backbones.networks.weights import put_state, read_state
 from backbench.errors import ModelError, nearest
 
@@ -42,7 +42,7 @@ def load_card_body(
         )
     state = read_state(weights)
     library = LIBRARIES[library_name]
-    with torch.random.fork_rng(devices=[]):  # constructors draw weights that are replaced: leave no trace of it
+    with undrawn():
         network = make_architecture(architecture, options)
     all_names = set(network.state_dict())
     if library is torchvision_body:
@@ -59,7 +59,7 @@ def load_card_body(
 def load_card_network(architecture: str, options: Mapping[str, Any], weights: Path) -> nn.Module:
     """The whole network of timm or torchvision, head included, every tensor from the file; errors as above."""
     state = read_state(weights)
-    with torch.random.fork_rng(devices=[]):
+    with undrawn():
         network = make_architecture(architecture, options)
     if architecture.startswith("torchvision/"):
         state = torchvision_body.rename_old_keys(state)

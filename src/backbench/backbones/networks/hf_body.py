@@ -15,6 +15,7 @@ from torch import nn
 
 from backbench.backbones.networks.fetch import prefer_no_telemetry
 from backbench.backbones.networks.hf_preprocess import read_preprocess
+from backbench.backbones.networks.weights import is_finite
 from backbench.config import Preprocess
 from backbench.errors import MissingExtra, ModelError
 
@@ -165,7 +166,7 @@ def load_network(folder: Path, name: str) -> tuple[TransformersBody, bool]:
         raise ModelError(
             f"the weights of {name} in {folder} lack {', '.join(missing[:3])} ({len(missing)} tensors)."
         )
-    bad = [key for key, tensor in network.state_dict().items() if not bool(torch.isfinite(tensor).all())]
+    bad = [key for key, tensor in network.state_dict().items() if not is_finite(tensor)]
     if bad:
         raise ModelError(f"the weights of {name} in {folder} are damaged: {', '.join(bad[:3])} are not finite.")
     return TransformersBody(network.eval()), not any(key.startswith("classifier") for key in said["missing_keys"])

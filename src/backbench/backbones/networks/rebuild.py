@@ -13,6 +13,7 @@ from backbench.backbones.networks.build import Build
 from backbench.backbones.networks.card_body import LIBRARIES, make_architecture
 from backbench.backbones.networks.cut import cut_at
 from backbench.backbones.networks.tiny_nets import Flatten
+from backbench.backbones.networks.undrawn import undrawn
 from backbench.backbones.networks.vit import VisionTransformer
 from backbench.backbones.networks.vit_weights import make_vit_from_state
 from backbench.backbones.networks.weights import put_state
@@ -38,13 +39,15 @@ def rebuild(build: Build, state: Mapping[str, torch.Tensor], *, where: str) -> n
     if library == "backbench":
         body = _rebuild_own(build, options, state, where)
     elif library == hf_body.LIBRARY:
-        body = hf_body.make_body(build.config or {})
+        with undrawn():
+            body = hf_body.make_body(build.config or {})
         put_state(body, state, where=where)
     elif library == clip_body.LIBRARY:
-        body = clip_body.make_body(build.architecture.partition("/")[2], build.config or {})
+        with undrawn():
+            body = clip_body.make_body(build.architecture.partition("/")[2], build.config or {})
         put_state(body, state, where=where)
     else:
-        with torch.random.fork_rng(devices=[]):  # constructors draw weights that are replaced: leave no trace
+        with undrawn():
             network = make_architecture(build.architecture, options)
         if build.feature_layer is None:
             body = LIBRARIES[library].drop_head(network)

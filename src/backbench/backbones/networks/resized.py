@@ -27,10 +27,9 @@ def at_size(backbone: Backbone, name: str, size: int) -> Backbone:
         ModelError: the network does not run at that size.
     """
     facts = backbone.facts
-    if backbone.preprocess.size == (size, size):
-        body, build = backbone.body, backbone.build
-    else:
-        body, build = _resize_body(backbone, size)
+    body, build = backbone.body, backbone.build
+    if backbone.preprocess.size != (size, size):
+        body, build = resize_body(body, build, size, name=facts.name, is_trained=facts.pretrained_on is not None)
     return make_backbone(
         body,
         name=name,
@@ -41,9 +40,15 @@ def at_size(backbone: Backbone, name: str, size: int) -> Backbone:
     )
 
 
-def _resize_body(backbone: Backbone, size: int) -> tuple[nn.Module, Build | None]:
-    body: Any = backbone.body
-    build = backbone.build
+def resize_body(
+    body: Any, build: Build | None, size: int, *, name: str, is_trained: bool
+) -> tuple[nn.Module, Build | None]:
+    """The body, changed in place or made anew, and its description, for another size; see `at_size`.
+
+    Args:
+        name: what to call it in messages.
+        is_trained: False: a network that can't be changed is made anew for that size.
+    """
     if hasattr(body, "set_input_size"):  # timm's transformers
         window = _window_of(body)
         with warnings.catch_warnings():  # torch's, of how timm interpolates the tables of small windows
@@ -56,11 +61,11 @@ def _resize_body(backbone: Backbone, size: int) -> tuple[nn.Module, Build | None
         state = interpolate_embeddings(size, body.patch_size, OrderedDict(body.state_dict()))
         resized = _with_option(build, "image_size", size)
         assert resized is not None
-        return rebuild(resized, state, where=backbone.facts.name), resized
+        return rebuild(resized, state, where=name), resized
     if isinstance(body, VisionTransformer):  # our own
         body.set_image_size((size, size))
         return body, _with_option(build, "img_size", size)
-    if backbone.facts.pretrained_on is None and build is not None and build.architecture.startswith("timm/"):
+    if not is_trained and build is not None and build.architecture.startswith("timm/"):
         sized = _with_option(build, "img_size", (size, size))
         assert sized is not None
         with suppress(ModelError):  # networks without an input size of their own take no such option

@@ -127,8 +127,17 @@ def _shape(tensor: torch.Tensor) -> str:
     return "x".join(str(side) for side in tensor.shape) or "a single value"
 
 
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all values are finite numbers.
+
+    A sum is not finite if a value is not, and takes one pass; only where it is not, as large values can add up to
+    infinity too, are the values looked at one by one.
+    """
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
 def _is_usable(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point() and bool(torch.isfinite(tensor).all())
+    return tensor.is_floating_point() and is_finite(tensor)
 
 
 def _first_line(error: BaseException) -> str:

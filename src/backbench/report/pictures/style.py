@@ -119,6 +119,8 @@ _SETTINGS: Any = {
     "svg.hashsalt": "backbench",
     "svg.image_inline": True,
     "path.simplify": False,
+    "text.parse_math": False,
+    "text.usetex": False,
 }
 
 
@@ -170,7 +172,8 @@ def add_panel(
     left, top, width, height = box
     full_width, full_height = figure_size(figure)
     place = (left / full_width, 1 - (top + height) / full_height, width / full_width, height / full_height)
-    axes = figure.add_axes(place, facecolor="none")
+    with matplotlib.rc_context(_SETTINGS):  # the ticks are made here
+        axes = figure.add_axes(place, facecolor="none")
     axes.grid(True, axis=grid, color=look["rule"], linewidth=1)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
@@ -215,6 +218,7 @@ def write(
         rotation=rotation,
         rotation_mode="anchor",
         parse_math=False,
+        usetex=False,
         zorder=5,
     )
 
@@ -327,7 +331,7 @@ def save_figure(figure: Figure, path: Path) -> None:
         write_atomically(path, (clean_svg(_render_svg(figure)) + "\n").encode())
         return
     stream = io.BytesIO()
-    with _rendering(figure):
+    with _rendering():
         figure.savefig(stream, format="png", dpi=_UNITS * _PNG_SCALE, metadata={"Software": None})
     write_atomically(path, stream.getvalue())
 
@@ -347,18 +351,14 @@ def to_svg(figure: Figure, description: str = "", prefix: str = "") -> str:
 
 def _render_svg(figure: Figure) -> str:
     stream = io.StringIO()
-    with _rendering(figure):
+    with _rendering():
         figure.savefig(stream, format="svg", dpi=_UNITS)
     return stream.getvalue()
 
 
 @contextmanager
-def _rendering(figure: Figure) -> Iterator[None]:
+def _rendering() -> Iterator[None]:
     """Settings of its own, whatever a matplotlibrc says; letters that no font has are drawn as boxes, silently."""
-    for text in figure.findobj(Text):
-        assert isinstance(text, Text)
-        text.set_parse_math(False)
-        text.set_usetex(False)
     with matplotlib.rc_context(_SETTINGS), _missing_letters_allowed():
         yield
 
