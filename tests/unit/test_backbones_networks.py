@@ -66,6 +66,16 @@ def test_nothing_is_drawn_for_networks_that_are_filled_afterwards(name: str) -> 
         torch.testing.assert_close(network.eval()(images), drawn.eval()(images))
 
 
+def test_constructors_that_draw_until_it_fits_come_to_an_end() -> None:
+    weights = torch.empty(400)
+    with undrawn():
+        torch.nn.init.trunc_normal_(weights, std=0.02)
+        assert (weights == 0).all()
+        torch.nn.init.trunc_normal_(weights, mean=1.0, std=2.0, a=0.5, b=1.5)  # narrow: by the inverse of the law
+        assert weights.uniform_(2, to=4).mean() == 3
+        assert weights.normal_(mean=5).mean() == 5
+
+
 def test_what_is_finite() -> None:
     values = torch.full((4, 5), 3e38)  # their sum is infinite
     assert is_finite(values)

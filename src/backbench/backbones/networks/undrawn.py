@@ -10,11 +10,8 @@ import torch
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-_DRAWS = frozenset(
+_FILLS = frozenset(
     {
-        torch.Tensor.uniform_,
-        torch.Tensor.normal_,
-        torch.Tensor.erfinv_,
         init.uniform_,
         init.normal_,
         init.trunc_normal_,
@@ -24,19 +21,32 @@ _DRAWS = frozenset(
         init.kaiming_normal_,
     }
 )
-"""What constructors fill weights with: these take most of the time that a network of some size takes to make."""
 
 
 class _Undrawn(TorchFunctionMode):
+    """What constructors fill weights with takes most of the time that a network of some size takes to make.
+
+    What is left to torch or timm to draw is given its mean: some draw again until all values lie within bounds.
+    """
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _DRAWS:
+        kwargs = kwargs or {}
+        if func in _FILLS:
             return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
+        if func is torch.Tensor.erfinv_:  # of means
+            return args[0]
+        if func is torch.Tensor.normal_:
+            return args[0].fill_(args[1] if len(args) > 1 else kwargs.get("mean", 0.0))
+        if func is torch.Tensor.uniform_:
+            low = args[1] if len(args) > 1 else kwargs.get("from", 0.0)
+            high = args[2] if len(args) > 2 else kwargs.get("to", 1.0)
+            return args[0].fill_((low + high) / 2)
+        return func(*args, **kwargs)
 
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """For constructors of networks that are filled afterwards, strictly: weights are left as memory was.
+    """For constructors of networks that are filled afterwards, strictly: weights are constant, or as memory was.
 
     torch's generator is left as it was, whatever is drawn all the same.
     """
