@@ -115,9 +115,12 @@ def test_a_model_that_saw_the_test_images_answers_no_question() -> None:
 @pytest.mark.parametrize(
     ("vit", "verdict"),
     [
-        (range(60), "they are worse (-20.0 points, p < 0.001, exact paired test on 200 images)"),
-        (range(5), "they are no worse: they are better (+7.5 points"),
-        (range(21, 40), "they can't be told apart"),
+        (
+            range(60),
+            "vit reaches 70.0 % on average, the others 90.0 %: it is worse (-20.0 points, p < 0.001, exact paired",
+        ),
+        (range(5), "it is no worse, but better (+7.5 points"),
+        (range(21, 40), "these can't be told apart"),
     ],
 )
 def test_families_are_tested_over_the_same_images(vit: range, verdict: str) -> None:
@@ -127,6 +130,11 @@ def test_families_are_tested_over_the_same_images(vit: range, verdict: str) -> N
     assert verdict in said
     assert "the best on validation: vit with" in said
     assert "cnn-1 with" in said
+
+
+def test_several_models_of_a_family_are_spoken_of_as_several() -> None:
+    cells = [make_cell(name, range(60)) for name in ("vit", "deit")] + [make_cell("cnn", range(20))]
+    assert "vit and deit reach 70.0 % on average, the others 90.0 %: they are worse" in ask("families", cells)
 
 
 def test_what_training_adds_is_tested_against_the_probe_of_the_same_images() -> None:

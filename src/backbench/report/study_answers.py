@@ -179,13 +179,14 @@ def families(asked: Asked) -> str:
         theirs = np.stack([asked.correct(cell) for cell in others])
         gap = float(mine.mean() - theirs.mean())
         p_value = asked.p_value(ours[0], len(others) * mine.sum(axis=0) - len(ours) * theirs.sum(axis=0))
+        reach, they_are = ("reaches", "it is") if len(ours) == 1 else ("reach", "they are")
         if p_value >= ALPHA:
-            verdict = "they can't be told apart"
+            verdict = "these can't be told apart"
         else:
-            verdict = "they are worse" if gap < 0 else "they are no worse: they are better"
+            verdict = f"{they_are} worse" if gap < 0 else f"{they_are} no worse, but better"
         first, second = max(ours, key=_val_accuracy), max(others, key=_val_accuracy)
         sentences.append(
-            f"On {data} {_join([cell.model for cell in ours])} reach {_percent(mine.mean())} on average, the "
+            f"On {data} {_join([cell.model for cell in ours])} {reach} {_percent(mine.mean())} on average, the "
             f"others {_percent(theirs.mean())}: {verdict} ({100 * gap:+.1f} points, {_show_p(p_value)}, exact "
             f"paired test on {mine.shape[1]:,} images). Of each, the best on validation: {first.model} with "
             f"{_show(first)}, {second.model} with {_show(second)} ({_test(asked, first, second)})."

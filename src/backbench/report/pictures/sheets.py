@@ -1,4 +1,4 @@
-"""Sheets of photographs: predictions with the wrong ones first, and the same images under several treatments."""
+"""Sheets of photographs with what a model says they show, the wrong answers first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from backbench.report.pictures.style import (
     header_height,
     new_figure,
     text_width,
-    widest,
     write,
     write_header,
 )
@@ -31,7 +30,6 @@ _THUMB = 132.0
 _GAP = 16.0
 _SHARPNESS = 2  # pixels of the picture for each pixel of the sheet, for dense screens
 _SMALLEST_SMOOTHED = 64  # images smaller than this are enlarged with hard edges: their pixels are the content
-_ROW_NAME_LIMIT = 150.0
 
 
 def draw_grid(
@@ -73,65 +71,6 @@ def draw_grid(
             _add_image(page, look, images[index], left, bottom, _THUMB)
             _add_caption(page, look, truths[index], answers[index], float(confidences[index]), left, bottom)
         above += line_height + _GAP
-    return figure
-
-
-def draw_sheet(
-    rows: Sequence[Sequence[np.ndarray | None]],
-    column_titles: Sequence[str],
-    captions: Sequence[Sequence[str]] | None = None,
-    *,
-    row_titles: Sequence[str] | None = None,
-    side: float = 180.0,
-    title: str = "",
-    subtitle: str = "",
-    theme: str = "light",
-) -> Figure:
-    """Images in rows and columns, as in: a row for each photograph, a column for each model.
-
-    Args:
-        rows: (height, width, 3) uint8 each, in their own proportions; None leaves a blank with a dash.
-        captions: one line below each image, as `rows`. row_titles: left of each row.
-        side: pixels of the longer side of an image. title, subtitle: '' for none.
-
-    Raises:
-        ValueError: a row has another number of images than there are column titles.
-    """
-    if any(len(row) != len(column_titles) for row in rows):
-        raise ValueError(
-            f"rows of {sorted({len(row) for row in rows})} images, {len(column_titles)} column titles"
-        )
-    look, columns = find_look(theme), len(column_titles)
-    names = widest(row_titles or [], _ROW_NAME_LIMIT)
-    left_edge = MARGIN + (names + 12 if names else 0)
-    has_titles = any(column_titles)
-    top = header_height(title, subtitle) + (LINE + 8 if has_titles else 0)
-    caption_height = LINE + 4 if captions else 0.0
-    heights = [
-        max((_shown_size(image, side)[1] for image in row if image is not None), default=side) for row in rows
-    ]
-    width = left_edge + columns * side + max(columns - 1, 0) * _GAP + MARGIN
-    height = top + sum(heights) + len(rows) * caption_height + max(len(rows) - 1, 0) * _GAP + MARGIN
-    figure = new_figure(max(width, 320), height, theme)
-    write_header(figure, look, title, subtitle)
-    page = canvas(figure)
-    for column, name in enumerate(column_titles):
-        text = fit_text(name, side, bold=True)
-        write(page, left_edge + column * (side + _GAP), top - 10, text, look["text"], bold=True)
-    for number, row in enumerate(rows):
-        if row_titles:
-            name = fit_text(row_titles[number], _ROW_NAME_LIMIT)
-            write(page, left_edge - 12, top + SMALL, name, look["text"], align="right")
-        bottom = top + heights[number]
-        for column, image in enumerate(row):
-            left = left_edge + column * (side + _GAP)
-            if image is None:
-                write(page, left, bottom - 4, "–", look["muted"])
-            else:
-                _add_image(page, look, image, left, bottom, side)
-            if captions:
-                write(page, left, bottom + SMALL + 4, fit_text(captions[number][column], side), look["muted"])
-        top = bottom + caption_height + _GAP
     return figure
 
 

@@ -28,7 +28,7 @@ from matplotlib.textpath import TextToPath
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from backbench.errors import ConfigError
-from backbench.report.pictures.svg import clean_svg, embed_svg
+from backbench.report.pictures.svg import clean_svg
 from backbench.report.text import printable, shorten
 from backbench.storage import write_atomically
 
@@ -129,11 +129,6 @@ def find_look(theme: str) -> Look:
     if theme not in ROLES:
         raise ConfigError(f"unknown theme '{theme}'. Allowed: {', '.join(ROLES)}.")
     return ROLES[theme]
-
-
-def css_variables(theme: str) -> dict[str, str]:
-    """'--bb-best' -> '#0072b2', ...: what a page has to set for the embedded SVGs to follow a theme."""
-    return {f"--bb-{role}": colour for role, colour in find_look(theme).items()}
 
 
 def new_figure(width: float, height: float, theme: str = "light") -> Figure:
@@ -334,19 +329,6 @@ def save_figure(figure: Figure, path: Path) -> None:
     with _rendering():
         figure.savefig(stream, format="png", dpi=_UNITS * _PNG_SCALE, metadata={"Software": None})
     write_atomically(path, stream.getvalue())
-
-
-def to_svg(figure: Figure, description: str = "", prefix: str = "") -> str:
-    """The figure as an SVG element for a page. It fills its box; one SVG serves both themes.
-
-    Colours are CSS variables (see `css_variables`) that fall back on the theme it was drawn in.
-
-    Args:
-        description: the text alternative, in one sentence.
-        prefix: of its ids, where the same figure stands twice on a page.
-    """
-    names = {colour: f"--bb-{role}" for look in ROLES.values() for role, colour in look.items()}
-    return embed_svg(clean_svg(_render_svg(figure)), names, description=description, prefix=prefix)
 
 
 def _render_svg(figure: Figure) -> str:

@@ -1,13 +1,12 @@
-"""SVG as matplotlib writes it, made fit to stand in a page: no style of its own, colours that follow a theme."""
+"""SVG as matplotlib writes it, made fit to stand in a page: no style of its own, photographs as JPEG."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from PIL import Image
 
@@ -32,34 +31,6 @@ def clean_svg(text: str) -> str:
     head, body = text.split(">", 1)
     head = re.sub(r'="([\d.]+)pt"', r'="\1"', head).replace("<svg ", '<svg stroke-linejoin="round" ', 1)
     return (head + ">" + _change_tags(body, lambda tag: _with_light_photograph(_without_style(tag)))).strip()
-
-
-def embed_svg(text: str, variables: Mapping[str, str], *, description: str = "", prefix: str = "") -> str:
-    """A cleaned SVG as an element of a page: it fills its box, ids are its own, colours are variables.
-
-    Args:
-        text: from `clean_svg`.
-        variables: colour as '#rrggbb' -> name of the CSS variable; the colour itself is the fallback.
-        description: the text alternative.
-        prefix: of all ids; '' takes one from the content.
-    """
-    prefix = prefix or "bb" + hashlib.sha256(text.encode()).hexdigest()[:8]
-
-    def change(tag: str) -> str:
-        tag = re.sub(r' id="([^"]+)"', rf' id="{prefix}-\1"', tag)
-        tag = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', tag)
-        tag = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", tag)
-        return re.sub(r'(fill|stroke)="(#[0-9a-f]{6})"', variable, tag)
-
-    def variable(match: re.Match[str]) -> str:
-        name = variables.get(match[2])
-        return f'{match[1]}="var({name}, {match[2]})"' if name else match[0]
-
-    head, body = text.split(">", 1)
-    head = re.sub(r' (width|height)="[^"]*"', "", head) + ' width="100%" height="100%" role="img"'
-    if description:
-        head += f' aria-label="{html.escape(description)}"'
-    return head + ">" + _change_tags(body, change)
 
 
 def _with_light_photograph(tag: str) -> str:
