@@ -119,3 +119,13 @@ def test_names_with_control_characters_are_shown_escaped() -> None:
     assert "\x1b" not in text
     assert "\u202e" not in text
     text.encode()
+
+
+def test_what_a_source_says_of_itself_is_shown(folder: Path) -> None:
+    write_image(folder / "train" / "a" / "winter" / "x.png", seed=500)
+    found = look(folder)
+    assert not found.has_trouble
+    assert [
+        line for line in found.sentences() if "'train/a/winter'" in line and "count for the class above" in line
+    ]
+    assert found.to_json()["warnings"][0] == found.notes[0]

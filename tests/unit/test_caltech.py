@@ -200,7 +200,7 @@ def test_an_image_removed_from_the_cache_is_noticed(server: tuple[str, Path]) ->
     listing = load_named(archive, False, CONFIG, SILENT)
     assert listing.files is not None
     listing.files[0].unlink()
-    with pytest.raises(DataError, match=r"21 images instead of 22.*Delete this folder"):
+    with pytest.raises(DataError, match=r"21 images instead of 22.*Delete '.*caltech256-[0-9a-f]{16}'"):
         load_named(archive, False, CONFIG, SILENT)
 
 
@@ -249,13 +249,34 @@ def test_a_damaged_archive_on_disk_is_a_clear_error(tmp_path: Path) -> None:
         load_listing(DataConfig(source=str(tmp_path / "256_ObjectCategories.tar")))
 
 
-def test_a_folder_unpacked_by_hand_is_an_ordinary_folder(tmp_path: Path) -> None:
-    for name, data in make_members(SMALL256).items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(data)
-    listing = load_listing(DataConfig(source=str(tmp_path / "256_ObjectCategories")))
+def unpack(archive: Archive, root: Path) -> Path:
+    for name, data in make_members(archive).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root / archive.folder
+
+
+@pytest.mark.parametrize("archive", [SMALL101, SMALL256], ids=["101", "256"])
+def test_a_whole_set_that_was_unpacked_by_hand_is_the_published_one(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caltech, "ARCHIVES", (SMALL101, SMALL256))
+    top = unpack(archive, tmp_path)
+    listing = load_listing(DataConfig(source=str(top)))
+    assert (listing.name, len(listing)) == (archive.name, 16)
+    assert set(listing.class_names) == (
+        {"accordion", "Faces_easy"} if archive is SMALL101 else {"ak47", "faces-easy-101"}
+    )
+    assert "is used without its class" in listing.facts["warnings"][0]
+
+
+def test_some_images_of_a_set_are_an_ordinary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caltech, "ARCHIVES", (SMALL101, SMALL256))
+    top = unpack(SMALL256, tmp_path)
+    (top / "001.ak47" / "001_0003.jpg").unlink()
+    listing = load_listing(DataConfig(source=str(top)))
     assert listing.class_names == ("001.ak47", "253.faces-easy-101", "257.clutter")
-    assert len(listing) == 23
+    assert len(listing) == 22
     assert [entry.path for entry in listing.ignored] == ["001.ak47/RENAME2"]
 
 

@@ -47,6 +47,8 @@ class Audit:
         twins: class names that differ only in case, spaces or Unicode spelling.
         empty_classes, small_classes: without a usable image; with fewer than `checks.FEW_IMAGES`.
         problem: why no split can be made of these images; None if one can.
+        notes: what the source says of itself, such as a class that is left out.
+        warnings: of the split; the findings above say the same of the images.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Audit:
     empty_classes: tuple[str, ...]
     small_classes: tuple[str, ...]
     problem: str | None = None
+    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -104,7 +107,7 @@ class Audit:
             "empty_classes": list(self.empty_classes),
             "small_classes": list(self.small_classes),
             "problem": self.problem,
-            "warnings": list(self.warnings),
+            "warnings": [*self.notes, *self.warnings],
             "trouble": self.has_trouble,
         }
 
@@ -121,6 +124,7 @@ class Audit:
             )
         if self.parts:
             lines.append("Parts: " + ", ".join(f"{num:,} {part}" for part, num in self.parts.items()) + ".")
+        lines += [f"{escape(note)}." for note in self.notes]
         lines += _list_entries("broken file", self.broken)
         lines += _list_sets("in several parts (a leak)", self.leaks)
         lines += _list_sets("with several labels", self.conflicts)
@@ -192,7 +196,8 @@ def audit(listing: Listing, census: Census, manifest: Manifest | None, *, proble
         empty_classes=tuple(name for name in names if not counts[name]),
         small_classes=tuple(name for name in names if 0 < counts[name] < FEW_IMAGES),
         problem=problem,
-        warnings=(*source_warnings(listing), *(manifest.warnings if manifest is not None else ())),
+        notes=tuple(source_warnings(listing)),
+        warnings=manifest.warnings if manifest is not None else (),
     )
 
 

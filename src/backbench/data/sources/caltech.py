@@ -1,6 +1,7 @@
-"""Caltech-101 and Caltech-256 from their official archives: fetched, or found on disk packed.
+"""Caltech-101 and Caltech-256 from their official archives: fetched, or found on disk, packed or unpacked.
 
-A folder that was unpacked by hand is an ordinary folder of class folders: nothing is renamed or left out there.
+Some images of such a set, or a set with other images, is an ordinary folder of class folders: nothing is renamed
+or left out there.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ MAX_UNPACKED_RATIO = 3  # JPEG files hardly shrink
 MARGIN_MEMBERS = 2_000  # class folders, outlines and litter beside the images
 MARGIN_BYTES = 10_000_000
 KEEP_CLUTTER = "+clutter"
-MAKE_AGAIN = "Delete this folder; it is made again from the archive."
 
 
 @dataclass(frozen=True)
@@ -126,20 +126,23 @@ def load_named(archive: Archive, keep_clutter: bool, config: DataConfig, progres
         fetch_file(archive.url, packed, md5=archive.md5, progress=progress)
         _unpack(archive, packed, root, progress)
         packed.unlink(missing_ok=True)
-    return list_images(archive, root, keep_clutter=keep_clutter)
+    return list_images(archive, root / archive.folder, keep_clutter=keep_clutter, advice=_advise_again(root))
 
 
 def accepts(path: Path) -> bool:
-    """Whether the path is one of the archives, packed."""
-    return _find_archive(path) is not None
+    """Whether the path is one of the archives, packed, or the whole of one, unpacked."""
+    return _find_archive(path) is not None or _find_unpacked(path) is not None
 
 
 def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
-    """Unpack an archive on disk into the cache, and list its images; clutter is left out.
+    """List the images of an archive on disk, once it is unpacked into the cache; clutter is left out.
 
     Raises:
         DataError: it is damaged, or see `list_images`. StorageError: the cache can't be written.
     """
+    unpacked = _find_unpacked(path)
+    if unpacked is not None:
+        return list_images(unpacked, path, keep_clutter=False, advice=f"It should be {unpacked.title}, unpacked.")
     archive = _find_archive(path)
     assert archive is not None  # asked only for what `accepts` took
     try:
@@ -157,41 +160,42 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
             ) from error
     published = {archive.file_name: archive.md5, **({archive.inner[0]: archive.inner[1]} if archive.inner else {})}
     if published[path.name] == digest:
-        return list_images(archive, root, keep_clutter=False)
+        return list_images(archive, root / archive.folder, keep_clutter=False, advice=_advise_again(root))
     notes = [f"{path} is not the published {archive.title} byte for byte, though its counts are right"]
     advice = (
         f"{path} is not the published archive: its MD5 is {digest}, not {published[path.name]}. Get that from "
         f"{archive.url}; `backbench rank {archive.name}` fetches it."
     )
-    return list_images(archive, root, keep_clutter=False, notes=notes, advice=advice)
+    return list_images(archive, root / archive.folder, keep_clutter=False, notes=notes, advice=advice)
 
 
 def list_images(
-    archive: Archive, root: Path, *, keep_clutter: bool, notes: Sequence[str] = (), advice: str = MAKE_AGAIN
+    archive: Archive, top: Path, *, keep_clutter: bool, advice: str, notes: Sequence[str] = ()
 ) -> Listing:
-    """The images below `root`, labelled by class folder without its number; no part is fixed.
+    """The images below `top`, labelled by class folder without its number; no part is fixed.
 
     Only what is named as the published images are counts; all else is ignored and reported.
 
     Args:
-        root: where the archive was unpacked.
+        top: the folder of the class folders.
+        advice: what to do where it can't be read, or the numbers are not right.
         notes: warnings to hand on.
-        advice: what to do where the numbers are not right.
 
     Raises:
-        DataError: other numbers of images or classes than were published.
+        DataError: a folder can't be read, or other numbers of images or classes than were published.
     """
-    found, ignored, sizes = _walk(archive, root)
-    num_images, num_classes = sizes.total(), len(sizes)
-    expected = (archive.num_images, archive.num_classes, archive.num_clutter)
-    if (num_images, num_classes, sizes[archive.clutter]) != expected:
+    try:
+        found, ignored, sizes = _walk(archive, top)
+    except OSError as error:
+        raise DataError(f"{error.filename or top}: can't be read: {error.strerror}. {advice}") from error
+    if not _is_whole(archive, sizes):
         raise DataError(
-            f"{root}: not the numbers published for {archive.title}: {num_images:,} images instead of "
-            f"{archive.num_images:,}, {num_classes} classes instead of {archive.num_classes}, "
+            f"{top}: not the numbers published for {archive.title}: {sizes.total():,} images instead of "
+            f"{archive.num_images:,}, {len(sizes)} classes instead of {archive.num_classes}, "
             f"{sizes[archive.clutter]:,} images in {archive.clutter} instead of {archive.num_clutter:,}. "
             f"{advice}"
         )
-    names = _name_classes(archive, sizes, root)
+    names = _name_classes(archive, sizes, top)
     kept = [entry for entry in found if keep_clutter or entry[0] != archive.clutter]
     facts: dict[str, Any] = {"licence": LICENCE, "citation": archive.citation, "source": archive.url}
     warnings = list(notes)
@@ -215,36 +219,38 @@ def list_images(
     )
 
 
-def _walk(archive: Archive, root: Path) -> tuple[list[tuple[str, Path]], tuple[Ignored, ...], Counter[str]]:
+def _is_whole(archive: Archive, sizes: Counter[str]) -> bool:
+    """Whether there are as many images and classes as were published."""
+    return (sizes.total(), len(sizes), sizes[archive.clutter]) == (
+        archive.num_images,
+        archive.num_classes,
+        archive.num_clutter,
+    )
+
+
+def _walk(archive: Archive, top: Path) -> tuple[list[tuple[str, Path]], tuple[Ignored, ...], Counter[str]]:
     """(class folder, image) in the order of names; what is no image; images of each class folder."""
     found: list[tuple[str, Path]] = []
     ignored: list[Ignored] = []
     sizes: Counter[str] = Counter()
-    top = root / archive.folder
-    try:
-        folders = sorted(top.iterdir(), key=lambda path: sort_key(path.name))
-        for folder in folders:
-            if folder.name.startswith("."):
-                continue
-            if not folder.is_dir() or not re.fullmatch(archive.class_pattern, folder.name):
-                ignored.append(Ignored(folder.name, "not a class folder of this data set"))
-                continue
-            sizes[folder.name] = 0
-            for file in sorted(folder.iterdir(), key=lambda path: sort_key(path.name)):
-                if re.fullmatch(archive.image_pattern, file.name) and file.is_file():
-                    found.append((folder.name, file))
-                    sizes[folder.name] += 1
-                else:
-                    ignored.append(Ignored(f"{folder.name}/{file.name}", "not an image of this data set"))
-    except OSError as error:
-        raise DataError(
-            f"{error.filename or top}: can't be read: {error.strerror}. It belongs to {archive.title}; delete "
-            f"'{root}', it is made again from the archive."
-        ) from error
+    folders = sorted(top.iterdir(), key=lambda path: sort_key(path.name))
+    for folder in folders:
+        if folder.name.startswith("."):
+            continue
+        if not folder.is_dir() or not re.fullmatch(archive.class_pattern, folder.name):
+            ignored.append(Ignored(folder.name, "not a class folder of this data set"))
+            continue
+        sizes[folder.name] = 0
+        for file in sorted(folder.iterdir(), key=lambda path: sort_key(path.name)):
+            if re.fullmatch(archive.image_pattern, file.name) and file.is_file():
+                found.append((folder.name, file))
+                sizes[folder.name] += 1
+            else:
+                ignored.append(Ignored(f"{folder.name}/{file.name}", "not an image of this data set"))
     return found, tuple(ignored), sizes
 
 
-def _name_classes(archive: Archive, folders: Sequence[str] | Counter[str], root: Path) -> dict[str, str]:
+def _name_classes(archive: Archive, folders: Sequence[str] | Counter[str], top: Path) -> dict[str, str]:
     """Class folder -> class name: the folder's without its number."""
     names: dict[str, str] = {}
     for folder in folders:
@@ -253,7 +259,7 @@ def _name_classes(archive: Archive, folders: Sequence[str] | Counter[str], root:
         names[folder] = match[1]
     twice = sorted(name for name, num in Counter(names.values()).items() if num > 1)
     if twice:
-        raise DataError(f"{root}: several class folders of one name: {list_some(map(quote, twice))}")
+        raise DataError(f"{top}: several class folders of one name: {list_some(map(quote, twice))}")
     return names
 
 
@@ -263,6 +269,21 @@ def _find_archive(path: Path) -> Archive | None:
         if path.name in names and path.is_file():
             return archive
     return None
+
+
+def _find_unpacked(path: Path) -> Archive | None:
+    """The archive of which this folder holds all class folders with all their images, clutter among them."""
+    for archive in ARCHIVES:
+        try:
+            if (path / archive.clutter).is_dir() and _is_whole(archive, _walk(archive, path)[2]):
+                return archive
+        except OSError:  # whoever takes it as an ordinary folder says what can't be read
+            continue
+    return None
+
+
+def _advise_again(root: Path) -> str:
+    return f"Delete '{root}'; it is made again from the archive."
 
 
 def _named_folder(archive: Archive) -> Path:
