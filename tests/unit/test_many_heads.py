@@ -29,12 +29,13 @@ from backbench.engine.many_heads import (
     make_grid,
     result_of_head,
     spread_phase,
+    warn_of_diverged,
 )
 from backbench.engine.optimise import Phase
 from backbench.engine.task import Features
 from backbench.engine.train import FitResult
 from backbench.engine.tune import Tuned, training_figures
-from backbench.errors import ConfigError, Interrupted, ModelError
+from backbench.errors import ConfigError, Interrupted, ModelError, TrainingDiverged
 from backbench.methods.head import HeadOptions, _decide_grid
 from backbench.run import resolve_options
 from backbench.runtime import make_torch_rng
@@ -199,6 +200,35 @@ def test_a_head_that_has_ended_is_left_alone(tmp_path: Path) -> None:
     taken = [float(stored.tensors[f"optimizer/step/heads.{number}.weight"]) for number in range(len(GRID))]
     assert taken[first] == steps_of_first
     assert max(taken) == result.num_steps
+
+
+def test_a_head_that_diverges_leaves_the_others_as_they_were(tmp_path: Path) -> None:
+    recipe = Recipe(epochs=3, batch_size=8, optimizer="sgd", learning_rate=1.0, clip_norm=0)
+    grid = make_grid((1e-2, 1e30), (0.0,))
+
+    def fit_with(second_rate: float) -> tuple[ManyHeads, FitResult]:
+        heads = ManyHeads(make_head("mlp"), 2)
+        phase = spread_phase(phase_for(heads, recipe), "", grid)
+        rates = {name: second_rate if ".1." in f".{name}" else 1e-2 for name in phase.trainable}
+        return heads, run_fit(heads, replace(phase, rates=rates, recipe=recipe), tmp_path / str(second_rate))
+
+    heads, result = fit_with(1e30)
+    others, tame = fit_with(0.1)
+    assert [member.ended for member in result.members] == ["epochs", "diverged"]
+    assert [member.ended for member in tame.members] == ["epochs", "epochs"]
+    assert result.members[0].history == tame.members[0].history
+    assert all(map(torch.equal, heads.head(0).parameters(), others.head(0).parameters()))
+    assert all(parameter.isfinite().all() for parameter in heads.head(1).parameters())
+    assert warn_of_diverged(tame, grid) == ()
+    assert "1 of 2 heads diverged, at rate 1e+30" in warn_of_diverged(result, grid)[0]
+
+
+def test_when_every_head_diverges_the_run_does(tmp_path: Path) -> None:
+    heads = ManyHeads(make_head("mlp"), 2)
+    recipe = Recipe(epochs=3, batch_size=8, optimizer="sgd", clip_norm=0)
+    grid = make_grid((1e30, 1e31), (0.0,))
+    with pytest.raises(TrainingDiverged, match="diverged at step"):
+        run_fit(heads, spread_phase(phase_for(heads, recipe), "", grid), tmp_path)
 
 
 def make_result(accuracy: float, loss: float, ended: str = "epochs") -> FitResult:

@@ -83,8 +83,11 @@ def leader(loop: Loop) -> int:
 
 
 def tell(loop: Loop) -> str:
-    """One line on the last epoch, of the best head where there are several."""
-    standing = loop.state.standings[leader(loop)]
+    """One line on the last epoch, of the best head where there are several; of one that came through an epoch."""
+    standings = loop.state.standings
+    standing = standings[leader(loop)]
+    if not standing.history:  # it diverged in its first epoch, and none got better than all were at the start
+        standing = next(other for other in standings if other.history)
     last = standing.history[-1]
     losses = f"train loss {last['train_loss']:.3f}, validation loss {last['val_loss']:.3f}"
     best = " (best so far)" if standing.best_epoch == last["epoch"] else ""

@@ -120,7 +120,21 @@ def describe_heads(result: FitResult, grid: Sequence[Setting], chosen: int) -> d
             "val_accuracy": member.best_accuracy,
             "val_nll": member.best_loss,
             "best_epoch": member.best_epoch,
+            "ended": member.ended,
         }
         for setting, member in zip(grid, result.members, strict=True)
     ]
-    return {name: value for name, value in heads[chosen].items() if name != "best_epoch"} | {"heads": heads}
+    own = {name: value for name, value in heads[chosen].items() if name not in ("best_epoch", "ended")}
+    return own | {"heads": heads}
+
+
+def warn_of_diverged(result: FitResult, grid: Sequence[Setting]) -> tuple[str, ...]:
+    """The heads of the grid that ended early because their loss or gradient was no finite number."""
+    found = [
+        f"{setting.learning_rate:g} with decay {setting.weight_decay:g}"
+        for setting, member in zip(grid, result.members, strict=False)
+        if member.ended == "diverged"
+    ]
+    if not found:
+        return ()
+    return (f"{len(found)} of {len(grid)} heads diverged, at rate {', '.join(found)}; the others went on",)

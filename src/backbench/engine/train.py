@@ -66,9 +66,9 @@ NOTHING = torch.empty(0), np.empty(0, dtype=np.int64)
 @dataclass(frozen=True)
 class FitResult:
     """history: one entry for each epoch; best_epoch: whose weights the network has now, 0 = before training;
-    ended: 'epochs', 'patience' or 'budget'; micro_batch_size: what fitted into memory; num_skipped: the
-    steps that overflowed in fp16 and were not applied; members: where several
-    heads learned side by side, a result for each (this is then that of the best)."""
+    ended: 'epochs', 'patience' or 'budget', of one of several heads also 'diverged'; micro_batch_size: what fitted
+    into memory; num_skipped: the steps that overflowed in fp16 and were not applied; members: where several heads
+    learned side by side, a result for each (this is then that of the best)."""
 
     history: tuple[EpochFigures, ...]
     best_epoch: int
@@ -273,11 +273,14 @@ def _take_step(loop: Loop, inputs: Tensor, targets: Tensor) -> None:
     loop.optimizer.zero_grad(set_to_none=True)
     figures = compute_gradients(loop, inputs, targets)
     loss_sums, hits, lengths = torch.stack([*figures, _clip_gradients(loop)]).tolist()
-    for loss_sum, length in zip(loss_sums, lengths, strict=True):
-        if not math.isfinite(loss_sum) or not math.isfinite(length):
-            if skip_overflow(loop):
-                return
-            raise TrainingDiverged(loop.step + 1, f"loss {loss_sum / n:g}, gradient length {length:g}")
+    causes = {
+        member: f"loss {loss_sum / n:g}, gradient length {length:g}"
+        for member, (loss_sum, length) in enumerate(zip(loss_sums, lengths, strict=True))
+        if not math.isfinite(loss_sum) or not math.isfinite(length)
+    }
+    if any(not state.standings[member].ended for member in causes) and skip_overflow(loop):
+        return
+    _end_diverged(loop, causes, loop.step + 1)
     note_good_step(loop)
     factor = rate_factor(loop.step, loop.steps_per_epoch, loop.recipe)
     for group in loop.optimizer.param_groups:
@@ -285,21 +288,47 @@ def _take_step(loop: Loop, inputs: Tensor, targets: Tensor) -> None:
     loop.optimizer.step()
     _update_average(loop)
     for standing, loss_sum, num_hits in zip(state.standings, loss_sums, hits, strict=True):
-        standing.loss_sum += loss_sum
-        standing.num_correct += int(num_hits)
+        if not standing.ended:
+            standing.loss_sum += loss_sum
+            standing.num_correct += int(num_hits)
     state.num_seen += n
 
 
 def _clip_gradients(loop: Loop) -> Tensor:
-    """(members,) lengths of the gradients as they were; a head that has ended gets none and stays as it is."""
-    lengths = []
-    for names, standing in zip(loop.members, loop.state.standings, strict=True):
-        parameters = [parameter for name, parameter in loop.parameters.items() if name in names]
-        if standing.ended:
-            for parameter in parameters:
-                parameter.grad = None
-        lengths.append(torch.nn.utils.clip_grad_norm_(parameters, loop.recipe.clip_norm or math.inf))
+    """(members,) lengths of the gradients as they were; 0 of a head that has ended."""
+    _drop_gradients(loop)
+    limit = loop.recipe.clip_norm or math.inf
+    lengths = [torch.nn.utils.clip_grad_norm_(_parameters_of(loop, names), limit) for names in loop.members]
     return torch.stack([length.to(loop.device) for length in lengths])
+
+
+def _drop_gradients(loop: Loop) -> None:
+    """A head that has ended gets no gradient, and so stays as it is."""
+    for names, standing in zip(loop.members, loop.state.standings, strict=True):
+        if standing.ended:
+            for parameter in _parameters_of(loop, names):
+                parameter.grad = None
+
+
+def _parameters_of(loop: Loop, names: frozenset[str]) -> list[nn.Parameter]:
+    return [parameter for name, parameter in loop.parameters.items() if name in names]
+
+
+def _end_diverged(loop: Loop, causes: dict[int, str], step: int) -> None:
+    """Of several heads, those whose figures are not finite end with their best so far; the others go on.
+
+    Raises:
+        TrainingDiverged: no head is left.
+    """
+    standings = loop.state.standings
+    found = [member for member in causes if not standings[member].ended]
+    if not found:
+        return
+    if all(standing.ended or member in found for member, standing in enumerate(standings)):
+        raise TrainingDiverged(step, causes[found[0]])
+    for member in found:
+        standings[member].ended = "diverged"
+    _drop_gradients(loop)
 
 
 @torch.no_grad()
@@ -344,8 +373,8 @@ def _validate(loop: Loop) -> list[tuple[float, float]]:
         put_tensors(loop.network, live)
     loss_sums, num_correct = np.split(np.array(sum_numbers([*loss_sums, *num_correct])), 2)
     num = max(1, loop.batches.num_val)
-    if not np.isfinite(loss_sums).all():
-        raise TrainingDiverged(loop.step, "the validation loss is not a finite number")
+    unfit = np.flatnonzero(~np.isfinite(loss_sums)).tolist()
+    _end_diverged(loop, dict.fromkeys(unfit, "the validation loss is not a finite number"), loop.step)
     return list(zip((loss_sums / num).tolist(), (num_correct / num).tolist(), strict=True))
 
 

@@ -87,7 +87,14 @@ def adapt_mlp_head(task: ImageTask, options: MlpHeadOptions, training: Training)
 
 
 def _adapt(task: ImageTask, head: HeadModule, options: HeadOptions, training: Training) -> Tuned:
-    from backbench.engine.many_heads import ManyHeads, choose_head, describe_heads, result_of_head, spread_phase
+    from backbench.engine.many_heads import (
+        ManyHeads,
+        choose_head,
+        describe_heads,
+        result_of_head,
+        spread_phase,
+        warn_of_diverged,
+    )
     from backbench.engine.tune import Tuned, make_classifier, make_phase, standardise, train_phase
 
     grid, warnings = _decide_grid(options, len(task.val))
@@ -104,6 +111,7 @@ def _adapt(task: ImageTask, head: HeadModule, options: HeadOptions, training: Tr
     trained.inner = heads.head(chosen)
     classifier.head = trained.fold()
     choices = describe_heads(result, grid, chosen)
+    warnings += warn_of_diverged(result, grid)
     return Tuned(classifier, {"head": result_of_head(result, chosen)}, choices, warnings)
 
 
