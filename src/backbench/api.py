@@ -268,7 +268,7 @@ def _to_study(ranking: Ranking, out: Path) -> Study:
     folders = []
     for row in ranking.rows:
         failures = sorted(out.glob(f"{row.run_id}.failed-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-        folders.append(failures[-1] if row.status == "failed" else out / row.run_id)
+        folders.append(failures[-1] if row.has_failed else out / row.run_id)
     (study,) = _open_folders(list(map(str, folders)), folders)
     told = replace(study.comparison, summary=tuple(ranking.summary), warnings=tuple(ranking.warnings))
     return Study(told, folders)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -27,9 +27,21 @@ class Frozen(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, protected_namespaces=()
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        """true is not 1: who writes epochs=true meant something else."""
+        if isinstance(value, bool) and not _takes_truth(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError("true and false are not what it takes")
+        return value
+
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of this value, in hex."""
         return digest_json(self.model_dump(mode="json"))
+
+
+def _takes_truth(annotation: Any) -> bool:
+    return annotation in (bool, Any) or any(_takes_truth(part) for part in get_args(annotation))
 
 
 def digest_json(value: Any) -> str:
@@ -172,10 +184,16 @@ class Recipe(Frozen):
         default=None, gt=0.0, le=10.0, description="of the backbone, at its highest; None: by kind of network"
     )
     head_learning_rate: float | None = Field(
-        default=None, gt=0.0, le=10.0, description="None: ten times the backbone's, or the same for a solved head"
+        default=None,
+        gt=0.0,
+        le=10.0,
+        description="None: ten times the backbone's, or the same where the head is solved or all starts at random",
     )
     weight_decay: float = Field(
-        default=0.05, ge=0.0, le=10.0, description="of matrices; never of biases and norms"
+        default=0.05,
+        ge=0.0,
+        le=10.0,
+        description="of matrices; never of biases, norms, tokens and position embeddings",
     )
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0, description="sgd only")
     epochs: int = Field(default=10, ge=1, le=10_000)
@@ -186,9 +204,18 @@ class Recipe(Frozen):
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     warmup_epochs: float = Field(default=1.0, ge=0.0, description="the learning rate rises from 0 over these")
     plateau_factor: float = Field(default=0.1, gt=0.0, lt=1.0)
-    plateau_patience: int = Field(default=3, ge=1, description="epochs without a better validation loss")
+    plateau_patience: int = Field(
+        default=3,
+        ge=1,
+        description="epochs without a better loss on validation, or on training where there is none",
+    )
     patience: int = Field(default=5, ge=0, description="early stopping: epochs without improvement; 0: off")
-    min_improvement: float = Field(default=0.0, ge=0.0, lt=1.0, description="of accuracy, as a fraction")
+    min_improvement: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="that ends the wait: of accuracy in all, of the loss as a share of it",
+    )
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     class_weights: Literal["none", "auto"] | dict[str, float] = Field(
         default="none", description="'auto': each class counts the same in all; or a weight for each class name"

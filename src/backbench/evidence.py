@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,10 +162,15 @@ def _checked_history(document: Any) -> dict[str, Any]:
         str(phase): {
             "best_epoch": int(result["best_epoch"]),
             "ended": str(result["ended"]),
-            "history": [{key: float(epoch[key]) for key in figures} for epoch in result["history"]],
+            "history": [{key: _number(epoch[key]) for key in figures} for epoch in result["history"]],
         }
         for phase, result in document.items()
     }
+
+
+def _number(value: Any) -> float:
+    """NaN where there was nothing to measure on."""
+    return math.nan if value is None else float(value)
 
 
 def _make_group(members: list[StoredRun], folders: dict[str, Path]) -> _Group:

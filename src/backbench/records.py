@@ -74,19 +74,20 @@ class Cost(Frozen):
 
 
 class Failure(Frozen):
-    """Why a run has no figures."""
+    """Why a run has no figures; `step`: of training, where that diverged."""
 
     kind: str
     message: str
+    step: int | None = None
     traceback: str | None = None
 
 
 class RunRecord(Frozen):
-    """One finished or failed run; immutable once written."""
+    """One finished or failed run, immutable once written; 'diverged': training met what is no finite number."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
-    status: Literal["done", "failed"]
+    status: Literal["done", "failed", "diverged"]
     started: str = Field(description="UTC, ISO 8601")
     config: RunConfig
     data: DataFacts

@@ -23,7 +23,7 @@ from backbench.data.load import Data, load_data
 from backbench.data.manifest import write_manifest
 from backbench.data.seen import find_seen, read_seen
 from backbench.engine.task import Features, Task
-from backbench.errors import BackbenchError, ConfigError, nearest
+from backbench.errors import BackbenchError, ConfigError, TrainingDiverged, nearest
 from backbench.evaluate.calibrate import softmax
 from backbench.evaluate.metrics import fit_figures, per_class_recall, score
 from backbench.progress import SILENT, Progress
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from backbench.backbones.networks.base import Backbone
     from backbench.engine.heads import Fitted
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Part of every run id: raised when the same config would give other figures than before."""
 
 
@@ -361,7 +361,7 @@ def record_failure(
     expected = isinstance(error, BackbenchError)
     record = RunRecord(
         run_id=run_id,
-        status="failed",
+        status="diverged" if isinstance(error, TrainingDiverged) else "failed",
         started=ledger.utc_now(),
         config=config,
         data=describe_data(data),
@@ -370,6 +370,7 @@ def record_failure(
         failure=Failure(
             kind=type(error).__name__,
             message=str(error) if expected else f"{type(error).__name__}: {error}",
+            step=error.step if isinstance(error, TrainingDiverged) else None,
             traceback=None if expected else "".join(traceback.format_exception(error)),
         ),
     )

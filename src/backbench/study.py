@@ -77,7 +77,7 @@ class Ranking:
 
     @property
     def has_failures(self) -> bool:
-        return any(row.status == "failed" for row in self.rows)
+        return any(row.has_failed for row in self.rows)
 
     @property
     def best(self) -> Row | None:
@@ -335,9 +335,7 @@ def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], 
         is_done = record.status == "done"
         bench.predictions.append(ledger.read_predictions(request.out / record.run_id) if is_done else None)
         _show(bench)
-        if (
-            record.status == "failed" and extracted is None and not is_tuning
-        ):  # the model can't be had: one failure says it
+        if not is_done and extracted is None and not is_tuning:  # the model can't be had: one failure says it
             return
 
 

@@ -103,7 +103,12 @@ def tune_run(
             peak_memory_bytes=peak_memory_bytes(device),
         ),
         environment=describe_environment(device) | {"num_processes": str(num_processes())},
-        warnings=(*tuned.warnings, *([cut] if cut else []), *warn_of_seen(model, data)),
+        warnings=(
+            *tuned.warnings,
+            *_warn_of_no_validation(tuned, task),
+            *([cut] if cut else []),
+            *warn_of_seen(model, data),
+        ),
         num_val_seen=seen.num_val,
         num_test_seen=seen.num_test,
     )
@@ -118,6 +123,12 @@ def tune_run(
         more={"history.json": json.dumps(history, indent=1).encode()},
     )
     return record, classifier
+
+
+def _warn_of_no_validation(tuned: Tuned, task: ImageTask) -> tuple[str, ...]:
+    if len(task.val) or not tuned.phases:
+        return ()
+    return ("there were no validation images, so the last epoch was kept and nothing ended training early",)
 
 
 def _measure(logits: np.ndarray, test: Part, data: Data, classifier: Classifier) -> dict[str, Metric]:
@@ -149,6 +160,7 @@ def _image_task(
         device=device,
         precision=config.precision,
         features=features,
+        exact_resize=config.exact_resize,
     )
 
 

@@ -20,7 +20,7 @@ from backbench.backbones.networks.rebuild import make_random, rebuild
 from backbench.backbones.networks.weights import digest_weights, plain_state, weights_bytes
 from backbench.catalog import find_model
 from backbench.config import DataConfig, MethodConfig, Preprocess, RunConfig
-from backbench.engine import quantize
+from backbench.engine import features, quantize
 from backbench.engine.accelerate import accelerate
 from backbench.engine.bundle import load_bundle
 from backbench.engine.int8 import Int8Conv2d, LearningConv2d, input_steps, is_int8
@@ -34,7 +34,7 @@ from backbench.engine.quantize import (
     rebuild_int8,
 )
 from backbench.engine.resize import prepare_batch
-from backbench.errors import ConfigError, ModelError
+from backbench.errors import BudgetExceeded, ConfigError, ModelError
 from backbench.methods import quantized
 from backbench.records import ModelFacts
 from conftest import make_photos
@@ -266,6 +266,16 @@ def test_what_does_not_fit_is_said(
         pytest.importorskip("torchao")
     with pytest.raises(ConfigError, match=message):
         adapt(config_for(photos, model, **options), out=tmp_path)
+
+
+def test_the_budget_holds_for_the_int8_features(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The float features come from the cache at once, so that nothing else would end it."""
+    adapt(config_for(photos, "tiny_cnn"), out=tmp_path / "first")
+    monkeypatch.setattr(features, "decide_batch_size", lambda *_: 4)  # else all are done at once
+    with pytest.raises(BudgetExceeded, match="Give more time"):
+        adapt(config_for(photos, "tiny_cnn"), out=tmp_path / "second", deadline=0.0)
 
 
 def test_auto_falls_back_where_a_scheme_does_not_keep_the_features(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from backbench.config import Recipe
 from backbench.engine import train
@@ -431,3 +432,69 @@ def test_nothing_to_train_and_unknown_parameters_are_errors(tmp_path: Path) -> N
                 class_names=NAMES,
                 workspace=Workspace(tmp_path),
             )
+
+
+def test_one_lucky_epoch_does_not_put_off_early_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patience waits for a loss below the lowest so far, not below that of the most accurate epoch."""
+    figures = iter([(1.2, 0.4), (1.0, 0.8), *((0.7 + 0.001 * epoch, 0.6) for epoch in range(50))])
+    monkeypatch.setattr(train, "_validate", lambda loop: [next(figures)])
+    _, result = fit(tmp_path, Recipe(epochs=50, batch_size=32, learning_rate=1e-3, patience=5))
+    assert (result.ended, result.best_epoch, len(result.history)) == ("patience", 1, 7)
+
+
+def test_a_small_improvement_does_not_put_it_off_where_a_larger_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = iter([(1.0 - 0.001 * epoch, 0.5 + 0.001 * epoch) for epoch in range(50)])
+    monkeypatch.setattr(train, "_validate", lambda loop: [next(figures)])
+    recipe = Recipe(epochs=50, batch_size=32, learning_rate=1e-3, patience=5, min_improvement=0.02)
+    _, result = fit(tmp_path, recipe)
+    assert (result.ended, len(result.history)) == ("patience", 5)
+
+
+def test_without_validation_the_plateau_is_that_of_the_training_loss(tmp_path: Path) -> None:
+    nothing = Features(np.zeros((0, 6), np.float32), np.zeros(0, np.int64), ())
+    batches = replace(make_batches(), val=nothing)
+    recipe = Recipe(epochs=8, batch_size=8, learning_rate=0.02, schedule="plateau", plateau_patience=2)
+    result = train.fit(
+        make_network(), batches, Phase("tail", TAIL, recipe), class_names=NAMES, workspace=Workspace(tmp_path)
+    )
+    losses = [epoch.train_loss for epoch in result.history]
+    assert all(min(losses[place:]) < min(losses[: place - 2]) for place in range(3, 8)), "no plateau anywhere"
+    assert {epoch.learning_rate for epoch in result.history[1:]} == {0.02}
+    assert {(epoch.val_loss, epoch.val_accuracy) for epoch in result.history} == {(None, None)}
+    assert result.best_epoch == 8
+
+
+@pytest.mark.parametrize("saves_memory", [False, True])
+def test_gradient_checkpointing_changes_nothing_but_memory(saves_memory: bool, tmp_path: Path) -> None:
+    """It runs the network twice in a step, and batch norm would count each image twice."""
+
+    class Checkpointed(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            if not (self.training and saves_memory):
+                return self.inner(values)
+            logits: torch.Tensor = checkpoint(self.inner, values.requires_grad_(), use_reentrant=False)
+            return logits
+
+    torch.manual_seed(3)
+    inner = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    plain = copy.deepcopy(inner)
+    found = []
+    for network, recipe in (
+        (Checkpointed(inner), Recipe(epochs=3, batch_size=8, learning_rate=0.03, gradient_checkpointing=True)),
+        (plain, Recipe(epochs=3, batch_size=8, learning_rate=0.03)),
+    ):
+        trainable = frozenset(name for name, _ in network.named_parameters())
+        phase = Phase("all", trainable, recipe)
+        folder = tmp_path / str(len(found))
+        found.append(
+            train.fit(network, make_batches(), phase, class_names=NAMES, workspace=Workspace(folder), seed=5)
+        )
+    assert found[0].history == found[1].history
+    assert all(map(torch.equal, inner.state_dict().values(), plain.state_dict().values()))
+    assert int(plain[1].num_batches_tracked) > 0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 
 from backbench import ledger
 from backbench.adapt import adapt
@@ -18,7 +20,8 @@ from backbench.catalog import find_method, find_model, list_methods
 from backbench.cli.adapt import parse_settings
 from backbench.config import Augment, DataConfig, MethodConfig, Recipe, RunConfig
 from backbench.data.load import load_data
-from backbench.engine import features, tune
+from backbench.engine import batches, features, tune
+from backbench.engine.augment.batch import augment_batch
 from backbench.engine.batches import FeatureBatches, ImageBatches
 from backbench.engine.bundle import load_bundle
 from backbench.engine.checkpoint import Workspace
@@ -27,7 +30,12 @@ from backbench.engine.optimise import Phase
 from backbench.engine.task import Features, Part
 from backbench.engine.train import fit
 from backbench.engine.tune import Standardised, family_of, last_stages, make_phase
-from backbench.errors import BudgetExceeded, ConfigError, Interrupted
+from backbench.errors import BudgetExceeded, ConfigError, Interrupted, TrainingDiverged
+from backbench.evidence import read_run
+from backbench.report.page.inputs import make_comparison
+from backbench.report.page.render import render_report
+from backbench.report.pictures.of_run import draw_run
+from backbench.report.rows import make_rows
 from backbench.run import resolve_options
 from backbench.runtime import make_torch_rng
 from backbench.unfinished import find_unfinished
@@ -164,14 +172,18 @@ def test_training_a_head_on_features_equals_training_it_through_the_frozen_netwo
         extracted.append(Features(values, part.labels, part.ids))
     recipe = Recipe(epochs=2, batch_size=16, learning_rate=0.01)
     heads = []
-    for number, batches in enumerate((FeatureBatches(*extracted, 3, 0.0, "cpu"), images)):
+    for number, examples in enumerate((FeatureBatches(*extracted, 3, 0.0, "cpu"), images)):
         head = make_linear(backbone.facts.dim, 3, make_torch_rng(0, "head"))
         network = head if number == 0 else torch.nn.Sequential(backbone, head)
         prefix = "" if number == 0 else "1."
         phase = Phase("head", frozenset({f"{prefix}weight", f"{prefix}bias"}), recipe)
         before = digest_weights(backbone)
         fit(
-            network, batches, phase, class_names=data.manifest.classes, workspace=Workspace(tmp_path / str(number))
+            network,
+            examples,
+            phase,
+            class_names=data.manifest.classes,
+            workspace=Workspace(tmp_path / str(number)),
         )
         assert digest_weights(backbone) == before
         heads.append(head)
@@ -226,6 +238,8 @@ def test_stages_near_the_input_learn_more_slowly() -> None:
         ("head", "tiny_cnn", {"recipe": {"epoch": 3}}, "epoch"),
         ("head", "tiny_cnn", {"recipe": {"epochs": "many"}}, "many"),
         ("two-phase", "tiny_cnn", {"probe": "knn"}, "no linear head"),
+        ("two-phase", "tiny_cnn", {"probe": "logisic"}, "in options.probe"),
+        ("quantized", "tiny_cnn", {"recipe": {"learning_rate": 1e-3}}, "without options.qat_epochs there is none"),
         ("lora", "pixels", {}, "has none"),
         ("lora", "tiny_cnn", {"targets": "atention"}, "attention"),
         ("head", "majority", {}, "control"),
@@ -376,6 +390,8 @@ def test_what_is_refused_leaves_nothing_behind(photos: Path, tmp_path: Path) -> 
         ),
         ("parts", ("parts=mlp",), r"can't be 'mlp': .* Write a list as in: --set 'parts=\[...\]'"),
         ("last-blocks", ("blocks=three",), "option 'blocks' of .* can't be 'three': .*integer"),
+        ("full", ("recipe.epochs=true",), "option 'recipe.epochs' of .* can't be True: .*true and false"),
+        ("full", ("recipe.learning_rate=true",), "option 'recipe.learning_rate' of .* can't be True"),
     ],
 )
 def test_options_of_a_wrong_kind_are_answered_with_the_right_one(
@@ -388,6 +404,9 @@ def test_options_of_a_wrong_kind_are_answered_with_the_right_one(
 def test_a_rate_named_twice_is_found_with_the_options() -> None:
     options = {"rates": [0.1], "recipe": {"learning_rate": 0.01}}
     with pytest.raises(ConfigError, match=r"options\.rates is \[0\.1\].*leave one of them out"):
+        resolve_options(find_method("head"), MethodConfig(name="head", options=options))
+    options = {"recipe": {"learning_rate": 0.01, "head_learning_rate": 0.1}}
+    with pytest.raises(ConfigError, match=r"nothing but a head learns here: leave one of them out"):
         resolve_options(find_method("head"), MethodConfig(name="head", options=options))
 
 
@@ -409,3 +428,132 @@ def test_an_augmentation_preset_goes_by_its_name() -> None:
     assert options.model_dump()["recipe"]["augment"]["mixup"] > 0
     with pytest.raises(ConfigError, match="strong"):
         resolve_options(find_method("full"), MethodConfig(name="full", options={"recipe": {"augment": "stron"}}))
+
+
+def _phase_of(
+    photos: Path, tmp_path: Path, method: str, options: dict[str, Any], model: str = "tiny_cnn"
+) -> Phase:
+    """The phase that the method would train."""
+
+    class Found(Exception):
+        pass
+
+    def stop(classifier: Any, task: Any, phase: Phase, training: Any) -> None:
+        raise Found(phase)
+
+    data = DataConfig(source=str(photos))
+    config = RunConfig(data=data, model=model, method=MethodConfig(name=method, options=options))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tune, "train_phase", stop)
+        with pytest.raises(Found) as found:
+            adapt(config, out=tmp_path)
+    phase = found.value.args[0]
+    assert isinstance(phase, Phase)
+    return phase
+
+
+@pytest.mark.parametrize(
+    ("recipe", "body", "head"),
+    [
+        ({}, 3e-3, 3e-3),
+        ({"head_learning_rate": 0.1}, 3e-3, 0.1),
+        ({"learning_rate": 3e-3}, 3e-3, 3e-3),
+        ({"learning_rate": 0.4, "head_learning_rate": 0.02}, 0.4, 0.02),
+    ],
+)
+def test_from_scratch_the_head_learns_as_fast_as_the_body_unless_told(
+    recipe: dict[str, float], body: float, head: float, photos: Path, tmp_path: Path
+) -> None:
+    phase = _phase_of(photos, tmp_path, "scratch", {"recipe": recipe})
+    assert phase.recipe.learning_rate == body
+    assert phase.rates["head.weight"] * body == pytest.approx(head)
+
+
+def test_tokens_and_position_embeddings_are_not_decayed(photos: Path, tmp_path: Path) -> None:
+    phase = _phase_of(photos, tmp_path, "full", {}, model="tiny_vit")
+    undecayed = {name.removeprefix("backbone.body.") for name, decay in phase.decays.items() if not decay}
+    assert undecayed == {"cls_token", "pos_embed"}
+
+
+def test_no_two_epochs_of_a_run_see_the_same_versions_of_an_image(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Phases begin to count their epochs again, their augmentation does not."""
+    versions: dict[int, list[bytes]] = {}
+
+    def watch(images: Any, *arguments: Any, indices: np.ndarray, **more: Any) -> Any:
+        inputs, targets = augment_batch(images, *arguments, indices=indices, **more)
+        for index, pixels in zip(indices.tolist(), inputs, strict=True):
+            versions.setdefault(index, []).append(pixels.numpy().tobytes())
+        return inputs, targets
+
+    monkeypatch.setattr(batches, "augment_batch", watch)
+    options = {"steps": 2, "recipe": {"epochs": 2, "augment": {"crop": "random-resized", "scale": [0.3, 0.6]}}}
+    data = DataConfig(source=str(photos))
+    adapt(
+        RunConfig(data=data, model="tiny_cnn", method=MethodConfig(name="gradual", options=options)), out=tmp_path
+    )
+    assert {len(seen) for seen in versions.values()} == {6}
+    assert {len(set(seen)) for seen in versions.values()} == {6}
+
+
+def test_exact_resizing_holds_for_training_and_validation(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def watch(function: Callable[..., Any], *arguments: Any, exact: bool, **more: Any) -> Any:
+        asked.append(exact)
+        return function(*arguments, exact=exact, **more)
+
+    for name in ("augment_batch", "prepare_batch"):
+        monkeypatch.setattr(batches, name, partial(watch, getattr(batches, name)))
+    for exact in (False, True):
+        asked.clear()
+        config = config_for(photos, "full").model_copy(update={"exact_resize": exact})
+        adapt(config, out=tmp_path / str(exact))
+        assert set(asked) == {exact}
+
+
+def test_training_that_diverges_says_so_in_its_record(photos: Path, tmp_path: Path) -> None:
+    recipe = {
+        "optimizer": "sgd",
+        "learning_rate": 10.0,
+        "clip_norm": 0,
+        "warmup_epochs": 0,
+        "batch_size": 2,
+        "epochs": 20,
+    }
+    config = RunConfig(
+        data=DataConfig(source=str(photos)),
+        model="tiny_cnn",
+        method=MethodConfig(name="full", options={"recipe": recipe}),
+    )
+    with pytest.raises(TrainingDiverged) as raised:
+        adapt(config, out=tmp_path)
+    (folder,) = tmp_path.glob("*.failed-*")
+    record = ledger.read_record(folder)
+    assert record.status == "diverged"
+    assert record.failure is not None
+    assert record.failure.step == raised.value.step
+    (row,) = make_rows([record], [None])
+    assert (row.status, row.has_failed) == ("diverged", True)
+
+
+def test_without_validation_the_last_epoch_is_kept_and_that_is_said(tmp_path: Path) -> None:
+    few = make_photos(tmp_path / "few", num=2)
+    adapted = adapt(config_for(few, "full"), out=tmp_path / "runs")
+    assert adapted.record.data.num_val == 0
+    assert any("no validation images" in warning for warning in adapted.record.warnings)
+    history = json.loads((adapted.run / "history.json").read_text())["full"]["history"]
+    assert [epoch["val_loss"] for epoch in history] == [None, None]
+    document = render_report([make_comparison([read_run(adapted.run)])])
+    assert '<td class="number">–</td>' in document
+    for figure in draw_run(adapted.record, None, {"full": {"history": history, "best_epoch": 2}}).values():
+        assert "right on validation" not in " ".join(text.get_text() for text in figure.findobj(Text))
+
+
+def test_others_may_read_all_of_a_bundle(photos: Path, tmp_path: Path) -> None:
+    adapted = adapt(config_for(photos, "head"), out=tmp_path)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in adapted.bundle.iterdir() if path.is_file()}
+    assert len(set(modes.values())) == 1, modes

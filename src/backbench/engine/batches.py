@@ -58,6 +58,7 @@ class ImageBatches:
     smoothing: float
     seed: int
     device: str
+    exact_resize: bool = False
 
     @property
     def train_labels(self) -> np.ndarray:
@@ -79,6 +80,7 @@ class ImageBatches:
             indices=indices,
             num_classes=self.num_classes,
             device=self.device,
+            exact=self.exact_resize,
         )
 
     def validation(self, chosen: slice = ALL) -> Iterator[tuple[Tensor, np.ndarray]]:
@@ -86,7 +88,7 @@ class ImageBatches:
         for first in range(0, len(rows), VALIDATION_BATCH):
             part = slice(first, first + VALIDATION_BATCH)
             images = self._read_all(rows[part])
-            batch = prepare_batch(images, self.preprocess, device=self.device, exact=False)
+            batch = prepare_batch(images, self.preprocess, device=self.device, exact=self.exact_resize)
             yield batch, labels[part]
 
     def _read_all(self, rows: np.ndarray) -> Sequence[np.ndarray]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from backbench.backbones.bundle_files import (
     BODY_PREFIX,
@@ -176,9 +176,8 @@ def _write_files(
     if not isinstance(head, HeadModule):
         raise ModelError(f"a head of type {type(head).__name__} can't be bundled; see engine/head_modules.py.")
     tensors = {key: tensor.clone().contiguous() for key, tensor in plain_state(classifier).items()}
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    with open(folder / WEIGHTS_FILE, "rb+") as stream:
-        os.fsync(stream.fileno())
+    # Not by `save_file`, whose files their owner alone can read.
+    write_synced(folder / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
     preprocess = classifier.preprocess
     facts = backbone.facts.model_copy(
         update={

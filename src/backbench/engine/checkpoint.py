@@ -25,7 +25,7 @@ from backbench.errors import StorageError, TrainingDiverged
 from backbench.progress import SILENT, Progress
 from backbench.storage import sync_folder, write_atomically
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 KEEP = 2
 ELAPSED = "elapsed"
 _NAME = re.compile(r"(?P<phase>.+)-(?P<step>\d{9})\.ckpt")

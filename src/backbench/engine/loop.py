@@ -22,7 +22,10 @@ from backbench.errors import StorageError
 
 @dataclass
 class Standing:
-    """How one head stands: its training log, its best epoch, and whether it has ended."""
+    """How one head stands: its training log, its best epoch, and whether it has ended.
+
+    best_loss: of the best epoch, which is the most accurate one; lowest_loss: of any epoch.
+    """
 
     loss_sum: float = 0.0
     num_correct: int = 0
@@ -30,6 +33,7 @@ class Standing:
     best_epoch: int = 0
     best_accuracy: float = -1.0
     best_loss: float = math.inf
+    lowest_loss: float = math.inf
     epochs_without: int = 0
     plateau_rate: float = 1.0
     plateau_best: float = math.inf

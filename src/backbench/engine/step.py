@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbench.engine.distributed import largest_share, process_number, share_of, sum_gradients
 from backbench.engine.loop import Loop
@@ -65,7 +66,8 @@ def compute_gradients(loop: Loop, inputs: Tensor, targets: Tensor) -> tuple[Tens
                 logits = member_logits(loop, inputs[chosen])
             shares = targets[chosen].unsqueeze(1)
             loss = soft_cross_entropy(logits, shares, loop.class_weights).sum(0) * float(is_counted)
-            (loss.sum() / num * scale).backward()
+            with _statistics_left(loop):
+                (loss.sum() / num * scale).backward()
         losses.append(loss.detach())
         hits.append((logits.argmax(-1) == shares.argmax(-1)).sum(0) * int(is_counted))
     figures = torch.cat([torch.stack(losses).sum(0), torch.stack(hits).sum(0).float()])
@@ -107,6 +109,23 @@ def does_not_fit() -> ModelError:
         "a single image does not fit into the memory of the device for training. Use a smaller model or input "
         "size, gradient_checkpointing, or --device cpu."
     )
+
+
+@contextmanager
+def _statistics_left(loop: Loop) -> Iterator[None]:
+    """Gradient checkpointing runs the network once more in the backward pass; batch norms count the first time."""
+    norms = []
+    if loop.recipe.gradient_checkpointing:
+        norms = [m for m in loop.network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, num_batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(num_batches)
 
 
 @contextmanager

@@ -73,6 +73,7 @@ class ImageTask:
         backbone: a copy of its own for this run.
         read: row of the manifest -> (height, width, 3) uint8; any thread may ask.
         features: extracts the frozen backbone's features when first called, and gives them as a `Task`.
+        exact_resize: by Pillow itself, as `RunConfig` has it.
     """
 
     backbone: Backbone
@@ -84,6 +85,7 @@ class ImageTask:
     device: str
     precision: Precision
     features: Callable[[], Task]
+    exact_resize: bool = False
 
     @property
     def num_classes(self) -> int:

@@ -382,7 +382,8 @@ def _validate_start(loop: Loop) -> None:
     """The weights before training are the first to beat: a solved head may already be the best."""
     for standing, (loss, accuracy) in zip(loop.state.standings, _validate(loop), strict=True):
         standing.best_loss, standing.best_accuracy = loss, accuracy
-        standing.plateau_best = loss
+        if loop.batches.num_val:
+            standing.lowest_loss = standing.plateau_best = loss
     loop.best = {name: tensor.detach().clone() for name, tensor in own_tensors(loop).items()}
 
 

@@ -28,13 +28,22 @@ from backbench.engine.train import FitResult, fit, never_stop
 from backbench.errors import BudgetExceeded, ConfigError
 from backbench.progress import SILENT, Progress
 from backbench.records import MethodFacts, Metric
-from backbench.runtime import free_memory
+from backbench.runtime import free_memory, stream_seed
 
 Family = Literal["transformer", "convnet"]
 BODY_RATE: dict[Family, float] = {"transformer": 5e-5, "convnet": 3e-4}
 """AdamW, for a few hundred to some ten thousand images: layer norm networks break above 1e-4, batch norm ones
 learn slowly below it."""
 HEAD_RATE = 1e-3
+_NEVER_DECAYED = (
+    "cls_token",
+    "dist_token",
+    "reg_token",
+    "register_tokens",
+    "mask_token",
+    "pos_emb",
+    "position_embeddings",
+)
 
 
 @dataclass(frozen=True)
@@ -157,7 +166,18 @@ def make_phase(
         for parameter in stage.parameters:
             rates[f"backbone.body.{parameter}"] = recipe.layer_decay**distance
     trainable = head_names(classifier) | body_names(chosen)
-    return Phase(name, trainable, recipe.model_copy(update={"learning_rate": rate}), rates)
+    decays = dict.fromkeys(body_names(_undecayed(body)) & trainable, 0.0)
+    return Phase(name, trainable, recipe.model_copy(update={"learning_rate": rate}), rates, decays)
+
+
+def _undecayed(body: nn.Module) -> list[str]:
+    """Tokens and position embeddings: matrices by shape alone, and what timm's `no_weight_decay` names."""
+    stated: set[str] = getattr(body, "no_weight_decay", set)()
+    return [
+        name
+        for name, _ in body.named_parameters()
+        if name in stated or name.rpartition(".")[2].startswith(_NEVER_DECAYED)
+    ]
 
 
 def train_phase(classifier: Classifier, task: ImageTask, phase: Phase, training: Training) -> FitResult:
@@ -190,8 +210,9 @@ def train_phase(classifier: Classifier, task: ImageTask, phase: Phase, training:
         classifier.backbone.preprocess,
         phase.recipe.augment,
         smoothing,
-        task.seed,
+        stream_seed(task.seed, f"augment/{phase.name}"),  # a later phase counts its epochs from 0 again
         task.device,
+        task.exact_resize,
     )
     rest = _cut_prefix(classifier, phase, images, task, training.progress)
     if rest is None:

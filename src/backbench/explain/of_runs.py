@@ -15,6 +15,7 @@ from backbench.engine.cache import find_features
 from backbench.engine.classifier import Classifier
 from backbench.engine.features import extract_features
 from backbench.errors import ConfigError
+from backbench.evaluate.reliability import at_temperature
 from backbench.explain.embedding import embed_features, embedding_name
 from backbench.explain.samples import read_test_samples
 from backbench.progress import SILENT, Progress
@@ -34,13 +35,13 @@ def draw_answers(run: Path, *, theme: str = "light", progress: Progress = SILENT
     Raises:
         ConfigError, DataError, StorageError: as `samples.read_test_samples`.
     """
-    predictions = ledger.read_predictions(run)
+    record, predictions = ledger.read_record(run), ledger.read_predictions(run)
     num = len(predictions.ids)
     even = np.unique(np.linspace(0, num - 1, min(num, NUM_IN_GRID)).round().astype(int)).tolist()
-    told = predictions.probabilities[np.arange(num), predictions.labels]
+    told = at_temperature(predictions.probabilities, record.temperature)[np.arange(num), predictions.labels]
     wrong = np.flatnonzero(~predictions.correct)
     worst = wrong[np.argsort(told[wrong], kind="stable")][:NUM_IN_GRID].tolist()
-    name = run_name(ledger.read_record(run))
+    name = run_name(record)
     figures = {"answers": draw_rows(run, even, title=f"What {name} answers", theme=theme, progress=progress)}
     if worst:
         title = f"What {name} is most wrong about"
@@ -53,12 +54,14 @@ def draw_rows(
 ) -> Figure:
     """These rows of a run's predictions as photographs with truth, answer and confidence, wrong ones first.
 
+    Confidences are at the run's temperature, as its bundle gives them.
+
     Raises:
         ConfigError, DataError, StorageError: as `samples.read_test_samples`.
     """
     predictions = ledger.read_predictions(run)
     samples = read_test_samples(run, rows, progress)
-    told = predictions.probabilities[list(rows)]
+    told = at_temperature(predictions.probabilities[list(rows)], ledger.read_record(run).temperature)
     return draw_grid(
         [sample.image for sample in samples],
         [sample.truth or "" for sample in samples],

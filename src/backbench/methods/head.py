@@ -133,8 +133,13 @@ def _decide_grid(options: HeadOptions, num_val: int) -> tuple[tuple[Setting, ...
 
 
 def _decide_values(options: HeadOptions) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(rates, decays) to try. ConfigError: both the options and the recipe name a rate, or a decay."""
+    """(rates, decays) to try. ConfigError: two options name a rate, or a decay."""
     recipe = options.recipe
+    if recipe.learning_rate and recipe.head_learning_rate:
+        raise ConfigError(
+            f"options.recipe.learning_rate is {recipe.learning_rate:g} and head_learning_rate "
+            f"{recipe.head_learning_rate:g}, and nothing but a head learns here: leave one of them out."
+        )
     in_recipe = "head_learning_rate" if recipe.head_learning_rate else "learning_rate"
     rate = recipe.head_learning_rate or recipe.learning_rate
     decay = recipe.weight_decay if recipe.weight_decay != RECIPE.weight_decay else None

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from backbench.engine.task import ImageTask, Part, Task
     from backbench.engine.train import FitResult
     from backbench.engine.tune import Training, Tuned
-    from backbench.progress import Progress
 
 LEAST_COSINE = 0.9
 """Mean cosine of the float and the int8 features of an image; below, int8 broke something."""
@@ -69,6 +68,7 @@ def adapt(task: ImageTask, options: QuantizedOptions, training: Training) -> Tun
 
     Raises:
         ConfigError: no such scheme or training for this network, a backbone without weights, torchao missing.
+        BudgetExceeded: the time left is too short for the int8 features.
     Cost: the float features, the int8 ones, a pass of the calibration images; with `qat_epochs` those epochs.
     """
     from backbench.engine.quantize import decide_kind, decide_schemes, measure_ranges
@@ -87,13 +87,13 @@ def adapt(task: ImageTask, options: QuantizedOptions, training: Training) -> Tun
     warnings: list[str] = []
     if options.qat_epochs:
         learned, phases["qat"] = _learn(task, features, ranges, options, training)
-        form = _judge(task, features, learned, "static", training.progress)
+        form = _judge(task, features, learned, "static", training)
         if phases["qat"].best_epoch == 0:
             warnings.append("training through int8 never improved on validation, so its first weights were kept")
     else:
-        form = _choose(task, features, schemes, ranges, training.progress)
+        form = _choose(task, features, schemes, ranges, training)
     warnings += _doubts(form, schemes, options)
-    head, figures = _solve(task, features, form, training.progress)
+    head, figures = _solve(task, features, form, training)
     choices = {
         "scheme": form.scheme,
         "mean_cosine": form.mean_cosine,
@@ -117,6 +117,11 @@ def _check_training(options: QuantizedOptions, kind: Kind, name: str) -> None:
             f"options.recipe.epochs={options.recipe.epochs}: 'quantized' trains for options.qat_epochs. "
             f"Set options.qat_epochs={options.recipe.epochs} instead."
         )
+    if not options.qat_epochs and options.recipe != _RECIPE:
+        raise ConfigError(
+            "options.recipe is that of training through int8, and without options.qat_epochs there is none. "
+            "Set options.qat_epochs=3, say, or leave options.recipe out."
+        )
     if options.qat_epochs and (kind != "convolutions" or options.scheme not in ("auto", "static")):
         given = f"{name} is a network of {kind}" if kind != "convolutions" else f"options.scheme={options.scheme}"
         raise ConfigError(
@@ -134,11 +139,14 @@ def _calibration(task: ImageTask, num: int) -> list[Tensor]:
     chosen = np.unique(np.linspace(0, len(task.train) - 1, min(num, len(task.train))).astype(np.int64))
     images = [task.read(int(row)) for row in task.train.rows[chosen]]
     starts = range(0, len(images), _BATCH)
-    return [prepare_batch(images[first : first + _BATCH], task.backbone.preprocess) for first in starts]
+    return [
+        prepare_batch(images[first : first + _BATCH], task.backbone.preprocess, exact=task.exact_resize)
+        for first in starts
+    ]
 
 
 def _choose(
-    task: ImageTask, features: Task, schemes: tuple[Scheme, ...], ranges: Ranges, progress: Progress
+    task: ImageTask, features: Task, schemes: tuple[Scheme, ...], ranges: Ranges, training: Training
 ) -> _Form:
     """The first scheme that keeps the features, or the one that keeps most of them."""
     from backbench.engine.quantize import quantize_backbone
@@ -146,10 +154,10 @@ def _choose(
     forms: list[_Form] = []
     for scheme in schemes:
         backbone = quantize_backbone(task.backbone, scheme, ranges)
-        forms.append(_judge(task, features, backbone, scheme, progress))
+        forms.append(_judge(task, features, backbone, scheme, training))
         if forms[-1].mean_cosine >= LEAST_COSINE:
             return forms[-1]
-        progress.say(f"quantized: '{scheme}' keeps a mean cosine of {forms[-1].mean_cosine:.2f} only")
+        training.progress.say(f"quantized: '{scheme}' keeps a mean cosine of {forms[-1].mean_cosine:.2f} only")
     return max(forms, key=lambda form: form.mean_cosine)
 
 
@@ -175,16 +183,16 @@ def _learn(
     return describe_int8(task.backbone, finish_learning(body), "static"), result
 
 
-def _judge(task: ImageTask, features: Task, backbone: Backbone, scheme: Scheme, progress: Progress) -> _Form:
+def _judge(task: ImageTask, features: Task, backbone: Backbone, scheme: Scheme, training: Training) -> _Form:
     """Compare with the float features on validation, or on train where there is none."""
     part, expected = (task.val, features.val) if len(task.val) else (task.train, features.train)
-    values = _extract(task, backbone, part, progress)
+    values = _extract(task, backbone, part, training)
     lengths = np.linalg.norm(values, axis=1) * np.linalg.norm(expected.values, axis=1)
     cosines = (values * expected.values).sum(axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny)
     return _Form(backbone, scheme, values, float(cosines.mean()), float(cosines.min()))
 
 
-def _extract(task: ImageTask, backbone: Backbone, part: Part, progress: Progress) -> np.ndarray:
+def _extract(task: ImageTask, backbone: Backbone, part: Part, training: Training) -> np.ndarray:
     from backbench.engine.features import extract_features
 
     extraction = extract_features(
@@ -193,20 +201,22 @@ def _extract(task: ImageTask, backbone: Backbone, part: Part, progress: Progress
         [f"{row:012d}" for row in range(len(part))],  # in this order, each on its own
         names=part.ids,
         device=task.device,
+        exact_resize=task.exact_resize,
+        deadline=training.deadline,
         use_cache=False,
-        progress=progress,
+        progress=training.progress,
     )
     return extraction.values
 
 
-def _solve(task: ImageTask, features: Task, form: _Form, progress: Progress) -> tuple[LinearHead, dict[str, Any]]:
+def _solve(task: ImageTask, features: Task, form: _Form, training: Training) -> tuple[LinearHead, dict[str, Any]]:
     """The head on int8 features; and how right it is on validation, on these and on the float ones."""
     from backbench.engine.choose import score_logits
 
     if not len(task.val):
         head, chosen = _fit_head(replace(features, train=replace(features.train, values=form.values)))
         return head, {"head": chosen}
-    train = replace(features.train, values=_extract(task, form.backbone, task.train, progress))
+    train = replace(features.train, values=_extract(task, form.backbone, task.train, training))
     head, chosen = _fit_head(replace(features, train=train, val=replace(features.val, values=form.values)))
     labels = features.val.labels
     accuracies = {

@@ -51,13 +51,13 @@ def adapt(task: ImageTask, options: ScratchOptions, training: Training) -> Tuned
     recipe = options.recipe
     if recipe.learning_rate is None:
         rate = RATES[family_of(backbone.body)]
-        recipe = recipe.model_copy(update={"learning_rate": rate, "head_learning_rate": rate})
+        recipe = recipe.model_copy(update={"learning_rate": rate})
     if options.auto_augment and recipe.augment == Augment():
         small = max(backbone.preprocess.size) <= SMALL_INPUT
         crop = Augment(crop="pad", flip=True) if small else Augment(crop="random-resized", flip=True)
         recipe = recipe.model_copy(update={"augment": crop})
     names = [name for name, _ in backbone.body.named_parameters()]
-    phase = make_phase("scratch", classifier, names, recipe, fresh_head=True)
+    phase = make_phase("scratch", classifier, names, recipe, fresh_head=False)  # all of it is fresh
     result = train_phase(classifier, task, phase, training)
     return Tuned(classifier, {"scratch": result}, {"augment": recipe.augment.model_dump(mode="json")})
 

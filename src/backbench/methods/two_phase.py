@@ -55,7 +55,7 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tune
     from backbench.errors import ConfigError
 
     refuse_weightless(task, "two-phase")
-    probe = find_method(options.probe)
+    probe = find_method(options.probe, "options.probe")
     if probe.kind != "probe":
         raise ConfigError(f"options.probe '{options.probe}' trains a network itself. Use logistic or ridge.")
     features = task.features()

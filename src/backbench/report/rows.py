@@ -19,7 +19,7 @@ STAGES = ("read", "decode", "resize", "forward", "head")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a ranking: one run, done or failed. Fractions in 0..1; None where there is no figure.
+    """One line of a ranking: one run, done, failed or diverged. Fractions in 0..1; None where there is no figure.
 
     `p_value` is that of the paired test against the best row (1 for the best). `seconds` are busy seconds by
     stage, with their `total`. `input_size` is in pixels, [height, width] where they differ. `needed_images`:
@@ -65,6 +65,11 @@ class Row:
     weakest_recall: float | None = None
     weakest_n: int | None = None
     num_test_seen: int = 0
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has no figures; `error` says why, and `status` whether training diverged."""
+        return self.status != "done"
 
     @property
     def is_candidate(self) -> bool:
@@ -280,7 +285,7 @@ def _make_row(record: RunRecord, warnings: tuple[str, ...]) -> Row:
         pretrained=model is None or model.pretrained_on is not None,
         features_from_cache=cost.features_from_cache if cost else False,
         precision=record.config.precision,
-        status="failed" if accuracy is None else "done",
+        status="done" if accuracy else "failed" if record.status == "done" else record.status,
         error=None if accuracy else _reason(record),
         weakest_class=weakest[0] if weakest else None,
         weakest_recall=weakest[1].value if weakest else None,

@@ -37,7 +37,7 @@ def summarise(rows: Sequence[Row], data: DataFacts, *, num_openings: int | None 
     """
     done = [row for row in rows if row.is_candidate]
     seen = [row for row in rows if row.accuracy is not None and row.num_test_seen]
-    failed = [row for row in rows if row.status == "failed"]
+    failed = [row for row in rows if row.has_failed]
     best = next((row for row in done if row.is_best), done[0] if done else None)
     if best is None:
         return _untrusted(seen) if seen else _nothing(rows, failed)

@@ -59,7 +59,7 @@ _COLUMNS = (
     _Column("rank", "Rank", lambda row: _rank(row), 0, ">", 0),
     _Column("model", "Model", lambda row: _model(row), 0, "<"),
     _Column("method", "Method", lambda row: printable(row.method), 17, "<"),
-    _Column("accuracy", "Accuracy", lambda row: percent(row.accuracy, row.n) or "failed", 0),
+    _Column("accuracy", "Accuracy", lambda row: percent(row.accuracy, row.n) or row.status, 0),
     _Column("interval", "95 % int.", lambda row: _interval(row), 16),
     _Column("whisker", "", lambda _: "", 13, "<"),
     _Column("mark", "", lambda row: _mark(row), 15, "<"),
@@ -115,7 +115,7 @@ def render_table(
 
 
 def _section(row: Row) -> str:
-    if row.status == "failed":
+    if row.has_failed:
         return "failed"
     return "controls" if row.control else "not ranked: trained on test images" if row.num_test_seen else ""
 
@@ -254,7 +254,7 @@ def _interval(row: Row) -> str:
 
 
 def _mark(row: Row) -> str:
-    word = "" if row.status == "failed" else "best" if row.is_best else "tied" if row.tied_with_best else ""
+    word = "" if row.has_failed else "best" if row.is_best else "tied" if row.tied_with_best else ""
     return f"{word} !".strip() if row.warnings else word
 
 
@@ -273,7 +273,7 @@ def _rate(row: Row) -> str:
 
 
 def _style(row: Row) -> str:
-    if row.control or row.num_test_seen or row.status == "failed":
+    if row.control or row.num_test_seen or row.has_failed:
         return _DIM
     return _BEST if row.is_best else _ACCENT if row.tied_with_best else ""
 
@@ -310,9 +310,9 @@ def _notes(rows: Sequence[Row], width: int) -> list[str]:
     for row in rows:
         for warning in row.warnings:
             about.setdefault(f"! {printable(warning)}", []).append(row.model if row.control else row.name)
-        if row.status == "failed":
+        if row.has_failed:
             reason = " ".join((row.error or "no reason recorded").split())  # messages may span several lines
-            about.setdefault(f"failed: {printable(reason)}", []).append(row.name)
+            about.setdefault(f"{row.status}: {printable(reason)}", []).append(row.name)
     lines = []
     for text, names in about.items():
         lines += wrap(f"{text} ({join_names(names)})", width, indent="  ")

@@ -185,7 +185,10 @@ def _is_own_page(headers: dict[str, str]) -> bool:
     origin = headers.get("origin")
     if origin is None:
         return True  # not a browser's page
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+    except ValueError:  # no browser sends it
+        return False
     return parts.scheme in ("http", "https") and parts.netloc.lower() == headers.get("host", "").lower()
 
 

@@ -178,7 +178,7 @@ def _carry_out(
     for row in ranking.rows:
         if row.control or row.model not in study_name:
             continue
-        if row.status == "failed":
+        if row.has_failed:
             outcome.failures.append(f"{step.title}, {row.model} + {row.method}: {row.error}")
             continue
         record = ledger.read_record(settings.runs / row.run_id)
@@ -192,7 +192,7 @@ def _carry_out(
 def _list_missing(step: Step, ranking: Ranking, why: str) -> list[str]:
     """What the ranking was asked for and has no row of: beyond the budget, or after its model could not be had."""
     there = {(row.model, row.method) for row in ranking.rows}
-    failed = {row.model for row in ranking.rows if row.status == "failed"}
+    failed = {row.model for row in ranking.rows if row.has_failed}
     return [
         f"{step.title}, {model} + {method.name}: {why}; the same command goes on from there"
         for model, name in step.names.items()

@@ -20,7 +20,7 @@ from backbench.report.pictures.labels import Box, place_labels
 _BOX = 1000  # units of the stretched box of curves and clouds
 _NARROW, _WIDE = (240.0, 264.0), (600.0, 352.0)  # pixels of the cost chart on the smallest and on a large screen
 _MAP = (286.0, 214.0)  # pixels of a map on the smallest screen
-_LINE_HEIGHT = 15.0
+_LINE_HEIGHT, _LETTER_WIDTH = 15.0, 7.0
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def draw_cloud(
             paths.append(tag('<path class="cloud {}" d="{}"/>', kind, dots))
     spots = [(x * 96 + 2, 98 - y * 96) for _, x, y in names]
     pixels = [(x * _MAP[0] / 100, y * _MAP[1] / 100) for x, y in spots]
-    sizes = [(7.0 * len(text), _LINE_HEIGHT) for text, _, _ in names]
+    sizes = [(_LETTER_WIDTH * len(text), _LINE_HEIGHT) for text, _, _ in names]
     boxes = place_labels(np.array(pixels), sizes, (0, 0, *_MAP), num_needed=0, at_point=True) if names else []
     labels = [
         _label(text, "", spot, at, box)
@@ -196,41 +196,30 @@ def _frame(
 
 
 def _labels(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> list[Markup]:
-    """The number beside each point, of some the name too, where there is room; the table beside has them all.
+    """The number beside each point, on wide screens of some the name too, where there is room.
 
-    Distances to the point are in pixels and points only move apart on a wider screen, so numbers that are clear of
-    one another on the narrowest screen are so on all; names are shown on wide ones alone.
+    A label keeps its distance to its own point in pixels while all else moves with the width, so each is placed
+    once for the narrowest screen and once for a wide one; the style sheet shows one of them. The table has all.
     """
     ordered = sorted(points, key=lambda point: (not point.is_named, -point.value))
     spots = [(x_axis.at(math.log10(point.cost)), 100 - y_axis.at(point.value)) for point in ordered]
-    named = [point for point in ordered if point.is_named]
-    narrow, wide = ([(x * width / 100, y * height / 100) for x, y in spots] for width, height in (_NARROW, _WIDE))
-    numbers = place_labels(
-        np.array(narrow),
-        [(8.0 * len(point.short) + 1, _LINE_HEIGHT) for point in ordered],
-        (0, 0, *_NARROW),
-        lines=_drawn_boxes(points, x_axis, y_axis, _NARROW),
-        num_needed=len(named),
-    )
-    taken = [
-        _moved(box, (x - near_x, y - near_y))
-        for box, (near_x, near_y), (x, y) in list(zip(numbers, narrow, wide, strict=True))[len(named) :]
-        if box is not None
-    ]
-    texts = [f"{point.short}. {point.label}" for point in named]
-    names = place_labels(
-        np.array(wide),
-        [(7.0 * len(text), _LINE_HEIGHT) for text in texts],
-        (0, -20, *_WIDE),
-        taken,
-        _drawn_boxes(points, x_axis, y_axis, _WIDE),
-    )
+    num_named = sum(point.is_named for point in points)
     found = []
-    for place, (point, box) in enumerate(zip(ordered, numbers, strict=True)):
-        kind = f"{point.kind} short" if point.is_named else point.kind
-        found.append(_label(point.short, kind, spots[place], narrow[place], box))
-    for place, (point, text, box) in enumerate(zip(named, texts, names, strict=True)):
-        found.append(_label(text, f"{point.kind} long", spots[place], wide[place], box))
+    for kind, size, room_above in (("short", _NARROW, 0.0), ("long", _WIDE, 20.0)):
+        texts = [
+            f"{point.short}. {point.label}" if point.is_named and kind == "long" else point.short
+            for point in ordered
+        ]
+        pixels = [(x * size[0] / 100, y * size[1] / 100) for x, y in spots]
+        boxes = place_labels(
+            np.array(pixels),
+            [(_LETTER_WIDTH * len(text) + 1, _LINE_HEIGHT) for text in texts],
+            (0, -room_above, *size),
+            lines=_drawn_boxes(points, x_axis, y_axis, size),
+            num_needed=num_named,
+        )
+        for point, text, spot, at, box in zip(ordered, texts, spots, pixels, boxes, strict=True):
+            found.append(_label(text, f"{point.kind} {kind}", spot, at, box))
     return found
 
 
@@ -245,10 +234,6 @@ def _label(
     if math.hypot(near_x, near_y) > 14:
         words = tag('<line class="leader" x2="{:.0f}" y2="{:.0f}"/>{}', near_x, near_y, words)
     return tag('<svg class="label {}" x="{}%" y="{}%">{}</svg>', kind, *spot, words)
-
-
-def _moved(box: Box, by: tuple[float, float]) -> Box:
-    return box[0] + by[0], box[1] + by[1], box[2] + by[0], box[3] + by[1]
 
 
 def _drawn_boxes(points: Sequence[Point], x_axis: Axis, y_axis: Axis, size: tuple[float, float]) -> list[Box]:
@@ -289,4 +274,4 @@ def _percent(value: float) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{value:.0f} s" if value >= 1 else f"{value:.3g} s"
+    return f"{value:,.0f} s" if value >= 10 else f"{value:.3g} s"

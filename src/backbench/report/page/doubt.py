@@ -12,7 +12,6 @@ from backbench.evaluate.calibrate import coverage_curve
 from backbench.evaluate.compare import holm, mcnemar_exact, permutation_by_group
 from backbench.evaluate.distributions import normal_quantile
 from backbench.evaluate.intervals import group_numbers, wilson_interval
-from backbench.evaluate.reliability import at_temperature
 from backbench.report.page.inputs import Comparison, Entry
 
 MOST_PAIRED_ROWS = 12
@@ -95,10 +94,9 @@ def difference_interval(only_a: int, only_b: int, n: int) -> tuple[float, float]
 
 
 def measure_trust(entry: Entry, labels: np.ndarray) -> Trust:
-    """Reliability and coverage of one row's answers, after its temperature. Cost: O(n log n)."""
+    """Reliability and coverage of one row's answers. Cost: O(n log n)."""
     record = entry.record
-    told = at_temperature(entry.told, record.temperature) if record.is_tempered else entry.told
-    confidence = told.max(axis=1).astype(np.float64)
+    confidence = entry.told.max(axis=1).astype(np.float64)
     right = _right(entry, labels)
     curve = coverage_curve(confidence, right)
     reached = np.flatnonzero(curve.accuracy >= TARGET)

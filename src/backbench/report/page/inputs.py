@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from backbench.evaluate.reliability import at_temperature
 from backbench.records import DataFacts, Predictions, RunRecord
 from backbench.report.rows import Row, comparability_warnings, make_rows
 from backbench.report.summary import control_warnings, summarise
@@ -39,7 +40,10 @@ class DataDetails:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One run of a comparison: its row, its record, and for each test image the probabilities of the classes."""
+    """One run of a comparison: its row, its record, and for each test image the probabilities of the classes.
+
+    These are the answers as they are given: after the temperature, where one travels with the model.
+    """
 
     row: Row
     record: RunRecord
@@ -140,8 +144,7 @@ def make_comparison(runs: Sequence[StoredRun], details: DataDetails | None = Non
     ordered = [by_id[row.run_id] for row in rows]
     first = next((run.predictions for run in ordered if run.predictions is not None), None)
     entries = tuple(
-        Entry(row, run.record, _aligned(run.predictions, first), run.history)
-        for row, run in zip(rows, ordered, strict=True)
+        Entry(row, run.record, _aligned(run, first), run.history) for row, run in zip(rows, ordered, strict=True)
     )
     data = records[0].data
     return Comparison(
@@ -181,11 +184,14 @@ def _usable_groups(runs: Sequence[StoredRun], details: DataDetails) -> Sequence[
     return groups if groups is not None and first is not None and len(groups) == len(first.ids) else None
 
 
-def _aligned(predictions: Predictions | None, first: Predictions | None) -> np.ndarray | None:
-    """Probabilities in the order of images and classes of `first`; float32 (n, classes)."""
+def _aligned(run: StoredRun, first: Predictions | None) -> np.ndarray | None:
+    """Answers as given, in the order of images and classes of `first`; float32 (n, classes)."""
+    predictions = run.predictions
     if predictions is None or first is None:
         return None
     values = predictions.probabilities
+    if run.record.is_tempered:
+        values = at_temperature(values, run.record.temperature).astype(np.float32)
     if predictions.ids != first.ids:
         place = {image: index for index, image in enumerate(predictions.ids)}
         values = values[[place[image] for image in first.ids]]

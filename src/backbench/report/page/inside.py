@@ -31,7 +31,9 @@ def draw_training(comparison: Comparison) -> list[dict[str, Any]]:
     epochs = [epoch for _, result in phases for epoch in result["history"]]
     last = max((float(epoch["epoch"]) for epoch in epochs), default=2.0)
     x_axis = make_axis([1.0, max(2.0, last)], least=1.0, most=max(2.0, last))
-    shares = make_axis([epoch[key] for epoch in epochs for key in ("train_accuracy", "val_accuracy")])
+    shares = make_axis(
+        [epoch[key] for epoch in epochs for key in ("train_accuracy", "val_accuracy") if math.isfinite(epoch[key])]
+    )
     losses = [epoch[key] for epoch in epochs for key in ("train_loss", "val_loss") if math.isfinite(epoch[key])]
     loss_axis = make_axis(losses, most=max([1e-3, *losses]) * 2)
     return [

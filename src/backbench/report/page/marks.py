@@ -12,6 +12,7 @@ from markupsafe import Markup
 from backbench.report.text import printable, shorten
 
 LONGEST_NAME = 60
+_LEAST_TICKS = 3
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,19 @@ def make_axis(values: Sequence[float], *, least: float = 0.0, most: float = 1.0,
 
 
 def make_log_axis(values: Sequence[float]) -> Axis:
-    """A scale for the logarithms (base 10) of positive values; ticks at 1, 2 and 5 times powers of ten."""
+    """A scale for the logarithms (base 10) of positive values.
+
+    Ticks are powers of ten; where those are few, steps between them too, the more the closer the values lie.
+    """
     logs = [math.log10(max(value, 1e-9)) for value in values] or [0.0, 1.0]
     low, high = min(logs) - 0.15, max(logs) + 0.15
-    marks = [math.log10(step * 10.0**power) for power in range(-9, 13) for step in (1, 2, 5)]
-    inside = [mark for mark in marks if low <= mark <= high]
-    if len(inside) > 5:
-        inside = [mark for mark in inside if abs(mark - round(mark)) < 1e-9] or inside
-    return Axis(low, high, tuple(inside))
+    found: list[float] = []
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+        marks = [math.log10(step * 10.0**power) for power in range(-10, 13) for step in steps]
+        found = [mark for mark in marks if low <= mark <= high]
+        if len(found) >= _LEAST_TICKS:
+            break
+    return Axis(low, high, tuple(found))
 
 
 def _round_step(rough: float) -> float:

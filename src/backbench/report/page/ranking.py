@@ -137,7 +137,7 @@ def _make_line(number: int, entry: Entry, axis: Axis) -> Line:
         method=name(row.method, 24),
         run_id=name(row.run_id, 120),
         rank=rank,
-        figure=percent(row.accuracy, row.n, unit=False) or "failed",
+        figure=percent(row.accuracy, row.n, unit=False) or row.status,
         interval=interval,
         whisker=whisker,
         word="seen" if row.num_test_seen else kind if kind in ("best", "tied") else "",
@@ -161,7 +161,7 @@ def _cells(entry: Entry, kind: str, rank: str, interval: str, number: int) -> tu
         Cell(rank, str(number)),
         Cell(name(row.model)),
         Cell(name(row.method, 24)),
-        Cell(percent(row.accuracy, row.n, unit=False) or "failed", _sort(row.accuracy)),
+        Cell(percent(row.accuracy, row.n, unit=False) or row.status, _sort(row.accuracy)),
         Cell(interval, _sort(row.low)),
         Cell(percent(row.per_class_mean, row.n, unit=False), _sort(row.per_class_mean)),
         Cell(percent(row.top5, row.n, unit=False), _sort(row.top5)),
@@ -213,7 +213,7 @@ def describe_winner(comparison: Comparison, evidence: Evidence) -> Box:
     elif model is not None and model.weights_bytes:
         facts.append(("weights", format_bytes(model.weights_bytes)))
     if row.images_per_second:
-        facts.append(("one image", f"about {_milliseconds(row.images_per_second)} in a batch"))
+        facts.append(("one image", f"about {_time_of_one(row.images_per_second)} in a batch"))
     facts.append(("licence", name(row.licence or "not stated: ask before you ship", 40)))
     return Box("What you get", tuple(facts))
 
@@ -347,5 +347,8 @@ def split_time(comparison: Comparison) -> list[Stages]:
     return found
 
 
-def _milliseconds(rate: float) -> str:
-    return f"{1000 / rate:.2g} ms" if rate > 1 else f"{1 / rate:.2g} s"
+def _time_of_one(rate: float) -> str:
+    """How long one image takes at `rate` images a second: '0.83 ms', '120 ms', '1.2 s'."""
+    if rate <= 1:
+        return f"{duration(1 / rate)} s"
+    return f"{1000 / rate:.2g} ms" if rate > 10.05 else f"{1000 / rate:.0f} ms"

@@ -91,6 +91,8 @@ def _read_phases(history: Mapping[str, Mapping[str, Any]]) -> list[_Phase]:
         }
         best = int(result.get("best_epoch") or 0)
         values = {"loss": result.get("best_loss"), "accuracy": result.get("best_accuracy")}
+        if len(epochs) and not np.isfinite(columns["val_loss"]).any():  # nothing was there to measure on
+            values = {}
         phases.append(_Phase(name, start, start + 1 + np.arange(len(epochs)), columns, best, values))
         start += max(len(epochs), best)
     return phases

@@ -46,7 +46,7 @@ def place_labels(
         lines: boxes that they keep clear of where they can.
         num_needed: so many of the first labels are placed as far off, or across lines, as they must be; the others
             only nearby and clear of lines. None: all are needed.
-        at_point: labels stand on their points, or near them; else beside all points.
+        at_point: labels stand on their points, or near them, across lines if they must; else beside all points.
 
     Returns:
         (left, top, right, bottom) for each size.
@@ -63,7 +63,7 @@ def place_labels(
             candidates.insert(0, (x - width / 2, y - height / 2, x + width / 2, y + height / 2))
         free = [box for box in candidates if _is_free(box, taken, bounds)]
         clear = [box for box in free if _is_free(box, lines, bounds)]
-        place = next(iter(clear + (free if is_needed else [])), None)
+        place = next(iter(clear + (free if is_needed or at_point else [])), None)
         found.append(place)
         if place is not None:
             taken.append(place)

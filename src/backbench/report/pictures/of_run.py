@@ -45,7 +45,7 @@ def draw_run(
         labels, classes = predictions.labels, predictions.classes
         counts = count_confusion(labels, predictions.probabilities.argmax(axis=1), len(classes))
         choices = record.method.choices if record.method else {}
-        probabilities = at_temperature(predictions.probabilities, float(choices.get("temperature") or 1.0))
+        probabilities = at_temperature(predictions.probabilities, record.temperature)
         threshold = choices.get("threshold")
         figures["confusion"] = draw_confusion(counts, classes, title=f"What {name} takes for what", theme=theme)
         figures["reliability"] = draw_reliability(probabilities, labels, title=f"Is {name} honest?", theme=theme)
