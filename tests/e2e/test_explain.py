@@ -158,6 +158,39 @@ def test_the_same_model_twice_gets_two_names(world: World, tmp_path: Path) -> No
     assert len(set(paths_of(document, "filters"))) == 2
 
 
+def test_a_run_beside_its_bundle_is_one_model_and_other_files_of_the_folder_are_passed_over(
+    world: World, tmp_path: Path
+) -> None:
+    everything = sorted(world.vit_run.parent.glob("[!.]*"))
+    assert {world.vit, world.vit_run, world.vit_run.parent / "openings.jsonl"} <= set(everything)
+    document = ask(*everything, "--num", 1, "--map", "none", "--out", tmp_path / "out")
+    assert [entry["model"] for entry in document["explanations"]] == [str(world.vit_run)]
+    assert len(paths_of(document, "filters")) == 1
+
+
+def test_a_failed_run_does_not_keep_the_others_from_being_drawn(world: World, tmp_path: Path) -> None:
+    for name in ("failed", "done"):
+        shutil.copytree(world.vit_run, tmp_path / name)
+    record = json.loads((tmp_path / "failed" / "record.json").read_text())
+    (tmp_path / "failed" / "record.json").write_text(json.dumps(record | {"status": "failed", "metrics": {}}))
+    done = invoke("explain", tmp_path / "failed", tmp_path / "done", "--map", "none", "--out", tmp_path / "out")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "no pictures of" in done.stderr
+    assert (tmp_path / "out" / "done" / "confusion.png").is_file()
+
+
+def test_a_run_that_left_no_bundle_is_missed_in_words(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.vit_run, tmp_path / "alone")
+    done = invoke("explain", tmp_path / "alone", world.cnn, "--num", 1, "--map", "none", "--out", tmp_path / "out")
+    assert "alone is not among the explanations: it left no bundle" in done.stderr
+
+
+def test_images_are_read_before_any_picture_is_drawn(world: World, tmp_path: Path) -> None:
+    (tmp_path / "notes.jpg").write_text("no image")
+    assert "none of the images" in str(error_of(world.vit_run, tmp_path / "notes.jpg", "--out", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_mistakes_end_in_a_message(world: World, tmp_path: Path) -> None:
     lonely = tmp_path / "lonely.bundle"
     shutil.copytree(world.cnn, lonely)

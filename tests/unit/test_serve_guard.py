@@ -119,6 +119,7 @@ def test_an_open_server_goes_by_numbers_and_its_own_name_alone() -> None:
         {"origin": "null"},
         {"origin": "http://127.0.0.1:9999"},
         {"origin": "file://"},
+        {"origin": "http://["},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
         {"origin": "http://127.0.0.1:8765", "sec-fetch-site": "cross-site"},

@@ -77,12 +77,12 @@ def _place(path: Path) -> Path | None:
 
     The bare name of what is not here is looked up among the runs.
     """
-    places = [each for start in _meanings(path) for each in (start, start.with_name(f"{start.name}{SUFFIX}"))]
+    places = [each for start in meanings_of(path) for each in (start, start.with_name(f"{start.name}{SUFFIX}"))]
     # unlike Path.is_file, os.path.isfile never raises, whatever the name
     return next((place for place in places if os.path.isfile(place / MODEL_FILE)), None)  # noqa: PTH113
 
 
-def _meanings(path: Path) -> tuple[Path, ...]:
+def meanings_of(path: Path) -> tuple[Path, ...]:
     """The path, and the run of that name where it is a bare name and nothing here has it; () without a name."""
     if not path.name:
         return ()
@@ -93,7 +93,7 @@ def _meanings(path: Path) -> tuple[Path, ...]:
 def list_beside(path: Path) -> list[Path]:
     """Bundles, and runs that wrote one, in the folder of a path, and for a bare name among the runs; by name."""
     found = []
-    for place in _meanings(path):
+    for place in meanings_of(path):
         with contextlib.suppress(OSError):
             found += sorted(entry for entry in place.parent.iterdir() if is_bundle(entry))
     return found
@@ -104,7 +104,7 @@ def find_bundle(folder: Path) -> Path:
     place = _place(folder)
     if place is not None:
         return place
-    for meant in _meanings(folder):
+    for meant in meanings_of(folder):
         if os.path.isfile(meant / RECORD_FILE):  # noqa: PTH113 - as above
             raise ConfigError(f"the run {shown(meant.name)} left no bundle.{_say_how_to_make(meant)}")
     if os.path.lexists(folder):

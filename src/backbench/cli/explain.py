@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,17 +97,21 @@ def explain(
     subjects, images = split_subjects(arguments)
     look = Look(Path(out), suffix, theme)
     with make_progress(quiet=quiet) as progress:
+        models = [subject for subject in subjects if subject.bundle is not None]
+        if images and not models:
+            _refuse_images(subjects)
+        samples, faults = _find_samples(models, images, num, progress) if models else ([], [])
         pictures = _draw_runs(subjects, look, map_method, decide_device(device), progress)
         answers: list[dict[str, Any]] = []
-        faults: list[str] = []
-        models = [subject for subject in subjects if subject.bundle is not None]
         if models:
-            drawn, answers, faults = _explain_models(
-                models, images, look, kind, num, decide_device(device), progress
-            )
+            drawn, answers = _explain_models(models, samples, look, kind, decide_device(device), progress)
             pictures = drawn + pictures
-        elif images:
-            _refuse_images(subjects)
+            for subject in subjects:
+                if subject.bundle is None:
+                    progress.warn(
+                        f"{subject.given} is not among the explanations: it left no bundle. Write one with "
+                        "backbench adapt."
+                    )
         for fault in faults:
             progress.warn(fault)
     if as_json:
@@ -121,19 +125,23 @@ def explain(
 def split_subjects(arguments: Sequence[str]) -> tuple[list[Subject], list[str]]:
     """(models, images): the leading arguments that are bundles or runs, and the rest, which must exist.
 
+    A run and its own bundle are one model. What else lies in a folder of runs is passed over: `runs/*` will do.
+
     Raises:
         ConfigError: no model comes first, or there is no such path; with the nearest there is.
     """
     from backbench.backbones.bundle_files import find_bundle
     from backbench.cli.predict import say_nearest
     from backbench.errors import ConfigError
+    from backbench.ledger import OPENINGS_FILE
 
+    arguments = [given for given in arguments if Path(given).name != OPENINGS_FILE] or list(arguments)
     num = next((row for row, given in enumerate(arguments) if not _is_subject(Path(given))), len(arguments))
     if num == 0:
         find_bundle(Path(arguments[0]))  # says what is wrong with it
     subjects: list[Subject] = []
     for given in arguments[:num]:
-        subjects.append(_make_subject(given, {subject.name for subject in subjects}))
+        _add_subject(subjects, _make_subject(given, {subject.name for subject in subjects}))
     for given in arguments[num:]:
         if not Path(given).exists():
             raise ConfigError(f"there is no image, folder, bundle or run '{given}'.{say_nearest(Path(given))}")
@@ -144,21 +152,37 @@ def split_subjects(arguments: Sequence[str]) -> tuple[list[Subject], list[str]]:
 
 def _is_subject(path: Path) -> bool:
     from backbench.backbones.bundle_files import is_bundle
+
+    return is_bundle(path) or _run_folder(path) is not None
+
+
+def _run_folder(path: Path) -> Path | None:
+    """The folder of a run, by its path or, for a bare name, among the runs."""
+    from backbench.backbones.bundle_files import meanings_of
     from backbench.ledger import RECORD_FILE
 
-    return is_bundle(path) or (path / RECORD_FILE).is_file()
+    return next((meant for meant in meanings_of(path) if (meant / RECORD_FILE).is_file()), None)
+
+
+def _add_subject(subjects: list[Subject], found: Subject) -> None:
+    """One more model, unless it is there already: then as a run, if it is given as one too."""
+    for place, known in enumerate(subjects):
+        if found.bundle is not None and known.bundle is not None and found.bundle.samefile(known.bundle):
+            subjects[place] = known if known.is_run else replace(found, name=known.name)
+            return
+    subjects.append(found)
 
 
 def _make_subject(given: str, taken: set[str]) -> Subject:
     """With a name of its own, that any file system takes."""
     from backbench.backbones.bundle_files import find_bundle, is_bundle
     from backbench.explain.samples import run_of_bundle
-    from backbench.ledger import RECORD_FILE
 
     path = Path(given)
-    is_run = (path / RECORD_FILE).is_file()
+    run = _run_folder(path)
+    is_run = run is not None
     bundle = find_bundle(path) if is_bundle(path) else None
-    run = path if is_run else run_of_bundle(path)
+    run = run if is_run else run_of_bundle(path)
     plain = re.sub(r"[^\w.+-]+", "_", path.resolve().name.removesuffix(".bundle")).strip("._")[:LONGEST_NAME]
     name, number = plain or "model", 2
     while name in taken:
@@ -185,23 +209,27 @@ def _draw_runs(
     from backbench.errors import BackbenchError
     from backbench.report.pictures.of_run import write_comparison_pictures, write_run_pictures
 
-    pictures = []
+    pictures, drawn = [], []
     for subject in runs:
         assert subject.run is not None
         folder = look.out / subject.name
-        paths = write_run_pictures(subject.run, folder, (look.suffix,), theme=look.theme)
+        try:
+            paths = write_run_pictures(subject.run, folder, (look.suffix,), theme=look.theme)
+        except BackbenchError as error:
+            progress.warn(f"no pictures of {subject.given}: {error}")
+            continue
+        drawn.append(subject.run)
         try:
             paths += _draw_photographs(subject.run, folder, look, progress)
         except BackbenchError as error:
             progress.warn(f"no photographs of {subject.given}: {error}")
         pictures += [{"path": str(path), "kind": "run", "model": subject.given} for path in paths]
-    folders = [subject.run for subject in runs if subject.run is not None]
     paths = []
     try:
-        if len(folders) > 1:
-            paths += write_comparison_pictures(folders, look.out, (look.suffix,), theme=look.theme)
-        if map_method != "none":
-            paths += _draw_map(folders, look, map_method, device, progress)
+        if len(drawn) > 1:
+            paths += write_comparison_pictures(drawn, look.out, (look.suffix,), theme=look.theme)
+        if drawn and map_method != "none":
+            paths += _draw_map(drawn, look, map_method, device, progress)
     except BackbenchError as error:
         progress.warn(str(error))
     return pictures + [{"path": str(path), "kind": "comparison", "model": None} for path in paths]
@@ -231,19 +259,11 @@ def _draw_map(folders: Sequence[Path], look: Look, method: str, device: str, pro
 
 
 def _explain_models(
-    models: Sequence[Subject],
-    images: Sequence[str],
-    look: Look,
-    kind: str,
-    num: int,
-    device: str,
-    progress: Progress,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
-    """Explain the same images by each model, one model in memory at a time: (pictures, explanations, faults)."""
-    from backbench.engine.bundle import load_bundle, read_facts
+    models: Sequence[Subject], samples: Sequence[Sample], look: Look, kind: str, device: str, progress: Progress
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Explain the same images by each model, one model in memory at a time: (pictures, explanations)."""
+    from backbench.engine.bundle import load_bundle
 
-    classes = read_facts(models[0].bundle).class_names if models[0].bundle else ()
-    samples, faults = _find_samples(models, images, num, classes, progress)
     columns: list[list[Explanation]] = []
     of_models: list[dict[str, Any]] = []
     for model in models:
@@ -257,16 +277,19 @@ def _explain_models(
         for sample, row in zip(samples, rows, strict=True)
         for model, answer in zip(models, row, strict=True)
     ]
-    return _draw_sheets(samples, models, rows, look) + of_models, answers, faults
+    return _draw_sheets(samples, models, rows, look) + of_models, answers
 
 
 def _find_samples(
-    models: Sequence[Subject], images: Sequence[str], num: int, classes: Sequence[str], progress: Progress
+    models: Sequence[Subject], images: Sequence[str], num: int, progress: Progress
 ) -> tuple[list[Sample], list[str]]:
+    """The images to explain, and why some can't be read: found before any long work."""
+    from backbench.engine.bundle import read_facts
     from backbench.errors import ConfigError
     from backbench.explain.samples import choose_test_samples, read_samples
 
     if images:
+        classes = read_facts(models[0].bundle).class_names if models[0].bundle else ()
         return read_samples(images, num, classes, progress)
     run = next((model.run for model in models if model.run is not None), None)
     if run is None:

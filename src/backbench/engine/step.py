@@ -114,18 +114,22 @@ def does_not_fit() -> ModelError:
 @contextmanager
 def _statistics_left(loop: Loop) -> Iterator[None]:
     """Gradient checkpointing runs the network once more in the backward pass; batch norms count the first time."""
-    norms = []
-    if loop.recipe.gradient_checkpointing:
-        norms = [m for m in loop.network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
+    if not loop.recipe.gradient_checkpointing:
+        yield
+        return
+    before = [
+        (norm, norm.momentum, norm.num_batches_tracked, norm.num_batches_tracked.clone())
+        for norm in loop.network.modules()
+        if isinstance(norm, _BatchNorm) and norm.num_batches_tracked is not None
+    ]
+    for norm, *_ in before:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, num_batches) in zip(norms, before, strict=True):
+        for norm, momentum, counter, num_batches in before:
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(num_batches)
+            counter.copy_(num_batches)
 
 
 @contextmanager
