@@ -21,6 +21,7 @@ from backbench.report.pictures.style import (
     fit_text,
     header_height,
     new_figure,
+    text_width,
     write,
     write_header,
 )
@@ -82,18 +83,21 @@ def draw_explanations(
 
 def _draw_row(axes: Axes, look: Look, top: float, sample: Sample, answers: Sequence[Explanation]) -> None:
     truth = "" if sample.truth is None else f"true: {sample.truth}"
-    cells = [(sample.image, sample.name, truth, False)]
+    cells = [(sample.image, sample.name, "", truth, False)]
     for answer in answers:
         shown = overlay(_shrink(sample.image), _scaled(answer.heat, sample.image))
-        said = f"{answer.label}, {percent(answer.confidence, 1)}"
         is_wrong = sample.truth not in (None, answer.label)
-        cells.append((shown, said, _judge(answer, sample.truth), is_wrong))
-    for column, (image, first, second, is_marked) in enumerate(cells):
+        sure = f", {percent(answer.confidence, 1)}"
+        cells.append((shown, answer.label, sure, _judge(answer, sample.truth), is_wrong))
+    for column, (image, name, sure, second, is_marked) in enumerate(cells):
         x = MARGIN + column * (CELL_WIDTH + GAP)
         width, height = _shown_size(image)
         place_image(axes, image, (x, top, width, height))
         y = top + height + LINE - 4
-        write(axes, x, y, fit_text(first, CELL_WIDTH), look["text"])
+        said = fit_text(name, CELL_WIDTH - text_width(sure))
+        write(axes, x, y, said, look["text"])
+        # apart, as a name that is written from right to left would take the figure with it
+        write(axes, x + text_width(said), y, sure, look["text"])
         role = "text" if is_marked else "muted"
         write(axes, x, y + LINE - 2, fit_text(second, CELL_WIDTH, bold=is_marked), look[role], bold=is_marked)
 
@@ -115,8 +119,11 @@ def _say_kinds(explanations: Sequence[Sequence[Explanation]]) -> str:
 
 
 def _judge(answer: Explanation, truth: str | None) -> str:
-    words = [] if truth is None else ["right" if answer.label == truth else f"✗ wrong, true: {truth}"]
-    return ", ".join([*words, "unsure"] if answer.is_unsure else words)
+    unsure = ["unsure"] if answer.is_unsure else []
+    if truth in (None, answer.label):
+        return ", ".join([*([] if truth is None else ["right"]), *unsure])
+    room = CELL_WIDTH - text_width(", ".join(["✗ wrong, true: ", *unsure]), bold=True)
+    return ", ".join([f"✗ wrong, true: {fit_text(truth, room, bold=True)}", *unsure])
 
 
 def _draw_legend(axes: Axes, look: Look, top: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,6 +51,7 @@ _LARGE_KEY = ("to 10 %", "20", "35", "50", "100")  # in cells of a few pixels th
 _NAME_LIMIT = 160.0
 _PAIRS_WIDTH = 330.0
 _LARGE_SIDE = 620.0
+_RING, _FAR = 7.0, 14.0  # pixels: radius of a ring round a pair, and from where its number needs a line to it
 
 
 def draw_confusion(
@@ -186,6 +188,12 @@ def _ring_pairs(
     add_marks(axes, points, "o", "none", look["text"], size=11)
     sizes = [(text_width(f"{number}"), float(SMALL)) for number in range(1, len(pairs) + 1)]
     boxes = place_labels(points, sizes, (left, top, left + side, top + side))
-    for number, box in enumerate(boxes, start=1):
-        if box is not None:
-            write(axes, box[0], box[3] - 2, f"{number}", look["text"])
+    for number, (box, (x, y)) in enumerate(zip(boxes, points.tolist(), strict=True), start=1):
+        if box is None:
+            continue
+        near = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
+        away = math.hypot(near[0] - x, near[1] - y)
+        if away > _FAR:
+            start = (x + (near[0] - x) * _RING / away, y + (near[1] - y) * _RING / away)
+            axes.plot([start[0], near[0]], [start[1], near[1]], color=look["text"], linewidth=0.75, zorder=4)
+        write(axes, box[0], box[3] - 2, f"{number}", look["text"])

@@ -29,7 +29,7 @@ from backbench.report.pictures.style import (
     write_header,
 )
 
-MOST_COLOURED = 5
+MOST_COLOURED = 20
 MOST_POINTS = 1000
 _SIDE = 380.0
 _GAP = 24.0
@@ -49,8 +49,8 @@ def draw_embedding(
 ) -> Figure:
     """A map for each model, side by side, two to a row above three; wrong answers are crosses.
 
-    Up to five classes have a colour and a shape each; more are named at their middles, over muted points. Of more
-    than 1,000 images 1,000 are shown, the wrong ones among the first.
+    Up to 20 classes have a colour and a shape each, no two the same pair; points of more are muted. From six on
+    the largest are named at their middles. Of more than 1,000 images 1,000 are shown, wrong ones among the first.
 
     Args:
         points: name of the model -> (n, 2) float. labels: (n,) int.
@@ -67,7 +67,9 @@ def draw_embedding(
     subtitle = _describe(len(labels), len(shown), note)
     top = header_height(title, subtitle)
     width = max(2 * MARGIN + columns * _SIDE + (columns - 1) * _GAP, 560)
-    height = top + rows * (_SIDE + LINE + _GAP) + 2 * LINE
+    groups = present if has_groups else []
+    key = _lay_out_key(classes, groups, width, has_wrong=bool(wrong))
+    height = top + rows * (_SIDE + LINE + _GAP) + (len(key) + 1) * LINE
     figure = new_figure(width, height, theme)
     page = canvas(figure)
     write_header(figure, look, title, subtitle)
@@ -81,11 +83,19 @@ def draw_embedding(
         write(page, left + _SIDE, above + SMALL, text, look["muted"], align="right")
         pixels = _to_pixels(np.asarray(places, dtype=np.float64), left, above + LINE)
         add_boxes(page, np.array([[left, above + LINE, _SIDE, _SIDE]]), "none", edge=look["rule"], width=1)
-        groups = present if has_groups else []
         _add_points(page, look, pixels[shown], labels[shown], own_wrong[shown], groups)
-        if not has_groups:
-            _name_classes(page, look, pixels, labels, classes, left, above + LINE)
-    _add_legend(page, look, classes, present if has_groups else [], bool(wrong), height - MARGIN, width)
+        if len(present) > len(GROUPS):
+            _name_classes(
+                page,
+                look,
+                pixels,
+                labels,
+                classes,
+                left,
+                above + LINE,
+                own_wrong & np.isin(np.arange(len(labels)), shown),
+            )
+    _add_key(page, look, key, groups, height - MARGIN - (len(key) - 1) * LINE)
     return figure
 
 
@@ -127,19 +137,39 @@ def _add_points(
         add_marks(page, right, "o", look["other"], size=size - 1, edge_width=0, alpha=0.45)
     for number, label in enumerate(groups):
         own = pixels[(labels == label) & ~is_wrong]
-        colour = look[GROUPS[number]]
-        add_marks(page, own, SHAPES[number], colour, look["page"], size=size, edge_width=0.5)
+        shape, colour = _mark_of(number)
+        add_marks(page, own, shape, look[colour], look["page"], size=size, edge_width=0.5)
     for number, label in enumerate(groups or [-1]):
         own = pixels[is_wrong & (labels == label) if groups else is_wrong]
-        colour = look[GROUPS[number]] if groups else look["attention"]
-        add_marks(page, own, "x", look["page"], size=size + 3, edge_width=4.5, zorder=3.1)
-        add_marks(page, own, "x", colour, size=size + 2, edge_width=2, zorder=3.2)
+        colour = look[_cross_colour(number, len(groups))]
+        add_marks(page, own, "x", look["page"], size=size + 3, edge_width=4.5, zorder=4.1)
+        add_marks(page, own, "x", colour, size=size + 2, edge_width=2, zorder=4.2)
+
+
+def _mark_of(number: int) -> tuple[str, str]:
+    """(shape, colour) of the class at this place among those shown: no two have both in common."""
+    turn, place = divmod(number, len(GROUPS))
+    return SHAPES[(place + turn) % len(SHAPES)], GROUPS[place]
+
+
+def _cross_colour(number: int, num_groups: int) -> str:
+    """Of wrong answers: the colour of the class, while it alone tells the classes apart."""
+    if not num_groups:
+        return "attention"
+    return GROUPS[number] if num_groups <= len(GROUPS) else "text"
 
 
 def _name_classes(
-    page: Axes, look: Look, pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str], left: float, top: float
+    page: Axes,
+    look: Look,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    left: float,
+    top: float,
+    is_wrong: np.ndarray,
 ) -> None:
-    """Names of the largest classes at the middles (medians) of their points, where there is room."""
+    """Names of the largest classes at the middles (medians) of their points, or beside wrong answers there."""
     sizes = np.bincount(labels, minlength=len(classes))
     order = [label for label in np.argsort(-sizes, kind="stable").tolist() if sizes[label]][:_MOST_LABELLED]
     with_points = [label for label in order if np.isfinite(pixels[labels == label]).any()]
@@ -149,9 +179,9 @@ def _name_classes(
     texts = [fit_text(classes[label], _LABEL_LIMIT) for label in with_points]
     boxes_wanted = [(text_width(text), SMALL + 3.0) for text in texts]
     bounds = (left + 2, top + 2, left + _SIDE - 2, top + _SIDE - 2)
-    for text, box in zip(
-        texts, place_labels(middles, boxes_wanted, bounds, num_needed=0, at_point=True), strict=True
-    ):
+    crosses = [(x - 5, y - 5, x + 5, y + 5) for x, y in pixels[is_wrong].tolist()]
+    boxes = place_labels(middles, boxes_wanted, bounds, lines=crosses, num_needed=0, at_point=True)
+    for text, box in zip(texts, boxes, strict=True):
         if box is not None:
             page.add_patch(_backing(box, look["page"]))
             write(page, box[0], box[3] - 4, text, look["text"])
@@ -159,19 +189,37 @@ def _name_classes(
 
 def _backing(box: tuple[float, float, float, float], colour: str) -> Rectangle:
     left, top, right, bottom = box
-    return Rectangle((left - 3, top), right - left + 6, bottom - top, facecolor=colour, alpha=0.8, zorder=4)
+    return Rectangle((left - 3, top), right - left + 6, bottom - top, facecolor=colour, alpha=0.7, zorder=4)
 
 
-def _add_legend(
-    page: Axes, look: Look, classes: Sequence[str], groups: Sequence[int], has_wrong: bool, y: float, width: float
+def _lay_out_key(
+    classes: Sequence[str], groups: Sequence[int], width: float, *, has_wrong: bool
+) -> list[list[tuple[float, int | None, str]]]:
+    """Lines of (x, number of the class shown or None for the crosses, text) that fit `width`."""
+    entries = [(number, fit_text(classes[label], _LABEL_LIMIT)) for number, label in enumerate(groups)]
+    wanted: list[tuple[int | None, str]] = [*entries, *([(None, "answered wrongly")] if has_wrong else [])]
+    lines: list[list[tuple[float, int | None, str]]] = [[]]
+    x = float(MARGIN)
+    for number, text in wanted:
+        room = 16 + text_width(text)
+        if lines[-1] and x + room > width - MARGIN:
+            lines.append([])
+            x = float(MARGIN)
+        lines[-1].append((x, number, text))
+        x += room + 20
+    return lines
+
+
+def _add_key(
+    page: Axes, look: Look, key: Sequence[Sequence[tuple[float, int | None, str]]], groups: Sequence[int], y: float
 ) -> None:
-    x, room = MARGIN, (width - 2 * MARGIN) / (len(groups) + 1) - 40
-    for number, label in enumerate(groups):
-        text = fit_text(classes[label], room)
-        add_marks(page, [(x + 5, y - 4)], SHAPES[number], look[GROUPS[number]])
-        write(page, x + 16, y, text, look["text"])
-        x += 16 + text_width(text) + 20
-    if has_wrong:
-        colour = look["text"] if groups else look["attention"]
-        add_marks(page, [(x + 5, y - 4)], "x", colour, edge_width=2)
-        write(page, x + 16, y, "answered wrongly", look["text"])
+    for line in key:
+        for x, number, text in line:
+            if number is None:
+                colour = "text" if groups else "attention"
+                add_marks(page, [(x + 5, y - 4)], "x", look[colour], edge_width=2)
+            else:
+                shape, colour = _mark_of(number)
+                add_marks(page, [(x + 5, y - 4)], shape, look[colour])
+            write(page, x + 16, y, text, look["text"])
+        y += LINE

@@ -17,6 +17,7 @@ from backbench.report.pictures.style import (
     add_boxes,
     add_marks,
     canvas,
+    count_of,
     find_look,
     fit_text,
     header_height,
@@ -54,7 +55,9 @@ def draw_grid(
         :num
     ]
     num_wrong = sum(wrong[index] for index in order)
-    subtitle = f"{len(order)} images, {num_wrong} of them answered wrongly: those first, the surest foremost"
+    wrongly = f"{num_wrong:,} of them answered wrongly" if num_wrong < len(order) else "answered wrongly"
+    subtitle = f"{count_of(len(order), 'image')}, {wrongly}{', those first' if num_wrong < len(order) else ''}"
+    subtitle += "; the surest first" if num_wrong else ""
     columns = 10 if num > 30 else 6
     lines = [order[start : start + columns] for start in range(0, len(order), columns)]
     heights = [max(_shown_size(images[index], _THUMB)[1] for index in line) + 2 * LINE for line in lines]
