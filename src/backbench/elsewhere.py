@@ -103,8 +103,9 @@ def evaluate_elsewhere(
 def match_names(theirs: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
     """Class of another source -> the model's class of the same name, spelt plainly, or else of the same meaning.
 
-    Names are compared without case, numbers, underscores and plural; then by the ids that the curated tables give
-    them, where exactly one class of the model shares one.
+    Names are compared without case, numbers, spaces and plural; then by the ids that the curated tables give them,
+    where exactly one class of the model has all of theirs: a goldfish is an aquarium fish, but a table need not be
+    a billiard table. `_SYNONYMS` are names that no table tells apart rightly.
     """
     by_name = {_stem(name): name for name in ours}
     our_ids = {name: _ids_of(name) for name in ours}
@@ -114,14 +115,28 @@ def match_names(theirs: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
             mapping[name] = by_name[_stem(name)]
             continue
         ids = _ids_of(name)
-        sharing = [mine for mine, known in our_ids.items() if ids & known]
-        if len(sharing) == 1:
-            mapping[name] = sharing[0]
+        holding = [mine for mine, known in our_ids.items() if ids and ids <= known]
+        if len(holding) == 1:
+            mapping[name] = holding[0]
     return mapping
 
 
+# One thing under two names, of Open Images and of the Caltech and CIFAR sets.
+_SYNONYMS = {
+    "motorcycle": "motorbike",
+    "glasses": "eyeglass",
+    "eyeglasses": "eyeglass",
+    "microwaveoven": "microwave",
+    "commonsunflower": "sunflower",
+    "bellpepper": "sweetpepper",
+    "maple": "mapletree",
+    "willow": "willowtree",
+}
+
+
 def _stem(name: str) -> str:
-    plain = plain_name(name)
+    plain = plain_name(name).replace(" ", "")
+    plain = _SYNONYMS.get(plain, plain)
     if plain.endswith(("ss", "us", "is")):
         return plain
     if plain.endswith("ies"):

@@ -35,7 +35,9 @@ STUDY: dict[str, Any] = {
 
 
 def _row(model: str, method: str, status: str = "done") -> Any:
-    return SimpleNamespace(model=model, method=method, status=status, control=False, run_id="x", error="why")
+    return SimpleNamespace(
+        model=model, method=method, has_failed=status != "done", control=False, run_id="x", error="why"
+    )
 
 
 def _ranking(*rows: Any, interrupted: bool = False) -> Any:
@@ -96,3 +98,33 @@ def test_the_best_on_validation_goes_on_whatever_the_test_images_say(tmp_path: P
 def test_an_estimate_of_the_best_is_one_model_long(tmp_path: Path) -> None:
     steps = estimate_steps(StudyFile.model_validate(STUDY), Settings(out=tmp_path))
     assert [step.num_runs for step in steps] == [4, 1]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "seed", "expected"),
+    [((0, 1), 0, "bundle-0"), ((0, 1), 1, "bundle-1"), ((3,), 0, "bundle-3"), ((1, 2), 0, None)],
+)
+def test_a_chain_goes_on_from_the_same_seed_or_the_only_one(
+    earlier: tuple[int, ...], seed: int, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = SimpleNamespace(after="one", after_data="digits", after_method="full")
+    cells = [
+        SimpleNamespace(
+            group="one", data="digits", method="full", seed=number, model="cnn", bundle=f"bundle-{number}"
+        )
+        for number in earlier
+    ]
+    monkeypatch.setattr(carry_out, "chain", lambda step, bundles: bundles["cnn"])
+    step: Any = SimpleNamespace(group=group, seed=seed, names={"cnn": "cnn"})
+    outcome: Any = SimpleNamespace(cells=cells)
+    assert carry_out._chain(step, outcome) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [("seeds", [-1], "seeds"), ("seeds", [0, 0], "seeds names 0 twice"), ("methods", ["knn", "knn"], "twice")],
+)
+def test_a_group_that_makes_no_sense_is_refused(key: str, value: list[Any], message: str) -> None:
+    first, *others = STUDY["groups"]
+    with pytest.raises(ValueError, match=message):
+        StudyFile.model_validate(STUDY | {"groups": [first | {key: value}, *others]})

@@ -152,7 +152,7 @@ def test_the_own_network_is_compared_on_its_own_data_only() -> None:
     own, rival = make_cell("cnn", range(40), method="scratch"), make_cell("a", range(2))
     elsewhere = make_cell("b", range(0), data="large")
     said = ask("own-network", [own, rival, elsewhere], model="cnn")
-    assert "a (logistic), is 19.0 points above it" in said
+    assert "the best on validation, a (logistic), is 19.0 points above it" in said
     assert ask("own-network", [own, elsewhere], model="cnn") == NOTHING
 
 
@@ -167,8 +167,8 @@ def test_both_resolutions_and_the_loss_between_data_sets() -> None:
     ]
     assert ask("both-resolutions", cells).startswith("steady: place 2 on small, place 1 on large, of 3 models")
     said = ask("across-data", cells)
-    assert said.startswith("steady: 90.0 % (85.1 to 93.4) on small, 80.0 % (73.9 to 85.0) on large, a gap of 10.0")
-    assert said.rstrip(".").endswith("60.0 points")
+    assert said.startswith("steady: 90.0 % on small, 80.0 % on large (-10.0 points).")
+    assert said.rstrip(".").endswith("(-60.0 points)")
     assert ask("across-data", cells[:1]) == NOTHING
     assert ask("both-resolutions", cells[:1]) == "Only small is finished: it takes two data sets."
 
@@ -178,6 +178,28 @@ def test_generalisation_counts_falls_and_rises() -> None:
     cell = make_cell("a", range(20), elsewhere={"wild": there})
     assert "accuracy rises by 5.0 points on average" in ask("generalisation", [cell])
     assert ask("generalisation", [make_cell("a", range(20))]) == NOTHING
+
+
+def test_generalisation_counts_the_shared_classes_on_both_sides_and_names_the_network_in_question() -> None:
+    there = SimpleNamespace(metrics={"accuracy": Metric(value=0.9, n=40)}, mapping={"Ant": "ant"}, num_images=40)
+    only_bees_wrong = range(1, 101, 2)
+    cells = [
+        make_cell("cnn", only_bees_wrong, elsewhere={"wild": there}, val=0.4),
+        make_cell("a", range(0), elsewhere={"wild": there}, val=0.3),
+        make_cell("b", only_bees_wrong, elsewhere={"wild": there}, val=0.9),
+    ]
+    said = ask("generalisation", cells, model="cnn")
+    assert "falls by 10.0 points on average (3 comparisons)" in said
+    assert (
+        "cnn + logistic of small: -10.0 points on wild; of the others the best on validation, b + logistic" in said
+    )
+
+
+def test_a_rival_is_chosen_by_validation_and_equal_accuracies_are_level() -> None:
+    own = make_cell("cnn", range(40), method="scratch")
+    lucky, honest = make_cell("lucky", range(2), val=0.1), make_cell("honest", range(40, 80), val=0.9)
+    said = ask("own-network", [own, lucky, honest], model="cnn")
+    assert "honest (logistic), is level with it" in said
 
 
 def _published(**more: Any) -> SimpleNamespace:

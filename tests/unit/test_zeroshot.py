@@ -28,6 +28,7 @@ from backbench.backbones.networks.timm_body import make_network
 from backbench.catalog import find_method, find_model
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.data.synsets import ID, TABLES, find_table, plain_name, read_table
+from backbench.elsewhere import match_names
 from backbench.engine.bundle import load_bundle
 from backbench.engine.head_modules import HeadSpec, build_head, to_module
 from backbench.engine.heads import GroupedHead
@@ -455,3 +456,20 @@ def test_real_weights_answer_as_published(shared: Path) -> None:
     part = Features(features, np.repeat(np.arange(4), 5), tuple(map(str, range(20))))
     fitted = zeroshot.adapt(Task(part, part, names, load_head=lambda: head), zeroshot.ZeroShotOptions())
     assert fitted.choices["val_accuracy"] >= 0.6
+
+
+def test_classes_of_another_source_are_mapped_onto_their_like_and_never_onto_a_kind_of_it() -> None:
+    caltech = (
+        "029.billiards",
+        "072.fire-truck",
+        "178.school-bus",
+        "221.tennis-court",
+        "126.light-house",
+        "145.motorbikes-101",
+    )
+    theirs = ("Table", "Truck", "Bus", "Lighthouse", "Motorcycle")
+    assert match_names(theirs, caltech) == {"Lighthouse": "126.light-house", "Motorcycle": "145.motorbikes-101"}
+    assert match_names(("Goldfish", "Cats"), ("aquarium_fish", "cat")) == {
+        "Cats": "cat",
+        "Goldfish": "aquarium_fish",
+    }

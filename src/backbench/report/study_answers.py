@@ -127,41 +127,60 @@ def both_resolutions(asked: Asked) -> str:
 
 
 def own_network(asked: Asked) -> str:
-    """The study's own network against the best of the pretrained ones on the same images."""
+    """The study's own network against the best of the pretrained ones on the same images, each by validation."""
     sentences = []
     for data, own in asked.by_data():
         mine = [cell for cell in own if cell.model == asked.model]
         others = [cell for cell in own if cell.model != asked.model]
         if not mine or not others:
             continue
-        first, best = max(mine, key=_accuracy), max(others, key=_accuracy)
+        first, best = max(mine, key=_val_accuracy), max(others, key=_val_accuracy)
         gap = 100 * (_accuracy(best) - _accuracy(first))
-        verb = f"{gap:.1f} points above" if gap > 0 else f"{-gap:.1f} points below"
+        verb = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}" if gap else "level with"
         sentences.append(
-            f"{first.model} ({first.method}) reaches {_show(first)} on {data}; the best pretrained model, "
-            f"{best.model} ({best.method}), is {verb} it with {_show(best)} ({_test(asked, best, first)})."
+            f"{first.model} ({first.method}) reaches {_show(first)} on {data}; of the pretrained models the best "
+            f"on validation, {best.model} ({best.method}), is {verb} it with {_show(best)} "
+            f"({_test(asked, best, first)})."
         )
     return " ".join(sentences) or NOTHING
 
 
 def generalisation(asked: Asked) -> str:
-    """What is left of the accuracy on images of another source."""
-    drops = [
-        (cell, source, _accuracy(cell) - found.metrics["accuracy"].value)
+    """What is left of the accuracy on images of another source, on the classes that both have.
+
+    Named apart: the network in question, where the study asks for one, and of the others the best on validation.
+    """
+    changes = [
+        (cell, source, found.metrics["accuracy"].value - own)
         for cell in asked.cells
         for source, found in cell.elsewhere.items()
+        if (own := _own_accuracy(asked, cell, set(found.mapping.values()))) is not None
     ]
-    if not drops:
+    if not changes:
         return NOTHING
-    best = min(drops, key=lambda drop: drop[2])
-    mean = sum(drop for _, _, drop in drops) / len(drops)
-    way = "falls" if mean >= 0 else "rises"
+    mean = sum(change for _, _, change in changes) / len(changes)
+    way = "falls" if mean <= 0 else "rises"
+    mine = [change for change in changes if change[0].model == asked.model]
+    others = [change for change in changes if change[0].model != asked.model]
+    of_others = "of the others " if mine else ""
+    named = [
+        f"{words}{cell.model} + {cell.method} of {cell.data}: {100 * change:+.1f} points on {source}"
+        for words, rivals in (("", mine), (f"{of_others}the best on validation, ", others))
+        if rivals
+        for cell, source, change in [max(rivals, key=lambda one: _val_accuracy(one[0]))]
+    ]
     return (
-        f"On images of another source accuracy {way} by {abs(100 * mean):.1f} points on average ({len(drops)} "
-        f"comparisons); best for {best[0].model} + {best[0].method} of {best[0].data}, by {-100 * best[2]:+.1f} "
-        f"points on {best[1]}. Only classes that both have are counted, and a source differs in more than its "
-        "images' look."
+        f"On images of another source accuracy {way} by {abs(100 * mean):.1f} points on average ({len(changes)} "
+        f"comparisons); {'; '.join(named)}. On both sides only images of classes that both have are counted, and "
+        "a source differs in more than its images' look."
     )
+
+
+def _own_accuracy(asked: Asked, cell: Cell, classes: set[str]) -> float | None:
+    """On the run's own test images of these classes, chosen among all its classes; None where there are none."""
+    told = asked.told[cell.record.run_id]
+    wanted = np.isin(told.labels, [place for place, name in enumerate(told.classes) if name in classes])
+    return float(told.correct[wanted].mean()) if wanted.any() else None
 
 
 def families(asked: Asked) -> str:
@@ -224,21 +243,39 @@ def fine_tuning_gain(asked: Asked) -> str:
 
 
 def across_data(asked: Asked) -> str:
-    """How much of each model's accuracy is lost from the first data set to the others, largest loss last."""
+    """How each model's accuracy changes from the first data set to the others, largest fall last.
+
+    Of several methods the one that was best on validation counts, of several seeds their mean.
+    """
     names = list(dict.fromkeys(cell.data for cell in asked.cells))
-    losses = []
+    found = []
     for model in dict.fromkeys(cell.model for cell in asked.cells):
-        best = {
-            data: max((cell for cell in asked.cells if (cell.model, cell.data) == (model, data)), key=_accuracy)
-            for data in {cell.data for cell in asked.cells if cell.model == model}
+        means = {
+            data: mean
+            for data in names
+            if (mean := _mean_accuracy([c for c in asked.cells if (c.model, c.data) == (model, data)])) is not None
         }
-        if len(best) == len(names) > 1:
-            losses.append((_accuracy(best[names[0]]) - min(map(_accuracy, best.values())), model, best))
+        if len(means) == len(names) > 1:
+            changes = {data: means[data] - means[names[0]] for data in names[1:]}
+            found.append((min(changes.values()), model, means, changes))
     sentences = []
-    for loss, model, best in sorted(losses, key=lambda found: found[0]):
-        figures = ", ".join(f"{_show(best[data])} on {data}" for data in names)
-        sentences.append(f"{model}: {figures}, a gap of {100 * loss:.1f} points.")
+    for _, model, means, changes in sorted(found, key=lambda one: -one[0]):
+        figures = ", ".join(
+            f"{_percent(means[data])} on {data} ({100 * changes[data]:+.1f} points)" for data in names[1:]
+        )
+        sentences.append(f"{model}: {_percent(means[names[0]])} on {names[0]}, {figures}.")
     return " ".join(sentences) or NOTHING
+
+
+def _mean_accuracy(cells: Sequence[Cell]) -> float | None:
+    """Mean over the seeds of the method that does best on validation; None without a run."""
+    if not cells:
+        return None
+    by_method: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_method.setdefault(cell.method, []).append(cell)
+    best = max(by_method.values(), key=lambda own: sum(map(_val_accuracy, own)) / len(own))
+    return sum(map(_accuracy, best)) / len(best)
 
 
 PROBES = ("logistic", "knn", "ridge", "centroid")

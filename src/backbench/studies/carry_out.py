@@ -153,16 +153,18 @@ def _find_best(step: Step, outcome: Outcome) -> str | None:
 
 
 def _chain(step: Step, outcome: Outcome) -> Step | None:
+    """The step from the weights that the earlier group left, of the same seed, or of the only one there is."""
     group = step.group
     if group.after is None:
         return step
-    bundles = {
-        cell.model: cell.bundle
+    earlier = [
+        cell
         for cell in outcome.cells
         if (cell.group, cell.data, cell.method) == (group.after, group.after_data, group.after_method)
-        and (cell.seed == step.seed or len(group.seeds) == 1)
         and cell.model in step.names
-    }
+    ]
+    is_alone = len({cell.seed for cell in earlier}) == 1
+    bundles = {cell.model: cell.bundle for cell in earlier if cell.seed == step.seed or is_alone}
     return chain(step, bundles) if bundles else None
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -73,7 +73,7 @@ class Group(Frozen):
     models: tuple[str, ...] = Field(min_length=1)
     methods: tuple[str, ...] = Field(min_length=1)
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     train_limit: int | None = Field(default=None, ge=4)
     after: str | None = None
     after_data: str | None = None
@@ -91,6 +91,11 @@ class Group(Frozen):
             raise ValueError("'after' needs 'after_data' and 'after_method': which run of that group goes on")
         if self.after is None and (self.after_data is not None or self.after_method is not None):
             raise ValueError("'after_data' and 'after_method' need 'after': the group that they are of")
+        for key in ("data", "models", "methods", "seeds", "test_on"):
+            values = getattr(self, key)
+            twice = [value for place, value in enumerate(values) if value in values[:place]]
+            if twice:
+                raise ValueError(f"{key} names {twice[0]!r} twice")
         return self
 
 
@@ -120,7 +125,7 @@ class Question(Frozen):
     """A question of the study; the answer is made from the numbers by the rule `by`.
 
     Args:
-        model: the one in question, for 'own-network'.
+        model: the one in question, for 'own-network'; for 'generalisation' the one to name beside the best.
         models: the family in question, for 'families'; none: all whose architecture is a transformer or a mixer.
     """
 
@@ -132,7 +137,7 @@ class Question(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.by == "own-network") != (self.model is not None):
+        if self.by != "generalisation" and (self.by == "own-network") != (self.model is not None):
             raise ValueError("'model', the network in question, belongs to by = 'own-network' and to no other")
         if self.models and self.by != "families":
             raise ValueError("'models', the family in question, belong to by = 'families' and to no other")
