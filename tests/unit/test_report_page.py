@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from backbench.cli.adapt import parse_settings
+from backbench.evaluate.reliability import at_temperature
 from backbench.evidence import make_thumbnail
 from backbench.records import MethodFacts, Metric
 from backbench.report.cards import render_data_card, render_model_card
 from backbench.report.export import in_csv, in_markdown, render_csv, render_json, render_markdown
-from backbench.report.page import doubt, faults, marks
+from backbench.report.page import doubt, faults, marks, ranking
 from backbench.report.page.charts import Point, draw_whisker, pareto_front
 from backbench.report.page.inputs import (
     DataDetails,
@@ -32,6 +33,7 @@ from backbench.report.page.inputs import (
     group_runs,
     make_comparison,
 )
+from backbench.report.page.marks import make_log_axis
 from backbench.report.page.origin import compare_settings, repeat_commands
 from backbench.report.page.render import make_environment, render_report
 from backbench.report.page.view import MOST_THUMBNAILS, wanted_images
@@ -504,6 +506,42 @@ def test_confidences_are_those_of_the_answers_given() -> None:
     text = render_report([comparison])
     assert "calibration error 1.2 %, after the temperature." in text
     assert "after the temperature" not in render_report([plain])
+
+
+def test_the_threshold_of_the_model_is_marked_where_it_lies() -> None:
+    runs = make_runs((0.95, 0.7))
+    record = _tempered(runs[0], 2.0).record
+    assert record.method is not None
+    method = record.method.model_copy(update={"choices": {"temperature": 2.0, "threshold": 0.5}})
+    marked = replace(runs[0], record=record.model_copy(update={"method": method}))
+    comparison = make_comparison([marked, *runs[1:]])
+    entry = comparison.ranked[0]
+    kept = entry.told.max(axis=1) >= 0.5
+    right = entry.told.argmax(axis=1) == comparison.labels
+    found = doubt.measure_trust(entry, comparison.labels).at_threshold
+    assert found == pytest.approx((kept.mean(), right[kept].mean()))
+    assert "The dot: at the threshold" in render_report([comparison])
+    assert "The dot: at the threshold" not in render_report([make_comparison(runs)])
+
+
+def test_confidences_on_cards_are_those_that_predict_gives() -> None:
+    runs = make_runs((0.8, 0.7))
+    given = runs[0].predictions
+    assert given is not None
+    entry = make_comparison([_tempered(runs[0], 2.0), *runs[1:]]).ranked[0]
+    np.testing.assert_allclose(entry.told, at_temperature(given.probabilities, 2.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"), [(1200.0, "0.83 ms"), (120.0, "8.3 ms"), (8.3, "120 ms"), (1.2, "833 ms"), (0.5, "2.0 s")]
+)
+def test_the_time_of_one_image_is_written_as_people_do(rate: float, words: str) -> None:
+    assert ranking._time_of_one(rate) == words
+
+
+@pytest.mark.parametrize("values", [[3.1, 3.3], [2.0, 2.0], [0.5, 50], [1, 9], [0.01, 1000]])
+def test_a_cost_axis_has_ticks_however_near_its_values_lie(values: list[float]) -> None:
+    assert 2 <= len(make_log_axis(values).ticks) <= 7
 
 
 def test_a_page_of_rows_that_all_saw_test_images() -> None:

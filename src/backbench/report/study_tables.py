@@ -10,7 +10,10 @@ from typing import Any
 from backbench.records import Metric, RunRecord
 from backbench.report.text import printable
 
-FIT_NOTE = "Of methods that train, training figures are of augmented images while the weights still changed."
+FIT_NOTE = (
+    "Of methods that train, training figures are of images as the recipe augments them, with its dropout, while "
+    "the weights still changed."
+)
 RECIPE_NOTE = "A rate of '-' is decided by the family of the network; epoch 0 is the state before training."
 PERCENT = ("accuracy", "top5", "train_accuracy", "val_accuracy", "per_class_mean")
 COUNTS = ("num_train", "num_val", "num_test", "num_images")

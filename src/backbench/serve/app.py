@@ -107,6 +107,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", summary="Whether the server is up")
 async def healthz(request: Request) -> Response:
     return _json({"status": "ok", "models": len(_service(request).models)})
@@ -223,6 +224,7 @@ async def take_back(request: Request, entry_id: str) -> Response:
     return _json(_describe_inbox(service))
 
 
+@router.head("/", include_in_schema=False)
 @router.get("/", include_in_schema=False)
 async def page(request: Request) -> Response:
     return _file(request, "index.html")

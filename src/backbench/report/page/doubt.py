@@ -48,6 +48,7 @@ class Trust:
     """One row's confidences: bins of equally many images, points (coverage, accuracy) of the curve, its error.
 
     target_coverage: the largest share of images answered at an accuracy of at least `TARGET`; None: never reached.
+    at_threshold: the point of the curve at the threshold that travels with the model; None without one.
     is_tempered: all of it is of the probabilities after the temperature that travels with the model.
     """
 
@@ -57,6 +58,7 @@ class Trust:
     gap: float
     target_coverage: float | None
     is_tempered: bool = False
+    at_threshold: tuple[float, float] | None = None
 
 
 def compare_pairs(comparison: Comparison) -> dict[tuple[int, int], PairCell]:
@@ -103,12 +105,15 @@ def measure_trust(entry: Entry, labels: np.ndarray) -> Trust:
     keep = np.unique(np.linspace(0, len(curve.coverage) - 1, CURVE_POINTS).round().astype(int))
     shown = zip(curve.coverage[keep].tolist(), curve.accuracy[keep].tolist(), strict=True)
     ece = record.served_metric("ece")
+    threshold = record.method.choices.get("threshold") if record.method is not None else None
+    kept = confidence >= float(threshold) if threshold else np.zeros(0, bool)
     return Trust(
         bins=_bins(confidence, right),
         curve=tuple(shown),
         calibration_error=ece.value if ece is not None else float(abs(confidence.mean() - right.mean())),
         gap=float(confidence.mean() - right.mean()),
         is_tempered=record.is_tempered,
+        at_threshold=(float(kept.mean()), float(right[kept].mean())) if kept.any() else None,
         target_coverage=float(curve.coverage[reached[-1]]) if len(reached) else None,
     )
 

@@ -209,7 +209,9 @@
 
   // a link to something in a drawer opens the drawer
   const reveal = () => {
-    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    let name = "";
+    try { name = decodeURIComponent(location.hash.slice(1)); } catch { /* a stray % */ }
+    const target = name && document.getElementById(name);
     for (let node = target; node; node = node.parentElement) if (node.tagName === "DETAILS") node.open = true;
   };
   addEventListener("hashchange", reveal);

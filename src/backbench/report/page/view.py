@@ -266,4 +266,5 @@ def _coverage(trust: Sequence[tuple[str, doubt.Trust]], axis: Axis) -> Markup:
         make_axis([*values, 1.0]),
         x_text=lambda tick: f"{100 * tick:.0f}",
         y_text=lambda tick: f"{100 * tick:.0f}",
+        mark=trust[0][1].at_threshold,
     )
