@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backbench.config import DataConfig
@@ -16,6 +16,7 @@ from backbench.data.manifest import keep_of_training
 from backbench.errors import ConfigError
 
 
+@example(["a", "a", "a", "a", "b", "c"], 3, 0)
 @given(st.lists(st.sampled_from("aaabbc"), min_size=1, max_size=60), st.integers(1, 70), st.integers(0, 3))
 def test_each_stratum_keeps_its_share(labels: list[str], num: int, seed: int) -> None:
     rows = draw_share(labels, num, seed)

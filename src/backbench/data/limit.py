@@ -71,6 +71,10 @@ def draw_share(strata: Sequence[object | None], num: int, seed: int) -> list[int
             break
         if taken[stratum] < len(members[stratum]):
             taken[stratum] += 1
+    wanted = max(min(num, total), len(members))
+    while sum(taken.values()) > wanted:  # one of each came first, so others gave more than their share
+        richest = max((s for s in taken if taken[s] > 1), key=lambda s: (taken[s] - ideal[s], str(s)))
+        taken[richest] -= 1
     rng = make_rng(seed, "limit")
     drawn: list[int] = []
     for stratum in sorted(members, key=str):
