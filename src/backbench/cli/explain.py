@@ -125,7 +125,7 @@ def explain(
 def split_subjects(arguments: Sequence[str]) -> tuple[list[Subject], list[str]]:
     """(models, images): the leading arguments that are bundles or runs, and the rest, which must exist.
 
-    A run and its own bundle are one model. What else lies in a folder of runs is passed over: `runs/*` will do.
+    A run and its own bundle are one model, and the list of openings beside them is passed over: `runs/*` will do.
 
     Raises:
         ConfigError: no model comes first, or there is no such path; with the nearest there is.
@@ -179,15 +179,13 @@ def _make_subject(given: str, taken: set[str]) -> Subject:
     from backbench.explain.samples import run_of_bundle
 
     path = Path(given)
-    run = _run_folder(path)
-    is_run = run is not None
+    own = _run_folder(path)
     bundle = find_bundle(path) if is_bundle(path) else None
-    run = run if is_run else run_of_bundle(path)
     plain = re.sub(r"[^\w.+-]+", "_", path.resolve().name.removesuffix(".bundle")).strip("._")[:LONGEST_NAME]
     name, number = plain or "model", 2
     while name in taken:
         name, number = f"{plain or 'model'}-{number}", number + 1
-    return Subject(name, given, bundle, run, is_run)
+    return Subject(name, given, bundle, own or run_of_bundle(path), own is not None)
 
 
 def _refuse_images(subjects: Sequence[Subject]) -> None:

@@ -276,9 +276,9 @@ def _take_step(loop: Loop, inputs: Tensor, targets: Tensor) -> None:
     causes = {
         member: f"loss {loss_sum / n:g}, gradient length {length:g}"
         for member, (loss_sum, length) in enumerate(zip(loss_sums, lengths, strict=True))
-        if not math.isfinite(loss_sum) or not math.isfinite(length)
+        if not state.standings[member].ended and not (math.isfinite(loss_sum) and math.isfinite(length))
     }
-    if any(not state.standings[member].ended for member in causes) and skip_overflow(loop):
+    if causes and skip_overflow(loop):
         return
     _end_diverged(loop, causes, loop.step + 1)
     note_good_step(loop)
@@ -317,16 +317,18 @@ def _parameters_of(loop: Loop, names: frozenset[str]) -> list[nn.Parameter]:
 def _end_diverged(loop: Loop, causes: dict[int, str], step: int) -> None:
     """Of several heads, those whose figures are not finite end with their best so far; the others go on.
 
+    Args:
+        causes: member -> what is not finite, of members that have not ended.
+
     Raises:
         TrainingDiverged: no head is left.
     """
-    standings = loop.state.standings
-    found = [member for member in causes if not standings[member].ended]
-    if not found:
+    if not causes:
         return
-    if all(standing.ended or member in found for member, standing in enumerate(standings)):
-        raise TrainingDiverged(step, causes[found[0]])
-    for member in found:
+    standings = loop.state.standings
+    if all(standing.ended or member in causes for member, standing in enumerate(standings)):
+        raise TrainingDiverged(step, next(iter(causes.values())))
+    for member in causes:
         standings[member].ended = "diverged"
     _drop_gradients(loop)
 
@@ -373,8 +375,12 @@ def _validate(loop: Loop) -> list[tuple[float, float]]:
         put_tensors(loop.network, live)
     loss_sums, num_correct = np.split(np.array(sum_numbers([*loss_sums, *num_correct])), 2)
     num = max(1, loop.batches.num_val)
-    unfit = np.flatnonzero(~np.isfinite(loss_sums)).tolist()
-    _end_diverged(loop, dict.fromkeys(unfit, "the validation loss is not a finite number"), loop.step)
+    causes = {
+        member: "the validation loss is not a finite number"
+        for member, standing in enumerate(loop.state.standings)
+        if not standing.ended and not math.isfinite(loss_sums[member])
+    }
+    _end_diverged(loop, causes, loop.step)
     return list(zip((loss_sums / num).tolist(), (num_correct / num).tolist(), strict=True))
 
 

@@ -36,14 +36,11 @@ BODY_RATE: dict[Family, float] = {"transformer": 5e-5, "convnet": 3e-4}
 learn slowly below it."""
 HEAD_RATE = 1e-3
 _NEVER_DECAYED = (
-    "cls_token",
-    "dist_token",
-    "reg_token",
-    "register_tokens",
-    "mask_token",
-    "pos_emb",
-    "position_embeddings",
+    *("cls_token", "class_token", "class_embedding", "dist_token", "distillation_token"),
+    *("reg_token", "register_tokens", "mask_token"),
+    *("pos_emb", "position_embeddings", "positional_embedding"),
 )
+"""How names of these parameters begin in timm, torchvision, transformers and open_clip."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +168,7 @@ def make_phase(
 
 
 def _undecayed(body: nn.Module) -> list[str]:
-    """Tokens and position embeddings: matrices by shape alone, and what timm's `no_weight_decay` names."""
+    """Tokens and position embeddings, matrices by shape alone, and what timm's `no_weight_decay` names."""
     stated: set[str] = getattr(body, "no_weight_decay", set)()
     return [
         name

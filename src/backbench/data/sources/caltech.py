@@ -131,7 +131,7 @@ def load_named(archive: Archive, keep_clutter: bool, config: DataConfig, progres
 
 def accepts(path: Path) -> bool:
     """Whether the path is one of the archives, packed, or the whole of one, unpacked."""
-    return _find_archive(path) is not None or _find_unpacked(path) is not None
+    return _find_archive(path) is not None or _is_unpacked(path)
 
 
 def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
@@ -140,11 +140,12 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
     Raises:
         DataError: it is damaged, or see `list_images`. StorageError: the cache can't be written.
     """
-    unpacked = _find_unpacked(path)
-    if unpacked is not None:
+    if path.is_dir():
+        unpacked = _with_clutter(path)
+        assert unpacked is not None  # asked only for what `accepts` took
         return list_images(unpacked, path, keep_clutter=False, advice=f"It should be {unpacked.title}, unpacked.")
     archive = _find_archive(path)
-    assert archive is not None  # asked only for what `accepts` took
+    assert archive is not None  # as above
     try:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -271,15 +272,18 @@ def _find_archive(path: Path) -> Archive | None:
     return None
 
 
-def _find_unpacked(path: Path) -> Archive | None:
-    """The archive of which this folder holds all class folders with all their images, clutter among them."""
-    for archive in ARCHIVES:
-        try:
-            if (path / archive.clutter).is_dir() and _is_whole(archive, _walk(archive, path)[2]):
-                return archive
-        except OSError:  # whoever takes it as an ordinary folder says what can't be read
-            continue
-    return None
+def _with_clutter(path: Path) -> Archive | None:
+    """The archive whose clutter is a class folder here."""
+    return next((archive for archive in ARCHIVES if (path / archive.clutter).is_dir()), None)
+
+
+def _is_unpacked(path: Path) -> bool:
+    """Whether this folder holds all class folders of an archive with all their images, clutter among them."""
+    archive = _with_clutter(path)
+    try:
+        return archive is not None and _is_whole(archive, _walk(archive, path)[2])
+    except OSError:  # whoever takes it as an ordinary folder says what can't be read
+        return False
 
 
 def _advise_again(root: Path) -> str:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from backbench.report.page.doubt import Bin
 from backbench.report.page.marks import Axis, join_marks, make_axis, make_log_axis, tag
-from backbench.report.pictures.labels import Box, place_labels
+from backbench.report.pictures.labels import Box, nearest_in, place_labels
 
 _BOX = 1000  # units of the stretched box of curves and clouds
 _NARROW, _WIDE = (240.0, 264.0), (600.0, 352.0)  # pixels of the cost chart on the smallest and on a large screen
@@ -229,7 +229,7 @@ def _label(
     """Text at a point given in percent, as far from it as `box` is from its pixels."""
     if box is None:
         return Markup("")
-    near_x, near_y = (min(max(at, box[i]), box[i + 2]) - at for i, at in enumerate(pixels))
+    near_x, near_y = (near - at for near, at in zip(nearest_in(box, *pixels), pixels, strict=True))
     words = tag('<text x="{:.0f}" y="{:.0f}">{}</text>', box[0] - pixels[0], box[3] - 3 - pixels[1], text)
     if math.hypot(near_x, near_y) > 14:
         words = tag('<line class="leader" x2="{:.0f}" y2="{:.0f}"/>{}', near_x, near_y, words)

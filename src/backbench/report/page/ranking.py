@@ -348,7 +348,8 @@ def split_time(comparison: Comparison) -> list[Stages]:
 
 
 def _time_of_one(rate: float) -> str:
-    """How long one image takes at `rate` images a second: '0.83 ms', '120 ms', '1.2 s'."""
-    if rate <= 1:
+    """How long one image takes at `rate` images a second: '0.83 ms', '120 ms', '2.0 s'."""
+    milliseconds = 1000 / rate
+    if milliseconds >= 1000:
         return f"{duration(1 / rate)} s"
-    return f"{1000 / rate:.2g} ms" if rate > 10.05 else f"{1000 / rate:.0f} ms"
+    return f"{milliseconds:.0f} ms" if milliseconds >= 99.5 else f"{milliseconds:.2g} ms"

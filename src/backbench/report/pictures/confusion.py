@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from backbench.evaluate.confusion import ConfusedPair, cluster_order, most_confused
-from backbench.report.pictures.labels import place_labels
+from backbench.report.pictures.labels import nearest_in, place_labels
 from backbench.report.pictures.matrix import (
     KEY_HEIGHT,
     add_cells,
@@ -191,7 +191,7 @@ def _ring_pairs(
     for number, (box, (x, y)) in enumerate(zip(boxes, points.tolist(), strict=True), start=1):
         if box is None:
             continue
-        near = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
+        near = nearest_in(box, x, y)
         away = math.hypot(near[0] - x, near[1] - y)
         if away > _FAR:
             start = (x + (near[0] - x) * _RING / away, y + (near[1] - y) * _RING / away)

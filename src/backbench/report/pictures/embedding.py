@@ -93,7 +93,7 @@ def draw_embedding(
                 classes,
                 left,
                 above + LINE,
-                own_wrong & np.isin(np.arange(len(labels)), shown),
+                crosses=pixels[shown][own_wrong[shown]],
             )
     _add_key(page, look, key, groups, height - MARGIN - (len(key) - 1) * LINE)
     return figure
@@ -167,7 +167,7 @@ def _name_classes(
     classes: Sequence[str],
     left: float,
     top: float,
-    is_wrong: np.ndarray,
+    crosses: np.ndarray,
 ) -> None:
     """Names of the largest classes at the middles (medians) of their points, or beside wrong answers there."""
     sizes = np.bincount(labels, minlength=len(classes))
@@ -179,8 +179,8 @@ def _name_classes(
     texts = [fit_text(classes[label], _LABEL_LIMIT) for label in with_points]
     boxes_wanted = [(text_width(text), SMALL + 3.0) for text in texts]
     bounds = (left + 2, top + 2, left + _SIDE - 2, top + _SIDE - 2)
-    crosses = [(x - 5, y - 5, x + 5, y + 5) for x, y in pixels[is_wrong].tolist()]
-    boxes = place_labels(middles, boxes_wanted, bounds, lines=crosses, num_needed=0, at_point=True)
+    lines = [(x - 5, y - 5, x + 5, y + 5) for x, y in crosses.tolist()]
+    boxes = place_labels(middles, boxes_wanted, bounds, lines=lines, num_needed=0, at_point=True)
     for text, box in zip(texts, boxes, strict=True):
         if box is not None:
             page.add_patch(_backing(box, look["page"]))

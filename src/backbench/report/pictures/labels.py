@@ -28,6 +28,11 @@ def spread_labels(wanted: Sequence[float], gap: float, height: float) -> list[fl
     return places
 
 
+def nearest_in(box: Box, x: float, y: float) -> tuple[float, float]:
+    """The point of a box that is nearest to (x, y): where a line from there to a label ends."""
+    return min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
+
+
 def place_labels(
     points: np.ndarray,
     sizes: Sequence[tuple[float, float]],

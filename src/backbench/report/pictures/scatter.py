@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from backbench.report.pictures.labels import Box, place_labels
+from backbench.report.pictures.labels import Box, nearest_in, place_labels
 from backbench.report.pictures.style import (
     LINE,
     MARGIN,
@@ -197,7 +197,7 @@ def _add_labels(
             continue
         row = priced[order[number]][0]
         x, y = places[number]
-        near = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
+        near = nearest_in(box, x, y)
         if math.hypot(near[0] - x, near[1] - y) > 14:
             page.plot([x, near[0]], [y, near[1]], color=look["other"], linewidth=0.75)
         add_boxes(page, np.array([[box[0] - 2, box[1], box[2] - box[0] + 4, box[3] - box[1]]]), look["page"])

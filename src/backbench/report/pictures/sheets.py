@@ -55,9 +55,10 @@ def draw_grid(
         :num
     ]
     num_wrong = sum(wrong[index] for index in order)
-    wrongly = f"{num_wrong:,} of them answered wrongly" if num_wrong < len(order) else "answered wrongly"
-    subtitle = f"{count_of(len(order), 'image')}, {wrongly}{', those first' if num_wrong < len(order) else ''}"
-    subtitle += "; the surest first" if num_wrong else ""
+    if num_wrong == len(order):
+        subtitle = f"{count_of(num_wrong, 'image')} answered wrongly, the surest first"
+    else:
+        subtitle = f"{count_of(len(order), 'image')}, {num_wrong:,} of them answered wrongly: those first"
     columns = 10 if num > 30 else 6
     lines = [order[start : start + columns] for start in range(0, len(order), columns)]
     heights = [max(_shown_size(images[index], _THUMB)[1] for index in line) + 2 * LINE for line in lines]
