@@ -127,7 +127,8 @@ def resolve_options(method: MethodSpec, config: MethodConfig) -> Frozen:
             hint = f"Did you mean '{close[0]}'?" if close else f"Allowed: {', '.join(allowed)}."
             raise ConfigError(f"method '{method.name}' has no option '{name}'. {hint}") from error
         raise ConfigError(
-            f"option '{name}' of method '{method.name}' can't be {first['input']!r}: {first['msg']}."
+            f"option '{name}' of method '{method.name}' can't be {first['input']!r}: "
+            f"{first['msg'].removeprefix('Value error, ')}."
             f"{_say_how_to_write(name, first['type'], allowed)}"
         ) from error
     return options
