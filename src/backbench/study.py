@@ -106,17 +106,23 @@ class Ranking:
 
 @dataclass
 class _Bench:
-    """A ranking at work: what it was asked, and what it has so far."""
+    """A ranking at work: what it was asked, and what it has so far.
+
+    runs: each with its answers, None of a failed one; in one list, so that an interrupt finds both or neither.
+    """
 
     request: RankRequest
     data: Data
     progress: Progress
     deadline: float | None
-    records: list[RunRecord] = field(default_factory=list)
-    predictions: list[Predictions | None] = field(default_factory=list)
+    runs: list[tuple[RunRecord, Predictions | None]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     not_started: list[str] = field(default_factory=list)
     models_left: int = 0
+
+    @property
+    def records(self) -> list[RunRecord]:
+        return [record for record, _ in self.runs]
 
 
 def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
@@ -331,9 +337,8 @@ def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], 
                 facts = None if extracted is None else extracted.model
                 record = record_failure(config, run_id, data, error, facts, out=request.out, device=request.device)
                 bench.progress.warn(f"{model.name} + {method.name} failed: {error}")
-        bench.records.append(record)
         is_done = record.status == "done"
-        bench.predictions.append(ledger.read_predictions(request.out / record.run_id) if is_done else None)
+        bench.runs.append((record, ledger.read_predictions(request.out / record.run_id) if is_done else None))
         _show(bench)
         if not is_done and extracted is None and not is_tuning:  # the model can't be had: one failure says it
             return
@@ -369,7 +374,7 @@ def _show(bench: _Bench) -> None:
 
 
 def _make_rows(bench: _Bench) -> list[Row]:
-    return make_rows(bench.records, bench.predictions, test_groups(bench.data))
+    return make_rows(bench.records, [answers for _, answers in bench.runs], test_groups(bench.data))
 
 
 def _conclude(bench: _Bench, interrupted: bool) -> Ranking:

@@ -192,6 +192,30 @@ def test_an_interrupt_keeps_what_is_done(photos: Path, tmp_path: Path) -> None:
         assert (out / name / "record.json").stat().st_mtime_ns == stamp
 
 
+def test_an_interrupt_between_a_run_and_its_answers_ends_in_a_table(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = study.ledger.read_predictions
+    asked = []
+
+    def interrupt_the_third(folder: Path) -> Any:
+        asked.append(folder)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return read(folder)
+
+    monkeypatch.setattr(study.ledger, "read_predictions", interrupt_the_third)
+    request = study.RankRequest(
+        data=DataConfig(source=str(photos)),
+        models=["pixels"],
+        methods=[MethodConfig(name="knn"), MethodConfig(name="centroid")],
+        out=tmp_path,
+    )
+    ranking = study.rank(request)
+    assert ranking.interrupted
+    assert len(ranking.rows) == 2
+
+
 def test_an_interrupt_that_a_library_wrapped_is_no_failure(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
