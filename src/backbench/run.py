@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from backbench.backbones.networks.base import Backbone
     from backbench.engine.heads import Fitted
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Part of every run id: raised when the same config would give other figures than before."""
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.text import Text
+from torch import nn
 
 from backbench import ledger
 from backbench.adapt import adapt
+from backbench.backbones.networks.base import Backbone
 from backbench.backbones.networks.weights import digest_weights
 from backbench.catalog import find_method, find_model, list_methods
 from backbench.cli.adapt import parse_settings
@@ -25,10 +29,11 @@ from backbench.engine.augment.batch import augment_batch
 from backbench.engine.batches import FeatureBatches, ImageBatches
 from backbench.engine.bundle import load_bundle
 from backbench.engine.checkpoint import Workspace
+from backbench.engine.classifier import Classifier
 from backbench.engine.head_modules import HeadModule, make_linear
 from backbench.engine.optimise import Phase
-from backbench.engine.task import Features, Part
-from backbench.engine.train import fit
+from backbench.engine.task import Features, ImageTask, Part
+from backbench.engine.train import FitResult, fit
 from backbench.engine.tune import Standardised, family_of, last_stages, make_phase
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, TrainingDiverged
 from backbench.evidence import read_run
@@ -278,6 +283,50 @@ def test_two_phase_goes_on_with_the_statistics_the_head_was_solved_with(
     )
     with pytest.raises(Interrupted):
         adapt(config, out=tmp_path)
+
+
+def fold_norms(body: nn.Module) -> None:
+    """The same function, with batch norms of mean 0 and variance 1: what exports for inference leave."""
+    for norm in body.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            with torch.no_grad():
+                scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+                norm.bias.sub_(norm.running_mean * scale)
+                norm.weight.copy_(scale * (1 + norm.eps) ** 0.5)
+                norm.running_mean.zero_()
+                norm.running_var.fill_(1)
+
+
+@pytest.mark.parametrize("method", ["full", "last-blocks", "parts", "gradual", "two-phase", "scratch", "head"])
+@pytest.mark.parametrize("folded", [True, False])
+def test_norms_that_were_folded_away_do_not_begin_to_go_by_each_batch(
+    method: str, folded: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phases: list[Phase] = []
+    train_phase = tune.train_phase
+
+    def look(classifier: Classifier, task: ImageTask, phase: Phase, training: tune.Training) -> FitResult:
+        phases.append(phase)
+        return train_phase(classifier, task, phase, training)
+
+    def load(seed: int) -> Backbone:
+        assert spec.load is not None
+        backbone = spec.load(seed)
+        fold_norms(backbone.body)
+        return backbone
+
+    spec = find_model("tiny_cnn.cifar100")
+    if folded:
+        adapting = import_module("backbench.adapt")  # the package has a function of this name
+        monkeypatch.setattr(adapting, "find_model", lambda *_: replace(spec, load=load))
+    monkeypatch.setattr(tune, "train_phase", look)
+    record = adapt(config_for(photos, method, model="tiny_cnn.cifar100"), out=tmp_path).record
+    keeps = method == "two-phase" or (folded and method != "scratch")
+    assert {phase.keeps_statistics for phase in phases} == {keeps}
+    says = any("folded" in warning for warning in record.warnings)
+    assert says is (folded and method not in ("scratch", "head", "two-phase"))
 
 
 def test_two_phase_keeps_the_probe_where_fine_tuning_does_not_beat_it(photos: Path, tmp_path: Path) -> None:

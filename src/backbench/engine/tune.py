@@ -145,6 +145,8 @@ def make_phase(
 ) -> Phase:
     """A phase that trains the head and `body_parameters`, named as in the body; rates by family and stage.
 
+    Batch norms that hold no statistics keep them so: see `are_norms_folded`.
+
     Args:
         fresh_head: the head was not solved before: it learns ten times as fast as the body.
 
@@ -164,7 +166,38 @@ def make_phase(
             rates[f"backbone.body.{parameter}"] = recipe.layer_decay**distance
     trainable = head_names(classifier) | body_names(chosen)
     decays = dict.fromkeys(body_names(_undecayed(body)) & trainable, 0.0)
-    return Phase(name, trainable, recipe.model_copy(update={"learning_rate": rate}), rates, decays)
+    keeps_statistics = classifier.backbone.facts.pretrained_on is not None and are_norms_folded(body)
+    recipe = recipe.model_copy(update={"learning_rate": rate})
+    return Phase(name, trainable, recipe, rates, decays, keeps_statistics=keeps_statistics)
+
+
+def are_norms_folded(body: nn.Module) -> bool:
+    """Whether all batch norms have mean 0 and variance 1: in pretrained weights, folded into the convolutions.
+
+    Such weights come from exports for inference. In training such a norm would divide by the statistics of each
+    batch, for which nothing in these weights makes up: the pretrained network would be gone at the first step.
+    """
+    norms = [module for module in body.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    tracked = [(norm.running_mean, norm.running_var) for norm in norms]
+    return bool(tracked) and all(
+        mean is not None and var is not None and not mean.any() and bool((var == 1).all()) for mean, var in tracked
+    )
+
+
+def describe_norms(classifier: Classifier, phase: Phase) -> tuple[str, ...]:
+    """What to say of a phase that kept the statistics of folded batch norms in which it would have moved them."""
+    norms = {
+        f"{prefix}.{name}"
+        for prefix, module in classifier.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for name, _ in module.named_parameters()
+    }
+    if not phase.keeps_statistics or not norms & phase.trainable:
+        return ()
+    return (
+        "the batch norms of these weights were folded into the convolutions before (all have mean 0 and variance "
+        "1), so they keep that and do not go by the statistics of each batch: see docs/protocol.md",
+    )
 
 
 def _undecayed(body: nn.Module) -> list[str]:

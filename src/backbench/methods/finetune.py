@@ -77,6 +77,7 @@ def _adapt(name: str, task: ImageTask, names: Iterable[str], recipe: Recipe, tra
     from backbench.engine.head_modules import make_linear
     from backbench.engine.tune import (
         Tuned,
+        describe_norms,
         make_classifier,
         make_phase,
         refuse_weightless,
@@ -93,7 +94,7 @@ def _adapt(name: str, task: ImageTask, names: Iterable[str], recipe: Recipe, tra
     phase = make_phase(name, classifier, names, recipe, fresh_head=True)
     result = train_phase(classifier, task, phase, training)
     classifier.head = trained.fold()
-    return Tuned(classifier, {name: result})
+    return Tuned(classifier, {name: result}, warnings=describe_norms(classifier, phase))
 
 
 SPECS = (

@@ -38,6 +38,7 @@ def adapt(task: ImageTask, options: GradualOptions, training: Training) -> Tuned
     from backbench.engine.head_modules import make_linear
     from backbench.engine.tune import (
         Tuned,
+        describe_norms,
         last_stages,
         make_classifier,
         make_phase,
@@ -56,15 +57,17 @@ def adapt(task: ImageTask, options: GradualOptions, training: Training) -> Tuned
     num_stages = len(stages_of(body))
     steps = min(options.steps, num_stages)
     phases = {}
+    warnings: tuple[str, ...] = ()
     for step in range(steps + 1):
         num = round(num_stages * step / steps)
         names = last_stages(body, num) if num else []
         phase = make_phase(f"gradual-{step}", classifier, names, options.recipe, fresh_head=step == 0)
         phases[phase.name] = train_phase(classifier, task, phase, training)
+        warnings = describe_norms(classifier, phase)  # the last step trains what all before it did
         if phases[phase.name].ended == "budget":
             break
     classifier.head = trained.fold()
-    return Tuned(classifier, phases, {"stages": num_stages, "steps": steps})
+    return Tuned(classifier, phases, {"stages": num_stages, "steps": steps}, warnings)
 
 
 SPECS = (MethodSpec("gradual", "unfreeze from the head towards the input", adapt, GradualOptions, "tune"),)

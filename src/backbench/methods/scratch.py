@@ -34,6 +34,8 @@ def adapt(task: ImageTask, options: ScratchOptions, training: Training) -> Tuned
     Raises:
         ConfigError: a backbone without weights.
     """
+    from dataclasses import replace
+
     from backbench.backbones.networks.rebuild import make_random
     from backbench.engine.head_modules import make_linear
     from backbench.engine.tune import Tuned, family_of, make_classifier, make_phase, refuse_weightless, train_phase
@@ -58,6 +60,7 @@ def adapt(task: ImageTask, options: ScratchOptions, training: Training) -> Tuned
         recipe = recipe.model_copy(update={"augment": crop})
     names = [name for name, _ in backbone.body.named_parameters()]
     phase = make_phase("scratch", classifier, names, recipe, fresh_head=False)  # all of it is fresh
+    phase = replace(phase, keeps_statistics=False)  # batch norms begin with mean 0 and variance 1 here
     result = train_phase(classifier, task, phase, training)
     return Tuned(classifier, {"scratch": result}, {"augment": recipe.augment.model_dump(mode="json")})
 

@@ -81,7 +81,7 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tune
     )
     classifier = make_classifier(task, to_module(head, options.recipe.dropout))
     phase = make_phase("two-phase", classifier, names, options.recipe, fresh_head=False)
-    phase = replace(phase, keeps_statistics=options.keep_statistics)
+    phase = replace(phase, keeps_statistics=options.keep_statistics or phase.keeps_statistics)
     result = train_phase(classifier, task, phase, training)
     warnings: tuple[str, ...] = ()
     if result.best_epoch == 0:
