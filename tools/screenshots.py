@@ -13,11 +13,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 SIZES = {"desktop": (1280, 720), "phone": (390, 844), "narrow": (320, 700)}
 FLAGS = [
@@ -38,8 +38,10 @@ def find_chromium() -> str:
     return found
 
 
-def take_pictures(browser: Browser, address: str, out: Path, name: str) -> list[Path]:
-    """The first screen and the whole page in each size and colour scheme."""
+def take_pictures(
+    browser: Browser, address: str, out: Path, name: str, prepare: Callable[[Page], None] | None = None
+) -> list[Path]:
+    """The first screen and the whole page in each size and colour scheme, after `prepare` has acted on the page."""
     taken = []
     for size, (width, height) in SIZES.items():
         for scheme in ("light", "dark"):
@@ -48,12 +50,22 @@ def take_pictures(browser: Browser, address: str, out: Path, name: str) -> list[
             )
             page = context.new_page()
             page.goto(address, wait_until="networkidle")
+            if prepare is not None:
+                prepare(page)
             for part in ("first", "whole"):
                 path = out / f"{name}-{size}-{scheme}-{part}.png"
                 page.screenshot(path=path, full_page=part == "whole")
                 taken.append(path)
             context.close()
     return taken
+
+
+def compare_models(page: Page) -> None:
+    """All models side by side on the first sample, with where they look."""
+    page.click("#compare")
+    page.wait_for_selector("#answer:not([aria-busy])")
+    page.check("#heat-on")
+    page.wait_for_load_state("networkidle")
 
 
 def main() -> None:
@@ -73,6 +85,8 @@ def main() -> None:
         if given.serve:
             with serving(given.serve) as address:
                 taken += take_pictures(browser, address, given.out, "serve")
+                if len(given.serve) > 1:
+                    taken += take_pictures(browser, address, given.out, "serve-compared", compare_models)
         print("\n".join(map(str, taken)))
         browser.close()
 

@@ -121,7 +121,8 @@ def start(bundles: list[Path], inbox: Path) -> Iterator[Server]:
     listening = socket.create_server(("127.0.0.1", 0))
     made = make_app(models, max_image_bytes=2_000_000, inbox=inbox)
     server = uvicorn.Server(uvicorn.Config(made, log_level="error", ws="none", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    # A test that fails does not come back to end it.
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     yield Server(f"http://127.0.0.1:{listening.getsockname()[1]}/", inbox)
     server.should_exit = True
@@ -161,6 +162,11 @@ def images(tmp_path: Path) -> dict[str, str]:
 def wait_for_answer(page: Any) -> str:
     page.wait_for_selector("#answer:not([aria-busy]) #detail:not(.waiting) .label")
     return str(page.locator("#detail .label").inner_text())
+
+
+def chips(page: Any) -> list[str]:
+    """The models' names, as the page shows them."""
+    return [text.strip() for text in page.locator("#models button:not(#compare)").all_inner_texts()]
 
 
 def upload(page: Any, *paths: str) -> str:
@@ -222,6 +228,44 @@ def test_models_switch_and_compare_on_the_same_image(
     assert "good.jpg" in page.locator("#caption").inner_text()
     page.locator(".row").nth(1).click()
     page.wait_for_selector("#detail:has-text('two')")
+    watched.check_quiet()
+
+
+def test_models_side_by_side_show_chances_heat_and_neighbours_of_each(
+    server: Server, images: dict[str, str], open_page: Callable[..., Any]
+) -> None:
+    watched = open_page(server.url)
+    page = watched.page
+    wait_for_answer(page)
+    upload(page, images["good.jpg"])
+    assert not page.locator("#side").is_visible()
+    page.click("#compare")
+    page.wait_for_selector("#answer:not([aria-busy])")
+    cards = page.locator(".card")
+    assert cards.locator("h3").all_inner_texts() == [chip.split()[0] for chip in chips(page)]
+    for number in range(3):
+        card = cards.nth(number)
+        assert card.locator(".dot-row").count() == 5
+        assert card.locator(".near img").count() == 3
+        said = page.locator(".row strong").nth(number).inner_text()
+        assert said in card.locator("strong").inner_text()  # 'not sure: ant or bee' of the careful one
+    assert "not sure" in cards.nth(2).inner_text()
+    assert not page.locator("#detail .dot-row").count()  # said once
+    assert not page.locator(".card .heat").count()
+    page.keyboard.press("h")
+    page.locator(".card .heat").nth(2).wait_for()
+    widths = page.evaluate("[...document.querySelectorAll('.card .heat')].map(image => image.naturalWidth)")
+    assert all(widths)
+    drawn = page.evaluate("[...document.querySelectorAll('.card .heat')].map(image => image.src)")
+    assert len(set(drawn)) == 3  # the heads differ, so each looks elsewhere
+    page.locator("#heat-strength").fill("40")
+    assert page.evaluate("getComputedStyle(document.querySelector('.card .heat')).opacity") == "0.4"
+    page.keyboard.press("2")
+    page.locator(".card").nth(2).wait_for(state="detached")
+    assert page.locator(".card").count() == 2
+    page.click("#compare")
+    assert not page.locator("#side").is_visible()
+    assert page.locator("#detail .dot-row:visible").count() == 5
     watched.check_quiet()
 
 
@@ -335,11 +379,15 @@ def test_hostile_names_are_text(tmp_path: Path, images: dict[str, str], open_pag
         page.set_input_files("#files", {"name": "<svg onload=alert(3)>.jpg", "mimeType": "image/jpeg",
                                         "buffer": Path(images["good.jpg"]).read_bytes()})  # fmt: skip
         page.wait_for_selector("#caption:has-text('<svg onload=alert(3)>.jpg')")
-        page.click("#compare")
-        page.wait_for_selector("#answer:not([aria-busy]) .agreement")
+        wait_for_answer(page)
         page.click("summary")
         shown = page.locator(".dot-row > :first-child").all_text_contents()
         assert len(shown) == 50
+        assert set(shown) <= set(HOSTILE)
+        page.click("#compare")
+        page.wait_for_selector("#answer:not([aria-busy]) .agreement")
+        shown = page.locator(".card .dot-row > :first-child").all_text_contents()
+        assert len(shown) == 10
         assert set(shown) <= set(HOSTILE)
         page.keyboard.press("n")
         page.wait_for_selector("#class-names", state="attached")

@@ -15,11 +15,11 @@ function makeDots(reply, first, last) {
   return reply.top.slice(first, last).map((entry) => {
     const share = sayShortShare(entry.confidence);
     return make("li", { class: "dot-row" },
-      make("span", { text: entry.label }), makeLine(entry.confidence), make("span", { text: share }));
+      make("span", { text: entry.label, title: entry.label }), makeLine(entry.confidence), make("span", { text: share }));
   });
 }
 
-function makeChances(reply) {
+export function makeChances(reply, { hasRest }) {
   const shown = Math.min(NUM_DOTS, reply.top.length);
   const rest = reply.top.length - shown;
   const axis = make("p", { class: "axis", "aria-hidden": "true" },
@@ -27,11 +27,11 @@ function makeChances(reply) {
   return make("div", { class: reply.unsure ? "dots unsure" : "dots" },
     make("ul", { "aria-label": "Chances of 100" }, ...makeDots(reply, 0, shown)),
     axis,
-    rest > 0 && make("details", {}, make("summary", { text: `${rest} more classes` }),
+    hasRest && rest > 0 && make("details", {}, make("summary", { text: `${rest} more classes` }),
       make("ul", {}, ...makeDots(reply, shown, reply.top.length))));
 }
 
-function makeNear(reply) {
+export function makeNear(reply) {
   if (!reply.neighbours || !reply.neighbours.length) return null;
   const shown = reply.neighbours.map((near) => make("li", {},
     make("img", { src: near.thumbnail, alt: `training image of ${near.label}`, width: 112, height: 112 }),
@@ -40,7 +40,8 @@ function makeNear(reply) {
     make("ul", { class: "near" }, ...shown));
 }
 
-export function renderDetail(place, { model, reply, image, verdict }) {
+// `isBrief`: chances and neighbours are shown elsewhere, side by side with those of other models.
+export function renderDetail(place, { model, reply, image, verdict, isBrief }) {
   if (reply.error) {
     fill(place, make("p", { class: "label", text: "No answer" }), make("p", { class: "note", text: `${image.name}: ${reply.error}` }));
     return;
@@ -55,7 +56,7 @@ export function renderDetail(place, { model, reply, image, verdict }) {
     make("p", { class: "small muted", text: `${model.short} answers` }),
     make("h2", { class: "label", text: sayLabel(reply) }),
     make("p", { class: "sureness", text: saySureness(reply, model) }),
-    truth, strange, makeChances(reply), makeNear(reply), verdict,
+    truth, strange, !isBrief && makeChances(reply, { hasRest: true }), !isBrief && makeNear(reply), verdict,
     make("p", { class: "small muted block", text: describe(model, reply) }));
 }
 

@@ -6,13 +6,14 @@ import { Batch } from "./batch.js";
 import { connectCamera } from "./camera.js";
 import { findFault } from "./check.js";
 import { fill, find, make } from "./dom.js";
+import { renderSide } from "./side.js";
 import { Verdict } from "./verdict.js";
 
 const MOST_COMPARED = 4;
 const MOST_FILES = 2000;
 const state = {
   models: [], limits: {}, inbox: {}, active: [], focus: null, image: null, turn: 0, replies: new Map(), overlays: new Map(),
-  drawn: null, verdict: null, batch: null,
+  drawn: {}, verdict: null, batch: null,
 };
 
 // What to call a model on the page: the shortest of backbone, backbone and method, and name that tells it apart.
@@ -171,13 +172,22 @@ function drawAnswer() {
   renderRows(find("rows"), find("agreement"), {
     models: activeModels(), replies, focus, onFocus: (name) => { state.focus = name; drawAnswer(); drawHeat(); },
   });
+  drawSide();
   const reply = replies.get(focus);
   if (!reply) return;
   find("detail").classList.remove("waiting");
-  if (state.drawn === reply) return; // drawn anew, it would close what is open and take the focus
-  state.drawn = reply;
+  const isBrief = state.active.length > 1;
+  if (state.drawn.reply === reply && state.drawn.isBrief === isBrief) return; // drawn anew, it would close what is open and take the focus
+  state.drawn = { reply, isBrief };
   if (state.verdict === null || state.verdict.reply !== reply) state.verdict = makeVerdict(reply, image);
-  renderDetail(find("detail"), { model: focusModel(), reply, image, verdict: state.verdict && state.verdict.element });
+  renderDetail(find("detail"), { model: focusModel(), reply, image, verdict: state.verdict && state.verdict.element, isBrief });
+}
+
+function drawSide() {
+  const { replies, overlays, focus } = state;
+  renderSide(find("side"), {
+    models: activeModels(), replies, overlays, focus, picture: state.url, isHeatOn: find("heat-on").checked,
+  });
 }
 
 function makeVerdict(reply, image) {
@@ -193,25 +203,27 @@ function drawHeat() {
   strength.disabled = !switched.checked;
   heat.hidden = !switched.checked || !overlay || !overlay.src;
   note.textContent = switched.checked && overlay ? overlay.note : "";
-  if (!heat.hidden) {
-    heat.src = overlay.src;
-    heat.style.opacity = strength.value / 100;
-  }
-  if (switched.checked && !overlay && reply && !reply.error) loadHeat();
+  if (!heat.hidden) heat.src = overlay.src;
+  if (switched.checked) activeModels().filter(isUnexplained).forEach(loadHeat);
+  drawSide();
 }
 
-async function loadHeat() {
-  const { image, focus } = state;
-  const before = state.overlays;
-  before.set(focus, { src: null, note: "looking ..." });
-  find("heat-note").textContent = "looking ...";
+function isUnexplained(model) {
+  const reply = state.replies.get(model.name);
+  return reply && !reply.error && !state.overlays.has(model.name);
+}
+
+async function loadHeat({ name }) {
+  const { image, overlays } = state;
+  overlays.set(name, { src: null, note: "looking ..." });
+  if (name === state.focus) find("heat-note").textContent = "looking ...";
   try {
-    const reply = await predict(image, focus, { explain: 1, neighbours: 0 });
-    before.set(focus, reply.overlay ? { src: reply.overlay, note: `${reply.overlay_kind}, for ${reply.label}` } : { src: null, note: reply.overlay_error || "this model has nothing to show" });
+    const reply = await predict(image, name, { explain: 1, neighbours: 0 });
+    overlays.set(name, reply.overlay ? { src: reply.overlay, note: `${reply.overlay_kind}, for ${reply.label}` } : { src: null, note: reply.overlay_error || "this model has nothing to show" });
   } catch (error) {
-    before.set(focus, { src: null, note: error.message });
+    overlays.set(name, { src: null, note: error.message });
   }
-  if (state.overlays === before) drawHeat();
+  if (state.overlays === overlays) drawHeat();
 }
 
 function takeFiles(list, source) {
@@ -277,7 +289,7 @@ function connect() {
     find("no-picture").hidden = false;
   });
   find("heat-on").addEventListener("change", drawHeat);
-  find("heat-strength").addEventListener("input", drawHeat);
+  find("heat-strength").addEventListener("input", (event) => document.body.style.setProperty("--heat", event.target.value / 100));
   document.addEventListener("keydown", pressKey);
   connectCamera((image) => takeFiles([new File([image.blob], image.name)], "camera"));
 }

@@ -1,0 +1,41 @@
+// Models side by side on one image: what each thinks likely, where it looks, and what it has seen that is like it.
+
+import { makeChances, makeNear } from "./answer.js";
+import { fill, make } from "./dom.js";
+import { sayLabel, sayLevel, sayTime } from "./words.js";
+
+export function renderSide(place, { models, replies, overlays, focus, picture, isHeatOn }) {
+  const isComparing = models.length > 1 && models.some((model) => replies.has(model.name));
+  place.hidden = !isComparing;
+  if (!isComparing) {
+    fill(place);
+    return;
+  }
+  const cards = models.map((model) => makeCard(model, replies.get(model.name), {
+    isFocus: model.name === focus, overlay: overlays.get(model.name), picture, isHeatOn,
+  }));
+  // A list that scrolls sideways on a phone has to be reached by keys.
+  fill(place, make("h2", { class: "small muted", text: "Side by side" }),
+    make("ul", { class: "cards", tabindex: "0", "aria-label": "Models side by side" }, ...cards));
+}
+
+function makeCard(model, reply, { isFocus, overlay, picture, isHeatOn }) {
+  const head = make("h3", { class: "small", text: model.short, title: model.name });
+  const settings = { class: isFocus ? "card focused" : "card" };
+  if (!reply) return make("li", settings, head, make("p", { class: "muted", text: "..." }));
+  if (reply.error) return make("li", settings, head, make("p", { class: "muted", text: "no answer" }));
+  const says = [sayLevel(reply), reply.is_strange && "unlike training", sayTime(reply.milliseconds)].filter(Boolean);
+  return make("li", settings, head,
+    make("p", {}, make("strong", { text: sayLabel(reply) }), make("span", { class: "small muted", text: says.join(" · ") })),
+    makeChances(reply, { hasRest: false }),
+    make("div", {}, isHeatOn && makeHeat(overlay, picture, model)),
+    makeNear(reply) || make("div"));
+}
+
+function makeHeat(overlay, picture, model) {
+  if (!overlay || !overlay.src) return make("p", { class: "small muted block", text: overlay ? overlay.note : "looking ..." });
+  return make("figure", { class: "block" },
+    make("div", { class: "stack" }, make("img", { src: picture, alt: "" }),
+      make("img", { class: "heat", src: overlay.src, alt: `where ${model.short} looks` })),
+    make("figcaption", { class: "small muted", text: overlay.note }));
+}
