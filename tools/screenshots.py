@@ -41,7 +41,7 @@ def find_chromium() -> str:
 def take_pictures(
     browser: Browser, address: str, out: Path, name: str, prepare: Callable[[Page], None] | None = None
 ) -> list[Path]:
-    """The first screen and the whole page in each size and colour scheme, after `prepare` has acted on the page."""
+    """The first screen and the whole page in each size and colour scheme, after `prepare` acted on the page."""
     taken = []
     for size, (width, height) in SIZES.items():
         for scheme in ("light", "dark"):

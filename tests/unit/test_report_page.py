@@ -583,3 +583,30 @@ def test_one_scale_is_named_only_where_charts_share_it() -> None:
         text = render_report([make_comparison([run, *runs[1:]])])
         assert "of training" in text
         assert ("all charts share one scale" in text) == is_said
+
+
+@pytest.mark.parametrize("num", [3, 10, 11])
+def test_maps_tell_classes_by_colour_and_shape_while_these_last_and_cross_what_is_wrong(num: int) -> None:
+    classes = tuple(f"class{index}" for index in range(num))
+    comparison = make_comparison(make_runs((0.8,), classes=classes))
+    positions = np.random.default_rng(0).random((len(comparison.ids), 2))
+    found = FeatureMap("model_0", "PCA", np.arange(len(comparison.ids)), positions)
+    page = render_report([comparison], [Evidence(maps=(found,))], title="maps")
+    figure = page[page.index("<figure data-map") :].partition("</figure>")[0]
+    kinds = re.findall(r'<path class="cloud ([^"]+)" d="([^"]+)"', figure)
+    told = comparison.ranked[0].told
+    num_wrong = int((told.argmax(axis=1) != comparison.labels).sum())
+    assert num_wrong
+    assert kinds[-1][0] == "wrong"
+    assert kinds[-1][1].count("m0-14") == num_wrong
+    dots = {kind: path.count("M") for kind, path in kinds[:-1]}
+    assert sum(dots.values()) == len(comparison.ids)
+    keys = re.findall(r'<span class="bullet ([^"]+)">', figure)
+    if num <= 10:
+        assert len(dots) == num
+        assert list(dots) == keys
+    else:
+        assert list(dots) == ["plain"]
+        assert not keys
+    named = [label for label in classes if f">{label}</text>" in figure]
+    assert bool(named) is (num > 5)

@@ -20,6 +20,7 @@ from backbench.report.pictures.labels import Box, nearest_in, place_labels
 _BOX = 1000  # units of the stretched box of curves and clouds
 _NARROW, _WIDE = (240.0, 264.0), (600.0, 352.0)  # pixels of the cost chart on the smallest and on a large screen
 _MAP = (286.0, 214.0)  # pixels of a map on the smallest screen
+_MOST_AVOIDED = 200  # wrong answers that names keep clear of where they can
 _LINE_HEIGHT, _LETTER_WIDTH = 15.0, 7.0
 
 
@@ -150,26 +151,41 @@ def draw_curves(
 
 
 def draw_cloud(
-    groups: Sequence[tuple[Sequence[tuple[float, float]], str]], names: Sequence[tuple[str, float, float]] = ()
+    groups: Sequence[tuple[Sequence[tuple[float, float]], str]],
+    wrong: Sequence[tuple[float, float]] = (),
+    names: Sequence[tuple[str, float, float]] = (),
 ) -> Markup:
     """Points in 0..1 as one path for each group (points, class): thousands of marks in a few elements.
 
-    names: (text, x, y), the most important first; written where they fit on the narrowest screen.
+    wrong: points that are crossed. names: (text, x, y), the most important first; written where they fit on the
+    narrowest screen.
     """
     paths = []
     for found, kind in groups:
         dots = "".join(f"M{x * 960 + 20:.0f} {980 - y * 960:.0f}h0" for x, y in found)
         if dots:
             paths.append(tag('<path class="cloud {}" d="{}"/>', kind, dots))
+    crosses = "".join(f"M{x * 960 + 13:.0f} {973 - y * 960:.0f}l14 14m0-14l-14 14" for x, y in wrong)
+    if crosses:
+        paths.append(tag('<path class="cloud wrong" d="{}"/>', crosses))
     spots = [(x * 96 + 2, 98 - y * 96) for _, x, y in names]
-    pixels = [(x * _MAP[0] / 100, y * _MAP[1] / 100) for x, y in spots]
+    pixels = [_on_map(x, y) for x, y in spots]
     sizes = [(_LETTER_WIDTH * len(text), _LINE_HEIGHT) for text, _, _ in names]
-    boxes = place_labels(np.array(pixels), sizes, (0, 0, *_MAP), num_needed=0, at_point=True) if names else []
+    boxes: list[Box | None] = []
+    if names:
+        marks = [_on_map(x * 96 + 2, 98 - y * 96) for x, y in wrong[:_MOST_AVOIDED]]
+        lines = [(x - 4, y - 4, x + 4, y + 4) for x, y in marks]
+        boxes = place_labels(np.array(pixels), sizes, (0, 0, *_MAP), lines=lines, num_needed=0, at_point=True)
     labels = [
         _label(text, "", spot, at, box)
         for (text, _, _), spot, at, box in zip(names, spots, pixels, boxes, strict=True)
     ]
     return _svg("map", [_stretched(paths), *labels])
+
+
+def _on_map(x: float, y: float) -> tuple[float, float]:
+    """Percent -> pixels of a map on the smallest screen."""
+    return x * _MAP[0] / 100, y * _MAP[1] / 100
 
 
 def _stretched(lines: Sequence[Markup]) -> Markup:

@@ -15,7 +15,8 @@ from backbench.report.page.marks import Axis, make_axis, name
 
 MOST_ANSWERS = 8
 MOST_POINTS = 2000
-_GROUPS = 5
+_COLOURS = 5
+_GROUPS = 2 * _COLOURS  # each colour as round and as square marks
 _MOST_NAMED = 16
 
 
@@ -86,24 +87,28 @@ def show_inside(comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
 
 
 def _map(comparison: Comparison, found: FeatureMap, number: int) -> dict[str, Any]:
-    """The cloud of one model: by class while five colours do, else right against wrong with the classes named."""
+    """The cloud of one model: by true class while colours and shapes do, else all alike; wrong answers crossed.
+
+    More classes than colours are named at their middles too.
+    """
     entry = next((e for e in comparison.ranked if e.row.model == found.model), None)
     rows, positions = found.rows[:MOST_POINTS], found.positions[:MOST_POINTS]
     labels = comparison.labels[rows]
     wrong = np.zeros(len(rows), bool) if entry is None else entry.told[rows].argmax(axis=1) != labels
-    few = len(comparison.classes) <= _GROUPS
-    groups = []
-    for index in range(len(comparison.classes) if few else 1):
-        mine = (labels == index) & ~wrong if few else ~wrong
-        groups.append((positions[mine].tolist(), f"g{index}" if few else "plain"))
-    groups.append((positions[wrong].tolist(), "wrong"))
-    names = [] if few else _name_middles(comparison.classes, labels, positions)
+    num = len(comparison.classes)
+    kinds = [f"g{index % _COLOURS}{' square' if index >= _COLOURS else ''}" for index in range(min(num, _GROUPS))]
+    if num > _GROUPS:
+        groups = [(positions.tolist(), "plain")]
+    else:
+        groups = [(positions[labels == index].tolist(), kind) for index, kind in enumerate(kinds)]
+    names = _name_middles(comparison.classes, labels, positions) if num > _COLOURS else []
+    keys = zip(kinds, comparison.classes, strict=True) if num <= _GROUPS else ()
     return {
         "number": number,
         "model": name(found.model, 60),
         "method": found.method,
-        "drawing": charts.draw_cloud(groups, names),
-        "keys": [(f"g{i}", name(label, 40)) for i, label in enumerate(comparison.classes)] if few else [],
+        "drawing": charts.draw_cloud(groups, positions[wrong].tolist(), names),
+        "keys": [(kind, "■" if "square" in kind else "●", name(label, 40)) for kind, label in keys],
         "num": len(rows),
         "num_wrong": int(wrong.sum()),
         "head": "" if entry is None else name(entry.row.method, 24),
