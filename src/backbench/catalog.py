@@ -67,6 +67,8 @@ class MethodSpec:
     kind: Literal["probe", "tune"] = "probe"
     needs_head: bool = False
     """A probe that takes the classifier its model was published with, `task.load_head`, and learns nothing."""
+    trains_body: bool = True
+    """Of methods that train: whether more than the head learns, so that training runs the backbone backward."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class SourceSpec:
     facts: dict[str, Any] = field(default_factory=dict)
     has_columns: bool = False
     """Whether --image-column and its like mean something."""
+    folder: str | None = None
+    """Where its images have to lie before."""
 
     @property
     def is_embedded(self) -> bool:

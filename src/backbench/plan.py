@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from backbench.backbones.defaults import is_on_disk
-from backbench.catalog import ModelSpec
-from backbench.config import Frozen, Precision
+from backbench.catalog import MethodSpec, ModelSpec
+from backbench.config import Augment, Frozen, Precision
 from backbench.data.survey import Survey
 from backbench.errors import StorageError
 from backbench.evaluate.power import smallest_provable_gap
@@ -49,16 +49,16 @@ class Plan:
             f"{format_bytes(self.download_bytes)} to download" if self.download_bytes else "nothing to download"
         )
         rest = "in all"
-        if training_seconds is not None:
+        if training_seconds:
             rest = f"and up to about {format_seconds(training_seconds)} of training (roughly)"
-        elif trains:
+        elif trains and training_seconds is None:
             rest = "and the time of training, which is not estimated: no speed was measured here yet"
         return [f"{models} x {methods}, {fetch}, about {format_seconds(sum(self.seconds.values()))} {rest}."]
 
 
 def estimate_training(
     models: Sequence[ModelSpec],
-    epochs: Sequence[int],
+    num_passes: int,
     num_images: int,
     *,
     top: int | None,
@@ -69,26 +69,37 @@ def estimate_training(
     speed was seen yet.
 
     Args:
-        epochs: of each method that trains.
-        num_images: for each epoch.
+        num_passes: see `count_passes`; of all methods together.
+        num_images: for each pass.
         top: so many models are trained, the dearest at worst; None: all.
 
-    A step with its backward pass costs three forwards. Early stopping and frozen layers make it less.
+    Early stopping and frozen layers make it less.
     """
+    if not num_passes:
+        return 0.0
     rate = _known_rate(device, precision)
     if rate is None:
         return None
     dearest_first = sorted((_flops_of(model) for model in models), reverse=True)
-    return sum(dearest_first[:top]) * STEP_FORWARDS * num_images * sum(epochs) / rate
+    return sum(dearest_first[:top]) * num_images * num_passes / rate
 
 
-def count_epochs(options: Frozen) -> int:
-    """Passes over the training part that a method makes at most; `gradual` makes so many for each of its steps."""
+def count_passes(method: MethodSpec, options: Frozen) -> int:
+    """Forward passes over the training part that the training of a method is worth at most; 0 for a probe.
+
+    A step with its backward pass is worth three. `gradual` trains for its epochs in each of its steps. Where
+    nothing but heads learn, the backbone runs forward only, and once for all epochs if images are not augmented:
+    that is the pass for features, which is counted apart.
+    """
+    if method.kind == "probe":
+        return 0
     values = options.model_dump()
     if "qat_epochs" in values:
-        return int(values["qat_epochs"])
-    steps = values["steps"] + 1 if "steps" in values else 1
-    return int(values["recipe"]["epochs"] * steps)
+        return int(values["qat_epochs"]) * STEP_FORWARDS
+    epochs = int(values["recipe"]["epochs"]) * (values["steps"] + 1 if "steps" in values else 1)
+    if method.trains_body:
+        return epochs * STEP_FORWARDS
+    return 0 if values["recipe"]["augment"] == Augment().model_dump() else epochs
 
 
 def _flops_of(model: ModelSpec) -> float:

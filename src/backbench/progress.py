@@ -197,7 +197,7 @@ def make_progress(*, quiet: bool = False) -> Progress:
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration for people: '0.4 s', '13 s', '2 min 15 s', '3 h 5 min'."""
+    """A duration for people: '0.4 s', '13 s', '2 min 15 s', '3 h 5 min', '5 days'."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -206,6 +206,8 @@ def format_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     minutes = round(seconds / 60)
+    if minutes >= 3 * 24 * 60:
+        return f"{round(minutes / 24 / 60):,} days"
     return f"{minutes // 60} h {minutes % 60} min"
 
 

@@ -22,7 +22,7 @@ from backbench.config import DataConfig, MethodConfig, Precision, RunConfig
 from backbench.data.load import Data, load_data
 from backbench.data.survey import survey
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError
-from backbench.plan import Plan, count_epochs, describe_power, estimate_training, make_plan, remember_speed
+from backbench.plan import Plan, count_passes, describe_power, estimate_training, make_plan, remember_speed
 from backbench.progress import SILENT, Progress, Stoppable, format_seconds
 from backbench.records import DataFacts, Predictions, RunRecord
 from backbench.report.rows import Row, comparability_warnings, make_rows
@@ -149,18 +149,16 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
     found = survey(request.data, progress)
     models = asked or decide_models(request, progress)
     plan = make_plan(models, found, device=request.device, precision=request.precision)
-    epochs = [count_epochs(resolve_options(find_method(method.name), method)) for method in _tunings(request)]
+    tunings = [(find_method(method.name), method) for method in _tunings(request)]
     training_seconds = estimate_training(
         models,
-        epochs,
+        sum(count_passes(method, resolve_options(method, config)) for method, config in tunings),
         found.parts["train"],
         top=request.top,
         device=request.device,
         precision=request.training_precision,
     )
-    plan_sentences = plan.sentences(
-        len(request.methods), trains=bool(epochs), training_seconds=training_seconds if epochs else None
-    )
+    plan_sentences = plan.sentences(len(request.methods), trains=bool(tunings), training_seconds=training_seconds)
     for sentence in (*found.sentences(), describe_power(found.num_test), *plan_sentences):
         progress.say(sentence)
 

@@ -162,7 +162,12 @@ def test_a_dry_run_lists_the_cells_and_does_nothing(tmp_path: Path) -> None:
     status, text = run_study(str(file), "--out", str(tmp_path / "out"), "--dry-run")
     assert status == 0
     assert re.search(r"CNNs at 32 px: cifar10 +2 runs +about", text)
+    assert re.search(r"\n  torchvision/resnet18@32 \+ full +about", text)
     assert not (tmp_path / "out").exists()
+    status, text = run_study(str(file), "--out", str(tmp_path / "out"), "--dry-run", "--json")
+    first = json.loads(text)["steps"][0]
+    assert (first["data"], first["num_images"], first["num_runs"]) == ("cifar10", 60_000, len(first["cells"]))
+    assert first["cells"][0].keys() == {"model", "method", "seconds"}
 
 
 MISTAKES = [

@@ -10,11 +10,14 @@ import pytest
 from click.testing import CliRunner
 
 from backbench.cli import app
+from backbench.cli.study import render_estimates
+from backbench.errors import ConfigError
 from backbench.records import Metric
 from backbench.studies import carry_out
-from backbench.studies.carry_out import Outcome, estimate_steps, run_study
+from backbench.studies.carry_out import Outcome, run_study
+from backbench.studies.estimate import estimate_steps
 from backbench.studies.schema import StudyFile
-from backbench.studies.steps import Settings, plan_steps
+from backbench.studies.steps import Settings, find_missing, plan_steps
 
 STUDY: dict[str, Any] = {
     "name": "mine",
@@ -98,6 +101,75 @@ def test_the_best_on_validation_goes_on_whatever_the_test_images_say(tmp_path: P
 def test_an_estimate_of_the_best_is_one_model_long(tmp_path: Path) -> None:
     steps = estimate_steps(StudyFile.model_validate(STUDY), Settings(out=tmp_path))
     assert [step.num_runs for step in steps] == [4, 1]
+    assert [(cell.model, cell.method) for cell in steps[0].cells] == [
+        (model, method) for model in ("pixels", "tiny_cnn") for method in ("knn", "ridge")
+    ]
+    assert [cell.model for cell in steps[1].cells] == ["the best of 'one'"]
+
+
+def test_an_estimate_knows_the_size_of_a_named_data_set_that_lies_here(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for name, size, is_known in (("cifar10", 60_000, True), ("photos", 10_000, False)):
+        group = {"name": "one", "data": [name], "models": ["tiny_cnn"], "methods": ["ridge", "head"]}
+        study = StudyFile.model_validate(STUDY | {"groups": [group]})
+        settings = Settings(out=tmp_path, data={name: str(tmp_path / "mine")})
+        (step,) = estimate_steps(study, settings)
+        assert (step.num_images, step.is_size_known) == (size, is_known)
+        assert step.cells[0].seconds == step.cells[1].seconds == step.seconds  # one pass for both
+        text = render_estimates("t", [step])
+        assert ("counted: photos as 10,000 images" in text) is not is_known
+        assert "tiny_cnn + head" in text
+
+
+def one_group(**changes: Any) -> dict[str, Any]:
+    return {
+        "groups": [{"name": "one", "data": ["digits"], "models": ["tiny_cnn"], "methods": ["ridge"]} | changes]
+    }
+
+
+def test_data_that_there_is_not_is_refused_before_any_work(tmp_path: Path) -> None:
+    for key in ("data", "test_on"):
+        study = StudyFile.model_validate(STUDY | one_group(**{key: ["cifr10"]}))
+        with pytest.raises(ConfigError, match=r"no data set, folder or file 'cifr10'. Did you mean 'cifar10'"):
+            plan_steps(study, Settings(out=tmp_path))
+        plan_steps(study, Settings(out=tmp_path, data={"cifr10": str(tmp_path)}))
+
+
+def test_a_folder_that_has_to_be_there_and_is_not_is_said(tmp_path: Path) -> None:
+    study = StudyFile.model_validate(STUDY | one_group(test_on=[f"openimages:{tmp_path}/images"]))
+    (note,) = find_missing(study, Settings(out=tmp_path))
+    assert f"no folder '{tmp_path}/images'" in note
+    (tmp_path / "images").mkdir()
+    assert not find_missing(study, Settings(out=tmp_path))
+
+
+def test_columns_go_to_tables_and_to_the_hub_alone(tmp_path: Path) -> None:
+    columns = {"hub:me/pets": {"image": "photo", "label": "kind"}}
+    study = StudyFile.model_validate(STUDY | one_group(data=["hub:me/pets"]) | {"columns": columns})
+    (table := tmp_path / "pets.csv").write_text("photo,kind\n")
+    for place in ("hub:me/pets", str(table)):
+        (step,) = plan_steps(study, Settings(out=tmp_path, data={"hub:me/pets": place}))
+        assert (step.request.data.image_column, step.request.data.label_column) == ("photo", "kind")
+    for settings in (
+        Settings(tmp_path, data={"hub:me/pets": str(tmp_path)}),
+        Settings(tmp_path, random_weights=True),
+    ):
+        (step,) = plan_steps(study, settings)
+        assert step.request.data.image_column is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"columns": {"digit": {"image": "a"}}}, "'digit' is no data of the study. Did you mean 'digits'"),
+        ({"columns": {"digits": {"imag": "a"}}}, "Extra inputs"),
+        ({"grid_images": [0]}, "greater than or equal to 1"),
+        ({"grid_images": []}, "at least 1"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StudyFile.model_validate(STUDY | one_group() | change)
 
 
 @pytest.mark.parametrize(

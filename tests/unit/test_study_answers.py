@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.evaluate.metrics import score
-from backbench.records import DataFacts, MethodFacts, Metric, ModelFacts, Predictions, RunRecord
+from backbench.records import Cost, DataFacts, MethodFacts, Metric, ModelFacts, Predictions, RunRecord
 from backbench.report.study_answers import NOTHING, Asked, answer_question
 from backbench.report.study_tables import (
     Cell,
     make_data_table,
+    make_group_tables,
     make_published_tables,
     make_recipe_table,
     render_tables,
@@ -240,6 +242,44 @@ def test_published_tables_have_the_form_of_the_study() -> None:
         ("B", "80.0 %", "not run", "", "", "120", "100, -20"),
     )
     assert table.notes == ("[1] Other images.",)
+
+
+def test_settings_and_images_of_other_sources_stand_beside_published_ones() -> None:
+    recipe = {"epochs": 20, "weight_decay": 0.05, "batch_size": 64}
+    there = SimpleNamespace(metrics={}, mapping={}, num_images=1234)
+    cells = [
+        make_cell("a", range(20), options={"recipe": recipe}, elsewhere={"wild": there}),
+        make_cell("a", range(20), data="large", elsewhere={"wild": replace_images(there, 7)}),
+    ]
+    entries = [
+        _published(column="epochs", figure="epochs", value=60),
+        _published(column="decay", figure="weight_decay", value=1e-4),
+        _published(column="batch", figure="batch_size", value=None),
+        _published(column="wild", figure="num_images", data="wild", value=None),
+    ]
+    (table,) = make_published_tables(entries, cells)
+    wild = "1,234 of classes that small has too, 7 of classes that large has too"
+    assert table.rows == (
+        ("A", "60", "20, -40", "0.0001", "0.05, +0.0499", "not stated", "64", "not stated", wild),
+    )
+    (table,) = make_published_tables(entries[-1:], [make_cell("a", range(20))])
+    assert table.rows == (("A", "not stated", "not run"),)
+
+
+def replace_images(there: SimpleNamespace, num: int) -> SimpleNamespace:
+    return SimpleNamespace(**vars(there) | {"num_images": num})
+
+
+def test_group_tables_say_which_seconds_they_give() -> None:
+    probe, tuned = make_cell("a", range(20)), make_cell("a", range(20), method="full")
+    cost = Cost(seconds={"forward": 1.0, "fit": 2.0}, images_per_second=None)
+    tuned = replace(tuned, record=tuned.record.model_copy(update={"cost": cost}))
+    cost = Cost(seconds={"forward": 1.0, "head": 2.0}, images_per_second=None)
+    probe = replace(probe, record=probe.record.model_copy(update={"cost": cost}))
+    said = {name: make_group_tables(cells)[0].notes for name, cells in
+            {"both": [probe, tuned], "probe": [probe], "tuned": [tuned]}.items()}  # fmt: skip
+    assert ["of probes" in said[name][0] for name in said] == [True, True, False]
+    assert ["by the clock" in said[name][0] for name in said] == [True, False, True]
 
 
 def test_tables_of_data_and_recipes_say_what_was_run() -> None:

@@ -26,6 +26,7 @@ from backbench.backbones.networks.original_head import (
 )
 from backbench.backbones.networks.timm_body import make_network
 from backbench.catalog import find_method, find_model
+from backbench.cli.rank import with_map
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.data.synsets import ID, TABLES, find_table, plain_name, read_table
 from backbench.elsewhere import match_names
@@ -307,7 +308,7 @@ def test_guesses_and_shared_counterparts_are_warned_of() -> None:
 def test_without_a_classifier_or_a_counterpart_it_is_refused() -> None:
     with pytest.raises(ConfigError, match="head_classes"):
         zeroshot.adapt(make_task(("cat", "dog"), [0, 1], None), zeroshot.ZeroShotOptions())
-    with pytest.raises(ConfigError, match=r"options\.map"):
+    with pytest.raises(ConfigError, match=r"--map FILE"):
         zeroshot.adapt(make_task(("xyzzy", "plugh"), [0, 1], original), zeroshot.ZeroShotOptions())
 
 
@@ -473,3 +474,13 @@ def test_classes_of_another_source_are_mapped_onto_their_like_and_never_onto_a_k
         "Cats": "cat",
         "Goldfish": "aquarium_fish",
     }
+
+
+def test_a_map_goes_to_the_method_that_takes_it_and_to_no_other() -> None:
+    logistic, zeroshot = MethodConfig(name="logistic"), MethodConfig(name="zeroshot", options={"table": "none"})
+    assert with_map([logistic, zeroshot], None) == (logistic, zeroshot)
+    first, second = with_map([logistic, zeroshot], "mine.csv")
+    assert first == logistic
+    assert second.options == {"table": "none", "map": "mine.csv"}
+    with pytest.raises(ConfigError, match=r"--map mine\.csv is for the method zeroshot, and here it is logistic"):
+        with_map([logistic], "mine.csv")

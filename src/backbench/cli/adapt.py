@@ -15,12 +15,13 @@ from backbench.cli.options import (
     device_option,
     hardware_options,
     json_option,
+    map_option,
     out_option,
     quiet_option,
     split_options,
     table_options,
 )
-from backbench.cli.rank import make_data_config, parse_duration
+from backbench.cli.rank import make_data_config, parse_duration, with_map
 
 if TYPE_CHECKING:
     from backbench.adapt import Adapted
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="options.blocks=3, recipe.epochs=20, ..."
 )
+@map_option
 @split_options
 @out_option
 @hardware_options
@@ -49,6 +51,7 @@ def adapt(
     model: str,
     method: str,
     settings: tuple[str, ...],
+    class_map: str | None,
     seed: int,
     split: str | None,
     out: str,
@@ -84,8 +87,8 @@ def adapt(
     from backbench.runtime import decide_device, decide_precision
 
     budget_seconds = None if budget is None else parse_duration(budget)
-    method_config = MethodConfig(name=method, options=parse_settings(settings))
     method_spec = find_method(method, "--method")
+    (method_config,) = with_map([MethodConfig(name=method, options=parse_settings(settings))], class_map)
     options = resolve_options(method_spec, method_config)
     spec = find_model(model, "--model")
     refuse_model(spec, method_spec)
@@ -162,22 +165,23 @@ def _plan(
         ("model", model.name),
         ("method", f"{method.name}: {', '.join(changed) or 'all options as they are by default'}"),
         ("runs on", f"{device}, {config.precision}, seed {config.seed}"),
-        ("takes", takes if method.kind == "probe" else f"{takes} (training, at most and roughly)"),
+        ("takes", takes if method.kind == "probe" else f"{takes} (at most and roughly)"),
         *([] if budget_seconds is None else [("budget", format_seconds(budget_seconds))]),
     ]
     return document, "\n".join(f"{name:8}{printable(text)}" for name, text in lines)
 
 
 def _estimate(config: RunConfig, options: Frozen, num_images: int, num_train: int, device: str) -> float | None:
-    """Seconds of the training, or of a probe's features; None where no speed was measured here yet."""
+    """Seconds of the training, or of the features where that runs no network; None where no speed was seen yet."""
     from backbench.catalog import find_method, find_model
-    from backbench.plan import count_epochs, estimate_training, guess_seconds
+    from backbench.plan import count_passes, estimate_training, guess_seconds
 
     model = find_model(config.model_file or config.model)
-    if find_method(config.method.name).kind == "probe":
+    method = find_method(config.method.name)
+    num_passes = count_passes(method, options)
+    if not num_passes:
         return guess_seconds([model], num_images, device=device, precision=config.precision)[model.name]
-    epochs = [count_epochs(options)]
-    return estimate_training([model], epochs, num_train, top=None, device=device, precision=config.precision)
+    return estimate_training([model], num_passes, num_train, top=None, device=device, precision=config.precision)
 
 
 def _describe_state(out: Path, run_id: str) -> str:

@@ -23,6 +23,13 @@ bad_option = click.option(
 )
 
 
+map_option = click.option(
+    "--map",
+    "class_map",
+    metavar="FILE",
+    help="zeroshot: CSV with rows class,id: which of the model's own classes stand for yours.",
+)
+
 precision_option = click.option(
     "--precision", default="auto", show_default=True, help="auto (bf16 where it is fast), fp32, bf16, fp16."
 )

@@ -14,6 +14,7 @@ from backbench.cli.options import (
     data_argument,
     hardware_options,
     json_option,
+    map_option,
     out_option,
     quiet_option,
     split_options,
@@ -21,7 +22,9 @@ from backbench.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from backbench.config import DataConfig, OnBad
+    from collections.abc import Sequence
+
+    from backbench.config import DataConfig, MethodConfig, OnBad
     from backbench.study import Ranking
 
 
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Names with commas; see: backbench list methods.",
 )
+@map_option
 @split_options
 @out_option
 @hardware_options
@@ -53,6 +57,7 @@ def rank(
     data: str,
     models: str,
     methods: str,
+    class_map: str | None,
     seed: int,
     split: str | None,
     out: str,
@@ -85,6 +90,7 @@ def rank(
     from backbench.study import RankRequest
     from backbench.study import rank as rank_models
 
+    names = dict.fromkeys(split_names(methods, "--methods"))
     decided_device = decide_device(device)
     request = RankRequest(
         data=make_data_config(
@@ -97,7 +103,7 @@ def rank(
             group_column=group_column,
         ),
         models=split_names(models),
-        methods=tuple(MethodConfig(name=name) for name in dict.fromkeys(split_names(methods, "--methods"))),
+        methods=with_map([MethodConfig(name=name) for name in names], class_map),
         seed=seed,
         precision=decide_precision(precision, decided_device),
         training_precision=decide_precision(precision, decided_device, training=True),
@@ -142,6 +148,25 @@ def split_names(text: str, option: str = "--models") -> tuple[str, ...]:
     if not names and (text or option == "--methods"):
         raise ConfigError(f"{option} is '{text}': it needs at least one name. See: backbench list {option[2:]}")
     return names
+
+
+def with_map(methods: Sequence[MethodConfig], class_map: str | None) -> tuple[MethodConfig, ...]:
+    """The methods, those that take the model's own classifier with this map. ConfigError if none of them does."""
+    from backbench.catalog import find_method
+    from backbench.errors import ConfigError
+
+    takers = [method.name for method in methods if find_method(method.name, "--methods").needs_head]
+    if class_map is None:
+        return tuple(methods)
+    if not takers:
+        given = ", ".join(method.name for method in methods)
+        raise ConfigError(f"--map {class_map} is for the method zeroshot, and here it is {given}. Leave it out.")
+    return tuple(
+        method.model_copy(update={"options": {**method.options, "map": class_map}})
+        if method.name in takers
+        else method
+        for method in methods
+    )
 
 
 def parse_duration(text: str) -> float:

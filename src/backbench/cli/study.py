@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ import click
 from backbench.cli.options import device_option, json_option, precision_option, quiet_option
 
 if TYPE_CHECKING:
-    from backbench.studies.carry_out import Estimate, Outcome
+    from backbench.studies.carry_out import Outcome
+    from backbench.studies.estimate import Estimate
 
 
 @click.group()
@@ -73,9 +75,10 @@ def run(
     from backbench.cli.rank import parse_duration
     from backbench.progress import make_progress
     from backbench.runtime import decide_device, decide_precision
-    from backbench.studies.carry_out import estimate_steps, run_study
+    from backbench.studies.carry_out import run_study
+    from backbench.studies.estimate import estimate_steps
     from backbench.studies.schema import read_study
-    from backbench.studies.steps import Settings
+    from backbench.studies.steps import Settings, find_missing
     from backbench.studies.write_up import write_up
 
     found = read_study(file)
@@ -95,11 +98,12 @@ def run(
         only=only,
     )
     if dry_run:
-        estimates = estimate_steps(found, settings)
+        estimates, missing = estimate_steps(found, settings), find_missing(found, settings)
         if as_json:
-            print_json({"schema": 1, "study": found.name, "steps": [vars(step) for step in estimates]})
+            steps = [asdict(step) | {"num_runs": step.num_runs} for step in estimates]
+            print_json({"schema": 1, "study": found.name, "steps": steps, "warnings": missing})
         else:
-            print(render_estimates(found.title, estimates))
+            print(render_estimates(found.title, estimates, missing))
         return
     with make_progress(quiet=quiet) as progress:
         seconds = None if budget is None else parse_duration(budget)
@@ -134,25 +138,34 @@ def split_pairs(given: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def render_estimates(title: str, estimates: Sequence[Estimate]) -> str:
-    """Steps, runs and rough times as a text table."""
+def render_estimates(title: str, estimates: Sequence[Estimate], missing: Sequence[str] = ()) -> str:
+    """Rankings, their runs and rough times as a text table, and what that counts and does not."""
     from backbench.progress import format_seconds
 
-    width = max(len(step.title) for step in estimates)
-    lines = [title, ""]
-    lines += [
-        f"{step.title:<{width}}  {step.num_runs:>3} run{' ' if step.num_runs == 1 else 's'}  "
-        f"about {format_seconds(step.seconds)}"
-        for step in estimates
-    ]
+    names = [step.title for step in estimates]
+    names += [f"  {cell.model} + {cell.method}" for step in estimates for cell in step.cells]
+    width = max(map(len, names))
+    lines = [title]
+    for step in estimates:
+        num = f"{step.num_runs} run{' ' if step.num_runs == 1 else 's'}"
+        lines += ["", f"{step.title:<{width}}  {num:>7}  about {format_seconds(step.seconds)}"]
+        lines += [
+            f"{f'  {cell.model} + {cell.method}':<{width}}           about {format_seconds(cell.seconds)}"
+            for cell in step.cells
+        ]
     total = sum(step.seconds for step in estimates)
     runs = sum(step.num_runs for step in estimates)
     lines += [
         "",
         f"{len(estimates)} rankings, {runs} runs, about {format_seconds(total)} in all (roughly), controls and",
+        "downloads not counted; training is counted only where a speed was measured on this machine. Runs of one",
+        "model share its features, so a ranking takes less than its runs would one by one.",
     ]
-    lines += ["downloads not counted; training is counted only where a speed was measured on this machine."]
-    return "\n".join(lines)
+    unknown = {step.data: step.num_images for step in estimates if not step.is_size_known}
+    if unknown:
+        counted = ", ".join(f"{name} as {num:,} images" for name, num in unknown.items())
+        lines += [f"Size not known before it is listed, so counted: {counted}."]
+    return "\n".join([*lines, *(f"Missing: {note}" for note in missing)])
 
 
 def make_document(outcome: Outcome, written: Sequence[Path]) -> dict[str, Any]:

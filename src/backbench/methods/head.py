@@ -160,6 +160,20 @@ def _take_place(
 
 
 SPECS = (
-    MethodSpec("head", "frozen backbone, linear head by gradient steps", adapt_head, HeadOptions, "tune"),
-    MethodSpec("mlp-head", "frozen backbone, head with a hidden layer", adapt_mlp_head, MlpHeadOptions, "tune"),
+    MethodSpec(
+        "head",
+        "frozen backbone, linear head by gradient steps",
+        adapt_head,
+        HeadOptions,
+        "tune",
+        trains_body=False,
+    ),
+    MethodSpec(
+        "mlp-head",
+        "frozen backbone, head with a hidden layer",
+        adapt_mlp_head,
+        MlpHeadOptions,
+        "tune",
+        trains_body=False,
+    ),
 )

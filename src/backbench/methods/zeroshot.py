@@ -136,8 +136,7 @@ def map_classes(
     if not any(counterpart.ids for counterpart in found.values()):
         raise ConfigError(
             f"zeroshot: no class of the data has a counterpart among the {len(original.classes):,} classes of the "
-            f"model. Say which stand for them with the option map, a CSV file with rows 'class,id': "
-            f"--set options.map=FILE."
+            f"model. Say which stand for them in a CSV file with rows 'class,id': --map FILE."
         )
     return original, found
 

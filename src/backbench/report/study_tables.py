@@ -16,7 +16,9 @@ FIT_NOTE = (
 )
 RECIPE_NOTE = "A rate of '-' is decided by the family of the network; epoch 0 is the state before training."
 PERCENT = ("accuracy", "top5", "train_accuracy", "val_accuracy", "per_class_mean")
-COUNTS = ("num_train", "num_val", "num_test", "num_images")
+COUNTS = ("num_train", "num_val", "num_test", "num_images", "epochs", "batch_size")
+SETTINGS = ("epochs", "batch_size", "weight_decay")
+"""Of the recipe, what studies state beside their figures."""
 NAMES = {
     "accuracy": "test accuracy",
     "top5": "test top-5",
@@ -45,15 +47,27 @@ class Cell:
 
     def figure(self, name: str) -> Metric | None:
         """A figure by name; 'seconds' is everything that the run cost, without reading files; 'num_train' and the
-        like count images."""
+        like count images, 'epochs' and the like are of the recipe."""
         if name == "seconds":
             cost = self.record.cost
             busy = 0.0 if cost is None else sum(cost.seconds.values()) - cost.seconds.get("read", 0.0)
             return None if cost is None else Metric(value=busy, n=cost.num_images)
+        if name in SETTINGS:
+            value = self.recipe.get(name)
+            return None if value is None else Metric(value=value, n=self.record.data.num_train)
         if name in COUNTS:
             parts = {part: getattr(self.record.data, part) for part in COUNTS[:3]}
             return Metric(value=parts.get(name, sum(parts.values())), n=sum(parts.values()))
         return self.record.metrics.get(name) or self.record.fit.get(name)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How it was trained, with what `head` chose on validation; empty where nothing was."""
+        method = self.record.method
+        stated = None if method is None else method.options.get("recipe")
+        if method is None or not isinstance(stated, Mapping):
+            return {}
+        return {**stated, **{name: method.choices[key] for name, key in CHOSEN.items() if key in method.choices}}
 
 
 @dataclass(frozen=True)
@@ -84,9 +98,23 @@ def make_group_tables(cells: Sequence[Cell]) -> list[Table]:
                 found = [cell for cell in own if (cell.model, cell.method, cell.data) == (model, method, name)]
                 row += [_over_seeds(found, "accuracy"), _over_seeds(found, "seconds")]
             rows.append(tuple(row))
-        tables.append(Table(group, columns, tuple(rows)))
+        tables.append(Table(group, columns, tuple(rows), _describe_seconds(own)))
         tables += _make_fit_table(group, own) + _make_elsewhere_table(group, own)
     return tables
+
+
+def _describe_seconds(cells: Sequence[Cell]) -> tuple[str, ...]:
+    """What the seconds are: of both kinds of methods in one column, or of the one that there is."""
+    costs = [cell.record.cost for cell in cells if cell.record.cost is not None]
+    trained = ["fit" in cost.seconds for cost in costs]
+    notes = []
+    if not all(trained):
+        notes.append(
+            "of probes: how long decoding, resizing, network and head were busy, measured when features were made"
+        )
+    if any(trained):
+        notes.append("of methods that train: training and testing by the clock")
+    return (f"Seconds {'; '.join(notes)}.",) if costs else ()
 
 
 def _make_fit_table(group: str, cells: Sequence[Cell]) -> list[Table]:
@@ -167,12 +195,19 @@ def _compare_figure(entry: Any, cells: Sequence[Cell], reasons: Sequence[str]) -
     wanted = (entry.group, entry.model, entry.method, entry.data)
     found = [cell for cell in cells if (cell.group, cell.model, cell.method, cell.data) == wanted]
     theirs = "not stated" if entry.value is None else show_value(entry.figure, entry.value)
+    mark = "" if entry.why is None else f" [{reasons.index(entry.why) + 1}]"
+    there = [
+        f"{source.num_images:,} of classes that {cell.data} has too"
+        for cell in cells
+        if (cell.group, cell.model, cell.method) == wanted[:3] and (source := cell.elsewhere.get(entry.data))
+    ]
+    if there:
+        return [theirs, f"{', '.join(dict.fromkeys(there))}{mark}"]
     if not found:
         return [theirs, "not run"]
     ours = _over_seeds(found, entry.figure)
     values = [metric.value for cell in found if (metric := cell.figure(entry.figure)) is not None]
     gap = _gap(entry.figure, entry.value, values)
-    mark = "" if entry.why is None else f" [{reasons.index(entry.why) + 1}]"
     return [theirs, f"{ours}{gap and f', {gap}'}{mark}"]
 
 
@@ -201,12 +236,10 @@ def make_recipe_table(cells: Sequence[Cell]) -> list[Table]:
     """How each run that trained did it: epochs, batch size, weight decay and what else decides the outcome."""
     rows = []
     for cell in cells:
-        method = cell.record.method
-        recipe = None if method is None else method.options.get("recipe")
-        if method is None or not isinstance(recipe, Mapping):
+        method, recipe = cell.record.method, cell.recipe
+        if method is None or not recipe:
             continue
-        chosen = {name: method.choices[key] for name, key in CHOSEN.items() if key in method.choices}
-        shown = [_plain({**recipe, **chosen}.get(name)) for name in RECIPE]
+        shown = [_plain(recipe.get(name)) for name in RECIPE]
         kept = [_plain(value) for key, value in method.choices.items() if key.endswith("best_epoch")]
         epochs = (_plain(recipe.get("epochs")), " + ".join(kept) or "-")
         rows.append((cell.group, cell.model, cell.method, cell.data, *epochs, *shown))

@@ -11,21 +11,15 @@ from dataclasses import dataclass, field, replace
 
 from backbench import ledger
 from backbench.adapt import adapt
-from backbench.catalog import find_method, find_model, find_source
-from backbench.config import DataConfig
+from backbench.catalog import find_model
 from backbench.elsewhere import Elsewhere, evaluate_elsewhere
 from backbench.errors import BackbenchError, BudgetExceeded, Interrupted, StorageError
-from backbench.plan import count_epochs, estimate_training, guess_seconds
 from backbench.progress import SILENT, Progress
 from backbench.records import RunRecord
 from backbench.report.study_tables import Cell
-from backbench.run import resolve_options
 from backbench.studies.schema import StudyFile
-from backbench.studies.steps import Settings, Step, chain, choose, plan_steps, source_of
+from backbench.studies.steps import Settings, Step, chain, choose, data_config, find_missing, plan_steps
 from backbench.study import Ranking, rank
-
-UNKNOWN_IMAGES = 10_000
-"""For an estimate of a data set whose size is not known before it is listed."""
 
 
 @dataclass
@@ -37,15 +31,6 @@ class Outcome:
     rankings: list[tuple[Step, Ranking]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     interrupted: bool = False
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a step will cost, roughly: number of runs, and seconds."""
-
-    title: str
-    num_runs: int
-    seconds: float
 
 
 def run_study(
@@ -63,6 +48,8 @@ def run_study(
     A data set that can't be had or a model that fails is noted, and the study goes on.
     """
     steps = plan_steps(study, settings)
+    for note in find_missing(study, settings):
+        progress.warn(note)
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
     outcome = Outcome(study)
     for number, step in enumerate(steps, start=1):
@@ -87,42 +74,6 @@ def run_study(
             outcome.failures.append(f"interrupted in {step.title}: the same command goes on from there")
             break
     return outcome
-
-
-def estimate_steps(study: StudyFile, settings: Settings) -> list[Estimate]:
-    """Runs and rough seconds of each step, from the catalog alone: nothing is listed, loaded or fetched."""
-    estimates = []
-    for step in plan_steps(study, settings):
-        likely = [step] if step.group.best_of is None else [choose(step, model) for model in step.names]
-        estimates.append(max(map(_estimate, likely), key=lambda estimate: estimate.seconds))
-    return estimates
-
-
-def _estimate(step: Step) -> Estimate:
-    request = step.request
-    models = [find_model(name) for name in request.models]
-    num_images = _num_images(step)
-    seconds = sum(guess_seconds(models, num_images, device=request.device, precision=request.precision).values())
-    epochs = [
-        count_epochs(resolve_options(find_method(method.name), method))
-        for method in request.methods
-        if find_method(method.name).kind == "tune"
-    ]
-    training = estimate_training(
-        models,
-        epochs,
-        request.data.train_limit or num_images,
-        top=None,
-        device=request.device,
-        precision=request.training_precision,
-    )
-    return Estimate(step.title, len(models) * len(request.methods), seconds + (training or 0.0))
-
-
-def _num_images(step: Step) -> int:
-    spec = find_source(step.request.data.source)
-    known = spec.num_images if spec is not None and spec.num_images else UNKNOWN_IMAGES
-    return min(known, step.request.data.limit or known)
 
 
 def _go_on(step: Step, outcome: Outcome) -> Step | None:
@@ -224,7 +175,7 @@ def _evaluate_elsewhere(cell: Cell, step: Step, settings: Settings, outcome: Out
     """The cell with its figures on other data sets."""
     found: dict[str, Elsewhere] = {}
     for name in step.group.test_on:
-        config = DataConfig(source=source_of(name, settings), limit=settings.limit)
+        config = data_config(outcome.study, name, settings)
         try:
             found[name] = evaluate_elsewhere(
                 cell.bundle, config, device=settings.device, precision=settings.precision, progress=progress

@@ -43,6 +43,9 @@ Figure = Literal[
     "num_val",
     "num_test",
     "num_images",
+    "epochs",
+    "batch_size",
+    "weight_decay",
 ]
 Drawing = Literal["run", "comparison", "bars", "map", "grid", "explanations", "inside"]
 Ask = Literal[
@@ -55,6 +58,7 @@ Ask = Literal[
     "across-data",
 ]
 MAX_BYTES = 1_000_000
+MOST_GRID_IMAGES = 200
 
 
 class Group(Frozen):
@@ -105,7 +109,7 @@ class Published(Frozen):
     Args:
         table: heading of the table it stands in; `row`, `column`: where.
         value: as published; fractions in 0..1, losses and seconds as they are.
-        group, model, method, data: which run of this study.
+        group, model, method, data: which run of this study; for `num_images` the data may be of its `test_on`.
         why: the reason why ours must differ.
     """
 
@@ -144,6 +148,14 @@ class Question(Frozen):
         return self
 
 
+class Columns(Frozen):
+    """Of a table or a data set of the hub: its columns with the images, the classes and what is never split."""
+
+    image: str | None = None
+    label: str | None = None
+    group: str | None = None
+
+
 class StudyFile(Frozen):
     """A study: see the module's text for the form of the file."""
 
@@ -154,11 +166,14 @@ class StudyFile(Frozen):
     groups: tuple[Group, ...] = Field(min_length=1)
     published: tuple[Published, ...] = ()
     questions: tuple[Question, ...] = ()
+    columns: dict[str, Columns] = Field(
+        default_factory=dict, description="data -> its columns, where they are not found by themselves"
+    )
     drawings: tuple[Drawing, ...] = ("run", "comparison")
     trial: dict[str, str] = Field(
         default_factory=dict, description="large model -> small one of its family that stands in for it in a trial"
     )
-    grid_images: tuple[int, ...] = (30,)
+    grid_images: tuple[Annotated[int, Field(ge=1, le=MOST_GRID_IMAGES)], ...] = Field(default=(30,), min_length=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -176,6 +191,10 @@ class StudyFile(Frozen):
             _check_published(entry, by_name)
         for question in self.questions:
             _check_question(question, by_name)
+        used = {data for group in self.groups for data in (*group.data, *group.test_on)}
+        for data in self.columns:
+            if data not in used:
+                raise ValueError(f"columns: '{data}' is no data of the study{_meant(data, sorted(used))}")
         named = {model for group in self.groups for model in group.models}
         for model in self.trial:
             if model not in named:
@@ -204,7 +223,8 @@ def _check_published(entry: Published, by_name: Mapping[str, Group]) -> None:
     if cells is None:
         hint = _meant(entry.group, by_name)
         raise ValueError(f"published '{entry.row}' names group '{entry.group}', which there is not{hint}")
-    for value, there in ((entry.model, cells.models), (entry.method, cells.methods), (entry.data, cells.data)):
+    data = (*cells.data, *cells.test_on) if entry.figure == "num_images" else cells.data
+    for value, there in ((entry.model, cells.models), (entry.method, cells.methods), (entry.data, data)):
         _check_there(f"published '{entry.row}'", value, there, entry.group)
 
 
@@ -266,7 +286,12 @@ def read_study(path: Path) -> StudyFile:
 
 def _keys_at(place: Sequence[int | str]) -> list[str]:
     """Names of the keys that are allowed in the table at that place of a study file."""
-    tables: dict[str, type[Frozen]] = {"groups": Group, "published": Published, "questions": Question}
+    tables: dict[str, type[Frozen]] = {
+        "groups": Group,
+        "published": Published,
+        "questions": Question,
+        "columns": Columns,
+    }
     return list((tables[str(place[0])] if place else StudyFile).model_fields)
 
 

@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from backbench.backbones.variants import RANDOM
-from backbench.catalog import find_method, find_model, find_source
+from backbench.catalog import find_method, find_model, find_source, list_sources
 from backbench.config import DataConfig, MethodConfig, Precision
 from backbench.errors import ConfigError, nearest, unknown_name
 from backbench.run import resolve_options
-from backbench.studies.schema import Group, StudyFile
+from backbench.studies.schema import Columns, Group, StudyFile
 from backbench.study import RankRequest
 
 SIZE_SUFFIX = re.compile(r"@\d+$")
@@ -108,9 +109,7 @@ def _make_step(study: StudyFile, group: Group, data: str, seed: int, settings: S
     for method in methods:
         resolve_options(find_method(method.name, f"group '{group.name}'"), method)
     request = RankRequest(
-        data=DataConfig(
-            source=source_of(data, settings), split_seed=seed, train_limit=group.train_limit, limit=settings.limit
-        ),
+        data=data_config(study, data, settings, split_seed=seed, train_limit=group.train_limit),
         models=tuple(names.values()),
         methods=methods,
         seed=seed,
@@ -121,6 +120,16 @@ def _make_step(study: StudyFile, group: Group, data: str, seed: int, settings: S
         keeps_probes=True,
     )
     return Step(group, data, seed, names, request)
+
+
+def data_config(study: StudyFile, data: str, settings: Settings, **choices: Any) -> DataConfig:
+    """The images of that name in the study, as they are asked for here; of a table with the columns it gives."""
+    place = source_of(data, settings)
+    spec = find_source(place)
+    takes_columns = spec.has_columns if spec is not None else not os.path.isdir(place)  # noqa: PTH112
+    if takes_columns:
+        choices |= {f"{kind}_column": name for kind, name in study.columns.get(data, Columns())}
+    return DataConfig(source=place, limit=settings.limit, **choices)
 
 
 def _variant(model: str, study: StudyFile, settings: Settings) -> str:
@@ -180,5 +189,33 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
             hint = f" Did you mean {' or '.join(repr(each) for each in close)}?" if close else ""
             raise ConfigError(f"--data {name}=...: the study uses {', '.join(sorted(known))}.{hint}")
     for name, place in settings.data.items():
-        if find_source(place) is None and not os.path.exists(place):  # noqa: PTH110 - unlike Path's, never raises
+        if not _is_there(place):
             raise ConfigError(f"--data {name}={place}: there is no such folder, file or data set.")
+    for group in study.groups:
+        for name in (*group.data, *group.test_on):
+            if not _is_there(source_of(name, settings)):
+                close = nearest(name, [spec.name for spec in list_sources()])
+                hint = f" Did you mean {' or '.join(repr(each) for each in close)}?" if close else ""
+                raise ConfigError(
+                    f"group '{group.name}': there is no data set, folder or file '{name}'.{hint} If it is a name "
+                    f"for your own images, say where they lie: --data {name}=PATH."
+                )
+
+
+def _is_there(place: str) -> bool:
+    return find_source(place) is not None or os.path.exists(place)  # noqa: PTH110 - unlike Path's, never raises
+
+
+def find_missing(study: StudyFile, settings: Settings) -> list[str]:
+    """A sentence for each data set whose images have to lie here before, and do not."""
+    used = [group for group in study.groups if not settings.only or group.name in settings.only]
+    places = {name: source_of(name, settings) for group in used for name in (*group.data, *group.test_on)}
+    missing = []
+    for name, place in places.items():
+        spec = find_source(place)
+        if spec is not None and spec.folder is not None and not os.path.isdir(spec.folder):  # noqa: PTH112
+            missing.append(
+                f"{place}: there is no folder '{spec.folder}', so what needs it will be left out. Say where it "
+                f"lies: --data {name}={name.partition(':')[0]}:PATH."
+            )
+    return missing

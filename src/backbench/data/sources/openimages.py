@@ -72,7 +72,7 @@ def resolve(name: str) -> SourceSpec | None:
     if not name.startswith(PREFIX):
         return None
     folder, modifier, _ = _split_name(name)
-    return replace(SPECS[0], name=f"{PREFIX}{folder.absolute()}{modifier}")
+    return replace(SPECS[0], name=f"{PREFIX}{folder.absolute()}{modifier}", folder=str(folder))
 
 
 def load(config: DataConfig, progress: Progress) -> Listing:
