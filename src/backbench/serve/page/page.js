@@ -185,7 +185,7 @@ function drawAnswer() {
 
 function drawSide() {
   const { replies, overlays, focus } = state;
-  renderSide(find("side"), {
+  renderSide(find("side"), find("cards"), {
     models: activeModels(), replies, overlays, focus, picture: state.url, isHeatOn: find("heat-on").checked,
   });
 }

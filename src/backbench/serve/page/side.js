@@ -4,19 +4,13 @@ import { makeChances, makeNear } from "./answer.js";
 import { fill, make } from "./dom.js";
 import { sayLabel, sayLevel, sayTime } from "./words.js";
 
-export function renderSide(place, { models, replies, overlays, focus, picture, isHeatOn }) {
+// `section` is hidden unless several models are asked; `list` scrolls sideways on a phone, so keys reach it.
+export function renderSide(section, list, { models, replies, overlays, focus, picture, isHeatOn }) {
   const isComparing = models.length > 1 && models.some((model) => replies.has(model.name));
-  place.hidden = !isComparing;
-  if (!isComparing) {
-    fill(place);
-    return;
-  }
-  const cards = models.map((model) => makeCard(model, replies.get(model.name), {
+  section.hidden = !isComparing;
+  fill(list, ...(isComparing ? models : []).map((model) => makeCard(model, replies.get(model.name), {
     isFocus: model.name === focus, overlay: overlays.get(model.name), picture, isHeatOn,
-  }));
-  // A list that scrolls sideways on a phone has to be reached by keys.
-  fill(place, make("h2", { class: "small muted", text: "Side by side" }),
-    make("ul", { class: "cards", tabindex: "0", "aria-label": "Models side by side" }, ...cards));
+  })));
 }
 
 function makeCard(model, reply, { isFocus, overlay, picture, isHeatOn }) {
