@@ -65,7 +65,7 @@ def compare_models(page: Page) -> None:
     page.click("#compare")
     page.wait_for_selector("#answer:not([aria-busy])")
     page.check("#heat-on")
-    page.wait_for_load_state("networkidle")
+    page.locator(".card .heat").nth(page.locator(".card").count() - 1).wait_for()
 
 
 def main() -> None:

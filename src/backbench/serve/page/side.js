@@ -26,10 +26,10 @@ function makeCard(model, reply, { isFocus, overlay, picture, isHeatOn }) {
     makeNear(reply) || make("div"));
 }
 
+// The picture alone until the overlay is there, so that nothing moves when it comes.
 function makeHeat(overlay, picture, model) {
-  if (!overlay || !overlay.src) return make("p", { class: "small muted block", text: overlay ? overlay.note : "looking ..." });
+  const heat = overlay && overlay.src && make("img", { class: "heat", src: overlay.src, alt: `where ${model.short} looks` });
   return make("figure", { class: "block" },
-    make("div", { class: "stack" }, make("img", { src: picture, alt: "" }),
-      make("img", { class: "heat", src: overlay.src, alt: `where ${model.short} looks` })),
-    make("figcaption", { class: "small muted", text: overlay.note }));
+    make("div", { class: "stack" }, make("img", { src: picture, alt: "" }), heat),
+    make("figcaption", { class: "small muted", text: overlay ? overlay.note : "looking ..." }));
 }
