@@ -156,6 +156,9 @@ def test_columns_go_to_tables_and_to_the_hub_alone(tmp_path: Path) -> None:
     ):
         (step,) = plan_steps(study, settings)
         assert step.request.data.image_column is None
+    study = StudyFile.model_validate(STUDY | {"columns": {"digits": {"image": "a"}}})
+    with pytest.raises(ConfigError, match="columns: 'digits' has none"):
+        plan_steps(study, Settings(out=tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,10 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
     for name, place in settings.data.items():
         if not _is_there(place):
             raise ConfigError(f"--data {name}={place}: there is no such folder, file or data set.")
+    for name in study.columns:
+        spec = find_source(name)
+        if spec is not None and not spec.has_columns:
+            raise ConfigError(f"columns: '{name}' has none. They are for tables and for data sets of the hub.")
     for group in study.groups:
         for name in (*group.data, *group.test_on):
             if not _is_there(source_of(name, settings)):
