@@ -154,6 +154,8 @@ def images(tmp_path: Path) -> dict[str, str]:
     wide = io.BytesIO()
     Image.new("1", (5100, 5000)).save(wide, "PNG")
     made["wide.png"] = wide.getvalue()
+    good.rotate(180).save(other := io.BytesIO(), "JPEG")
+    made["other.jpg"] = other.getvalue()
     for name, data in made.items():
         (tmp_path / name).write_bytes(data)
     return {name: str(tmp_path / name) for name in made}
@@ -229,6 +231,83 @@ def test_models_switch_and_compare_on_the_same_image(
     page.locator(".row").nth(1).click()
     page.wait_for_selector("#detail:has-text('two')")
     watched.check_quiet()
+
+
+SLOW = """what => {
+  const quick = window.fetch;
+  window.fetch = async (...request) => {
+    if (String(request[0]).includes(what)) await new Promise((done) => setTimeout(done, 1200));
+    return quick(...request);
+  };
+}"""
+
+
+def test_nothing_can_be_judged_while_the_answer_shown_is_of_another_image(
+    server: Server, images: dict[str, str], open_page: Callable[..., Any]
+) -> None:
+    watched = open_page(server.url)
+    page = watched.page
+    wait_for_answer(page)
+    upload(page, images["good.jpg"])
+    before = list(server.inbox.glob("*"))
+    page.evaluate(SLOW, "/api/predict")
+    page.set_input_files("#files", images["other.jpg"])
+    page.wait_for_selector("#caption:has-text('other.jpg')")
+    page.keyboard.press("y")
+    assert page.locator("#detail.waiting").count() == 1
+    assert page.evaluate("document.getElementById('detail').inert")
+    wait_for_answer(page)
+    assert not page.evaluate("document.getElementById('detail').inert")
+    assert list(server.inbox.glob("*")) == before
+    watched.check_quiet()
+
+
+def test_a_sample_that_comes_late_does_not_replace_a_later_choice(
+    server: Server, images: dict[str, str], open_page: Callable[..., Any]
+) -> None:
+    watched = open_page(server.url)
+    page = watched.page
+    wait_for_answer(page)
+    page.evaluate(SLOW, "/samples/1")
+    page.locator("#sample-list button").nth(1).click()
+    upload(page, images["good.jpg"])
+    page.wait_for_timeout(1600)
+    assert "good.jpg" in page.locator("#caption").inner_text()
+    watched.check_quiet()
+
+
+def test_keys_stay_where_they_were_when_a_list_is_drawn_anew(
+    server: Server, open_page: Callable[..., Any]
+) -> None:
+    page = open_page(server.url).page
+    wait_for_answer(page)
+    page.locator("#models button").nth(1).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#detail:has-text('two')")
+    assert page.evaluate("document.activeElement.title").startswith("two")
+    page.locator("#sample-list button").nth(2).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#caption:has-text('test image 3')")
+    assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
+
+
+def test_who_is_not_sure_is_not_counted_as_saying_something(server: Server, open_page: Callable[..., Any]) -> None:
+    page = open_page(server.url).page
+    wait_for_answer(page)
+    said = page.evaluate("""async () => {
+        const { sayAgreement } = await import("/page/words.js");
+        const of = (label, unsure) => ({ label, unsure });
+        return [
+            sayAgreement([of("a", true), of("a", true)]),
+            sayAgreement([of("a", false), of("a", false), of("b", true)]),
+            sayAgreement([of("a", false), of("b", true), of("b", true)]),
+            sayAgreement([of("a", false), of("b", false)]),
+            sayAgreement([of("a", true), of("a", true), of("b", true)]),
+        ];
+    }""")
+    assert said == [
+        "Neither is sure", "2 of 3 say a", "1 of 3 says a", "They disagree: a / b", "None of the 3 is sure",
+    ]  # fmt: skip
 
 
 def test_models_side_by_side_show_chances_heat_and_neighbours_of_each(

@@ -215,7 +215,9 @@ def test_training_is_drawn_on_one_scale_and_one_epoch_is_a_line_of_the_table():
     assert f"model_0 + logistic, {table}" in seen
 
 
-@pytest.mark.parametrize(("num_classes", "kind"), [(15, "matrix"), (16, "cells-frame"), (61, None)])
+@pytest.mark.parametrize(
+    ("num_classes", "kind"), [(15, "matrix"), (16, "cells-frame"), (300, "cells-frame"), (301, None)]
+)
 def test_the_matrix_changes_form_with_the_number_of_classes(num_classes: int, kind: str | None):
     classes = [f"class {index}" for index in range(num_classes)]
     page = render_report([make_comparison(make_runs((0.5, 0.5), classes=classes, num_images=num_classes * 4))])
@@ -610,3 +612,35 @@ def test_maps_tell_classes_by_colour_and_shape_while_these_last_and_cross_what_i
         assert not keys
     named = [label for label in classes if f">{label}</text>" in figure]
     assert bool(named) is (num > 5)
+
+
+def test_a_large_matrix_draws_the_commonest_confusions_and_says_what_it_leaves_out() -> None:
+    classes = [f"class {index}" for index in range(100)]
+    comparison = make_comparison(make_runs((0.2, 0.1), classes=classes, num_images=4000))
+    page = render_report([comparison])
+    drawn = re.findall(r'data-pair="(\d+)\|(\d+)" data-n="(\d+)"', page)
+    best = next(entry for entry in comparison.ranked if entry.row.is_best)
+    counts = np.zeros((100, 100), int)
+    np.add.at(counts, (comparison.labels, best.told.argmax(axis=1)), 1)
+    left = int((counts > 0).sum()) - 1500
+    assert len(drawn) == 1500
+    assert left > 0
+    assert f"The {left:,} rarest confusions are not drawn." in page
+    assert all(counts[int(truth), int(answer)] == int(n) for truth, answer, n in drawn)
+    missing = counts.copy()
+    for truth, answer, _ in drawn:
+        missing[int(truth), int(answer)] = 0
+    assert missing.max() <= min(int(n) for truth, answer, n in drawn if truth != answer)
+
+
+@pytest.mark.parametrize(("fitted_on", "num"), [("train", "1,000"), ("train+val", "1,200")])
+def test_the_box_says_on_how_many_images_the_best_was_trained(fitted_on: str, num: str) -> None:
+    runs = make_runs((0.95, 0.7))
+    facts = {"num_train": 1000, "num_val": 200}
+    changed = []
+    for run in runs:
+        method = run.record.method and run.record.method.model_copy(update={"fitted_on": fitted_on})
+        data = run.record.data.model_copy(update=facts)
+        changed.append(replace(run, record=run.record.model_copy(update={"method": method, "data": data})))
+    box = dict(ranking.describe_certainty(make_comparison(changed)).facts)
+    assert box["the best was trained on"] == f"{num} images"

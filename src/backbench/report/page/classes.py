@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from backbench.evaluate.confusion import cluster_order
@@ -18,6 +19,7 @@ MOST_COUNTED_CLASSES = 15
 MOST_NAMED_CLASSES = 30
 MOST_HEAT_ROWS = 12
 _MOST_HEAT_CELLS = 1000
+_MOST_CELLS = 1500
 _CELL = '<rect x="{0}%" y="{1}%" width="{2}%" height="{2}%" class="{3}" data-pair="{4}|{5}" data-n="{6}"/>'
 _UPRIGHT = '<svg x="{}%" y="-6" class="spot"><text class="tick" transform="rotate(-90)" dy="4">{}</text></svg>'
 
@@ -64,7 +66,7 @@ def show_classes(comparison: Comparison, found: faults.Faults, labels: Sequence[
 
 
 def show_matrix(found: faults.Faults, labels: Sequence[str]) -> dict[str, Any]:
-    """A table with counts up to 15 classes, a clustered drawing up to 60, the pairs alone beyond."""
+    """A table with counts up to 15 classes, a clustered drawing up to 300, the pairs alone beyond."""
     num = len(labels)
     if num <= MOST_COUNTED_CLASSES:
         rows = []
@@ -77,7 +79,13 @@ def show_matrix(found: faults.Faults, labels: Sequence[str]) -> dict[str, Any]:
             rows.append((labels[truth], truth, cells))
         return {"kind": "counts", "labels": labels, "rows": rows}
     if num <= faults.MOST_MATRIX_CLASSES:
-        return {"kind": "drawing", "drawing": _draw_matrix(found, labels), "has_names": num <= MOST_NAMED_CLASSES}
+        drawn, num_left = _choose_cells(found)
+        return {
+            "kind": "drawing",
+            "drawing": _draw_matrix(found, labels, drawn),
+            "has_names": num <= MOST_NAMED_CLASSES,
+            "num_left": num_left,
+        }
     return {"kind": "none"}
 
 
@@ -86,18 +94,28 @@ def shade(share: float) -> str:
     return "" if share <= 0 else f"s{min(4, 1 + int(share * 10))}"
 
 
-def _draw_matrix(found: faults.Faults, labels: Sequence[str]) -> Markup:
+def _choose_cells(found: faults.Faults) -> tuple[list[tuple[int, int]], int]:
+    """(truth, answer) of the cells to draw: right answers and the largest errors; how many errors are left out."""
+    cells = [(int(truth), int(answer)) for truth, answer in zip(*np.nonzero(found.counts), strict=True)]
+    wrong = sorted(
+        (cell for cell in cells if cell[0] != cell[1]), key=lambda cell: (-int(found.counts[cell]), cell)
+    )
+    right = [cell for cell in cells if cell[0] == cell[1]]
+    kept = wrong[: max(0, _MOST_CELLS - len(right))]
+    return right + kept, len(wrong) - len(kept)
+
+
+def _draw_matrix(found: faults.Faults, labels: Sequence[str], cells: Sequence[tuple[int, int]]) -> Markup:
     """Classes that are taken for one another side by side; each cell says which it is to the script."""
     order = cluster_order(found.counts).tolist()
+    place = {label: at for at, label in enumerate(order)}
     step = 100 / len(order)
     parts = []
-    for down, truth in enumerate(order):
-        for across, answer in enumerate(order):
-            count = int(found.counts[truth, answer])
-            if count:
-                kind = "same" if truth == answer else shade(count / int(found.sizes[truth]))
-                box = (round(across * step, 2), round(down * step, 2), round(step, 2), kind)
-                parts.append(tag(_CELL, *box, truth, answer, count))
+    for truth, answer in sorted(cells, key=lambda cell: (place[cell[0]], place[cell[1]])):
+        count = int(found.counts[truth, answer])
+        kind = "same" if truth == answer else shade(count / int(found.sizes[truth]))
+        box = (round(place[answer] * step, 2), round(place[truth] * step, 2), round(step, 2), kind)
+        parts.append(tag(_CELL, *box, truth, answer, count))
     if len(order) <= MOST_NAMED_CLASSES:
         for at, label in enumerate(order):
             middle, said = round((at + 0.5) * step, 2), name(labels[label], 16)

@@ -188,13 +188,14 @@
         const map = data.maps[Number(figure.dataset.map)];
         const inner = figure.querySelector("svg svg");
         all(".pointed", inner).forEach((path) => path.remove());
+        inner.classList.toggle("pointing", select.value !== "");
         if (select.value === "") continue;
         const dots = map.class.map((label, place) => label === Number(select.value)
           ? `M${(map.x[place] * 0.96 + 20).toFixed(0)} ${(980 - map.y[place] * 0.96).toFixed(0)}h0` : "");
         const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
         path.setAttribute("class", "cloud pointed");
         path.setAttribute("d", dots.join(""));
-        inner.append(path);
+        inner.insertBefore(path, inner.querySelector(".wrong")); // crosses stay on top
       }
     });
   };

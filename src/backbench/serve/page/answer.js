@@ -1,6 +1,6 @@
 // The answer of one model in full, and several models row by row.
 
-import { fill, make } from "./dom.js";
+import { fill, make, refill } from "./dom.js";
 import { sayAgreement, sayLabel, sayLevel, sayShortShare, saySureness, sayTime } from "./words.js";
 
 const NUM_DOTS = 5;
@@ -81,7 +81,7 @@ export function renderRows(place, agreement, { models, replies, focus, onFocus }
   const isWhole = known.length === models.length;
   fill(agreement, make("p", { class: "agreement", text: isWhole ? sayAgreement(known) : `${known.length} of ${models.length} have answered` }));
   place.className = "rows";
-  fill(place, ...models.map((model) => makeRow(model, replies.get(model.name), focus === model.name, onFocus)));
+  refill(place, ...models.map((model) => makeRow(model, replies.get(model.name), focus === model.name, onFocus)));
 }
 
 function makeRow(model, reply, isFocus, onFocus) {

@@ -18,6 +18,14 @@ export function make(tag, settings = {}, ...children) {
 
 export const fill = (element, ...children) => element.replaceChildren(...children.filter(Boolean));
 
+// As fill, for a list of buttons: whoever was at the third stays at the third.
+export function refill(element, ...children) {
+  const stops = () => [...element.querySelectorAll("button, input, a")];
+  const place = stops().indexOf(document.activeElement);
+  fill(element, ...children);
+  if (place >= 0 && stops()[place]) stops()[place].focus();
+}
+
 export function formatBytes(bytes) {
   return bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${Math.max(1, Math.round(bytes / 1e3))} kB`;
 }

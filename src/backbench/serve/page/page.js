@@ -5,7 +5,7 @@ import { Gone, loadBlob, loadModels, predict } from "./api.js";
 import { Batch } from "./batch.js";
 import { connectCamera } from "./camera.js";
 import { findFault } from "./check.js";
-import { fill, find, make } from "./dom.js";
+import { fill, find, make, refill } from "./dom.js";
 import { renderSide } from "./side.js";
 import { Verdict } from "./verdict.js";
 
@@ -13,7 +13,7 @@ const MOST_COMPARED = 4;
 const MOST_FILES = 2000;
 const state = {
   models: [], limits: {}, inbox: {}, active: [], focus: null, image: null, turn: 0, replies: new Map(), overlays: new Map(),
-  drawn: {}, verdict: null, batch: null,
+  drawn: {}, verdict: null, batch: null, choice: 0, banner: null,
 };
 
 // What to call a model on the page: the shortest of backbone, backbone and method, and name that tells it apart.
@@ -49,13 +49,17 @@ async function start() {
   else fill(find("detail"), make("p", { class: "label", text: "Give it an image" }), make("p", { class: "muted", text: "The answer will stand here." }));
 }
 
-function showBanner(text, retry) {
+// `kind`: what takes it away again; 'server' goes as soon as the server answers.
+function showBanner(text, retry, kind = "said") {
   const banner = find("banner");
+  state.banner = kind;
   fill(banner, make("span", { text }), retry && make("button", { type: "button", text: "Try again", onclick: retry }));
   banner.hidden = false;
 }
 
 const hideBanner = () => { find("banner").hidden = true; };
+
+const serverAnswers = () => { if (state.banner === "server") hideBanner(); };
 
 function drawModels() {
   const isComparing = state.active.length > 1;
@@ -67,7 +71,7 @@ function drawModels() {
     type: "button", id: "compare", "aria-pressed": String(isComparing), text: num === state.models.length ? "Compare all" : `Compare ${num}`,
     onclick: () => compareModels(!isComparing),
   });
-  fill(find("models"), ...chips, compare);
+  refill(find("models"), ...chips, compare);
 }
 
 // Alone, a click switches; while comparing it adds or takes away.
@@ -92,13 +96,14 @@ function afterModels() {
   drawModels();
   drawSamples();
   drawAnswer();
+  drawHeat();
   if (state.image) askAll();
 }
 
 function drawSamples() {
   const model = focusModel();
   find("samples").hidden = !model.samples.length;
-  fill(find("sample-list"), ...model.samples.map((sample, row) => {
+  refill(find("sample-list"), ...model.samples.map((sample, row) => {
     const address = `/api/models/${model.number}/samples/${row}`;
     const isShown = state.image !== null && state.image.address === address;
     const button = make("button", { type: "button", "aria-pressed": String(isShown), title: sample.id, onclick: () => showSample(sample, row, model) },
@@ -109,8 +114,11 @@ function drawSamples() {
 
 async function showSample(sample, row, model) {
   const address = `/api/models/${model.number}/samples/${row}`;
+  state.choice += 1;
+  const { choice } = state;
   try {
     const blob = await loadBlob(address);
+    if (choice !== state.choice) return; // something else was chosen in the meantime
     showImage({ blob, address, name: sample.id.split("/").pop(), truth: sample.label, source: `test image ${row + 1} of ${model.samples.length}` });
   } catch (error) {
     showBanner(error.message, () => showSample(sample, row, model));
@@ -120,6 +128,8 @@ async function showSample(sample, row, model) {
 function showImage(image) {
   if (state.url) URL.revokeObjectURL(state.url);
   state.image = image;
+  state.choice += 1;
+  state.isUnseen = false;
   state.url = URL.createObjectURL(image.blob);
   state.replies = new Map();
   state.overlays = new Map();
@@ -132,6 +142,7 @@ function showImage(image) {
   find("hint").hidden = true;
   find("drop").classList.add("filled");
   drawSamples();
+  drawAnswer();
   drawHeat();
   askAll();
 }
@@ -140,7 +151,6 @@ async function askAll() {
   const { image } = state;
   state.turn += 1;
   const { turn } = state;
-  find("detail").classList.add("waiting");
   find("answer").setAttribute("aria-busy", "true");
   const fault = await findFault(image, state.limits);
   await Promise.all(activeModels().filter((model) => !state.replies.has(model.name)).map(async (model) => {
@@ -148,6 +158,7 @@ async function askAll() {
     if (state.image === image && reply) {
       state.replies.set(model.name, reply);
       drawAnswer();
+      drawHeat();
     }
   }));
   if (turn === state.turn) find("answer").removeAttribute("aria-busy");
@@ -158,11 +169,11 @@ async function askAll() {
 async function askOne(image, model) {
   try {
     const reply = await predict(image, model.name);
-    hideBanner();
+    serverAnswers();
     return reply;
   } catch (error) {
     if (!(error instanceof Gone)) return { error: error.message };
-    showBanner("The server does not answer. Your image is kept here.", () => { hideBanner(); askAll(); });
+    showBanner("The server does not answer. Your image is kept here.", () => { hideBanner(); askAll(); }, "server");
     return null;
   }
 }
@@ -174,8 +185,13 @@ function drawAnswer() {
   });
   drawSide();
   const reply = replies.get(focus);
-  if (!reply) return;
-  find("detail").classList.remove("waiting");
+  find("detail").classList.toggle("waiting", !reply);
+  find("detail").inert = !reply; // what stands there is of another image or model: nothing of it may be judged
+  if (!reply) {
+    state.verdict = null;
+    state.drawn = {};
+    return;
+  }
   const isBrief = state.active.length > 1;
   if (state.drawn.reply === reply && state.drawn.isBrief === isBrief) return; // drawn anew, it would close what is open and take the focus
   state.drawn = { reply, isBrief };
@@ -199,11 +215,13 @@ function drawHeat() {
   const reply = state.replies.get(state.focus);
   const overlay = state.overlays.get(state.focus);
   const [switched, strength, heat, note] = ["heat-on", "heat-strength", "heat", "heat-note"].map(find);
-  find("heat-bar").hidden = !reply || Boolean(reply.error);
+  find("heat-bar").hidden = state.image === null; // it stays, so that nothing moves from image to image
+  switched.disabled = Boolean(reply && reply.error);
   strength.disabled = !switched.checked;
   heat.hidden = !switched.checked || !overlay || !overlay.src;
   note.textContent = switched.checked && overlay ? overlay.note : "";
   if (!heat.hidden) heat.src = overlay.src;
+  find("no-picture").hidden = !state.isUnseen || !heat.hidden;
   if (switched.checked) activeModels().filter(isUnexplained).forEach(loadHeat);
   drawSide();
 }
@@ -221,7 +239,7 @@ async function loadHeat({ name }) {
     const reply = await predict(image, name, { explain: 1, neighbours: 0 });
     overlays.set(name, reply.overlay ? { src: reply.overlay, note: `${reply.overlay_kind}, for ${reply.label}` } : { src: null, note: reply.overlay_error || "this model has nothing to show" });
   } catch (error) {
-    overlays.set(name, { src: null, note: error.message });
+    overlays.set(name, { src: null, note: error.message, hasFailed: true });
   }
   if (state.overlays === overlays) drawHeat();
 }
@@ -286,9 +304,13 @@ function connect() {
   });
   find("picture").addEventListener("error", () => {
     find("picture").hidden = true;
-    find("no-picture").hidden = false;
+    state.isUnseen = true;
+    drawHeat();
   });
-  find("heat-on").addEventListener("change", drawHeat);
+  find("heat-on").addEventListener("change", () => {
+    for (const [name, overlay] of state.overlays) if (overlay.hasFailed) state.overlays.delete(name); // switching on asks again
+    drawHeat();
+  });
   find("heat-strength").addEventListener("input", (event) => document.body.style.setProperty("--heat", event.target.value / 100));
   document.addEventListener("keydown", pressKey);
   connectCamera((image) => takeFiles([new File([image.blob], image.name)], "camera"));

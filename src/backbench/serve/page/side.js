@@ -4,11 +4,14 @@ import { makeChances, makeNear } from "./answer.js";
 import { fill, make } from "./dom.js";
 import { sayLabel, sayLevel, sayTime } from "./words.js";
 
-// `section` is hidden unless several models are asked; `list` scrolls sideways on a phone, so keys reach it.
+// `section` is hidden unless several models are asked; `list` scrolls sideways on a phone, so keys reach it. Until the
+// first of them answers, what was there stays, dimmed, so that nothing moves from image to image.
 export function renderSide(section, list, { models, replies, overlays, focus, picture, isHeatOn }) {
-  const isComparing = models.length > 1 && models.some((model) => replies.has(model.name));
-  section.hidden = !isComparing;
-  fill(list, ...(isComparing ? models : []).map((model) => makeCard(model, replies.get(model.name), {
+  section.hidden = models.length < 2;
+  const isWaiting = !section.hidden && !models.some((model) => replies.has(model.name));
+  list.classList.toggle("waiting", isWaiting);
+  if (isWaiting && list.children.length === models.length) return;
+  fill(list, ...(section.hidden ? [] : models).map((model) => makeCard(model, replies.get(model.name), {
     isFocus: model.name === focus, overlay: overlays.get(model.name), picture, isHeatOn,
   })));
 }
@@ -30,6 +33,6 @@ function makeCard(model, reply, { isFocus, overlay, picture, isHeatOn }) {
 function makeHeat(overlay, picture, model) {
   const heat = overlay && overlay.src && make("img", { class: "heat", src: overlay.src, alt: `where ${model.short} looks` });
   return make("figure", { class: "block" },
-    make("div", { class: "stack" }, make("img", { src: picture, alt: "" }), heat),
+    make("div", { class: "stack" }, make("img", { src: picture, alt: "", onerror: (event) => event.target.remove() }), heat),
     make("figcaption", { class: "small muted", text: overlay ? overlay.note : "looking ..." }));
 }

@@ -51,17 +51,19 @@ export function sayTime(milliseconds) {
   return milliseconds >= 1000 ? `${(milliseconds / 1000).toFixed(1)} s` : `${Math.max(1, Math.round(milliseconds))} ms`;
 }
 
-// "3 of 4 say moth", from the replies that are there.
+// "3 of 4 say moth", from the replies that are there; who is not sure says nothing.
 export function sayAgreement(replies) {
   const answered = replies.filter((reply) => !reply.error);
   if (!answered.length) return "";
   const counts = new Map();
-  for (const reply of answered) counts.set(reply.label, (counts.get(reply.label) || 0) + 1);
+  for (const reply of answered) if (!reply.unsure) counts.set(reply.label, (counts.get(reply.label) || 0) + 1);
+  if (!counts.size) return answered.length === 1 ? "The one that answered is not sure" : answered.length === 2 ? "Neither is sure" : `None of the ${answered.length} is sure`;
   const [label, most] = [...counts].sort((one, two) => two[1] - one[1])[0];
   if (answered.length === 1) return `${label}, says the one that answered`;
   if (most === answered.length) return answered.length === 2 ? `Both say ${label}` : `All ${most} say ${label}`;
   const isTied = [...counts.values()].filter((count) => count === most).length > 1;
-  return isTied ? `They disagree: ${[...counts.keys()].join(" / ")}` : `${most} of ${answered.length} say ${label}`;
+  if (isTied) return `They disagree: ${[...counts.keys()].join(" / ")}`;
+  return most === 1 ? `1 of ${answered.length} says ${label}` : `${most} of ${answered.length} say ${label}`;
 }
 
 // What no spreadsheet takes for a formula, as one cell of a CSV file.
