@@ -56,12 +56,13 @@ def write_adapted(wrong: Path, data: str) -> Path | None:
     from backbench.config import DataConfig
     from backbench.data.load import load_data
     from backbench.engine.resize import prepare_batch
+    from backbench.engine.tune import are_norms_folded
 
     load = find_model(str(wrong)).load
     assert load is not None  # a card runs a network
     backbone = load(0)
-    norms = [m for m in backbone.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not any(norm.running_mean is not None and norm.running_mean.any() for norm in norms):
+    has_norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.body.modules())
+    if not has_norms or are_norms_folded(backbone.body):
         return None
     images = load_data(DataConfig(source=data))
     rows = np.random.default_rng(0).permutation(images.manifest.part_rows("train"))

@@ -165,23 +165,25 @@ def _plan(
         ("model", model.name),
         ("method", f"{method.name}: {', '.join(changed) or 'all options as they are by default'}"),
         ("runs on", f"{device}, {config.precision}, seed {config.seed}"),
-        ("takes", takes if method.kind == "probe" else f"{takes} (at most and roughly)"),
+        ("takes", takes if method.kind == "probe" else f"{takes} (roughly; it may stop early)"),
         *([] if budget_seconds is None else [("budget", format_seconds(budget_seconds))]),
     ]
     return document, "\n".join(f"{name:8}{printable(text)}" for name, text in lines)
 
 
 def _estimate(config: RunConfig, options: Frozen, num_images: int, num_train: int, device: str) -> float | None:
-    """Seconds of the training, or of the features where that runs no network; None where no speed was seen yet."""
+    """Seconds of the features and of the training; None where there is some and no speed was seen here yet."""
     from backbench.catalog import find_method, find_model
     from backbench.plan import count_passes, estimate_training, guess_seconds
 
     model = find_model(config.model_file or config.model)
-    method = find_method(config.method.name)
-    num_passes = count_passes(method, options)
-    if not num_passes:
-        return guess_seconds([model], num_images, device=device, precision=config.precision)[model.name]
-    return estimate_training([model], num_passes, num_train, top=None, device=device, precision=config.precision)
+    num_passes = count_passes(find_method(config.method.name), options)
+    training = estimate_training(
+        [model], num_passes, num_train, top=None, device=device, precision=config.precision
+    )
+    if training is None:
+        return None
+    return training + guess_seconds([model], num_images, device=device, precision=config.precision)[model.name]
 
 
 def _describe_state(out: Path, run_id: str) -> str:

@@ -81,6 +81,7 @@ def run(
     from backbench.studies.steps import Settings, find_missing
     from backbench.studies.write_up import write_up
 
+    seconds = None if budget is None else parse_duration(budget)
     found = read_study(file)
     if weights_dir is not None:
         os.environ[FOLDER_VARIABLE] = str(weights_dir.absolute())
@@ -106,7 +107,6 @@ def run(
             print(render_estimates(found.title, estimates, missing))
         return
     with make_progress(quiet=quiet) as progress:
-        seconds = None if budget is None else parse_duration(budget)
         outcome = run_study(found, settings, budget_seconds=seconds, progress=progress)
         # whoever interrupts does not want to wait for pictures
         has_figures = has_figures and not outcome.interrupted
@@ -157,9 +157,9 @@ def render_estimates(title: str, estimates: Sequence[Estimate], missing: Sequenc
     runs = sum(step.num_runs for step in estimates)
     lines += [
         "",
-        f"{len(estimates)} rankings, {runs} runs, about {format_seconds(total)} in all (roughly), controls and",
-        "downloads not counted; training is counted only where a speed was measured on this machine. Runs of one",
-        "model share its features, so a ranking takes less than its runs would one by one.",
+        f"{len(estimates)} rankings, {runs} runs, about {format_seconds(total)} in all (roughly). Not counted:",
+        "controls, downloads, evaluation on other sources, and training where no speed was measured on this",
+        "machine. Runs of one model share its features, so a ranking takes less than its runs would one by one.",
     ]
     unknown = {step.data: step.num_images for step in estimates if not step.is_size_known}
     if unknown:

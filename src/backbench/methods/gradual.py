@@ -57,16 +57,15 @@ def adapt(task: ImageTask, options: GradualOptions, training: Training) -> Tuned
     num_stages = len(stages_of(body))
     steps = min(options.steps, num_stages)
     phases = {}
-    warnings: tuple[str, ...] = ()
     for step in range(steps + 1):
         num = round(num_stages * step / steps)
         names = last_stages(body, num) if num else []
         phase = make_phase(f"gradual-{step}", classifier, names, options.recipe, fresh_head=step == 0)
         phases[phase.name] = train_phase(classifier, task, phase, training)
-        warnings = describe_norms(classifier, phase)  # the last step trains what all before it did
         if phases[phase.name].ended == "budget":
             break
     classifier.head = trained.fold()
+    warnings = describe_norms(classifier, phase)  # the last step trains what all before it did
     return Tuned(classifier, phases, {"stages": num_stages, "steps": steps}, warnings)
 
 

@@ -46,6 +46,7 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tune
     from backbench.engine.task import Features
     from backbench.engine.tune import (
         Tuned,
+        describe_norms,
         last_stages,
         make_classifier,
         make_phase,
@@ -83,9 +84,10 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tune
     phase = make_phase("two-phase", classifier, names, options.recipe, fresh_head=False)
     phase = replace(phase, keeps_statistics=options.keep_statistics or phase.keeps_statistics)
     result = train_phase(classifier, task, phase, training)
-    warnings: tuple[str, ...] = ()
+    # kept as asked goes without saying; kept against what was asked does not
+    warnings = () if options.keep_statistics else describe_norms(classifier, phase)
     if result.best_epoch == 0:
-        warnings = ("fine-tuning never beat the probe on validation, so the probe is what was kept",)
+        warnings += ("fine-tuning never beat the probe on validation, so the probe is what was kept",)
     return Tuned(
         classifier,
         {"two-phase": result},

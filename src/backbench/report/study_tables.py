@@ -196,15 +196,13 @@ def _compare_figure(entry: Any, cells: Sequence[Cell], reasons: Sequence[str]) -
     found = [cell for cell in cells if (cell.group, cell.model, cell.method, cell.data) == wanted]
     theirs = "not stated" if entry.value is None else show_value(entry.figure, entry.value)
     mark = "" if entry.why is None else f" [{reasons.index(entry.why) + 1}]"
-    there = [
-        f"{source.num_images:,} of classes that {cell.data} has too"
-        for cell in cells
-        if (cell.group, cell.model, cell.method) == wanted[:3] and (source := cell.elsewhere.get(entry.data))
-    ]
-    if there:
-        return [theirs, f"{', '.join(dict.fromkeys(there))}{mark}"]
-    if not found:
-        return [theirs, "not run"]
+    if not found:  # an image count may be of a source that models were only tried on
+        there = [
+            f"{source.num_images:,} of classes that {cell.data} has too"
+            for cell in cells
+            if (cell.group, cell.model, cell.method) == wanted[:3] and (source := cell.elsewhere.get(entry.data))
+        ]
+        return [theirs, f"{', '.join(dict.fromkeys(there))}{mark}" if there else "not run"]
     ours = _over_seeds(found, entry.figure)
     values = [metric.value for cell in found if (metric := cell.figure(entry.figure)) is not None]
     gap = _gap(entry.figure, entry.value, values)

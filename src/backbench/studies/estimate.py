@@ -78,12 +78,14 @@ def _estimate(step: Step) -> Estimate:
 
 
 def _training_seconds(step: Step, model: ModelSpec, config: MethodConfig, num_images: int) -> float:
-    """0 where no speed was seen here yet."""
+    """0 where no speed was seen here yet. Parts are taken to be as where the data fixes none."""
     request, method = step.request, find_method(config.name)
+    data = request.data
+    num_train = round(num_images * (1 - data.test_fraction) * (1 - data.val_fraction))
     seconds = estimate_training(
         [model],
         count_passes(method, resolve_options(method, config)),
-        min(num_images, request.data.train_limit or num_images),
+        min(num_train, request.data.train_limit or num_train),
         top=None,
         device=request.device,
         precision=request.training_precision,

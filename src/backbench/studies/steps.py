@@ -74,9 +74,7 @@ def plan_steps(study: StudyFile, settings: Settings) -> list[Step]:
     """
     _check_settings(study, settings)
     steps = []
-    for group in study.groups:
-        if settings.only and group.name not in settings.only:
-            continue
+    for group in _chosen_groups(study, settings):
         for data in group.data:
             for seed in group.seeds:
                 steps.append(_make_step(study, group, data, seed, settings))
@@ -125,9 +123,7 @@ def _make_step(study: StudyFile, group: Group, data: str, seed: int, settings: S
 def data_config(study: StudyFile, data: str, settings: Settings, **choices: Any) -> DataConfig:
     """The images of that name in the study, as they are asked for here; of a table with the columns it gives."""
     place = source_of(data, settings)
-    spec = find_source(place)
-    takes_columns = spec.has_columns if spec is not None else not os.path.isdir(place)  # noqa: PTH112
-    if takes_columns:
+    if _has_columns(place):
         choices |= {f"{kind}_column": name for kind, name in study.columns.get(data, Columns())}
     return DataConfig(source=place, limit=settings.limit, **choices)
 
@@ -157,7 +153,8 @@ def source_of(data: str, settings: Settings) -> str:
     """Where a data set of the study lies here, or what stands in for it in a trial."""
     if data in settings.data:
         return settings.data[data]
-    if settings.random_weights:
+    is_own = find_source(data) is None and os.path.exists(data)  # noqa: PTH110 - unlike Path's, never raises
+    if settings.random_weights and not is_own:
         known = data.partition(":")[0]
         return f"generated:{STAND_INS.get(known, known)}"
     return data
@@ -191,11 +188,10 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
     for name, place in settings.data.items():
         if not _is_there(place):
             raise ConfigError(f"--data {name}={place}: there is no such folder, file or data set.")
-    for name in study.columns:
-        spec = find_source(name)
-        if spec is not None and not spec.has_columns:
+    for name in study.columns.keys() - settings.data.keys():  # of what lies elsewhere here, that decides
+        if not _has_columns(name):
             raise ConfigError(f"columns: '{name}' has none. They are for tables and for data sets of the hub.")
-    for group in study.groups:
+    for group in _chosen_groups(study, settings):
         for name in (*group.data, *group.test_on):
             if not _is_there(source_of(name, settings)):
                 close = nearest(name, [spec.name for spec in list_sources()])
@@ -206,14 +202,23 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
                 )
 
 
+def _chosen_groups(study: StudyFile, settings: Settings) -> list[Group]:
+    return [group for group in study.groups if not settings.only or group.name in settings.only]
+
+
+def _has_columns(place: str) -> bool:
+    spec = find_source(place)
+    return spec.has_columns if spec is not None else not os.path.isdir(place)  # noqa: PTH112
+
+
 def _is_there(place: str) -> bool:
     return find_source(place) is not None or os.path.exists(place)  # noqa: PTH110 - unlike Path's, never raises
 
 
 def find_missing(study: StudyFile, settings: Settings) -> list[str]:
     """A sentence for each data set whose images have to lie here before, and do not."""
-    used = [group for group in study.groups if not settings.only or group.name in settings.only]
-    places = {name: source_of(name, settings) for group in used for name in (*group.data, *group.test_on)}
+    used = {name for group in _chosen_groups(study, settings) for name in (*group.data, *group.test_on)}
+    places = {name: source_of(name, settings) for name in sorted(used)}
     missing = []
     for name, place in places.items():
         spec = find_source(place)

@@ -237,9 +237,10 @@ def describe_certainty(comparison: Comparison) -> Box:
     if comparison.details.num_openings:
         facts.append(("test part opened", plural(comparison.details.num_openings, "time")))
     method = next((entry.record.method for entry in comparison.ranked if entry.row.is_best), None)
-    has_val = method is None or "val" in method.fitted_on
-    num_trained = comparison.data.num_train + (comparison.data.num_val if has_val else 0)
-    facts.append(("the best was trained on", f"{num_trained:,} images"))
+    sizes = {"train": comparison.data.num_train, "val": comparison.data.num_val}
+    fitted_on = "nothing" if method is None else method.fitted_on
+    num_trained = sum(sizes.get(part, 0) for part in fitted_on.split("+"))
+    facts.append(("the best was trained on", f"{num_trained:,} images" if num_trained else "none of the images"))
     return Box("How sure", tuple(facts))
 
 
@@ -324,6 +325,10 @@ def _cheapest_tied(comparison: Comparison) -> Row | None:
     return min(tied, key=lambda row: row.seconds["total"], default=None)
 
 
+_COLOURS = {stage: place for place, stage in enumerate(STAGES)} | {"fit": STAGES.index("head")}
+"""The same in every row; training has that of solving a head, as a row has one of the two."""
+
+
 @dataclass(frozen=True)
 class Stages:
     """Where the time of one row went: (stage, seconds, share of the longest row in percent, colour 0 to 4)."""
@@ -345,7 +350,7 @@ def split_time(comparison: Comparison) -> list[Stages]:
                 name(stage, 16),
                 duration(row.seconds[stage]),
                 round(100 * row.seconds[stage] / longest, 2),
-                _colour_of(stage),
+                _COLOURS.get(stage, 0),
             )
             for stage in dict.fromkeys(stages)
         )
@@ -353,12 +358,6 @@ def split_time(comparison: Comparison) -> list[Stages]:
             Stages(f"{name(row.model, 34)} + {name(row.method, 14)}", parts, duration(row.seconds["total"]))
         )
     return found
-
-
-def _colour_of(stage: str) -> int:
-    """The same in every row, 0 to 4; training has that of solving a head, as a row has one of the two."""
-    place = STAGES.index("head" if stage == "fit" else stage) if stage in (*STAGES, "fit") else 0
-    return place % 5
 
 
 def _time_of_one(rate: float) -> str:

@@ -183,7 +183,6 @@ function drawAnswer() {
   renderRows(find("rows"), find("agreement"), {
     models: activeModels(), replies, focus, onFocus: (name) => { state.focus = name; drawAnswer(); drawHeat(); },
   });
-  drawSide();
   const reply = replies.get(focus);
   find("detail").classList.toggle("waiting", !reply);
   find("detail").inert = !reply; // what stands there is of another image or model: nothing of it may be judged
