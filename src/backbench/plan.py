@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -33,15 +36,19 @@ UNKNOWN_FLOPS = 5e9
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimated seconds of each model, and bytes to fetch; `training_seconds`: see `estimate_training`."""
+    """Estimated seconds of each model, and bytes to fetch; `training_seconds`: see `estimate_training`.
+
+    `guessed`: models whose cost is not known, see `list_guessed`.
+    """
 
     seconds: dict[str, float]
     download_bytes: int
+    guessed: tuple[str, ...] = ()
 
     def sentences(
         self, num_methods: int, *, trains: bool = False, training_seconds: float | None = None
     ) -> list[str]:
-        """A line for the terminal; where training can't be estimated, that is said."""
+        """Lines for the terminal; where a cost or training can't be estimated, that is said."""
         num_models = len(self.seconds)
         models = f"{num_models} model{'s' if num_models != 1 else ''}"
         methods = f"{num_methods} method{'s' if num_methods != 1 else ''}"
@@ -53,7 +60,8 @@ class Plan:
             rest = f"and up to about {format_seconds(training_seconds)} of training (roughly)"
         elif trains and training_seconds is None:
             rest = "and the time of training, which is not estimated: no speed was measured here yet"
-        return [f"{models} x {methods}, {fetch}, about {format_seconds(sum(self.seconds.values()))} {rest}."]
+        line = f"{models} x {methods}, {fetch}, about {format_seconds(sum(self.seconds.values()))} {rest}."
+        return [line, *describe_guessed(self.guessed)]
 
 
 def estimate_training(
@@ -77,11 +85,11 @@ def estimate_training(
     """
     if not num_passes:
         return 0.0
-    rate = _known_rate(device, precision)
-    if rate is None:
+    speeds = _read_speeds(device, precision)
+    if not speeds:
         return None
-    dearest_first = sorted((_flops_of(model) for model in models), reverse=True)
-    return sum(dearest_first[:top]) * num_images * num_passes / rate
+    dearest_first = sorted((_seconds_each(model, speeds) for model in models), reverse=True)
+    return sum(dearest_first[:top]) * num_images * num_passes
 
 
 def count_passes(method: MethodSpec, options: Frozen) -> int:
@@ -102,8 +110,20 @@ def count_passes(method: MethodSpec, options: Frozen) -> int:
     return 0 if values["recipe"]["augment"] == Augment().model_dump() else epochs
 
 
-def _flops_of(model: ModelSpec) -> float:
-    return UNKNOWN_FLOPS if model.flops is None else model.flops
+def list_guessed(models: Sequence[ModelSpec], *, device: str, precision: Precision) -> tuple[str, ...]:
+    """Names of the models that neither the catalog nor a run of them here tells the cost of."""
+    speeds = _read_speeds(device, precision)
+    return tuple(model.name for model in models if model.flops is None and model.name not in speeds)
+
+
+def describe_guessed(names: Sequence[str]) -> list[str]:
+    """That these models were counted by a guess: one sentence, or none."""
+    if not names:
+        return []
+    return [
+        f"The cost of {', '.join(names)} is not known before it has run here once: counted as a ResNet-50 "
+        f"({UNKNOWN_FLOPS / 1e9:g} GFLOPs an image)."
+    ]
 
 
 def describe_power(num_test: int) -> str:
@@ -119,39 +139,85 @@ def make_plan(models: Sequence[ModelSpec], found: Survey, *, device: str, precis
     """Estimate the time of each model from its FLOPs and the speed seen here before, else from a quick timing."""
     download_bytes = sum(model.download_bytes for model in models if not is_on_disk(model))
     seconds = guess_seconds(models, found.num_images, device=device, precision=precision)
-    return Plan(seconds, download_bytes + found.download_bytes)
+    guessed = list_guessed(models, device=device, precision=precision)
+    return Plan(seconds, download_bytes + found.download_bytes, guessed)
 
 
 def guess_seconds(
     models: Sequence[ModelSpec], num_images: int, *, device: str, precision: Precision
 ) -> dict[str, float]:
     """Seconds that features of so many images take, by name of the model."""
-    rate = _known_rate(device, precision) or _measure_matrix_rate() * FORWARD_SHARE[precision]
-    return {model.name: START_SECONDS + _flops_of(model) * num_images / rate for model in models}
+    speeds = _read_speeds(device, precision)
+    if not speeds:
+        speeds = {"": Speed(UNKNOWN_FLOPS, _measure_matrix_rate() * FORWARD_SHARE[precision])}
+    return {model.name: START_SECONDS + num_images * _seconds_each(model, speeds) for model in models}
 
 
-def remember_speed(device: str, precision: Precision, flops: float, forward_seconds: float) -> None:
-    """Keep the FLOP/s that a forward reached, so that the next estimate is better."""
+def _seconds_each(model: ModelSpec, speeds: dict[str, Speed]) -> float:
+    """Of one image's forward: at the model's own speed, else at that of the model nearest to it in cost.
+
+    Small networks reach a fraction of the FLOP/s that large ones do, so one rate for all would be off by several
+    times. `speeds` is not empty.
+    """
+    own = speeds.get(model.name)
+    if model.flops == 0:  # nothing is multiplied, as for pixels
+        return 0.0
+    flops = model.flops or (own.flops if own is not None else UNKNOWN_FLOPS)
+    if own is None:
+        own = min(speeds.values(), key=lambda speed: abs(math.log(speed.flops / flops)))
+    return flops / own.rate
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What the forward of a model reached here: `flops` of one image, `rate` in FLOP/s."""
+
+    flops: float
+    rate: float
+
+
+def remember_speed(
+    name: str, flops: float, num_images: int, forward_seconds: float, *, device: str, precision: Precision
+) -> None:
+    """Keep the FLOP/s that the forward of this model reached, so that the next estimate is better.
+
+    What was kept of it before counts half, so that one run on a busy machine does not decide.
+
+    Args:
+        flops: of one image.
+    """
     if forward_seconds < 0.5:  # too short to say anything
         return
-    speeds = _read_speeds() | {f"{device}/{precision}": flops / forward_seconds}
+    speeds = _read_speeds(device, precision)
+    rate = flops * num_images / forward_seconds
+    if name in speeds:
+        rate = (rate + speeds[name].rate) / 2
+    speeds[name] = Speed(flops, rate)
+    kept = {each: [speed.flops, speed.rate] for each, speed in speeds.items()}
+    whole = _read_speed_file() | {f"{device}/{precision}": kept}
     with contextlib.suppress(StorageError):  # an estimate is not worth failing for
-        write_atomically(cache_folder() / SPEED_FILE, json.dumps(speeds).encode())
+        write_atomically(cache_folder() / SPEED_FILE, json.dumps(whole).encode())
 
 
-def _known_rate(device: str, precision: Precision) -> float | None:
-    rate = _read_speeds().get(f"{device}/{precision}")
-    return float(rate) if rate else None
-
-
-def _read_speeds() -> dict[str, float]:
+def _read_speeds(device: str, precision: Precision) -> dict[str, Speed]:
+    """By name of the model; empty where nothing was measured, or where the file is not as it is written here."""
     try:
-        speeds = json.loads((cache_folder() / SPEED_FILE).read_text())
+        kept = _read_speed_file()[f"{device}/{precision}"]
+        speeds = {str(name): Speed(float(flops), float(rate)) for name, (flops, rate) in kept.items()}
+    except (KeyError, AttributeError, TypeError, ValueError):
+        return {}
+    return {name: speed for name, speed in speeds.items() if speed.flops > 0 and speed.rate > 0}
+
+
+def _read_speed_file() -> dict[str, Any]:
+    try:
+        whole = json.loads((cache_folder() / SPEED_FILE).read_text())
     except (OSError, ValueError):
         return {}
-    return speeds if isinstance(speeds, dict) else {}
+    return whole if isinstance(whole, dict) else {}
 
 
+@cache
 def _measure_matrix_rate(size: int = 768) -> float:
     """FLOP/s of an fp32 matrix product on all cores, in about 20 ms; torch is not needed for it."""
     matrix = np.ones((size, size), dtype=np.float32)

@@ -359,8 +359,14 @@ def _precision_for(method: MethodConfig, request: RankRequest) -> Precision:
 def _remember(extracted: Extracted, request: RankRequest) -> None:
     cost = extracted.cost
     if extracted.model.flops and not cost.features_from_cache:
-        flops = extracted.model.flops * cost.num_images
-        remember_speed(request.device, request.precision, flops, cost.seconds.get("forward", 0.0))
+        remember_speed(
+            extracted.model.name,
+            extracted.model.flops,
+            cost.num_images,
+            cost.seconds.get("forward", 0.0),
+            device=request.device,
+            precision=request.precision,
+        )
 
 
 def _show(bench: _Bench) -> None:

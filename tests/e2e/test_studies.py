@@ -206,6 +206,16 @@ after_data = "DATA"
 after_method = "knn"
 """
 QUESTION = "[[questions]]\nask = 'which?'\n"
+PUBLISHED = """
+[[published]]
+table = "t"
+row = "r"
+column = "c"
+group = "one"
+model = "pixels"
+method = "knn"
+data = "digits"
+"""
 
 
 @pytest.mark.parametrize(
@@ -237,6 +247,14 @@ QUESTION = "[[questions]]\nask = 'which?'\n"
             "[[published]]\ntable='t'\nrow='r'\ncolumn='c'\ngroup='one'\nmodel='m'\nmethod='knn'\ndata='digits'",
             "'m' is not in group 'one'",
         ),
+        (QUESTION + "by = 'families'\ngroups = ['one']", "'models', the family in question, belong to"),
+        (QUESTION + "by = 'families'\nmodels = ['pixels']\ngroups = ['one']", "no other model to compare with"),
+        (QUESTION + "by = 'own-network'\nmodel = 'pixels'\ngroups = ['one']", "no other model to compare with"),
+        (QUESTION + "by = 'across-data'\ngroups = ['one']", "takes groups with two data sets"),
+        (QUESTION + "by = 'both-resolutions'\ngroups = ['one']", "takes groups with two data sets"),
+        (QUESTION + "by = 'generalisation'\ngroups = ['one']", "takes a group with 'test_on'"),
+        (PUBLISHED + "value = 97.5", "accuracy = 97.5 is no share from 0 to 1; 93.1 % is written 0.931"),
+        (PUBLISHED + "value = -3\nfigure = 'seconds'", "published.0.value: .* greater than or equal to 0"),
     ],
 )
 def test_what_does_not_fit_together_is_said(more: str, said: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,14 @@ from click.testing import CliRunner
 from backbench.cli import app
 from backbench.cli.study import render_estimates
 from backbench.errors import ConfigError
+from backbench.progress import SILENT
 from backbench.records import Metric
 from backbench.studies import carry_out
 from backbench.studies.carry_out import Outcome, run_study
 from backbench.studies.estimate import estimate_steps
 from backbench.studies.schema import StudyFile
 from backbench.studies.steps import Settings, find_missing, plan_steps
+from listings import write_image
 
 STUDY: dict[str, Any] = {
     "name": "mine",
@@ -107,18 +110,46 @@ def test_an_estimate_of_the_best_is_one_model_long(tmp_path: Path) -> None:
     assert [cell.model for cell in steps[1].cells] == ["the best of 'one'"]
 
 
-def test_an_estimate_knows_the_size_of_a_named_data_set_that_lies_here(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    for name, size, is_known in (("cifar10", 60_000, True), ("photos", 10_000, False)):
-        group = {"name": "one", "data": [name], "models": ["tiny_cnn"], "methods": ["ridge", "head"]}
-        study = StudyFile.model_validate(STUDY | {"groups": [group]})
-        settings = Settings(out=tmp_path, data={name: str(tmp_path / "mine")})
-        (step,) = estimate_steps(study, settings)
-        assert (step.num_images, step.is_size_known) == (size, is_known)
-        assert step.cells[0].seconds == step.cells[1].seconds == step.seconds  # one pass for both
-        text = render_estimates("t", [step])
-        assert ("counted: photos as 10,000 images" in text) is not is_known
-        assert "tiny_cnn + head" in text
+def estimate_one(data: str, place: Path | None = None, **settings: Any) -> tuple[Any, str]:
+    group = {"name": "one", "data": [data], "models": ["tiny_cnn", "hf/some/one"], "methods": ["ridge", "head"]}
+    study = StudyFile.model_validate(STUDY | {"groups": [group]})
+    places = {} if place is None else {data: str(place)}
+    (step,) = estimate_steps(study, Settings(out=Path("out"), data=places, **settings))
+    return step, render_estimates("t", [step])
+
+
+def test_an_estimate_counts_the_images_that_lie_here_whatever_name_they_go_by(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        for number in range(6):
+            write_image(tmp_path / "mine" / label / f"{number}.png")
+    for name in ("cifar10", "photos"):
+        step, text = estimate_one(name, tmp_path / "mine")
+        assert (step.num_images, step.is_size_known, step.fault) == (12, True, "")
+        assert "Size not known" not in text
+    assert estimate_one("photos", tmp_path / "mine", limit=8)[0].num_images == 8
+    assert estimate_one("cifar10")[0].num_images == 60_000
+    step, text = estimate_one("hub:someone/photos")
+    assert (step.num_images, step.is_size_known) == (10_000, False)
+    assert "counted: hub:someone/photos as 10,000 images" in text
+    assert step.cells[0].seconds == step.cells[1].seconds  # one pass for both
+    assert "tiny_cnn + head" in text
+
+
+def test_an_estimate_says_what_is_wrong_with_a_folder_and_what_is_a_guess(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    step, text = estimate_one("photos", tmp_path / "empty")
+    assert (step.num_images, step.is_size_known) == (10_000, False)
+    assert step.fault.startswith("photos: ")
+    assert step.guessed == ("hf/some/one",)
+    assert "The cost of hf/some/one is not known" in text
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'name = "mine"\ntitle = "t"\nsource = "s"\nabout = "a"\n[[groups]]\nname = "one"\ndata = ["photos"]\n'
+        'models = ["tiny_cnn"]\nmethods = ["ridge"]\n'
+    )
+    call = ["study", "run", str(study), "--dry-run", "--data", f"photos={tmp_path / 'empty'}"]
+    assert f"Missing: {step.fault}" in CliRunner().invoke(app, call).stdout
+    assert json.loads(CliRunner().invoke(app, [*call, "--json"]).stdout)["warnings"] == [step.fault]
 
 
 def one_group(**changes: Any) -> dict[str, Any]:
@@ -203,3 +234,27 @@ def test_a_group_that_makes_no_sense_is_refused(key: str, value: list[Any], mess
     first, *others = STUDY["groups"]
     with pytest.raises(ValueError, match=message):
         StudyFile.model_validate(STUDY | {"groups": [first | {key: value}, *others]})
+
+
+def test_a_stand_in_that_there_is_not_is_said_before_any_trial(tmp_path: Path) -> None:
+    study = StudyFile.model_validate(STUDY | {"trial": {"pixels": "tiny_cnm"}})
+    with pytest.raises(ConfigError, match=r"unknown model 'tiny_cnm' in \[trial\]. Did you mean 'tiny_cnn'"):
+        plan_steps(study, Settings(out=tmp_path))
+
+
+def test_what_failed_on_another_source_says_which_run_it_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ConfigError("no class in common")
+
+    monkeypatch.setattr(carry_out, "evaluate_elsewhere", fail)
+    groups = [
+        {"data": ["digits"], "models": ["pixels"], "methods": ["knn"], "seeds": [0, 1], "test_on": ["cifar10"]}
+    ]
+    study = StudyFile.model_validate(STUDY | {"groups": [groups[0] | {"name": "one"}]})
+    steps = plan_steps(study, Settings(out=tmp_path))
+    outcome = Outcome(study)
+    cell = carry_out.Cell("one", "digits", "pixels", "knn", 1, None, tmp_path, tmp_path)  # type: ignore[arg-type]
+    assert carry_out._evaluate_elsewhere(cell, steps[1], Settings(out=tmp_path), outcome, SILENT).elsewhere == {}
+    assert outcome.failures == ["one: digits, seed 1, pixels + knn on cifar10: no class in common"]

@@ -190,8 +190,8 @@ def test_a_map_beats_everything_and_is_kept_in_the_options(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([], "is empty"),
-        (["cat"], "line 1"),
+        ([], "The map '.*map.csv' is empty"),
+        (["cat"], "The map '.*map.csv': line 1"),
         (["class,id", "cat,n02123045,more"], "line 2"),
         ([",n02123045"], "line 1"),
     ],
@@ -210,7 +210,7 @@ def test_a_map_that_cannot_be_read_is_a_config_error(tmp_path: Path) -> None:
 
 
 def test_a_map_or_table_for_other_classes_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"'cats'.*Nearest: cat"):
+    with pytest.raises(ConfigError, match=r"The map names the class 'cats'.*Nearest: cat"):
         find_counterparts(["cat", "dog"], IMAGENET, {"cats": (TABBY,)}, "auto")
     with pytest.raises(ConfigError, match=r"'hors'.*horse"):
         find_counterparts(["cat", "hors"], IMAGENET, {}, "cifar10")
@@ -218,7 +218,7 @@ def test_a_map_or_table_for_other_classes_names_the_nearest() -> None:
 
 def test_an_id_that_is_no_class_of_the_model_is_refused_with_the_nearest() -> None:
     typo = TABBY[:-1] + "z"
-    with pytest.raises(ConfigError, match=rf"'{typo}' for the class 'cat'.*{TABBY[:-2]}"):
+    with pytest.raises(ConfigError, match=rf"The map gives '{typo}' for the class 'cat'.*{TABBY[:-2]}"):
         find_counterparts(["cat", "dog"], IMAGENET, {"cat": (BEAGLE, typo)}, "auto")
     with pytest.raises(ConfigError, match="'banana bread'"):
         find_counterparts(["cat", "dog"], IMAGENET, {"cat": ("banana bread",)}, "auto")

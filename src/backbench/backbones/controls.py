@@ -36,6 +36,7 @@ SPECS = [
         summary="control: always the most frequent class",
         describe=describe_majority,
         num_parameters=0,
+        flops=0.0,
         is_control=True,
     ),
     ModelSpec(
@@ -43,6 +44,7 @@ SPECS = [
         summary="control: brightness and colour statistics, no shapes",
         describe=describe_colours,
         num_parameters=0,
+        flops=0.0,
         is_control=True,
     ),
     ModelSpec(
@@ -50,6 +52,7 @@ SPECS = [
         summary="control: file facts (dimensions, bytes, format), no pixels",
         describe=describe_file_facts,
         num_parameters=0,
+        flops=0.0,
         is_control=True,
     ),
 ]

@@ -133,7 +133,7 @@ def _plan(
     from backbench.config import MethodConfig
     from backbench.data.load import load_data
     from backbench.data.survey import survey
-    from backbench.plan import describe_power
+    from backbench.plan import describe_guessed, describe_power, list_guessed
     from backbench.progress import format_seconds, make_progress
     from backbench.report.text import printable
     from backbench.run import decide_run_id
@@ -149,6 +149,7 @@ def _plan(
     changed = _list_changed(method.options().model_dump(mode="json"), options.model_dump(mode="json"))
     state = "not known before the data is here" if run_id is None else _describe_state(out, run_id)
     seconds = _estimate(config, options, found.num_images, found.parts["train"], device)
+    guessed = [] if seconds is None else list_guessed([model], device=device, precision=config.precision)
     whole = MethodConfig(name=method.name, options=options.model_dump(mode="json"))
     document = config.model_copy(update={"method": whole}).model_dump(mode="json") | {
         "run_id": run_id,
@@ -166,6 +167,7 @@ def _plan(
         ("method", f"{method.name}: {', '.join(changed) or 'all options as they are by default'}"),
         ("runs on", f"{device}, {config.precision}, seed {config.seed}"),
         ("takes", takes if method.kind == "probe" else f"{takes} (roughly; it may stop early)"),
+        *[("", sentence) for sentence in describe_guessed(guessed)],
         *([] if budget_seconds is None else [("budget", format_seconds(budget_seconds))]),
     ]
     return document, "\n".join(f"{name:8}{printable(text)}" for name, text in lines)

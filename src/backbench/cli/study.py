@@ -99,10 +99,12 @@ def run(
         only=only,
     )
     if dry_run:
-        estimates, missing = estimate_steps(found, settings), find_missing(found, settings)
+        estimates = estimate_steps(found, settings)
+        unusable = dict.fromkeys(step.fault for step in estimates if step.fault)
+        missing = [*find_missing(found, settings), *unusable]
         if as_json:
-            steps = [asdict(step) | {"num_runs": step.num_runs} for step in estimates]
-            print_json({"schema": 1, "study": found.name, "steps": steps, "warnings": missing})
+            rankings = [asdict(step) | {"num_runs": step.num_runs} for step in estimates]
+            print_json({"schema": 1, "study": found.name, "steps": rankings, "warnings": missing})
         else:
             print(render_estimates(found.title, estimates, missing))
         return
@@ -140,6 +142,7 @@ def split_pairs(given: Sequence[str]) -> dict[str, str]:
 
 def render_estimates(title: str, estimates: Sequence[Estimate], missing: Sequence[str] = ()) -> str:
     """Rankings, their runs and rough times as a text table, and what that counts and does not."""
+    from backbench.plan import describe_guessed
     from backbench.progress import format_seconds
 
     names = [step.title for step in estimates]
@@ -161,6 +164,7 @@ def render_estimates(title: str, estimates: Sequence[Estimate], missing: Sequenc
         "controls, downloads, evaluation on other sources, and training where no speed was measured on this",
         "machine. Runs of one model share its features, so a ranking takes less than its runs would one by one.",
     ]
+    lines += describe_guessed(list(dict.fromkeys(name for step in estimates for name in step.guessed)))
     unknown = {step.data: step.num_images for step in estimates if not step.is_size_known}
     if unknown:
         counted = ", ".join(f"{name} as {num:,} images" for name, num in unknown.items())

@@ -73,7 +73,7 @@ def find_counterparts(
     found = {}
     for name in class_names:
         if name in given:
-            found[name] = _among(given[name], head_classes, "options.map")
+            found[name] = _among(given[name], head_classes, "map")
         elif chosen is not None:
             found[name] = _among(known[plain_name(name)], head_classes, f"table {chosen}")
         else:
@@ -118,7 +118,7 @@ def _check_given(
             if each not in known:
                 close = nearest(each[:LONGEST_SHOWN], head_classes) or list(head_classes[:3])
                 raise ConfigError(
-                    f"options.map gives {shown(each)} for the class {shown(name)}, which is none of the "
+                    f"The map gives {shown(each)} for the class {shown(name)}, which is none of the "
                     f"{len(head_classes):,} classes of the model. Nearest: "
                     f"{', '.join(describe_id(found) for found in close)}."
                 )
@@ -129,7 +129,7 @@ def _check_names(given: Mapping[str, Sequence[str]], class_names: Sequence[str])
         if name not in class_names:
             close = nearest(name, class_names) or list(class_names[:3])
             raise ConfigError(
-                f"options.map names the class {shown(name)}, which the data does not have. "
+                f"The map names the class {shown(name)}, which the data does not have. "
                 f"Nearest: {', '.join(close)}."
             )
 
@@ -220,25 +220,21 @@ def read_map(path: Path) -> dict[str, tuple[str, ...]]:
     """
     try:
         if path.stat().st_size > MAX_MAP_BYTES:
-            raise ConfigError(
-                f"options.map: '{path}' is larger than {MAX_MAP_BYTES:,} bytes; is it the right file?"
-            )
+            raise ConfigError(f"The map '{path}' is larger than {MAX_MAP_BYTES:,} bytes; is it the right file?")
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ConfigError(f"options.map: '{path}' can't be read as CSV in UTF-8: {reason}.") from error
+        raise ConfigError(f"The map '{path}' can't be read as CSV in UTF-8: {reason}.") from error
     found: dict[str, list[str]] = {}
     for number, row in enumerate(rows, start=1):
         cells = [cell.strip() for cell in row]
         if not any(cells) or (number == 1 and cells[:2] in (["class", "synset"], ["class", "id"])):
             continue
         if len(cells) != 2 or not cells[0]:
-            raise ConfigError(
-                f"options.map: line {number} of '{path}' is not 'class,id', as in 'deer,n02430045': {row}."
-            )
+            raise ConfigError(f"The map '{path}': line {number} is not 'class,id', as in 'deer,n02430045': {row}.")
         found.setdefault(cells[0], []).extend([cells[1]] if cells[1] else [])
     if not found:
-        raise ConfigError(f"options.map: '{path}' is empty. Give a row 'class,id' for each class.")
+        raise ConfigError(f"The map '{path}' is empty. Give a row 'class,id' for each class.")
     return {name: tuple(ids) for name, ids in found.items()}
 
 

@@ -15,7 +15,7 @@ from backbench.evaluate.compare import ALPHA, permutation_by_group
 from backbench.evaluate.intervals import group_numbers
 from backbench.records import Predictions
 from backbench.report.rows import Row, make_rows
-from backbench.report.study_tables import Cell, show_figure
+from backbench.report.study_tables import Cell, name_data, show_figure
 
 NOTHING = "No run that could answer it is finished."
 
@@ -41,8 +41,8 @@ class Asked:
         """Runs that answered the same test images, under the name of their data set."""
         for data, digest in dict.fromkeys((cell.data, cell.record.data.manifest_digest) for cell in self.cells):
             own = [cell for cell in self.cells if (cell.data, cell.record.data.manifest_digest) == (data, digest)]
-            seeds = {cell.seed for cell in self.cells if cell.data == data}
-            yield data if len(seeds) == 1 else f"{data}, seed {own[0].seed}", own
+            is_of_one_seed = len({cell.seed for cell in own}) == 1  # else the parts are the data's own
+            yield name_data(own[0], self.cells) if is_of_one_seed else data, own
 
     def correct(self, cell: Cell) -> np.ndarray:
         """(n,) bool: which test images it got right, in the order of their names."""
@@ -164,7 +164,8 @@ def generalisation(asked: Asked) -> str:
     others = [change for change in changes if change[0].model != asked.model]
     of_others = "of the others " if mine else ""
     named = [
-        f"{words}{cell.model} + {cell.method} of {cell.data}: {100 * change:+.1f} points on {source}"
+        f"{words}{cell.model} + {cell.method} of {name_data(cell, asked.cells)}: {100 * change:+.1f} points on "
+        f"{source}"
         for words, rivals in (("", mine), (f"{of_others}the best on validation, ", others))
         if rivals
         for cell, source, change in [max(rivals, key=lambda one: _val_accuracy(one[0]))]
@@ -190,7 +191,7 @@ def families(asked: Asked) -> str:
     """
     sentences = []
     for data, own in asked.by_data():
-        ours = [cell for cell in own if (cell.model in asked.models if asked.models else _takes_patches(cell))]
+        ours = [cell for cell in own if cell.model in asked.models]
         others = [cell for cell in own if cell not in ours]
         if not ours or not others:
             continue
@@ -213,15 +214,6 @@ def families(asked: Asked) -> str:
     return " ".join(sentences) or NOTHING
 
 
-PATCH_FAMILIES = ("vit", "deit", "swin", "mixer", "pvt", "beit", "eva", "cait", "xcit", "resmlp", "gmlp", "dinov2")
-"""How names of architectures begin that cut an image into patches and have attention or a perceptron mix them."""
-
-
-def _takes_patches(cell: Cell) -> bool:
-    facts = cell.record.model
-    return facts is not None and facts.architecture.rpartition("/")[2].startswith(PATCH_FAMILIES)
-
-
 def fine_tuning_gain(asked: Asked) -> str:
     """How much each model gained over its probe by being trained, on the same test images. Of several probes the
     one that was best on validation counts."""
@@ -236,8 +228,8 @@ def fine_tuning_gain(asked: Asked) -> str:
         if probe is not None and cell.method not in PROBES:
             gain = 100 * (_accuracy(cell) - _accuracy(probe))
             sentences.append(
-                f"{cell.model} on {cell.data}: {cell.method} {gain:+.1f} points over {probe.method} "
-                f"({_test(asked, cell, probe)})."
+                f"{cell.model} on {name_data(cell, asked.cells)}: {cell.method} {gain:+.1f} points over "
+                f"{probe.method} ({_test(asked, cell, probe)})."
             )
     return " ".join(sentences) or NOTHING
 

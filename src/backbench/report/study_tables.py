@@ -80,6 +80,12 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
+def name_data(cell: Cell, among: Sequence[Cell]) -> str:
+    """The cell's data set, with the seed that its images were split by where others of it have another."""
+    seeds = {other.seed for other in among if other.data == cell.data}
+    return cell.data if len(seeds | {cell.seed}) == 1 else f"{cell.data}, seed {cell.seed}"
+
+
 def make_group_tables(cells: Sequence[Cell]) -> list[Table]:
     """For each group: model and method by data set, test accuracy with its interval, and seconds."""
     tables = []
@@ -123,7 +129,10 @@ def _make_fit_table(group: str, cells: Sequence[Cell]) -> list[Table]:
     with_fit = [cell for cell in cells if cell.record.fit]
     if not with_fit:
         return []
-    rows = [(cell.model, cell.method, cell.data, *(_show_fit(cell, name) for name in wanted)) for cell in with_fit]
+    rows = [
+        (cell.model, cell.method, name_data(cell, cells), *(_show_fit(cell, name) for name in wanted))
+        for cell in with_fit
+    ]
     columns = ("model", "method", "data", *(NAMES[name] for name in wanted))
     return [Table(f"{group}: training and validation", columns, tuple(rows), (FIT_NOTE,))]
 
@@ -148,7 +157,7 @@ def _make_elsewhere_table(group: str, cells: Sequence[Cell]) -> list[Table]:
                 (
                     cell.model,
                     cell.method,
-                    cell.data,
+                    name_data(cell, cells),
                     show_figure("accuracy", own),
                     source,
                     show_figure("accuracy", there),
@@ -240,7 +249,8 @@ def make_recipe_table(cells: Sequence[Cell]) -> list[Table]:
         shown = [_plain(recipe.get(name)) for name in RECIPE]
         kept = [_plain(value) for key, value in method.choices.items() if key.endswith("best_epoch")]
         epochs = (_plain(recipe.get("epochs")), " + ".join(kept) or "-")
-        rows.append((cell.group, cell.model, cell.method, cell.data, *epochs, *shown))
+        own = [other for other in cells if other.group == cell.group]
+        rows.append((cell.group, cell.model, cell.method, name_data(cell, own), *epochs, *shown))
     columns = ("group", "model", "method", "data", "epochs at most", "epoch kept")
     names = tuple(name.replace("_", " ") for name in RECIPE)
     return [Table("How it was trained", columns + names, tuple(rows), (RECIPE_NOTE,))] if rows else []
@@ -271,6 +281,8 @@ def _over_seeds(cells: Sequence[Cell], figure: str) -> str:
     if len(metrics) == 1:
         return show_figure(figure, metrics[0])
     values = [metric.value for metric in metrics]
+    if figure in COUNTS + SETTINGS and len(set(values)) == 1:  # asked for, not measured
+        return show_value(figure, values[0])
     low, high = show_value(figure, min(values)), show_value(figure, max(values))
     return f"{show_value(figure, sum(values) / len(values))} ({low} to {high} over {len(values)} seeds)"
 

@@ -181,5 +181,5 @@ def _evaluate_elsewhere(cell: Cell, step: Step, settings: Settings, outcome: Out
                 cell.bundle, config, device=settings.device, precision=settings.precision, progress=progress
             )
         except BackbenchError as error:
-            outcome.failures.append(f"{cell.model} on {name}: {error}")
+            outcome.failures.append(f"{step.title}, {cell.model} + {cell.method} on {name}: {error}")
     return replace(cell, elsewhere=found)

@@ -1,12 +1,16 @@
-"""What a study will cost, from the catalog alone: nothing is listed, loaded or fetched."""
+"""What a study will cost: from the catalog, and from the names of the files that lie here; nothing is loaded or
+fetched."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from backbench.catalog import ModelSpec, find_method, find_model, find_source
 from backbench.config import MethodConfig
-from backbench.plan import count_passes, estimate_training, guess_seconds
+from backbench.data.load import load_listing
+from backbench.errors import BackbenchError
+from backbench.plan import count_passes, estimate_training, guess_seconds, list_guessed
 from backbench.run import resolve_options
 from backbench.studies.schema import StudyFile
 from backbench.studies.steps import Settings, Step, choose, plan_steps
@@ -29,6 +33,10 @@ class Estimate:
     """One ranking. `seconds`: of all its cells, which share features; `num_images`: a guess unless known.
 
     Where a step takes the best model of an earlier group, the cells are those of the dearest it may be.
+
+    Args:
+        fault: why the images that should lie here can't be listed; '' where nothing is wrong.
+        guessed: models whose cost is not known, by the study's names; see `plan.list_guessed`.
     """
 
     title: str
@@ -38,6 +46,8 @@ class Estimate:
     is_size_known: bool
     cells: tuple[CellEstimate, ...]
     seconds: float
+    fault: str = ""
+    guessed: tuple[str, ...] = ()
 
     @property
     def num_runs(self) -> int:
@@ -51,30 +61,65 @@ def estimate_steps(study: StudyFile, settings: Settings) -> list[Estimate]:
     Raises:
         ConfigError: see `plan_steps`.
     """
+    steps = plan_steps(study, settings)
+    sizes = {step.data: _find_size(step) for step in {step.data: step for step in steps}.values()}
     estimates = []
-    for step in plan_steps(study, settings):
+    for step in steps:
         likely = [step] if step.group.best_of is None else [choose(step, model) for model in step.names]
-        estimates.append(max(map(_estimate, likely), key=lambda estimate: estimate.seconds))
+        parts = [_estimate(each, sizes[step.data]) for each in likely]
+        estimates.append(max(parts, key=lambda estimate: estimate.seconds))
     return estimates
 
 
-def _estimate(step: Step) -> Estimate:
+@dataclass(frozen=True)
+class _Size:
+    num_images: int
+    is_known: bool = True
+    fault: str = ""
+
+
+def _find_size(step: Step) -> _Size:
+    """How many images there are: those of a folder or table that lies here are counted, whatever it stands for."""
+    config = step.request.data
+    spec = find_source(config.source)
+    if spec is not None:
+        named = find_source(step.data)
+        num = spec.num_images or (None if named is None else named.num_images)
+        return _Size(UNKNOWN_IMAGES, is_known=False) if num is None else _Size(num)
+    try:
+        return _Size(len(load_listing(config.model_copy(update={"limit": None}))))
+    except BackbenchError as error:
+        return _Size(UNKNOWN_IMAGES, is_known=False, fault=f"{step.data}: {error}")
+
+
+def _estimate(step: Step, size: _Size) -> Estimate:
     request = step.request
-    num_images, is_known = _num_images(step)
-    cells = []
+    num_images = min(size.num_images, request.data.limit or size.num_images)
+    where: Any = {"device": request.device, "precision": request.precision}
+    cells, guessed = [], []
     total = 0.0
-    for name, here in step.names.items():
+    for asked, here in step.names.items():
+        name = asked if step.group.best_of is None else f"the best of '{step.group.best_of}'"
         model = find_model(here)
-        guessed = guess_seconds([model], num_images, device=request.device, precision=request.precision)
-        features = guessed[model.name]
+        features = guess_seconds([model], num_images, **where)[model.name]
         training = [_training_seconds(step, model, method, num_images) for method in request.methods]
-        shown = name if step.group.best_of is None else f"the best of '{step.group.best_of}'"
         cells += [
-            CellEstimate(shown, method.name, features + seconds)
+            CellEstimate(name, method.name, features + seconds)
             for method, seconds in zip(request.methods, training, strict=True)
         ]
         total += features + sum(training)
-    return Estimate(step.title, step.data, step.seed, num_images, is_known, tuple(cells), total)
+        guessed += [name] if list_guessed([model], **where) else []
+    return Estimate(
+        title=step.title,
+        data=step.data,
+        seed=step.seed,
+        num_images=num_images,
+        is_size_known=size.is_known,
+        cells=tuple(cells),
+        seconds=total,
+        fault=size.fault,
+        guessed=tuple(guessed),
+    )
 
 
 def _training_seconds(step: Step, model: ModelSpec, config: MethodConfig, num_images: int) -> float:
@@ -91,12 +136,3 @@ def _training_seconds(step: Step, model: ModelSpec, config: MethodConfig, num_im
         precision=request.training_precision,
     )
     return seconds or 0.0
-
-
-def _num_images(step: Step) -> tuple[int, bool]:
-    """How many, and whether that is known; a copy of a named data set that lies here counts as that data set."""
-    sources = (find_source(step.request.data.source), find_source(step.data))
-    known = next((spec.num_images for spec in sources if spec is not None and spec.num_images), None)
-    num = UNKNOWN_IMAGES if known is None else known
-    limit = step.request.data.limit
-    return min(num, limit or num), known is not None

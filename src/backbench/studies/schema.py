@@ -47,6 +47,8 @@ Figure = Literal[
     "batch_size",
     "weight_decay",
 ]
+SHARES = ("accuracy", "top5", "train_accuracy", "val_accuracy")
+"""Figures that are fractions in 0..1."""
 Drawing = Literal["run", "comparison", "bars", "map", "grid", "explanations", "inside"]
 Ask = Literal[
     "best-features",
@@ -116,7 +118,7 @@ class Published(Frozen):
     table: str
     row: str
     column: str
-    value: float | None = None
+    value: float | None = Field(default=None, ge=0)
     figure: Figure = "accuracy"
     group: str
     model: str
@@ -124,13 +126,19 @@ class Published(Frozen):
     data: str
     why: str | None = None
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.figure in SHARES and self.value is not None and self.value > 1:
+            raise ValueError(f"{self.figure} = {self.value:g} is no share from 0 to 1; 93.1 % is written 0.931")
+        return self
+
 
 class Question(Frozen):
     """A question of the study; the answer is made from the numbers by the rule `by`.
 
     Args:
         model: the one in question, for 'own-network'; for 'generalisation' the one to name beside the best.
-        models: the family in question, for 'families'; none: all whose architecture is a transformer or a mixer.
+        models: the family in question, for 'families'.
     """
 
     ask: str
@@ -143,7 +151,7 @@ class Question(Frozen):
     def _check(self) -> Self:
         if self.by != "generalisation" and (self.by == "own-network") != (self.model is not None):
             raise ValueError("'model', the network in question, belongs to by = 'own-network' and to no other")
-        if self.models and self.by != "families":
+        if (self.by == "families") != bool(self.models):
             raise ValueError("'models', the family in question, belong to by = 'families' and to no other")
         return self
 
@@ -241,6 +249,13 @@ def _check_question(question: Question, by_name: Mapping[str, Group]) -> None:
             raise ValueError(
                 f"question '{question.ask}': '{model}' is in none of its groups{_meant(model, there)}"
             )
+    groups = [by_name[name] for name in question.groups]
+    if question.by in ("families", "own-network") and not set(there) - {*question.models, question.model}:
+        raise ValueError(f"question '{question.ask}': its groups have no other model to compare with")
+    if question.by in ("both-resolutions", "across-data") and len({data for g in groups for data in g.data}) < 2:
+        raise ValueError(f"question '{question.ask}': by = '{question.by}' takes groups with two data sets")
+    if question.by == "generalisation" and not any(group.test_on for group in groups):
+        raise ValueError(f"question '{question.ask}': by = 'generalisation' takes a group with 'test_on'")
 
 
 def _check_there(where: str, value: str | None, there: Sequence[str], group: str) -> None:

@@ -179,6 +179,8 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
                 f"--only '{group.name}': it goes on from '{before}'. Give --only '{before}' too: what is "
                 "finished of it is not computed again."
             )
+    for stand_in in study.trial.values():
+        find_model(stand_in, "[trial]")
     known = {data for group in study.groups for data in (*group.data, *group.test_on)}
     for name in settings.data:
         if name not in known:
