@@ -363,5 +363,5 @@ def _explain(
             continue
         for (image, pixels), heat in zip(shown.items(), heats, strict=True):
             picture = make_thumbnail(overlay(pixels, heat), EXPLANATION_PIXELS, 2 * MOST_THUMBNAIL_BYTES)
-            found.append(Explanation(image, entry.row.name, picture, f"answers {heat.label} ({heat.kind})"))
+            found.append(Explanation(image, entry.row.name, picture, f"answers {heat.label} ({heat.summary})"))
     return tuple(found)

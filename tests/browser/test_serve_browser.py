@@ -156,6 +156,8 @@ def images(tmp_path: Path) -> dict[str, str]:
     made["wide.png"] = wide.getvalue()
     good.rotate(180).save(other := io.BytesIO(), "JPEG")
     made["other.jpg"] = other.getvalue()
+    good.save(undrawn := io.BytesIO(), "TIFF")  # which Chromium does not draw
+    made["undrawn.tiff"] = undrawn.getvalue()
     for name, data in made.items():
         (tmp_path / name).write_bytes(data)
     return {name: str(tmp_path / name) for name in made}
@@ -400,19 +402,53 @@ def test_many_files_become_a_table_with_the_failed_in_it(
     watched = open_page(server.url)
     page = watched.page
     wait_for_answer(page)
-    upload(page, images["good.jpg"], images["broken.jpg"], images["text.png"])
-    page.wait_for_selector("#batch:has-text('3 of 3 answered, 2 failed')")
-    assert page.locator("#batch tbody tr").count() == 3
+    upload(page, *(images[name] for name in ("good.jpg", "broken.jpg", "text.png", "undrawn.tiff")))
+    page.wait_for_selector("#batch:has-text('4 of 4 answered, 2 failed')")
+    assert page.locator("#batch tbody tr:visible").count() == 4
+    assert not page.locator("#batch progress").is_visible()
+    # a file that the browser can't draw has no broken picture, whether the server can read it or not
+    page.locator("#batch .blank").nth(1).wait_for()
+    assert page.locator("#batch tr:has-text('undrawn.tiff') .blank").count() == 1
+    assert page.locator("#batch tbody img").count() == 2
     page.click("#batch button:has-text('Failed (2)')")
-    assert page.locator("#batch tbody tr").count() == 2
+    assert page.locator("#batch tbody tr:visible").count() == 2
+    assert page.evaluate("document.activeElement.textContent") == "Failed (2)"
+    assert page.locator("#batch button[aria-pressed=true]").all_inner_texts() == ["Failed (2)"]
     with page.expect_download() as download:
         page.click("text=Save as CSV")
     lines = Path(download.value.path()).read_text().splitlines()
     assert lines[0] == "path,bundle,label,confidence,unsure,unlike_training,error"
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert lines[1].startswith("good.jpg,one,")
     assert "ends too early" in lines[2]
+    assert lines[4].startswith("undrawn.tiff,one,")
     watched.check_quiet()
+
+
+def test_filters_of_a_table_that_still_fills_count_what_is_there_and_show_it(
+    server: Server, images: dict[str, str], open_page: Callable[..., Any]
+) -> None:
+    page = open_page(server.url).page
+    wait_for_answer(page)
+    found = page.evaluate("""async () => {
+        const { Batch } = await import("/page/batch.js");
+        const place = document.getElementById("batch");
+        const images = ["a", "b", "c"].map((name) => ({ blob: new Blob(["x"]), name }));
+        const batch = new Batch(place, images, [{ name: "one", short: "one" }], () => {});
+        const seen = () => [...place.querySelectorAll("tbody tr")].filter((row) => row.checkVisibility()).length;
+        const failed = () => place.querySelector(".batch-head button:nth-last-of-type(2)");
+        const isFilling = () => place.querySelector("progress").checkVisibility();
+        const told = [];
+        failed().click();
+        const note = () => told.push([failed().textContent, seen(), isFilling()]);
+        note();
+        let turn = 0;
+        await batch.run(async () => { if (turn > 0) note(); turn += 1; return "can't be read"; });
+        note();
+        return told;
+    }""")
+    assert found[0] == ["Failed (0)", 0, True]
+    assert found[-1] == ["Failed (3)", 3, False]
 
 
 def test_a_lost_server_keeps_the_image_and_offers_to_try_again(

@@ -16,6 +16,7 @@ from backbench.evaluate.compare import (
     needed_images,
     permutation_by_group,
     rank_rows,
+    unbeaten_controls,
 )
 from backbench.evaluate.power import critical_counts
 
@@ -304,3 +305,23 @@ def test_a_control_no_better_than_the_majority_class_is_no_shortcut() -> None:
     assert len(said) == 1
     assert "commonest class" in said[0]
     assert len(control_alarms([1.0, 0.9, 1 / 3], controls, names, 1 / 3, [True, True, False], n=6)) == 1
+
+
+def test_a_control_is_beaten_by_more_right_answers_that_are_proved() -> None:
+    n = 200
+
+    def answers(*wrong: range) -> np.ndarray:
+        right = np.ones(n, dtype=bool)
+        for part in wrong:
+            right[list(part)] = False
+        return right
+
+    rows = np.stack([answers(range(10)), answers(range(80, 140)), answers(range(60)), answers(range(150))])
+    controls = [False, False, True, True]
+    assert unbeaten_controls(rows, controls) == [(), (2,), (), ()]
+    assert unbeaten_controls(rows[[1, 3, 2]], [False, True, True]) == [(2,), (), ()]
+    assert unbeaten_controls(rows[2:], [True, True]) == [(), ()]
+    # a control that is better beyond doubt is not beaten either, and of several the strongest comes first
+    assert unbeaten_controls(rows[[3, 1, 0]], [False, True, True]) == [(2, 1), (), ()]
+    # where all images hang together nothing is proved
+    assert unbeaten_controls(rows[:3], controls[:3], ["one"] * n) == [(2,), (2,), ()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,8 @@ from backbench.engine.head_modules import make_linear
 from backbench.engine.resize import prepare_batch
 from backbench.errors import ConfigError
 from backbench.explain.heat import RAMP, Heat, colour, explain_image, explain_images, overlay, seen_box
+from backbench.explain.samples import Sample
+from backbench.explain.sheet import Explanation, draw_explanations
 
 NAMES = ("ant", "bee", "cow")
 
@@ -62,6 +66,21 @@ def test_many_images_come_in_order_and_as_one_by_one() -> None:
     for heat, image in zip(explain_images(classifier, images), images, strict=True):
         np.testing.assert_allclose(heat.values, explain_image(classifier, image).values, atol=1e-4)
     assert explain_images(classifier, []) == []
+
+
+def test_a_map_with_nothing_in_it_is_said_in_words_and_on_the_sheet() -> None:
+    box = (0.0, 0.0, 8.0, 8.0)
+    empty, found = make_heat(np.zeros((2, 2)), box), make_heat(np.eye(2), box)
+    assert found.summary == "Grad-CAM"
+    assert empty.summary == "Grad-CAM: nothing speaks for it"
+    assert replace(empty, kind="attention rollout").summary == "attention rollout: the same everywhere"
+    sample = Sample("a.png", np.zeros((8, 8, 3), np.uint8), "bee")
+    for heat, is_empty in ((found, False), (empty, True)):
+        row = [Explanation("ant", 0.8, is_unsure=True, heat=heat)]
+        figure = draw_explanations([sample], [("tiny_cnn", "ridge")], [row], title="t")
+        told = [text.get_text() for axes in figure.axes for text in axes.texts]
+        assert (", 80.0 %, no heat" in told) is is_empty
+        assert any("No heat: nothing in the image speaks for it" in text for text in told) is is_empty
 
 
 def test_another_class_is_explained_on_demand() -> None:

@@ -216,7 +216,7 @@ def test_untrained_weights_are_marked() -> None:
 
 
 def test_what_makes_rows_incomparable_is_said() -> None:
-    told = [_predictions(10 + index) for index in range(4)]
+    told = [*(_predictions(10 + index) for index in range(3)), _predictions(120)]
     records = [
         _record("a", told[0], warnings=("a note of its own",)),
         _record("b", told[1]),
@@ -239,6 +239,15 @@ def test_what_makes_rows_incomparable_is_said() -> None:
     assert rows["b"] == rows["colour"] == ()
     assert "input 518 px, most rows 224" in rows["c"]
     assert "precision: bf16, most rows fp32" in rows["c"]
+
+
+def test_a_row_that_is_not_proved_better_than_a_control_is_marked_with_the_strongest_such() -> None:
+    told = [*map(_predictions, (10, 60, 62)), _predictions(64, shift=30), _predictions(120)]
+    names = ("best", "level", "worse", "colour", "majority")
+    records = [_record(name, one, control=name in names[3:]) for name, one in zip(names, told, strict=True)]
+    rows = {row.model: row.warnings for row in make_rows(records, told)}
+    assert rows["best"] == rows["colour"] == rows["majority"] == ()
+    assert rows["level"] == rows["worse"] == ("not proved better than the control colour",)
 
 
 def test_weakest_class() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import sys
@@ -25,6 +26,7 @@ from backbench.engine.classifier import Classifier
 from backbench.engine.gallery import Gallery, Sample, to_jpeg
 from backbench.engine.head_modules import make_linear
 from backbench.errors import ConfigError
+from backbench.explain.heat import Heat
 from backbench.serve import app as serve_app
 from backbench.serve import models as serve_models
 from backbench.serve.app import make_app
@@ -161,15 +163,22 @@ def test_neighbours_and_strangers_only_where_asked_for_and_known(client: TestCli
     assert (without["neighbours"], without["is_strange"]) == ([], None)
 
 
-def test_an_explanation_is_a_picture_of_the_images_proportions(client: TestClient) -> None:
+@pytest.mark.parametrize("heat", [0.5, 0.0])
+def test_an_explanation_is_a_picture_of_the_images_proportions_or_says_that_there_is_nothing(
+    client: TestClient, heat: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explain(classifier: Any, image: np.ndarray, *, label: str | None) -> Heat:
+        height, width = image.shape[:2]
+        return Heat(np.full((2, 2), heat, np.float32), (0, 0, width, height), "Grad-CAM", "last", str(label))
+
+    monkeypatch.setattr("backbench.explain.heat.explain_image", explain)
     given = answer(client, encode("PNG", size=(30, 60)), explain=1)
-    if given["overlay"] is None:
-        assert given["overlay_error"]
+    if not heat:
+        assert given["overlay"] is None
+        assert given["overlay_error"] == "Grad-CAM: nothing speaks for it"
         return
     kind, _, data = given["overlay"].partition(",")
     assert kind == "data:image/jpeg;base64"
-    import base64
-
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (60, 30)
 
 

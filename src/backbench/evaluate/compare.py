@@ -172,6 +172,39 @@ def rank_rows(
     return ranks
 
 
+def unbeaten_controls(
+    correct: np.ndarray,
+    is_control: Sequence[bool],
+    groups: Sequence[Hashable | None] | None = None,
+    alpha: float = ALPHA,
+) -> list[tuple[int, ...]]:
+    """For each row the controls it is not proved to be better than, strongest first; () for a control itself.
+
+    A row beats a control when it has more right answers and is significant in the control's family, as in
+    `rank_rows`, whose arguments these are.
+
+    Cost: O(rows controls n).
+    """
+    correct = np.asarray(correct, dtype=bool)
+    right = correct.sum(axis=1)
+    rows = [row for row in range(len(correct)) if not is_control[row]]
+    controls = sorted(set(range(len(correct))) - set(rows), key=lambda control: -int(right[control]))
+    numbers = None if groups is None else group_numbers(groups)
+    found: list[tuple[int, ...]] = [()] * len(correct)
+    for control in controls:
+        p = holm([_compare(correct[row], correct[control], numbers) for row in rows])
+        for row, p_value in zip(rows, p.tolist(), strict=True):
+            if right[row] <= right[control] or p_value >= alpha:
+                found[row] += (control,)
+    return found
+
+
+def _compare(first: np.ndarray, second: np.ndarray, group_of: np.ndarray | None) -> float:
+    if group_of is None:
+        return mcnemar_exact(first, second).p_value
+    return permutation_by_group(np.rint(np.bincount(group_of, weights=first.astype(np.int64) - second)))
+
+
 def _family(row: int, rows: list[int], p: np.ndarray) -> dict[int, float]:
     """Holm-adjusted p of `row` against each of `rows`, itself left out."""
     against = [other for other in rows if other != row]

@@ -54,6 +54,13 @@ class Heat:
     layer: str
     label: str
 
+    @property
+    def summary(self) -> str:
+        """Its kind, and where there is nothing to see, that."""
+        if self.values.any():
+            return self.kind
+        return f"{self.kind}: {'nothing speaks for it' if self.kind == GRAD_CAM else 'the same everywhere'}"
+
 
 def explain_image(
     classifier: Classifier, image: np.ndarray, *, label: str | None = None, kind: str = "auto"

@@ -87,7 +87,7 @@ def _draw_row(axes: Axes, look: Look, top: float, sample: Sample, answers: Seque
     for answer in answers:
         shown = overlay(_shrink(sample.image), _scaled(answer.heat, sample.image))
         is_wrong = sample.truth not in (None, answer.label)
-        sure = f", {percent(answer.confidence, 1)}"
+        sure = f", {percent(answer.confidence, 1)}{'' if answer.heat.values.any() else ', no heat'}"
         cells.append((shown, answer.label, sure, _judge(answer, sample.truth), is_wrong))
     for column, (image, name, sure, second, is_marked) in enumerate(cells):
         x = MARGIN + column * (CELL_WIDTH + GAP)
@@ -109,13 +109,15 @@ def _shown_size(image: np.ndarray) -> tuple[float, float]:
 
 
 def _say_kinds(explanations: Sequence[Sequence[Explanation]]) -> str:
-    kinds = sorted({answer.heat.kind for answers in explanations for answer in answers})
+    heats = [answer.heat for answers in explanations for answer in answers]
+    kinds = sorted({heat.kind for heat in heats})
     said = {
         "Grad-CAM": "Grad-CAM: what speaks for the answer",
         "attention rollout": "attention rollout: where it looked, through all layers",
         "attention, last layer": "attention, last layer: where it looked at the end",
     }
-    return ". ".join(said.get(kind, kind) for kind in kinds)
+    none = [] if all(heat.values.any() for heat in heats) else ["No heat: nothing in the image speaks for it"]
+    return ". ".join([*(said.get(kind, kind) for kind in kinds), *none])
 
 
 def _judge(answer: Explanation, truth: str | None) -> str:

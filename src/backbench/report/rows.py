@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from backbench.errors import ConfigError, DataError
-from backbench.evaluate.compare import ALPHA, design_effect, needed_images, rank_rows
+from backbench.evaluate.compare import ALPHA, design_effect, needed_images, rank_rows, unbeaten_controls
 from backbench.evaluate.intervals import bootstrap_rows_by_group, group_numbers
 from backbench.records import Metric, Predictions, RunRecord
 
@@ -146,11 +146,15 @@ def _ranked(
     rows = list(rows)
     controls = [rows[index].control for index in ranked]
     ranks = rank_rows(correct, controls, groups, alpha)
+    unbeaten = unbeaten_controls(correct, controls, groups, alpha)
     best = best_row(correct, controls)
     num_tied = sum(rank.tied_with_best and not control for rank, control in zip(ranks, controls, strict=True)) - 1
     for place, index in enumerate(ranked):
         rank = ranks[place]
         changed: dict[str, Any] = asdict(rank) | {"is_best": place == best}
+        if unbeaten[place]:
+            control = rows[ranked[unbeaten[place][0]]].model
+            changed["warnings"] = (*rows[index].warnings, f"not proved better than the control {control}")
         if rank.tied_with_best and place != best:
             effect = design_effect(correct[best], correct[place], groups) if groups is not None else 1.0
             changed["needed_images"] = needed_images(

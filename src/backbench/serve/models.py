@@ -125,11 +125,12 @@ class Model:
         image = np.array(small)
         try:
             heat = explain_image(self.classifier, image, label=reply.prediction.label)
-            drawn = overlay(image, heat)
         except BackbenchError as error:
             return replace(reply, overlay_error=str(error))
+        if not heat.values.any():
+            return replace(reply, overlay_error=heat.summary)
         out = io.BytesIO()
-        Image.fromarray(drawn).save(out, "JPEG", quality=85)
+        Image.fromarray(overlay(image, heat)).save(out, "JPEG", quality=85)
         address = "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
         return replace(reply, overlay=address, overlay_kind=heat.kind)
 

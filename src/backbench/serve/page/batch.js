@@ -38,7 +38,6 @@ export class Batch {
       }
     };
     await Promise.all(Array.from({ length: NUM_AT_ONCE }, work));
-    if (!this.isStopped) this.draw();
   }
 
   async answer(row, check) {
@@ -66,7 +65,19 @@ export class Batch {
   refresh(row) {
     row.element.replaceWith(this.makeRow(row));
     this.progress.value = this.numDone;
+    this.progress.hidden = this.numDone === this.rows.length;
     this.count.textContent = this.sayProgress();
+    this.mark();
+  }
+
+  // Which filter is pressed, how many rows each has, and which rows are shown. Nothing is drawn anew, so keys stay.
+  mark() {
+    for (const [name, button] of Object.entries(this.filters)) {
+      const [text, accepts] = FILTERS[name];
+      button.textContent = `${text} (${this.rows.filter(accepts).length})`;
+      button.setAttribute("aria-pressed", String(this.filter === name));
+    }
+    for (const row of this.rows) row.element.hidden = !FILTERS[this.filter][1](row);
   }
 
   sayProgress() {
@@ -77,27 +88,28 @@ export class Batch {
   draw() {
     this.count = make("span", { class: "small muted", role: "status", text: this.sayProgress() });
     this.progress = make("progress", { max: this.rows.length, value: this.numDone, "aria-label": "Images answered" });
-    const filters = Object.entries(FILTERS)
-      .filter(([name]) => name !== "split" || this.models.length > 1)
-      .map(([name, [text, accepts]]) => make("button", {
-        type: "button", "aria-pressed": String(this.filter === name), text: `${text} (${this.rows.filter(accepts).length})`,
-        onclick: () => { this.filter = name; this.draw(); },
-      }));
-    const shown = this.rows.filter(FILTERS[this.filter][1]);
+    const names = Object.keys(FILTERS).filter((name) => name !== "split" || this.models.length > 1);
+    this.filters = Object.fromEntries(names.map((name) => [name, make("button", {
+      type: "button", onclick: () => { this.filter = name; this.mark(); },
+    })]));
     const head = make("tr", {}, ...["Image", ...this.models.map((model) => model.short)].map((text) => make("th", { scope: "col", text })));
     fill(this.place,
       make("div", { class: "batch-head" }, make("h2", { text: `${this.rows.length} images` }), this.count,
-        this.numDone < this.rows.length && this.progress, ...filters,
+        this.progress, ...Object.values(this.filters),
         make("button", { type: "button", text: "Save as CSV", onclick: () => this.save() })),
       make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Answers for all images" },
-        make("table", {}, make("thead", {}, head), make("tbody", {}, ...shown.map((row) => this.makeRow(row))))));
+        make("table", {}, make("thead", {}, head), make("tbody", {}, ...this.rows.map((row) => this.makeRow(row))))));
+    this.mark();
     this.place.hidden = false;
   }
 
   makeRow(row) {
     row.url ??= URL.createObjectURL(row.image.blob);
-    const open = make("button", { type: "button", onclick: () => this.onShow(row.image) },
-      make("img", { src: row.url, alt: "", loading: "lazy", width: 44, height: 44 }), make("span", { text: row.image.name }));
+    const blank = () => make("span", { class: "blank", "aria-hidden": "true" }); // what the browser can't draw, as TIFF
+    const picture = make("img", {
+      src: row.url, alt: "", loading: "lazy", width: 44, height: 44, onerror: (event) => event.target.replaceWith(blank()),
+    });
+    const open = make("button", { type: "button", onclick: () => this.onShow(row.image) }, picture, make("span", { text: row.image.name }));
     const cells = row.error === null
       ? row.replies.map((reply) => make("td", {}, ...sayCell(reply)))
       : [make("td", { class: "mark", colspan: this.models.length, text: row.error })];
