@@ -38,6 +38,7 @@ from backbench.records import (
     RunRecord,
 )
 from backbench.runtime import describe_environment, peak_memory_bytes
+from backbench.speeds import remember_speed
 
 if TYPE_CHECKING:
     from backbench.backbones.networks.base import Backbone
@@ -200,6 +201,15 @@ def extract_for(
         progress=progress,
         stage_seconds=data.stage_seconds,
     )
+    if not extraction.cost.features_from_cache:
+        remember_speed(
+            model,
+            extraction.cost.num_images,
+            extraction.cost.seconds.get("forward", 0.0),
+            flops=backbone.facts.flops,
+            device=device,
+            precision=config.precision,
+        )
     seen = count_seen(model, data)
     return Extracted(backbone.facts, extraction.values, extraction.cost, warn_of_seen(model, data), seen, backbone)
 

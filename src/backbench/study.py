@@ -22,7 +22,7 @@ from backbench.config import DataConfig, MethodConfig, Precision, RunConfig
 from backbench.data.load import Data, load_data
 from backbench.data.survey import survey
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError
-from backbench.plan import Plan, count_passes, describe_power, estimate_training, make_plan, remember_speed
+from backbench.plan import Plan, count_passes, describe_power, estimate_training, make_plan
 from backbench.progress import SILENT, Progress, Stoppable, format_seconds
 from backbench.records import DataFacts, Predictions, RunRecord
 from backbench.report.rows import Row, comparability_warnings, make_rows
@@ -158,7 +158,7 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
         device=request.device,
         precision=request.training_precision,
     )
-    plan_sentences = plan.sentences(len(request.methods), trains=bool(tunings), training_seconds=training_seconds)
+    plan_sentences = plan.sentences(len(request.methods), training_seconds)
     for sentence in (*found.sentences(), describe_power(found.num_test), *plan_sentences):
         progress.say(sentence)
 
@@ -325,7 +325,6 @@ def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], 
                         extracted = extract_for(
                             model, config, data, device=request.device, deadline=deadline, progress=bench.progress
                         )
-                        _remember(extracted, request)
                     record = _complete_probe(bench, config, run_id, model, extracted)
             except (StorageError, BudgetExceeded, Interrupted):
                 raise
@@ -354,19 +353,6 @@ def _complete_probe(
 
 def _precision_for(method: MethodConfig, request: RankRequest) -> Precision:
     return request.training_precision if find_method(method.name).kind == "tune" else request.precision
-
-
-def _remember(extracted: Extracted, request: RankRequest) -> None:
-    cost = extracted.cost
-    if extracted.model.flops and not cost.features_from_cache:
-        remember_speed(
-            extracted.model.name,
-            extracted.model.flops,
-            cost.num_images,
-            cost.seconds.get("forward", 0.0),
-            device=request.device,
-            precision=request.precision,
-        )
 
 
 def _show(bench: _Bench) -> None:

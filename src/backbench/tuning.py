@@ -34,6 +34,7 @@ from backbench.run import (
     warn_of_seen,
 )
 from backbench.runtime import describe_environment, keep_memory, peak_memory_bytes
+from backbench.speeds import remember_speed
 from backbench.unfinished import CONFIG, with_absolute_paths, working_folder
 
 if TYPE_CHECKING:
@@ -83,6 +84,9 @@ def tune_run(
     test, clock = _part("test", data), time.perf_counter()
     logits = _logits(classifier, test, data, config, device, progress)
     seconds = time.perf_counter() - clock
+    remember_speed(
+        model, len(test), seconds, flops=task.backbone.facts.flops, device=device, precision=config.precision
+    )
     seen = count_seen(model, data)
     record = RunRecord(
         run_id=run_id,

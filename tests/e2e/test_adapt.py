@@ -22,6 +22,9 @@ def test_one_document_names_the_run_and_the_bundle(photos: Path, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert set(document) == {"schema", "run_id", "run", "bundle", "metrics", "warnings"}
+    again = backbench(*adapt(photos, tmp_path / "runs", "--set", "recipe.epochs=1", "--dry-run"))
+    assert "state   finished\n" in again.stdout
+    assert "takes   no time: it is finished\n" in again.stdout
     assert (Path(document["run"]) / "record.json").is_file()
     assert {"accuracy", "nll", "ece", "coverage", "calibrated_ece"} <= {row["name"] for row in document["metrics"]}
     assert "parameters learn" in done.stderr

@@ -257,7 +257,7 @@ def _alarms(
     controls: dict[str, float], best: float = 0.93, tied: tuple[str, ...] = (), n: int = 1000
 ) -> list[str]:
     names = ["convnext", *controls]
-    return control_alarms(
+    alarms = control_alarms(
         [best, *controls.values()],
         [False] + [True] * len(controls),
         names,
@@ -265,6 +265,8 @@ def _alarms(
         [True, *(name in tied for name in controls)],
         n=n,
     )
+    assert all(names[alarm.row] in controls for alarm in alarms)
+    return [alarm.text for alarm in alarms]
 
 
 def test_no_alarm_when_controls_are_far() -> None:
@@ -289,6 +291,13 @@ def test_alarm_of_a_tied_or_winning_control() -> None:
     assert nothing.startswith("Always answering the commonest class")
 
 
+def test_a_tie_far_below_blames_the_number_of_images_and_not_the_data() -> None:
+    (tied,) = _alarms({"majority": 0.25, "untrained": 0.5}, best=0.84, tied=("untrained",), n=32)
+    assert tied == (
+        "An untrained network reaches 50 %, and 32 test images are too few to prove the best row (84 %) better."
+    )
+
+
 def test_no_alarm_by_chance() -> None:
     """More than half of a small gain, on few images, is not clearly above the majority class."""
     assert _alarms({"majority": 0.50, "colour": 0.56}, best=0.60, n=50) == []
@@ -303,7 +312,8 @@ def test_a_control_no_better_than_the_majority_class_is_no_shortcut() -> None:
     names, controls = ["net", "file-facts", "majority"], [False, True, True]
     said = control_alarms([1.0, 1 / 3, 1 / 3], controls, names, 1 / 3, [True, True, True], n=6)
     assert len(said) == 1
-    assert "commonest class" in said[0]
+    assert (said[0].row, said[0].is_near) == (2, True)
+    assert "commonest class" in said[0].text
     assert len(control_alarms([1.0, 0.9, 1 / 3], controls, names, 1 / 3, [True, True, False], n=6)) == 1
 
 

@@ -107,6 +107,26 @@ def test_everything_tied() -> None:
     )
 
 
+def test_a_tie_that_no_figure_could_break_is_no_reason_to_take_the_cheapest() -> None:
+    few = [replace(row, n=32, accuracy=accuracy) for row, accuracy in ((BEST, 0.844), (TIED, 0.688))]
+    assert summarise(few, DATA)[1] == ("So few test images can't decide between them: add more before you choose.")
+    lower = replace(TIED, accuracy=0.85)  # 312 images usually prove a gap of 4 points
+    assert summarise([BEST, lower], DATA)[1] == (
+        "efficientnet_b0 + logistic is 4.1 times cheaper (12 s against 50 s), but 8.1 points lower."
+    )
+
+
+def test_the_control_that_is_named_is_the_one_that_raised_the_alarm() -> None:
+    majority = replace(MAJORITY, accuracy=0.25, tied_with_best=True)
+    untrained = _row("untrained", 0.425, control=True)
+    said = summarise([replace(BEST, accuracy=0.725), WORSE, untrained, majority], DATA)
+    (warning,) = [text for text in said if text.startswith("Check the warnings")]
+    assert warning == (
+        "Check the warnings first: a control comes near the best row (always answering the commonest class "
+        "reaches 25.0 %)."
+    )
+
+
 def test_one_model() -> None:
     said = summarise([replace(BEST, weakest_class=None), COLOUR], DATA, num_openings=1)
     assert said == [

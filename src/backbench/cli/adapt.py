@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from backbench.adapt import Adapted
     from backbench.config import Frozen, OnBad, RunConfig
 
+FINISHED = "finished"
+
 
 @click.command()
 @data_argument
@@ -133,10 +135,11 @@ def _plan(
     from backbench.config import MethodConfig
     from backbench.data.load import load_data
     from backbench.data.survey import survey
-    from backbench.plan import describe_guessed, describe_power, list_guessed
+    from backbench.plan import describe_guessed, describe_power
     from backbench.progress import format_seconds, make_progress
     from backbench.report.text import printable
     from backbench.run import decide_run_id
+    from backbench.speeds import list_guessed
 
     method, model = find_method(config.method.name), find_model(config.model_file or config.model)
     with make_progress(quiet=quiet) as progress:
@@ -149,7 +152,7 @@ def _plan(
     changed = _list_changed(method.options().model_dump(mode="json"), options.model_dump(mode="json"))
     state = "not known before the data is here" if run_id is None else _describe_state(out, run_id)
     seconds = _estimate(config, options, found.num_images, found.parts["train"], device)
-    guessed = [] if seconds is None else list_guessed([model], device=device, precision=config.precision)
+    guessed = list_guessed([model], device=device)
     whole = MethodConfig(name=method.name, options=options.model_dump(mode="json"))
     document = config.model_copy(update={"method": whole}).model_dump(mode="json") | {
         "run_id": run_id,
@@ -158,7 +161,11 @@ def _plan(
         "estimated_seconds": seconds,
         "budget_seconds": budget_seconds,
     }
-    takes = "not known: no speed was measured here yet" if seconds is None else f"about {format_seconds(seconds)}"
+    takes = f"about {format_seconds(seconds)}"
+    if method.kind == "tune":
+        takes += " (roughly; it may stop early)"
+    if state == FINISHED:
+        takes = "no time: it is finished"
     lines = [
         ("run", run_id or "named when the data is here"),
         ("state", state),
@@ -166,15 +173,15 @@ def _plan(
         ("model", model.name),
         ("method", f"{method.name}: {', '.join(changed) or 'all options as they are by default'}"),
         ("runs on", f"{device}, {config.precision}, seed {config.seed}"),
-        ("takes", takes if method.kind == "probe" else f"{takes} (roughly; it may stop early)"),
+        ("takes", takes),
         *[("", sentence) for sentence in describe_guessed(guessed)],
         *([] if budget_seconds is None else [("budget", format_seconds(budget_seconds))]),
     ]
     return document, "\n".join(f"{name:8}{printable(text)}" for name, text in lines)
 
 
-def _estimate(config: RunConfig, options: Frozen, num_images: int, num_train: int, device: str) -> float | None:
-    """Seconds of the features and of the training; None where there is some and no speed was seen here yet."""
+def _estimate(config: RunConfig, options: Frozen, num_images: int, num_train: int, device: str) -> float:
+    """Seconds of the features and of the training."""
     from backbench.catalog import find_method, find_model
     from backbench.plan import count_passes, estimate_training, guess_seconds
 
@@ -183,8 +190,6 @@ def _estimate(config: RunConfig, options: Frozen, num_images: int, num_train: in
     training = estimate_training(
         [model], num_passes, num_train, top=None, device=device, precision=config.precision
     )
-    if training is None:
-        return None
     return training + guess_seconds([model], num_images, device=device, precision=config.precision)[model.name]
 
 
@@ -193,7 +198,7 @@ def _describe_state(out: Path, run_id: str) -> str:
 
     if (out / run_id / "record.json").is_file():
         is_whole = (out / f"{run_id}.bundle").is_dir()
-        return "finished" if is_whole else "finished, without its bundle, which would be made"
+        return FINISHED if is_whole else "finished, without its bundle, which would be made"
     is_begun = (working_folder(out, run_id) / f"{CONFIG}.json").is_file()
     return "unfinished: it would go on where it was cut" if is_begun else "new"
 

@@ -161,8 +161,8 @@ def render_estimates(title: str, estimates: Sequence[Estimate], missing: Sequenc
     lines += [
         "",
         f"{len(estimates)} rankings, {runs} runs, about {format_seconds(total)} in all (roughly). Not counted:",
-        "controls, downloads, evaluation on other sources, and training where no speed was measured on this",
-        "machine. Runs of one model share its features, so a ranking takes less than its runs would one by one.",
+        "controls, downloads and evaluation on other sources. Runs of one model share its features, so a ranking",
+        "takes less than its runs would one by one.",
     ]
     lines += describe_guessed(list(dict.fromkeys(name for step in estimates for name in step.guessed)))
     unknown = {step.data: step.num_images for step in estimates if not step.is_size_known}

@@ -301,6 +301,18 @@ def _words(name: str) -> tuple[str, str]:
     return f"the control {name} alone reaches", f"{_SHORTCUT} what it sees"
 
 
+@dataclass(frozen=True)
+class Alarm:
+    """A control, by its place among the rows, that comes too near the best row, and the sentence that says so.
+
+    `is_near`: tied with the best or above it; else it makes more than half of its gain over the majority class.
+    """
+
+    row: int
+    is_near: bool
+    text: str
+
+
 def control_alarms(
     accuracies: Sequence[float],
     is_control: Sequence[bool],
@@ -310,15 +322,16 @@ def control_alarms(
     *,
     n: int,
     is_pretrained: bool = True,
-) -> list[str]:
-    """Sentences about controls that come too near the best, worst first; none when all is well.
+) -> list[Alarm]:
+    """Controls that come too near the best, worst first; none when all is well.
 
     A control alarms when it is tied with the best row or beats it, or when it makes more than half of the best
     row's gain over the majority class while the lower end of its own 95 % interval is above the majority class.
     Pretraining is judged only where there is some to judge: it "adds little" when a network or pixels without it
-    do no worse; otherwise the sentence says which part of the gain needs none of it. A control that is no better
-    than the majority class has found no shortcut, so that only the majority class itself is named then. Each
-    control is named once, by its best row.
+    do no worse; otherwise the sentence says which part of the gain needs none of it. A control that is tied though
+    it makes less than half of that gain says nothing of the data: the test images are too few. A control that is
+    no better than the majority class has found no shortcut, so that only the majority class itself is named then.
+    Each control is named once, by its best row.
 
     Args:
         accuracies, is_control, names, is_tied: for each row: names of models, ties with the best.
@@ -331,11 +344,11 @@ def control_alarms(
         return []
     best = max(ordinary)
     controls = [row for row in range(len(names)) if is_control[row]]
-    found: dict[str, str] = {}
+    found: dict[str, Alarm] = {}
     for row in sorted(controls, key=lambda row: -accuracies[row]):
         looks_at, meaning = _words(names[row])
         reach, top = f"{accuracies[row] * 100:.0f} %", f"{best * 100:.0f} %"
-        clear = wilson_interval(round(accuracies[row] * n), n)[0] > majority_accuracy
+        is_most = accuracies[row] - majority_accuracy > (best - majority_accuracy) / 2
         if looks_at in found or (names[row] != "majority" and accuracies[row] <= majority_accuracy):
             continue
         if meaning == _SIMPLE and is_pretrained and (is_tied[row] or accuracies[row] >= best):
@@ -343,9 +356,14 @@ def control_alarms(
         elif meaning == _SIMPLE and is_pretrained:
             meaning = "more than half of what can be gained over the commonest class needs no pretraining"
         if accuracies[row] >= best:
-            found[looks_at] = f"{looks_at} {reach}, no less than the best row ({top}): {meaning}."
+            text = f"{looks_at} {reach}, no less than the best row ({top}): {meaning}."
+        elif is_tied[row] and (is_most or names[row] == "majority"):
+            text = f"{looks_at} {reach}, tied with the best row ({top}): {meaning}."
         elif is_tied[row]:
-            found[looks_at] = f"{looks_at} {reach}, tied with the best row ({top}): {meaning}."
-        elif clear and accuracies[row] - majority_accuracy > (best - majority_accuracy) / 2:
-            found[looks_at] = f"{looks_at} {reach} where the best row reaches {top}: {meaning}."
-    return [text[0].upper() + text[1:] for text in found.values()]
+            text = f"{looks_at} {reach}, and {n:,} test images are too few to prove the best row ({top}) better."
+        elif is_most and wilson_interval(round(accuracies[row] * n), n)[0] > majority_accuracy:
+            text = f"{looks_at} {reach} where the best row reaches {top}: {meaning}."
+        else:
+            continue
+        found[looks_at] = Alarm(row, accuracies[row] >= best or is_tied[row], text[0].upper() + text[1:])
+    return list(found.values())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backbench.evaluate.compare import control_alarms, control_words
+from backbench.evaluate.compare import Alarm, control_alarms, control_words
+from backbench.evaluate.power import smallest_provable_gap
 from backbench.progress import format_seconds
 from backbench.records import DataFacts
 from backbench.report.rows import Row
@@ -55,10 +56,14 @@ def summarise(rows: Sequence[Row], data: DataFacts, *, num_openings: int | None 
 
 def control_warnings(rows: Sequence[Row]) -> list[str]:
     """Sentences on controls that come near the best row, naming what they look at; see `control_alarms`."""
+    return [alarm.text for _, alarm in _alarms(rows)]
+
+
+def _alarms(rows: Sequence[Row]) -> list[tuple[Row, Alarm]]:
     shown = [row for row in rows if row.accuracy is not None and not row.num_test_seen]
     best = next((row for row in shown if row.is_best), None)
     majority = next((row.accuracy for row in shown if row.control and row.model == "majority"), 0.0)
-    return control_alarms(
+    alarms = control_alarms(
         [row.accuracy or 0.0 for row in shown],
         [row.control for row in shown],
         [row.model for row in shown],
@@ -67,6 +72,7 @@ def control_warnings(rows: Sequence[Row]) -> list[str]:
         n=max((row.n for row in shown), default=0),
         is_pretrained=best is not None and best.pretrained,
     )
+    return [(shown[alarm.row], alarm) for alarm in alarms]
 
 
 def _nothing(rows: Sequence[Row], failed: Sequence[Row]) -> list[str]:
@@ -125,9 +131,16 @@ def _ties(best: Row, tied: Sequence[Row], *, all_tied: bool) -> list[str]:
     saved = _total(best) / _total(cheapest) if _total(cheapest) > 0 else 1.0
     seconds = f"{format_seconds(_total(cheapest))} against {format_seconds(_total(best))}"
     times = f"{saved:.1f}" if saved < 9.95 else f"{saved:,.0f}"
+    provable = smallest_provable_gap(best.n)
     if all_tied:
+        lower = (best.accuracy or 0.0) - (cheapest.accuracy or 0.0)
         said = "None of them is much cheaper: take the one you prefer."
-        if saved >= _CHEAPER:
+        if provable is None:
+            said = "So few test images can't decide between them: add more before you choose."
+        elif saved >= _CHEAPER and lower > provable:
+            said = f"{printable(cheapest.name)} is {times} times cheaper ({seconds}), "
+            said += f"but {100 * lower:.1f} points lower."
+        elif saved >= _CHEAPER:
             said = f"Take the cheapest: {printable(cheapest.name)} is {times} times cheaper ({seconds})."
         elif saved * _CHEAPER <= 1:
             said = "It is also the cheapest: take it."
@@ -155,16 +168,14 @@ def _controls(rows: Sequence[Row]) -> list[str]:
     controls = [row for row in rows if row.control and row.accuracy is not None]
     if not controls:
         return []
-    if control_warnings(rows):
-        best = next((row for row in rows if row.is_best), None)
-        is_near = best is None or controls[0].tied_with_best or _accuracy(controls[0]) >= _accuracy(best)
-        how = "comes near the best row" if is_near else "makes more than half of the gain over the commonest class"
-        return [f"Check the warnings first: a control {how} ({_control_phrase(controls[0])})."]
-    return [f"No shortcut seen: {_control_phrase(controls[0])} at most."]
-
-
-def _accuracy(row: Row) -> float:
-    return row.accuracy or 0.0
+    alarms = _alarms(rows)
+    if not alarms:
+        return [f"No shortcut seen: {_control_phrase(controls[0])} at most."]
+    control, alarm = alarms[0]
+    how = (
+        "comes near the best row" if alarm.is_near else "makes more than half of the gain over the commonest class"
+    )
+    return [f"Check the warnings first: a control {how} ({_control_phrase(control)})."]
 
 
 def _control_phrase(control: Row) -> str:

@@ -10,8 +10,9 @@ from backbench.catalog import ModelSpec, find_method, find_model, find_source
 from backbench.config import MethodConfig
 from backbench.data.load import load_listing
 from backbench.errors import BackbenchError
-from backbench.plan import count_passes, estimate_training, guess_seconds, list_guessed
+from backbench.plan import count_passes, estimate_training, guess_seconds
 from backbench.run import resolve_options
+from backbench.speeds import list_guessed
 from backbench.studies.schema import StudyFile
 from backbench.studies.steps import Settings, Step, choose, plan_steps
 
@@ -56,7 +57,7 @@ class Estimate:
 
 
 def estimate_steps(study: StudyFile, settings: Settings) -> list[Estimate]:
-    """Every ranking of the study with its cells and their rough cost; training is counted where a speed is known.
+    """Every ranking of the study with its cells and their rough cost.
 
     Raises:
         ConfigError: see `plan_steps`.
@@ -108,7 +109,7 @@ def _estimate(step: Step, size: _Size) -> Estimate:
             for method, seconds in zip(request.methods, training, strict=True)
         ]
         total += features + sum(training)
-        guessed += [name] if list_guessed([model], **where) else []
+        guessed += [name] if list_guessed([model], device=request.device) else []
     return Estimate(
         title=step.title,
         data=step.data,
@@ -123,11 +124,11 @@ def _estimate(step: Step, size: _Size) -> Estimate:
 
 
 def _training_seconds(step: Step, model: ModelSpec, config: MethodConfig, num_images: int) -> float:
-    """0 where no speed was seen here yet. Parts are taken to be as where the data fixes none."""
+    """Parts are taken to be as where the data fixes none."""
     request, method = step.request, find_method(config.name)
     data = request.data
     num_train = round(num_images * (1 - data.test_fraction) * (1 - data.val_fraction))
-    seconds = estimate_training(
+    return estimate_training(
         [model],
         count_passes(method, resolve_options(method, config)),
         min(num_train, request.data.train_limit or num_train),
@@ -135,4 +136,3 @@ def _training_seconds(step: Step, model: ModelSpec, config: MethodConfig, num_im
         device=request.device,
         precision=request.training_precision,
     )
-    return seconds or 0.0

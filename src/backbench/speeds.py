@@ -1,0 +1,134 @@
+"""How fast forwards are on this machine: what was measured here, by model, and what follows for other models."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, get_args
+
+import numpy as np
+
+from backbench.catalog import ModelSpec
+from backbench.config import Precision
+from backbench.errors import StorageError
+from backbench.runtime import cache_folder, num_workers
+from backbench.storage import write_atomically
+
+SPEED_FILE = "speed.json"
+FORWARD_SHARE: dict[Precision, float] = {"fp32": 0.35, "bf16": 0.9, "fp16": 0.9}
+"""Share of this machine's fp32 matrix rate that a forward reaches when nothing was measured here yet."""
+UNKNOWN_FLOPS = 5e9
+"""For a model whose cost the catalog does not know: about that of a ResNet-50."""
+LEAST_SECONDS = 0.5
+"""A forward that took less says nothing."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What the forward of a model reached here: `flops` of one image, `rate` in FLOP/s."""
+
+    flops: float
+    rate: float
+
+
+def remember_speed(
+    model: ModelSpec,
+    num_images: int,
+    forward_seconds: float,
+    *,
+    flops: float | None,
+    device: str,
+    precision: Precision,
+) -> None:
+    """Keep the FLOP/s that the forward of this model reached, so that the next estimate is better.
+
+    What was kept of it before counts half, so that one run on a busy machine does not decide.
+
+    Args:
+        flops: of one image, as counted on the network itself; nothing is kept without.
+    """
+    if not flops or forward_seconds < LEAST_SECONDS:
+        return
+    speeds = _read_speeds(device, precision)
+    rate = flops * num_images / forward_seconds
+    if model.name in speeds:
+        rate = (rate + speeds[model.name].rate) / 2
+    speeds[model.name] = Speed(flops, rate)
+    kept = {name: [speed.flops, speed.rate] for name, speed in speeds.items()}
+    whole = _read_file() | {_key(device, precision): kept}
+    with contextlib.suppress(StorageError):  # an estimate is not worth failing for
+        write_atomically(cache_folder() / SPEED_FILE, json.dumps(whole).encode())
+
+
+def guess_forward(models: Sequence[ModelSpec], *, device: str, precision: Precision) -> dict[str, float]:
+    """Seconds of one image's forward, by name of the model.
+
+    At the model's own speed; else at that of the model nearest to it in cost: small networks reach a fraction of
+    the FLOP/s that large ones do. What was measured in another precision counts where nothing was in this one, by
+    what the two usually reach; and where nothing was at all, a quick timing of a matrix product.
+    """
+    measured = _read_speeds(device, precision)
+    scaled: dict[str, Speed] = {}
+    for other in get_args(Precision):
+        factor = FORWARD_SHARE[precision] / FORWARD_SHARE[other]
+        found = {} if other == precision else _read_speeds(device, other)
+        scaled |= {name: Speed(speed.flops, speed.rate * factor) for name, speed in found.items()}
+    known = scaled | measured
+    rivals = measured or scaled or {"": Speed(UNKNOWN_FLOPS, _measure_matrix_rate() * FORWARD_SHARE[precision])}
+    seconds = {}
+    for model in models:
+        flops = model.flops
+        if flops is None:
+            flops = known[model.name].flops if model.name in known else UNKNOWN_FLOPS
+        rate = known[model.name].rate if model.name in known else _nearest(flops, rivals).rate
+        seconds[model.name] = flops / rate
+    return seconds
+
+
+def list_guessed(models: Sequence[ModelSpec], *, device: str) -> tuple[str, ...]:
+    """Names of the models that neither the catalog nor a run of them here tells the cost of."""
+    known = {name for precision in get_args(Precision) for name in _read_speeds(device, precision)}
+    return tuple(model.name for model in models if model.flops is None and model.name not in known)
+
+
+def _nearest(flops: float, speeds: dict[str, Speed]) -> Speed:
+    return min(speeds.values(), key=lambda speed: abs(math.log(speed.flops / max(flops, 1.0))))
+
+
+def _key(device: str, precision: Precision) -> str:
+    return f"{device}/{precision}"
+
+
+def _read_speeds(device: str, precision: Precision) -> dict[str, Speed]:
+    """By name of the model; empty where nothing was measured, or where the file is not as it is written here."""
+    try:
+        kept = _read_file()[_key(device, precision)]
+        speeds = {str(name): Speed(float(flops), float(rate)) for name, (flops, rate) in kept.items()}
+    except (KeyError, AttributeError, TypeError, ValueError):
+        return {}
+    return {name: speed for name, speed in speeds.items() if speed.flops > 0 and speed.rate > 0}
+
+
+def _read_file() -> dict[str, Any]:
+    try:
+        whole = json.loads((cache_folder() / SPEED_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return whole if isinstance(whole, dict) else {}
+
+
+@cache
+def _measure_matrix_rate(size: int = 768) -> float:
+    """FLOP/s of an fp32 matrix product on all cores, in about 20 ms; torch is not needed for it."""
+    matrix = np.ones((size, size), dtype=np.float32)
+    best = np.inf
+    for _ in range(3):
+        started = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best if best > 0 else 1e11 * num_workers()
