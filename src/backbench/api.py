@@ -262,12 +262,13 @@ def _to_study(ranking: Ranking, out: Path) -> Study:
     from dataclasses import replace
 
     from backbench.errors import Interrupted
+    from backbench.ledger import FAILED
 
     if not ranking.rows:
         raise Interrupted(signal.SIGINT)
     folders = []
     for row in ranking.rows:
-        failures = sorted(out.glob(f"{row.run_id}.failed-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+        failures = sorted(out.glob(f"{row.run_id}{FAILED}*"), key=lambda path: int(path.name.rpartition("-")[2]))
         folders.append(failures[-1] if row.has_failed else out / row.run_id)
     (study,) = _open_folders(list(map(str, folders)), folders)
     told = replace(study.comparison, summary=tuple(ranking.summary), warnings=tuple(ranking.warnings))

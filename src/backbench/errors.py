@@ -112,7 +112,9 @@ def nearest(given: str, allowed: Iterable[str], limit: int = 3) -> list[str]:
     return [by_folded[name] for name in close]
 
 
-def unknown_name(kind: str, given: str, allowed: Iterable[str], where: str, hint: str) -> ConfigError:
+def unknown_name(
+    kind: str, given: str, allowed: Iterable[str], where: str, hint: str, *, unlisted: Iterable[str] = ()
+) -> ConfigError:
     """A ConfigError for a name that is not there, with the nearest names first.
 
     Args:
@@ -121,9 +123,10 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str], where: str, hint
         allowed: every name that would do.
         where: the option or place it came from, as in "--models".
         hint: what to do to see them all, as in "backbench list models".
+        unlisted: names that would do too and that this does not show.
     """
     names = list(allowed)
-    close = nearest(given[:LONGEST_SHOWN], names)
+    close = nearest(given[:LONGEST_SHOWN], [*names, *unlisted])
     if close:
         suggestion = "Did you mean " + " or ".join(f"'{name}'" for name in close) + "?"
     elif len(names) <= 12:

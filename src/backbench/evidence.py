@@ -95,6 +95,8 @@ def gather_report(
 def find_run_folders(given: Sequence[str], out: Path) -> list[Path]:
     """The run folders meant: a folder of runs means all in it; else a run folder, a run id or its beginning.
 
+    Of a folder of runs, a run that was cut or failed and got further later is passed over: it is one run twice.
+
     Raises:
         ConfigError: it means no run; the nearest names are given.
     """
@@ -117,13 +119,15 @@ def find_run_folders(given: Sequence[str], out: Path) -> list[Path]:
 def _runs_inside(path: Path) -> list[Path]:
     if not path.is_dir():
         return []
-    return sorted(
+    found = sorted(
         entry
         for entry in path.iterdir()
         if entry.name not in _OWN_FILES
         and ".damaged-" not in entry.name
         and (entry / ledger.RECORD_FILE).is_file()
     )
+    furthest = dict(sorted(ledger.how_far(entry.name) for entry in found))
+    return [entry for entry in found if ledger.how_far(entry.name) in furthest.items()]
 
 
 def _read_runs(folders: Sequence[Path], *, is_strict: bool) -> tuple[list[tuple[StoredRun, Path]], list[str]]:

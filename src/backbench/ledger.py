@@ -29,6 +29,8 @@ PREDICTIONS_FILE = "predictions.npz"
 MANIFEST_FILE = "manifest.json"
 OPENINGS_FILE = "openings.jsonl"
 BUNDLE_SUFFIX = ".bundle"
+CUT, FAILED = ".cut-", ".failed-"
+"""What follows the id of a run that was cut, with the steps it made, or that failed, with which time it is."""
 ORPHAN_AGE_SECONDS = 24 * 3600.0
 
 
@@ -161,6 +163,25 @@ def find_run(root: Path, given: str) -> Path:
     raise ConfigError(f"no run '{given}': neither a run folder nor a run id in {root}. {hint}")
 
 
+def cut_id(run_id: str, num_steps: int) -> str:
+    """The id of what a run was when it was cut after so many steps."""
+    return f"{run_id}{CUT}{num_steps}"
+
+
+def how_far(folder_name: str) -> tuple[str, tuple[int, float]]:
+    """The id of the whole run, and how far this attempt at it got: more is further; see `is_whole`."""
+    for order, mark in ((1, CUT), (0, FAILED)):
+        base, there, number = folder_name.rpartition(mark)
+        if there and number.isdecimal():
+            return base, (order, float(number))
+    return folder_name, (2, 0.0)
+
+
+def is_whole(folder_name: str) -> bool:
+    """Whether the run was neither cut nor failed."""
+    return how_far(folder_name)[0] == folder_name
+
+
 def log_opening(root: Path, manifest_digest: str, run_id: str) -> None:
     """Note that the test part of a manifest was looked at; one write, so that lines of processes never mix."""
     line = json.dumps({"time": utc_now(), "manifest": manifest_digest, "run": run_id}) + "\n"
@@ -239,6 +260,6 @@ def _link_manifest(root: Path, target: Path, digest: str, write_manifest: Callab
 
 def _free_failure_name(root: Path, run_id: str) -> str:
     number = 1
-    while (root / f"{run_id}.failed-{number}").exists():
+    while (root / f"{run_id}{FAILED}{number}").exists():
         number += 1
-    return f"{run_id}.failed-{number}"
+    return f"{run_id}{FAILED}{number}"

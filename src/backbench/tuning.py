@@ -74,7 +74,7 @@ def tune_run(
     cut = describe_cut(tuned)
     if cut is not None:
         progress.warn(cut)
-        run_id = f"{run_id}.cut-{sum(result.num_steps for result in tuned.phases.values())}"
+        run_id = ledger.cut_id(run_id, sum(result.num_steps for result in tuned.phases.values()))
     classifier = tuned.classifier.to(device)
     val_logits = _logits(classifier, task.val, data, config, device, progress)
     calibrate_on(classifier, val_logits, task.val.labels)

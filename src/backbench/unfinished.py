@@ -117,6 +117,10 @@ def find_unfinished(out: Path, given: str) -> tuple[str, RunConfig]:
         few = ", ".join(matching[:5])
         raise ConfigError(f"'{given}' is the beginning of {len(matching)} unfinished runs: {few}.")
     finished = _select(sorted(path.parent.name for path in out.glob(f"*/{ledger.RECORD_FILE}")), wanted)
+    if len(finished) > 1 and wanted:
+        raise ConfigError(
+            f"'{given}' is the beginning of {len(finished)} runs, and all are finished: nothing is left to resume."
+        )
     if finished and wanted:
         raise ConfigError(
             f"run '{finished[0]}' is finished: there is nothing to resume. See: backbench show {finished[0]}"

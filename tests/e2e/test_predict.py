@@ -126,6 +126,9 @@ def test_a_broken_image_is_an_entry_and_the_status_is_1(world: World, tmp_path: 
     assert done.exit_code == 1
     assert "error: is text, not an image" in done.stdout
     assert "good.png" in done.stdout
+    done = invoke("predict", world.bundle, tmp_path, "--csv", tmp_path.parent / "answers.csv")
+    assert done.exit_code == 1
+    assert f"2 images, of which 1 could not be read ({tmp_path / 'broken.png'}): " in done.stderr
 
 
 def test_a_csv_never_replaces_what_is_no_table_of_answers(

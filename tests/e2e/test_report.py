@@ -25,6 +25,24 @@ def backbench(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_page_that_cannot_be_written_says_how_to_name_another(made: Path) -> None:
+    (made / "file").touch()
+    done = backbench("report", made / "runs", "--no-images", "-o", made / "file" / "r.html")
+    assert done.returncode == 1
+    assert "is a file where a folder is needed: choose another file with --output." in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+@pytest.mark.parametrize("arguments", [("list", "models"), ("list", "methods"), ("list", "data", "--json")])
+def test_results_that_cannot_be_written_are_one_line_and_no_traceback(arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "backbench", *arguments], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: the results can't be written to stdout: No space left on device.\n"
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with photos, the runs of a small ranking and of one adapted model with its bundle."""

@@ -14,6 +14,7 @@ import pytest
 from backbench import ledger
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import ConfigError, StorageError
+from backbench.evidence import find_run_folders
 from backbench.records import DataFacts, Failure, Metric, Predictions, RunRecord
 
 
@@ -159,6 +160,28 @@ def test_openings_are_counted_per_manifest_and_a_torn_line_is_passed_over(tmp_pa
     assert ledger.count_openings(tmp_path, "a") == 2
     assert ledger.count_openings(tmp_path, "b") == 1
     assert ledger.count_openings(tmp_path / "nowhere", "a") == 0
+
+
+def test_of_attempts_at_one_run_a_folder_of_runs_means_the_one_that_got_furthest(tmp_path: Path) -> None:
+    attempts = [
+        "a.failed-1",
+        "a.cut-9",
+        "a.cut-10",
+        "b",
+        "b.cut-99",
+        "b.failed-2",
+        "c.failed-9",
+        "c.failed-10",
+        "d.cut",
+    ]
+    for name in attempts:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").touch()
+    means = [folder.name for folder in find_run_folders([str(tmp_path)], tmp_path)]
+    assert means == ["a.cut-10", "b", "c.failed-10", "d.cut"]
+    assert [name for name in attempts if ledger.is_whole(name)] == ["b", "d.cut"]
+    by_name = find_run_folders([str(tmp_path / "a.cut-9"), "b.cut-99"], tmp_path)  # what is asked for is given
+    assert [folder.name for folder in by_name] == ["a.cut-9", "b.cut-99"]
 
 
 def _write_many(root: Path, worker: int) -> None:

@@ -12,6 +12,7 @@ from backbench import speeds
 from backbench.adapt import adapt
 from backbench.catalog import ModelSpec, find_method, find_model, list_methods
 from backbench.config import DataConfig, MethodConfig, Precision, RunConfig
+from backbench.errors import ConfigError
 from backbench.plan import (
     START_SECONDS,
     Plan,
@@ -134,6 +135,14 @@ def test_the_sentence_says_what_is_known_of_training() -> None:
     plan = Plan({"cheap": 10.0, "dear": 20.0}, 0)
     assert plan.sentences(1) == ["2 models x 1 method, nothing to download, about 30 s in all."]
     assert "up to about 2 min 0 s of training" in plan.sentences(2, 120.0)[0]
+
+
+def test_an_option_of_a_group_is_looked_for_in_that_group() -> None:
+    full = find_method("full")
+    with pytest.raises(ConfigError, match=r"no option 'recipe.lr'. Allowed: recipe.optimizer, recipe.learning_rate, "):
+        resolve_options(full, MethodConfig(name="full", options={"recipe": {"lr": 0.1}}))
+    with pytest.raises(ConfigError, match=r"Did you mean 'recipe.learning_rate'"):
+        resolve_options(full, MethodConfig(name="full", options={"recipe": {"learnin_rate": 0.1}}))
 
 
 def passes(method: str, **options: Any) -> int:

@@ -15,7 +15,14 @@ from PIL import Image
 from backbench.cli import app
 from backbench.errors import ConfigError, StorageError
 from backbench.serve import inbox
-from backbench.serve.inbox import count_entries, export_entries, list_entries, remove_entry, save_entry
+from backbench.serve.inbox import (
+    check_inbox,
+    count_entries,
+    export_entries,
+    list_entries,
+    remove_entry,
+    save_entry,
+)
 
 
 def make_png(colour: str) -> bytes:
@@ -70,10 +77,24 @@ def test_an_export_is_a_table_for_training_with_each_image_once(tmp_path: Path) 
 
 
 def test_the_same_image_judged_twice_counts_as_judged_last(tmp_path: Path) -> None:
-    first = save_entry(tmp_path, make_png("red"), "PNG", said())
-    second = save_entry(tmp_path, make_png("red"), "PNG", said(label="cow"))
-    by_age = sorted([first, second], key=lambda entry: (entry.saved, entry.id))
-    assert [entry.label for entry in export_entries(tmp_path, tmp_path / "set")] == [by_age[-1].label]
+    labels = [str(number) for number in range(9)]  # in the same second
+    for label in labels:
+        save_entry(tmp_path, make_png("red"), "PNG", said(label=label))
+    assert [entry.label for entry in list_entries(tmp_path)] == labels
+    assert [entry.label for entry in export_entries(tmp_path, tmp_path / "set")] == labels[-1:]
+
+
+def test_an_inbox_that_can_keep_nothing_is_found_before_anything_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_inbox(tmp_path / "not" / "there" / "yet")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"is a file where a folder is needed: .* with --inbox, or --no-inbox"):
+        check_inbox(tmp_path / "file" / "inbox")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(StorageError, match=r"no permission to write .* with --inbox, or --no-inbox"):
+        check_inbox(tmp_path / "inbox")
 
 
 def test_the_last_judgement_of_an_image_counts_in_list_and_export(

@@ -245,7 +245,7 @@ def test_quantities() -> None:
 def test_live_line() -> None:
     assert render_live_line(ROWS, 3, 70) == (
         "leading: convnext_tiny.in12k_ft_in1k + logistic 93.1 %, tied with "
-        "vit_small_patch14_dinov2.lvd142m_40_characters + logistic; 3 models to go, about 1 min 10 s left"
+        "vit_small_patch14_dinov2.lvd142m_40_characters + logistic; 3 models to go, 1 min 10 s of the budget left"
     )
     assert render_live_line(ROWS[3:4], 1) == "controls so far: at best colour 31.0 %; 1 model to go"
     assert render_live_line([], 2, -1) == "nothing finished yet; 2 models to go"

@@ -111,6 +111,10 @@ def test_unfinished_runs_are_found_by_the_beginning_of_their_id(tmp_path: Path) 
     for given in ("digits-c", "runs/digits-c-3", "runs/digits-c-3.bundle/"):
         with pytest.raises(ConfigError, match="'digits-c-3' is finished: there is nothing to resume"):
             find_unfinished(tmp_path, given)
+    (tmp_path / "digits-c-4").mkdir()
+    (tmp_path / "digits-c-4" / "record.json").touch()
+    with pytest.raises(ConfigError, match="'digits-c' is the beginning of 2 runs, and all are finished"):
+        find_unfinished(tmp_path, "digits-c")
     with pytest.raises(ConfigError, match=r"there is no folder .*nowhere.*--out"):
         find_unfinished(tmp_path / "nowhere", "digits-a")
     (tmp_path / ".working" / "digits-a-1" / "config.json").write_text("{")

@@ -113,8 +113,11 @@ def find_bundle(folder: Path) -> Path:
             "backbench adapt writes it."
         )
     beside = {path.name: path for path in list_beside(folder)}
-    close = nearest(folder.name, beside) or list(beside)[:3]
+    close = nearest(folder.name, beside)
     hint = " Did you mean " + " or ".join(f"'{beside[near]}'" for near in close) + "?" if close else ""
+    if beside and not close:
+        few = ", ".join(f"'{path}'" for path in list(beside.values())[:3])
+        hint = f" There {'is' if len(beside) == 1 else 'are'} {few}{' and more' if len(beside) > 3 else ''}."
     raise ConfigError(f"there is no bundle {shown(str(folder))}.{hint}")
 
 

@@ -6,6 +6,7 @@ Exit status: 0 done, 1 a run failed, 2 wrong usage, 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -24,6 +25,7 @@ from backbench.cli.serve import serve
 from backbench.cli.show import show
 from backbench.cli.study import study
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 VERBS = (rank, adapt, resume, evaluate, predict, explain, report, study, serve, inbox, scan, list_names, show)
 
 
@@ -105,3 +107,20 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:  # of a file it has a name, and is a StorageError by now
+        if debug or error.filename is not None or error.errno not in NO_ROOM:
+            raise
+        _give_up_output(error)
+    finally:  # before the interpreter does it, whose words would be worse
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            pass
+        except OSError as error:
+            _give_up_output(error)
+
+
+def _give_up_output(error: OSError) -> None:
+    print(f"error: the results can't be written to stdout: {error.strerror}.", file=sys.stderr)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still held for it is not tried again
+    sys.exit(1)

@@ -67,7 +67,7 @@ def render_entries(entries: Sequence[Entry]) -> str:
     lines = [
         "  ".join(
             [
-                entry.saved,
+                f"{entry.saved[:19]}Z",
                 pad(entry.verdict, 6),
                 pad(shorten(printable(entry.answer), 24), 24),
                 pad(shorten(printable(entry.label or "?"), 24), 24),

@@ -82,10 +82,18 @@ def predict(
     elif csv_file is None:
         print(render_answers(answers, top=top or 1))
     elif not quiet:
-        num = len(answers[0][1])
-        print(f"{num:,} {'image' if num == 1 else 'images'}: {csv_file}", file=sys.stderr)
+        print(f"{_describe(answers[0][1])}: {csv_file}", file=sys.stderr)
     if any(prediction.error for _, found in answers for prediction in found):
         sys.exit(1)
+
+
+def _describe(found: Sequence[Prediction]) -> str:
+    """'5 images, of which 1 could not be read (broken.jpg)'."""
+    from backbench.report.text import join_names, printable
+
+    said = f"{len(found):,} {'image' if len(found) == 1 else 'images'}"
+    bad = [printable(prediction.path) for prediction in found if prediction.error]
+    return f"{said}, of which {len(bad):,} could not be read ({join_names(bad)})" if bad else said
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

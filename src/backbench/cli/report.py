@@ -99,7 +99,7 @@ def report(
     if target is None:
         sys.stdout.write(data.decode())
         return
-    write_atomically(target, data)
+    write_atomically(target, data, "choose another file with --output")
     if not quiet:
         num = sum(len(comparison.entries) for comparison in comparisons)
         print(f"{target}: {num} {'run' if num == 1 else 'runs'}, {len(data) / 1e6:.1f} MB", file=sys.stderr)

@@ -126,8 +126,11 @@ def _run(
     from backbench.cli.output import print_json
     from backbench.runtime import decide_device
     from backbench.serve.app import make_app
+    from backbench.serve.inbox import check_inbox
     from backbench.serve.models import load_models
 
+    if inbox is not None:
+        check_inbox(Path(inbox))
     models = load_models([Path(bundle) for bundle in bundles], device=decide_device(device))
     app = make_app(
         models,

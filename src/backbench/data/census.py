@@ -26,7 +26,7 @@ from backbench.data.store import PixelStore
 from backbench.errors import BadImage, StorageError
 from backbench.progress import SILENT, Bar, Progress
 from backbench.runtime import cache_folder, num_workers
-from backbench.storage import write_atomically
+from backbench.storage import IN_CACHE, write_atomically
 
 CENSUS_VERSION = 1
 """Raised when the same bytes would give other facts or colours than before."""
@@ -225,7 +225,7 @@ def _write_cache(path: Path, entries: dict[str, _Entry], progress: Progress) -> 
         }
     )
     try:
-        write_atomically(path, hashlib.sha256(body).digest() + body)
+        write_atomically(path, hashlib.sha256(body).digest() + body, IN_CACHE)
     except StorageError as error:
         progress.warn(f"what was found is not kept for the next time: {error}")
 

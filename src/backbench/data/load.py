@@ -122,4 +122,6 @@ def _unknown_source(source: str) -> ConfigError:
     if folder and not beside:
         return ConfigError(f"there is no {quote(source)}, nor anything in a folder {quote(folder)}.")
     shown = [entry for entry in beside if not name or not entry.rpartition("/")[2].startswith(".")]
-    return unknown_name("data set or path", source, (*names, *shown), "the data argument", "backbench list data")
+    return unknown_name(
+        "data set or path", source, names, "the data argument", "backbench list data", unlisted=shown
+    )

@@ -108,7 +108,7 @@ def overhear_attention(
     if grid is None or overhear.is_partial or len(shapes) > 1 or len(maps[0]) != len(batch):
         what = "attends inside windows or stages" if maps else "has no self-attention"
         raise ModelError(
-            f"{type(body).__name__} {what}, so there is no attention from any patch to any other to show. "
+            f"the network {what}, so there is no attention from any patch to any other to show. "
             "Take Grad-CAM instead (--kind grad-cam)."
         )
     return features, maps, grid

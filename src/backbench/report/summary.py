@@ -16,6 +16,8 @@ __all__ = ["control_warnings", "join_names", "summarise"]
 _CHEAPER = 1.2  # below this ratio seconds are not worth a word
 _MOST_IMAGES = 1_000_000
 _FEW_IMAGES = 50
+_LARGE_GAP = 0.06
+"""In accuracy, where so few test images can prove no gap at all: a tie with a larger one says nothing."""
 _HEADS = {
     "logistic": "a logistic head",
     "ridge": "a ridge head",
@@ -131,15 +133,13 @@ def _ties(best: Row, tied: Sequence[Row], *, all_tied: bool) -> list[str]:
     saved = _total(best) / _total(cheapest) if _total(cheapest) > 0 else 1.0
     seconds = f"{format_seconds(_total(cheapest))} against {format_seconds(_total(best))}"
     times = f"{saved:.1f}" if saved < 9.95 else f"{saved:,.0f}"
-    provable = smallest_provable_gap(best.n)
+    provable = smallest_provable_gap(best.n) or _LARGE_GAP
     if all_tied:
         lower = (best.accuracy or 0.0) - (cheapest.accuracy or 0.0)
         said = "None of them is much cheaper: take the one you prefer."
-        if provable is None:
-            said = "So few test images can't decide between them: add more before you choose."
-        elif saved >= _CHEAPER and lower > provable:
+        if saved >= _CHEAPER and lower > provable:
             said = f"{printable(cheapest.name)} is {times} times cheaper ({seconds}), "
-            said += f"but {100 * lower:.1f} points lower."
+            said += f"but {100 * lower:.1f} points lower: these test images can't decide between them."
         elif saved >= _CHEAPER:
             said = f"Take the cheapest: {printable(cheapest.name)} is {times} times cheaper ({seconds})."
         elif saved * _CHEAPER <= 1:

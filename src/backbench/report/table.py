@@ -126,7 +126,7 @@ def render_live_line(rows: Sequence[Row], remaining: int, seconds_left: float | 
     Args:
         rows: so far, as `make_rows` gives them.
         remaining: models to go.
-        seconds_left: of the work, or of the budget; None when unknown.
+        seconds_left: of the budget; None without one.
     """
     best = next((row for row in rows if row.is_best and not row.control), None)
     controls = [row for row in rows if row.control and row.accuracy is not None]
@@ -143,7 +143,7 @@ def render_live_line(rows: Sequence[Row], remaining: int, seconds_left: float | 
     if remaining > 0:
         said += f"; {remaining} {'model' if remaining == 1 else 'models'} to go"
         if seconds_left is not None and seconds_left > 0:
-            said += f", about {format_seconds(seconds_left)} left"
+            said += f", {format_seconds(seconds_left)} of the budget left"
     return said
 
 

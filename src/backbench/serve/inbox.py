@@ -8,9 +8,11 @@ for training, never for a test part.
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -25,6 +27,8 @@ from backbench.errors import ConfigError, StorageError
 from backbench.storage import storage_error, write_atomically
 
 SCHEMA_VERSION = 1
+IN_INBOX = "choose another folder with --inbox, or --no-inbox"
+IN_TARGET = "export to another folder"
 MOST_ENTRIES = 10_000
 TABLE_FILE = "labels.csv"
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -61,6 +65,15 @@ class Entry(Frozen):
     part: Literal["train"] = "train"
 
 
+def check_inbox(folder: Path) -> None:
+    """StorageError where nothing could be kept in this folder, which need not be there yet; nothing is written."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not existing.is_dir():
+        raise storage_error(folder, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), IN_INBOX)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise storage_error(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)), IN_INBOX)
+
+
 def save_entry(folder: Path, data: bytes, image_format: str, said: dict[str, Any]) -> Entry:
     """Keep an image and what was said of it; the folder is made with the first.
 
@@ -76,10 +89,10 @@ def save_entry(folder: Path, data: bytes, image_format: str, said: dict[str, Any
         )
     name = secrets.token_hex(16)
     image = name + SUFFIXES[image_format]
-    saved = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    saved = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # of two in one second the last counts
     entry = Entry(id=name, saved=saved, image=image, sha256=hashlib.sha256(data).hexdigest(), **said)
-    write_atomically(folder / image, data)
-    write_atomically(folder / f"{name}.json", entry.model_dump_json(indent=1).encode())
+    write_atomically(folder / image, data, IN_INBOX)
+    write_atomically(folder / f"{name}.json", entry.model_dump_json(indent=1).encode(), IN_INBOX)
     return entry
 
 
@@ -89,7 +102,7 @@ def remove_entry(folder: Path, entry: Entry) -> None:
         (folder / f"{entry.id}.json").unlink(missing_ok=True)
         (folder / entry.image).unlink(missing_ok=True)
     except OSError as error:
-        raise storage_error(folder, error) from error
+        raise storage_error(folder, error, IN_INBOX) from error
 
 
 def count_entries(folder: Path) -> int:
@@ -141,8 +154,8 @@ def export_entries(folder: Path, target: Path) -> list[Entry]:
         for entry in entries:
             shutil.copyfile(folder / entry.image, target / entry.image)
     except OSError as error:
-        raise storage_error(target, error) from error
-    write_atomically(target / TABLE_FILE, _table(entries).encode("utf-8", "surrogateescape"))
+        raise storage_error(target, error, IN_TARGET) from error
+    write_atomically(target / TABLE_FILE, _table(entries).encode("utf-8", "surrogateescape"), IN_TARGET)
     return entries
 
 

@@ -157,7 +157,7 @@ def _list_missing(step: Step, ranking: Ranking, why: str) -> list[str]:
 def _make_cell(step: Step, model: str, record: RunRecord, settings: Settings, progress: Progress) -> Cell:
     """The cell of a finished run. A probe that was cut before its bundle was written gets it here."""
     bundle = settings.runs / f"{record.run_id}.bundle"
-    if not bundle.is_dir() and not record.run_id.rpartition(".cut-")[1]:
+    if not bundle.is_dir() and ledger.is_whole(record.run_id):
         bundle = adapt(record.config, out=settings.runs, device=settings.device, progress=progress).bundle
     return Cell(
         group=step.group.name,
