@@ -422,6 +422,20 @@ def test_many_files_become_a_table_with_the_failed_in_it(
     assert lines[1].startswith("good.jpg,one,")
     assert "ends too early" in lines[2]
     assert lines[4].startswith("undrawn.tiff,one,")
+    # other models answer the same images: the table and the file are of those that are shown
+    page.click("#compare")
+    page.wait_for_selector("#batch:has-text('4 of 4 answered, 2 failed')")
+    page.wait_for_selector("#answer:not([aria-busy])")
+    assert page.locator("#batch thead th").count() == 4
+    assert page.locator("#batch button[aria-pressed=true]").all_inner_texts() == ["Failed (2)"]
+    page.click("#batch button:has-text('All (4)')")
+    assert page.locator("#batch tr:has-text('good.jpg') td strong").count() == 3
+    with page.expect_download() as download:
+        page.click("text=Save as CSV")
+    assert len(Path(download.value.path()).read_text().splitlines()) == 1 + 3 * 4
+    page.click("#compare")
+    assert page.locator("#batch thead th").count() == 2
+    assert page.locator("#batch tr:has-text('good.jpg') td strong").count() == 1  # kept, not asked again
     watched.check_quiet()
 
 
@@ -434,16 +448,17 @@ def test_filters_of_a_table_that_still_fills_count_what_is_there_and_show_it(
         const { Batch } = await import("/page/batch.js");
         const place = document.getElementById("batch");
         const images = ["a", "b", "c"].map((name) => ({ blob: new Blob(["x"]), name }));
-        const batch = new Batch(place, images, [{ name: "one", short: "one" }], () => {});
+        const told = [];
+        const check = async () => { if (turn > 0) note(); turn += 1; return "can't be read"; };
+        const batch = new Batch(place, images, [{ name: "one", short: "one" }], { check, onShow: () => {} });
         const seen = () => [...place.querySelectorAll("tbody tr")].filter((row) => row.checkVisibility()).length;
         const failed = () => place.querySelector(".batch-head button:nth-last-of-type(2)");
         const isFilling = () => place.querySelector("progress").checkVisibility();
-        const told = [];
         failed().click();
         const note = () => told.push([failed().textContent, seen(), isFilling()]);
         note();
         let turn = 0;
-        await batch.run(async () => { if (turn > 0) note(); turn += 1; return "can't be read"; });
+        await batch.run();
         note();
         return told;
     }""")

@@ -139,7 +139,9 @@ def test_the_sentence_says_what_is_known_of_training() -> None:
 
 def test_an_option_of_a_group_is_looked_for_in_that_group() -> None:
     full = find_method("full")
-    with pytest.raises(ConfigError, match=r"no option 'recipe.lr'. Allowed: recipe.optimizer, recipe.learning_rate, "):
+    with pytest.raises(
+        ConfigError, match=r"no option 'recipe.lr'. Allowed: recipe.optimizer, recipe.learning_rate, "
+    ):
         resolve_options(full, MethodConfig(name="full", options={"recipe": {"lr": 0.1}}))
     with pytest.raises(ConfigError, match=r"Did you mean 'recipe.learning_rate'"):
         resolve_options(full, MethodConfig(name="full", options={"recipe": {"learnin_rate": 0.1}}))

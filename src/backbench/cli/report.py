@@ -13,7 +13,7 @@ FORMATS = ("html", "md", "csv", "json", "card", "data-card")
 
 
 @click.command()
-@click.argument("runs", nargs=-1, metavar="RUNS...")
+@click.argument("runs", nargs=-1, metavar="[RUNS]...")
 @click.option(
     "--output", "-o", "target", type=click.Path(path_type=Path), help="File to write.  [html: report.html]"
 )

@@ -35,7 +35,7 @@ def _markdown(comparison: Comparison) -> str:
     lines += [_table_row(heads), _table_row(rules)]
     for line in make_lines(comparison):
         cells = [line.cells[index] for index in columns]
-        lines.append(_table_row([in_markdown(f"{cell.text} {cell.note}".strip()) for cell in cells]))
+        lines.append(_table_row([in_markdown("; ".join(filter(None, (cell.text, cell.note)))) for cell in cells]))
     lines += ["", *(f"- {in_markdown(warning)}" for warning in comparison.warnings)]
     return "\n".join(lines) + "\n"
 

@@ -21,6 +21,7 @@ _BOX = 1000  # units of the stretched box of curves and clouds
 _NARROW, _WIDE = (240.0, 264.0), (600.0, 352.0)  # pixels of the cost chart on the smallest and on a large screen
 _MAP = (286.0, 214.0)  # pixels of a map on the smallest screen
 _MOST_AVOIDED = 200  # wrong answers that names keep clear of where they can
+_MOST_NUMBERED = 12  # points of the cost chart whose numbers are shown wherever there is a way to
 _LINE_HEIGHT, _LETTER_WIDTH = 15.0, 7.0
 
 
@@ -215,11 +216,12 @@ def _labels(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> list[Markup]
     """The number beside each point, on wide screens of some the name too, where there is room.
 
     A label keeps its distance to its own point in pixels while all else moves with the width, so each is placed
-    once for the narrowest screen and once for a wide one; the style sheet shows one of them. The table has all.
+    once for the narrowest screen and once for a wide one; the style sheet shows one of them. So many points that a
+    line can lead to each have their number, however near they are to one another; the table has all.
     """
     ordered = sorted(points, key=lambda point: (not point.is_named, -point.value))
     spots = [(x_axis.at(math.log10(point.cost)), 100 - y_axis.at(point.value)) for point in ordered]
-    num_named = sum(point.is_named for point in points)
+    num_needed = max(_MOST_NUMBERED, sum(point.is_named for point in points))
     found = []
     for kind, size, room_above in (("short", _NARROW, 0.0), ("long", _WIDE, 20.0)):
         texts = [
@@ -232,7 +234,7 @@ def _labels(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> list[Markup]
             [(_LETTER_WIDTH * len(text) + 1, _LINE_HEIGHT) for text in texts],
             (0, -room_above, *size),
             lines=_drawn_boxes(points, x_axis, y_axis, size),
-            num_needed=num_named,
+            num_needed=num_needed,
         )
         for point, text, spot, at, box in zip(ordered, texts, spots, pixels, boxes, strict=True):
             found.append(_label(text, f"{point.kind} {kind}", spot, at, box))

@@ -7,51 +7,79 @@ import { csvCell, sayLevel, sayShortShare } from "./words.js";
 const NUM_AT_ONCE = 3;
 const FILTERS = {
   all: ["All", () => true],
-  unsure: ["Not sure", (row) => row.replies.some((reply) => reply && reply.unsure && !reply.error)],
-  strange: ["Unlike training", (row) => row.replies.some((reply) => reply && reply.is_strange)],
-  split: ["Models disagree", (row) => new Set(row.replies.filter((reply) => reply && !reply.error).map((reply) => reply.label)).size > 1],
-  failed: ["Failed", (row) => row.error !== null],
+  unsure: ["Not sure", (replies) => replies.some((reply) => reply.unsure)],
+  strange: ["Unlike training", (replies) => replies.some((reply) => reply.is_strange)],
+  split: ["Models disagree", (replies) => new Set(replies.map((reply) => reply.label)).size > 1],
+  failed: ["Failed", (_, row) => row.error !== null],
 };
 
 export class Batch {
-  constructor(place, images, models, onShow) {
+  // `check`: why an image can't be sent, or null.
+  constructor(place, images, models, { check, onShow }) {
     this.place = place;
-    this.models = models;
+    this.check = check;
     this.onShow = onShow;
     this.filter = "all";
-    this.rows = images.map((image) => ({ image, replies: models.map(() => null), error: null, isDone: false, element: null }));
+    this.rows = images.map((image) => ({ image, replies: new Map(), error: null, isChecked: false, isBusy: false, element: null }));
+    this.isRunning = false;
     this.isStopped = false;
+    this.models = models;
     this.draw();
   }
 
   get numDone() {
-    return this.rows.filter((row) => row.isDone).length;
+    return this.rows.filter((row) => this.isDone(row)).length;
   }
 
-  async run(check) {
-    let next = 0;
+  isDone(row) {
+    return row.error !== null || this.models.every((model) => row.replies.has(model.name));
+  }
+
+  // What the models shown say of the row, without those that have not answered it.
+  answers(row) {
+    return row.error !== null ? [] : this.models.map((model) => row.replies.get(model.name)).filter(Boolean);
+  }
+
+  accepts(name, row) {
+    return FILTERS[name][1](this.answers(row), row);
+  }
+
+  // Other models for the same images; what one of them has answered is kept.
+  setModels(models) {
+    this.models = models;
+    if (models.length < 2 && this.filter === "split") this.filter = "all";
+    this.draw();
+    this.run();
+  }
+
+  // Answers what is missing, a few images at a time.
+  async run() {
+    if (this.isRunning) return;
+    this.isRunning = true;
+    const findNext = () => !this.isStopped && this.rows.find((row) => !row.isBusy && !this.isDone(row));
     const work = async () => {
-      while (next < this.rows.length && !this.isStopped) {
-        const row = this.rows[next];
-        next += 1;
-        await this.answer(row, check);
-      }
+      for (let row = findNext(); row; row = findNext()) await this.answer(row);
     };
     await Promise.all(Array.from({ length: NUM_AT_ONCE }, work));
+    this.isRunning = false;
   }
 
-  async answer(row, check) {
-    row.error = await check(row.image);
-    for (const [place, model] of this.models.entries()) {
+  async answer(row) {
+    row.isBusy = true;
+    if (!row.isChecked) row.error = await this.check(row.image);
+    row.isChecked = true;
+    for (const model of this.models) {
       if (row.error !== null || this.isStopped) break;
+      if (row.replies.has(model.name)) continue;
       try {
-        row.replies[place] = await predict(row.image, model.name, { top: 5 });
-        row.error = row.replies[place].error ?? null;
+        const reply = await predict(row.image, model.name, { top: 5 });
+        row.error = reply.error ?? null;
+        row.replies.set(model.name, reply);
       } catch (error) {
         row.error = error.message;
       }
     }
-    row.isDone = true;
+    row.isBusy = false;
     if (!this.isStopped) this.refresh(row);
   }
 
@@ -73,11 +101,10 @@ export class Batch {
   // Which filter is pressed, how many rows each has, and which rows are shown. Nothing is drawn anew, so keys stay.
   mark() {
     for (const [name, button] of Object.entries(this.filters)) {
-      const [text, accepts] = FILTERS[name];
-      button.textContent = `${text} (${this.rows.filter(accepts).length})`;
+      button.textContent = `${FILTERS[name][0]} (${this.rows.filter((row) => this.accepts(name, row)).length})`;
       button.setAttribute("aria-pressed", String(this.filter === name));
     }
-    for (const row of this.rows) row.element.hidden = !FILTERS[this.filter][1](row);
+    for (const row of this.rows) row.element.hidden = !this.accepts(this.filter, row);
   }
 
   sayProgress() {
@@ -87,7 +114,8 @@ export class Batch {
 
   draw() {
     this.count = make("span", { class: "small muted", role: "status", text: this.sayProgress() });
-    this.progress = make("progress", { max: this.rows.length, value: this.numDone, "aria-label": "Images answered" });
+    const isFull = this.numDone === this.rows.length;
+    this.progress = make("progress", { max: this.rows.length, value: this.numDone, "aria-label": "Images answered", hidden: isFull });
     const names = Object.keys(FILTERS).filter((name) => name !== "split" || this.models.length > 1);
     this.filters = Object.fromEntries(names.map((name) => [name, make("button", {
       type: "button", onclick: () => { this.filter = name; this.mark(); },
@@ -111,7 +139,7 @@ export class Batch {
     });
     const open = make("button", { type: "button", onclick: () => this.onShow(row.image) }, picture, make("span", { text: row.image.name }));
     const cells = row.error === null
-      ? row.replies.map((reply) => make("td", {}, ...sayCell(reply)))
+      ? this.models.map((model) => make("td", {}, ...sayCell(row.replies.get(model.name))))
       : [make("td", { class: "mark", colspan: this.models.length, text: row.error })];
     row.element = make("tr", {}, make("td", {}, open), ...cells);
     return row.element;
@@ -120,9 +148,9 @@ export class Batch {
   save() {
     const lines = [["path", "bundle", "label", "confidence", "unsure", "unlike_training", "error"]];
     for (const row of this.rows) {
-      for (const [place, model] of this.models.entries()) {
-        const reply = row.replies[place];
-        const said = reply && !reply.error
+      for (const model of this.models) {
+        const reply = row.replies.get(model.name);
+        const said = reply && row.error === null
           ? [reply.label, reply.confidence.toFixed(6), reply.unsure ? "yes" : "no", reply.is_strange ? "yes" : "no", ""]
           : ["", "", "", "", row.error ?? "not answered yet"];
         lines.push([row.image.name, model.name, ...said]);
@@ -136,7 +164,7 @@ export class Batch {
 }
 
 function sayCell(reply) {
-  if (reply === null) return [make("span", { class: "muted", text: "..." })];
+  if (!reply) return [make("span", { class: "muted", text: "..." })];
   return [
     make("strong", { text: reply.label }),
     make("span", { class: "small muted", text: ` ${sayShortShare(reply.confidence)}, ${sayLevel(reply)}` }),

@@ -98,6 +98,7 @@ function afterModels() {
   drawAnswer();
   drawHeat();
   if (state.image) askAll();
+  if (state.batch) state.batch.setModels(activeModels());
 }
 
 function drawSamples() {
@@ -253,8 +254,11 @@ function takeFiles(list, source) {
   if (files.length > MOST_FILES) showBanner(`${files.length} files; the first ${MOST_FILES} are taken. For more: backbench predict BUNDLE FOLDER`, null);
   showImage(images[0]);
   if (images.length > 1) {
-    state.batch = new Batch(find("batch"), images, activeModels(), (image) => { showImage(image); find("stage").scrollIntoView(); });
-    state.batch.run((image) => findFault(image, state.limits));
+    state.batch = new Batch(find("batch"), images, activeModels(), {
+      check: (image) => findFault(image, state.limits),
+      onShow: (image) => { showImage(image); find("stage").scrollIntoView(); },
+    });
+    state.batch.run();
   }
   return undefined;
 }
