@@ -15,6 +15,7 @@ from backbench.evaluate.metrics import score
 from backbench.records import Cost, DataFacts, MethodFacts, Metric, ModelFacts, Predictions, RunRecord
 from backbench.report.study_answers import NOTHING, Asked, answer_question
 from backbench.report.study_tables import (
+    FIT_NOTE,
     Cell,
     make_data_table,
     make_group_tables,
@@ -140,6 +141,10 @@ def test_several_models_of_a_family_are_spoken_of_as_several() -> None:
     cells = [make_cell(name, range(60)) for name in ("vit", "deit")] + [make_cell("cnn", range(20))]
     assert "vit and deit reach 70.0 % on average, the others 90.0 %: they are worse" in ask(
         "families", cells, models=("vit", "deit")
+    )
+    twice = [make_cell("vit", range(60)), make_cell("vit", range(60), method="knn"), cells[-1]]
+    assert "vit reaches 70.0 % on average, the others 90.0 %: it is worse" in ask(
+        "families", twice, models=("vit",)
     )
 
 
@@ -284,6 +289,16 @@ def test_group_tables_say_which_seconds_they_give() -> None:
             {"both": [probe, tuned], "probe": [probe], "tuned": [tuned]}.items()}  # fmt: skip
     assert ["of probes" in said[name][0] for name in said] == [True, True, False]
     assert ["by the clock" in said[name][0] for name in said] == [True, False, True]
+
+
+def test_only_where_something_was_trained_training_figures_need_a_word() -> None:
+    probe = make_cell("a", range(20))
+    tuned = make_cell("a", range(20), method="full", options={"recipe": {"epochs": 20}})
+    for cells, notes in (([probe], ()), ([probe, tuned], (FIT_NOTE,))):
+        (fit,) = [table for table in make_group_tables(cells) if table.title.endswith("training and validation")]
+        assert fit.notes == notes
+        entry = _published(figure="train_accuracy", group="probe", model="a", method=cells[-1].method)
+        assert make_published_tables([entry], cells)[0].notes == notes
 
 
 def test_tables_of_data_and_recipes_say_what_was_run() -> None:

@@ -134,7 +134,8 @@ def _make_fit_table(group: str, cells: Sequence[Cell]) -> list[Table]:
         for cell in with_fit
     ]
     columns = ("model", "method", "data", *(NAMES[name] for name in wanted))
-    return [Table(f"{group}: training and validation", columns, tuple(rows), (FIT_NOTE,))]
+    notes = (FIT_NOTE,) if any(cell.recipe for cell in with_fit) else ()
+    return [Table(f"{group}: training and validation", columns, tuple(rows), notes)]
 
 
 def _show_fit(cell: Cell, name: str) -> str:
@@ -192,7 +193,11 @@ def make_published_tables(published: Sequence[Any], cells: Sequence[Cell]) -> li
                 line += ["", ""] if entry is None else _compare_figure(entry, cells, reasons)
             rows.append(tuple(line))
         notes = [f"[{number}] {text}" for number, text in enumerate(reasons, 1)]
-        if any(entry.figure.startswith("train_") for entry in entries):
+        trained = {(cell.group, cell.model, cell.method) for cell in cells if cell.recipe}
+        if any(
+            entry.figure.startswith("train_") and (entry.group, entry.model, entry.method) in trained
+            for entry in entries
+        ):
             notes.append(FIT_NOTE)
         heads = (f"{column}{which}" for column in columns for which in (": published", ": here"))
         tables.append(Table(title, ("", *heads), tuple(rows), tuple(notes)))

@@ -77,18 +77,18 @@ def _list_jobs(pen: _Pen, cells: Sequence[Cell], out: Path) -> Iterator[tuple[Dr
     drawings = pen.study.drawings
     for group, data, seed in dict.fromkeys((cell.group, cell.data, cell.seed) for cell in cells):
         own = [cell for cell in cells if (cell.group, cell.data, cell.seed) == (group, data, seed)]
-        folder = out / _slug(f"{group}-{data}" if seed == 0 else f"{group}-{data}-{seed}")
+        folder = out / _slug(group, data, seed=seed)
         alone = list({cell.method: cell for cell in reversed(own)}.values()) if pen.is_trial else own
         for what in drawings:
             if what in ("comparison", "map", "explanations"):
                 yield what, folder, own
             elif what != "bars":
                 for cell in alone:
-                    yield what, folder / _slug(f"{cell.model}-{cell.method}"), [cell]
+                    yield what, folder / _slug(cell.model, cell.method), [cell]
     for group, seed in dict.fromkeys((cell.group, cell.seed) for cell in cells) if "bars" in drawings else ():
         own = [cell for cell in cells if (cell.group, cell.seed) == (group, seed)]
         if len({cell.data for cell in own}) > 1:
-            yield "bars", out / _slug(group if seed == 0 else f"{group}-{seed}"), own
+            yield "bars", out / _slug(group, seed=seed), own
 
 
 def _draw(what: Drawing, pen: _Pen, cells: list[Cell], folder: Path) -> list[Path]:
@@ -172,5 +172,7 @@ def _save(figures: Mapping[str, Figure], folder: Path, kind: str = "png") -> lis
     return paths
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:80] or "x"
+def _slug(*words: str, seed: int = 0) -> str:
+    """A name of a folder that any file system takes; of a seed other than 0, with the seed."""
+    plain = [re.sub(r"[^A-Za-z0-9_.-]+", "-", word).strip("-.") for word in words]
+    return ("-".join(filter(None, plain))[:80] or "x") + (f"-seed-{seed}" if seed else "")
