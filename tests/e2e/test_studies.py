@@ -224,6 +224,10 @@ data = "digits"
         ("options.logistic.C = 1", "logistic, which is not among its methods"),
         ("after = 'none'\nafter_data = 'digits'\nafter_method = 'knn'", "no earlier group"),
         ("after = 'one'", "needs 'after_data'"),
+        (
+            "[[groups]]\nname = 'two'\nmodles = ['x']",
+            "groups.1.modles: there is no such key. Did you mean 'models'",
+        ),
         ("tset_on = ['x']", "groups.0.tset_on: there is no such key. Did you mean 'test_on'"),
         ("best_of = 'two'", "takes the best of 'two', which is no earlier group"),
         ("after_data = 'digits'", "need 'after'"),

@@ -199,9 +199,8 @@ def families(asked: Asked) -> str:
         theirs = np.stack([asked.correct(cell) for cell in others])
         gap = float(mine.mean() - theirs.mean())
         p_value = asked.p_value(ours[0], len(others) * mine.sum(axis=0) - len(ours) * theirs.sum(axis=0))
-        reach, they_are = (
-            ("reaches", "it is") if len({cell.model for cell in ours}) == 1 else ("reach", "they are")
-        )
+        is_alone = len({cell.model for cell in ours}) == 1
+        reach, they_are = ("reaches", "it is") if is_alone else ("reach", "they are")
         if p_value >= ALPHA:
             verdict = "these can't be told apart"
         else:

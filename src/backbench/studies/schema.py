@@ -290,7 +290,8 @@ def read_study(path: Path) -> StudyFile:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"study '{path}' is not TOML in UTF-8: {error}.") from error
     except ValidationError as error:
-        fault = error.errors()[0]
+        faults = error.errors()  # a key that was mistyped is missing too, and that is no help
+        fault = next((each for each in faults if each["type"] == "extra_forbidden"), faults[0])
         place = ".".join(str(part) for part in fault["loc"])
         said = fault["msg"].removeprefix("Value error, ").rstrip(".")
         if fault["type"] == "extra_forbidden":
@@ -315,5 +316,7 @@ def _near(path: Path) -> str:
     if not folder.is_dir():
         return f" There is no folder '{folder}'."
     names = sorted(entry.name for entry in folder.glob("*.toml"))
-    close = nearest(path.name, names) or names[:6]
-    return " Did you mean " + " or ".join(f"'{folder / name}'" for name in close) + "?" if close else ""
+    close = nearest(path.name, names)
+    if close:
+        return " Did you mean " + " or ".join(f"'{folder / name}'" for name in close) + "?"
+    return f" There is {', '.join(str(folder / name) for name in names[:6])}." if names else ""

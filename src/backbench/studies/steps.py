@@ -171,7 +171,7 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
     groups = [group.name for group in study.groups]
     for name in settings.only:
         if name not in groups:
-            raise unknown_name("group", name, groups, "--only", f"studies/{study.name}.toml")
+            raise unknown_name("group", name, groups, "--only", "its groups with --dry-run")
     for group in study.groups:
         before = group.after or group.best_of
         if group.name in settings.only and before is not None and before not in settings.only:
