@@ -71,6 +71,11 @@ class Cost(Frozen):
     features_from_cache: bool = Field(
         default=False, description="extraction seconds are then those measured when the features were made"
     )
+    rounding: float | None = Field(
+        default=None,
+        description="how far features in bf16 or fp16 lie from those in fp32, as a share of how far those of "
+        "different images lie from their mean; None in fp32",
+    )
 
 
 class Failure(Frozen):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 import os
 import platform
 import signal
@@ -26,6 +27,8 @@ from backbench.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+CPU_FILE = "/proc/cpuinfo"
 
 
 def cache_folder() -> Path:
@@ -94,13 +97,20 @@ def _may_have_accelerator() -> bool:
 
 
 def has_fast_bf16(device: str) -> bool:
-    """Whether the hardware multiplies bf16 matrices natively, so that bf16 is faster than fp32."""
+    """Whether the hardware multiplies bf16 matrices natively, so that bf16 is faster than fp32.
+
+    AVX512-BF16 counts on AMD's processors alone: Intel's are made for AMX, and where a virtual machine hides that,
+    ResNets and vision transformers are slower in bf16 than in fp32 (`benchmarks/results/bf16-without-amx.md`).
+    """
     if device.startswith("cuda"):
         import torch
 
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device == "cpu":
-        return bool(_cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+        vendor, flags = _describe_cpu()
+        return bool(flags & {"amx_bf16", "bf16", "svebf16"}) or (
+            "avx512_bf16" in flags and vendor == "AuthenticAMD"
+        )
     return False
 
 
@@ -122,15 +132,17 @@ def decide_precision(asked: str, device: str, *, training: bool = False) -> Prec
     raise ConfigError(f"unknown precision '{asked}'. Allowed: auto, fp32, bf16, fp16.")
 
 
-def _cpu_flags() -> set[str]:
+def _describe_cpu() -> tuple[str, set[str]]:
+    """The vendor of the first processor and what it can do, as Linux has them; '' and nothing elsewhere."""
+    facts: dict[str, str] = {}
     try:
-        with open("/proc/cpuinfo") as lines:
-            for line in lines:
-                if line.startswith(("flags", "Features")):
-                    return set(line.split(":", 1)[1].split())
+        with open(CPU_FILE) as lines:
+            for line in itertools.takewhile(str.strip, lines):
+                name, _, value = line.partition(":")
+                facts[name.strip()] = value
     except OSError:
         pass
-    return set()
+    return facts.get("vendor_id", "").strip(), set((facts.get("flags") or facts.get("Features", "")).split())
 
 
 def stream_seed(seed: int, use: str) -> int:

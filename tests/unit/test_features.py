@@ -439,6 +439,39 @@ def test_a_batch_too_large_for_the_device_is_halved(path: str, monkeypatch: pyte
         pictures.extract(backbone, use_cache=False)
 
 
+def test_what_less_than_fp32_moves_is_measured_and_kept_with_the_features() -> None:
+    pictures = Pictures()
+    assert pictures.extract(make_backbone()).cost.rounding is None
+    rounding = pictures.extract(make_backbone(), precision="bf16").cost.rounding
+    assert rounding is not None
+    exact, rounded = (pictures.extract(make_backbone(), precision=each).values for each in ("fp32", "bf16"))
+    rows = np.argsort(pictures.hashes)[:8]
+    spread = np.linalg.norm(exact[rows] - exact[rows].mean(axis=0), axis=1).mean()
+    assert rounding == pytest.approx(np.linalg.norm(rounded[rows] - exact[rows], axis=1).mean() / spread, rel=0.02)
+    assert 0 < rounding < 0.1
+    again = pictures.extract(make_backbone(), precision="bf16")
+    assert again.from_cache
+    assert again.cost.rounding == rounding
+
+
+def test_a_network_that_less_than_fp32_breaks_is_found() -> None:
+    class Lifted(nn.Module):
+        """Images differ in what is small beside a number that all of them have."""
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return batch.mean(dim=(2, 3)) + 300.0
+
+    backbone = make_backbone(Lifted(), dim=3)
+    rounding = Pictures().extract(backbone, precision="bf16").cost.rounding
+    assert rounding is not None
+    assert rounding > 0.5
+
+
+def test_where_there_is_nothing_to_compare_nothing_is_claimed() -> None:
+    assert Pictures(1).extract(make_backbone(), precision="bf16").cost.rounding is None
+    assert Pictures(0).extract(make_backbone(), precision="bf16").cost.rounding is None
+
+
 def test_no_images_give_no_rows() -> None:
     extraction = Pictures(0).extract(make_backbone())
     assert extraction.values.shape == (0, 8)

@@ -26,7 +26,7 @@ from backbench.records import Cost, ModelFacts
 from backbench.runtime import cache_folder
 from backbench.storage import IN_CACHE, advise, sync_folder
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 """To be raised whenever the same images, weights and settings would give other features."""
 
 _BLOCK_BYTES = 1 << 22
