@@ -201,6 +201,10 @@ def _cost(record: RunRecord) -> str:
         parts.append(f"{cost.images_per_second:,.0f} images/s")
     if cost.peak_memory_bytes is not None:
         parts.append(f"peak memory {format_bytes(cost.peak_memory_bytes)}")
+    if cost.rounding is not None:
+        parts.append(
+            f"{record.config.precision} moves the features by {100 * cost.rounding:.1f} % of their spread"
+        )
     if cost.features_from_cache:
         parts.append("features from the cache (seconds are those of making them)")
     return ", ".join(parts)
