@@ -22,6 +22,11 @@ from backbench.storage import write_atomically
 SPEED_FILE = "speed.json"
 FORWARD_SHARE: dict[Precision, float] = {"fp32": 0.35, "bf16": 0.9, "fp16": 0.9}
 """Share of this machine's fp32 matrix rate that a forward reaches when nothing was measured here yet."""
+UNMEASURED: dict[str, dict[Precision, float]] = {
+    "cuda": {"fp32": 5e12, "bf16": 3e13, "fp16": 3e13},
+    "mps": {"fp32": 2e12, "bf16": 2e12, "fp16": 2e12},
+}
+"""FLOP/s of a forward on an accelerator of middling size, before anything was measured on this one."""
 UNKNOWN_FLOPS = 5e9
 """For a model whose cost the catalog does not know: about that of a ResNet-50."""
 LEAST_SECONDS = 0.5
@@ -70,7 +75,8 @@ def guess_forward(models: Sequence[ModelSpec], *, device: str, precision: Precis
 
     At the model's own speed; else at that of the model nearest to it in cost: small networks reach a fraction of
     the FLOP/s that large ones do. What was measured in another precision counts where nothing was in this one, by
-    what the two usually reach; and where nothing was at all, a quick timing of a matrix product.
+    what the two usually reach; and where nothing was at all, on the CPU a quick timing of a matrix product, and on
+    an accelerator what one of middling size reaches.
     """
     measured = _read_speeds(device, precision)
     scaled: dict[str, Speed] = {}
@@ -79,7 +85,7 @@ def guess_forward(models: Sequence[ModelSpec], *, device: str, precision: Precis
         found = {} if other == precision else _read_speeds(device, other)
         scaled |= {name: Speed(speed.flops, speed.rate * factor) for name, speed in found.items()}
     known = scaled | measured
-    rivals = measured or scaled or {"": Speed(UNKNOWN_FLOPS, _measure_matrix_rate() * FORWARD_SHARE[precision])}
+    rivals = measured or scaled or {"": Speed(UNKNOWN_FLOPS, _guess_rate(device, precision))}
     seconds = {}
     for model in models:
         flops = model.flops
@@ -94,6 +100,11 @@ def list_guessed(models: Sequence[ModelSpec], *, device: str) -> tuple[str, ...]
     """Names of the models that neither the catalog nor a run of them here tells the cost of."""
     known = {name for precision in get_args(Precision) for name in _read_speeds(device, precision)}
     return tuple(model.name for model in models if model.flops is None and model.name not in known)
+
+
+def _guess_rate(device: str, precision: Precision) -> float:
+    known = UNMEASURED.get(device.partition(":")[0])
+    return known[precision] if known is not None else _measure_matrix_rate() * FORWARD_SHARE[precision]
 
 
 def _nearest(flops: float, speeds: dict[str, Speed]) -> Speed:

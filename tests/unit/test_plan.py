@@ -23,7 +23,7 @@ from backbench.plan import (
 )
 from backbench.run import resolve_options
 from backbench.runtime import cache_folder
-from backbench.speeds import FORWARD_SHARE, SPEED_FILE, UNKNOWN_FLOPS, list_guessed, remember_speed
+from backbench.speeds import FORWARD_SHARE, SPEED_FILE, UNKNOWN_FLOPS, UNMEASURED, list_guessed, remember_speed
 
 CHEAP, DEAR = ModelSpec("cheap", "", flops=1e9), ModelSpec("dear", "", flops=4e9)
 ODD = ModelSpec("hf/odd", "")
@@ -64,6 +64,15 @@ def test_another_precision_or_a_quick_timing_stand_in_for_what_was_not_measured(
     remember(DEAR, 2e12)  # of another model what was measured in this precision counts, of this one its own
     assert guess(CHEAP, DEAR) == pytest.approx([1e5 * 1e9 / scaled, 1e5 * 4e9 / 2e12])
     assert guess(ModelSpec("like cheap", "", flops=1e9)) == pytest.approx([1e5 * 1e9 / 2e12])
+
+
+def test_an_accelerator_is_not_taken_for_this_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speeds, "_measure_matrix_rate", lambda: pytest.fail("the processor was timed"))
+    remember(CHEAP, 1e12)  # on the processor
+    found = guess_seconds((CHEAP,), 100_000, device="cuda:1", precision="bf16")
+    assert found["cheap"] - START_SECONDS == pytest.approx(1e5 * 1e9 / UNMEASURED["cuda"]["bf16"])
+    remember_speed(CHEAP, 9000, 1.0, flops=1e9, device="cuda:1", precision="bf16")
+    assert guess_seconds((CHEAP,), 9000, device="cuda:1", precision="bf16")["cheap"] == START_SECONDS + 1.0
 
 
 def test_each_model_is_counted_at_its_own_speed_or_at_that_of_the_nearest_in_cost() -> None:
