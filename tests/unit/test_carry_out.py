@@ -15,7 +15,7 @@ from backbench.cli.study import render_estimates
 from backbench.errors import ConfigError
 from backbench.progress import SILENT
 from backbench.records import Metric
-from backbench.studies import carry_out
+from backbench.studies import carry_out, drawings
 from backbench.studies.carry_out import Outcome, run_study
 from backbench.studies.estimate import estimate_steps
 from backbench.studies.schema import StudyFile
@@ -234,6 +234,21 @@ def test_a_group_that_makes_no_sense_is_refused(key: str, value: list[Any], mess
     first, *others = STUDY["groups"]
     with pytest.raises(ValueError, match=message):
         StudyFile.model_validate(STUDY | {"groups": [first | {key: value}, *others]})
+
+
+def test_groups_and_seeds_have_folders_of_pictures_of_their_own(tmp_path: Path) -> None:
+    groups = [STUDY["groups"][0] | {"name": name, "seeds": [0, 2]} for name in ("a b", "a-b")]
+    study = StudyFile.model_validate(STUDY | {"groups": groups})
+    cells = [
+        SimpleNamespace(group=group, data="digits", seed=seed, model="pixels", method="knn")
+        for group in ("a b", "a-b")
+        for seed in (0, 2)
+    ]
+    pen = SimpleNamespace(study=study, is_trial=False)
+    jobs = list(drawings._list_jobs(pen, cells, tmp_path))  # type: ignore[arg-type]
+    folders = [folder.name for what, folder, _ in jobs if what == "comparison"]
+    assert folders == ["a-b-digits", "a-b-digits-seed-2", "a-b-digits-2", "a-b-digits-seed-2-2"]
+    assert {folder.name for what, folder, _ in jobs if what == "run"} == {"pixels-knn"}
 
 
 def test_a_stand_in_that_there_is_not_is_said_before_any_trial(tmp_path: Path) -> None:

@@ -75,9 +75,10 @@ def _list_jobs(pen: _Pen, cells: Sequence[Cell], out: Path) -> Iterator[tuple[Dr
     """(what, folder, runs): pictures of several runs for each ranking, those of each run, then those of groups on
     several data sets."""
     drawings = pen.study.drawings
+    taken: set[Path] = set()
     for group, data, seed in dict.fromkeys((cell.group, cell.data, cell.seed) for cell in cells):
         own = [cell for cell in cells if (cell.group, cell.data, cell.seed) == (group, data, seed)]
-        folder = out / _slug(group, data, seed=seed)
+        folder = _new_folder(out / _slug(group, data, seed=seed), taken)
         alone = list({cell.method: cell for cell in reversed(own)}.values()) if pen.is_trial else own
         for what in drawings:
             if what in ("comparison", "map", "explanations"):
@@ -88,7 +89,7 @@ def _list_jobs(pen: _Pen, cells: Sequence[Cell], out: Path) -> Iterator[tuple[Dr
     for group, seed in dict.fromkeys((cell.group, cell.seed) for cell in cells) if "bars" in drawings else ():
         own = [cell for cell in cells if (cell.group, cell.seed) == (group, seed)]
         if len({cell.data for cell in own}) > 1:
-            yield "bars", out / _slug(group, seed=seed), own
+            yield "bars", _new_folder(out / _slug(group, seed=seed), taken), own
 
 
 def _draw(what: Drawing, pen: _Pen, cells: list[Cell], folder: Path) -> list[Path]:
@@ -170,6 +171,15 @@ def _save(figures: Mapping[str, Figure], folder: Path, kind: str = "png") -> lis
         paths.append(folder / f"{name}.{kind}")
         save_figure(figure, paths[-1])
     return paths
+
+
+def _new_folder(folder: Path, taken: set[Path]) -> Path:
+    """The folder, or with a number one that is not taken: names that differ in signs alone become the same."""
+    found, number = folder, 2
+    while found in taken:
+        found, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+    taken.add(found)
+    return found
 
 
 def _slug(*words: str, seed: int = 0) -> str:
