@@ -251,6 +251,25 @@ def test_groups_and_seeds_have_folders_of_pictures_of_their_own(tmp_path: Path) 
     assert {folder.name for what, folder, _ in jobs if what == "run"} == {"pixels-knn"}
 
 
+def test_weights_that_a_card_gives_another_name_are_runs_of_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backbench.backbones.included import FOLDER
+
+    name = "mobilenetv2_100.ra_in1k"
+    card = (FOLDER / "tiny_cnn.cifar100.toml").read_text()
+    (tmp_path / f"{name}.toml").write_text(card)
+    for file in FOLDER.glob("tiny_cnn.cifar100.safetensors"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setenv("BACKBENCH_WEIGHTS", str(tmp_path))
+    group = STUDY["groups"][0] | {"models": [name], "methods": ["ridge"]}
+    study = StudyFile.model_validate(STUDY | {"groups": [group]})
+    outcome = run_study(study, Settings(out=tmp_path / "out", limit=60))
+    assert outcome.failures == []
+    assert [(cell.model, cell.method) for cell in outcome.cells] == [(name, "ridge")]
+    assert outcome.cells[0].record.model.name != name  # type: ignore[union-attr]
+
+
 def test_a_stand_in_that_there_is_not_is_said_before_any_trial(tmp_path: Path) -> None:
     study = StudyFile.model_validate(STUDY | {"trial": {"pixels": "tiny_cnm"}})
     with pytest.raises(ConfigError, match=r"unknown model 'tiny_cnm' in \[trial\]. Did you mean 'tiny_cnn'"):

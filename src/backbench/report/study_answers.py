@@ -95,7 +95,10 @@ def best_features(asked: Asked) -> str:
         elif tied:
             also = f"; {_join(tied)} can't be told apart from it (exact paired tests, Holm-adjusted)"
         else:
-            also = "; all others are worse beyond doubt (exact paired tests, Holm-adjusted)"
+            has_tied = any(row.tied_with_best for _, row in rest)  # by another method of the best model
+            which = "all other models" if has_tied else "all others"
+            also = f"; {which} are worse beyond doubt (exact paired tests, Holm-adjusted)"
+            also = also if not has_tied or len({cell.model for cell in own}) > 1 else ""
         how = f" + {best.method}" if len({cell.method for cell in own}) > 1 else ""
         sentences.append(f"On {data}: {best.model}{how}, {_show(best)}{also}.")
     return " ".join(sentences)

@@ -16,6 +16,7 @@ from backbench.elsewhere import Elsewhere, evaluate_elsewhere
 from backbench.errors import BackbenchError, BudgetExceeded, Interrupted, StorageError
 from backbench.progress import SILENT, Progress
 from backbench.records import RunRecord
+from backbench.report.rows import Row
 from backbench.report.study_tables import Cell
 from backbench.studies.schema import StudyFile
 from backbench.studies.steps import Settings, Step, chain, choose, data_config, find_missing, plan_steps
@@ -129,23 +130,33 @@ def _carry_out(
     outcome.rankings.append((step, ranking))
     study_name = {find_model(name).name: model for model, name in step.names.items()}
     for row in ranking.rows:
-        if row.control or row.model not in study_name:
+        asked = _asked_model(row, settings)
+        if row.control or asked not in study_name:
             continue
         if row.has_failed:
             outcome.failures.append(f"{step.title}, {row.model} + {row.method}: {row.error}")
             continue
         record = ledger.read_record(settings.runs / row.run_id)
-        cell = _make_cell(step, study_name[row.model], record, settings, progress)
+        cell = _make_cell(step, study_name[asked], record, settings, progress)
         outcome.cells.append(_evaluate_elsewhere(cell, step, settings, outcome, progress))
     outcome.interrupted = ranking.interrupted
     if not ranking.interrupted:
-        outcome.failures += _list_missing(step, ranking, "the budget ended" if deadline is not None else "not run")
+        outcome.failures += _list_missing(
+            step, ranking, settings, "the budget ended" if deadline is not None else "not run"
+        )
 
 
-def _list_missing(step: Step, ranking: Ranking, why: str) -> list[str]:
+def _asked_model(row: Row, settings: Settings) -> str:
+    """The model by the name it was asked for: weights that a card names go by another one in the row."""
+    attempts = [settings.runs / row.run_id, *sorted(settings.runs.glob(f"{row.run_id}{ledger.FAILED}*"))]
+    found = next((folder for folder in attempts if (folder / ledger.RECORD_FILE).is_file()), None)
+    return row.model if found is None else ledger.read_record(found).config.model
+
+
+def _list_missing(step: Step, ranking: Ranking, settings: Settings, why: str) -> list[str]:
     """What the ranking was asked for and has no row of: beyond the budget, or after its model could not be had."""
-    there = {(row.model, row.method) for row in ranking.rows}
-    failed = {row.model for row in ranking.rows if row.has_failed}
+    there = {(_asked_model(row, settings), row.method) for row in ranking.rows}
+    failed = {_asked_model(row, settings) for row in ranking.rows if row.has_failed}
     return [
         f"{step.title}, {model} + {method.name}: {why}; the same command goes on from there"
         for model, name in step.names.items()
