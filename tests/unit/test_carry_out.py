@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from backbench.cli import app
-from backbench.cli.study import render_estimates
+from backbench.cli.study import render_estimates, split_pairs
 from backbench.errors import ConfigError
 from backbench.progress import SILENT
 from backbench.records import Metric
@@ -268,6 +268,12 @@ def test_weights_that_a_card_gives_another_name_are_runs_of_the_study(
     assert outcome.failures == []
     assert [(cell.model, cell.method) for cell in outcome.cells] == [(name, "ridge")]
     assert outcome.cells[0].record.model.name != name  # type: ignore[union-attr]
+
+
+def test_a_data_set_lies_in_one_place() -> None:
+    assert split_pairs(("a=x", "b=y=z")) == {"a": "x", "b": "y=z"}
+    with pytest.raises(ConfigError, match="a was already said to lie in x"):
+        split_pairs(("a=x", "a=y"))
 
 
 def test_a_stand_in_that_there_is_not_is_said_before_any_trial(tmp_path: Path) -> None:

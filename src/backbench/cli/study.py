@@ -136,6 +136,8 @@ def split_pairs(given: Sequence[str]) -> dict[str, str]:
         name, equals, path = text.partition("=")
         if not equals or not name or not path:
             raise ConfigError(f"--data '{text}': give NAME=PATH, as in cifar10=/data/cifar10.")
+        if name in pairs:
+            raise ConfigError(f"--data '{text}': {name} was already said to lie in {pairs[name]}. Give it once.")
         pairs[name] = path
     return pairs
 

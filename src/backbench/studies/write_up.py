@@ -171,7 +171,7 @@ def _describe_groups(outcome: Outcome, settings: Settings) -> str:
     lines = ["## What was run", ""]
     for group in outcome.study.groups:
         after = f", after '{group.after}' on {group.after_data}" if group.after else ""
-        limit = f", {group.train_limit:,} training images" if group.train_limit else ""
+        limit = f", {group.train_limit:,} images for training and validation" if group.train_limit else ""
         note = f" {group.note}" if group.note else ""
         lines.append(
             f"- **{printable(group.name)}**: {', '.join(group.models)} x {', '.join(group.methods)} on "
