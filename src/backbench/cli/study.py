@@ -131,7 +131,7 @@ def split_pairs(given: Sequence[str]) -> dict[str, str]:
     """'NAME=PATH' options as a mapping. ConfigError for one without '='."""
     from backbench.errors import ConfigError
 
-    pairs = {}
+    pairs: dict[str, str] = {}
     for text in given:
         name, equals, path = text.partition("=")
         if not equals or not name or not path:
