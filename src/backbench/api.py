@@ -262,14 +262,11 @@ def _to_study(ranking: Ranking, out: Path) -> Study:
     from dataclasses import replace
 
     from backbench.errors import Interrupted
-    from backbench.ledger import FAILED
+    from backbench.ledger import find_attempt
 
     if not ranking.rows:
         raise Interrupted(signal.SIGINT)
-    folders = []
-    for row in ranking.rows:
-        failures = sorted(out.glob(f"{row.run_id}{FAILED}*"), key=lambda path: int(path.name.rpartition("-")[2]))
-        folders.append(failures[-1] if row.has_failed else out / row.run_id)
+    folders = [find_attempt(out, row.run_id, has_failed=row.has_failed) for row in ranking.rows]
     (study,) = _open_folders(list(map(str, folders)), folders)
     told = replace(study.comparison, summary=tuple(ranking.summary), warnings=tuple(ranking.warnings))
     return Study(told, folders)

@@ -177,6 +177,12 @@ def how_far(folder_name: str) -> tuple[str, tuple[int, float]]:
     return folder_name, (2, 0.0)
 
 
+def find_attempt(root: Path, run_id: str, *, has_failed: bool) -> Path:
+    """The folder of the run, or of its last failure; that of the run where there is none."""
+    failures = sorted(root.glob(f"{run_id}{FAILED}*"), key=lambda path: how_far(path.name)) if has_failed else []
+    return failures[-1] if failures else root / run_id
+
+
 def is_whole(folder_name: str) -> bool:
     """Whether the run was neither cut nor failed."""
     return how_far(folder_name)[0] == folder_name

@@ -17,7 +17,7 @@ from backbench.catalog import ModelSpec
 from backbench.config import Precision
 from backbench.errors import StorageError
 from backbench.runtime import cache_folder, num_workers
-from backbench.storage import write_atomically
+from backbench.storage import IN_CACHE, write_atomically
 
 SPEED_FILE = "speed.json"
 FORWARD_SHARE: dict[Precision, float] = {"fp32": 0.35, "bf16": 0.9, "fp16": 0.9}
@@ -59,15 +59,16 @@ def remember_speed(
     """
     if not flops or forward_seconds < LEAST_SECONDS:
         return
-    speeds = _read_speeds(device, precision)
+    whole = _read_file()
+    speeds = _read_speeds(whole, device, precision)
     rate = flops * num_images / forward_seconds
     if model.name in speeds:
         rate = (rate + speeds[model.name].rate) / 2
     speeds[model.name] = Speed(flops, rate)
     kept = {name: [speed.flops, speed.rate] for name, speed in speeds.items()}
-    whole = _read_file() | {_key(device, precision): kept}
+    text = json.dumps(whole | {_key(device, precision): kept})
     with contextlib.suppress(StorageError):  # an estimate is not worth failing for
-        write_atomically(cache_folder() / SPEED_FILE, json.dumps(whole).encode())
+        write_atomically(cache_folder() / SPEED_FILE, text.encode(), IN_CACHE)
 
 
 def guess_forward(models: Sequence[ModelSpec], *, device: str, precision: Precision) -> dict[str, float]:
@@ -78,11 +79,12 @@ def guess_forward(models: Sequence[ModelSpec], *, device: str, precision: Precis
     what the two usually reach; and where nothing was at all, on the CPU a quick timing of a matrix product, and on
     an accelerator what one of middling size reaches.
     """
-    measured = _read_speeds(device, precision)
+    whole = _read_file()
+    measured = _read_speeds(whole, device, precision)
     scaled: dict[str, Speed] = {}
     for other in get_args(Precision):
         factor = FORWARD_SHARE[precision] / FORWARD_SHARE[other]
-        found = {} if other == precision else _read_speeds(device, other)
+        found = {} if other == precision else _read_speeds(whole, device, other)
         scaled |= {name: Speed(speed.flops, speed.rate * factor) for name, speed in found.items()}
     known = scaled | measured
     rivals = measured or scaled or {"": Speed(UNKNOWN_FLOPS, _guess_rate(device, precision))}
@@ -98,7 +100,8 @@ def guess_forward(models: Sequence[ModelSpec], *, device: str, precision: Precis
 
 def list_guessed(models: Sequence[ModelSpec], *, device: str) -> tuple[str, ...]:
     """Names of the models that neither the catalog nor a run of them here tells the cost of."""
-    known = {name for precision in get_args(Precision) for name in _read_speeds(device, precision)}
+    whole = _read_file()
+    known = {name for precision in get_args(Precision) for name in _read_speeds(whole, device, precision)}
     return tuple(model.name for model in models if model.flops is None and model.name not in known)
 
 
@@ -115,10 +118,10 @@ def _key(device: str, precision: Precision) -> str:
     return f"{device}/{precision}"
 
 
-def _read_speeds(device: str, precision: Precision) -> dict[str, Speed]:
+def _read_speeds(whole: dict[str, Any], device: str, precision: Precision) -> dict[str, Speed]:
     """By name of the model; empty where nothing was measured, or where the file is not as it is written here."""
     try:
-        kept = _read_file()[_key(device, precision)]
+        kept = whole[_key(device, precision)]
         speeds = {str(name): Speed(float(flops), float(rate)) for name, (flops, rate) in kept.items()}
     except (KeyError, AttributeError, TypeError, ValueError):
         return {}

@@ -113,7 +113,8 @@ def main() -> None:
         _give_up_output(error)
     finally:  # before the interpreter does it, whose words would be worse
         try:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # None where it was closed before
+                sys.stdout.flush()
         except BrokenPipeError:
             pass
         except OSError as error:

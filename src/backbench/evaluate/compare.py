@@ -189,20 +189,13 @@ def unbeaten_controls(
     right = correct.sum(axis=1)
     rows = [row for row in range(len(correct)) if not is_control[row]]
     controls = sorted(set(range(len(correct))) - set(rows), key=lambda control: -int(right[control]))
-    numbers = None if groups is None else group_numbers(groups)
+    _, p = _all_pairs(correct, controls, groups)
     found: list[tuple[int, ...]] = [()] * len(correct)
     for control in controls:
-        p = holm([_compare(correct[row], correct[control], numbers) for row in rows])
-        for row, p_value in zip(rows, p.tolist(), strict=True):
+        for row, p_value in _family(control, rows, p).items():
             if right[row] <= right[control] or p_value >= alpha:
                 found[row] += (control,)
     return found
-
-
-def _compare(first: np.ndarray, second: np.ndarray, group_of: np.ndarray | None) -> float:
-    if group_of is None:
-        return mcnemar_exact(first, second).p_value
-    return permutation_by_group(np.rint(np.bincount(group_of, weights=first.astype(np.int64) - second)))
 
 
 def _family(row: int, rows: list[int], p: np.ndarray) -> dict[int, float]:

@@ -55,9 +55,14 @@ class Heat:
     label: str
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to see."""
+        return not self.values.any()
+
+    @property
     def summary(self) -> str:
         """Its kind, and where there is nothing to see, that."""
-        if self.values.any():
+        if not self.is_empty:
             return self.kind
         return f"{self.kind}: {'nothing speaks for it' if self.kind == GRAD_CAM else 'the same everywhere'}"
 

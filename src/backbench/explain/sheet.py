@@ -87,7 +87,7 @@ def _draw_row(axes: Axes, look: Look, top: float, sample: Sample, answers: Seque
     for answer in answers:
         shown = overlay(_shrink(sample.image), _scaled(answer.heat, sample.image))
         is_wrong = sample.truth not in (None, answer.label)
-        sure = f", {percent(answer.confidence, 1)}{'' if answer.heat.values.any() else ', no heat'}"
+        sure = f", {percent(answer.confidence, 1)}{', no heat' if answer.heat.is_empty else ''}"
         cells.append((shown, answer.label, sure, _judge(answer, sample.truth), is_wrong))
     for column, (image, name, sure, second, is_marked) in enumerate(cells):
         x = MARGIN + column * (CELL_WIDTH + GAP)
@@ -116,7 +116,7 @@ def _say_kinds(explanations: Sequence[Sequence[Explanation]]) -> str:
         "attention rollout": "attention rollout: where it looked, through all layers",
         "attention, last layer": "attention, last layer: where it looked at the end",
     }
-    none = [] if all(heat.values.any() for heat in heats) else ["No heat: nothing in the image speaks for it"]
+    none = ["No heat: nothing in the image speaks for it"] if any(heat.is_empty for heat in heats) else []
     return ". ".join([*(said.get(kind, kind) for kind in kinds), *none])
 
 

@@ -186,7 +186,7 @@ def _warnings(found: Mapping[str, Counterpart]) -> tuple[str, ...]:
     if guessed:
         warnings.append(
             f"what stands for {_list(guessed)} was guessed from words: look at 'mapping' in the record, and "
-            f"correct it with --map FILE"
+            "correct it with --map FILE, in a study with options.zeroshot.map"
         )
     names_by_ids: dict[tuple[str, ...], list[str]] = {}
     for name, counterpart in found.items():

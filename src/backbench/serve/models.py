@@ -127,7 +127,7 @@ class Model:
             heat = explain_image(self.classifier, image, label=reply.prediction.label)
         except BackbenchError as error:
             return replace(reply, overlay_error=str(error))
-        if not heat.values.any():
+        if heat.is_empty:
             return replace(reply, overlay_error=heat.summary)
         out = io.BytesIO()
         Image.fromarray(overlay(image, heat)).save(out, "JPEG", quality=85)

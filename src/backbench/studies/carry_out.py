@@ -7,6 +7,7 @@ goes on where it was cut.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from backbench import ledger
@@ -129,9 +130,9 @@ def _carry_out(
     ranking = rank(replace(step.request, budget_seconds=left), progress)
     outcome.rankings.append((step, ranking))
     study_name = {find_model(name).name: model for model, name in step.names.items()}
-    for row in ranking.rows:
-        asked = _asked_model(row, settings)
-        if row.control or asked not in study_name:
+    asked_for = [(row, _asked_model(row, settings)) for row in ranking.rows if not row.control]
+    for row, asked in asked_for:
+        if asked not in study_name:
             continue
         if row.has_failed:
             outcome.failures.append(f"{step.title}, {row.model} + {row.method}: {row.error}")
@@ -142,21 +143,21 @@ def _carry_out(
     outcome.interrupted = ranking.interrupted
     if not ranking.interrupted:
         outcome.failures += _list_missing(
-            step, ranking, settings, "the budget ended" if deadline is not None else "not run"
+            step, asked_for, "the budget ended" if deadline is not None else "not run"
         )
 
 
 def _asked_model(row: Row, settings: Settings) -> str:
     """The model by the name it was asked for: weights that a card names go by another one in the row."""
-    attempts = [settings.runs / row.run_id, *sorted(settings.runs.glob(f"{row.run_id}{ledger.FAILED}*"))]
-    found = next((folder for folder in attempts if (folder / ledger.RECORD_FILE).is_file()), None)
-    return row.model if found is None else ledger.read_record(found).config.model
+    folder = ledger.find_attempt(settings.runs, row.run_id, has_failed=row.has_failed)
+    is_there = (folder / ledger.RECORD_FILE).is_file()
+    return ledger.read_record(folder).config.model if is_there else row.model
 
 
-def _list_missing(step: Step, ranking: Ranking, settings: Settings, why: str) -> list[str]:
+def _list_missing(step: Step, asked_for: Sequence[tuple[Row, str]], why: str) -> list[str]:
     """What the ranking was asked for and has no row of: beyond the budget, or after its model could not be had."""
-    there = {(_asked_model(row, settings), row.method) for row in ranking.rows}
-    failed = {_asked_model(row, settings) for row in ranking.rows if row.has_failed}
+    there = {(asked, row.method) for row, asked in asked_for}
+    failed = {asked for row, asked in asked_for if row.has_failed}
     return [
         f"{step.title}, {model} + {method.name}: {why}; the same command goes on from there"
         for model, name in step.names.items()

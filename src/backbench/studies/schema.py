@@ -29,6 +29,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from backbench.config import Frozen
 from backbench.errors import ConfigError, nearest
+from backbench.report.study_tables import PERCENT
 
 Figure = Literal[
     "accuracy",
@@ -47,8 +48,6 @@ Figure = Literal[
     "batch_size",
     "weight_decay",
 ]
-SHARES = ("accuracy", "top5", "train_accuracy", "val_accuracy")
-"""Figures that are fractions in 0..1."""
 Drawing = Literal["run", "comparison", "bars", "map", "grid", "explanations", "inside"]
 Ask = Literal[
     "best-features",
@@ -128,7 +127,7 @@ class Published(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.figure in SHARES and self.value is not None and self.value > 1:
+        if self.figure in PERCENT and self.value is not None and self.value > 1:
             raise ValueError(f"{self.figure} = {self.value:g} is no share from 0 to 1; 93.1 % is written 0.931")
         return self
 

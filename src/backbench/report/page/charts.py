@@ -216,8 +216,8 @@ def _labels(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> list[Markup]
     """The number beside each point, on wide screens of some the name too, where there is room.
 
     A label keeps its distance to its own point in pixels while all else moves with the width, so each is placed
-    once for the narrowest screen and once for a wide one; the style sheet shows one of them. So many points that a
-    line can lead to each have their number, however near they are to one another; the table has all.
+    once for the narrowest screen and once for a wide one; the style sheet shows one of them. Of few
+    points each has its number, at the end of a line where they are crowded; the table has all.
     """
     ordered = sorted(points, key=lambda point: (not point.is_named, -point.value))
     spots = [(x_axis.at(math.log10(point.cost)), 100 - y_axis.at(point.value)) for point in ordered]
