@@ -301,7 +301,7 @@ def _make_maps(group: _Group, request: ReportRequest) -> tuple[FeatureMap, ...]:
     found: dict[str, FeatureMap] = {}
     for entry in comparison.ranked:
         model, cost = entry.record.model, entry.record.cost
-        if len(found) == MOST_MAPS or model is None or cost is None or model.name in found or len(rows) < 3:
+        if len(found) == MOST_MAPS or model is None or cost is None or entry.row.model in found or len(rows) < 3:
             continue
         values = _find_features(group, model, cost)
         if values is None:
@@ -309,11 +309,12 @@ def _make_maps(group: _Group, request: ReportRequest) -> tuple[FeatureMap, ...]:
         try:
             plane = embed_features(values[rows], request.map_method, request.seed)
         except BackbenchError as error:
-            group.notes.append(f"No map of {model.name}: {error}")
+            group.notes.append(f"No map of {entry.row.model}: {error}")
             continue
         low, high = plane.min(axis=0), plane.max(axis=0)
         method = embedding_name(request.map_method, request.seed)
-        found[model.name] = FeatureMap(model.name, method, rows, (plane - low) / np.maximum(high - low, 1e-9))
+        positions = (plane - low) / np.maximum(high - low, 1e-9)
+        found[entry.row.model] = FeatureMap(entry.row.model, method, rows, positions)
     if not found:
         group.notes.append("No map of features: none of these models' features are in the cache any more.")
     return tuple(found.values())

@@ -50,6 +50,14 @@ class ModelFacts(Frozen):
     licence: str | None = None
     source: str | None = None
     is_control: bool = False
+    label: str | None = Field(
+        default=None, description="a name for people, where `name` is that of the run that trained the weights"
+    )
+
+    @property
+    def title(self) -> str:
+        """The model as tables and pictures call it."""
+        return self.label or self.name
 
 
 class MethodFacts(Frozen):
@@ -112,6 +120,11 @@ class RunRecord(Frozen):
         default=0, description="test images that did: the figures are too good to be ranked"
     )
     failure: Failure | None = None
+
+    @property
+    def model_name(self) -> str:
+        """The model as tables and pictures call it."""
+        return self.config.model if self.model is None else self.model.title
 
     @property
     def is_tempered(self) -> bool:

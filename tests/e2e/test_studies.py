@@ -257,6 +257,11 @@ data = "digits"
         (QUESTION + "by = 'across-data'\ngroups = ['one']", "takes groups with two data sets"),
         (QUESTION + "by = 'both-resolutions'\ngroups = ['one']", "takes groups with two data sets"),
         (QUESTION + "by = 'generalisation'\ngroups = ['one']", "takes a group with 'test_on'"),
+        (QUESTION + "by = 'between-groups'\ngroups = ['one']", "takes two groups or more"),
+        (PUBLISHED + "figure = 'recall'", "'label', a class, belongs to figure = 'recall'"),
+        (PUBLISHED + "label = 'cat'", "'label', a class, belongs to figure = 'recall'"),
+        (PUBLISHED + "over = 'ome'", "over group 'ome', which there is not. Did you mean 'one'"),
+        (PUBLISHED + "over = 'one'\nfigure = 'nll'", "'over' is for shares such as accuracy, and not for nll"),
         (PUBLISHED + "value = 97.5", "accuracy = 97.5 is no share from 0 to 1; 93.1 % is written 0.931"),
         (PUBLISHED + "value = -3\nfigure = 'seconds'", "published.0.value: .* greater than or equal to 0"),
     ],
@@ -292,3 +297,5 @@ def test_wrong_names_are_found_before_any_work(tmp_path: Path) -> None:
         plan_steps(read_study(file), Settings(out=tmp_path, only=("two",)))
     with pytest.raises(ConfigError, match=r"Did you mean '.*mine.toml'"):
         read_study(tmp_path / "mien.toml")
+    with pytest.raises(ConfigError, match=r"is a folder; name a file. There is .*mine.toml"):
+        read_study(tmp_path)

@@ -27,7 +27,7 @@ def test_aliases_are_not_listed_twice() -> None:
 def test_what_the_seed_studies_compared_is_here() -> None:
     assert {study: len(rows) for study, rows in aliases.SEED_MODELS.items()} == {
         "MiniVision": 3,
-        "CIFAR-10 transfer benchmarks": 3,
+        "CIFAR-10 transfer benchmarks": 4,
         "cifar10-image-classification": 5,
         "ViT-B16 from scratch": 2,
         "Caltech256 vs CIFAR100": 11,

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from backbench.cli import app
 from backbench.cli.study import render_estimates, split_pairs
-from backbench.errors import ConfigError
+from backbench.errors import ConfigError, MissingExtra
 from backbench.progress import SILENT
 from backbench.records import Metric
 from backbench.studies import carry_out, drawings
@@ -20,6 +20,7 @@ from backbench.studies.carry_out import Outcome, run_study
 from backbench.studies.estimate import estimate_steps
 from backbench.studies.schema import StudyFile
 from backbench.studies.steps import Settings, find_missing, plan_steps
+from backbench.studies.write_up import write_up
 from listings import write_image
 
 STUDY: dict[str, Any] = {
@@ -53,12 +54,22 @@ def _ranking(*rows: Any, interrupted: bool = False) -> Any:
 def test_what_the_budget_leaves_out_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(carry_out, "rank", lambda request, progress: _ranking(_row("pixels", "knn", "failed")))
     outcome = run_study(StudyFile.model_validate(STUDY), Settings(out=tmp_path), budget_seconds=1000)
-    assert outcome.failures == [
+    assert [str(undone) for undone in outcome.undone] == [
         "one: digits, pixels + knn: why",
         "one: digits, tiny_cnn + knn: the budget ended; the same command goes on from there",
         "one: digits, tiny_cnn + ridge: the budget ended; the same command goes on from there",
-        "two: digits: nothing to go on from: no finished run of 'one'",
+        "two: digits: waits for 'one', where the budget left out pixels + knn, pixels + ridge, tiny_cnn + knn and "
+        "1 more; the same command goes on from there",
     ]
+    assert outcome.by_reason()["the budget ended; the same command goes on from there"] == [
+        "one: digits, tiny_cnn + knn",
+        "one: digits, tiny_cnn + ridge",
+    ]
+
+
+def test_the_text_of_an_error_stands_on_one_line() -> None:
+    outcome = Outcome(StudyFile.model_validate(STUDY))
+    assert str(outcome.note("one: digits", "first line\n  second line")) == "one: digits: first line second line"
 
 
 def test_an_interrupt_ends_the_study_and_draws_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -66,7 +77,7 @@ def test_an_interrupt_ends_the_study_and_draws_nothing(monkeypatch: pytest.Monke
 
     def write_up(outcome: Outcome, settings: Settings, *, has_figures: bool, progress: Any) -> Any:
         drawn.append(has_figures)
-        (tmp_path / "tables.md").write_text(" ".join(outcome.failures))
+        (tmp_path / "tables.md").write_text(" ".join(map(str, outcome.undone)))
         return [tmp_path / "tables.md"], []
 
     monkeypatch.setattr(carry_out, "rank", lambda request, progress: _ranking(interrupted=True))
@@ -74,31 +85,75 @@ def test_an_interrupt_ends_the_study_and_draws_nothing(monkeypatch: pytest.Monke
     file = Path(__file__).parents[2] / "studies" / "default.toml"
     done = CliRunner().invoke(app, ["study", "run", str(file), "--out", str(tmp_path), "--quiet"])
     assert done.exit_code == 130
-    assert "interrupted in probes: digits: the same command goes on from there" in done.stdout
+    assert "probes: digits: interrupted; the same command goes on from there" in done.stdout
     assert drawn == [False]
 
 
 def test_the_best_on_validation_goes_on_whatever_the_test_images_say(tmp_path: Path) -> None:
     step = plan_steps(StudyFile.model_validate(STUDY), Settings(out=tmp_path))[1]
 
-    def cell(model: str, accuracy: float, nll: float, test: float, seen: int = 0) -> Any:
-        figures = {"val_accuracy": accuracy, "val_nll": nll, "accuracy": test}
-        return SimpleNamespace(
-            group="one",
-            data="digits",
-            seed=0,
-            model=model,
-            record=SimpleNamespace(num_val_seen=seen),
-            figure=lambda name: Metric(value=figures[name], n=10),
-        )
-
     def best(*cells: Any) -> str | None:
-        return carry_out._find_best(step, Outcome(StudyFile.model_validate(STUDY), cells=list(cells)))
+        return carry_out._choose_best(step, Outcome(StudyFile.model_validate(STUDY), cells=list(cells)))
 
-    assert best(cell("pixels", 0.8, 1.0, 0.2), cell("tiny_cnn", 0.7, 0.1, 0.9)) == "pixels"
-    assert best(cell("pixels", 0.8, 1.0, 0.2), cell("tiny_cnn", 0.8, 0.5, 0.1)) == "tiny_cnn"
-    assert best(cell("pixels", 0.8, 1.0, 0.2, seen=3), cell("tiny_cnn", 0.1, 2.0, 0.1)) == "tiny_cnn"
+    assert best(_cell("pixels", 0.8, 1.0, 0.2), _cell("tiny_cnn", 0.7, 0.1, 0.9)) == "pixels"
+    assert best(_cell("pixels", 0.8, 1.0, 0.2), _cell("tiny_cnn", 0.8, 0.5, 0.1)) == "tiny_cnn"
+    assert best(_cell("pixels", 0.8, 1.0, 0.2, seen=3), _cell("tiny_cnn", 0.1, 2.0, 0.1)) == "tiny_cnn"
     assert best() is None
+
+
+def _cell(
+    model: str, accuracy: float, nll: float = 1.0, test: float = 0.5, seen: int = 0, method: str = "knn"
+) -> Any:
+    figures = {"val_accuracy": accuracy, "val_nll": nll, "accuracy": test}
+    return SimpleNamespace(
+        group="one",
+        data="digits",
+        seed=0,
+        model=model,
+        method=method,
+        record=SimpleNamespace(num_val_seen=seen),
+        figure=lambda name: Metric(value=figures[name], n=10),
+    )
+
+
+def test_the_best_of_what_is_there_says_among_how_many_it_was_chosen(tmp_path: Path) -> None:
+    step = plan_steps(StudyFile.model_validate(STUDY), Settings(out=tmp_path))[1]
+    whole = [
+        _cell(model, 0.8 + (model == "pixels") / 10, method=method)
+        for model in ("pixels", "tiny_cnn")
+        for method in ("knn", "ridge")
+    ]
+    outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole)
+    assert carry_out._choose_best(step, outcome) == "pixels"
+    assert outcome.undone == []
+    assert outcome.choices == ["two: digits: pixels, best on validation among all 4 runs of 'one'"]
+    outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole[:3])  # the fourth failed
+    assert carry_out._choose_best(step, outcome) == "pixels"
+    (undone,) = outcome.undone
+    assert "pixels was chosen among 3 of 4 runs of 'one'" in undone.why
+    assert undone.why.endswith("(not there, or its model saw validation images: tiny_cnn + ridge)")
+    outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole[:3], cut={("one", "digits", 0)})
+    assert carry_out._choose_best(step, outcome) is None  # the fourth comes with the same command
+    assert "waits for 'one', where the budget left out tiny_cnn + ridge; the same" in outcome.undone[0].why
+
+
+def test_models_that_an_earlier_group_left_nothing_of_are_named_with_the_reason(tmp_path: Path) -> None:
+    group = STUDY["groups"][1] | {"after": "one", "after_data": "digits", "after_method": "knn", "best_of": None}
+    study = StudyFile.model_validate(STUDY | {"groups": [STUDY["groups"][0], group]})
+    step = plan_steps(study, Settings(out=tmp_path))[1]
+    for cut, why in (
+        (set(), "see above"),
+        ({("one", "digits", 0)}, "which the budget ended; the same command goes on from there"),
+    ):
+        left = SimpleNamespace(**vars(_cell("pixels", 0.8)) | {"bundle": tmp_path / "pixels.bundle"})
+        outcome = Outcome(study, cells=[left], cut=cut)
+        ready = carry_out._chain(step, outcome)
+        assert ready is not None
+        assert list(ready.names) == ["pixels"]
+        assert str(outcome.undone[0]) == (
+            f"two: digits, tiny_cnn: nothing to go on from: no finished knn of 'one' on digits, {why}"
+        )
+        assert carry_out._chain(step, Outcome(study, cut=cut)) is None
 
 
 def test_an_estimate_of_the_best_is_one_model_long(tmp_path: Path) -> None:
@@ -221,14 +276,19 @@ def test_a_chain_goes_on_from_the_same_seed_or_the_only_one(
         for number in earlier
     ]
     monkeypatch.setattr(carry_out, "chain", lambda step, bundles: bundles["cnn"])
-    step: Any = SimpleNamespace(group=group, seed=seed, names={"cnn": "cnn"})
-    outcome: Any = SimpleNamespace(cells=cells)
+    step: Any = SimpleNamespace(group=group, seed=seed, names={"cnn": "cnn"}, title="two: digits")
+    outcome: Any = Outcome(StudyFile.model_validate(STUDY), cells=cells)  # type: ignore[arg-type]
     assert carry_out._chain(step, outcome) == expected
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("seeds", [-1], "seeds"), ("seeds", [0, 0], "seeds names 0 twice"), ("methods", ["knn", "knn"], "twice")],
+    [
+        ("name", " ", "name"),
+        ("seeds", [-1], "seeds"),
+        ("seeds", [0, 0], "seeds names 0 twice"),
+        ("methods", ["knn", "knn"], "twice"),
+    ],
 )
 def test_a_group_that_makes_no_sense_is_refused(key: str, value: list[Any], message: str) -> None:
     first, *others = STUDY["groups"]
@@ -251,6 +311,53 @@ def test_groups_and_seeds_have_folders_of_pictures_of_their_own(tmp_path: Path) 
     assert {folder.name for what, folder, _ in jobs if what == "run"} == {"pixels-knn"}
 
 
+def test_maps_by_another_method_than_umap_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(runs: Any, method: str, **_: Any) -> Any:
+        if method == "umap":
+            raise MissingExtra("umap-learn", "umap", "UMAP")
+        return method, []
+
+    monkeypatch.setattr(drawings, "draw_map", draw)
+    monkeypatch.setattr(drawings, "_save", lambda figures, folder, kind="png": [folder / figures["map"]])
+    study = StudyFile.model_validate(STUDY | {"drawings": ["map"]})
+    cells: Any = [
+        SimpleNamespace(group=group, data="digits", seed=0, model="pixels", method="knn", folder=tmp_path)
+        for group in ("one", "two")
+    ]
+    written, faults = drawings.draw_study(study, cells, tmp_path, device="cpu")
+    assert [path.name for path in written] == ["tsne", "tsne"]
+    (fault,) = faults  # once, however many maps
+    assert "maps are by t-SNE: UMAP needs the package 'umap-learn'" in fault
+
+
+def test_what_is_not_there_stands_in_tables_and_on_top_of_the_report(tmp_path: Path) -> None:
+    second = {
+        "name": "on",
+        "after": "one",
+        "after_data": "digits",
+        "after_method": "full",
+        "data": ["digits"],
+        "models": ["tiny_cnn", "cnn"],
+        "methods": ["centroid"],
+    }
+    first = {"name": "one", "data": ["digits"], "models": ["tiny_cnn", "cnn"], "methods": ["full"]}
+    recipe = {"full": {"recipe": {"epochs": 1}}}
+    study = StudyFile.model_validate(STUDY | {"groups": [first | {"options": recipe}, second], "drawings": []})
+    settings = Settings(out=tmp_path, limit=60, image_size=8)  # where our CNN has nothing left to convolve
+    outcome = run_study(study, settings)
+    assert [cell.model for cell in outcome.cells] == ["tiny_cnn", "tiny_cnn"]
+    write_up(outcome, settings, has_figures=False)
+    tables, page = (tmp_path / "tables.md").read_text(), (tmp_path / "report.html").read_text()
+    for said in ("one: digits, cnn + full: ", "on: digits, cnn: nothing to go on from"):
+        assert said in tables
+    assert "Not whole: 2 parts of this study are not there" in page
+    assert "nothing to go on from: no finished full of" in page
+    assert "tiny_cnn@8 after full on digits" in page
+    outcome.undone.clear()
+    write_up(outcome, settings, has_figures=False)
+    assert "Not whole" not in (tmp_path / "report.html").read_text()
+
+
 def test_weights_that_a_card_gives_another_name_are_runs_of_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,7 +372,7 @@ def test_weights_that_a_card_gives_another_name_are_runs_of_the_study(
     group = STUDY["groups"][0] | {"models": [name], "methods": ["ridge"]}
     study = StudyFile.model_validate(STUDY | {"groups": [group]})
     outcome = run_study(study, Settings(out=tmp_path / "out", limit=60))
-    assert outcome.failures == []
+    assert outcome.undone == []
     assert [(cell.model, cell.method) for cell in outcome.cells] == [(name, "ridge")]
     assert outcome.cells[0].record.model.name != name  # type: ignore[union-attr]
 
@@ -297,4 +404,6 @@ def test_what_failed_on_another_source_says_which_run_it_was(
     outcome = Outcome(study)
     cell = carry_out.Cell("one", "digits", "pixels", "knn", 1, None, tmp_path, tmp_path)  # type: ignore[arg-type]
     assert carry_out._evaluate_elsewhere(cell, steps[1], Settings(out=tmp_path), outcome, SILENT).elsewhere == {}
-    assert outcome.failures == ["one: digits, seed 1, pixels + knn on cifar10: no class in common"]
+    assert [str(undone) for undone in outcome.undone] == [
+        "one: digits, seed 1, pixels + knn on cifar10: no class in common"
+    ]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from backbench.backbones.networks.cnn import CNN, PATCH, SmallCNN, whitening_filters
+from backbench.backbones.networks.cnn import CNN, PATCH, LeNet, SmallCNN, whitening_filters
 from backbench.backbones.networks.measure import count_parameters, measure_body
 from backbench.backbones.networks.own_body import make_untrained_body
 from backbench.backbones.networks.selftest import check_backbone
@@ -15,7 +15,7 @@ from backbench.catalog import find_model, list_models
 from backbench.errors import ModelError
 
 
-@pytest.mark.parametrize("name", ["cnn", "cnn_small"])
+@pytest.mark.parametrize("name", ["cnn", "cnn_small", "lenet"])
 def test_a_spec_says_what_the_network_is(name: str) -> None:
     spec = find_model(name)
     assert spec.load is not None
@@ -43,6 +43,15 @@ def test_the_small_network_has_the_numbers_of_the_seed_study() -> None:
     assert count_parameters(network) + running == 34_282
     norm_eps = {module.eps for module in network.modules() if isinstance(module, nn.BatchNorm2d)}
     assert norm_eps == {1e-3}
+
+
+def test_the_tutorials_network_has_its_parameters_and_works_at_other_sizes() -> None:
+    network = make_untrained_body("lenet", 0)
+    assert isinstance(network, LeNet)
+    assert count_parameters(nn.Sequential(network, nn.Linear(84, 10))) == 62_006
+    with torch.inference_mode():
+        for size in ((16, 16), (32, 32), (33, 48), (64, 64)):
+            assert network(torch.randn(2, 3, *size)).shape == (2, 84)
 
 
 def test_halving_rounds_up_as_in_the_seed_study() -> None:

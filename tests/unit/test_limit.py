@@ -64,6 +64,9 @@ def test_less_to_train_on_leaves_the_test_part_alone() -> None:
     ids = {name: [m.ids[row] for row in m.part_rows("test")] for name, m in (("whole", whole), ("few", few))}
     assert ids["whole"] == ids["few"]
     assert any("200 images alone" in warning for warning in few.warnings)
+    enough = load_data(DataConfig(source="digits", train_limit=5000)).manifest
+    assert enough.ids == whole.ids
+    assert not any("alone" in warning for warning in enough.warnings)  # nothing was left out
     assert keep_of_training(["a", "b"], ["train", "test"], 5, 0) == [0, 1]
 
 

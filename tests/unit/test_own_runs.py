@@ -85,6 +85,7 @@ def test_a_probe_leaves_its_backbone_what_it_was(world: World) -> None:
     facts = find_model(str(world.probe.bundle)).load(0).facts
     assert facts.weights_digest == world.probe.record.model.weights_digest
     assert facts.pretrained_on == world.probe.record.model.pretrained_on
+    assert facts.title == world.probe.record.run_id
 
 
 def test_a_chain_remembers_what_every_link_saw(world: World) -> None:
@@ -93,6 +94,8 @@ def test_a_chain_remembers_what_every_link_saw(world: World) -> None:
     assert second.record.warnings == world.first.record.warnings  # no image is shared
     third = find_model(str(second.bundle)).load(0).facts
     assert third.pretrained_on.endswith("photos + others")
+    assert second.record.model_name == "tiny_cnn after full on photos"  # for people, who can't read a run's id
+    assert third.title == "tiny_cnn after full on photos after full on others"
     seen = read_bundle_seen(second.bundle, read_facts(second.bundle))
     for photos in (world.photos, world.others):
         manifest = load_data(DataConfig(source=str(photos))).manifest
@@ -130,7 +133,7 @@ def test_shared_images_are_a_warning_in_record_and_table(world: World, tmp_path:
     marked = {
         row.model: any(said in warning for warning in row.warnings) for row in ranking.rows if not row.control
     }
-    assert marked == {world.first.record.run_id: True, "tiny_cnn": False}
+    assert marked == {"tiny_cnn after full on photos": True, "tiny_cnn": False}
     assert ranking.best is not None
     assert ranking.best.model == "tiny_cnn"
     assert record.num_test_seen == expected

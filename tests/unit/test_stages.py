@@ -140,6 +140,7 @@ def test_torchvision_networks(name: str) -> None:
     [
         ("cnn", ["stem", "stage1", "stage2", "stage3"]),
         ("cnn_small", ["stem", "stage2", "stage3"]),
+        ("lenet", ["stem", "stage2", "dense"]),
         ("tiny_cnn", ["stem", "stage1", "stage2", "deepen", "stage3"]),
         ("tiny_vit", ["stem", *BLOCKS12[:6]]),
         ("vit_tiny_patch16", ["stem", *BLOCKS12]),

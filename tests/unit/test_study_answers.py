@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from backbench.report.study_tables import (
     make_recipe_table,
     render_tables,
 )
+from backbench.studies.schema import Published
 
 N = 200
 CLASSES = ("ant", "bee")
@@ -164,7 +166,19 @@ def test_the_own_network_is_compared_on_its_own_data_only() -> None:
     elsewhere = make_cell("b", range(0), data="large")
     said = ask("own-network", [own, rival, elsewhere], model="cnn")
     assert "the best on validation, a (logistic), is 19.0 points above it" in said
+    assert "others" not in said  # one alone needs no count
     assert ask("own-network", [own, elsewhere], model="cnn") == NOTHING
+
+
+def test_how_many_models_are_above_the_own_network_is_counted_by_tests() -> None:
+    own = make_cell("cnn", range(40), method="scratch")
+    better, level = make_cell("a", range(2)), make_cell("b", range(1, 40))
+    worse_run = make_cell("a", range(90), method="knn", val=0.2)
+    said = ask("own-network", [own, better, worse_run, level], model="cnn")
+    assert "1 of the 2 others, each by its best method on validation, is above it beyond chance" in said
+    assert said.endswith("(exact paired tests, Holm-adjusted); not b.")
+    assert "All of the 2 others" in ask("own-network", [own, better, make_cell("c", range(3))], model="cnn")
+    assert "None of the 2 others" in ask("own-network", [own, level, make_cell("c", range(60))], model="cnn")
 
 
 def test_both_resolutions_and_the_loss_between_data_sets() -> None:
@@ -213,9 +227,9 @@ def test_a_rival_is_chosen_by_validation_and_equal_accuracies_are_level() -> Non
     assert "honest (logistic), is level with it" in said
 
 
-def _published(**more: Any) -> SimpleNamespace:
-    return SimpleNamespace(
-        **{
+def _published(**more: Any) -> Published:
+    return Published.model_validate(
+        {
             "table": "Results",
             "row": "A",
             "column": "small",
@@ -247,10 +261,75 @@ def test_published_tables_have_the_form_of_the_study() -> None:
         *("images: published", "images: here"),
     )
     assert table.rows == (
-        ("A", "80.0 %", "90.0 % (85.1 to 93.4), +10.0 points [1]", "not stated", "80.0 % (73.9 to 85.0)", "", ""),
-        ("B", "80.0 %", "not run", "", "", "120", "100, -20"),
+        ("A", "80 %", "90.0 % (85.1 to 93.4), +10.0 points [1]", "not stated", "80.0 % (73.9 to 85.0)", "", ""),
+        ("B", "80 %", "not run", "", "", "120", "100, -20"),
     )
     assert table.notes == ("[1] Other images.",)
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "shown"),
+    [
+        ("accuracy", "0.7726", "77.26 %"),
+        ("accuracy", "0.4620", "46.20 %"),
+        ("accuracy", "1", "100 %"),
+        ("nll", "0.5613", "0.5613"),
+        ("seconds", "1042.70", "1,042.70"),
+        ("weight_decay", "1e-4", "0.0001"),
+        ("num_train", "43750", "43,750"),
+    ],
+)
+def test_a_published_figure_keeps_the_digits_it_was_published_with(figure: str, value: str, shown: str) -> None:
+    (table,) = make_published_tables(
+        [_published(figure=figure, value=Decimal(value))], [make_cell("a", range(20))]
+    )
+    assert table.rows[0][1] == shown
+
+
+@pytest.mark.parametrize(
+    ("published", "ours", "said"),
+    [("12211", 24422, "24,422, 2 times as long"), ("600", 9, "9, 0.015 times as long"), ("5", 80, "80, 16 times")],
+)
+def test_seconds_are_compared_by_their_ratio(published: str, ours: float, said: str) -> None:
+    cell = make_cell("a", range(20))
+    cost = Cost(seconds={"forward": ours}, images_per_second=None)
+    cell = replace(cell, record=cell.record.model_copy(update={"cost": cost}))
+    (table,) = make_published_tables([_published(figure="seconds", value=published)], [cell])
+    assert table.rows[0][2].startswith(said)
+
+
+def test_a_published_gain_and_the_recall_of_a_class_stand_beside_ours() -> None:
+    few, all_images = make_cell("a", range(40), group="few"), make_cell("a", range(20))
+    recall = {"bee": Metric(value=0.7, n=100)}
+    all_images = replace(all_images, record=all_images.record.model_copy(update={"per_class": recall}))
+    entries = [
+        _published(value=Decimal("0.0312"), over="few"),
+        _published(column="bee", figure="recall", label="bee", value=Decimal("0.75")),
+    ]
+    (table,) = make_published_tables(entries, [few, all_images])
+    assert table.rows == (("A", "+3.12 points", "+10.0 points", "75 %", "70.0 %, -5.0 points"),)
+    (table,) = make_published_tables(entries[:1], [all_images])
+    assert table.rows == (("A", "+3.12 points", "not run"),)
+
+
+def test_what_more_images_add_is_tested_on_the_same_test_images_and_what_else_differs_is_said() -> None:
+    few = make_cell("a", range(40), group="few", method="full", options={"recipe": {"epochs": 3}}, digest="few")
+    whole = make_cell("a", range(20), group="all", method="full", options={"recipe": {"epochs": 6}}, digest="all")
+    alone = make_cell("b", range(20), group="all", method="full")
+    said = ask("between-groups", [few, whole, alone], order=("few", "all"))
+    assert said == (
+        "a + full on small: 80.0 % (73.9 to 85.0) in 'few', 90.0 % (85.1 to 93.4) in 'all', +10.0 points "
+        "(p < 0.001, exact paired test on 200 images). Between them: epochs 3 to 6."
+    )
+    assert ask("between-groups", [whole, alone], order=("few", "all")) == NOTHING
+    TOLD[whole.record.run_id] = replace_ids(TOLD[whole.record.run_id])
+    assert ask("between-groups", [few, whole], order=("few", "all")) == NOTHING
+
+
+def replace_ids(told: Predictions) -> Predictions:
+    return Predictions(
+        tuple(f"other-{image}" for image in told.ids), told.labels, told.probabilities, told.classes
+    )
 
 
 def test_settings_and_images_of_other_sources_stand_beside_published_ones() -> None:

@@ -41,6 +41,7 @@ SEED_MODELS = {
         "ResNet-50": "resnet50.a1_in1k",
         "ViT-B/16": "vit_base_patch16_224.orig_in21k",
         "EfficientNet-B0": "efficientnet_b0.ra_in1k",
+        "LeNet-like CNN": "lenet",
     },
     "cifar10-image-classification": {
         "CNN": "cnn_small",

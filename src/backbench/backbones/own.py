@@ -1,4 +1,4 @@
-"""Networks of our own to be trained from scratch: `cnn`, `cnn_small`, `backbench/vit_base_patch16` and its kind.
+"""Networks of our own to be trained from scratch: `cnn`, `lenet`, `backbench/vit_base_patch16` and its kind.
 
 Vision transformers carry the prefix so that nobody gets an untrained one who meant timm's `vit_base_patch16_224`.
 Trained weights for any of them come with a card whose `architecture` is `backbench/NAME`.
@@ -130,5 +130,8 @@ SPECS = [
     _cnn_spec("cnn", "untrained: seven convolutions, made to be trained quickly at 32 px", 1_970_232, 236_289_600),
     _cnn_spec(
         "cnn_small", "untrained: three convolutions, the small network of a published study", 23_808, 5_603_328
+    ),
+    _cnn_spec(
+        "lenet", "untrained: two convolutions and two dense layers, as in PyTorch's tutorial", 61_156, 1_301_760
     ),
 ]

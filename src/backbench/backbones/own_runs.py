@@ -101,13 +101,16 @@ def read_stored(folder: Path) -> StoredBackbone:
 def describe(stored: StoredBackbone) -> ModelFacts:
     """The facts of a bundle's backbone as a model to start from: what its run added stands with its origin."""
     facts, training = stored.backbone, stored.training
-    pretrained_on, source = facts.pretrained_on, f"bundle {stored.name}"
+    pretrained_on, source, label = facts.pretrained_on, f"bundle {stored.name}", facts.label
     if training is not None:
         source = f"run {training.run_id}, record {training.record_digest}"
         if training.trained_backbone:
             pretrained_on = " + ".join(part for part in (facts.pretrained_on, training.data) if part)
-    changes = {"name": stored.name, "preprocess": stored.preprocess, "pretrained_on": pretrained_on}
-    return facts.model_copy(update=changes | {"source": source, "is_control": False})
+            label = f"{facts.title} after {training.method or 'training'} on {training.data}"
+    changes: dict[str, object] = {"name": stored.name, "label": label, "pretrained_on": pretrained_on}
+    return facts.model_copy(
+        update=changes | {"preprocess": stored.preprocess, "source": source, "is_control": False}
+    )
 
 
 def _identify(stored: StoredBackbone) -> str:

@@ -347,7 +347,7 @@ def _say_models(models: Sequence[Subject]) -> list[tuple[str, str]]:
     for model in models:
         assert model.bundle is not None
         facts = read_facts(model.bundle)
-        said.append((facts.backbone.name, (facts.training.method if facts.training else None) or facts.name))
+        said.append((facts.backbone.title, (facts.training.method if facts.training else None) or facts.name))
     return [
         (pair[0], model.name) if said.count(pair) > 1 else pair for pair, model in zip(said, models, strict=True)
     ]
@@ -359,7 +359,7 @@ def _draw_network(classifier: Classifier, model: Subject, look: Look) -> list[di
 
     backbone = classifier.backbone
     pictures = []
-    for kind, figure in draw_inside(backbone.body, backbone.facts.name, theme=look.theme).items():
+    for kind, figure in draw_inside(backbone.body, backbone.facts.title, theme=look.theme).items():
         path = look.out / f"{model.name}-{kind}.{look.suffix}"
         save_figure(figure, path)
         pictures.append({"path": str(path), "kind": kind, "model": model.given})

@@ -123,7 +123,7 @@ def run(
         print(f"\nEverything is in {settings.out}/: {', '.join(there)}")
     if outcome.interrupted:
         sys.exit(130)
-    if outcome.failures:
+    if outcome.undone:
         sys.exit(1)
 
 
@@ -197,5 +197,6 @@ def make_document(outcome: Outcome, written: Sequence[Path]) -> dict[str, Any]:
             for cell in outcome.cells
         ],
         "files": [str(path) for path in written],
-        "failures": outcome.failures,
+        "choices": outcome.choices,
+        "failures": [str(undone) for undone in outcome.undone],
     }

@@ -132,9 +132,11 @@ def make_manifest(listing: Listing, census: Census, config: DataConfig) -> Manif
     )
     if config.train_limit is not None:
         kept = keep_of_training(labels, parts, config.train_limit, config.split_seed)
+        if len(kept) < len(rows):
+            num = len(kept) - parts.count("test")
+            warnings.append(f"trained and validated on {count(num, 'image')} alone, as asked for")
         rows, ids, labels = _take(rows, kept), _take(ids, kept), _take(labels, kept)
         groups, hashes, parts = _take(groups, kept), _take(hashes, kept), _take(parts, kept)
-        warnings.append(f"trained and validated on {config.train_limit:,} images alone, as asked for")
     checks.check_parts(labels, parts)
     classes = order_classes(label for label, part in zip(labels, parts, strict=True) if part == "train")
     index_of = {name: index for index, name in enumerate(classes)}

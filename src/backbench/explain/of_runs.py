@@ -132,7 +132,7 @@ def draw_map(
 
 def run_name(record: RunRecord) -> str:
     """Model and method."""
-    return f"{record.model.name if record.model else record.config.model} + {record.config.method.name}"
+    return f"{record.model_name} + {record.config.method.name}"
 
 
 def _find_values(

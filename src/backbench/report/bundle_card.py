@@ -54,7 +54,7 @@ def render_bundle_card(
 def _describe(facts: ModelFacts, class_names: Sequence[str], preprocess: Preprocess) -> str:
     height, width = preprocess.size
     return (
-        f"An image classifier of {len(class_names)} classes: {_plain(facts.name)} ({_plain(facts.architecture)}, "
+        f"An image classifier of {len(class_names)} classes: {_plain(facts.title)} ({_plain(facts.architecture)}, "
         f"{facts.num_parameters / 1e6:.1f} M parameters, "
         f"pretrained on {_plain(facts.pretrained_on or 'nothing')}), "
         f"images of {height} x {width} pixels. Made by backbench."

@@ -93,7 +93,7 @@ def render_study(comparison: Comparison) -> str:
 def render_run(stored: StoredRun, bundle: Path | None = None) -> str:
     """One run: its figures and weakest classes with intervals, curves if it trained, data, cost and settings."""
     record = stored.record
-    model = record.model.name if record.model is not None else record.config.model
+    model = record.model_name
     facts = [(label, text) for label, text in describe_record(record) if label not in _DRAWN]
     if bundle is not None:
         facts.insert(1, ("Your model", str(bundle)))

@@ -184,14 +184,14 @@ def comparability_warnings(records: Sequence[RunRecord]) -> list[str]:
             seen = ", ".join(f"{value} ({count} of {len(done)} rows)" for value, count in values.most_common())
             found.append(f"{_ASPECT_WORDS[aspect]} differs: {seen}; {consequence}")
     found += _seen_warnings(done)
-    untrained = sorted({_model_name(record) for record in done if _make_row(record, ()).is_untrained})
+    untrained = sorted({record.model_name for record in done if _make_row(record, ()).is_untrained})
     if untrained:
         found.append(f"untrained weights: {', '.join(untrained)}")
     return found
 
 
 def _seen_warnings(done: Sequence[RunRecord]) -> list[str]:
-    seen = {_model_name(record): record for record in done if record.num_test_seen}
+    seen = {record.model_name: record for record in done if record.num_test_seen}
     return [
         f"{model} is not ranked: {record.num_test_seen:,} of the {record.data.num_test:,} test images were among "
         f"the images that it was trained on, so its figures are too good"
@@ -266,7 +266,7 @@ def _make_row(record: RunRecord, warnings: tuple[str, ...]) -> Row:
     accuracy = record.metrics.get("accuracy") if record.status == "done" else None
     weakest = min(record.per_class.items(), key=lambda item: (item[1].value, -item[1].n, item[0]), default=None)
     return Row(
-        model=_model_name(record),
+        model=record.model_name,
         method=record.config.method.name,
         run_id=record.run_id,
         accuracy=accuracy.value if accuracy else None,
@@ -360,10 +360,6 @@ def _refuse_other_data(records: Sequence[RunRecord]) -> None:
 
 def _is_control(record: RunRecord) -> bool:
     return record.model is not None and record.model.is_control
-
-
-def _model_name(record: RunRecord) -> str:
-    return record.model.name if record.model is not None else record.config.model
 
 
 def _input_size(record: RunRecord) -> tuple[int, int] | None:

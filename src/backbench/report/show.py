@@ -39,7 +39,7 @@ def render_record(record: RunRecord, *, width: int = 100, colour: bool = False) 
         colour: add ANSI colours.
     """
     width = max(width, 40)
-    model = record.model.name if record.model is not None else record.config.model
+    model = record.model_name
     title = shorten(printable(f"{model} + {record.config.method.name} on {record.data.name}"), width)
     lines = [f"\x1b[1m{title}\x1b[0m" if colour else title]
     for label, text in describe_record(record):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from backbench.evaluate.compare import ALPHA, permutation_by_group
+from backbench.evaluate.compare import ALPHA, holm, permutation_by_group
 from backbench.evaluate.intervals import group_numbers
 from backbench.records import Predictions
 from backbench.report.rows import Row, make_rows
@@ -28,6 +28,7 @@ class Asked:
         cells: of its groups, each with a test accuracy.
         told: run id -> answers to the test images.
         groups: manifest digest -> test image -> its group, of data whose images hang together.
+        order: the question's groups of runs, in its order.
         model: the one in question, and `models`: the family in question; for rules that need them.
     """
 
@@ -36,6 +37,7 @@ class Asked:
     groups: Mapping[str, Mapping[str, Hashable | None]] = field(default_factory=dict)
     model: str | None = None
     models: Sequence[str] = ()
+    order: Sequence[str] = ()
 
     def by_data(self) -> Iterator[tuple[str, list[Cell]]]:
         """Runs that answered the same test images, under the name of their data set."""
@@ -49,6 +51,11 @@ class Asked:
         answers = self.told[cell.record.run_id]
         right: np.ndarray = answers.correct[np.argsort(answers.ids, kind="stable")]
         return right
+
+    def gains(self, cell: Cell, over: Cell) -> np.ndarray:
+        """(n,) int: for each test image 1 where only `cell` got it right, -1 where only `over` did, else 0."""
+        difference: np.ndarray = self.correct(cell).astype(np.int64) - self.correct(over)
+        return difference
 
     def groups_of(self, cell: Cell, ids: Sequence[str]) -> list[Hashable | None] | None:
         """The group of each of these test images; None where every image stands alone."""
@@ -130,7 +137,8 @@ def both_resolutions(asked: Asked) -> str:
 
 
 def own_network(asked: Asked) -> str:
-    """The study's own network against the best of the pretrained ones on the same images, each by validation."""
+    """The study's own network against the best of the others on the same images, each by validation, and how many
+    of them are above it beyond chance."""
     sentences = []
     for data, own in asked.by_data():
         mine = [cell for cell in own if cell.model == asked.model]
@@ -141,11 +149,67 @@ def own_network(asked: Asked) -> str:
         gap = 100 * (_accuracy(best) - _accuracy(first))
         verb = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}" if gap else "level with"
         sentences.append(
-            f"{first.model} ({first.method}) reaches {_show(first)} on {data}; of the pretrained models the best "
-            f"on validation, {best.model} ({best.method}), is {verb} it with {_show(best)} "
-            f"({_test(asked, best, first)})."
+            f"{first.model} ({first.method}) reaches {_show(first)} on {data}; of the other models the best on "
+            f"validation, {best.model} ({best.method}), is {verb} it with {_show(best)} "
+            f"({_test(asked, best, first)}).{_count_above(asked, first, others)}"
         )
     return " ".join(sentences) or NOTHING
+
+
+def _count_above(asked: Asked, first: Cell, others: Sequence[Cell]) -> str:
+    """' 3 of the 4 others ... are above it': each by its method that is best on validation; '' for one alone."""
+    best = [
+        max((cell for cell in others if cell.model == model), key=_val_accuracy)
+        for model in dict.fromkeys(cell.model for cell in others)
+    ]
+    if len(best) == 1:
+        return ""
+    p_values = holm([asked.p_value(first, asked.gains(cell, first)) for cell in best])
+    above = [
+        cell.model
+        for cell, p_value in zip(best, p_values, strict=True)
+        if p_value < ALPHA and _accuracy(cell) > _accuracy(first)
+    ]
+    which = [cell.model for cell in best if cell.model not in above]
+    rest = f"; not {_join(which)}" if above and which else ""
+    num = "All" if not which else "None" if not above else f"{len(above)}"
+    verb = "is" if len(above) == 1 else "are"
+    return (
+        f" {num} of the {len(best)} others, each by its best method on validation, {verb} above it beyond chance "
+        f"(exact paired tests, Holm-adjusted){rest}."
+    )
+
+
+def between_groups(asked: Asked) -> str:
+    """What each model and method gained from the first of the question's groups to a later one, on the same
+    test images, and what else differs between the two."""
+    sentences = []
+    for first in (cell for cell in asked.cells if cell.group == asked.order[0]):
+        for later in asked.cells:
+            same = (later.model, later.method, later.data, later.seed)
+            if later.group == first.group or same != (first.model, first.method, first.data, first.seed):
+                continue
+            if sorted(asked.told[later.record.run_id].ids) != sorted(asked.told[first.record.run_id].ids):
+                continue
+            gain = 100 * (_accuracy(later) - _accuracy(first))
+            sentences.append(
+                f"{first.model} + {first.method} on {name_data(first, asked.cells)}: {_show(first)} in "
+                f"'{first.group}', {_show(later)} in '{later.group}', {gain:+.1f} points "
+                f"({_test(asked, later, first)}). {_tell_apart(first, later)}"
+            )
+    return " ".join(sentences) or NOTHING
+
+
+def _tell_apart(first: Cell, later: Cell) -> str:
+    """'Between them: training images 4,000 to 40,000, epochs 3 to 6.'"""
+    changes = [
+        f"{words} {show_figure(name, one)} to {show_figure(name, two)}"
+        for name, words in DIFFERENCES.items()
+        if (one := first.figure(name)) is not None
+        and (two := later.figure(name)) is not None
+        and one.value != two.value
+    ]
+    return f"Between them: {', '.join(changes)}." if changes else ""
 
 
 def generalisation(asked: Asked) -> str:
@@ -274,6 +338,12 @@ def _mean_accuracy(cells: Sequence[Cell]) -> float | None:
     return sum(map(_accuracy, best)) / len(best)
 
 
+DIFFERENCES = {
+    "num_train": "training images",
+    "epochs": "epochs",
+    "batch_size": "batch size",
+    "weight_decay": "weight decay",
+}
 PROBES = ("logistic", "knn", "ridge", "centroid")
 RULES: dict[str, Answer] = {
     "best-features": best_features,
@@ -283,6 +353,7 @@ RULES: dict[str, Answer] = {
     "families": families,
     "fine-tuning-gain": fine_tuning_gain,
     "across-data": across_data,
+    "between-groups": between_groups,
 }
 
 
@@ -297,7 +368,7 @@ def _rank(asked: Asked, cells: Sequence[Cell]) -> list[tuple[Cell, Row]]:
 
 def _test(asked: Asked, first: Cell, second: Cell) -> str:
     """'p = 0.03, exact paired test on 1,000 images': whether two runs on the same images can be told apart."""
-    differences = asked.correct(first).astype(np.int64) - asked.correct(second)
+    differences = asked.gains(first, second)
     p_value = asked.p_value(first, differences)
     apart = "" if p_value < ALPHA else "not to be told apart: "
     return f"{apart}{_show_p(p_value)}, exact paired test on {len(differences):,} images"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ FIT_NOTE = (
     "the weights still changed."
 )
 RECIPE_NOTE = "A rate of '-' is decided by the family of the network; epoch 0 is the state before training."
-PERCENT = ("accuracy", "top5", "train_accuracy", "val_accuracy", "per_class_mean")
+PERCENT = ("accuracy", "top5", "train_accuracy", "val_accuracy", "per_class_mean", "recall")
 COUNTS = ("num_train", "num_val", "num_test", "num_images", "epochs", "batch_size")
 SETTINGS = ("epochs", "batch_size", "weight_decay")
 """Of the recipe, what studies state beside their figures."""
@@ -45,9 +46,11 @@ class Cell:
     bundle: Path
     elsewhere: Mapping[str, Any] = field(default_factory=dict)
 
-    def figure(self, name: str) -> Metric | None:
+    def figure(self, name: str, label: str | None = None) -> Metric | None:
         """A figure by name; 'seconds' is everything that the run cost, without reading files; 'num_train' and the
-        like count images, 'epochs' and the like are of the recipe."""
+        like count images, 'epochs' and the like are of the recipe, 'recall' is of the class `label`."""
+        if label is not None:
+            return self.record.per_class.get(label)
         if name == "seconds":
             cost = self.record.cost
             busy = 0.0 if cost is None else sum(cost.seconds.values()) - cost.seconds.get("read", 0.0)
@@ -207,8 +210,8 @@ def make_published_tables(published: Sequence[Any], cells: Sequence[Cell]) -> li
 def _compare_figure(entry: Any, cells: Sequence[Cell], reasons: Sequence[str]) -> list[str]:
     """The figure as published, and ours with the difference and the number of the reason for it."""
     wanted = (entry.group, entry.model, entry.method, entry.data)
-    found = [cell for cell in cells if (cell.group, cell.model, cell.method, cell.data) == wanted]
-    theirs = "not stated" if entry.value is None else show_value(entry.figure, entry.value)
+    found = _find_cells(cells, *wanted)
+    theirs = "not stated" if entry.value is None else _show_published(entry)
     mark = "" if entry.why is None else f" [{reasons.index(entry.why) + 1}]"
     if not found:  # an image count may be of a source that models were only tried on
         there = [
@@ -217,9 +220,11 @@ def _compare_figure(entry: Any, cells: Sequence[Cell], reasons: Sequence[str]) -
             if (cell.group, cell.model, cell.method) == wanted[:3] and (source := cell.elsewhere.get(entry.data))
         ]
         return [theirs, f"{', '.join(dict.fromkeys(there))}{mark}" if there else "not run"]
-    ours = _over_seeds(found, entry.figure)
-    values = [metric.value for cell in found if (metric := cell.figure(entry.figure)) is not None]
-    gap = _gap(entry.figure, entry.value, values)
+    values = _values(found, entry)
+    if entry.over is not None:
+        return [theirs, f"{_show_gain(values, _values(_find_cells(cells, entry.over, *wanted[1:]), entry))}{mark}"]
+    ours = _over_seeds(found, entry.figure, entry.label)
+    gap = _gap(entry.figure, None if entry.value is None else float(entry.value), values)
     return [theirs, f"{ours}{gap and f', {gap}'}{mark}"]
 
 
@@ -271,6 +276,9 @@ def _gap(figure: str, published: float | None, ours: Sequence[float]) -> str:
     if published is None or not ours:
         return ""
     gap = sum(ours) / len(ours) - published
+    if figure == "seconds":
+        ratio = sum(ours) / len(ours) / published if published else 0.0
+        return f"{ratio:,.0f} times as long" if ratio >= 10 else f"{ratio:.2g} times as long" if ratio else ""
     if figure in COUNTS:
         return f"{gap:+,.0f}" if gap else ""
     if figure in PERCENT:
@@ -278,9 +286,33 @@ def _gap(figure: str, published: float | None, ours: Sequence[float]) -> str:
     return f"{gap:+,.0f}" if abs(gap) >= 10 else f"{gap:+.3g}"
 
 
-def _over_seeds(cells: Sequence[Cell], figure: str) -> str:
+def _find_cells(cells: Sequence[Cell], group: str, model: str, method: str, data: str) -> list[Cell]:
+    wanted = (group, model, method, data)
+    return [cell for cell in cells if (cell.group, cell.model, cell.method, cell.data) == wanted]
+
+
+def _values(cells: Sequence[Cell], entry: Any) -> list[float]:
+    """The figure of a published entry, of each seed that has it."""
+    return [metric.value for cell in cells if (metric := cell.figure(entry.figure, entry.label)) is not None]
+
+
+def _show_gain(values: Sequence[float], over: Sequence[float]) -> str:
+    if not values or not over:
+        return "not run"
+    return f"{100 * (sum(values) / len(values) - sum(over) / len(over)):+.1f} points"
+
+
+def _show_published(entry: Any) -> str:
+    """As it was published, digit by digit: rounded it would no longer be what was published."""
+    value: Decimal = entry.value
+    if entry.over is not None:
+        return f"{value.scaleb(2):+f} points"
+    return f"{value.scaleb(2):f} %" if entry.figure in PERCENT else f"{value:,f}"
+
+
+def _over_seeds(cells: Sequence[Cell], figure: str, label: str | None = None) -> str:
     """One run's figure with its interval, or mean and range over seeds."""
-    metrics = [metric for cell in cells if (metric := cell.figure(figure)) is not None]
+    metrics = [metric for cell in cells if (metric := cell.figure(figure, label)) is not None]
     if not metrics:
         return "-"
     if len(metrics) == 1:

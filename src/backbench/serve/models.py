@@ -141,7 +141,7 @@ class Model:
             "name": self.name,
             "classes": list(self.classifier.class_names),
             "architecture": facts.backbone.architecture,
-            "backbone": facts.backbone.name,
+            "backbone": facts.backbone.title,
             "method": training.method if training else None,
             "data": training.data if training else None,
             "accuracy": find_accuracy(self.run),

@@ -19,20 +19,53 @@ from backbench.progress import SILENT, Progress
 from backbench.records import RunRecord
 from backbench.report.rows import Row
 from backbench.report.study_tables import Cell
+from backbench.report.text import join_names
 from backbench.studies.schema import StudyFile
 from backbench.studies.steps import Settings, Step, chain, choose, data_config, find_missing, plan_steps
 from backbench.study import Ranking, rank
 
+GOES_ON = "the same command goes on from there"
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What of a study there is not, and why; each on one line."""
+
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}"
+
 
 @dataclass
 class Outcome:
-    """What came of a study: a cell for each run, in the study's order, and what went wrong."""
+    """What came of a study: a cell for each run, in the study's order, and what went wrong.
+
+    Args:
+        choices: sentences on which model went on to later groups, and among how many it was chosen.
+        cut: (group, data, seed) of the rankings that the budget ended, so that the same command adds runs to them.
+    """
 
     study: StudyFile
     cells: list[Cell] = field(default_factory=list)
     rankings: list[tuple[Step, Ranking]] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+    undone: list[Undone] = field(default_factory=list)
+    choices: list[str] = field(default_factory=list)
+    cut: set[tuple[str, str, int]] = field(default_factory=set)
     interrupted: bool = False
+
+    def note(self, what: str, why: object) -> Undone:
+        """Remember what could not be done; `why`, often an error's text of several lines, as one line."""
+        self.undone.append(Undone(what, " ".join(str(why).split()).rstrip(".")))
+        return self.undone[-1]
+
+    def by_reason(self) -> dict[str, list[str]]:
+        """What there is not, by the reason why: a cause that stops twenty runs is said once."""
+        found: dict[str, list[str]] = {}
+        for undone in self.undone:
+            found.setdefault(undone.why, []).append(undone.what)
+        return found
 
 
 def run_study(
@@ -59,54 +92,84 @@ def run_study(
         try:
             ready = _go_on(step, outcome)
             if ready is None:
-                before = step.group.after or step.group.best_of
-                outcome.failures.append(f"{step.title}: nothing to go on from: no finished run of '{before}'")
+                progress.warn(str(outcome.undone[-1]))
                 continue
             _carry_out(ready, outcome, settings, deadline, progress)
         except BudgetExceeded:
-            outcome.failures.append(f"{step.title}: not started, beyond the budget")
+            outcome.cut.add(_place(step))
+            outcome.note(step.title, f"not started, beyond the budget; {GOES_ON}")
         except (KeyboardInterrupt, Interrupted):
             outcome.interrupted = True
         except StorageError:
             raise
         except BackbenchError as error:
-            outcome.failures.append(f"{step.title}: {error}")
-            progress.warn(outcome.failures[-1])
+            progress.warn(str(outcome.note(step.title, error)))
         if outcome.interrupted:
-            outcome.failures.append(f"interrupted in {step.title}: the same command goes on from there")
+            outcome.note(step.title, f"interrupted; {GOES_ON}")
             break
     return outcome
 
 
+def _place(step: Step) -> tuple[str, str, int]:
+    return step.group.name, step.data, step.seed
+
+
 def _go_on(step: Step, outcome: Outcome) -> Step | None:
-    """The step, its models as the group that it goes on from chose or left them; None if none is there."""
-    group = step.group
-    if group.best_of is not None:
-        best = _find_best(step, outcome)
+    """The step, its models as the group that it goes on from chose or left them; None, and noted, if none is."""
+    if step.group.best_of is not None:
+        best = _choose_best(step, outcome)
         return None if best is None else _chain(choose(step, best), outcome)
     return _chain(step, outcome)
 
 
-def _find_best(step: Step, outcome: Outcome) -> str | None:
-    """The model of the step that was best on validation in the group it names; the test images have no say."""
-    rivals = [
-        cell
+def _choose_best(step: Step, outcome: Outcome) -> str | None:
+    """The model of the step that was best on validation in the group it names; the test images have no say.
+
+    While the budget has left out some of that group's runs nothing is chosen, as one of them may be the best. Runs
+    that failed will not come: the others choose, and that is said.
+    """
+    before = next(group for group in outcome.study.groups if group.name == step.group.best_of)
+    place = (before.name, step.data, step.seed)
+    there = {
+        (cell.model, cell.method): cell
         for cell in outcome.cells
-        if (cell.group, cell.data, cell.seed) == (step.group.best_of, step.data, step.seed)
-        and cell.model in step.names
-        and cell.figure("val_accuracy") is not None
-        and not cell.record.num_val_seen
-    ]
+        if (cell.group, cell.data, cell.seed) == place and cell.model in step.names
+    }
+    rivals = {
+        pair: cell
+        for pair, cell in there.items()
+        if cell.figure("val_accuracy") is not None and not cell.record.num_val_seen
+    }
+    asked = [(model, method) for model in step.names for method in before.methods]
+    absent = [f"{model} + {method}" for model, method in asked if (model, method) not in rivals]
+    if place in outcome.cut:
+        missing = join_names([f"{model} + {method}" for model, method in asked if (model, method) not in there])
+        why = f"waits for '{before.name}', where the budget left out {missing}; {GOES_ON}"
+        outcome.note(step.title, why)
+        return None
+    if not rivals:
+        outcome.note(step.title, f"no run of '{before.name}' is there to choose the best of: see above")
+        return None
+    best = max(rivals.values(), key=_merit)
+    among = f"among {f'{len(rivals)} of ' if absent else 'all '}{len(asked)} runs of '{before.name}'"
+    outcome.choices.append(f"{step.title}: {best.model}, best on validation {among}")
+    if absent:
+        why = f"not there, or its model saw validation images: {join_names(absent)}"
+        outcome.note(step.title, f"{best.model} was chosen {among} ({why})")
+    return best.model
 
-    def merit(cell: Cell) -> tuple[float, float]:
-        accuracy, loss = cell.figure("val_accuracy"), cell.figure("val_nll")
-        return (0.0 if accuracy is None else accuracy.value, 0.0 if loss is None else -loss.value)
 
-    return max(rivals, key=merit).model if rivals else None
+def _merit(cell: Cell) -> tuple[float, float]:
+    """Accuracy on validation; of equal ones the lower loss is better."""
+    accuracy, loss = cell.figure("val_accuracy"), cell.figure("val_nll")
+    return (0.0 if accuracy is None else accuracy.value, 0.0 if loss is None else -loss.value)
 
 
 def _chain(step: Step, outcome: Outcome) -> Step | None:
-    """The step from the weights that the earlier group left, of the same seed, or of the only one there is."""
+    """The step from the weights that the earlier group left, of the same seed, or of the only one there is.
+
+    Models of which it left none are noted; None if that is so of all.
+    """
     group = step.group
     if group.after is None:
         return step
@@ -118,6 +181,12 @@ def _chain(step: Step, outcome: Outcome) -> Step | None:
     ]
     is_alone = len({cell.seed for cell in earlier}) == 1
     bundles = {cell.model: cell.bundle for cell in earlier if cell.seed == step.seed or is_alone}
+    missing = [model for model in step.names if model not in bundles]
+    if missing:
+        is_cut = any((name, data) == (group.after, group.after_data) for name, data, _ in outcome.cut)
+        why = f"which the budget ended; {GOES_ON}" if is_cut else "see above"
+        needed = f"no finished {group.after_method} of '{group.after}' on {group.after_data}"
+        outcome.note(f"{step.title}, {join_names(missing)}", f"nothing to go on from: {needed}, {why}")
     return chain(step, bundles) if bundles else None
 
 
@@ -135,16 +204,18 @@ def _carry_out(
         if asked not in study_name:
             continue
         if row.has_failed:
-            outcome.failures.append(f"{step.title}, {row.model} + {row.method}: {row.error}")
+            outcome.note(f"{step.title}, {study_name[asked]} + {row.method}", row.error)
             continue
         record = ledger.read_record(settings.runs / row.run_id)
         cell = _make_cell(step, study_name[asked], record, settings, progress)
         outcome.cells.append(_evaluate_elsewhere(cell, step, settings, outcome, progress))
     outcome.interrupted = ranking.interrupted
-    if not ranking.interrupted:
-        outcome.failures += _list_missing(
-            step, asked_for, "the budget ended" if deadline is not None else "not run"
-        )
+    missing = [] if ranking.interrupted else _list_missing(step, asked_for)
+    if missing and deadline is not None:
+        outcome.cut.add(_place(step))
+    for run in missing:
+        why = "the budget ended" if deadline is not None else "not run"
+        outcome.note(f"{step.title}, {run}", f"{why}; {GOES_ON}")
 
 
 def _asked_model(row: Row, settings: Settings) -> str:
@@ -154,12 +225,12 @@ def _asked_model(row: Row, settings: Settings) -> str:
     return ledger.read_record(folder).config.model if is_there else row.model
 
 
-def _list_missing(step: Step, asked_for: Sequence[tuple[Row, str]], why: str) -> list[str]:
+def _list_missing(step: Step, asked_for: Sequence[tuple[Row, str]]) -> list[str]:
     """What the ranking was asked for and has no row of: beyond the budget, or after its model could not be had."""
     there = {(asked, row.method) for row, asked in asked_for}
     failed = {asked for row, asked in asked_for if row.has_failed}
     return [
-        f"{step.title}, {model} + {method.name}: {why}; the same command goes on from there"
+        f"{model} + {method.name}"
         for model, name in step.names.items()
         for method in step.request.methods
         if (real := find_model(name).name) not in failed and (real, method.name) not in there
@@ -193,5 +264,5 @@ def _evaluate_elsewhere(cell: Cell, step: Step, settings: Settings, outcome: Out
                 cell.bundle, config, device=settings.device, precision=settings.precision, progress=progress
             )
         except BackbenchError as error:
-            outcome.failures.append(f"{step.title}, {cell.model} + {cell.method} on {name}: {error}")
+            outcome.note(f"{step.title}, {cell.model} + {cell.method} on {name}", error)
     return replace(cell, elsewhere=found)

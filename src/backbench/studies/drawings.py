@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,12 +34,13 @@ MOST_LOADED = 4
 
 @dataclass(frozen=True)
 class _Pen:
-    """What drawing needs besides the runs; `load` keeps the last models."""
+    """What drawing needs besides the runs; `load` keeps the last models, `notes` what was drawn in another way."""
 
     study: StudyFile
     device: str
     is_trial: bool
     load: Callable[[Path], Classifier]
+    notes: list[str] = field(default_factory=list)
 
 
 def draw_study(
@@ -68,7 +69,7 @@ def draw_study(
             written += _draw(what, pen, own, folder)
         except BackbenchError as error:
             faults.append(f"no {what} of {folder.relative_to(out)}: {error}")
-    return written, faults
+    return written, faults + list(dict.fromkeys(pen.notes))
 
 
 def _list_jobs(pen: _Pen, cells: Sequence[Cell], out: Path) -> Iterator[tuple[Drawing, Path, list[Cell]]]:
@@ -131,7 +132,8 @@ def _draw_map(cells: Sequence[Cell], pen: _Pen) -> Figure:
         return draw("pca")
     try:
         return draw("umap")
-    except MissingExtra:
+    except MissingExtra as missing:
+        pen.notes.append(f"maps are by t-SNE: {missing}")
         return draw("tsne")
 
 

@@ -22,10 +22,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from backbench.config import Frozen
 from backbench.errors import ConfigError, nearest
@@ -47,6 +48,7 @@ Figure = Literal[
     "epochs",
     "batch_size",
     "weight_decay",
+    "recall",
 ]
 Drawing = Literal["run", "comparison", "bars", "map", "grid", "explanations", "inside"]
 Ask = Literal[
@@ -57,6 +59,7 @@ Ask = Literal[
     "families",
     "fine-tuning-gain",
     "across-data",
+    "between-groups",
 ]
 MAX_BYTES = 1_000_000
 MOST_GRID_IMAGES = 200
@@ -73,7 +76,7 @@ class Group(Frozen):
         test_on: other sources, whose images every adapted model is evaluated on, by class name.
     """
 
-    name: str
+    name: str = Field(pattern=r"\S")
     data: tuple[str, ...] = Field(min_length=1)
     models: tuple[str, ...] = Field(min_length=1)
     methods: tuple[str, ...] = Field(min_length=1)
@@ -86,6 +89,12 @@ class Group(Frozen):
     best_of: str | None = None
     test_on: tuple[str, ...] = ()
     note: str | None = None
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _as_floats(cls, value: Any) -> Any:
+        """The file is read with all digits, for what was published; options are numbers like any other."""
+        return _without_decimals(value)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -104,31 +113,47 @@ class Group(Frozen):
         return self
 
 
+def _without_decimals(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_decimals(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_decimals(each) for each in value]
+    return float(value) if isinstance(value, Decimal) else value
+
+
 class Published(Frozen):
     """One figure of the study as its authors published it, and the run here that it is to be compared with.
 
     Args:
         table: heading of the table it stands in; `row`, `column`: where.
-        value: as published; fractions in 0..1, losses and seconds as they are.
+        value: as published, with all its digits; fractions in 0..1, losses and seconds as they are.
         group, model, method, data: which run of this study; for `num_images` the data may be of its `test_on`.
+        label: for the figure `recall`, the class whose images are counted.
+        over: another group; the figure is how much more it is than that of the same model and method there.
         why: the reason why ours must differ.
     """
 
     table: str
     row: str
     column: str
-    value: float | None = Field(default=None, ge=0)
+    value: Decimal | None = Field(default=None, ge=0)
     figure: Figure = "accuracy"
     group: str
     model: str
     method: str
     data: str
+    label: str | None = None
+    over: str | None = None
     why: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if (self.figure == "recall") != (self.label is not None):
+            raise ValueError("'label', a class, belongs to figure = 'recall' and to no other")
+        if self.over is not None and self.figure not in PERCENT:
+            raise ValueError(f"'over' is for shares such as accuracy, and not for {self.figure}")
         if self.figure in PERCENT and self.value is not None and self.value > 1:
-            raise ValueError(f"{self.figure} = {self.value:g} is no share from 0 to 1; 93.1 % is written 0.931")
+            raise ValueError(f"{self.figure} = {self.value} is no share from 0 to 1; 93.1 % is written 0.931")
         return self
 
 
@@ -233,6 +258,17 @@ def _check_published(entry: Published, by_name: Mapping[str, Group]) -> None:
     data = (*cells.data, *cells.test_on) if entry.figure == "num_images" else cells.data
     for value, there in ((entry.model, cells.models), (entry.method, cells.methods), (entry.data, data)):
         _check_there(f"published '{entry.row}'", value, there, entry.group)
+    if entry.over is not None:
+        _check_over(entry, entry.over, by_name)
+
+
+def _check_over(entry: Published, name: str, by_name: Mapping[str, Group]) -> None:
+    """ValueError where the group that a published gain is over lacks the run."""
+    where, over = f"published '{entry.row}'", by_name.get(name)
+    if over is None:
+        raise ValueError(f"{where} is over group '{name}', which there is not{_meant(name, by_name)}")
+    for value, there in ((entry.model, over.models), (entry.method, over.methods), (entry.data, over.data)):
+        _check_there(f"{where}, over", value, there, name)
 
 
 def _check_question(question: Question, by_name: Mapping[str, Group]) -> None:
@@ -253,6 +289,8 @@ def _check_question(question: Question, by_name: Mapping[str, Group]) -> None:
         raise ValueError(f"question '{question.ask}': its groups have no other model to compare with")
     if question.by in ("both-resolutions", "across-data") and len({data for g in groups for data in g.data}) < 2:
         raise ValueError(f"question '{question.ask}': by = '{question.by}' takes groups with two data sets")
+    if question.by == "between-groups" and len(groups) < 2:
+        raise ValueError(f"question '{question.ask}': by = 'between-groups' takes two groups or more")
     if question.by == "generalisation" and not any(group.test_on for group in groups):
         raise ValueError(f"question '{question.ask}': by = 'generalisation' takes a group with 'test_on'")
 
@@ -281,11 +319,12 @@ def read_study(path: Path) -> StudyFile:
         with open(path, "rb") as stream:
             text = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"study '{path}' can't be read: {error.strerror}.{_near(path)}") from error
+        why = "is a folder; name a file" if path.is_dir() else f"can't be read: {error.strerror}"
+        raise ConfigError(f"study '{path}' {why}.{_near(path)}") from error
     if len(text) > MAX_BYTES:
         raise ConfigError(f"study '{path}' is larger than {MAX_BYTES:,} bytes; is it a study?")
     try:
-        return StudyFile.model_validate(tomllib.loads(text.decode()))
+        return StudyFile.model_validate(tomllib.loads(text.decode(), parse_float=Decimal))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"study '{path}' is not TOML in UTF-8: {error}.") from error
     except ValidationError as error:
@@ -311,7 +350,7 @@ def _keys_at(place: Sequence[int | str]) -> list[str]:
 
 
 def _near(path: Path) -> str:
-    folder = path.parent
+    folder = path if path.is_dir() else path.parent
     if not folder.is_dir():
         return f" There is no folder '{folder}'."
     names = sorted(entry.name for entry in folder.glob("*.toml"))

@@ -55,7 +55,7 @@ def write_up(
     target = settings.out / TABLES_FILE
     if not outcome.cells:
         write_atomically(target, render_study(outcome, settings).encode())
-        return [target], faults
+        return [target], []
     request = ReportRequest(
         runs=tuple(str(cell.folder) for cell in outcome.cells),
         out=settings.runs,
@@ -65,7 +65,7 @@ def write_up(
     )
     comparisons, evidence, warnings = gather_report(request, progress)
     answers = answer_questions(outcome, settings, comparisons)
-    write_atomically(target, render_study(outcome, settings, answers, pictures).encode())
+    write_atomically(target, render_study(outcome, settings, answers, pictures, faults).encode())
     title = outcome.study.title
     if settings.random_weights:
         title = f"A trial, its figures mean nothing: {title}"
@@ -74,6 +74,8 @@ def write_up(
         source=outcome.study.source,
         answers=tuple(answers),
         tables=tuple(make_published_tables(outcome.study.published, outcome.cells)),
+        choices=tuple(outcome.choices),
+        undone={why: tuple(whats) for why, whats in outcome.by_reason().items()},
     )
     page = render_report(comparisons, evidence, title=title, foreword=foreword)
     written = [target, settings.out / REPORT_FILE]
@@ -98,7 +100,7 @@ def answer_questions(
     answers = []
     for question in outcome.study.questions:
         cells = [cell for cell in outcome.cells if cell.group in question.groups]
-        asked = Asked(cells, told, groups, question.model, question.models)
+        asked = Asked(cells, told, groups, question.model, question.models, question.groups)
         answer = TRIAL_ANSWER if settings.random_weights else answer_question(question.by, asked)
         answers.append((question.ask, answer))
     return answers
@@ -109,6 +111,7 @@ def render_study(
     settings: Settings,
     answers: Sequence[tuple[str, str]] = (),
     pictures: Sequence[Path] = (),
+    faults: Sequence[str] = (),
 ) -> str:
     """Everything that the study says, as Markdown."""
     study = outcome.study
@@ -121,6 +124,10 @@ def render_study(
         parts.append(
             "**A trial: random weights, and drawn images where the data set was not given. The figures say "
             "nothing about any model.**"
+        )
+    if outcome.undone:
+        parts.append(
+            f"**Not whole: {len(outcome.undone)} parts of it are missing; what and why stands under 'Not done'.**"
         )
     heading = "## {} (a trial)".format if settings.random_weights else "## {}".format
     parts.append(_describe_groups(outcome, settings))
@@ -139,12 +146,24 @@ def render_study(
         parts.append("# All runs")
         parts.append(render_tables(tables, heading).strip())
         parts.append(_describe_use(outcome))
-    if outcome.failures:
-        parts.append("\n".join(["# Not done", "", *(f"- {printable(text)}" for text in outcome.failures)]))
-    if pictures:
+    if outcome.undone:
+        parts.append("# Not done\n\n" + "\n".join(map(_describe_reason, outcome.by_reason().items())))
+    if pictures or faults:
         shown = sorted(path.relative_to(settings.out).as_posix() for path in pictures)
-        parts.append("\n".join(["# Pictures", "", *(f"- [{path}]({path})" for path in shown)]))
+        lines = [
+            *(printable(" ".join(fault.split())) for fault in faults),
+            *(f"[{path}]({path})" for path in shown),
+        ]
+        parts.append("\n".join(["# Pictures", "", *(f"- {line}" for line in lines)]))
     return "\n\n".join(parts) + "\n"
+
+
+def _describe_reason(found: tuple[str, list[str]]) -> str:
+    """One reason why something is not there, as an item of a list, with what it stopped."""
+    why, whats = found
+    if len(whats) == 1:
+        return f"- {printable(whats[0])}: {printable(why)}"
+    return "\n".join([f"- {printable(why)}:", *(f"    - {printable(what)}" for what in whats)])
 
 
 def _describe_use(outcome: Outcome) -> str:
@@ -178,8 +197,10 @@ def _describe_groups(outcome: Outcome, settings: Settings) -> str:
             f"{', '.join(group.data)}{limit}{after}.{note}"
         )
     if settings.random_weights:
-        ran = {cell.model: cell.record.config.model for cell in outcome.cells}
+        chained = {group.name for group in outcome.study.groups if group.after}  # these have names of runs
+        ran = {cell.model: cell.record.config.model for cell in outcome.cells if cell.group not in chained}
         lines += [f"- in this trial {name} is {there}" for name, there in ran.items() if there != name]
+    lines += [f"- {printable(choice)}" for choice in outcome.choices]
     for name in dict.fromkeys(data for group in outcome.study.groups for data in group.data):
         source = source_of(name, settings)
         if source != name and name not in settings.data:

@@ -21,6 +21,7 @@ GOOGLE_SUFFIX = ".npz"
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "cnn": cnn.CNN,
     "cnn_small": cnn.SmallCNN,
+    "lenet": cnn.LeNet,
     "tiny_cnn": tiny_nets.TinyCNN,
     "tiny_vit": tiny_nets.TinyViT,
 }

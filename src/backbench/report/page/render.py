@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 
 from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateNotFound
@@ -23,12 +23,24 @@ MOST_PAGE_BYTES = 8_000_000
 
 @dataclass(frozen=True)
 class Foreword:
-    """What a study says before its runs: its source, its questions with answers, its tables as published."""
+    """What a study says before its runs: its source, its questions with answers, its tables as published.
+
+    Args:
+        choices: which models went on to later rankings, in sentences.
+        undone: reason -> what of the study is not there for it.
+    """
 
     about: str
     source: str
     answers: tuple[tuple[str, str], ...] = ()
     tables: tuple[Table, ...] = ()
+    choices: tuple[str, ...] = ()
+    undone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def num_undone(self) -> int:
+        """Parts of the study that are not there."""
+        return sum(map(len, self.undone.values()))
 
 
 def render_report(
@@ -67,7 +79,7 @@ def render_report(
         make_environment()
         .get_template("page.html")
         .render(
-            title=marks.name(title, 100),
+            title=marks.name(title, 160),
             views=views,
             foreword=foreword,
             policy=policy,

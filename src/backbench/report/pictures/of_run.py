@@ -39,7 +39,7 @@ def draw_run(
     Where the run has a temperature its confidences are shown at it, as its bundle gives them. What there is no
     material for is left out.
     """
-    name = f"{record.model.name if record.model else record.config.model} + {record.config.method.name}"
+    name = f"{record.model_name} + {record.config.method.name}"
     figures: dict[str, Figure] = {}
     if predictions is not None and len(predictions.ids):
         labels, classes = predictions.labels, predictions.classes
