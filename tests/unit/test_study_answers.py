@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backbench.config import DataConfig, MethodConfig, RunConfig
+from backbench.config import Augment, DataConfig, MethodConfig, RunConfig
 from backbench.evaluate.metrics import score
 from backbench.records import Cost, DataFacts, MethodFacts, Metric, ModelFacts, Predictions, RunRecord
 from backbench.report.study_answers import NOTHING, Asked, answer_question
@@ -387,10 +387,28 @@ def test_tables_of_data_and_recipes_say_what_was_run() -> None:
     head = make_cell("a", range(20), method="head", options={"recipe": recipe}, choices=chosen)
     text = render_tables([make_data_table([tuned]), *make_recipe_table([tuned, head, make_cell("b", range(9))])])
     assert "| small | 100 | 50 | 200 | 350 | 2 |" in text
-    assert "| probe | a | full | small | 20 | 7 | sgd | - | - | 0.0005 | 128 | - | - |" in text
-    assert "| probe | a | head | small | 20 | - | sgd | - | 0.003 | 0.01 | 128 | - | - |" in text
+    assert "| probe | a | full | small | 20 | 7 | sgd | - | - | 0.0005 | 128 | - | - | - | - | - |" in text
+    assert "| probe | a | head | small | 20 | - | sgd | - | 0.003 | 0.01 | 128 | - | - | - | - | - |" in text
     assert "| b |" not in text
     assert make_recipe_table([make_cell("b", range(9))]) == []
+
+
+def test_the_table_of_recipes_tells_how_images_were_augmented() -> None:
+    augment = Augment(crop="random-resized", scale=(0.35, 1.0), flip=True, brightness=0.2).model_dump(mode="json")
+    recipe = {
+        "epochs": 20,
+        "label_smoothing": 0.1,
+        "warmup_epochs": 2.0,
+        "augment": Augment().model_dump(mode="json"),
+    }
+    chosen = make_cell("a", range(20), options={"recipe": recipe}, choices={"augment": augment})  # by the method
+    asked = make_cell("b", range(20), options={"recipe": recipe | {"augment": augment}})
+    none = make_cell("c", range(20), options={"recipe": recipe})
+    (table,) = make_recipe_table([chosen, asked, none])
+    said = "crop random-resized, scale 0.35 to 1.0, flip, brightness 0.2"
+    assert [row[-1] for row in table.rows] == [said, said, "-"]
+    assert [dict(zip(table.columns, row, strict=True))["label smoothing"] for row in table.rows] == ["0.1"] * 3
+    assert {dict(zip(table.columns, row, strict=True))["warmup epochs"] for row in table.rows} == {"2"}
 
 
 def test_seeds_are_told_apart_wherever_a_figure_is_of_one_of_them() -> None:

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from backbench.config import Augment
 from backbench.records import Metric, RunRecord
 from backbench.report.text import printable
 
@@ -244,7 +245,17 @@ def make_data_table(cells: Sequence[Cell]) -> Table:
     return Table("Data", ("images", "train", "validation", "test", "total", "classes"), tuple(rows.values()))
 
 
-RECIPE = ("optimizer", "learning_rate", "head_learning_rate", "weight_decay", "batch_size", "schedule", "patience")
+RECIPE = (
+    "optimizer",
+    "learning_rate",
+    "head_learning_rate",
+    "weight_decay",
+    "batch_size",
+    "schedule",
+    "warmup_epochs",
+    "patience",
+    "label_smoothing",
+)
 CHOSEN = {"head_learning_rate": "learning_rate", "weight_decay": "weight_decay"}
 """What `head` chooses on validation, by its name in the recipe."""
 
@@ -260,10 +271,22 @@ def make_recipe_table(cells: Sequence[Cell]) -> list[Table]:
         kept = [_plain(value) for key, value in method.choices.items() if key.endswith("best_epoch")]
         epochs = (_plain(recipe.get("epochs")), " + ".join(kept) or "-")
         own = [other for other in cells if other.group == cell.group]
-        rows.append((cell.group, cell.model, cell.method, name_data(cell, own), *epochs, *shown))
+        augment = _describe_augment(method.choices.get("augment", recipe.get("augment", {})))
+        rows.append((cell.group, cell.model, cell.method, name_data(cell, own), *epochs, *shown, augment))
     columns = ("group", "model", "method", "data", "epochs at most", "epoch kept")
-    names = tuple(name.replace("_", " ") for name in RECIPE)
+    names = (*(name.replace("_", " ") for name in RECIPE), "augmentation")
     return [Table("How it was trained", columns + names, tuple(rows), (RECIPE_NOTE,))] if rows else []
+
+
+def _describe_augment(stated: Mapping[str, Any]) -> str:
+    """'crop random-resized, scale 0.35 to 1.0, flip': what is not at its default, '-' where nothing is."""
+    usual = Augment().model_dump(mode="json")
+    changed = [
+        key if value is True else f"{key} {' to '.join(map(str, value)) if isinstance(value, list) else value}"
+        for key, value in stated.items()
+        if value != usual.get(key)
+    ]
+    return ", ".join(changed).replace("_", " ") or "-"
 
 
 def _plain(value: object) -> str:
