@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from backbench.cli.adapt import parse_settings
+from backbench.config import Augment
 from backbench.evaluate.reliability import at_temperature
 from backbench.evidence import make_thumbnail
 from backbench.records import MethodFacts, Metric
@@ -416,6 +417,18 @@ def test_a_row_far_below_is_marked_at_the_edge_instead_of_drawn_inside():
     axis = marks.make_axis([0.9, 1.0])
     assert "◂" in draw_whisker(0.1, 0.05, 0.2, axis, "control")
     assert "circle" in draw_whisker(0.95, 0.9, 0.99, axis, "best")
+
+
+def test_augmentation_stands_apart_from_what_was_chosen_on_validation():
+    runs = make_runs()
+    choices = {"C": 0.1, "augment": Augment(flip=True).model_dump(mode="json")}
+    first = runs[0].record.model_copy(
+        update={"method": runs[0].record.method.model_copy(update={"choices": choices})}
+    )
+    settings = compare_settings(make_comparison([replace(runs[0], record=first), *runs[1:]]))
+    names = {name for table in settings.tables for name, _ in table.settings} | dict(settings.shared).keys()
+    assert "augment.flip" in names
+    assert "chosen on validation.augment.flip" not in names
 
 
 def test_settings_go_by_model_method_or_run_and_the_command_names_them_all():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from backbench.config import DataConfig, MethodConfig, Preprocess, RunConfig
+from backbench.config import Augment, DataConfig, MethodConfig, Preprocess, RunConfig
 from backbench.records import Cost, DataFacts, Failure, MethodFacts, Metric, ModelFacts, RunRecord
 from backbench.report.rows import Row
 from backbench.report.table import printable, render_live_line, render_record, render_table
@@ -348,6 +348,15 @@ def test_a_record_shows_the_options_that_were_given() -> None:
     assert "options: recipe.epochs 1" in text
     assert "momentum" not in text
     assert "chosen on validation: head.C 0.5, heads 2, source_digest ffffffffffff; measured: int8_bytes 7;" in text
+
+
+def test_augmentation_that_a_method_decided_was_not_chosen_on_validation() -> None:
+    augment = Augment(crop="pad", flip=True, rand_augment=(2, 9)).model_dump(mode="json")
+    method = MethodFacts(name="scratch", choices={"augment": augment, "scratch_best_epoch": 2})
+    text = " ".join(render_record(_record("done").model_copy(update={"method": method}), width=100).split())
+    assert (
+        "training images: crop pad, flip, rand augment 2 x 9; chosen on validation: scratch_best_epoch 2" in text
+    )
 
 
 def test_a_row_trained_on_test_images_stands_apart() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from backbench.progress import format_bytes, format_seconds
 from backbench.records import Metric, RunRecord
-from backbench.report.text import percent, printable, quantity, shorten, wrap
+from backbench.report.text import describe_augment, percent, printable, quantity, shorten, wrap
 
 _INDENT = 18
 _FIGURES = (
@@ -170,7 +170,13 @@ def _method(record: RunRecord) -> str:
         found = {key: value for key, value in method.choices.items() if key not in ("mapping", "sources")}
         text += f"; found: {_pairs(found)}"
     elif method.choices:
-        chosen = {key: value for key, value in method.choices.items() if not key.endswith(_MEASURED)}
+        chosen = {
+            key: value
+            for key, value in method.choices.items()
+            if not key.endswith(_MEASURED) and key != "augment"  # by the kind of network, and not on validation
+        }
+        augment = describe_augment(method.choices.get("augment", {}))
+        text += f"; training images: {augment}" if augment else ""
         measured = {key: value for key, value in method.choices.items() if key.endswith(_MEASURED)}
         text += f"; chosen on validation: {_pairs(chosen)}" if chosen else ""
         text += f"; measured: {_pairs(measured)}" if measured else ""

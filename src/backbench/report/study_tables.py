@@ -8,9 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from backbench.config import Augment
 from backbench.records import Metric, RunRecord
-from backbench.report.text import printable
+from backbench.report.text import describe_augment, printable
 
 FIT_NOTE = (
     "Of methods that train, training figures are of images as the recipe augments them, with its dropout, while "
@@ -271,22 +270,11 @@ def make_recipe_table(cells: Sequence[Cell]) -> list[Table]:
         kept = [_plain(value) for key, value in method.choices.items() if key.endswith("best_epoch")]
         epochs = (_plain(recipe.get("epochs")), " + ".join(kept) or "-")
         own = [other for other in cells if other.group == cell.group]
-        augment = _describe_augment(method.choices.get("augment", recipe.get("augment", {})))
+        augment = describe_augment(method.choices.get("augment", recipe.get("augment", {}))) or "-"
         rows.append((cell.group, cell.model, cell.method, name_data(cell, own), *epochs, *shown, augment))
     columns = ("group", "model", "method", "data", "epochs at most", "epoch kept")
     names = (*(name.replace("_", " ") for name in RECIPE), "augmentation")
     return [Table("How it was trained", columns + names, tuple(rows), (RECIPE_NOTE,))] if rows else []
-
-
-def _describe_augment(stated: Mapping[str, Any]) -> str:
-    """'crop random-resized, scale 0.35 to 1.0, flip': what is not at its default, '-' where nothing is."""
-    usual = Augment().model_dump(mode="json")
-    changed = [
-        key if value is True else f"{key} {' to '.join(map(str, value)) if isinstance(value, list) else value}"
-        for key, value in stated.items()
-        if value != usual.get(key)
-    ]
-    return ", ".join(changed).replace("_", " ") or "-"
 
 
 def _plain(value: object) -> str:

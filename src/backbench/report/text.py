@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+from backbench.config import Augment
 
 _JOINERS = "\u200c\u200d"  # needed to write Persian and some emoji; no width, no effect on the rest of a line
 
@@ -125,3 +129,15 @@ def join_names(names: list[str] | tuple[str, ...], limit: int = 3) -> str:
         rest = len(shown) - limit
         return f"{', '.join(shown[:limit])} and {rest} more"
     return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1] if shown else ""]))
+
+
+def describe_augment(stated: Mapping[str, Any]) -> str:
+    """'crop random-resized, scale 0.35 to 1.0, flip': what is not at its default; '' where all is."""
+    usual = Augment().model_dump(mode="json")
+    return ", ".join(_change(key, value) for key, value in stated.items() if value != usual.get(key))
+
+
+def _change(key: str, value: Any) -> str:
+    if isinstance(value, list):
+        value = (" to " if key in ("scale", "ratio") else " x ").join(map(str, value))
+    return key.replace("_", " ") + ("" if value is True else f" {value}")

@@ -30,6 +30,7 @@ TABLES_FILE = "tables.md"
 REPORT_FILE = "report.html"
 FIGURES_FOLDER = "figures"
 MOST_SERVED = 6
+MOST_TRIED = 20
 TRIAL_ANSWER = "(A trial answers nothing.)"
 
 
@@ -61,7 +62,7 @@ def write_up(
         out=settings.runs,
         has_images=has_figures,
         map_method="none" if not has_figures else "pca" if settings.random_weights else "tsne",
-        num_explained=0 if not has_figures else 1 if settings.random_weights else 4,
+        num_explained=_num_explained(outcome, settings) if has_figures else 0,
     )
     comparisons, evidence, warnings = gather_report(request, progress)
     answers = answer_questions(outcome, settings, comparisons)
@@ -81,6 +82,14 @@ def write_up(
     written = [target, settings.out / REPORT_FILE]
     write_atomically(written[1], page.encode("utf-8", "backslashreplace"))
     return written + pictures, faults + warnings
+
+
+def _num_explained(outcome: Outcome, settings: Settings) -> int:
+    """Images that every model explains in the report; each costs a load of each model, which a trial has none for
+    where there are many."""
+    if not settings.random_weights:
+        return 4
+    return 1 if len(outcome.cells) <= MOST_TRIED else 0
 
 
 def answer_questions(

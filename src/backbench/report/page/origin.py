@@ -140,7 +140,9 @@ def _settings(record: RunRecord) -> dict[str, Any]:
     settings["method"] = {"name": record.config.method.name, "options": record.config.method.options}
     if method is not None:
         settings["method"] = {"name": method.name, "options": method.options, "fitted on": method.fitted_on}
-        settings["chosen on validation"] = method.choices
+        settings["chosen on validation"] = {key: each for key, each in method.choices.items() if key != "augment"}
+        if "augment" in method.choices:  # by the kind of network
+            settings["augment"] = method.choices["augment"]
     return settings
 
 
