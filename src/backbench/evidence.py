@@ -9,8 +9,8 @@ import base64
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,10 @@ _OWN_FILES = (".working", ".manifests")
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """Which runs, and how much to gather beside them. `map_method` 'none': no maps; `num_explained` 0: none."""
+    """Which runs, and how much to gather beside them. `map_method` 'none': no maps; `num_explained` 0: none.
+
+    `titles`: run id -> what its model is to be called, where the model's own name does not tell runs apart.
+    """
 
     runs: tuple[str, ...]
     out: Path = Path("runs")
@@ -57,6 +60,7 @@ class ReportRequest:
     map_method: str = "tsne"
     num_explained: int = 6
     seed: int = 0
+    titles: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -82,6 +86,7 @@ def gather_report(
     """
     folders = find_run_folders(request.runs, request.out)
     runs, warnings = _read_runs(folders, is_strict=len(folders) == len(request.runs))
+    runs = [(_call(run, request.titles), folder) for run, folder in runs]
     place = {id(run): folder for run, folder in runs}
     comparisons, evidence = [], []
     for members in group_runs([run for run, _ in runs]):
@@ -143,6 +148,15 @@ def _read_runs(folders: Sequence[Path], *, is_strict: bool) -> tuple[list[tuple[
     if not runs:
         raise StorageError(f"none of {len(folders)} runs can be read. The first: {warnings[0]}")
     return runs, warnings
+
+
+def _call(run: StoredRun, titles: Mapping[str, str]) -> StoredRun:
+    """The run with its model called by that title, if it has one."""
+    model, title = run.record.model, titles.get(run.record.run_id)
+    if model is None or title is None:
+        return run
+    model = model.model_copy(update={"label": title})
+    return replace(run, record=run.record.model_copy(update={"model": model}))
 
 
 def read_run(folder: Path) -> StoredRun:

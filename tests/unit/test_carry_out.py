@@ -126,11 +126,11 @@ def test_the_best_of_what_is_there_says_among_how_many_it_was_chosen(tmp_path: P
     outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole)
     assert carry_out._choose_best(step, outcome) == "pixels"
     assert outcome.undone == []
-    assert outcome.choices == ["two: digits: pixels, best on validation among all 4 runs of 'one'"]
+    assert outcome.choices == ["two: digits: pixels, best on validation among all 4 runs of these models in 'one'"]
     outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole[:3])  # the fourth failed
     assert carry_out._choose_best(step, outcome) == "pixels"
     (undone,) = outcome.undone
-    assert "pixels was chosen among 3 of 4 runs of 'one'" in undone.why
+    assert "pixels was chosen among 3 of 4 runs of these models in 'one'" in undone.why
     assert undone.why.endswith("(not there, or its model saw validation images: tiny_cnn + ridge)")
     outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole[:3], cut={("one", "digits", 0)})
     assert carry_out._choose_best(step, outcome) is None  # the fourth comes with the same command
@@ -154,6 +154,22 @@ def test_models_that_an_earlier_group_left_nothing_of_are_named_with_the_reason(
             f"two: digits, tiny_cnn: nothing to go on from: no finished knn of 'one' on digits, {why}"
         )
         assert carry_out._chain(step, Outcome(study, cut=cut)) is None
+
+
+def test_a_link_after_the_best_of_a_group_goes_on_with_that_one_model(tmp_path: Path) -> None:
+    link = STUDY["groups"][1] | {"name": "on", "after": "two", "after_data": "digits", "after_method": "centroid"}
+    study = StudyFile.model_validate(STUDY | {"groups": [*STUDY["groups"], link | {"best_of": None}]})
+    step = plan_steps(study, Settings(out=tmp_path))[2]
+    best = _cell("pixels", 0.8, method="centroid")
+    best = SimpleNamespace(**vars(best) | {"group": "two", "bundle": tmp_path / "pixels.bundle"})
+    outcome = Outcome(study, cells=[best])
+    ready = carry_out._chain(step, outcome)
+    assert ready is not None
+    assert list(ready.names) == ["pixels"]
+    assert outcome.undone == []  # nobody asked for the other
+    outcome = Outcome(study)
+    assert carry_out._chain(step, outcome) is None
+    assert "no finished centroid of 'two' on digits" in outcome.undone[0].why
 
 
 def test_an_estimate_of_the_best_is_one_model_long(tmp_path: Path) -> None:
@@ -356,6 +372,31 @@ def test_what_is_not_there_stands_in_tables_and_on_top_of_the_report(tmp_path: P
     outcome.undone.clear()
     write_up(outcome, settings, has_figures=False)
     assert "Not whole" not in (tmp_path / "report.html").read_text()
+
+
+def test_the_report_tells_runs_of_one_model_in_several_groups_apart(tmp_path: Path) -> None:
+    groups = [
+        {
+            "name": name,
+            "data": ["digits"],
+            "models": ["tiny_cnn", "pixels"],
+            "methods": ["knn"],
+            "options": options,
+        }
+        for name, options in (
+            ("near", {"knn": {"ks": [1]}}),
+            ("far", {"knn": {"ks": [9]}}),
+        )
+    ]
+    groups.append(STUDY["groups"][0] | {"name": "once", "methods": ["ridge"]})
+    study = StudyFile.model_validate(STUDY | {"groups": groups, "drawings": []})
+    settings = Settings(out=tmp_path, limit=60)
+    outcome = run_study(study, settings)
+    write_up(outcome, settings, has_figures=False)
+    page = (tmp_path / "report.html").read_text()
+    for name in ("tiny_cnn (near)", "tiny_cnn (far)", "pixels (near)", "pixels (far)"):
+        assert name in page
+    assert "(once)" not in page  # which stands there by its method
 
 
 def test_weights_that_a_card_gives_another_name_are_runs_of_the_study(

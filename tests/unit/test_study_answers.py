@@ -322,6 +322,12 @@ def test_what_more_images_add_is_tested_on_the_same_test_images_and_what_else_di
         "(p < 0.001, exact paired test on 200 images). Between them: epochs 3 to 6."
     )
     assert ask("between-groups", [whole, alone], order=("few", "all")) == NOTHING
+    facts = ModelFacts.model_validate(whole.record.model.model_dump() | {"label": "a after full on big"})  # type: ignore[union-attr]
+    chained = replace(whole, record=whole.record.model_copy(update={"model": facts}))
+    said = ask("between-groups", [few, chained], order=("few", "all"))
+    assert said.endswith("Between them: epochs 3 to 6, start a to a after full on big.")
+    same = make_cell("a", range(20), group="all", method="full", options={"recipe": {"epochs": 3}}, digest="all")
+    assert ask("between-groups", [few, same], order=("few", "all")).endswith("exact paired test on 200 images).")
     TOLD[whole.record.run_id] = replace_ids(TOLD[whole.record.run_id])
     assert ask("between-groups", [few, whole], order=("few", "all")) == NOTHING
 

@@ -99,9 +99,12 @@ def read_stored(folder: Path) -> StoredBackbone:
 
 
 def describe(stored: StoredBackbone) -> ModelFacts:
-    """The facts of a bundle's backbone as a model to start from: what its run added stands with its origin."""
+    """The facts of a bundle's backbone as a model to start from: what its run added stands with its origin.
+
+    Weights that the run left as they were keep the name of the model that they are of.
+    """
     facts, training = stored.backbone, stored.training
-    pretrained_on, source, label = facts.pretrained_on, f"bundle {stored.name}", facts.label
+    pretrained_on, source, label = facts.pretrained_on, f"bundle {stored.name}", facts.title
     if training is not None:
         source = f"run {training.run_id}, record {training.record_digest}"
         if training.trained_backbone:

@@ -195,13 +195,13 @@ def between_groups(asked: Asked) -> str:
             sentences.append(
                 f"{first.model} + {first.method} on {name_data(first, asked.cells)}: {_show(first)} in "
                 f"'{first.group}', {_show(later)} in '{later.group}', {gain:+.1f} points "
-                f"({_test(asked, later, first)}). {_tell_apart(first, later)}"
+                f"({_test(asked, later, first)}).{_tell_apart(first, later)}"
             )
     return " ".join(sentences) or NOTHING
 
 
 def _tell_apart(first: Cell, later: Cell) -> str:
-    """'Between them: training images 4,000 to 40,000, epochs 3 to 6.'"""
+    """' Between them: training images 4,000 to 40,000, epochs 3 to 6.'; '' where nothing of that differs."""
     changes = [
         f"{words} {show_figure(name, one)} to {show_figure(name, two)}"
         for name, words in DIFFERENCES.items()
@@ -209,7 +209,9 @@ def _tell_apart(first: Cell, later: Cell) -> str:
         and (two := later.figure(name)) is not None
         and one.value != two.value
     ]
-    return f"Between them: {', '.join(changes)}." if changes else ""
+    start, other = first.record.model_name, later.record.model_name
+    changes += [f"start {start} to {other}"] if start != other else []
+    return f" Between them: {', '.join(changes)}." if changes else ""
 
 
 def generalisation(asked: Asked) -> str:

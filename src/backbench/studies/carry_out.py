@@ -146,12 +146,15 @@ def _choose_best(step: Step, outcome: Outcome) -> str | None:
         missing = join_names([f"{model} + {method}" for model, method in asked if (model, method) not in there])
         why = f"waits for '{before.name}', where the budget left out {missing}; {GOES_ON}"
         outcome.note(step.title, why)
+        outcome.cut.add(_place(step))
         return None
     if not rivals:
         outcome.note(step.title, f"no run of '{before.name}' is there to choose the best of: see above")
         return None
     best = max(rivals.values(), key=_merit)
-    among = f"among {f'{len(rivals)} of ' if absent else 'all '}{len(asked)} runs of '{before.name}'"
+    among = (
+        f"among {f'{len(rivals)} of ' if absent else 'all '}{len(asked)} runs of these models in '{before.name}'"
+    )
     outcome.choices.append(f"{step.title}: {best.model}, best on validation {among}")
     if absent:
         why = f"not there, or its model saw validation images: {join_names(absent)}"
@@ -182,7 +185,8 @@ def _chain(step: Step, outcome: Outcome) -> Step | None:
     is_alone = len({cell.seed for cell in earlier}) == 1
     bundles = {cell.model: cell.bundle for cell in earlier if cell.seed == step.seed or is_alone}
     missing = [model for model in step.names if model not in bundles]
-    if missing:
+    before = next(each for each in outcome.study.groups if each.name == group.after)
+    if missing and not (bundles and before.best_of):  # which goes on with one model, as it should
         is_cut = any((name, data) == (group.after, group.after_data) for name, data, _ in outcome.cut)
         why = f"which the budget ended; {GOES_ON}" if is_cut else "see above"
         needed = f"no finished {group.after_method} of '{group.after}' on {group.after_data}"

@@ -14,6 +14,7 @@ from backbench.report.page.inputs import Comparison
 from backbench.report.page.render import Foreword, render_report
 from backbench.report.study_answers import Asked, answer_question
 from backbench.report.study_tables import (
+    Cell,
     make_data_table,
     make_group_tables,
     make_published_tables,
@@ -63,6 +64,7 @@ def write_up(
         has_images=has_figures,
         map_method="none" if not has_figures else "pca" if settings.random_weights else "tsne",
         num_explained=_num_explained(outcome, settings) if has_figures else 0,
+        titles=_tell_apart(outcome.cells),
     )
     comparisons, evidence, warnings = gather_report(request, progress)
     answers = answer_questions(outcome, settings, comparisons)
@@ -90,6 +92,21 @@ def _num_explained(outcome: Outcome, settings: Settings) -> int:
     if not settings.random_weights:
         return 4
     return 1 if len(outcome.cells) <= MOST_TRIED else 0
+
+
+def _tell_apart(cells: Sequence[Cell]) -> dict[str, str]:
+    """Titles for the models of runs that else had one name on one page: the same model and method, by the options
+    of another group or from another seed."""
+    alike: dict[tuple[str, str, str], dict[str, Cell]] = {}
+    for cell in cells:
+        key = (cell.record.data.manifest_digest, cell.record.model_name, cell.method)
+        alike.setdefault(key, {}).setdefault(cell.record.run_id, cell)
+    titles = {}
+    for (_, name, _), found in alike.items():
+        several_seeds = len({cell.seed for cell in found.values()}) > 1
+        for run_id, cell in found.items() if len(found) > 1 else ():
+            titles[run_id] = f"{name} ({cell.group}{f', seed {cell.seed}' if several_seeds else ''})"
+    return titles
 
 
 def answer_questions(
@@ -200,10 +217,11 @@ def _describe_groups(outcome: Outcome, settings: Settings) -> str:
     for group in outcome.study.groups:
         after = f", after '{group.after}' on {group.after_data}" if group.after else ""
         limit = f", {group.train_limit:,} images for training and validation" if group.train_limit else ""
+        seeds = f", seeds {', '.join(map(str, group.seeds))}" if len(group.seeds) > 1 else ""
         note = f" {group.note}" if group.note else ""
         lines.append(
             f"- **{printable(group.name)}**: {', '.join(group.models)} x {', '.join(group.methods)} on "
-            f"{', '.join(group.data)}{limit}{after}.{note}"
+            f"{', '.join(group.data)}{limit}{seeds}{after}.{note}"
         )
     if settings.random_weights:
         chained = {group.name for group in outcome.study.groups if group.after}  # these have names of runs
