@@ -87,8 +87,7 @@ def write_up(
 
 
 def _num_explained(outcome: Outcome, settings: Settings) -> int:
-    """Images that every model explains in the report; each costs a load of each model, which a trial has none for
-    where there are many."""
+    """Images that every model explains in the report: each model is loaded for it, too much for a large trial."""
     if not settings.random_weights:
         return 4
     return 1 if len(outcome.cells) <= MOST_TRIED else 0
@@ -152,9 +151,7 @@ def render_study(
             "nothing about any model.**"
         )
     if outcome.undone:
-        parts.append(
-            f"**Not whole: {len(outcome.undone)} parts of it are missing; what and why stands under 'Not done'.**"
-        )
+        parts.append("**Not whole: what is missing, and why, stands under 'Not done'.**")
     heading = "## {} (a trial)".format if settings.random_weights else "## {}".format
     parts.append(_describe_groups(outcome, settings))
     if answers:
