@@ -67,6 +67,46 @@ def test_what_the_budget_leaves_out_is_said(monkeypatch: pytest.MonkeyPatch, tmp
     ]
 
 
+def test_a_method_that_failed_does_not_hide_what_the_budget_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def make(step: Any, model: str, *_: Any) -> Any:
+        return SimpleNamespace(**vars(_cell(model, 0.5, method="ridge")) | {"bundle": tmp_path})
+
+    rows = [_row("pixels", "knn", "failed"), _row("pixels", "ridge"), _row("tiny_cnn", "ridge")]
+    monkeypatch.setattr(carry_out, "rank", lambda request, progress: _ranking(*rows))
+    monkeypatch.setattr(carry_out, "_make_cell", make)
+    monkeypatch.setattr(carry_out, "_evaluate_elsewhere", lambda cell, *_: cell)
+    monkeypatch.setattr(carry_out.ledger, "read_record", lambda folder: None)
+    first = STUDY["groups"][0] | {"methods": ["knn", "ridge", "centroid"]}
+    study = StudyFile.model_validate(STUDY | {"groups": [first]})
+    outcome = run_study(study, Settings(out=tmp_path), budget_seconds=1000)
+    said = [str(undone) for undone in outcome.undone]
+    for run in ("pixels + centroid", "tiny_cnn + knn", "tiny_cnn + centroid"):
+        assert f"one: digits, {run}: the budget ended; the same command goes on from there" in said
+    assert len(said) == 4
+    assert outcome.cut == {("one", "digits", 0)}
+
+
+def test_training_that_was_cut_is_no_run_of_the_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cut, whole = _row("tiny_cnn", "knn"), _row("pixels", "ridge")
+    cut.run_id = "digits-tiny_cnn-full-123.cut-4"
+    monkeypatch.setattr(carry_out, "rank", lambda request, progress: _ranking(cut, whole))
+    monkeypatch.setattr(carry_out, "_make_cell", lambda step, model, *_: _cell(model, 0.5, method="ridge"))
+    monkeypatch.setattr(carry_out, "_evaluate_elsewhere", lambda cell, *_: cell)
+    monkeypatch.setattr(carry_out.ledger, "read_record", lambda folder: None)
+    outcome = run_study(
+        StudyFile.model_validate(STUDY | {"groups": STUDY["groups"][:1]}),
+        Settings(out=tmp_path),
+        budget_seconds=99,
+    )
+    assert [cell.model for cell in outcome.cells] == ["pixels"]
+    assert str(outcome.undone[0]) == (
+        "one: digits, tiny_cnn + knn: training was cut; the same command goes on from there"
+    )
+    assert outcome.cut == {("one", "digits", 0)}
+
+
 def test_the_text_of_an_error_stands_on_one_line() -> None:
     outcome = Outcome(StudyFile.model_validate(STUDY))
     assert str(outcome.note("one: digits", "first line\n  second line")) == "one: digits: first line second line"
@@ -278,11 +318,21 @@ def test_a_study_that_makes_no_sense_is_refused(change: dict[str, Any], message:
 
 
 @pytest.mark.parametrize(
-    ("earlier", "seed", "expected"),
-    [((0, 1), 0, "bundle-0"), ((0, 1), 1, "bundle-1"), ((3,), 0, "bundle-3"), ((1, 2), 0, None)],
+    ("asked", "earlier", "seed", "expected"),
+    [
+        ((0, 1), (0, 1), 0, "bundle-0"),
+        ((0, 1), (0, 1), 1, "bundle-1"),
+        ((3,), (3,), 0, "bundle-3"),
+        ((1, 2), (1, 2), 0, None),
+        ((0, 1), (0,), 1, None),  # seed 1 failed or was cut, and the weights of seed 0 are not to stand for it
+    ],
 )
 def test_a_chain_goes_on_from_the_same_seed_or_the_only_one(
-    earlier: tuple[int, ...], seed: int, expected: str | None, monkeypatch: pytest.MonkeyPatch
+    asked: tuple[int, ...],
+    earlier: tuple[int, ...],
+    seed: int,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     group = SimpleNamespace(after="one", after_data="digits", after_method="full")
     cells = [
@@ -293,7 +343,9 @@ def test_a_chain_goes_on_from_the_same_seed_or_the_only_one(
     ]
     monkeypatch.setattr(carry_out, "chain", lambda step, bundles: bundles["cnn"])
     step: Any = SimpleNamespace(group=group, seed=seed, names={"cnn": "cnn"}, title="two: digits")
-    outcome: Any = Outcome(StudyFile.model_validate(STUDY), cells=cells)  # type: ignore[arg-type]
+    first, *others = STUDY["groups"]
+    study = StudyFile.model_validate(STUDY | {"groups": [first | {"seeds": list(asked)}, *others]})
+    outcome: Any = Outcome(study, cells=cells)  # type: ignore[arg-type]
     assert carry_out._chain(step, outcome) == expected
 
 

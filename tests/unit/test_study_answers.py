@@ -298,6 +298,16 @@ def test_seconds_are_compared_by_their_ratio(published: str, ours: float, said: 
     assert table.rows[0][2].startswith(said)
 
 
+def test_a_figure_on_images_that_taught_the_weights_says_so_beside_the_published_one() -> None:
+    cell = make_cell("a", range(20), num_test_seen=14)
+    (table,) = make_published_tables([_published(value=0.8)], [cell])
+    assert "(too good: 14 test images had taught its weights)" in table.rows[0][2]
+    assert "too good: 14 test images" in make_group_tables([cell])[0].rows[0][2]
+    assert (
+        "too good" not in make_published_tables([_published(value=0.8)], [make_cell("a", range(20))])[0].rows[0][2]
+    )
+
+
 def test_a_published_gain_and_the_recall_of_a_class_stand_beside_ours() -> None:
     few, all_images = make_cell("a", range(40), group="few"), make_cell("a", range(20))
     recall = {"bee": Metric(value=0.7, n=100)}

@@ -17,7 +17,7 @@ from backbench.records import Predictions
 from backbench.report.rows import Row, make_rows
 from backbench.report.study_tables import Cell, name_data, show_figure
 
-NOTHING = "No run that could answer it is finished."
+NOTHING = "No finished run can answer it."
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ PERCENT = ("accuracy", "top5", "train_accuracy", "val_accuracy", "per_class_mean
 COUNTS = ("num_train", "num_val", "num_test", "num_images", "epochs", "batch_size")
 SETTINGS = ("epochs", "batch_size", "weight_decay")
 """Of the recipe, what studies state beside their figures."""
+OF_TEST = ("accuracy", "top5", "nll", "recall", "per_class_mean")
 NAMES = {
     "accuracy": "test accuracy",
     "top5": "test top-5",
@@ -326,13 +327,15 @@ def _over_seeds(cells: Sequence[Cell], figure: str, label: str | None = None) ->
     metrics = [metric for cell in cells if (metric := cell.figure(figure, label)) is not None]
     if not metrics:
         return "-"
+    seen = max(cell.record.num_test_seen for cell in cells)
+    mark = f" (too good: {seen:,} test images had taught its weights)" if seen and figure in OF_TEST else ""
     if len(metrics) == 1:
-        return show_figure(figure, metrics[0])
+        return show_figure(figure, metrics[0]) + mark
     values = [metric.value for metric in metrics]
     if figure in COUNTS + SETTINGS and len(set(values)) == 1:  # asked for, not measured
         return show_value(figure, values[0])
     low, high = show_value(figure, min(values)), show_value(figure, max(values))
-    return f"{show_value(figure, sum(values) / len(values))} ({low} to {high} over {len(values)} seeds)"
+    return f"{show_value(figure, sum(values) / len(values))} ({low} to {high} over {len(values)} seeds){mark}"
 
 
 def show_figure(name: str, metric: Metric | None) -> str:

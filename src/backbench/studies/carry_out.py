@@ -149,7 +149,10 @@ def _choose_best(step: Step, outcome: Outcome) -> str | None:
         outcome.cut.add(_place(step))
         return None
     if not rivals:
-        outcome.note(step.title, f"no run of '{before.name}' is there to choose the best of: see above")
+        outcome.note(
+            step.title,
+            f"nothing to choose from: no run of '{before.name}' is finished whose model saw no validation image",
+        )
         return None
     best = max(rivals.values(), key=_merit)
     among = (
@@ -182,12 +185,14 @@ def _chain(step: Step, outcome: Outcome) -> Step | None:
         if (cell.group, cell.data, cell.method) == (group.after, group.after_data, group.after_method)
         and cell.model in step.names
     ]
-    is_alone = len({cell.seed for cell in earlier}) == 1
+    before = next(each for each in outcome.study.groups if each.name == group.after)
+    is_alone = len(before.seeds) == 1  # of those asked for: one that is missing is not to be replaced by another
     bundles = {cell.model: cell.bundle for cell in earlier if cell.seed == step.seed or is_alone}
     missing = [model for model in step.names if model not in bundles]
-    before = next(each for each in outcome.study.groups if each.name == group.after)
     if missing and not (bundles and before.best_of):  # which goes on with one model, as it should
         is_cut = any((name, data) == (group.after, group.after_data) for name, data, _ in outcome.cut)
+        if is_cut:
+            outcome.cut.add(_place(step))
         why = f"which the budget ended; {GOES_ON}" if is_cut else "see above"
         needed = f"no finished {group.after_method} of '{group.after}' on {group.after_data}"
         outcome.note(f"{step.title}, {join_names(missing)}", f"nothing to go on from: {needed}, {why}")
@@ -209,6 +214,10 @@ def _carry_out(
             continue
         if row.has_failed:
             outcome.note(f"{step.title}, {study_name[asked]} + {row.method}", row.error)
+            continue
+        if not ledger.is_whole(row.run_id):  # its figures are real, but not those that the study asks for
+            outcome.cut.add(_place(step))
+            outcome.note(f"{step.title}, {study_name[asked]} + {row.method}", f"training was cut; {GOES_ON}")
             continue
         record = ledger.read_record(settings.runs / row.run_id)
         cell = _make_cell(step, study_name[asked], record, settings, progress)
@@ -232,7 +241,8 @@ def _asked_model(row: Row, settings: Settings) -> str:
 def _list_missing(step: Step, asked_for: Sequence[tuple[Row, str]]) -> list[str]:
     """What the ranking was asked for and has no row of: beyond the budget, or after its model could not be had."""
     there = {(asked, row.method) for row, asked in asked_for}
-    failed = {asked for row, asked in asked_for if row.has_failed}
+    had = {asked for row, asked in asked_for if not row.has_failed}  # else no method could have it
+    failed = {asked for row, asked in asked_for if row.has_failed} - had
     return [
         f"{model} + {method.name}"
         for model, name in step.names.items()
@@ -244,7 +254,7 @@ def _list_missing(step: Step, asked_for: Sequence[tuple[Row, str]]) -> list[str]
 def _make_cell(step: Step, model: str, record: RunRecord, settings: Settings, progress: Progress) -> Cell:
     """The cell of a finished run. A probe that was cut before its bundle was written gets it here."""
     bundle = settings.runs / f"{record.run_id}.bundle"
-    if not bundle.is_dir() and ledger.is_whole(record.run_id):
+    if not bundle.is_dir():
         bundle = adapt(record.config, out=settings.runs, device=settings.device, progress=progress).bundle
     return Cell(
         group=step.group.name,
