@@ -258,6 +258,7 @@ data = "digits"
         (QUESTION + "by = 'both-resolutions'\ngroups = ['one']", "takes groups with two data sets"),
         (QUESTION + "by = 'generalisation'\ngroups = ['one']", "takes a group with 'test_on'"),
         (QUESTION + "by = 'between-groups'\ngroups = ['one']", "takes two groups or more"),
+        (PUBLISHED + PUBLISHED, "published: table 't' has 'r', 'c' twice"),
         (PUBLISHED + "figure = 'recall'", "'label', a class, belongs to figure = 'recall'"),
         (PUBLISHED + "label = 'cat'", "'label', a class, belongs to figure = 'recall'"),
         (PUBLISHED + "over = 'ome'", "over group 'ome', which there is not. Did you mean 'one'"),

@@ -416,6 +416,9 @@ def test_what_is_not_there_stands_in_tables_and_on_top_of_the_report(tmp_path: P
     assert [cell.model for cell in outcome.cells] == ["tiny_cnn", "tiny_cnn"]
     write_up(outcome, settings, has_figures=False)
     tables, page = (tmp_path / "tables.md").read_text(), (tmp_path / "report.html").read_text()
+    assert "- asked for here: at most so many images of each data set: 60" in tables
+    assert "- asked for here: input of all models, in pixels: 8" in tables
+    assert "only these groups" not in tables
     for said in ("one: digits, cnn + full: ", "on: digits, cnn: nothing to go on from"):
         assert said in tables
     assert "Not whole: 2 parts of this study are not there" in page

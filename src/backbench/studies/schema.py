@@ -219,7 +219,10 @@ class StudyFile(Frozen):
                     hint = _meant(earlier, names[:place])
                     raise ValueError(f"group '{group.name}' {word} '{earlier}', which is no earlier group{hint}")
             _check_earlier(group, by_name)
-        for entry in self.published:
+        places = [(entry.table, entry.row, entry.column) for entry in self.published]
+        for number, entry in enumerate(self.published):
+            if places[number] in places[:number]:
+                raise ValueError(f"published: table '{entry.table}' has '{entry.row}', '{entry.column}' twice")
             _check_published(entry, by_name)
         for question in self.questions:
             _check_question(question, by_name)

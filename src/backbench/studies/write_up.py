@@ -224,6 +224,12 @@ def _describe_groups(outcome: Outcome, settings: Settings) -> str:
         chained = {group.name for group in outcome.study.groups if group.after}  # these have names of runs
         ran = {cell.model: cell.record.config.model for cell in outcome.cells if cell.group not in chained}
         lines += [f"- in this trial {name} is {there}" for name, there in ran.items() if there != name]
+    here = {
+        "only these groups": ", ".join(settings.only),
+        "at most so many images of each data set": f"{settings.limit:,}" if settings.limit else "",
+        "input of all models, in pixels": str(settings.image_size or ""),
+    }
+    lines += [f"- asked for here: {what}: {printable(value)}" for what, value in here.items() if value]
     lines += [f"- {printable(choice)}" for choice in outcome.choices]
     for name in dict.fromkeys(data for group in outcome.study.groups for data in group.data):
         source = source_of(name, settings)
