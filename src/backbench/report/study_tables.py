@@ -209,7 +209,7 @@ def make_published_tables(published: Sequence[Any], cells: Sequence[Cell]) -> li
 
 
 def _compare_figure(entry: Any, cells: Sequence[Cell], reasons: Sequence[str]) -> list[str]:
-    """The figure as published, and ours with the difference and the number of the reason for it."""
+    """The figure as published; ours with the difference, which gains lack, and the number of the reason for it."""
     wanted = (entry.group, entry.model, entry.method, entry.data)
     found = _find_cells(cells, *wanted)
     theirs = "not stated" if entry.value is None else _show_published(entry)

@@ -172,7 +172,7 @@ def _merit(cell: Cell) -> tuple[float, float]:
 
 
 def _chain(step: Step, outcome: Outcome) -> Step | None:
-    """The step from the weights that the earlier group left, of the same seed, or of the only one there is.
+    """The step from the weights that the earlier group left, of the same seed, or of the only one it has.
 
     Models of which it left none are noted; None if that is so of all.
     """

@@ -32,6 +32,7 @@ REPORT_FILE = "report.html"
 FIGURES_FOLDER = "figures"
 MOST_SERVED = 6
 MOST_TRIED = 20
+"""Runs of a trial that explain an image in the report."""
 TRIAL_ANSWER = "(A trial answers nothing.)"
 
 
@@ -59,7 +60,7 @@ def write_up(
         write_atomically(target, render_study(outcome, settings).encode())
         return [target], []
     request = ReportRequest(
-        runs=tuple(str(cell.folder) for cell in outcome.cells),
+        runs=tuple(map(str, [*(cell.folder for cell in outcome.cells), *_find_controls(outcome, settings)])),
         out=settings.runs,
         has_images=has_figures,
         map_method="none" if not has_figures else "pca" if settings.random_weights else "tsne",
@@ -84,6 +85,18 @@ def write_up(
     written = [target, settings.out / REPORT_FILE]
     write_atomically(written[1], page.encode("utf-8", "backslashreplace"))
     return written + pictures, faults + warnings
+
+
+def _find_controls(outcome: Outcome, settings: Settings) -> list[Path]:
+    """The control runs of the rankings that have a cell: the report warns of what they show."""
+    there = {(cell.group, cell.data, cell.seed) for cell in outcome.cells}
+    return [
+        settings.runs / row.run_id
+        for step, ranking in outcome.rankings
+        if (step.group.name, step.data, step.seed) in there
+        for row in ranking.rows
+        if row.control and not row.has_failed
+    ]
 
 
 def _num_explained(outcome: Outcome, settings: Settings) -> int:
