@@ -47,9 +47,11 @@ def make_cell(
     elsewhere: dict[str, Any] | None = None,
     seed: int = 0,
     digest: str | None = None,
+    num_train: int = 100,
+    label: str | None = None,
 ) -> Cell:
     """A run that answers all test images rightly but those; `val`: its accuracy on validation; `digest`: of the
-    split, None: one for each data set and seed."""
+    split, None: one for each data set and seed; `label`: of weights that an earlier group left."""
     answers = LABELS.copy()
     answers[list(wrong)] = 1 - answers[list(wrong)]
     probabilities = np.full((N, 2), 0.1, dtype=np.float32)
@@ -64,7 +66,7 @@ def make_cell(
         data=DataFacts(
             name=data,
             classes=CLASSES,
-            num_train=100,
+            num_train=num_train,
             num_val=50,
             num_test=N,
             manifest_digest=digest or f"{data}-{seed}",
@@ -79,6 +81,7 @@ def make_cell(
             weights_digest="",
             flops=None,
             pretrained_on="in1k",
+            label=label,
         ),
         method=MethodFacts(name=method, options=options or {}, choices=choices or {}),
         metrics=score(probabilities, LABELS),
@@ -196,12 +199,67 @@ def test_both_resolutions_and_the_loss_between_data_sets() -> None:
     assert said.rstrip(".").endswith("(-60.0 points)")
     assert ask("across-data", cells[:1]) == NOTHING
     assert ask("both-resolutions", cells[:1]) == "Only small is finished: it takes two data sets."
+    seeds = [make_cell("steady", range(20), seed=seed) for seed in (0, 1)]
+    assert ask("both-resolutions", seeds) == "Only small is finished: it takes two data sets."
+
+
+def test_places_on_both_data_sets_count_models_and_not_their_methods() -> None:
+    cells = [
+        make_cell("a", range(40)),
+        make_cell("a", range(41), method="knn", val=0.4),
+        make_cell("b", range(20)),
+        make_cell("b", range(21), method="knn", val=0.4),
+        make_cell("only-here", range(1)),
+        *(make_cell(name, wrong, data="large") for name, wrong in (("a", range(40)), ("b", range(20)))),
+    ]
+    said = ask("both-resolutions", cells)
+    assert said.startswith("b: place 1 on small, place 1 on large, of 2 models on all of them")
+    assert ask("both-resolutions", [cells[0], cells[-1]]) == "No model has finished on all data sets."
+
+
+def test_runs_on_fewer_training_images_are_never_mixed_with_those_on_all() -> None:
+    few = [make_cell(name, range(wrong), digest="few", num_train=10, group="few") for name, wrong in FEW]
+    whole = [make_cell(name, range(wrong)) for name, wrong in FEW]
+    said = ask("best-features", [*few, *whole])
+    assert said.startswith("On small, 10 training images: a, ")
+    assert "On small, 100 training images: a, " in said
+    for by, more in (("own-network", {"model": "a"}), ("families", {"models": ("a",)})):
+        assert ask(by, [few[0], whole[1]], **more).startswith("What is finished on small had different training")
+        assert ask(by, [few[0], make_cell("b", range(2), data="large")], **more) == NOTHING
+
+
+FEW = (("a", 20), ("b", 40))
+
+
+def test_answers_tell_a_model_apart_from_what_an_earlier_group_left_of_it() -> None:
+    plain = make_cell("a", range(40))
+    tuned = make_cell("a", range(10), group="after tuning", label="a after full on big")
+    assert ask("best-features", [plain, tuned]).startswith("On small: a ('after tuning'), 95.0 %")
+    assert "a ('probe') " not in ask("best-features", [plain])
+    twice = [make_cell("a", range(40), method="full", group=group) for group in ("one", "two")]
+    said = ask("fine-tuning-gain", [plain, *twice])
+    assert "a ('one') on small: full" in said
+    assert "a ('two') on small: full" in said
+
+
+def test_training_is_held_against_the_probe_of_the_weights_that_it_began_with() -> None:
+    plain, full = make_cell("a", range(40), val=0.5), make_cell("a", range(30), method="full", group="tuned")
+    tuned_probe = make_cell("a", range(4), val=0.9, group="after", label="a after full on big")
+    said = ask("fine-tuning-gain", [plain, tuned_probe, full])
+    assert "a ('tuned') on small: full +5.0 points over logistic (" in said
+    on = make_cell("a", range(2), method="full", group="on", label="a after full on big")
+    assert "full +1.0 points over logistic (" in ask("fine-tuning-gain", [plain, tuned_probe, on])
+    said = ask("fine-tuning-gain", [plain, on])
+    assert "full +19.0 points over logistic of the weights before the earlier training (" in said
+    assert ask("fine-tuning-gain", [tuned_probe, full]) == NOTHING
 
 
 def test_generalisation_counts_falls_and_rises() -> None:
     there = SimpleNamespace(metrics={"accuracy": Metric(value=0.95, n=40)}, mapping={"Ant": "ant"}, num_images=40)
     cell = make_cell("a", range(20), elsewhere={"wild": there})
-    assert "accuracy rises by 5.0 points on average" in ask("generalisation", [cell])
+    assert "From small to wild accuracy rises by 5.0 points; the best on validation, a + logistic" in ask(
+        "generalisation", [cell]
+    )
     assert ask("generalisation", [make_cell("a", range(20))]) == NOTHING
 
 
@@ -214,10 +272,20 @@ def test_generalisation_counts_the_shared_classes_on_both_sides_and_names_the_ne
         make_cell("b", only_bees_wrong, elsewhere={"wild": there}, val=0.9),
     ]
     said = ask("generalisation", cells, model="cnn")
-    assert "falls by 10.0 points on average (3 comparisons)" in said
-    assert (
-        "cnn + logistic of small: -10.0 points on wild; of the others the best on validation, b + logistic" in said
-    )
+    assert "From small to wild accuracy falls by 10.0 points on average (3 runs)" in said
+    assert "cnn + logistic: -10.0 points; of the others the best on validation, b + logistic" in said
+
+
+def test_generalisation_is_told_for_each_data_set_apart() -> None:
+    there = SimpleNamespace(metrics={"accuracy": Metric(value=0.9, n=40)}, mapping={"Ant": "ant"}, num_images=40)
+    far = SimpleNamespace(metrics={"accuracy": Metric(value=0.5, n=40)}, mapping={"Ant": "ant"}, num_images=40)
+    cells = [
+        make_cell("a", range(0), elsewhere={"wild": there}, val=0.3),
+        make_cell("b", range(0), data="large", elsewhere={"wild": far}, val=0.9),
+    ]
+    said = ask("generalisation", cells)
+    assert "From small to wild accuracy falls by 10.0 points; the best on validation, a + logistic" in said
+    assert "From large to wild accuracy falls by 50.0 points; the best on validation, b + logistic" in said
 
 
 def test_a_rival_is_chosen_by_validation_and_equal_accuracies_are_level() -> None:
@@ -336,6 +404,15 @@ def test_what_more_images_add_is_tested_on_the_same_test_images_and_what_else_di
     chained = replace(whole, record=whole.record.model_copy(update={"model": facts}))
     said = ask("between-groups", [few, chained], order=("few", "all"))
     assert said.endswith("Between them: epochs 3 to 6, start a to a after full on big.")
+    rate = {
+        "recipe": {"epochs": 3, "learning_rate": 0.01, "augment": {"flip": True}},
+        "blocks": 3,
+    }
+    other = make_cell("a", range(20), group="all", method="full", options=rate, digest="all", num_train=50)
+    assert ask("between-groups", [few, other], order=("few", "all")).endswith(
+        "Between them: training images 100 to 50, augmentation none to flip, learning rate none to 0.01, "
+        "blocks none to 3."
+    )
     same = make_cell("a", range(20), group="all", method="full", options={"recipe": {"epochs": 3}}, digest="all")
     assert ask("between-groups", [few, same], order=("few", "all")).endswith("exact paired test on 200 images).")
     TOLD[whole.record.run_id] = replace_ids(TOLD[whole.record.run_id])
@@ -438,7 +515,7 @@ def test_seeds_are_told_apart_wherever_a_figure_is_of_one_of_them() -> None:
     gains = ask("fine-tuning-gain", cells)
     assert "a on small, seed 0: full" in gains
     assert "a on small, seed 1: full" in gains
-    assert "of small, seed 0: " in ask("generalisation", cells)
+    assert "From small, seed 0 to wild" in ask("generalisation", cells)
     text = render_tables([*make_group_tables(cells), *make_recipe_table(cells)])
     for seed in (0, 1):
         assert f"| a | full | small, seed {seed} | - | 50.0 %" in text  # training and validation

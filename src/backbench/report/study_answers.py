@@ -16,6 +16,7 @@ from backbench.evaluate.intervals import group_numbers
 from backbench.records import Predictions
 from backbench.report.rows import Row, make_rows
 from backbench.report.study_tables import Cell, name_data, show_figure
+from backbench.report.text import describe_augment
 
 NOTHING = "No finished run can answer it."
 
@@ -39,8 +40,17 @@ class Asked:
     models: Sequence[str] = ()
     order: Sequence[str] = ()
 
+    def title(self, cell: Cell) -> str:
+        """The run's model; with the group, where it has runs in several that would else read alike: one method in
+        two groups, or weights that an earlier group left."""
+        alike = [other for other in self.cells if _split(other) == _split(cell)]
+        is_twin = len({other.record.run_id for other in alike if other.method == cell.method}) > 1
+        has_starts = len({other.record.model_name for other in alike}) > 1
+        return f"{cell.model} ('{cell.group}')" if is_twin or has_starts else cell.model
+
     def by_data(self) -> Iterator[tuple[str, list[Cell]]]:
-        """Runs that answered the same test images, under the name of their data set."""
+        """Runs with the same images in every part, under the name of their data set: where the training images
+        differ, whatever does better may owe it to them."""
         for data, digest in dict.fromkeys((cell.data, cell.record.data.manifest_digest) for cell in self.cells):
             own = [cell for cell in self.cells if (cell.data, cell.record.data.manifest_digest) == (data, digest)]
             is_of_one_seed = len({cell.seed for cell in own}) == 1  # else the parts are the data's own
@@ -75,6 +85,14 @@ class Asked:
         return permutation_by_group(differences)
 
 
+def _place(cell: Cell) -> tuple[str, str, str, int]:
+    return cell.model, cell.method, cell.data, cell.seed
+
+
+def _split(cell: Cell) -> tuple[str, str]:
+    return cell.model, cell.record.data.manifest_digest
+
+
 Answer = Callable[[Asked], str]
 
 
@@ -96,7 +114,9 @@ def best_features(asked: Asked) -> str:
     for data, own in asked.by_data():
         ranked = _rank(asked, own)
         best, rest = ranked[0][0], ranked[1:]
-        tied = [cell.model for cell, row in rest if row.tied_with_best and cell.model != best.model]
+        name = asked.title(best)
+        tied = [asked.title(cell) for cell, row in rest if row.tied_with_best]
+        tied = [other for other in tied if other != name]
         if len(ranked) == 1:
             also = ""
         elif tied:
@@ -105,35 +125,46 @@ def best_features(asked: Asked) -> str:
             has_tied = any(row.tied_with_best for _, row in rest)  # by another method of the best model
             which = "all other models" if has_tied else "all others"
             also = f"; {which} are worse beyond doubt (exact paired tests, Holm-adjusted)"
-            also = also if not has_tied or len({cell.model for cell in own}) > 1 else ""
+            also = also if not has_tied or len({asked.title(cell) for cell in own}) > 1 else ""
         how = f" + {best.method}" if len({cell.method for cell in own}) > 1 else ""
-        sentences.append(f"On {data}: {best.model}{how}, {_show(best)}{also}.")
+        sentences.append(f"On {data}: {name}{how}, {_show(best)}{also}.")
     return " ".join(sentences)
 
 
 def both_resolutions(asked: Asked) -> str:
-    """The model whose worst place over the data sets is the best, with the places that the tests leave open."""
-    by_data = list(asked.by_data())
-    if len(by_data) < 2:
-        return f"Only {by_data[0][0]} is finished: it takes two data sets."
-    places: dict[str, list[int]] = {}
-    intervals: dict[str, list[str]] = {}
-    for data, own in by_data:
-        firsts: dict[str, Row] = {}
-        for cell, row in _rank(asked, own):
-            firsts.setdefault(cell.model, row)
-        for place, (model, row) in enumerate(firsts.items(), start=1):
-            open_to = f" ({row.rank_low} to {row.rank_high})" if row.rank_low != row.rank_high else ""
-            places.setdefault(model, []).append(place)
-            intervals.setdefault(model, []).append(f"place {place}{open_to} on {data}")
-    whole = {model: found for model, found in places.items() if len(found) == len(by_data)}
-    if not whole:
+    """The model whose worst place over the data sets is the best, with the places that the tests leave open.
+
+    Each model has one run on each split of each data set, by the method that is best on validation, and the models
+    that are on all of them are ranked.
+    """
+    names = list(dict.fromkeys(cell.data for cell in asked.cells))
+    if len(names) < 2:
+        return f"Only {names[0]} is finished: it takes two data sets."
+    splits = [(data, _best_of_models(own)) for data, own in asked.by_data()]
+    common = [model for model in splits[0][1] if all(model in best for _, best in splits)]
+    if not common:
         return "No model has finished on all data sets."
-    best = min(whole, key=lambda model: (max(whole[model]), sum(whole[model])))
+    places: dict[str, list[int]] = {}
+    shown: dict[str, list[str]] = {}
+    for data, best in splits:
+        for place, (cell, row) in enumerate(_rank(asked, [best[model] for model in common]), start=1):
+            open_to = f" ({row.rank_low} to {row.rank_high})" if row.rank_low != row.rank_high else ""
+            places.setdefault(cell.model, []).append(place)
+            shown.setdefault(cell.model, []).append(f"place {place}{open_to} on {data}")
+    first = min(common, key=lambda model: (max(places[model]), sum(places[model])))
     return (
-        f"{best}: {', '.join(intervals[best])}, of {len(whole)} models on all of them (in brackets the places "
+        f"{first}: {', '.join(shown[first])}, of {len(common)} models on all of them (in brackets the places "
         "that paired tests leave open)."
     )
+
+
+def _best_of_models(cells: Sequence[Cell]) -> dict[str, Cell]:
+    """Model -> of its runs the one that is best on validation."""
+    best: dict[str, Cell] = {}
+    for cell in cells:
+        if cell.model not in best or _val_accuracy(cell) > _val_accuracy(best[cell.model]):
+            best[cell.model] = cell
+    return best
 
 
 def own_network(asked: Asked) -> str:
@@ -147,21 +178,18 @@ def own_network(asked: Asked) -> str:
             continue
         first, best = max(mine, key=_val_accuracy), max(others, key=_val_accuracy)
         gap = 100 * (_accuracy(best) - _accuracy(first))
-        verb = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}" if gap else "level with"
+        where = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'} it" if gap else "level with it"
         sentences.append(
-            f"{first.model} ({first.method}) reaches {_show(first)} on {data}; of the other models the best on "
-            f"validation, {best.model} ({best.method}), is {verb} it with {_show(best)} "
+            f"{asked.title(first)} ({first.method}) reaches {_show(first)} on {data}; of the other models the "
+            f"best on validation, {asked.title(best)} ({best.method}), is {where} at {_show(best)} "
             f"({_test(asked, best, first)}).{_count_above(asked, first, others)}"
         )
-    return " ".join(sentences) or NOTHING
+    return " ".join(sentences) or _why_not(asked, lambda cell: cell.model == asked.model)
 
 
 def _count_above(asked: Asked, first: Cell, others: Sequence[Cell]) -> str:
     """' 3 of the 4 others ... are above it': each by its method that is best on validation; '' for one alone."""
-    best = [
-        max((cell for cell in others if cell.model == model), key=_val_accuracy)
-        for model in dict.fromkeys(cell.model for cell in others)
-    ]
+    best = list(_best_of_models(others).values())
     if len(best) == 1:
         return ""
     p_values = holm([asked.p_value(first, asked.gains(cell, first)) for cell in best])
@@ -180,20 +208,32 @@ def _count_above(asked: Asked, first: Cell, others: Sequence[Cell]) -> str:
     )
 
 
+def _why_not(asked: Asked, is_ours: Callable[[Cell], bool]) -> str:
+    """What to say where nothing could be compared: that the training images differ, if that is why."""
+    ours = {cell.data for cell in asked.cells if is_ours(cell)}
+    common = sorted(ours & {cell.data for cell in asked.cells if not is_ours(cell)})
+    if not common:
+        return NOTHING
+    return (
+        f"What is finished on {_join(common)} had different training images on the two sides, so that the models "
+        "are not what is compared."
+    )
+
+
 def between_groups(asked: Asked) -> str:
     """What each model and method gained from the first of the question's groups to a later one, on the same
     test images, and what else differs between the two."""
     sentences = []
-    for first in (cell for cell in asked.cells if cell.group == asked.order[0]):
+    before = [cell for cell in asked.cells if cell.group == asked.order[0]]
+    for first in before:
         for later in asked.cells:
-            same = (later.model, later.method, later.data, later.seed)
-            if later.group == first.group or same != (first.model, first.method, first.data, first.seed):
+            if later.group == first.group or _place(later) != _place(first):
                 continue
             if sorted(asked.told[later.record.run_id].ids) != sorted(asked.told[first.record.run_id].ids):
                 continue
             gain = 100 * (_accuracy(later) - _accuracy(first))
             sentences.append(
-                f"{first.model} + {first.method} on {name_data(first, asked.cells)}: {_show(first)} in "
+                f"{first.model} + {first.method} on {name_data(first, before)}: {_show(first)} in "
                 f"'{first.group}', {_show(later)} in '{later.group}', {gain:+.1f} points "
                 f"({_test(asked, later, first)}).{_tell_apart(first, later)}"
             )
@@ -201,48 +241,74 @@ def between_groups(asked: Asked) -> str:
 
 
 def _tell_apart(first: Cell, later: Cell) -> str:
-    """' Between them: training images 4,000 to 40,000, epochs 3 to 6.'; '' where nothing of that differs."""
+    """' Between them: training images 4,000 to 40,000, epochs 3 to 6.'; '' where nothing differs."""
+    one, two = _settings(first), _settings(later)
     changes = [
-        f"{words} {show_figure(name, one)} to {show_figure(name, two)}"
-        for name, words in DIFFERENCES.items()
-        if (one := first.figure(name)) is not None
-        and (two := later.figure(name)) is not None
-        and one.value != two.value
+        f"{words} {one.get(words, NOT_STATED)} to {two.get(words, NOT_STATED)}"
+        for words in dict.fromkeys([*one, *two])
+        if one.get(words, NOT_STATED) != two.get(words, NOT_STATED)
     ]
-    start, other = first.record.model_name, later.record.model_name
-    changes += [f"start {start} to {other}"] if start != other else []
     return f" Between them: {', '.join(changes)}." if changes else ""
 
 
+def _settings(cell: Cell) -> dict[str, str]:
+    """All that was decided for a run, as words and their value."""
+    facts, method = cell.record.model, cell.record.method
+    recipe = dict(cell.recipe)
+    augment = recipe.pop("augment", {})
+    options = {} if method is None else {key: value for key, value in method.options.items() if key != "recipe"}
+    if method is not None and recipe:
+        augment = method.choices.get("augment", augment)
+    found = {"training images": f"{cell.record.data.num_train:,}"}
+    if facts is not None and facts.preprocess is not None:
+        found["input"] = " x ".join(map(str, facts.preprocess.size)) + " px"
+    for key, value in (recipe | options).items():
+        rate = "the family's" if key.endswith("learning_rate") else "none"
+        found[key.replace("_", " ")] = (
+            rate if value is None else f"{value:.4g}" if type(value) is float else str(value)
+        )
+    if recipe:
+        found["augmentation"] = describe_augment(augment) or "none"
+    found["start"] = cell.record.model_name
+    return found
+
+
 def generalisation(asked: Asked) -> str:
-    """What is left of the accuracy on images of another source, on the classes that both have.
+    """What is left of the accuracy on images of another source, on the classes that both have, by data set.
 
     Named apart: the network in question, where the study asks for one, and of the others the best on validation.
     """
-    changes = [
-        (cell, source, found.metrics["accuracy"].value - own)
-        for cell in asked.cells
-        for source, found in cell.elsewhere.items()
-        if (own := _own_accuracy(asked, cell, set(found.mapping.values()))) is not None
-    ]
+    changes: dict[tuple[str, str], list[tuple[Cell, float]]] = {}
+    for cell in asked.cells:
+        for source, found in cell.elsewhere.items():
+            own = _own_accuracy(asked, cell, set(found.mapping.values()))
+            if own is not None:
+                change = 100 * (found.metrics["accuracy"].value - own)
+                changes.setdefault((name_data(cell, asked.cells), source), []).append((cell, change))
     if not changes:
         return NOTHING
-    mean = sum(change for _, _, change in changes) / len(changes)
-    way = "falls" if mean <= 0 else "rises"
+    sentences = [_describe_change(asked, data, source, found) for (data, source), found in changes.items()]
+    return (
+        f"{' '.join(sentences)} On both sides only images of classes that both have are counted, and a source "
+        "differs in more than its images' look."
+    )
+
+
+def _describe_change(asked: Asked, data: str, source: str, changes: Sequence[tuple[Cell, float]]) -> str:
+    mean = sum(change for _, change in changes) / len(changes)
     mine = [change for change in changes if change[0].model == asked.model]
     others = [change for change in changes if change[0].model != asked.model]
     of_others = "of the others " if mine else ""
     named = [
-        f"{words}{cell.model} + {cell.method} of {name_data(cell, asked.cells)}: {100 * change:+.1f} points on "
-        f"{source}"
+        f"{words}{asked.title(cell)} + {cell.method}: {change:+.1f} points"
         for words, rivals in (("", mine), (f"{of_others}the best on validation, ", others))
         if rivals
-        for cell, source, change in [max(rivals, key=lambda one: _val_accuracy(one[0]))]
+        for cell, change in [max(rivals, key=lambda one: _val_accuracy(one[0]))]
     ]
+    over = f" on average ({len(changes)} runs)" if len(changes) > 1 else ""
     return (
-        f"On images of another source accuracy {way} by {abs(100 * mean):.1f} points on average ({len(changes)} "
-        f"comparisons); {'; '.join(named)}. On both sides only images of classes that both have are counted, and "
-        "a source differs in more than its images' look."
+        f"From {data} to {source} accuracy {'falls' if mean <= 0 else 'rises'} by {abs(mean):.1f} points{over}; "
+        f"{'; '.join(named)}."
     )
 
 
@@ -275,32 +341,38 @@ def families(asked: Asked) -> str:
         else:
             verdict = f"{they_are} worse" if gap < 0 else f"{they_are} no worse, but better"
         first, second = max(ours, key=_val_accuracy), max(others, key=_val_accuracy)
+        one, other = asked.title(first), asked.title(second)
+        names = _join([asked.title(cell) for cell in ours])
         sentences.append(
-            f"On {data} {_join([cell.model for cell in ours])} {reach} {_percent(mine.mean())} on average, the "
-            f"others {_percent(theirs.mean())}: {verdict} ({100 * gap:+.1f} points, {_show_p(p_value)}, exact "
-            f"paired test on {mine.shape[1]:,} images). Of each, the best on validation: {first.model} with "
-            f"{_show(first)}, {second.model} with {_show(second)} ({_test(asked, first, second)})."
+            f"On {data} {names} {reach} {_percent(mine.mean())} on average, the others "
+            f"{_percent(theirs.mean())}: {verdict} ({100 * gap:+.1f} points, {_show_p(p_value)}, exact "
+            f"paired test on {mine.shape[1]:,} images). Of each, the best on validation: {one} with "
+            f"{_show(first)}, {other} with {_show(second)} ({_test(asked, first, second)})."
         )
-    return " ".join(sentences) or NOTHING
+    return " ".join(sentences) or _why_not(asked, lambda cell: cell.model in asked.models)
 
 
 def fine_tuning_gain(asked: Asked) -> str:
-    """How much each model gained over its probe by being trained, on the same test images. Of several probes the
-    one that was best on validation counts."""
-    probes: dict[tuple[str, str], Cell] = {}
-    for cell in asked.cells:
-        key = (cell.model, cell.record.data.manifest_digest)
-        if cell.method in PROBES and (key not in probes or _val_accuracy(cell) > _val_accuracy(probes[key])):
-            probes[key] = cell
+    """How much each model gained over its probe by being trained, on the same images.
+
+    The probe is one of the weights that the training began with; where there is none, of the weights as they came.
+    Of several the one that was best on validation counts.
+    """
+    probes = [cell for cell in asked.cells if cell.method in PROBES]
     sentences = []
     for cell in asked.cells:
-        probe = probes.get((cell.model, cell.record.data.manifest_digest))
-        if probe is not None and cell.method not in PROBES:
-            gain = 100 * (_accuracy(cell) - _accuracy(probe))
-            sentences.append(
-                f"{cell.model} on {name_data(cell, asked.cells)}: {cell.method} {gain:+.1f} points over "
-                f"{probe.method} ({_test(asked, cell, probe)})."
-            )
+        own = [probe for probe in probes if _split(probe) == _split(cell)]
+        of_start = [probe for probe in own if probe.record.model_name == cell.record.model_name]
+        as_it_came = [probe for probe in own if probe.record.model is None or probe.record.model.label is None]
+        if cell.method in PROBES or not (of_start or as_it_came):
+            continue
+        probe = max(of_start or as_it_came, key=_val_accuracy)
+        gain = 100 * (_accuracy(cell) - _accuracy(probe))
+        start = "" if of_start else " of the weights before the earlier training"
+        sentences.append(
+            f"{asked.title(cell)} on {name_data(cell, asked.cells)}: {cell.method} {gain:+.1f} points over "
+            f"{probe.method}{start} ({_test(asked, cell, probe)})."
+        )
     return " ".join(sentences) or NOTHING
 
 
@@ -333,19 +405,14 @@ def _mean_accuracy(cells: Sequence[Cell]) -> float | None:
     """Mean over the seeds of the method that does best on validation; None without a run."""
     if not cells:
         return None
-    by_method: dict[str, list[Cell]] = {}
+    by_method: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
-        by_method.setdefault(cell.method, []).append(cell)
+        by_method.setdefault((cell.group, cell.method), []).append(cell)
     best = max(by_method.values(), key=lambda own: sum(map(_val_accuracy, own)) / len(own))
     return sum(map(_accuracy, best)) / len(best)
 
 
-DIFFERENCES = {
-    "num_train": "training images",
-    "epochs": "epochs",
-    "batch_size": "batch size",
-    "weight_decay": "weight decay",
-}
+NOT_STATED = "none"
 PROBES = ("logistic", "knn", "ridge", "centroid")
 RULES: dict[str, Answer] = {
     "best-features": best_features,

@@ -85,9 +85,13 @@ class Table:
 
 
 def name_data(cell: Cell, among: Sequence[Cell]) -> str:
-    """The cell's data set, with the seed that its images were split by where others of it have another."""
-    seeds = {other.seed for other in among if other.data == cell.data}
-    return cell.data if len(seeds | {cell.seed}) == 1 else f"{cell.data}, seed {cell.seed}"
+    """The cell's data set, with the seed of its split and its training images where others of it have another."""
+    alike = [other for other in among if other.data == cell.data]
+    has_seeds = len({cell.seed, *(other.seed for other in alike)}) > 1
+    sizes = {other.record.data.num_train for other in alike if other.seed == cell.seed}
+    seed = f", seed {cell.seed}" if has_seeds else ""
+    images = f", {cell.record.data.num_train:,} training images" if len(sizes) > 1 else ""
+    return f"{cell.data}{seed}{images}"
 
 
 def make_group_tables(cells: Sequence[Cell]) -> list[Table]:
