@@ -38,6 +38,7 @@ from backbench.speeds import remember_speed
 from backbench.unfinished import CONFIG, with_absolute_paths, working_folder
 
 if TYPE_CHECKING:
+    from backbench.engine.checkpoint import Workspace
     from backbench.engine.classifier import Classifier
     from backbench.engine.task import ImageTask, Part, Task
     from backbench.engine.tune import Tuned
@@ -67,7 +68,8 @@ def tune_run(
     workspace = Workspace(working_folder(out, run_id), progress)
     if is_first():
         workspace.write_state(CONFIG, with_absolute_paths(config).model_dump(mode="json"))
-    task = _image_task(config, data, model, device, deadline, progress)
+    made: list[Cost] = []
+    task = _image_task(config, data, model, device, deadline, progress, workspace, made)
     tuned: Tuned = method.adapt(task, options, Training(workspace, deadline, stop_signal or never_stop, progress))
     refuse_unlearnt(tuned)
     fit_seconds = workspace.elapsed_seconds()
@@ -105,6 +107,7 @@ def tune_run(
             images_per_second=len(test) / seconds,
             num_images=len(data.manifest),
             peak_memory_bytes=peak_memory_bytes(device),
+            features_from_cache=bool(made) and made[0].features_from_cache,
         ),
         environment=describe_environment(device) | {"num_processes": str(num_processes())},
         warnings=(
@@ -145,12 +148,24 @@ def _measure(logits: np.ndarray, test: Part, data: Data, classifier: Classifier)
 
 
 def _image_task(
-    config: RunConfig, data: Data, model: ModelSpec, device: str, deadline: float | None, progress: Progress
+    config: RunConfig,
+    data: Data,
+    model: ModelSpec,
+    device: str,
+    deadline: float | None,
+    progress: Progress,
+    workspace: Workspace,
+    made: list[Cost],
 ) -> ImageTask:
+    """`made` is given what the features cost, each time they are asked for. Those from the cache count as when
+    they were made, or the order of runs would decide which method is cheap."""
     from backbench.engine.task import ImageTask
 
     def features() -> Task:
         extracted = extract_for(model, config, data, device=device, deadline=deadline, progress=progress)
+        made.append(extracted.cost)
+        if len(made) == 1 and extracted.cost.features_from_cache and extracted.cost.images_per_second:
+            workspace.credit(extracted.cost.num_images / extracted.cost.images_per_second)
         return feature_task(config, data, extracted.values, device)
 
     assert model.load is not None  # checked by the callers

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from backbench.config import Augment, DataConfig, MethodConfig, RunConfig
 from backbench.evaluate.metrics import score
@@ -17,6 +18,7 @@ from backbench.records import Cost, DataFacts, MethodFacts, Metric, ModelFacts, 
 from backbench.report.study_answers import NOTHING, Asked, answer_question
 from backbench.report.study_tables import (
     FIT_NOTE,
+    SMOOTHED_NOTE,
     Cell,
     make_data_table,
     make_group_tables,
@@ -385,9 +387,33 @@ def test_a_published_gain_and_the_recall_of_a_class_stand_beside_ours() -> None:
         _published(column="bee", figure="recall", label="bee", value=Decimal("0.75")),
     ]
     (table,) = make_published_tables(entries, [few, all_images])
-    assert table.rows == (("A", "+3.12 points", "+10.0 points", "75 %", "70.0 %, -5.0 points"),)
+    gain = "+10.0 points, 6.9 points more than published"
+    assert table.rows == (("A", "+3.12 points", gain, "75 %", "70.0 %, -5.0 points"),)
     (table,) = make_published_tables(entries[:1], [all_images])
     assert table.rows == (("A", "+3.12 points", "not run"),)
+    wasp = _published(column="wasp", figure="recall", label="wasp", value=Decimal("0.75"))
+    (table,) = make_published_tables([wasp], [all_images])
+    assert table.rows == (("A", "75 %", "there is no class 'wasp' here"),)
+
+
+def test_a_gain_is_taken_between_runs_of_one_seed() -> None:
+    few = [make_cell("a", range(40), group="few", seed=seed) for seed in (0, 1)]
+    whole = [make_cell("a", range(10 * (seed + 1)), seed=seed) for seed in (1, 2)]
+    loss = _published(value=Decimal("-0.05"), over="few")
+    (table,) = make_published_tables([loss], [*few, *whole])
+    assert table.rows == (("A", "-5 points", "+10.0 points, 15.0 points more than published"),)
+    whole[1] = make_cell("a", range(50), seed=0)
+    (table,) = make_published_tables([loss], [*few, *whole])
+    assert table.rows[0][2] == "+2.5 points (-5.0 to +10.0 over 2 seeds), 7.5 points more than published"
+
+
+def test_a_figure_is_no_less_than_nothing_and_a_gain_is_over_another_group() -> None:
+    with pytest.raises(ValidationError, match=r"accuracy = -0\.1 is below 0; only a gain 'over' a group may be"):
+        _published(value=Decimal("-0.1"))
+    with pytest.raises(ValidationError, match="'over' names the run's own group 'probe'"):
+        _published(over="probe")
+    with pytest.raises(ValidationError, match=r"-1\.5 is no share from 0 to 1"):
+        _published(value=Decimal("-1.5"), over="few")
 
 
 def test_what_more_images_add_is_tested_on_the_same_test_images_and_what_else_differs_is_said() -> None:
@@ -471,6 +497,9 @@ def test_only_where_something_was_trained_training_figures_need_a_word() -> None
         assert fit.notes == notes
         entry = _published(figure="train_accuracy", group="probe", model="a", method=cells[-1].method)
         assert make_published_tables([entry], cells)[0].notes == notes
+    for soft in ({"label_smoothing": 0.1}, {"augment": {"mixup": 0.2}}, {"augment": {"cutmix": 1.0}}):
+        cell = make_cell("a", range(20), method="full", options={"recipe": soft})
+        assert make_group_tables([cell])[1].notes == (FIT_NOTE, SMOOTHED_NOTE)
 
 
 def test_tables_of_data_and_recipes_say_what_was_run() -> None:
@@ -483,6 +512,9 @@ def test_tables_of_data_and_recipes_say_what_was_run() -> None:
     assert "| probe | a | full | small | 20 | 7 | sgd | - | - | 0.0005 | 128 | - | - | - | - | - |" in text
     assert "| probe | a | head | small | 20 | - | sgd | - | 0.003 | 0.01 | 128 | - | - | - | - | - |" in text
     assert "| b |" not in text
+    solved = make_cell("a", range(9), method="quantized", options={"recipe": recipe, "qat_epochs": 0})
+    assert make_recipe_table([solved]) == []
+    assert len(make_recipe_table([make_cell("a", range(9), options={"recipe": recipe, "qat_epochs": 2})])) == 1
     assert make_recipe_table([make_cell("b", range(9))]) == []
 
 

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
+from backbench import tuning
 from backbench.adapt import adapt
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.engine.checkpoint import Checkpoint, Workspace
@@ -149,6 +152,42 @@ def test_the_time_of_all_legs_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert Workspace(tmp_path).elapsed_seconds() == 12
     (tmp_path / "elapsed.json").write_text("what?")
     assert Workspace(tmp_path).elapsed_seconds() == 0
+
+
+def test_work_that_others_did_before_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    first = Workspace(tmp_path)
+    first.credit(30)
+    assert first.elapsed_seconds() == 30
+    first.save("full", 1, Checkpoint({}, {}))
+    second = Workspace(tmp_path)
+    second.credit(30)
+    assert second.elapsed_seconds() == 30
+
+
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_features_from_the_cache_cost_what_they_cost_when_they_were_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_cached: bool
+) -> None:
+    extract = tuning.extract_for
+
+    def extract_slowly(*given: Any, **options: Any) -> Any:
+        found = extract(*given, **options)
+        cost = found.cost.model_copy(
+            update={"images_per_second": found.cost.num_images / 5000, "features_from_cache": is_cached}
+        )
+        return replace(found, cost=cost)
+
+    monkeypatch.setattr(tuning, "extract_for", extract_slowly)
+    config = RunConfig(
+        data=DataConfig(source=str(digits_folder(tmp_path / "photos"))),
+        model="tiny_cnn",
+        method=MethodConfig(name="head", options={"recipe": {"epochs": 1}}),
+    )
+    cost = adapt(config, out=tmp_path / "runs", with_gallery=False).record.cost
+    assert cost is not None
+    assert cost.features_from_cache is is_cached
+    assert (5000 < cost.seconds["fit"] < 6000) is is_cached
 
 
 def digits_folder(root: Path, num_each: int = 12) -> Path:

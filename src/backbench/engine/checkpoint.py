@@ -60,6 +60,14 @@ class Workspace:
         """Since this was made, and in the processes before that were cut, up to their last checkpoint."""
         return self._earlier_seconds + time.monotonic() - self._began
 
+    def credit(self, seconds: float) -> None:
+        """Count work done before this run that it would have had to do, such as features in the cache.
+
+        Only in the first process of a run: what a later one finds there was counted by an earlier one.
+        """
+        if not self._earlier_seconds:
+            self._earlier_seconds = seconds
+
     def save(self, phase: str, step: int, checkpoint: Checkpoint, *, keep: frozenset[int] = frozenset()) -> None:
         """Save a state, then remove the older ones but one; the steps in `keep` stay.
 

@@ -254,11 +254,8 @@ def _tell_apart(first: Cell, later: Cell) -> str:
 def _settings(cell: Cell) -> dict[str, str]:
     """All that was decided for a run, as words and their value."""
     facts, method = cell.record.model, cell.record.method
-    recipe = dict(cell.recipe)
-    augment = recipe.pop("augment", {})
+    recipe = {key: value for key, value in cell.recipe.items() if key != "augment"}
     options = {} if method is None else {key: value for key, value in method.options.items() if key != "recipe"}
-    if method is not None and recipe:
-        augment = method.choices.get("augment", augment)
     found = {"training images": f"{cell.record.data.num_train:,}"}
     if facts is not None and facts.preprocess is not None:
         found["input"] = " x ".join(map(str, facts.preprocess.size)) + " px"
@@ -268,7 +265,7 @@ def _settings(cell: Cell) -> dict[str, str]:
             rate if value is None else f"{value:.4g}" if type(value) is float else str(value)
         )
     if recipe:
-        found["augmentation"] = describe_augment(augment) or "none"
+        found["augmentation"] = describe_augment(cell.augment) or "none"
     found["start"] = cell.record.model_name
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +15,14 @@ FIT_NOTE = (
     "Of methods that train, training figures are of images as the recipe augments them, with its dropout, while "
     "the weights still changed."
 )
-RECIPE_NOTE = "A rate of '-' is decided by the family of the network; epoch 0 is the state before training."
+SMOOTHED_NOTE = (
+    "Where the recipe smooths or mixes labels, the training loss is that of such labels, and is not to be held "
+    "against the validation loss, which is of the true ones."
+)
+RECIPE_NOTE = (
+    "A rate of '-' is decided by the family of the network; that of a head is ten times it, or the same where the "
+    "head was solved before or all weights began at random. Epoch 0 is the state before training."
+)
 PERCENT = ("accuracy", "top5", "train_accuracy", "val_accuracy", "per_class_mean", "recall")
 COUNTS = ("num_train", "num_val", "num_test", "num_images", "epochs", "batch_size")
 SETTINGS = ("epochs", "batch_size", "weight_decay")
@@ -66,12 +73,19 @@ class Cell:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """How it was trained, with what `head` chose on validation; empty where nothing was."""
+        """How it was trained, with what `head` chose on validation; empty where nothing was but a solved head."""
         method = self.record.method
         stated = None if method is None else method.options.get("recipe")
-        if method is None or not isinstance(stated, Mapping):
+        if method is None or not isinstance(stated, Mapping) or method.options.get("qat_epochs") == 0:
             return {}
         return {**stated, **{name: method.choices[key] for name, key in CHOSEN.items() if key in method.choices}}
+
+    @property
+    def augment(self) -> Mapping[str, Any]:
+        """How training images were changed, as the method chose or the recipe has it; empty where nothing was."""
+        method, recipe = self.record.method, self.recipe
+        stated: Mapping[str, Any] = recipe.get("augment") or {}
+        return method.choices.get("augment", stated) if method is not None and recipe else {}
 
 
 @dataclass(frozen=True)
@@ -127,7 +141,10 @@ def _describe_seconds(cells: Sequence[Cell]) -> tuple[str, ...]:
             "of probes: how long decoding, resizing, network and head were busy, measured when features were made"
         )
     if any(trained):
-        notes.append("of methods that train: training and testing by the clock")
+        notes.append(
+            "of methods that train: training and testing by the clock, features that lay in the cache as when "
+            "they were made"
+        )
     return (f"Seconds {'; '.join(notes)}.",) if costs else ()
 
 
@@ -142,8 +159,17 @@ def _make_fit_table(group: str, cells: Sequence[Cell]) -> list[Table]:
         for cell in with_fit
     ]
     columns = ("model", "method", "data", *(NAMES[name] for name in wanted))
-    notes = (FIT_NOTE,) if any(cell.recipe for cell in with_fit) else ()
+    notes = _describe_fit([cell for cell in with_fit if cell.recipe])
     return [Table(f"{group}: training and validation", columns, tuple(rows), notes)]
+
+
+def _describe_fit(trained: Sequence[Cell]) -> tuple[str, ...]:
+    """What training figures are of, for runs with a recipe; nothing where there is none."""
+    is_soft = any(
+        cell.recipe.get("label_smoothing") or cell.augment.get("mixup") or cell.augment.get("cutmix")
+        for cell in trained
+    )
+    return ((FIT_NOTE,) if trained else ()) + ((SMOOTHED_NOTE,) if is_soft else ())
 
 
 def _show_fit(cell: Cell, name: str) -> str:
@@ -201,19 +227,18 @@ def make_published_tables(published: Sequence[Any], cells: Sequence[Cell]) -> li
                 line += ["", ""] if entry is None else _compare_figure(entry, cells, reasons)
             rows.append(tuple(line))
         notes = [f"[{number}] {text}" for number, text in enumerate(reasons, 1)]
-        trained = {(cell.group, cell.model, cell.method) for cell in cells if cell.recipe}
-        if any(
-            entry.figure.startswith("train_") and (entry.group, entry.model, entry.method) in trained
-            for entry in entries
-        ):
-            notes.append(FIT_NOTE)
+        wanted = {
+            (entry.group, entry.model, entry.method) for entry in entries if entry.figure.startswith("train_")
+        }
+        trained = [cell for cell in cells if cell.recipe and (cell.group, cell.model, cell.method) in wanted]
+        notes += _describe_fit(trained)
         heads = (f"{column}{which}" for column in columns for which in (": published", ": here"))
         tables.append(Table(title, ("", *heads), tuple(rows), tuple(notes)))
     return tables
 
 
 def _compare_figure(entry: Any, cells: Sequence[Cell], reasons: Sequence[str]) -> list[str]:
-    """The figure as published; ours with the difference, which gains lack, and the number of the reason for it."""
+    """The figure as published; ours with the difference, and the number of the reason for it."""
     wanted = (entry.group, entry.model, entry.method, entry.data)
     found = _find_cells(cells, *wanted)
     theirs = "not stated" if entry.value is None else _show_published(entry)
@@ -225,11 +250,12 @@ def _compare_figure(entry: Any, cells: Sequence[Cell], reasons: Sequence[str]) -
             if (cell.group, cell.model, cell.method) == wanted[:3] and (source := cell.elsewhere.get(entry.data))
         ]
         return [theirs, f"{', '.join(dict.fromkeys(there))}{mark}" if there else "not run"]
-    values = _values(found, entry)
     if entry.over is not None:
-        return [theirs, f"{_show_gain(values, _values(_find_cells(cells, entry.over, *wanted[1:]), entry))}{mark}"]
+        return [theirs, f"{_show_gain(found, _find_cells(cells, entry.over, *wanted[1:]), entry)}{mark}"]
+    if entry.label is not None and all(entry.label not in cell.record.data.classes for cell in found):
+        return [theirs, f"there is no class '{entry.label}' here"]
     ours = _over_seeds(found, entry.figure, entry.label)
-    gap = _gap(entry.figure, None if entry.value is None else float(entry.value), values)
+    gap = _gap(entry.figure, None if entry.value is None else float(entry.value), _values(found, entry).values())
     return [theirs, f"{ours}{gap and f', {gap}'}{mark}"]
 
 
@@ -275,7 +301,7 @@ def make_recipe_table(cells: Sequence[Cell]) -> list[Table]:
         kept = [_plain(value) for key, value in method.choices.items() if key.endswith("best_epoch")]
         epochs = (_plain(recipe.get("epochs")), " + ".join(kept) or "-")
         own = [other for other in cells if other.group == cell.group]
-        augment = describe_augment(method.choices.get("augment", recipe.get("augment", {}))) or "-"
+        augment = describe_augment(cell.augment) or "-"
         rows.append((cell.group, cell.model, cell.method, name_data(cell, own), *epochs, *shown, augment))
     columns = ("group", "model", "method", "data", "epochs at most", "epoch kept")
     names = (*(name.replace("_", " ") for name in RECIPE), "augmentation")
@@ -288,7 +314,7 @@ def _plain(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _gap(figure: str, published: float | None, ours: Sequence[float]) -> str:
+def _gap(figure: str, published: float | None, ours: Collection[float]) -> str:
     if published is None or not ours:
         return ""
     gap = sum(ours) / len(ours) - published
@@ -307,15 +333,26 @@ def _find_cells(cells: Sequence[Cell], group: str, model: str, method: str, data
     return [cell for cell in cells if (cell.group, cell.model, cell.method, cell.data) == wanted]
 
 
-def _values(cells: Sequence[Cell], entry: Any) -> list[float]:
-    """The figure of a published entry, of each seed that has it."""
-    return [metric.value for cell in cells if (metric := cell.figure(entry.figure, entry.label)) is not None]
+def _values(cells: Sequence[Cell], entry: Any) -> dict[int, float]:
+    """The figure of a published entry, by the seeds that have it."""
+    found = {cell.seed: cell.figure(entry.figure, entry.label) for cell in cells}
+    return {seed: metric.value for seed, metric in found.items() if metric is not None}
 
 
-def _show_gain(values: Sequence[float], over: Sequence[float]) -> str:
-    if not values or not over:
+def _show_gain(cells: Sequence[Cell], over: Sequence[Cell], entry: Any) -> str:
+    """How much more it is than over there, over the seeds that both have, and beside the published gain."""
+    mine, theirs = _values(cells, entry), _values(over, entry)
+    gains = [100 * (mine[seed] - theirs[seed]) for seed in mine if seed in theirs]
+    if not gains:
         return "not run"
-    return f"{100 * (sum(values) / len(values) - sum(over) / len(over)):+.1f} points"
+    mean = sum(gains) / len(gains)
+    shown = f"{mean:+.1f} points"
+    if len(gains) > 1:
+        shown += f" ({min(gains):+.1f} to {max(gains):+.1f} over {len(gains)} seeds)"
+    gap = 0.0 if entry.value is None else mean - 100 * float(entry.value)
+    if abs(gap) >= 0.05:
+        shown += f", {abs(gap):.1f} points {'more' if gap > 0 else 'less'} than published"
+    return shown
 
 
 def _show_published(entry: Any) -> str:

@@ -129,14 +129,15 @@ class Published(Frozen):
         value: as published, with all its digits; fractions in 0..1, losses and seconds as they are.
         group, model, method, data: which run of this study; for `num_images` the data may be of its `test_on`.
         label: for the figure `recall`, the class whose images are counted.
-        over: another group; the figure is how much more it is than that of the same model and method there.
+        over: another group; the figure is how much more it is than that of the same model and method there, less
+            than 0 where it is less.
         why: the reason why ours must differ.
     """
 
     table: str
     row: str
     column: str
-    value: Decimal | None = Field(default=None, ge=0)
+    value: Decimal | None = None
     figure: Figure = "accuracy"
     group: str
     model: str
@@ -152,7 +153,11 @@ class Published(Frozen):
             raise ValueError("'label', a class, belongs to figure = 'recall' and to no other")
         if self.over is not None and self.figure not in PERCENT:
             raise ValueError(f"'over' is for shares such as accuracy, and not for {self.figure}")
-        if self.figure in PERCENT and self.value is not None and self.value > 1:
+        if self.over == self.group:
+            raise ValueError(f"'over' names the run's own group '{self.over}'; a gain is over another one")
+        if self.value is not None and self.value < 0 and self.over is None:
+            raise ValueError(f"{self.figure} = {self.value} is below 0; only a gain 'over' a group may be")
+        if self.figure in PERCENT and self.value is not None and abs(self.value) > 1:
             raise ValueError(f"{self.figure} = {self.value} is no share from 0 to 1; 93.1 % is written 0.931")
         return self
 
