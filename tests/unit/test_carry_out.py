@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from backbench.studies.carry_out import Outcome, run_study
 from backbench.studies.estimate import estimate_steps
 from backbench.studies.schema import StudyFile
 from backbench.studies.steps import Settings, find_missing, plan_steps
-from backbench.studies.write_up import write_up
+from backbench.studies.write_up import _tell_apart, write_up
 from listings import write_image
 
 STUDY: dict[str, Any] = {
@@ -58,8 +59,8 @@ def test_what_the_budget_leaves_out_is_said(monkeypatch: pytest.MonkeyPatch, tmp
         "one: digits, pixels + knn: why",
         "one: digits, tiny_cnn + knn: the budget ended; the same command goes on from there",
         "one: digits, tiny_cnn + ridge: the budget ended; the same command goes on from there",
-        "two: digits: waits for 'one', where the budget left out pixels + knn, pixels + ridge, tiny_cnn + knn and "
-        "1 more; the same command goes on from there",
+        "two: digits: waits for 'one', where the budget left out tiny_cnn + knn and tiny_cnn + ridge; the same "
+        "command goes on from there",
     ]
     assert outcome.by_reason()["the budget ended; the same command goes on from there"] == [
         "one: digits, tiny_cnn + knn",
@@ -85,7 +86,8 @@ def test_a_method_that_failed_does_not_hide_what_the_budget_left_out(
     for run in ("pixels + centroid", "tiny_cnn + knn", "tiny_cnn + centroid"):
         assert f"one: digits, {run}: the budget ended; the same command goes on from there" in said
     assert len(said) == 4
-    assert outcome.cut == {("one", "digits", 0)}
+    left_out = ["pixels + centroid", "tiny_cnn + knn", "tiny_cnn + centroid"]
+    assert outcome.cut == {("one", "digits", 0): left_out}
 
 
 def test_training_that_was_cut_is_no_run_of_the_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -104,7 +106,8 @@ def test_training_that_was_cut_is_no_run_of_the_study(monkeypatch: pytest.Monkey
     assert str(outcome.undone[0]) == (
         "one: digits, tiny_cnn + knn: training was cut; the same command goes on from there"
     )
-    assert outcome.cut == {("one", "digits", 0)}
+    left_out = ["tiny_cnn + knn", "pixels + knn", "tiny_cnn + ridge"]
+    assert outcome.cut == {("one", "digits", 0): left_out}
 
 
 def test_the_text_of_an_error_stands_on_one_line() -> None:
@@ -127,6 +130,23 @@ def test_an_interrupt_ends_the_study_and_draws_nothing(monkeypatch: pytest.Monke
     assert done.exit_code == 130
     assert "probes: digits: interrupted; the same command goes on from there" in done.stdout
     assert drawn == [False]
+
+
+def test_after_an_interrupt_all_that_was_not_started_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(carry_out, "rank", lambda request, progress: _ranking(interrupted=True))
+    first = STUDY["groups"][0]
+    study = StudyFile.model_validate(STUDY | {"groups": [first, first | {"name": "more", "seeds": [0, 1]}]})
+    settings = Settings(out=tmp_path)
+    outcome = run_study(study, settings)
+    assert [str(undone) for undone in outcome.undone] == [
+        "one: digits: interrupted; the same command goes on from there",
+        "more: digits, seed 0: not started before the interrupt; the same command goes on from there",
+        "more: digits, seed 1: not started before the interrupt; the same command goes on from there",
+    ]
+    write_up(outcome, settings)
+    assert "seeds 0, 1. Nothing of it is finished." in (tmp_path / "tables.md").read_text()
 
 
 def test_the_best_on_validation_goes_on_whatever_the_test_images_say(tmp_path: Path) -> None:
@@ -172,9 +192,13 @@ def test_the_best_of_what_is_there_says_among_how_many_it_was_chosen(tmp_path: P
     (undone,) = outcome.undone
     assert "pixels was chosen among 3 of 4 runs of these models in 'one'" in undone.why
     assert undone.why.endswith("(not there, or its model saw validation images: tiny_cnn + ridge)")
-    outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole[:3], cut={("one", "digits", 0)})
+    cut = {("one", "digits", 0): ["tiny_cnn + ridge", "cnn + ridge"]}  # of which the second has no say
+    outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole[:3], cut=cut)
     assert carry_out._choose_best(step, outcome) is None  # the fourth comes with the same command
     assert "waits for 'one', where the budget left out tiny_cnn + ridge; the same" in outcome.undone[0].why
+    cut[("one", "digits", 0)].remove("tiny_cnn + ridge")
+    outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole, cut=cut)
+    assert carry_out._choose_best(step, outcome) == "pixels"
 
 
 def test_models_that_an_earlier_group_left_nothing_of_are_named_with_the_reason(tmp_path: Path) -> None:
@@ -182,18 +206,21 @@ def test_models_that_an_earlier_group_left_nothing_of_are_named_with_the_reason(
     study = StudyFile.model_validate(STUDY | {"groups": [STUDY["groups"][0], group]})
     step = plan_steps(study, Settings(out=tmp_path))[1]
     for cut, why in (
-        (set(), "see above"),
-        ({("one", "digits", 0)}, "which the budget ended; the same command goes on from there"),
+        ({}, "see above"),
+        (
+            {("one", "digits", 0): ["tiny_cnn + knn"]},
+            "which the budget ended; the same command goes on from there",
+        ),
     ):
         left = SimpleNamespace(**vars(_cell("pixels", 0.8)) | {"bundle": tmp_path / "pixels.bundle"})
-        outcome = Outcome(study, cells=[left], cut=cut)
+        outcome = Outcome(study, cells=[left], cut=dict(cut))
         ready = carry_out._chain(step, outcome)
         assert ready is not None
         assert list(ready.names) == ["pixels"]
         assert str(outcome.undone[0]) == (
             f"two: digits, tiny_cnn: nothing to go on from: no finished knn of 'one' on digits, {why}"
         )
-        assert carry_out._chain(step, Outcome(study, cut=cut)) is None
+        assert carry_out._chain(step, Outcome(study, cut=dict(cut))) is None
 
 
 def test_a_link_after_the_best_of_a_group_goes_on_with_that_one_model(tmp_path: Path) -> None:
@@ -343,8 +370,7 @@ def test_a_chain_goes_on_from_the_same_seed_or_the_only_one(
     ]
     monkeypatch.setattr(carry_out, "chain", lambda step, bundles: bundles["cnn"])
     step: Any = SimpleNamespace(group=group, seed=seed, names={"cnn": "cnn"}, title="two: digits")
-    first, *others = STUDY["groups"]
-    study = StudyFile.model_validate(STUDY | {"groups": [first | {"seeds": list(asked)}, *others]})
+    study = StudyFile.model_validate(STUDY | {"groups": [STUDY["groups"][0] | {"seeds": list(asked)}]})
     outcome: Any = Outcome(study, cells=cells)  # type: ignore[arg-type]
     assert carry_out._chain(step, outcome) == expected
 
@@ -362,6 +388,22 @@ def test_a_group_that_makes_no_sense_is_refused(key: str, value: list[Any], mess
     first, *others = STUDY["groups"]
     with pytest.raises(ValueError, match=message):
         StudyFile.model_validate(STUDY | {"groups": [first | {key: value}, *others]})
+
+
+@pytest.mark.parametrize(("seeds", "is_refused"), [([0, 1], True), ([2, 1], False), ([3], False)])
+def test_a_group_goes_on_from_seeds_that_the_earlier_one_has(seeds: list[int], is_refused: bool) -> None:
+    first, best = STUDY["groups"]
+    after = best | {"best_of": None, "after": "one", "after_data": "digits", "after_method": "knn"}
+    for later in (best, after):
+        earlier = first | {"seeds": [1, 2] if seeds != [3] else [3]}
+        study = STUDY | {"groups": [earlier, later | {"seeds": seeds}]}
+        if is_refused:
+            with pytest.raises(ValueError, match="group 'two', seeds: 0 is not in group 'one', which has 1, 2"):
+                StudyFile.model_validate(study)
+        else:
+            StudyFile.model_validate(study)
+    if not is_refused:  # the weights of a single seed are where all may go on from
+        StudyFile.model_validate(STUDY | {"groups": [first | {"seeds": [0]}, after | {"seeds": seeds}]})
 
 
 def test_groups_and_seeds_have_folders_of_pictures_of_their_own(tmp_path: Path) -> None:
@@ -452,6 +494,76 @@ def test_the_report_tells_runs_of_one_model_in_several_groups_apart(tmp_path: Pa
     for name in ("tiny_cnn (near)", "tiny_cnn (far)", "pixels (near)", "pixels (far)"):
         assert name in page
     assert "(once)" not in page  # which stands there by its method
+
+
+def test_what_two_groups_left_of_one_model_has_two_names(tmp_path: Path) -> None:
+    def cell(group: str, method: str, weights: str, label: str = "a after full on big") -> Any:
+        facts = SimpleNamespace(manifest_digest="m")
+        record = SimpleNamespace(
+            run_id=f"{group}-{method}",
+            data=facts,
+            model_name=label,
+            model=SimpleNamespace(weights_digest=weights),
+        )
+        return SimpleNamespace(group=group, method=method, seed=0, record=record)
+
+    left = [cell("one", "logistic", "x"), cell("two", "full", "y")]
+    assert _tell_apart(left) == {
+        "one-logistic": "a after full on big (one)",
+        "two-full": "a after full on big (two)",
+    }
+    assert _tell_apart([cell("one", "logistic", "x"), cell("two", "full", "x")]) == {}
+    assert len(_tell_apart([cell("one", "full", "x"), cell("two", "full", "x"), cell("one", "knn", "x")])) == 2
+
+
+def test_two_models_that_are_one_at_the_size_asked_for_are_both_there(tmp_path: Path) -> None:
+    models = ["tiny_cnn.cifar100", "tiny_cnn.cifar100@64"]
+    groups = [
+        {"name": "one", "data": ["digits"], "models": models, "methods": ["full"]},
+        {"name": "two", "data": ["digits"], "models": models, "methods": ["knn"]}
+        | {"after": "one", "after_data": "digits", "after_method": "full"},
+    ]
+    groups[0]["options"] = {"full": {"recipe": {"epochs": 1}}}
+    study = StudyFile.model_validate(STUDY | {"groups": groups, "drawings": []})
+    settings = Settings(out=tmp_path, limit=60, image_size=16)
+    outcome = run_study(study, settings)
+    assert outcome.undone == []
+    assert [(cell.group, cell.model) for cell in outcome.cells] == [
+        (group, model) for group in ("one", "two") for model in models
+    ]
+    assert len({cell.record.run_id for cell in outcome.cells}) == 2
+    write_up(outcome, settings, has_figures=False)
+    for text in ((tmp_path / "tables.md").read_text(), (tmp_path / "report.html").read_text()):
+        assert "here tiny_cnn.cifar100@64 is tiny_cnn.cifar100@16" in text
+        assert "here tiny_cnn.cifar100 is tiny_cnn.cifar100@16" in text
+
+
+def test_what_is_asked_of_some_groups_leaves_the_pages_of_the_whole(tmp_path: Path) -> None:
+    group = STUDY["groups"][0] | {"models": ["pixels"], "methods": ["knn"]}
+    study = StudyFile.model_validate(
+        STUDY | {"groups": [group, group | {"name": "other", "methods": ["ridge"]}], "drawings": ["comparison"]}
+    )
+    for only in ((), ("other",)):
+        settings = Settings(out=tmp_path, limit=60, only=only)
+        written, _ = write_up(run_study(study, settings), settings)
+        assert {path.relative_to(tmp_path).parts[0] == "only" for path in written} == {bool(only)}
+    whole, part = (tmp_path / "tables.md").read_text(), (tmp_path / "only" / "tables.md").read_text()
+    assert "pixels x knn" in whole
+    assert "pixels x knn" not in part
+    assert "asked for here: only these groups: other" in part
+
+
+def test_images_from_elsewhere_are_not_taken_for_those_that_are_cited(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for index in range(60):
+        write_image(photos / "ab"[index % 2] / f"{index}.png", index)
+    group = STUDY["groups"][0] | {"models": ["pixels"], "methods": ["knn"], "data": ["cifar10"]}
+    study = StudyFile.model_validate(STUDY | {"groups": [group], "drawings": []})
+    settings = Settings(out=tmp_path / "out", data={"cifar10": str(photos)})
+    write_up(run_study(study, settings), settings, has_figures=False)
+    tables = (tmp_path / "out" / "tables.md").read_text()
+    assert f"- data: cifar10 was read from {photos}, and was not compared with what is published" in tables
+    assert re.search(r"\n- data: cifar10: .*Krizhevsky", tables)
 
 
 def test_weights_that_a_card_gives_another_name_are_runs_of_the_study(

@@ -188,6 +188,21 @@ def test_runs_on_other_images_are_never_ranked_together():
     assert 'id="c2-table"' in page
 
 
+def test_splits_of_one_data_set_are_told_apart_where_they_are_listed():
+    few, whole = make_runs(manifest="d" * 64), make_runs()
+    few = [
+        replace(
+            run, record=run.record.model_copy(update={"data": run.record.data.model_copy(update={"num_train": 7})})
+        )
+        for run in few
+    ]
+    seen = read_page(render_report([make_comparison(few), make_comparison(whole)])).seen
+    assert "2 comparisons" in seen
+    name = few[0].record.data.name
+    assert f"{name}, 7 training images" in seen
+    assert f"{name}, {whole[0].record.data.num_train} training images" in seen
+
+
 def test_training_is_drawn_on_one_scale_and_one_epoch_is_a_line_of_the_table():
     epochs = [
         {

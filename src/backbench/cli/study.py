@@ -120,7 +120,7 @@ def run(
     else:
         print(written[0].read_text(), end="")
         there = [path.name for path in written[:2]] + (["figures/"] if len(written) > 2 else [])
-        print(f"\nEverything is in {settings.out}/: {', '.join(there)}")
+        print(f"\nEverything is in {settings.pages}/: {', '.join(there)}")
     if outcome.interrupted:
         sys.exit(130)
     if outcome.undone:

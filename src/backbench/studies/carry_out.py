@@ -25,6 +25,7 @@ from backbench.studies.steps import Settings, Step, chain, choose, data_config, 
 from backbench.study import Ranking, rank
 
 GOES_ON = "the same command goes on from there"
+ALL = "all runs"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Outcome:
 
     Args:
         choices: sentences on which model went on to later groups, and among how many it was chosen.
-        cut: (group, data, seed) of the rankings that the budget ended, so that the same command adds runs to them.
+        cut: (group, data, seed) of the rankings that the budget ended, so that the same command adds runs to them
+            -> the runs that it left out, or the word for all.
     """
 
     study: StudyFile
@@ -52,7 +54,7 @@ class Outcome:
     rankings: list[tuple[Step, Ranking]] = field(default_factory=list)
     undone: list[Undone] = field(default_factory=list)
     choices: list[str] = field(default_factory=list)
-    cut: set[tuple[str, str, int]] = field(default_factory=set)
+    cut: dict[tuple[str, str, int], list[str]] = field(default_factory=dict)
     interrupted: bool = False
 
     def note(self, what: str, why: object) -> Undone:
@@ -88,6 +90,9 @@ def run_study(
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
     outcome = Outcome(study)
     for number, step in enumerate(steps, start=1):
+        if outcome.interrupted:
+            outcome.note(step.title, f"not started before the interrupt; {GOES_ON}")
+            continue
         progress.say(f"{study.name} {number}/{len(steps)}: {step.title}")
         try:
             ready = _go_on(step, outcome)
@@ -96,7 +101,7 @@ def run_study(
                 continue
             _carry_out(ready, outcome, settings, deadline, progress)
         except BudgetExceeded:
-            outcome.cut.add(_place(step))
+            outcome.cut[_place(step)] = [ALL]
             outcome.note(step.title, f"not started, beyond the budget; {GOES_ON}")
         except (KeyboardInterrupt, Interrupted):
             outcome.interrupted = True
@@ -106,7 +111,6 @@ def run_study(
             progress.warn(str(outcome.note(step.title, error)))
         if outcome.interrupted:
             outcome.note(step.title, f"interrupted; {GOES_ON}")
-            break
     return outcome
 
 
@@ -130,23 +134,21 @@ def _choose_best(step: Step, outcome: Outcome) -> str | None:
     """
     before = next(group for group in outcome.study.groups if group.name == step.group.best_of)
     place = (before.name, step.data, step.seed)
-    there = {
+    rivals = {
         (cell.model, cell.method): cell
         for cell in outcome.cells
-        if (cell.group, cell.data, cell.seed) == place and cell.model in step.names
-    }
-    rivals = {
-        pair: cell
-        for pair, cell in there.items()
-        if cell.figure("val_accuracy") is not None and not cell.record.num_val_seen
+        if (cell.group, cell.data, cell.seed) == place
+        and cell.model in step.names
+        and cell.figure("val_accuracy") is not None
+        and not cell.record.num_val_seen
     }
     asked = [(model, method) for model in step.names for method in before.methods]
     absent = [f"{model} + {method}" for model, method in asked if (model, method) not in rivals]
-    if place in outcome.cut:
-        missing = join_names([f"{model} + {method}" for model, method in asked if (model, method) not in there])
-        why = f"waits for '{before.name}', where the budget left out {missing}; {GOES_ON}"
+    left_out = [run for run in outcome.cut.get(place, ()) if run == ALL or run.partition(" + ")[0] in step.names]
+    if left_out:
+        why = f"waits for '{before.name}', where the budget left out {join_names(left_out)}; {GOES_ON}"
         outcome.note(step.title, why)
-        outcome.cut.add(_place(step))
+        outcome.cut[_place(step)] = [ALL]
         return None
     if not rivals:
         outcome.note(
@@ -192,7 +194,9 @@ def _chain(step: Step, outcome: Outcome) -> Step | None:
     if missing and not (bundles and before.best_of):  # which goes on with one model, as it should
         is_cut = any((name, data) == (group.after, group.after_data) for name, data, _ in outcome.cut)
         if is_cut:
-            outcome.cut.add(_place(step))
+            outcome.cut[_place(step)] = [
+                f"{model} + {method}" for model in missing for method in step.group.methods
+            ]
         why = f"which the budget ended; {GOES_ON}" if is_cut else "see above"
         needed = f"no finished {group.after_method} of '{group.after}' on {group.after_data}"
         outcome.note(f"{step.title}, {join_names(missing)}", f"nothing to go on from: {needed}, {why}")
@@ -207,25 +211,29 @@ def _carry_out(
         raise BudgetExceeded("no time left")
     ranking = rank(replace(step.request, budget_seconds=left), progress)
     outcome.rankings.append((step, ranking))
-    study_name = {find_model(name).name: model for model, name in step.names.items()}
+    names: dict[str, list[str]] = {}  # two of the study may be one here, as at one --image-size
+    for model, name in step.names.items():
+        names.setdefault(find_model(name).name, []).append(model)
     asked_for = [(row, _asked_model(row, settings)) for row in ranking.rows if not row.control]
-    for row, asked in asked_for:
-        if asked not in study_name:
-            continue
+    left_out = []
+    for row, model in [(row, model) for row, asked in asked_for for model in names.get(asked, ())]:
+        run = f"{model} + {row.method}"
         if row.has_failed:
-            outcome.note(f"{step.title}, {study_name[asked]} + {row.method}", row.error)
+            outcome.note(f"{step.title}, {run}", row.error)
             continue
         if not ledger.is_whole(row.run_id):  # its figures are real, but not those that the study asks for
-            outcome.cut.add(_place(step))
-            outcome.note(f"{step.title}, {study_name[asked]} + {row.method}", f"training was cut; {GOES_ON}")
+            left_out.append(run)
+            outcome.note(f"{step.title}, {run}", f"training was cut; {GOES_ON}")
             continue
         record = ledger.read_record(settings.runs / row.run_id)
-        cell = _make_cell(step, study_name[asked], record, settings, progress)
+        cell = _make_cell(step, model, record, settings, progress)
         outcome.cells.append(_evaluate_elsewhere(cell, step, settings, outcome, progress))
     outcome.interrupted = ranking.interrupted
     missing = [] if ranking.interrupted else _list_missing(step, asked_for)
-    if missing and deadline is not None:
-        outcome.cut.add(_place(step))
+    if deadline is not None:
+        left_out += missing
+    if left_out:
+        outcome.cut[_place(step)] = left_out
     for run in missing:
         why = "the budget ended" if deadline is not None else "not run"
         outcome.note(f"{step.title}, {run}", f"{why}; {GOES_ON}")

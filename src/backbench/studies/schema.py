@@ -250,11 +250,23 @@ def _check_earlier(group: Group, by_name: Mapping[str, Group]) -> None:
         _check_there(f"group '{group.name}', after_method", group.after_method, before.methods, group.after)
         for model in group.models:
             _check_there(f"group '{group.name}'", model, before.models, group.after)
+        if len(before.seeds) > 1:  # else its only one is where all go on from
+            _check_seeds(group, before)
     if group.best_of is not None:
         for model in group.models:
             _check_there(f"group '{group.name}'", model, by_name[group.best_of].models, group.best_of)
         for data in group.data:
             _check_there(f"group '{group.name}'", data, by_name[group.best_of].data, group.best_of)
+        _check_seeds(group, by_name[group.best_of])
+
+
+def _check_seeds(group: Group, before: Group) -> None:
+    for seed in group.seeds:
+        if seed not in before.seeds:
+            there = ", ".join(map(str, before.seeds))
+            raise ValueError(
+                f"group '{group.name}', seeds: {seed} is not in group '{before.name}', which has {there}"
+            )
 
 
 def _check_published(entry: Published, by_name: Mapping[str, Group]) -> None:

@@ -48,6 +48,11 @@ class Settings:
         """Folder of the run records."""
         return self.out / "runs"
 
+    @property
+    def pages(self) -> Path:
+        """Folder of tables, report and pictures: what is asked of a part does not replace those of the whole."""
+        return self.out / "only" if self.only else self.out
+
 
 @dataclass(frozen=True)
 class Step:
@@ -74,7 +79,7 @@ def plan_steps(study: StudyFile, settings: Settings) -> list[Step]:
     """
     _check_settings(study, settings)
     steps = []
-    for group in _chosen_groups(study, settings):
+    for group in chosen_groups(study, settings):
         for data in group.data:
             for seed in group.seeds:
                 steps.append(_make_step(study, group, data, seed, settings))
@@ -87,8 +92,7 @@ def chain(step: Step, bundles: Mapping[str, Path]) -> Step:
     Args:
         bundles: the study's name of a model -> its bundle; models without one are left out.
     """
-    names = {name: str(bundles[name]) for name in step.group.models if name in bundles}
-    return replace(step, names=names, request=replace(step.request, models=tuple(names.values())))
+    return _with_models(step, {name: str(bundles[name]) for name in step.group.models if name in bundles})
 
 
 def choose(step: Step, model: str) -> Step:
@@ -97,8 +101,11 @@ def choose(step: Step, model: str) -> Step:
     Args:
         model: by the study's name.
     """
-    names = {model: step.names[model]}
-    return replace(step, names=names, request=replace(step.request, models=tuple(names.values())))
+    return _with_models(step, {model: step.names[model]})
+
+
+def _with_models(step: Step, names: dict[str, str]) -> Step:
+    return replace(step, names=names, request=replace(step.request, models=tuple(dict.fromkeys(names.values()))))
 
 
 def _make_step(study: StudyFile, group: Group, data: str, seed: int, settings: Settings) -> Step:
@@ -108,7 +115,7 @@ def _make_step(study: StudyFile, group: Group, data: str, seed: int, settings: S
         resolve_options(find_method(method.name, f"group '{group.name}'"), method)
     request = RankRequest(
         data=data_config(study, data, settings, split_seed=seed, train_limit=group.train_limit),
-        models=tuple(names.values()),
+        models=tuple(dict.fromkeys(names.values())),
         methods=methods,
         seed=seed,
         precision=settings.precision,
@@ -193,7 +200,7 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
     for name in study.columns.keys() - settings.data.keys():  # of what lies elsewhere here, that decides
         if not _has_columns(name):
             raise ConfigError(f"columns: '{name}' has none. They are for tables and for data sets of the hub.")
-    for group in _chosen_groups(study, settings):
+    for group in chosen_groups(study, settings):
         for name in (*group.data, *group.test_on):
             if not _is_there(source_of(name, settings)):
                 close = nearest(name, [spec.name for spec in list_sources()])
@@ -204,7 +211,8 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
                 )
 
 
-def _chosen_groups(study: StudyFile, settings: Settings) -> list[Group]:
+def chosen_groups(study: StudyFile, settings: Settings) -> list[Group]:
+    """The groups of the study that were asked for, in its order."""
     return [group for group in study.groups if not settings.only or group.name in settings.only]
 
 
@@ -219,7 +227,7 @@ def _is_there(place: str) -> bool:
 
 def find_missing(study: StudyFile, settings: Settings) -> list[str]:
     """A sentence for each data set whose images have to lie here before, and do not."""
-    used = {name for group in _chosen_groups(study, settings) for name in (*group.data, *group.test_on)}
+    used = {name for group in chosen_groups(study, settings) for name in (*group.data, *group.test_on)}
     places = {name: source_of(name, settings) for name in sorted(used)}
     missing = []
     for name, place in places.items():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from backbench import ledger
@@ -25,7 +26,7 @@ from backbench.report.text import printable
 from backbench.storage import write_atomically
 from backbench.studies.carry_out import Outcome
 from backbench.studies.drawings import draw_study
-from backbench.studies.steps import Settings, source_of
+from backbench.studies.steps import Settings, chosen_groups, source_of
 
 TABLES_FILE = "tables.md"
 REPORT_FILE = "report.html"
@@ -50,12 +51,12 @@ def write_up(
         pictures, faults = draw_study(
             outcome.study,
             outcome.cells,
-            settings.out / FIGURES_FOLDER,
+            settings.pages / FIGURES_FOLDER,
             device=settings.device,
             is_trial=settings.random_weights,
             progress=progress,
         )
-    target = settings.out / TABLES_FILE
+    target = settings.pages / TABLES_FILE
     if not outcome.cells:
         write_atomically(target, render_study(outcome, settings).encode())
         return [target], []
@@ -78,11 +79,11 @@ def write_up(
         source=outcome.study.source,
         answers=tuple(answers),
         tables=tuple(make_published_tables(outcome.study.published, outcome.cells)),
-        choices=tuple(outcome.choices),
+        choices=(*_describe_here(outcome, settings), *outcome.choices),
         undone={why: tuple(whats) for why, whats in outcome.by_reason().items()},
     )
     page = render_report(comparisons, evidence, title=title, foreword=foreword)
-    written = [target, settings.out / REPORT_FILE]
+    written = [target, settings.pages / REPORT_FILE]
     write_atomically(written[1], page.encode("utf-8", "backslashreplace"))
     return written + pictures, faults + warnings
 
@@ -107,16 +108,21 @@ def _num_explained(outcome: Outcome, settings: Settings) -> int:
 
 
 def _tell_apart(cells: Sequence[Cell]) -> dict[str, str]:
-    """Titles for the models of runs that else had one name on one page: the same model and method, by the options
-    of another group or from another seed."""
-    alike: dict[tuple[str, str, str], dict[str, Cell]] = {}
+    """Titles for the models of runs that else had one name on one page: the same model and method by the options
+    of another group or from another seed, or weights that two groups left."""
+    alike: dict[tuple[str, str], dict[str, Cell]] = {}
     for cell in cells:
-        key = (cell.record.data.manifest_digest, cell.record.model_name, cell.method)
+        key = (cell.record.data.manifest_digest, cell.record.model_name)
         alike.setdefault(key, {}).setdefault(cell.record.run_id, cell)
     titles = {}
-    for (_, name, _), found in alike.items():
-        several_seeds = len({cell.seed for cell in found.values()}) > 1
-        for run_id, cell in found.items() if len(found) > 1 else ():
+    for (_, name), found in alike.items():
+        num_starts = len(
+            {"" if cell.record.model is None else cell.record.model.weights_digest for cell in found.values()}
+        )
+        methods = Counter(cell.method for cell in found.values())
+        twins = {run: cell for run, cell in found.items() if num_starts > 1 or methods[cell.method] > 1}
+        several_seeds = len({cell.seed for cell in twins.values()}) > 1
+        for run_id, cell in twins.items():
             titles[run_id] = f"{name} ({cell.group}{f', seed {cell.seed}' if several_seeds else ''})"
     return titles
 
@@ -185,7 +191,7 @@ def render_study(
     if outcome.undone:
         parts.append("# Not done\n\n" + "\n".join(map(_describe_reason, outcome.by_reason().items())))
     if pictures or faults:
-        shown = sorted(path.relative_to(settings.out).as_posix() for path in pictures)
+        shown = sorted(path.relative_to(settings.pages).as_posix() for path in pictures)
         lines = [
             *(printable(" ".join(fault.split())) for fault in faults),
             *(f"[{path}]({path})" for path in shown),
@@ -224,32 +230,52 @@ def _describe_use(outcome: Outcome) -> str:
 
 def _describe_groups(outcome: Outcome, settings: Settings) -> str:
     lines = ["## What was run", ""]
-    for group in outcome.study.groups:
+    finished = {cell.group for cell in outcome.cells}
+    for group in chosen_groups(outcome.study, settings):
         after = f", after '{group.after}' on {group.after_data}" if group.after else ""
         limit = f", {group.train_limit:,} images for training and validation" if group.train_limit else ""
         seeds = f", seeds {', '.join(map(str, group.seeds))}" if len(group.seeds) > 1 else ""
         note = f" {group.note}" if group.note else ""
+        nothing = "" if group.name in finished else " Nothing of it is finished."
         lines.append(
             f"- **{printable(group.name)}**: {', '.join(group.models)} x {', '.join(group.methods)} on "
-            f"{', '.join(group.data)}{limit}{seeds}{after}.{note}"
+            f"{', '.join(group.data)}{limit}{seeds}{after}.{note}{nothing}"
         )
-    if settings.random_weights:
-        chained = {group.name for group in outcome.study.groups if group.after}  # these have names of runs
-        ran = {cell.model: cell.record.config.model for cell in outcome.cells if cell.group not in chained}
-        lines += [f"- in this trial {name} is {there}" for name, there in ran.items() if there != name]
-    here = {
+    here = [*_describe_here(outcome, settings), *outcome.choices, *_describe_data(outcome, settings)]
+    return "\n".join([*lines, *(f"- {printable(sentence)}" for sentence in here)])
+
+
+def _describe_here(outcome: Outcome, settings: Settings) -> list[str]:
+    """How this differs from what the study file says: what was asked for, and what stands in for what."""
+    where = "in this trial" if settings.random_weights else "here"
+    asked = {
         "only these groups": ", ".join(settings.only),
         "at most so many images of each data set": f"{settings.limit:,}" if settings.limit else "",
         "input of all models, in pixels": str(settings.image_size or ""),
     }
-    lines += [f"- asked for here: {what}: {printable(value)}" for what, value in here.items() if value]
-    lines += [f"- {printable(choice)}" for choice in outcome.choices]
-    for name in dict.fromkeys(data for group in outcome.study.groups for data in group.data):
-        source = source_of(name, settings)
-        if source != name and name not in settings.data:
-            lines.append(f"- in this trial {name} is {source}: drawn images")
+    chained = {group.name for group in outcome.study.groups if group.after}  # these have names of runs
+    ran = {cell.model: cell.record.config.model for cell in outcome.cells if cell.group not in chained}
+    return [
+        *(f"asked for here: {what}: {value}" for what, value in asked.items() if value),
+        *(f"{where} {name} is {there}" for name, there in ran.items() if there != name),
+    ]
+
+
+def _describe_data(outcome: Outcome, settings: Settings) -> Iterator[str]:
+    """Of each data set where it was read from, and whose it is."""
+    groups = chosen_groups(outcome.study, settings)
+    for name in dict.fromkeys(data for group in groups for data in (*group.data, *group.test_on)):
+        place = source_of(name, settings)
+        named, spec = find_source(name), find_source(place)
+        if place != name and name not in settings.data:
+            yield f"in this trial {name} is {place}: drawn images"
             continue
-        spec = find_source(source) or find_source(name)
-        if spec is not None and spec.citation:
-            lines.append(f"- data: {name}: {spec.citation}; licence: {spec.licence or 'not stated'}")
-    return "\n".join(lines)
+        if place != name:
+            unchecked = (
+                "" if named is None or spec is not None else ", and was not compared with what is published"
+            )
+            yield f"data: {name} was read from {place}{unchecked}"
+        told = spec or named
+        if told is not None and told.citation:
+            source, licence = name if spec is None else place, told.licence or "not stated"
+            yield f"data: {source}: {told.citation}; licence: {licence}"

@@ -81,6 +81,8 @@ def render_report(
         .render(
             title=marks.name(title, 160),
             views=views,
+            names=_name_apart(comparisons),
+            has_splits=len({found.data.name for found in comparisons}) < len(comparisons),
             foreword=foreword,
             policy=policy,
             # our own files: what stands in them is neither escaped nor from outside
@@ -88,6 +90,21 @@ def render_report(
             script=Markup(script),
         )
     )
+
+
+def _name_apart(comparisons: Sequence[Comparison]) -> list[str]:
+    """The data set of each comparison; of one that is there more than once, with what tells its splits apart."""
+    names = [found.data.name for found in comparisons]
+    sizes = [f"{found.data.num_train:,} training images" for found in comparisons]
+    seeds = [f"split by seed {found.entries[0].record.config.data.split_seed}" for found in comparisons]
+    for words in (sizes, seeds):
+        variants: dict[str, set[str]] = {}
+        for name, word in zip(names, words, strict=True):
+            variants.setdefault(name, set()).add(word)
+        names = [
+            f"{name}, {word}" if len(variants[name]) > 1 else name for name, word in zip(names, words, strict=True)
+        ]
+    return names
 
 
 def make_environment() -> Environment:
