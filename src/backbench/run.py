@@ -115,8 +115,11 @@ def decide_run_id(config: RunConfig, data: Data, model: ModelSpec) -> str:
     return f"{words}-{digest_json(identity)[:10]}"
 
 
-def resolve_options(method: MethodSpec, config: MethodConfig) -> Frozen:
-    """All options of a method, checked; ConfigError names the option, what was given and what is allowed."""
+def resolve_options(method: MethodSpec, config: MethodConfig, *, from_file: bool = False) -> Frozen:
+    """All options of a method, checked; ConfigError names the option, what was given and what is allowed.
+
+    `from_file`: they were read from one, so that is where to write them, and not on the command line.
+    """
     try:
         defaults: Frozen = method.options()
         merged = _merge(defaults.model_dump(), config.options)
@@ -134,17 +137,21 @@ def resolve_options(method: MethodSpec, config: MethodConfig) -> Frozen:
         raise ConfigError(
             f"option '{name}' of method '{method.name}' can't be {first['input']!r}: "
             f"{first['msg'].removeprefix('Value error, ')}."
-            f"{_say_how_to_write(name, first['type'], allowed)}"
+            f"{_say_how_to_write(name, first['type'], allowed, from_file=from_file)}"
         ) from error
     return options
 
 
-def _say_how_to_write(name: str, mistake: str, allowed: Sequence[str]) -> str:
-    """How a list and a group of options are given on the command line, where that was the mistake."""
-    if mistake == "tuple_type":
-        return f" Write a list as in: --set '{name}=[...]'"
+def _say_how_to_write(name: str, mistake: str, allowed: Sequence[str], *, from_file: bool) -> str:
+    """How a list and a group of options are given, where that was the mistake."""
     within = [other for other in allowed if other.startswith(f"{name}.")]
-    return f" Set what is in it, as in: --set {within[0]}=..." if mistake == "model_type" and within else ""
+    if mistake == "tuple_type":
+        return (
+            f" Write a list as in: {name} = [...]" if from_file else f" Write a list as in: --set '{name}=[...]'"
+        )
+    if mistake == "model_type" and within:
+        return f" Set what is in it, as in: {f'{within[0]} = ...' if from_file else f'--set {within[0]}=...'}"
+    return ""
 
 
 def _merge(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

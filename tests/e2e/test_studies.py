@@ -221,21 +221,27 @@ data = "digits"
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("options.logistic.C = 1", "logistic, which is not among its methods"),
+        ("options.logistic.C = 1", r"logistic, which is not among its methods \(knn\)"),
+        ("seeds = [true]", r"groups 1 \('one'\), seeds.0: Input should be a valid integer"),
+        ("seeds = ['0']", r"groups 1 \('one'\), seeds.0: Input should be a valid integer"),
+        (PUBLISHED.replace("'r'", "''").replace('"r"', '""'), "published 1 .*, row: must not be empty."),
         ("after = 'none'\nafter_data = 'digits'\nafter_method = 'knn'", "no earlier group"),
         ("after = 'one'", "needs 'after_data'"),
         (
             "[[groups]]\nname = 'two'\nmodles = ['x']",
-            "groups.1.modles: there is no such key. Did you mean 'models'",
+            "groups 2 \\('two'\\), modles: there is no such key. Did you mean 'models'",
         ),
-        ("tset_on = ['x']", "groups.0.tset_on: there is no such key. Did you mean 'test_on'"),
+        ("tset_on = ['x']", r"groups 1 \('one'\), tset_on: there is no such key. Did you mean 'test_on'"),
         ("best_of = 'two'", "takes the best of 'two', which is no earlier group"),
         ("after_data = 'digits'", "need 'after'"),
-        ("seeds = []", "groups.0.seeds: .* at least 1 item"),
+        ("seeds = []", r"groups 1 \('one'\), seeds: .* at least 1 item"),
         (GROUP.replace("DATA", "digit"), "after_data: 'digit' is not in group 'one'. Did you mean 'digits'"),
         (GROUP.replace("DATA", "digits").replace("pixels", "tiny_cnn"), "'two': 'tiny_cnn' is not in group 'one'"),
         ("[trial]\npixls = 'x'", "'pixls' is no model of the study. Did you mean 'pixels'"),
-        (QUESTION + "by = 'familys'\ngroups = ['one']", "questions.0.by: Input should be .*'families'"),
+        (
+            QUESTION + "by = 'familys'\ngroups = ['one']",
+            r"questions 1 \('which\?'\), by: Input should be .*'families'",
+        ),
         (
             QUESTION + "by = 'best-features'\nmodels = ['pixels']\ngroups = ['one']",
             "'models', the family in question, belong to",
@@ -264,7 +270,10 @@ data = "digits"
         (PUBLISHED + "over = 'ome'", "over group 'ome', which there is not. Did you mean 'one'"),
         (PUBLISHED + "over = 'one'\nfigure = 'nll'", "'over' is for shares such as accuracy, and not for nll"),
         (PUBLISHED + "value = 97.5", "accuracy = 97.5 is no share from 0 to 1; 93.1 % is written 0.931"),
-        (PUBLISHED + "value = -3\nfigure = 'seconds'", "published.0.value: .* greater than or equal to 0"),
+        (
+            PUBLISHED + "value = -3\nfigure = 'seconds'",
+            r"published 1 \('r'\): seconds = -3 is below 0; only a gain",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_said(more: str, said: str, tmp_path: Path) -> None:

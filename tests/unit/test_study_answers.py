@@ -155,6 +155,23 @@ def test_several_models_of_a_family_are_spoken_of_as_several() -> None:
     )
 
 
+def test_the_gap_from_training_to_validation_images_is_told_with_what_training_figures_are() -> None:
+    def with_fit(cell: Cell, train: float, val: float) -> Cell:
+        fit = {"train_accuracy": Metric(value=train, n=100), "val_accuracy": Metric(value=val, n=50)}
+        return replace(cell, record=cell.record.model_copy(update={"fit": fit}))
+
+    steady = with_fit(make_cell("a", range(20)), 0.87, 0.88)
+    greedy = with_fit(make_cell("b", range(20)), 0.96, 0.83)
+    said = ask("training-gap", [steady, greedy, make_cell("c", range(9))])
+    assert said == (
+        "On small, accuracy in training over that on validation: b + logistic +13.0 points (96.0 %, 83.0 %), "
+        "a + logistic -1.0 points (87.0 %, 88.0 %)."
+    )
+    tuned = with_fit(make_cell("d", range(20), method="full", options={"recipe": {"epochs": 2}}), 0.9, 0.9)
+    assert ask("training-gap", [tuned]).endswith(FIT_NOTE)
+    assert ask("training-gap", [make_cell("c", range(9))]) == NOTHING
+
+
 def test_what_training_adds_is_tested_against_the_probe_of_the_same_images() -> None:
     probe, tuned = make_cell("a", range(20)), make_cell("a", range(19), method="full", group="tuned")
     said = ask("fine-tuning-gain", [probe, tuned])

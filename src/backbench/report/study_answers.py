@@ -15,7 +15,7 @@ from backbench.evaluate.compare import ALPHA, holm, permutation_by_group
 from backbench.evaluate.intervals import group_numbers
 from backbench.records import Predictions
 from backbench.report.rows import Row, make_rows
-from backbench.report.study_tables import Cell, name_data, show_figure
+from backbench.report.study_tables import Cell, describe_fit, name_data, show_figure
 from backbench.report.text import describe_augment
 
 NOTHING = "No finished run can answer it."
@@ -373,6 +373,26 @@ def fine_tuning_gain(asked: Asked) -> str:
     return " ".join(sentences) or NOTHING
 
 
+def training_gap(asked: Asked) -> str:
+    """How much less each run gets right of its validation images than of its training images, the most first."""
+    sentences = []
+    for data, own in asked.by_data():
+        gaps = [
+            (train.value - val.value, cell, train.value, val.value)
+            for cell in {cell.record.run_id: cell for cell in own}.values()
+            if (train := cell.figure("train_accuracy")) is not None
+            and (val := cell.figure("val_accuracy")) is not None
+        ]
+        shown = [
+            f"{asked.title(cell)} + {cell.method} {100 * gap:+.1f} points ({_percent(train)}, {_percent(val)})"
+            for gap, cell, train, val in sorted(gaps, key=lambda found: -found[0])
+        ]
+        if shown:
+            sentences.append(f"On {data}, accuracy in training over that on validation: {', '.join(shown)}.")
+    sentences += describe_fit([cell for cell in asked.cells if cell.recipe]) if sentences else ()
+    return " ".join(sentences) or NOTHING
+
+
 def across_data(asked: Asked) -> str:
     """How each model's accuracy changes from the first data set to the others, largest fall last.
 
@@ -420,6 +440,7 @@ RULES: dict[str, Answer] = {
     "fine-tuning-gain": fine_tuning_gain,
     "across-data": across_data,
     "between-groups": between_groups,
+    "training-gap": training_gap,
 }
 
 

@@ -159,11 +159,11 @@ def _make_fit_table(group: str, cells: Sequence[Cell]) -> list[Table]:
         for cell in with_fit
     ]
     columns = ("model", "method", "data", *(NAMES[name] for name in wanted))
-    notes = _describe_fit([cell for cell in with_fit if cell.recipe])
+    notes = describe_fit([cell for cell in with_fit if cell.recipe])
     return [Table(f"{group}: training and validation", columns, tuple(rows), notes)]
 
 
-def _describe_fit(trained: Sequence[Cell]) -> tuple[str, ...]:
+def describe_fit(trained: Sequence[Cell]) -> tuple[str, ...]:
     """What training figures are of, for runs with a recipe; nothing where there is none."""
     is_soft = any(
         cell.recipe.get("label_smoothing") or cell.augment.get("mixup") or cell.augment.get("cutmix")
@@ -231,7 +231,7 @@ def make_published_tables(published: Sequence[Any], cells: Sequence[Cell]) -> li
             (entry.group, entry.model, entry.method) for entry in entries if entry.figure.startswith("train_")
         }
         trained = [cell for cell in cells if cell.recipe and (cell.group, cell.model, cell.method) in wanted]
-        notes += _describe_fit(trained)
+        notes += describe_fit(trained)
         heads = (f"{column}{which}" for column in columns for which in (": published", ": here"))
         tables.append(Table(title, ("", *heads), tuple(rows), tuple(notes)))
     return tables

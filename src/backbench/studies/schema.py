@@ -60,7 +60,10 @@ Ask = Literal[
     "fine-tuning-gain",
     "across-data",
     "between-groups",
+    "training-gap",
 ]
+Text = Annotated[str, Field(pattern=r"\S")]
+"""Something that can be read."""
 MAX_BYTES = 1_000_000
 MOST_GRID_IMAGES = 200
 
@@ -76,12 +79,12 @@ class Group(Frozen):
         test_on: other sources, whose images every adapted model is evaluated on, by class name.
     """
 
-    name: str = Field(pattern=r"\S")
+    name: Text
     data: tuple[str, ...] = Field(min_length=1)
     models: tuple[str, ...] = Field(min_length=1)
     methods: tuple[str, ...] = Field(min_length=1)
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, strict=True)], ...] = Field(default=(0,), min_length=1)
     train_limit: int | None = Field(default=None, ge=4)
     after: str | None = None
     after_data: str | None = None
@@ -100,7 +103,9 @@ class Group(Frozen):
     def _check(self) -> Self:
         strangers = sorted(self.options.keys() - set(self.methods))
         if strangers:
-            raise ValueError(f"options for {', '.join(strangers)}, which is not among its methods")
+            raise ValueError(
+                f"options for {', '.join(strangers)}, which is not among its methods ({', '.join(self.methods)})"
+            )
         if self.after is not None and (self.after_data is None or self.after_method is None):
             raise ValueError("'after' needs 'after_data' and 'after_method': which run of that group goes on")
         if self.after is None and (self.after_data is not None or self.after_method is not None):
@@ -134,9 +139,9 @@ class Published(Frozen):
         why: the reason why ours must differ.
     """
 
-    table: str
-    row: str
-    column: str
+    table: Text
+    row: Text
+    column: Text
     value: Decimal | None = None
     figure: Figure = "accuracy"
     group: str
@@ -170,7 +175,7 @@ class Question(Frozen):
         models: the family in question, for 'families'.
     """
 
-    ask: str
+    ask: Text
     by: Ask
     groups: tuple[str, ...] = Field(min_length=1)
     model: str | None = None
@@ -197,9 +202,9 @@ class StudyFile(Frozen):
     """A study: see the module's text for the form of the file."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
-    title: str
-    source: str
-    about: str
+    title: Text
+    source: Text
+    about: Text
     groups: tuple[Group, ...] = Field(min_length=1)
     published: tuple[Published, ...] = ()
     questions: tuple[Question, ...] = ()
@@ -344,18 +349,32 @@ def read_study(path: Path) -> StudyFile:
     if len(text) > MAX_BYTES:
         raise ConfigError(f"study '{path}' is larger than {MAX_BYTES:,} bytes; is it a study?")
     try:
-        return StudyFile.model_validate(tomllib.loads(text.decode(), parse_float=Decimal))
+        document = tomllib.loads(text.decode("utf-8-sig"), parse_float=Decimal)
+        return StudyFile.model_validate(document)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"study '{path}' is not TOML in UTF-8: {error}.") from error
     except ValidationError as error:
         faults = error.errors()  # a key that was mistyped is missing too, and that is no help
         fault = next((each for each in faults if each["type"] == "extra_forbidden"), faults[0])
-        place = ".".join(str(part) for part in fault["loc"])
+        place = _describe_place(fault["loc"], document)
         said = fault["msg"].removeprefix("Value error, ").rstrip(".")
         if fault["type"] == "extra_forbidden":
             said = f"there is no such key{_meant(str(fault['loc'][-1]), _keys_at(fault['loc'][:-1]))}"
+        elif fault["type"] == "string_pattern_mismatch" and not str(fault["input"]).strip():
+            said = "must not be empty"
         end = "" if said.endswith("?") else "."
         raise ConfigError(f"study '{path}'{f', {place}' if place else ''}: {said}{end}") from error
+
+
+def _describe_place(place: Sequence[int | str], document: Mapping[str, Any]) -> str:
+    """'groups 2 ('probes'), seeds.0': entries counted from 1 as people do, with their name if they have one."""
+    if len(place) < 2 or not isinstance(place[1], int):
+        return ".".join(map(str, place))
+    entry = document[str(place[0])][place[1]]
+    names = [entry[key] for key in ("name", "row", "ask") if key in entry] if isinstance(entry, dict) else []
+    name = f" ('{names[0]}')" if names and isinstance(names[0], str) else ""
+    within = ".".join(map(str, place[2:]))
+    return f"{place[0]} {place[1] + 1}{name}{f', {within}' if within else ''}"
 
 
 def _keys_at(place: Sequence[int | str]) -> list[str]:

@@ -112,7 +112,11 @@ def _make_step(study: StudyFile, group: Group, data: str, seed: int, settings: S
     names = {model: _variant(model, study, settings) for model in group.models}
     methods = tuple(MethodConfig(name=name, options=_options_of(group, name, settings)) for name in group.methods)
     for method in methods:
-        resolve_options(find_method(method.name, f"group '{group.name}'"), method)
+        spec = find_method(method.name, f"group '{group.name}'")
+        try:
+            resolve_options(spec, method, from_file=True)
+        except ConfigError as error:
+            raise ConfigError(f"group '{group.name}': {error}") from error
     request = RankRequest(
         data=data_config(study, data, settings, split_seed=seed, train_limit=group.train_limit),
         models=tuple(dict.fromkeys(names.values())),
