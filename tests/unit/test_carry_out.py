@@ -534,8 +534,8 @@ def test_two_models_that_are_one_at_the_size_asked_for_are_both_there(tmp_path: 
     assert len({cell.record.run_id for cell in outcome.cells}) == 2
     write_up(outcome, settings, has_figures=False)
     for text in ((tmp_path / "tables.md").read_text(), (tmp_path / "report.html").read_text()):
-        assert "here tiny_cnn.cifar100@64 is tiny_cnn.cifar100@16" in text
-        assert "here tiny_cnn.cifar100 is tiny_cnn.cifar100@16" in text
+        assert re.search("[hH]ere tiny_cnn.cifar100@64 is tiny_cnn.cifar100@16", text)
+        assert re.search("[hH]ere tiny_cnn.cifar100 is tiny_cnn.cifar100@16", text)
 
 
 def test_what_is_asked_of_some_groups_leaves_the_pages_of_the_whole(tmp_path: Path) -> None:

@@ -429,11 +429,44 @@ def test_maps_of_many_images_show_some_and_say_so() -> None:
     assert {len(line.get_xdata()) for line in drawn} == {10}
 
 
+def test_of_many_classes_those_are_named_whose_images_lie_closest_together() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(40), 10)
+    centres = rng.normal(size=(40, 2)) * 5
+    close = np.arange(40) >= 30  # the last ten; the others lie everywhere
+    points = np.where(close[labels, None], centres[labels], 0) + rng.normal(size=(400, 2)) * np.where(
+        close[labels, None], 0.1, 9
+    )
+    lone = np.concatenate([labels, [40]]), np.concatenate([points, [[0, 0]]])  # close to itself, by chance
+    names = [f"name-{label}" for label in range(41)]
+    figure = draw_embedding({"a": lone[1]}, lone[0], {"a": lone[0] == 0}, names)
+    texts = _texts(figure)
+    named = {int(text.removeprefix("name-")) for text in texts if text.startswith("name-")}
+    assert set(range(30, 40)) <= named
+    assert len(named) <= 16
+    assert 40 not in named
+    words = ["answered wrongly", "answered rightly, of any class", "named: the classes that lie closest together"]
+    assert [text for text in texts if text in words] == words
+    assert _is_inside(figure)
+    few = draw_embedding({"a": points[:60]}, labels[:60], None, names)
+    assert not any("closest together" in text or "of any class" in text for text in _texts(few))
+
+
+def test_a_long_name_of_a_map_takes_two_lines() -> None:
+    name = "tiny_cnn.cifar100 after full on cifar10-mini + logistic"
+    points, labels = np.random.default_rng(0).normal(size=(20, 2)), np.arange(20) % 2
+    figure = draw_embedding({name: points, "b": points}, labels, {name: labels == 0}, ["x", "y"])
+    texts = _texts(figure)
+    assert "tiny_cnn.cifar100 after full on" in texts
+    assert "cifar10-mini + logistic" in texts
+    assert _is_inside(figure)
+
+
 def test_the_grid_has_wrong_answers_first_and_the_surest_foremost() -> None:
     figure = draw_grid([WHITE] * 4, ["a", "b", "c", "d"], ["a", "x", "y", "d"], [0.99, 0.5, 0.8, 0.7], num=3)
     texts = [text for text in _texts(figure) if text in ("a", "x", "y", "d")]
     assert texts == ["y", "x", "a"]
-    assert "80 %, is c" in _texts(figure)
+    assert _texts(figure)[2:5] == ["is c", "y", "80 %"]
     assert any("3 images, 2 of them answered wrongly" in text for text in _texts(figure))
 
 

@@ -79,7 +79,8 @@ def write_up(
         source=outcome.study.source,
         answers=tuple(answers),
         tables=tuple(make_published_tables(outcome.study.published, outcome.cells)),
-        choices=(*_describe_here(outcome, settings), *outcome.choices),
+        here=tuple(_describe_here(outcome, settings)),
+        choices=tuple(outcome.choices),
         undone={why: tuple(whats) for why, whats in outcome.by_reason().items()},
     )
     page = render_report(comparisons, evidence, title=title, foreword=foreword)

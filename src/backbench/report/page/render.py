@@ -26,6 +26,7 @@ class Foreword:
     """What a study says before its runs: its source, its questions with answers, its tables as published.
 
     Args:
+        here: what was asked for here and differs from the study's file, in sentences.
         choices: which models went on to later rankings, in sentences.
         undone: reason -> what of the study is not there for it.
     """
@@ -34,6 +35,7 @@ class Foreword:
     source: str
     answers: tuple[tuple[str, str], ...] = ()
     tables: tuple[Table, ...] = ()
+    here: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     undone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

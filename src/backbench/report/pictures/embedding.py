@@ -35,6 +35,8 @@ _SIDE = 380.0
 _GAP = 24.0
 _LABEL_LIMIT = 110.0
 _MOST_LABELLED = 16
+_ANY, _NO_MARK = -1, -2
+"""In the key, where else the number of a class stands: the mark of all classes, and words alone."""
 
 
 def draw_embedding(
@@ -50,7 +52,8 @@ def draw_embedding(
     """A map for each model, side by side, two to a row above three; wrong answers are crosses.
 
     Up to 20 classes have a colour and a shape each, no two the same pair; points of more are muted. From six on
-    the largest are named at their middles. Of more than 1,000 images 1,000 are shown, wrong ones among the first.
+    they are named at their middles, of more than 16 those whose images lie closest together over all maps. Of more
+    than 1,000 images 1,000 are shown, wrong ones among the first.
 
     Args:
         points: name of the model -> (n, 2) float. labels: (n,) int.
@@ -64,25 +67,33 @@ def draw_embedding(
     shown = _choose(labels, wrong)
     present = np.unique(labels).tolist()
     has_groups = len(present) <= MOST_COLOURED
+    named = _choose_named(labels, list(points.values()))
     subtitle = _describe(len(labels), len(shown), note)
     top = header_height(title, subtitle)
     width = max(2 * MARGIN + columns * _SIDE + (columns - 1) * _GAP, 560)
     groups = present if has_groups else []
     key = _lay_out_key(classes, groups, width, has_wrong=bool(wrong))
-    height = top + rows * (_SIDE + LINE + _GAP) + (len(key) + 1) * LINE
+    shares = {
+        name: f"{100 * np.asarray(wrong[name], dtype=bool).mean():.1f} % wrong"
+        if name in wrong and len(labels)
+        else ""
+        for name in points
+    }
+    heads = {name: _wrap(name, _SIDE - text_width(shares[name]) - 16) for name in points}
+    head = LINE * max(map(len, heads.values()), default=1)
+    height = top + rows * (_SIDE + head + _GAP) + (len(key) + 1) * LINE
     figure = new_figure(width, height, theme)
     page = canvas(figure)
     write_header(figure, look, title, subtitle)
     for number, (name, places) in enumerate(points.items()):
         left = MARGIN + number % columns * (_SIDE + _GAP)
-        above = top + number // columns * (_SIDE + LINE + _GAP)
+        above = top + number // columns * (_SIDE + head + _GAP)
         own_wrong = np.asarray(wrong[name], dtype=bool) if name in wrong else np.zeros(len(labels), dtype=bool)
-        text = f"{100 * own_wrong.mean():.1f} % wrong" if name in wrong and len(labels) else ""
-        name_room = _SIDE - text_width(text) - 16
-        write(page, left, above + SMALL, fit_text(name, name_room, bold=True), look["text"], bold=True)
-        write(page, left + _SIDE, above + SMALL, text, look["muted"], align="right")
-        pixels = _to_pixels(np.asarray(places, dtype=np.float64), left, above + LINE)
-        add_boxes(page, np.array([[left, above + LINE, _SIDE, _SIDE]]), "none", edge=look["rule"], width=1)
+        for turn, text in enumerate(heads[name]):
+            write(page, left, above + SMALL + turn * LINE, text, look["text"], bold=True)
+        write(page, left + _SIDE, above + SMALL, shares[name], look["muted"], align="right")
+        pixels = _to_pixels(np.asarray(places, dtype=np.float64), left, above + head)
+        add_boxes(page, np.array([[left, above + head, _SIDE, _SIDE]]), "none", edge=look["rule"], width=1)
         _add_points(page, look, pixels[shown], labels[shown], own_wrong[shown], groups)
         if len(present) > len(GROUPS):
             _name_classes(
@@ -91,8 +102,9 @@ def draw_embedding(
                 pixels,
                 labels,
                 classes,
+                named,
                 left,
-                above + LINE,
+                above + head,
                 crosses=pixels[shown][own_wrong[shown]],
             )
     _add_key(page, look, key, groups, height - MARGIN - (len(key) - 1) * LINE)
@@ -110,6 +122,44 @@ def _choose(labels: np.ndarray, wrong: Mapping[str, np.ndarray]) -> np.ndarray:
     first = first[np.linspace(0, len(first) - 1, min(len(first), MOST_POINTS // 2)).astype(np.int64)]
     room = min(MOST_POINTS - len(first), len(others))
     return np.sort(np.concatenate([first, others[np.linspace(0, len(others) - 1, room).astype(np.int64)]]))
+
+
+def _choose_named(labels: np.ndarray, maps: Sequence[np.ndarray]) -> list[int]:
+    """The classes that have a name on the maps: all of a few; of many those whose images lie closest together.
+
+    A name says little of a class that lies everywhere. Classes of fewer images than most may be close by chance.
+    """
+    sizes = np.bincount(labels)
+    present = np.flatnonzero(sizes).tolist()
+    if len(present) <= _MOST_LABELLED:
+        return sorted(present, key=lambda label: -sizes[label])
+    common = [label for label in present if sizes[label] >= np.median(sizes[present])]
+    spread = {
+        label: float(np.mean([_spread(places[labels == label], places) for places in maps])) for label in common
+    }
+    return sorted(common, key=spread.__getitem__)[:_MOST_LABELLED]
+
+
+def _spread(own: np.ndarray, everything: np.ndarray) -> float:
+    """Median distance of a class's points from their middle, in units of the whole map; inf without points."""
+    own = own[np.isfinite(own).all(axis=1)]
+    if not len(own):
+        return float("inf")
+    size = float(np.nanmax(everything) - np.nanmin(everything))
+    return float(np.median(np.linalg.norm(own - np.median(own, axis=0), axis=1))) / max(size, 1e-12)
+
+
+def _wrap(name: str, room: float) -> list[str]:
+    """A name in one line, or in two where it has room for no more than that."""
+    if text_width(name, bold=True) <= room:
+        return [name]
+    words = name.split(" ")
+    taken = next(
+        (num for num in range(len(words) - 1, 0, -1) if text_width(" ".join(words[:num]), bold=True) <= room), 0
+    )
+    if not taken:
+        return [fit_text(name, room, bold=True)]
+    return [" ".join(words[:taken]), fit_text(" ".join(words[taken:]), room, bold=True)]
 
 
 def _describe(num: int, num_shown: int, note: str) -> str:
@@ -165,14 +215,13 @@ def _name_classes(
     pixels: np.ndarray,
     labels: np.ndarray,
     classes: Sequence[str],
+    named: Sequence[int],
     left: float,
     top: float,
     crosses: np.ndarray,
 ) -> None:
-    """Names of the largest classes at the middles (medians) of their points, or beside wrong answers there."""
-    sizes = np.bincount(labels, minlength=len(classes))
-    order = [label for label in np.argsort(-sizes, kind="stable").tolist() if sizes[label]][:_MOST_LABELLED]
-    with_points = [label for label in order if np.isfinite(pixels[labels == label]).any()]
+    """Names of these classes at the middles (medians) of their points, or beside wrong answers there."""
+    with_points = [label for label in named if np.isfinite(pixels[labels == label]).any()]
     if not with_points:
         return
     middles = np.array([np.nanmedian(pixels[labels == label], axis=0) for label in with_points])
@@ -195,13 +244,16 @@ def _backing(box: tuple[float, float, float, float], colour: str) -> Rectangle:
 def _lay_out_key(
     classes: Sequence[str], groups: Sequence[int], width: float, *, has_wrong: bool
 ) -> list[list[tuple[float, int | None, str]]]:
-    """Lines of (x, number of the class shown or None for the crosses, text) that fit `width`."""
+    """Lines of (x, number of the class shown, None for the crosses or one of the above, text) that fit `width`."""
     entries = [(number, fit_text(classes[label], _LABEL_LIMIT)) for number, label in enumerate(groups)]
     wanted: list[tuple[int | None, str]] = [*entries, *([(None, "answered wrongly")] if has_wrong else [])]
+    if not groups:
+        wanted.append((_ANY, "answered rightly, of any class" if has_wrong else "an image, of any class"))
+        wanted.append((_NO_MARK, "named: the classes that lie closest together"))
     lines: list[list[tuple[float, int | None, str]]] = [[]]
     x = float(MARGIN)
     for number, text in wanted:
-        room = 16 + text_width(text)
+        room = text_width(text) + (0 if number == _NO_MARK else 16)
         if lines[-1] and x + room > width - MARGIN:
             lines.append([])
             x = float(MARGIN)
@@ -218,8 +270,10 @@ def _add_key(
             if number is None:
                 colour = "text" if groups else "attention"
                 add_marks(page, [(x + 5, y - 4)], "x", look[colour], edge_width=2)
-            else:
+            elif number == _ANY:
+                add_marks(page, [(x + 5, y - 4)], "o", look["other"], edge_width=0, alpha=0.45)
+            elif number != _NO_MARK:
                 shape, colour = _mark_of(number)
                 add_marks(page, [(x + 5, y - 4)], shape, look[colour])
-            write(page, x + 16, y, text, look["text"])
+            write(page, x + (0 if number == _NO_MARK else 16), y, text, look["text"])
         y += LINE

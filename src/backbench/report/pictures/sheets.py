@@ -61,15 +61,19 @@ def draw_grid(
         subtitle = f"{count_of(len(order), 'image')}, {num_wrong:,} of them answered wrongly: those first"
     columns = 10 if num > 30 else 6
     lines = [order[start : start + columns] for start in range(0, len(order), columns)]
-    heights = [max(_shown_size(images[index], _THUMB)[1] for index in line) + 2 * LINE for line in lines]
+    captions = [LINE * (2 if any(wrong[index] for index in line) else 1) for line in lines]
+    heights = [
+        max(_shown_size(images[index], _THUMB)[1] for index in line) + caption
+        for line, caption in zip(lines, captions, strict=True)
+    ]
     above = header_height(title, subtitle)
     width = 2 * MARGIN + columns * _THUMB + (columns - 1) * _GAP
     height = above + sum(heights) + max(len(lines) - 1, 0) * _GAP + MARGIN
     figure = new_figure(width, height, theme)
     write_header(figure, look, title, subtitle)
     page = canvas(figure)
-    for line, line_height in zip(lines, heights, strict=True):
-        bottom = above + line_height - 2 * LINE
+    for line, line_height, caption in zip(lines, heights, captions, strict=True):
+        bottom = above + line_height - caption
         for column, index in enumerate(line):
             left = MARGIN + column * (_THUMB + _GAP)
             _add_image(page, look, images[index], left, bottom, _THUMB)
@@ -81,14 +85,15 @@ def draw_grid(
 def _add_caption(
     page: Axes, look: Look, truth: str, answer: str, confidence: float, left: float, top: float
 ) -> None:
-    """The answer; below, its confidence, and the truth where that is another."""
-    y, start, more = top + SMALL + 4, left, f"{100 * confidence:.0f} %"
+    """The answer with its confidence; below, the truth where that is another."""
+    y, start, share = top + SMALL + 4, left, f"{100 * confidence:.0f} %"
     if truth != answer:
         add_marks(page, [(left + 5, y - 4.5)], "D", look["attention"], size=7, edge_width=0)
-        start, more = left + 16, f"{more}, is "
-        more += fit_text(truth, _THUMB - 16 - text_width(more))
-    write(page, start, y, fit_text(answer, _THUMB - (start - left)), look["text"])
-    write(page, start, y + LINE - 3, more, look["muted"])
+        start = left + 16
+        write(page, start, y + LINE - 3, f"is {fit_text(truth, _THUMB - 16 - text_width('is '))}", look["muted"])
+    name = fit_text(answer, _THUMB - (start - left) - text_width(share) - 6)
+    write(page, start, y, name, look["text"])
+    write(page, start + text_width(name) + 6, y, share, look["muted"])
 
 
 def _shown_size(image: np.ndarray, side: float) -> tuple[float, float]:
