@@ -214,11 +214,9 @@ def _rank_models(bench: _Bench, models: Sequence[ModelSpec], plan: Plan) -> None
     has_answer = False
     for model in sorted(models, key=lambda model: plan.seconds[model.name]):
         bench.models_left -= 1
-        left = math.inf if bench.deadline is None else bench.deadline - time.monotonic()
+        needed = plan.seconds[model.name] if has_answer else 0.0
         try:
-            if left <= 0 or (has_answer and plan.seconds[model.name] > left):
-                raise BudgetExceeded(f"needs about {format_seconds(plan.seconds[model.name])}")
-            _rank_one(bench, model, probes, deadline=bench.deadline)
+            _rank_one(bench, model, probes, deadline=bench.deadline, needed_seconds=needed)
             has_answer = bool(probes)
         except BudgetExceeded as reason:
             bench.not_started.append(model.name)
@@ -250,9 +248,6 @@ def _tune_best(bench: _Bench, models: Sequence[ModelSpec], tunings: Sequence[Met
         known = _pass_over_seen(bench, known)
     best_first = sorted(known, key=lambda model: -by_probe.get(model.name, 0.0))
     for model in best_first[: bench.request.top]:
-        if bench.deadline is not None and time.monotonic() > bench.deadline:
-            bench.not_started.append(f"{model.name} (training)")
-            continue
         try:
             _rank_one(bench, model, tunings, deadline=bench.deadline)
         except BudgetExceeded as reason:
@@ -284,9 +279,25 @@ def _is_interrupt(error: BaseException | None) -> bool:
     return False
 
 
-def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], *, deadline: float | None) -> None:
+def _refuse_late(deadline: float | None, needed_seconds: float) -> None:
+    """BudgetExceeded where nothing more may be begun that takes so long."""
+    left = math.inf if deadline is None else deadline - time.monotonic()
+    if left <= 0 or needed_seconds > left:
+        about = f"needs about {format_seconds(needed_seconds)}" if needed_seconds else "no time is left"
+        raise BudgetExceeded(about)
+
+
+def _rank_one(
+    bench: _Bench,
+    model: ModelSpec,
+    methods: Sequence[MethodConfig],
+    *,
+    deadline: float | None,
+    needed_seconds: float = 0.0,
+) -> None:
     """All methods on one model; its features are extracted only if a run is missing.
 
+    What is finished is read whatever the time; only what is missing needs any, `needed_seconds` for the features.
     Errors of the model or of a method become failure records. StorageError and BudgetExceeded reach the caller.
     """
     request, data = bench.request, bench.data
@@ -306,6 +317,7 @@ def _rank_one(bench: _Bench, model: ModelSpec, methods: Sequence[MethodConfig], 
         record = ledger.find_finished(request.out, run_id)
         is_tuning = find_method(method.name).kind == "tune"
         if record is None:
+            _refuse_late(deadline, needed_seconds if extracted is None else 0.0)
             try:
                 if is_tuning:
                     with catch_signals() as stop_signal:

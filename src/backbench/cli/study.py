@@ -112,7 +112,11 @@ def run(
         outcome = run_study(found, settings, budget_seconds=seconds, progress=progress)
         # whoever interrupts does not want to wait for pictures
         has_figures = has_figures and not outcome.interrupted
-        written, faults = write_up(outcome, settings, has_figures=has_figures, progress=progress)
+        try:
+            written, faults = write_up(outcome, settings, has_figures=has_figures, progress=progress)
+        except KeyboardInterrupt:  # nor does who interrupts while they are drawn
+            outcome.interrupted = True
+            written, faults = write_up(outcome, settings, has_figures=False, progress=progress)
         for fault in faults:
             progress.warn(fault)
     if as_json:

@@ -6,91 +6,30 @@ intervals overlap, or do not, decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from backbench.evaluate.compare import ALPHA, holm, permutation_by_group
-from backbench.evaluate.intervals import group_numbers
-from backbench.records import Predictions
-from backbench.report.rows import Row, make_rows
-from backbench.report.study_tables import Cell, describe_fit, name_data, show_figure
-from backbench.report.text import describe_augment
+from backbench.evaluate.compare import ALPHA, holm
+from backbench.report.study_runs import (
+    Asked,
+    accuracy,
+    best_of_models,
+    describe_test,
+    join_all,
+    percent_of,
+    place_of,
+    rank_cells,
+    show_accuracy,
+    show_p,
+    split_of,
+    tell_apart,
+    val_accuracy,
+)
+from backbench.report.study_tables import Cell, describe_fit, name_data
 
 NOTHING = "No finished run can answer it."
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question's finished runs.
-
-    Args:
-        cells: of its groups, each with a test accuracy.
-        told: run id -> answers to the test images.
-        groups: manifest digest -> test image -> its group, of data whose images hang together.
-        order: the question's groups of runs, in its order.
-        model: the one in question, and `models`: the family in question; for rules that need them.
-    """
-
-    cells: Sequence[Cell]
-    told: Mapping[str, Predictions] = field(default_factory=dict)
-    groups: Mapping[str, Mapping[str, Hashable | None]] = field(default_factory=dict)
-    model: str | None = None
-    models: Sequence[str] = ()
-    order: Sequence[str] = ()
-
-    def title(self, cell: Cell) -> str:
-        """The run's model; with the group, where it has runs in several that would else read alike: one method in
-        two groups, or weights that an earlier group left."""
-        alike = [other for other in self.cells if _split(other) == _split(cell)]
-        is_twin = len({other.record.run_id for other in alike if other.method == cell.method}) > 1
-        has_starts = len({other.record.model_name for other in alike}) > 1
-        return f"{cell.model} ('{cell.group}')" if is_twin or has_starts else cell.model
-
-    def by_data(self) -> Iterator[tuple[str, list[Cell]]]:
-        """Runs with the same images in every part, under the name of their data set: where the training images
-        differ, whatever does better may owe it to them."""
-        for data, digest in dict.fromkeys((cell.data, cell.record.data.manifest_digest) for cell in self.cells):
-            own = [cell for cell in self.cells if (cell.data, cell.record.data.manifest_digest) == (data, digest)]
-            is_of_one_seed = len({cell.seed for cell in own}) == 1  # else the parts are the data's own
-            yield name_data(own[0], self.cells) if is_of_one_seed else data, own
-
-    def correct(self, cell: Cell) -> np.ndarray:
-        """(n,) bool: which test images it got right, in the order of their names."""
-        answers = self.told[cell.record.run_id]
-        right: np.ndarray = answers.correct[np.argsort(answers.ids, kind="stable")]
-        return right
-
-    def gains(self, cell: Cell, over: Cell) -> np.ndarray:
-        """(n,) int: for each test image 1 where only `cell` got it right, -1 where only `over` did, else 0."""
-        difference: np.ndarray = self.correct(cell).astype(np.int64) - self.correct(over)
-        return difference
-
-    def groups_of(self, cell: Cell, ids: Sequence[str]) -> list[Hashable | None] | None:
-        """The group of each of these test images; None where every image stands alone."""
-        known = self.groups.get(cell.record.data.manifest_digest)
-        return None if known is None else [known[each] for each in ids]
-
-    def p_value(self, cell: Cell, differences: np.ndarray) -> float:
-        """Of the exact paired test: two-sided, over images or, where they hang together, over groups.
-
-        Args:
-            cell: on the same images.
-            differences: (n,) int, for each image in the order of their names.
-        """
-        groups = self.groups_of(cell, sorted(self.told[cell.record.run_id].ids))
-        if groups is not None:
-            differences = np.rint(np.bincount(group_numbers(groups), weights=differences)).astype(np.int64)
-        return permutation_by_group(differences)
-
-
-def _place(cell: Cell) -> tuple[str, str, str, int]:
-    return cell.model, cell.method, cell.data, cell.seed
-
-
-def _split(cell: Cell) -> tuple[str, str]:
-    return cell.model, cell.record.data.manifest_digest
 
 
 Answer = Callable[[Asked], str]
@@ -112,7 +51,7 @@ def best_features(asked: Asked) -> str:
     """The best frozen features on each data set, and what can't be told apart from them."""
     sentences = []
     for data, own in asked.by_data():
-        ranked = _rank(asked, own)
+        ranked = rank_cells(asked, own)
         best, rest = ranked[0][0], ranked[1:]
         name = asked.title(best)
         tied = [asked.title(cell) for cell, row in rest if row.tied_with_best]
@@ -120,14 +59,14 @@ def best_features(asked: Asked) -> str:
         if len(ranked) == 1:
             also = ""
         elif tied:
-            also = f"; {_join(tied)} can't be told apart from it (exact paired tests, Holm-adjusted)"
+            also = f"; {join_all(tied)} can't be told apart from it (exact paired tests, Holm-adjusted)"
         else:
             has_tied = any(row.tied_with_best for _, row in rest)  # by another method of the best model
             which = "all other models" if has_tied else "all others"
             also = f"; {which} are worse beyond doubt (exact paired tests, Holm-adjusted)"
             also = also if not has_tied or len({asked.title(cell) for cell in own}) > 1 else ""
         how = f" + {best.method}" if len({cell.method for cell in own}) > 1 else ""
-        sentences.append(f"On {data}: {name}{how}, {_show(best)}{also}.")
+        sentences.append(f"On {data}: {name}{how}, {show_accuracy(best)}{also}.")
     return " ".join(sentences)
 
 
@@ -140,14 +79,14 @@ def both_resolutions(asked: Asked) -> str:
     names = list(dict.fromkeys(cell.data for cell in asked.cells))
     if len(names) < 2:
         return f"Only {names[0]} is finished: it takes two data sets."
-    splits = [(data, _best_of_models(own)) for data, own in asked.by_data()]
+    splits = [(data, best_of_models(own)) for data, own in asked.by_data()]
     common = [model for model in splits[0][1] if all(model in best for _, best in splits)]
     if not common:
         return "No model has finished on all data sets."
     places: dict[str, list[int]] = {}
     shown: dict[str, list[str]] = {}
     for data, best in splits:
-        for place, (cell, row) in enumerate(_rank(asked, [best[model] for model in common]), start=1):
+        for place, (cell, row) in enumerate(rank_cells(asked, [best[model] for model in common]), start=1):
             open_to = f" ({row.rank_low} to {row.rank_high})" if row.rank_low != row.rank_high else ""
             places.setdefault(cell.model, []).append(place)
             shown.setdefault(cell.model, []).append(f"place {place}{open_to} on {data}")
@@ -156,15 +95,6 @@ def both_resolutions(asked: Asked) -> str:
         f"{first}: {', '.join(shown[first])}, of {len(common)} models on all of them (in brackets the places "
         "that paired tests leave open)."
     )
-
-
-def _best_of_models(cells: Sequence[Cell]) -> dict[str, Cell]:
-    """Model -> of its runs the one that is best on validation."""
-    best: dict[str, Cell] = {}
-    for cell in cells:
-        if cell.model not in best or _val_accuracy(cell) > _val_accuracy(best[cell.model]):
-            best[cell.model] = cell
-    return best
 
 
 def own_network(asked: Asked) -> str:
@@ -176,30 +106,30 @@ def own_network(asked: Asked) -> str:
         others = [cell for cell in own if cell.model != asked.model]
         if not mine or not others:
             continue
-        first, best = max(mine, key=_val_accuracy), max(others, key=_val_accuracy)
-        gap = 100 * (_accuracy(best) - _accuracy(first))
+        first, best = max(mine, key=val_accuracy), max(others, key=val_accuracy)
+        gap = 100 * (accuracy(best) - accuracy(first))
         where = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'} it" if gap else "level with it"
         sentences.append(
-            f"{asked.title(first)} ({first.method}) reaches {_show(first)} on {data}; of the other models the "
-            f"best on validation, {asked.title(best)} ({best.method}), is {where} at {_show(best)} "
-            f"({_test(asked, best, first)}).{_count_above(asked, first, others)}"
+            f"{asked.title(first)} ({first.method}) reaches {show_accuracy(first)} on {data}; of the other models "
+            f"the best on validation, {asked.title(best)} ({best.method}), is {where} at {show_accuracy(best)} "
+            f"({describe_test(asked, best, first)}).{_count_above(asked, first, others)}"
         )
     return " ".join(sentences) or _why_not(asked, lambda cell: cell.model == asked.model)
 
 
 def _count_above(asked: Asked, first: Cell, others: Sequence[Cell]) -> str:
     """' 3 of the 4 others ... are above it': each by its method that is best on validation; '' for one alone."""
-    best = list(_best_of_models(others).values())
+    best = list(best_of_models(others).values())
     if len(best) == 1:
         return ""
     p_values = holm([asked.p_value(first, asked.gains(cell, first)) for cell in best])
     above = [
         cell.model
         for cell, p_value in zip(best, p_values, strict=True)
-        if p_value < ALPHA and _accuracy(cell) > _accuracy(first)
+        if p_value < ALPHA and accuracy(cell) > accuracy(first)
     ]
     which = [cell.model for cell in best if cell.model not in above]
-    rest = f"; not {_join(which)}" if above and which else ""
+    rest = f"; not {join_all(which)}" if above and which else ""
     num = "All" if not which else "None" if not above else f"{len(above)}"
     verb = "is" if len(above) == 1 else "are"
     return (
@@ -215,8 +145,8 @@ def _why_not(asked: Asked, is_ours: Callable[[Cell], bool]) -> str:
     if not common:
         return NOTHING
     return (
-        f"What is finished on {_join(common)} had different training images on the two sides, so that the models "
-        "are not what is compared."
+        f"What is finished on {join_all(common)} had different training images on the two sides, so that the "
+        "models are not what is compared."
     )
 
 
@@ -227,47 +157,17 @@ def between_groups(asked: Asked) -> str:
     before = [cell for cell in asked.cells if cell.group == asked.order[0]]
     for first in before:
         for later in asked.cells:
-            if later.group == first.group or _place(later) != _place(first):
+            if later.group == first.group or place_of(later) != place_of(first):
                 continue
             if sorted(asked.told[later.record.run_id].ids) != sorted(asked.told[first.record.run_id].ids):
                 continue
-            gain = 100 * (_accuracy(later) - _accuracy(first))
+            gain = 100 * (accuracy(later) - accuracy(first))
             sentences.append(
-                f"{first.model} + {first.method} on {name_data(first, before)}: {_show(first)} in "
-                f"'{first.group}', {_show(later)} in '{later.group}', {gain:+.1f} points "
-                f"({_test(asked, later, first)}).{_tell_apart(first, later)}"
+                f"{first.model} + {first.method} on {name_data(first, before)}: {show_accuracy(first)} in "
+                f"'{first.group}', {show_accuracy(later)} in '{later.group}', {gain:+.1f} points "
+                f"({describe_test(asked, later, first)}).{tell_apart(first, later)}"
             )
     return " ".join(sentences) or NOTHING
-
-
-def _tell_apart(first: Cell, later: Cell) -> str:
-    """' Between them: training images 4,000 to 40,000, epochs 3 to 6.'; '' where nothing differs."""
-    one, two = _settings(first), _settings(later)
-    changes = [
-        f"{words} {one.get(words, NOT_STATED)} to {two.get(words, NOT_STATED)}"
-        for words in dict.fromkeys([*one, *two])
-        if one.get(words, NOT_STATED) != two.get(words, NOT_STATED)
-    ]
-    return f" Between them: {', '.join(changes)}." if changes else ""
-
-
-def _settings(cell: Cell) -> dict[str, str]:
-    """All that was decided for a run, as words and their value."""
-    facts, method = cell.record.model, cell.record.method
-    recipe = {key: value for key, value in cell.recipe.items() if key != "augment"}
-    options = {} if method is None else {key: value for key, value in method.options.items() if key != "recipe"}
-    found = {"training images": f"{cell.record.data.num_train:,}"}
-    if facts is not None and facts.preprocess is not None:
-        found["input"] = " x ".join(map(str, facts.preprocess.size)) + " px"
-    for key, value in (recipe | options).items():
-        rate = "the family's" if key.endswith("learning_rate") else "none"
-        found[key.replace("_", " ")] = (
-            rate if value is None else f"{value:.4g}" if type(value) is float else str(value)
-        )
-    if recipe:
-        found["augmentation"] = describe_augment(cell.augment) or "none"
-    found["start"] = cell.record.model_name
-    return found
 
 
 def generalisation(asked: Asked) -> str:
@@ -276,7 +176,7 @@ def generalisation(asked: Asked) -> str:
     Named apart: the network in question, where the study asks for one, and of the others the best on validation.
     """
     changes: dict[tuple[str, str], list[tuple[Cell, float]]] = {}
-    for cell in asked.cells:
+    for cell in asked.unique_cells():
         for source, found in cell.elsewhere.items():
             own = _own_accuracy(asked, cell, set(found.mapping.values()))
             if own is not None:
@@ -300,7 +200,7 @@ def _describe_change(asked: Asked, data: str, source: str, changes: Sequence[tup
         f"{words}{asked.title(cell)} + {cell.method}: {change:+.1f} points"
         for words, rivals in (("", mine), (f"{of_others}the best on validation, ", others))
         if rivals
-        for cell, change in [max(rivals, key=lambda one: _val_accuracy(one[0]))]
+        for cell, change in [max(rivals, key=lambda one: val_accuracy(one[0]))]
     ]
     over = f" on average ({len(changes)} runs)" if len(changes) > 1 else ""
     return (
@@ -337,14 +237,15 @@ def families(asked: Asked) -> str:
             verdict = "these can't be told apart"
         else:
             verdict = f"{they_are} worse" if gap < 0 else f"{they_are} no worse, but better"
-        first, second = max(ours, key=_val_accuracy), max(others, key=_val_accuracy)
+        first, second = max(ours, key=val_accuracy), max(others, key=val_accuracy)
         one, other = asked.title(first), asked.title(second)
-        names = _join([asked.title(cell) for cell in ours])
+        names = join_all([asked.title(cell) for cell in ours])
         sentences.append(
-            f"On {data} {names} {reach} {_percent(mine.mean())} on average, the others "
-            f"{_percent(theirs.mean())}: {verdict} ({100 * gap:+.1f} points, {_show_p(p_value)}, exact "
+            f"On {data} {names} {reach} {percent_of(mine.mean())} on average, the others "
+            f"{percent_of(theirs.mean())}: {verdict} ({100 * gap:+.1f} points, {show_p(p_value)}, exact "
             f"paired test on {mine.shape[1]:,} images). Of each, the best on validation: {one} with "
-            f"{_show(first)}, {other} with {_show(second)} ({_test(asked, first, second)})."
+            f"{show_accuracy(first)}, {other} with {show_accuracy(second)} "
+            f"({describe_test(asked, first, second)})."
         )
     return " ".join(sentences) or _why_not(asked, lambda cell: cell.model in asked.models)
 
@@ -358,17 +259,17 @@ def fine_tuning_gain(asked: Asked) -> str:
     probes = [cell for cell in asked.cells if cell.method in PROBES]
     sentences = []
     for cell in asked.cells:
-        own = [probe for probe in probes if _split(probe) == _split(cell)]
+        own = [probe for probe in probes if split_of(probe) == split_of(cell)]
         of_start = [probe for probe in own if probe.record.model_name == cell.record.model_name]
         as_it_came = [probe for probe in own if probe.record.model is None or probe.record.model.label is None]
         if cell.method in PROBES or not (of_start or as_it_came):
             continue
-        probe = max(of_start or as_it_came, key=_val_accuracy)
-        gain = 100 * (_accuracy(cell) - _accuracy(probe))
+        probe = max(of_start or as_it_came, key=val_accuracy)
+        gain = 100 * (accuracy(cell) - accuracy(probe))
         start = "" if of_start else " of the weights before the earlier training"
         sentences.append(
             f"{asked.title(cell)} on {name_data(cell, asked.cells)}: {cell.method} {gain:+.1f} points over "
-            f"{probe.method}{start} ({_test(asked, cell, probe)})."
+            f"{probe.method}{start} ({describe_test(asked, cell, probe)})."
         )
     return " ".join(sentences) or NOTHING
 
@@ -379,12 +280,12 @@ def training_gap(asked: Asked) -> str:
     for data, own in asked.by_data():
         gaps = [
             (train.value - val.value, cell, train.value, val.value)
-            for cell in {cell.record.run_id: cell for cell in own}.values()
+            for cell in own
             if (train := cell.figure("train_accuracy")) is not None
             and (val := cell.figure("val_accuracy")) is not None
         ]
         shown = [
-            f"{asked.title(cell)} + {cell.method} {100 * gap:+.1f} points ({_percent(train)}, {_percent(val)})"
+            f"{asked.title(cell)} + {cell.method} {100 * gap:+.1f} points ({percent_of(train)}, {percent_of(val)})"
             for gap, cell, train, val in sorted(gaps, key=lambda found: -found[0])
         ]
         if shown:
@@ -412,9 +313,9 @@ def across_data(asked: Asked) -> str:
     sentences = []
     for _, model, means, changes in sorted(found, key=lambda one: -one[0]):
         figures = ", ".join(
-            f"{_percent(means[data])} on {data} ({100 * changes[data]:+.1f} points)" for data in names[1:]
+            f"{percent_of(means[data])} on {data} ({100 * changes[data]:+.1f} points)" for data in names[1:]
         )
-        sentences.append(f"{model}: {_percent(means[names[0]])} on {names[0]}, {figures}.")
+        sentences.append(f"{model}: {percent_of(means[names[0]])} on {names[0]}, {figures}.")
     return " ".join(sentences) or NOTHING
 
 
@@ -425,11 +326,10 @@ def _mean_accuracy(cells: Sequence[Cell]) -> float | None:
     by_method: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         by_method.setdefault((cell.group, cell.method), []).append(cell)
-    best = max(by_method.values(), key=lambda own: sum(map(_val_accuracy, own)) / len(own))
-    return sum(map(_accuracy, best)) / len(best)
+    best = max(by_method.values(), key=lambda own: sum(map(val_accuracy, own)) / len(own))
+    return sum(map(accuracy, best)) / len(best)
 
 
-NOT_STATED = "none"
 PROBES = ("logistic", "knn", "ridge", "centroid")
 RULES: dict[str, Answer] = {
     "best-features": best_features,
@@ -442,47 +342,3 @@ RULES: dict[str, Answer] = {
     "between-groups": between_groups,
     "training-gap": training_gap,
 }
-
-
-def _rank(asked: Asked, cells: Sequence[Cell]) -> list[tuple[Cell, Row]]:
-    """Runs on the same test images, best first, each with its line of a ranking. A run that stands in two groups
-    stands there once."""
-    by_id = {cell.record.run_id: cell for cell in cells}
-    told = [asked.told[run_id] for run_id in by_id]
-    rows = make_rows([cell.record for cell in by_id.values()], told, asked.groups_of(cells[0], told[0].ids))
-    return [(by_id[row.run_id], row) for row in rows]
-
-
-def _test(asked: Asked, first: Cell, second: Cell) -> str:
-    """'p = 0.03, exact paired test on 1,000 images': whether two runs on the same images can be told apart."""
-    differences = asked.gains(first, second)
-    p_value = asked.p_value(first, differences)
-    apart = "" if p_value < ALPHA else "not to be told apart: "
-    return f"{apart}{_show_p(p_value)}, exact paired test on {len(differences):,} images"
-
-
-def _show_p(p_value: float) -> str:
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}".rstrip("0").rstrip(".")
-
-
-def _accuracy(cell: Cell) -> float:
-    metric = cell.figure("accuracy")
-    return 0.0 if metric is None else metric.value
-
-
-def _val_accuracy(cell: Cell) -> float:
-    metric = cell.figure("val_accuracy")
-    return 0.0 if metric is None else metric.value
-
-
-def _show(cell: Cell) -> str:
-    return show_figure("accuracy", cell.figure("accuracy"))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _join(names: Sequence[str]) -> str:
-    unique = list(dict.fromkeys(names))
-    return " and ".join([", ".join(unique[:-1]), unique[-1]]) if len(unique) > 1 else unique[0]

@@ -305,7 +305,19 @@ def make_recipe_table(cells: Sequence[Cell]) -> list[Table]:
         rows.append((cell.group, cell.model, cell.method, name_data(cell, own), *epochs, *shown, augment))
     columns = ("group", "model", "method", "data", "epochs at most", "epoch kept")
     names = (*(name.replace("_", " ") for name in RECIPE), "augmentation")
-    return [Table("How it was trained", columns + names, tuple(rows), (RECIPE_NOTE,))] if rows else []
+    notes = (RECIPE_NOTE, *_describe_stages(cells))
+    return [Table("How it was trained", columns + names, tuple(rows), notes)] if rows else []
+
+
+def _describe_stages(cells: Sequence[Cell]) -> list[str]:
+    """Which runs trained each stage of the network more slowly than the next; a sentence for each share."""
+    found: dict[float, dict[str, None]] = {}
+    for cell in cells:
+        if (share := cell.recipe.get("layer_decay", 1.0)) != 1.0:
+            found.setdefault(share, {})[f"{cell.group} + {cell.method}"] = None
+    return [
+        f"Each stage at {share:g} times the rate of the next: {', '.join(runs)}." for share, runs in found.items()
+    ]
 
 
 def _plain(value: object) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from backbench import ledger
@@ -207,7 +208,7 @@ def _carry_out(
     step: Step, outcome: Outcome, settings: Settings, deadline: float | None, progress: Progress
 ) -> None:
     left = None if deadline is None else deadline - time.monotonic()
-    if left is not None and left <= 0:
+    if left is not None and left <= 0 and not _was_begun(step, settings):
         raise BudgetExceeded("no time left")
     ranking = rank(replace(step.request, budget_seconds=left), progress)
     outcome.rankings.append((step, ranking))
@@ -237,6 +238,15 @@ def _carry_out(
     for run in missing:
         why = "the budget ended" if deadline is not None else "not run"
         outcome.note(f"{step.title}, {run}", f"{why}; {GOES_ON}")
+
+
+def _was_begun(step: Step, settings: Settings) -> bool:
+    """Whether there are runs on the step's images: what is finished of them is read without time to speak of."""
+    for path in settings.runs.glob(f"*/{ledger.RECORD_FILE}"):
+        with suppress(StorageError):  # a damaged one is moved aside when its turn comes
+            if ledger.read_record(path.parent).config.data == step.request.data:
+                return True
+    return False
 
 
 def _asked_model(row: Row, settings: Settings) -> str:

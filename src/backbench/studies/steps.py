@@ -105,7 +105,7 @@ def choose(step: Step, model: str) -> Step:
 
 
 def _with_models(step: Step, names: dict[str, str]) -> Step:
-    return replace(step, names=names, request=replace(step.request, models=tuple(dict.fromkeys(names.values()))))
+    return replace(step, names=names, request=replace(step.request, models=tuple(names.values())))
 
 
 def _make_step(study: StudyFile, group: Group, data: str, seed: int, settings: Settings) -> Step:
@@ -119,7 +119,7 @@ def _make_step(study: StudyFile, group: Group, data: str, seed: int, settings: S
             raise ConfigError(f"group '{group.name}': {error}") from error
     request = RankRequest(
         data=data_config(study, data, settings, split_seed=seed, train_limit=group.train_limit),
-        models=tuple(dict.fromkeys(names.values())),
+        models=tuple(names.values()),
         methods=methods,
         seed=seed,
         precision=settings.precision,
@@ -184,12 +184,12 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
         if name not in groups:
             raise unknown_name("group", name, groups, "--only", "its groups with --dry-run")
     for group in study.groups:
-        before = group.after or group.best_of
-        if group.name in settings.only and before is not None and before not in settings.only:
-            raise ConfigError(
-                f"--only '{group.name}': it goes on from '{before}'. Give --only '{before}' too: what is "
-                "finished of it is not computed again."
-            )
+        for before in filter(None, (group.after, group.best_of)):
+            if group.name in settings.only and before not in settings.only:
+                raise ConfigError(
+                    f"--only '{group.name}': it goes on from '{before}'. Give --only '{before}' too: what is "
+                    "finished of it is not computed again."
+                )
     for stand_in in study.trial.values():
         find_model(stand_in, "[trial]")
     known = {data for group in study.groups for data in (*group.data, *group.test_on)}

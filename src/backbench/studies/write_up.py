@@ -79,7 +79,11 @@ def write_up(
         source=outcome.study.source,
         answers=tuple(answers),
         tables=tuple(make_published_tables(outcome.study.published, outcome.cells)),
-        here=tuple(_describe_here(outcome, settings)),
+        here=(
+            *(f"{name}: {what}" for name, what in _list_groups(outcome, settings)),
+            *_describe_here(outcome, settings),
+            *_describe_data(outcome, settings),
+        ),
         choices=tuple(outcome.choices),
         undone={why: tuple(whats) for why, whats in outcome.by_reason().items()},
     )
@@ -230,7 +234,14 @@ def _describe_use(outcome: Outcome) -> str:
 
 
 def _describe_groups(outcome: Outcome, settings: Settings) -> str:
-    lines = ["## What was run", ""]
+    lines = [f"**{printable(name)}**: {what}" for name, what in _list_groups(outcome, settings)]
+    here = [*_describe_here(outcome, settings), *outcome.choices, *_describe_data(outcome, settings)]
+    lines += map(printable, here)
+    return "\n".join(["## What was run", "", *(f"- {line}" for line in lines)])
+
+
+def _list_groups(outcome: Outcome, settings: Settings) -> Iterator[tuple[str, str]]:
+    """Of each group that was asked for its name, and what it is in words."""
     finished = {cell.group for cell in outcome.cells}
     for group in chosen_groups(outcome.study, settings):
         after = f", after '{group.after}' on {group.after_data}" if group.after else ""
@@ -238,12 +249,11 @@ def _describe_groups(outcome: Outcome, settings: Settings) -> str:
         seeds = f", seeds {', '.join(map(str, group.seeds))}" if len(group.seeds) > 1 else ""
         note = f" {group.note}" if group.note else ""
         nothing = "" if group.name in finished else " Nothing of it is finished."
-        lines.append(
-            f"- **{printable(group.name)}**: {', '.join(group.models)} x {', '.join(group.methods)} on "
-            f"{', '.join(group.data)}{limit}{seeds}{after}.{note}{nothing}"
+        yield (
+            group.name,
+            f"{', '.join(group.models)} x {', '.join(group.methods)} on {', '.join(group.data)}"
+            f"{limit}{seeds}{after}.{note}{nothing}",
         )
-    here = [*_describe_here(outcome, settings), *outcome.choices, *_describe_data(outcome, settings)]
-    return "\n".join([*lines, *(f"- {printable(sentence)}" for sentence in here)])
 
 
 def _describe_here(outcome: Outcome, settings: Settings) -> list[str]:

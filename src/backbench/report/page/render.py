@@ -26,7 +26,7 @@ class Foreword:
     """What a study says before its runs: its source, its questions with answers, its tables as published.
 
     Args:
-        here: what was asked for here and differs from the study's file, in sentences.
+        here: what was run, on which images, and what differs from the study's file, in sentences.
         choices: which models went on to later rankings, in sentences.
         undone: reason -> what of the study is not there for it.
     """

@@ -1,0 +1,188 @@
+"""The runs that a question is asked of: which may be compared, how they differ, and the tests between them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from backbench.evaluate.compare import ALPHA, permutation_by_group
+from backbench.evaluate.intervals import group_numbers
+from backbench.records import Predictions
+from backbench.report.rows import Row, make_rows
+from backbench.report.study_tables import Cell, name_data, show_figure
+from backbench.report.text import describe_augment
+
+NOT_STATED = "none"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question's finished runs.
+
+    Args:
+        cells: of its groups, each with a test accuracy.
+        told: run id -> answers to the test images.
+        groups: manifest digest -> test image -> its group, of data whose images hang together.
+        order: the question's groups of runs, in its order.
+        model: the one in question, and `models`: the family in question; for rules that need them.
+    """
+
+    cells: Sequence[Cell]
+    told: Mapping[str, Predictions] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, Hashable | None]] = field(default_factory=dict)
+    model: str | None = None
+    models: Sequence[str] = ()
+    order: Sequence[str] = ()
+
+    def title(self, cell: Cell) -> str:
+        """The run's model; with the group, where it has runs in several that would else read alike: one method in
+        two groups, or weights that an earlier group left."""
+        alike = [other for other in self.cells if split_of(other) == split_of(cell)]
+        is_twin = len({other.record.run_id for other in alike if other.method == cell.method}) > 1
+        has_starts = len({other.record.model_name for other in alike}) > 1
+        return f"{cell.model} ('{cell.group}')" if is_twin or has_starts else cell.model
+
+    def unique_cells(self) -> list[Cell]:
+        """Each run of a model once, though it may stand in several groups."""
+        first: dict[tuple[str, str, str], Cell] = {}
+        for cell in self.cells:
+            first.setdefault((cell.data, cell.model, cell.record.run_id), cell)
+        return list(first.values())
+
+    def by_data(self) -> Iterator[tuple[str, list[Cell]]]:
+        """Runs with the same images in every part, under the name of their data set: where the training images
+        differ, whatever does better may owe it to them. A run that stands in two groups counts once."""
+        for data, digest in dict.fromkeys((cell.data, cell.record.data.manifest_digest) for cell in self.cells):
+            own = [
+                cell
+                for cell in self.unique_cells()
+                if (cell.data, cell.record.data.manifest_digest) == (data, digest)
+            ]
+            is_of_one_seed = len({cell.seed for cell in own}) == 1  # else the parts are the data's own
+            yield name_data(own[0], self.cells) if is_of_one_seed else data, own
+
+    def correct(self, cell: Cell) -> np.ndarray:
+        """(n,) bool: which test images it got right, in the order of their names."""
+        answers = self.told[cell.record.run_id]
+        right: np.ndarray = answers.correct[np.argsort(answers.ids, kind="stable")]
+        return right
+
+    def gains(self, cell: Cell, over: Cell) -> np.ndarray:
+        """(n,) int: for each test image 1 where only `cell` got it right, -1 where only `over` did, else 0."""
+        difference: np.ndarray = self.correct(cell).astype(np.int64) - self.correct(over)
+        return difference
+
+    def groups_of(self, cell: Cell, ids: Sequence[str]) -> list[Hashable | None] | None:
+        """The group of each of these test images; None where every image stands alone."""
+        known = self.groups.get(cell.record.data.manifest_digest)
+        return None if known is None else [known[each] for each in ids]
+
+    def p_value(self, cell: Cell, differences: np.ndarray) -> float:
+        """Of the exact paired test: two-sided, over images or, where they hang together, over groups.
+
+        Args:
+            cell: on the same images.
+            differences: (n,) int, for each image in the order of their names.
+        """
+        groups = self.groups_of(cell, sorted(self.told[cell.record.run_id].ids))
+        if groups is not None:
+            differences = np.rint(np.bincount(group_numbers(groups), weights=differences)).astype(np.int64)
+        return permutation_by_group(differences)
+
+
+def place_of(cell: Cell) -> tuple[str, str, str, int]:
+    return cell.model, cell.method, cell.data, cell.seed
+
+
+def split_of(cell: Cell) -> tuple[str, str]:
+    return cell.model, cell.record.data.manifest_digest
+
+
+def best_of_models(cells: Sequence[Cell]) -> dict[str, Cell]:
+    """Model -> of its runs the one that is best on validation."""
+    best: dict[str, Cell] = {}
+    for cell in cells:
+        if cell.model not in best or val_accuracy(cell) > val_accuracy(best[cell.model]):
+            best[cell.model] = cell
+    return best
+
+
+def tell_apart(first: Cell, later: Cell) -> str:
+    """' Between them: training images 4,000 to 40,000, epochs 3 to 6.'; '' where nothing differs of two runs."""
+    one, two = list_settings(first), list_settings(later)
+    if first.record.run_id == later.record.run_id:
+        return " They are one and the same run."
+    changes = [
+        f"{words} {one.get(words, NOT_STATED)} to {two.get(words, NOT_STATED)}"
+        for words in dict.fromkeys([*one, *two])
+        if one.get(words, NOT_STATED) != two.get(words, NOT_STATED)
+    ]
+    starts = [cell.record.model.weights_digest for cell in (first, later) if cell.record.model is not None]
+    if len(set(starts)) > 1 and one["start"] == two["start"]:
+        changes.append(f"start {one['start']}, of other weights")
+    return f" Between them: {', '.join(changes)}." if changes else ""
+
+
+def list_settings(cell: Cell) -> dict[str, str]:
+    """All that was decided for a run, as words and their value."""
+    facts, method = cell.record.model, cell.record.method
+    recipe = {key: value for key, value in cell.recipe.items() if key != "augment"}
+    options = {} if method is None else {key: value for key, value in method.options.items() if key != "recipe"}
+    found = {"training images": f"{cell.record.data.num_train:,}"}
+    if facts is not None and facts.preprocess is not None:
+        found["input"] = " x ".join(map(str, facts.preprocess.size)) + " px"
+    for key, value in (recipe | options).items():
+        rate = "the family's" if key.endswith("learning_rate") else "none"
+        found[key.replace("_", " ")] = (
+            rate if value is None else f"{value:.4g}" if type(value) is float else str(value)
+        )
+    if recipe:
+        found["augmentation"] = describe_augment(cell.augment) or "none"
+    found["start"] = cell.record.model_name
+    return found
+
+
+def rank_cells(asked: Asked, cells: Sequence[Cell]) -> list[tuple[Cell, Row]]:
+    """Runs on the same test images, best first, each with its line of a ranking. A run that stands in two groups
+    stands there once."""
+    by_id = {cell.record.run_id: cell for cell in cells}
+    told = [asked.told[run_id] for run_id in by_id]
+    rows = make_rows([cell.record for cell in by_id.values()], told, asked.groups_of(cells[0], told[0].ids))
+    return [(by_id[row.run_id], row) for row in rows]
+
+
+def describe_test(asked: Asked, first: Cell, second: Cell) -> str:
+    """'p = 0.03, exact paired test on 1,000 images': whether two runs on the same images can be told apart."""
+    differences = asked.gains(first, second)
+    p_value = asked.p_value(first, differences)
+    apart = "" if p_value < ALPHA else "not to be told apart: "
+    return f"{apart}{show_p(p_value)}, exact paired test on {len(differences):,} images"
+
+
+def show_p(p_value: float) -> str:
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}".rstrip("0").rstrip(".")
+
+
+def accuracy(cell: Cell) -> float:
+    metric = cell.figure("accuracy")
+    return 0.0 if metric is None else metric.value
+
+
+def val_accuracy(cell: Cell) -> float:
+    metric = cell.figure("val_accuracy")
+    return 0.0 if metric is None else metric.value
+
+
+def show_accuracy(cell: Cell) -> str:
+    return show_figure("accuracy", cell.figure("accuracy"))
+
+
+def percent_of(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def join_all(names: Sequence[str]) -> str:
+    unique = list(dict.fromkeys(names))
+    return " and ".join([", ".join(unique[:-1]), unique[-1]]) if len(unique) > 1 else unique[0]
