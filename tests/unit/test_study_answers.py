@@ -44,6 +44,7 @@ def make_cell(
     group: str = "probe",
     val: float = 0.5,
     num_test_seen: int = 0,
+    num_val_seen: int = 0,
     options: dict[str, Any] | None = None,
     choices: dict[str, Any] | None = None,
     elsewhere: dict[str, Any] | None = None,
@@ -89,6 +90,7 @@ def make_cell(
         metrics=score(probabilities, LABELS),
         fit={"val_accuracy": Metric(value=val, n=50)},
         num_test_seen=num_test_seen,
+        num_val_seen=num_val_seen,
     )
     return Cell(group, data, model, method, seed, record, Path(run_id), Path(f"{run_id}.bundle"), elsewhere or {})
 
@@ -108,7 +110,7 @@ def test_a_small_gap_on_the_same_images_is_found_though_the_intervals_overlap() 
     assert high is not None
     assert low < high
     said = ask("best-features", [near, best])
-    assert said.startswith("On small: a, 90.0 % (85.1 to 93.4); all others are worse beyond doubt (exact paired")
+    assert said.startswith("On small: a, 90.0 % (85.1 to 93.4); all others are worse (exact paired")
     assert "; c can't be told apart from it" in ask("best-features", [best, equal])
 
 
@@ -121,8 +123,72 @@ def test_groups_of_images_that_hang_together_are_tested_as_groups() -> None:
 
 def test_a_model_that_saw_the_test_images_answers_no_question() -> None:
     seen = make_cell("cheat", range(0), num_test_seen=3)
-    assert ask("best-features", [seen, make_cell("a", range(20))]).startswith("On small: a,")
-    assert ask("best-features", [seen]) == NOTHING
+    why = "Left out, as test images had taught their weights: cheat + logistic on small (3 of 200)."
+    said = ask("best-features", [seen, make_cell("a", range(20))])
+    assert said.startswith("On small: a,")
+    assert said.endswith(why)
+    assert ask("best-features", [seen]) == f"{NOTHING} {why}"
+
+
+def test_validation_images_that_taught_the_weights_choose_nothing_where_others_can() -> None:
+    flattered, honest = make_cell("a", range(60), val=0.99, num_val_seen=5), make_cell("b", range(20), val=0.6)
+    own = make_cell("cnn", range(40), method="scratch")
+    said = ask("own-network", [own, flattered, honest], model="cnn")
+    assert "of the other models the best on validation, b (logistic)" in said
+    assert said.endswith(
+        "Passed over where validation decides, as images of it had taught their weights: a + logistic on small "
+        "(5 of 50)."
+    )
+    assert "the best on validation, a (logistic)" in ask("own-network", [own, flattered], model="cnn")
+    assert "Passed over" not in ask("best-features", [own, flattered, honest])
+    assert ask("training-gap", [flattered]).startswith(NOTHING)
+
+
+def test_two_names_of_one_model_are_never_held_against_each_other() -> None:
+    small, large = make_cell("net@32", range(20)), replace(make_cell("net@32", range(20)), model="net@64")
+    other = make_cell("b", range(60))
+    same = "net@32 and net@64 are one and the same model here."
+    for by, more in (("families", {"models": ("net@64",)}), ("own-network", {"model": "net@64"})):
+        assert ask(by, [small, large], **more) == f"{NOTHING} {same}"
+        said = ask(by, [small, large, other], **more)
+        assert "net@64" in said
+        assert said.count("net@32") == 1
+        assert said.endswith(same)
+    said = ask("families", [small, large, other], models=("b",))
+    assert "the others 90.0 %" in said
+    assert "net@64 with" not in said
+    two = [
+        make_cell("net@32", range(30), data="large"),
+        replace(make_cell("net@32", range(30), data="large"), model="net@64"),
+    ]
+    said = ask("both-resolutions", [small, large, *two, other, make_cell("b", range(3), data="large")])
+    assert "of 2 models on all of them" in said
+    assert said.endswith(same)
+
+
+def test_what_is_not_alike_in_runs_that_are_compared_is_said() -> None:
+    def tuned(model: str, epochs: int, **more: Any) -> Cell:
+        return make_cell(model, range(20), method="full", options={"recipe": {"epochs": epochs}}, **more)
+
+    alike = [tuned("a", 5), tuned("b", 5)]
+    assert "Not alike" not in ask("families", alike, models=("a",))
+    unlike = "Not alike in these runs: epochs of full (5, 20)."
+    assert ask("families", [tuned("a", 5), tuned("b", 20)], models=("a",)).endswith(unlike)
+    probes = [make_cell(name, range(30)) for name in "ab"]
+    assert ask("fine-tuning-gain", [*probes, tuned("a", 5), tuned("b", 20)]).endswith(unlike)
+    assert "Not alike" not in ask("fine-tuning-gain", [*probes, *alike])
+    mixed = ask("best-features", [make_cell("a", range(20)), make_cell("b", range(20), method="knn")])
+    assert mixed.endswith("Not alike in these runs: method (logistic, knn).")
+    left = tuned("b", 5, label="b after full on big")
+    starts = "start (the weights as they came, the weights that an earlier group left)"
+    assert starts in ask("families", [tuned("a", 5), left], models=("a",))
+    apart = [tuned("a", 5), tuned("b", 5), *(tuned(name, 20, data="large") for name in "ab")]
+    assert "Not alike" not in ask("families", apart, models=("a",))  # on each data set they are
+    large = [make_cell(name, range(20), data="large", method=how) for name, how in (("a", "knn"), ("b", "ridge"))]
+    places = [*(make_cell(name, range(20), method=how) for name, how in (("a", "knn"), ("b", "ridge"))), *large]
+    assert ask("both-resolutions", places).endswith("Not alike in these runs: method (knn, ridge).")
+    own = ask("own-network", [make_cell("cnn", range(9), method="scratch"), probes[0]], model="cnn")
+    assert own.endswith("Not alike in these runs: method (scratch, logistic).")
 
 
 @pytest.mark.parametrize(
@@ -156,10 +222,6 @@ def test_several_models_of_a_family_are_spoken_of_as_several() -> None:
 
 
 def test_the_gap_from_training_to_validation_images_is_told_with_what_training_figures_are() -> None:
-    def with_fit(cell: Cell, train: float, val: float) -> Cell:
-        fit = {"train_accuracy": Metric(value=train, n=100), "val_accuracy": Metric(value=val, n=50)}
-        return replace(cell, record=cell.record.model_copy(update={"fit": fit}))
-
     steady = with_fit(make_cell("a", range(20)), 0.87, 0.88)
     greedy = with_fit(make_cell("b", range(20)), 0.96, 0.83)
     said = ask("training-gap", [steady, greedy, make_cell("c", range(9))])
@@ -180,7 +242,13 @@ def test_what_training_adds_is_tested_against_the_probe_of_the_same_images() -> 
     worse = make_cell("a", range(90), method="centroid", val=0.4)
     assert ask("fine-tuning-gain", [probe, worse, tuned]) == said
     assert ask("best-features", [worse, probe]).startswith("On small: a + logistic, 90.0 %")
-    assert ask("fine-tuning-gain", [make_cell("a", range(20), data="other"), tuned]) == NOTHING
+    without = "No probe of the same weights and images stands beside"
+    elsewhere = make_cell("a", range(20), data="other")
+    assert ask("fine-tuning-gain", [elsewhere, tuned]) == f"{NOTHING} {without} a + full on small."
+    alone = make_cell("b", range(9), method="full", group="tuned")
+    assert ask("fine-tuning-gain", [probe, tuned, alone]).endswith(f"{without} b + full on small.")
+    again = replace(tuned, group="once more")
+    assert ask("fine-tuning-gain", [probe, tuned, again]).count("full +0.5 points") == 1
 
 
 def test_the_own_network_is_compared_on_its_own_data_only() -> None:
@@ -198,7 +266,7 @@ def test_how_many_models_are_above_the_own_network_is_counted_by_tests() -> None
     worse_run = make_cell("a", range(90), method="knn", val=0.2)
     said = ask("own-network", [own, better, worse_run, level], model="cnn")
     assert "1 of the 2 others, each by its best method on validation, is above it beyond chance" in said
-    assert said.endswith("(exact paired tests, Holm-adjusted); not b.")
+    assert "(exact paired tests, Holm-adjusted); not b. Not alike" in said
     assert "All of the 2 others" in ask("own-network", [own, better, make_cell("c", range(3))], model="cnn")
     assert "None of the 2 others" in ask("own-network", [own, level, make_cell("c", range(60))], model="cnn")
 
@@ -214,12 +282,43 @@ def test_both_resolutions_and_the_loss_between_data_sets() -> None:
     ]
     assert ask("both-resolutions", cells).startswith("steady: place 2 on small, place 1 on large, of 3 models")
     said = ask("across-data", cells)
-    assert said.startswith("steady: 90.0 % on small, 80.0 % on large (-10.0 points).")
+    assert said.startswith("steady + logistic: 90.0 % on small, 80.0 % on large (-10.0 points).")
     assert said.rstrip(".").endswith("(-60.0 points)")
     assert ask("across-data", cells[:1]) == NOTHING
     assert ask("both-resolutions", cells[:1]) == "Only small is finished: it takes two data sets."
     seeds = [make_cell("steady", range(20), seed=seed) for seed in (0, 1)]
     assert ask("both-resolutions", seeds) == "Only small is finished: it takes two data sets."
+
+
+def test_a_model_is_followed_over_data_sets_by_one_method_and_what_else_changes_is_said() -> None:
+    def tuned(data: str, wrong: int, epochs: int, **more: Any) -> Cell:
+        return make_cell(
+            "a", range(wrong), data=data, method="full", options={"recipe": {"epochs": epochs}}, **more
+        )
+
+    probes = [make_cell("a", range(2), val=0.4), make_cell("a", range(90), data="large", val=0.3)]
+    full = [tuned("small", 10, 20, val=0.9), tuned("large", 50, 5, val=0.9, num_train=40)]
+    said = ask("across-data", [*probes, *full])
+    assert said == (
+        "a + full: 95.0 % on small, 75.0 % on large (-20.0 points). Besides the data: on large training images "
+        "100 to 40, epochs 20 to 5."
+    )
+    assert ask("across-data", [probes[0], full[1]]) == NOTHING  # by two methods the change is not of the data
+    lost = make_cell("b", range(9))
+    assert ask("across-data", [*full, lost]).endswith("By no method on all of these: b.")
+    few = tuned("large", 80, 5, group="few", val=0.2, num_train=10)
+    assert "75.0 % on large in 'probe' (-20.0 points)" in ask("across-data", [*full, few])
+    seeds = [make_cell("a", range(10 * seed), seed=seed) for seed in (0, 1, 2)]
+    seeds += [make_cell("a", range(20 * seed), data="large", seed=seed) for seed in (1, 2)]
+    said = ask("across-data", seeds)
+    assert said.startswith("a + logistic: 92.5 % on small, 85.0 % on large (-7.5 points), means over 2 seeds.")
+    pairs = [make_cell(model, range(9), data=data, num_train=num) for model in "ab" for data, num in SIZES]
+    said = ask("across-data", pairs)
+    assert said.count("Besides the data") == 1
+    assert said.endswith("Besides the data, of all of them: on large training images 100 to 40.")
+
+
+SIZES = (("small", 100), ("large", 40))
 
 
 def test_places_on_both_data_sets_count_models_and_not_their_methods() -> None:
@@ -270,7 +369,7 @@ def test_training_is_held_against_the_probe_of_the_weights_that_it_began_with() 
     assert "full +1.0 points over logistic (" in ask("fine-tuning-gain", [plain, tuned_probe, on])
     said = ask("fine-tuning-gain", [plain, on])
     assert "full +19.0 points over logistic of the weights before the earlier training (" in said
-    assert ask("fine-tuning-gain", [tuned_probe, full]) == NOTHING
+    assert ask("fine-tuning-gain", [tuned_probe, full]).startswith(f"{NOTHING} No probe of the same weights")
 
 
 def test_generalisation_counts_falls_and_rises() -> None:
@@ -293,6 +392,23 @@ def test_generalisation_counts_the_shared_classes_on_both_sides_and_names_the_ne
     said = ask("generalisation", cells, model="cnn")
     assert "From small to wild accuracy falls by 10.0 points on average (3 runs)" in said
     assert "cnn + logistic: -10.0 points; of the others the best on validation, b + logistic" in said
+
+
+def test_a_run_that_stands_in_several_groups_counts_once() -> None:
+    there = SimpleNamespace(metrics={"accuracy": Metric(value=0.9, n=40)}, mapping={"Ant": "ant"}, num_images=40)
+    run, other = make_cell("a", range(60), elsewhere={"wild": there}), make_cell("b", range(0))
+    twin = replace(run, group="again")
+    assert "(" not in ask("generalisation", [run, twin]).partition(";")[0]  # no mean over two runs
+    third = make_cell("a", range(20), method="knn")
+    said = ask("families", [run, twin, third, other], models=("b",))
+    assert "the others 80.0 %" in said  # and not 76.7 %
+    said = ask("training-gap", [with_fit(run, 0.9, 0.8), with_fit(twin, 0.9, 0.8)])
+    assert said.count("a + logistic") == 1
+
+
+def with_fit(cell: Cell, train: float, val: float) -> Cell:
+    fit = {"train_accuracy": Metric(value=train, n=100), "val_accuracy": Metric(value=val, n=50)}
+    return replace(cell, record=cell.record.model_copy(update={"fit": fit}))
 
 
 def test_generalisation_is_told_for_each_data_set_apart() -> None:
@@ -458,6 +574,12 @@ def test_what_more_images_add_is_tested_on_the_same_test_images_and_what_else_di
     )
     same = make_cell("a", range(20), group="all", method="full", options={"recipe": {"epochs": 3}}, digest="all")
     assert ask("between-groups", [few, same], order=("few", "all")).endswith("exact paired test on 200 images).")
+    twice = ask("between-groups", [few, replace(few, group="all")], order=("few", "all"))
+    assert twice.endswith("They are one and the same run.")
+    weights = same.record.model.model_copy(update={"weights_digest": "others"})  # type: ignore[union-attr]
+    others = replace(same, record=same.record.model_copy(update={"model": weights}))
+    said = ask("between-groups", [few, others], order=("few", "all"))
+    assert said.endswith("Between them: start a, of other weights.")
     TOLD[whole.record.run_id] = replace_ids(TOLD[whole.record.run_id])
     assert ask("between-groups", [few, whole], order=("few", "all")) == NOTHING
 

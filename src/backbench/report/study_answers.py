@@ -12,12 +12,15 @@ from dataclasses import replace
 import numpy as np
 
 from backbench.evaluate.compare import ALPHA, holm
+from backbench.report.study_across import across_data, both_resolutions, generalisation
 from backbench.report.study_runs import (
+    NOTHING,
     Asked,
     accuracy,
     best_of_models,
     describe_test,
     join_all,
+    name_alike,
     percent_of,
     place_of,
     rank_cells,
@@ -25,26 +28,47 @@ from backbench.report.study_runs import (
     show_p,
     split_of,
     tell_apart,
+    tell_unlike,
     val_accuracy,
 )
 from backbench.report.study_tables import Cell, describe_fit, name_data
-
-NOTHING = "No finished run can answer it."
-
 
 Answer = Callable[[Asked], str]
 
 
 def answer_question(by: str, asked: Asked) -> str:
-    """A few sentences; `by` is one of `RULES`."""
-    usable = [
-        cell
-        for cell in asked.cells
-        if cell.figure("accuracy") is not None
-        and cell.record.run_id in asked.told
-        and not cell.record.num_test_seen
+    """A few sentences; `by` is one of `RULES`. Runs whose weights saw test images have no say, and are named."""
+    finished = [
+        cell for cell in asked.cells if cell.figure("accuracy") is not None and cell.record.run_id in asked.told
     ]
-    return RULES[by](replace(asked, cells=usable)) if usable else NOTHING
+    usable = replace(asked, cells=[cell for cell in finished if not cell.record.num_test_seen])
+    usable, same = name_alike(usable)
+    answer = RULES[by](usable) if usable.cells else NOTHING
+    return " ".join([answer, *same, *_describe_seen(replace(asked, cells=finished), by)])
+
+
+def _describe_seen(asked: Asked, by: str) -> list[str]:
+    """Which runs were left out, or passed over where validation decides: the images there taught their weights."""
+
+    def name_all(found: Sequence[tuple[Cell, int, int]]) -> str:
+        names = [
+            f"{asked.title(cell)} + {cell.method} on {name_data(cell, asked.cells)} ({num:,} of {among:,})"
+            for cell, num, among in found
+        ]
+        return join_all(names)
+
+    counted = [(cell, cell.record, cell.record.data) for cell in asked.cells]
+    of_test = [(cell, run.num_test_seen, data.num_test) for cell, run, data in counted if run.num_test_seen]
+    of_val = [
+        (cell, run.num_val_seen, data.num_val)
+        for cell, run, data in counted
+        if run.num_val_seen and not run.num_test_seen and by not in BY_TEST_ALONE
+    ]
+    said = [f"Left out, as test images had taught their weights: {name_all(of_test)}."] if of_test else []
+    if of_val:
+        why = "as images of it had taught their weights"
+        said.append(f"Passed over where validation decides, {why}: {name_all(of_val)}.")
+    return said
 
 
 def best_features(asked: Asked) -> str:
@@ -63,44 +87,17 @@ def best_features(asked: Asked) -> str:
         else:
             has_tied = any(row.tied_with_best for _, row in rest)  # by another method of the best model
             which = "all other models" if has_tied else "all others"
-            also = f"; {which} are worse beyond doubt (exact paired tests, Holm-adjusted)"
+            also = f"; {which} are worse (exact paired tests, Holm-adjusted)"
             also = also if not has_tied or len({asked.title(cell) for cell in own}) > 1 else ""
         how = f" + {best.method}" if len({cell.method for cell in own}) > 1 else ""
         sentences.append(f"On {data}: {name}{how}, {show_accuracy(best)}{also}.")
-    return " ".join(sentences)
-
-
-def both_resolutions(asked: Asked) -> str:
-    """The model whose worst place over the data sets is the best, with the places that the tests leave open.
-
-    Each model has one run on each split of each data set, by the method that is best on validation, and the models
-    that are on all of them are ranked.
-    """
-    names = list(dict.fromkeys(cell.data for cell in asked.cells))
-    if len(names) < 2:
-        return f"Only {names[0]} is finished: it takes two data sets."
-    splits = [(data, best_of_models(own)) for data, own in asked.by_data()]
-    common = [model for model in splits[0][1] if all(model in best for _, best in splits)]
-    if not common:
-        return "No model has finished on all data sets."
-    places: dict[str, list[int]] = {}
-    shown: dict[str, list[str]] = {}
-    for data, best in splits:
-        for place, (cell, row) in enumerate(rank_cells(asked, [best[model] for model in common]), start=1):
-            open_to = f" ({row.rank_low} to {row.rank_high})" if row.rank_low != row.rank_high else ""
-            places.setdefault(cell.model, []).append(place)
-            shown.setdefault(cell.model, []).append(f"place {place}{open_to} on {data}")
-    first = min(common, key=lambda model: (max(places[model]), sum(places[model])))
-    return (
-        f"{first}: {', '.join(shown[first])}, of {len(common)} models on all of them (in brackets the places "
-        "that paired tests leave open)."
-    )
+    return " ".join(sentences + tell_unlike(own for _, own in asked.by_data()))
 
 
 def own_network(asked: Asked) -> str:
     """The study's own network against the best of the others on the same images, each by validation, and how many
     of them are above it beyond chance."""
-    sentences = []
+    sentences, compared = [], []
     for data, own in asked.by_data():
         mine = [cell for cell in own if cell.model == asked.model]
         others = [cell for cell in own if cell.model != asked.model]
@@ -114,7 +111,8 @@ def own_network(asked: Asked) -> str:
             f"the best on validation, {asked.title(best)} ({best.method}), is {where} at {show_accuracy(best)} "
             f"({describe_test(asked, best, first)}).{_count_above(asked, first, others)}"
         )
-    return " ".join(sentences) or _why_not(asked, lambda cell: cell.model == asked.model)
+        compared.append([first, *best_of_models(others).values()])
+    return " ".join(sentences + tell_unlike(compared)) or _why_not(asked, lambda cell: cell.model == asked.model)
 
 
 def _count_above(asked: Asked, first: Cell, others: Sequence[Cell]) -> str:
@@ -170,58 +168,12 @@ def between_groups(asked: Asked) -> str:
     return " ".join(sentences) or NOTHING
 
 
-def generalisation(asked: Asked) -> str:
-    """What is left of the accuracy on images of another source, on the classes that both have, by data set.
-
-    Named apart: the network in question, where the study asks for one, and of the others the best on validation.
-    """
-    changes: dict[tuple[str, str], list[tuple[Cell, float]]] = {}
-    for cell in asked.unique_cells():
-        for source, found in cell.elsewhere.items():
-            own = _own_accuracy(asked, cell, set(found.mapping.values()))
-            if own is not None:
-                change = 100 * (found.metrics["accuracy"].value - own)
-                changes.setdefault((name_data(cell, asked.cells), source), []).append((cell, change))
-    if not changes:
-        return NOTHING
-    sentences = [_describe_change(asked, data, source, found) for (data, source), found in changes.items()]
-    return (
-        f"{' '.join(sentences)} On both sides only images of classes that both have are counted, and a source "
-        "differs in more than its images' look."
-    )
-
-
-def _describe_change(asked: Asked, data: str, source: str, changes: Sequence[tuple[Cell, float]]) -> str:
-    mean = sum(change for _, change in changes) / len(changes)
-    mine = [change for change in changes if change[0].model == asked.model]
-    others = [change for change in changes if change[0].model != asked.model]
-    of_others = "of the others " if mine else ""
-    named = [
-        f"{words}{asked.title(cell)} + {cell.method}: {change:+.1f} points"
-        for words, rivals in (("", mine), (f"{of_others}the best on validation, ", others))
-        if rivals
-        for cell, change in [max(rivals, key=lambda one: val_accuracy(one[0]))]
-    ]
-    over = f" on average ({len(changes)} runs)" if len(changes) > 1 else ""
-    return (
-        f"From {data} to {source} accuracy {'falls' if mean <= 0 else 'rises'} by {abs(mean):.1f} points{over}; "
-        f"{'; '.join(named)}."
-    )
-
-
-def _own_accuracy(asked: Asked, cell: Cell, classes: set[str]) -> float | None:
-    """On the run's own test images of these classes, chosen among all its classes; None where there are none."""
-    told = asked.told[cell.record.run_id]
-    wanted = np.isin(told.labels, [place for place, name in enumerate(told.classes) if name in classes])
-    return float(told.correct[wanted].mean()) if wanted.any() else None
-
-
 def families(asked: Asked) -> str:
     """One family of models against all others: their mean over the same test images, and the best of each.
 
     The best of a family is the one that was best on validation, so that the test images choose nothing.
     """
-    sentences = []
+    sentences, compared = [], []
     for data, own in asked.by_data():
         ours = [cell for cell in own if cell.model in asked.models]
         others = [cell for cell in own if cell not in ours]
@@ -247,7 +199,8 @@ def families(asked: Asked) -> str:
             f"{show_accuracy(first)}, {other} with {show_accuracy(second)} "
             f"({describe_test(asked, first, second)})."
         )
-    return " ".join(sentences) or _why_not(asked, lambda cell: cell.model in asked.models)
+        compared.append(own)
+    return " ".join(sentences + tell_unlike(compared)) or _why_not(asked, lambda cell: cell.model in asked.models)
 
 
 def fine_tuning_gain(asked: Asked) -> str:
@@ -256,22 +209,32 @@ def fine_tuning_gain(asked: Asked) -> str:
     The probe is one of the weights that the training began with; where there is none, of the weights as they came.
     Of several the one that was best on validation counts.
     """
-    probes = [cell for cell in asked.cells if cell.method in PROBES]
-    sentences = []
-    for cell in asked.cells:
+    cells = asked.unique_cells()
+    probes = [cell for cell in cells if cell.method in PROBES]
+    sentences, without = [], []
+    compared: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.method in PROBES:
+            continue
         own = [probe for probe in probes if split_of(probe) == split_of(cell)]
         of_start = [probe for probe in own if probe.record.model_name == cell.record.model_name]
         as_it_came = [probe for probe in own if probe.record.model is None or probe.record.model.label is None]
-        if cell.method in PROBES or not (of_start or as_it_came):
+        where = f"{asked.title(cell)} on {name_data(cell, asked.cells)}"
+        if not (of_start or as_it_came):
+            without.append(f"{asked.title(cell)} + {cell.method} on {name_data(cell, asked.cells)}")
             continue
         probe = max(of_start or as_it_came, key=val_accuracy)
         gain = 100 * (accuracy(cell) - accuracy(probe))
         start = "" if of_start else " of the weights before the earlier training"
         sentences.append(
-            f"{asked.title(cell)} on {name_data(cell, asked.cells)}: {cell.method} {gain:+.1f} points over "
-            f"{probe.method}{start} ({describe_test(asked, cell, probe)})."
+            f"{where}: {cell.method} {gain:+.1f} points over {probe.method}{start} "
+            f"({describe_test(asked, cell, probe)})."
         )
-    return " ".join(sentences) or NOTHING
+        compared.setdefault(cell.record.data.manifest_digest, []).append(cell)
+    said = sentences + tell_unlike(compared.values(), told=("method",)) if sentences else [NOTHING]
+    if without:
+        said.append(f"No probe of the same weights and images stands beside {join_all(without)}.")
+    return " ".join(said)
 
 
 def training_gap(asked: Asked) -> str:
@@ -283,6 +246,7 @@ def training_gap(asked: Asked) -> str:
             for cell in own
             if (train := cell.figure("train_accuracy")) is not None
             and (val := cell.figure("val_accuracy")) is not None
+            and not cell.record.num_val_seen
         ]
         shown = [
             f"{asked.title(cell)} + {cell.method} {100 * gap:+.1f} points ({percent_of(train)}, {percent_of(val)})"
@@ -294,43 +258,9 @@ def training_gap(asked: Asked) -> str:
     return " ".join(sentences) or NOTHING
 
 
-def across_data(asked: Asked) -> str:
-    """How each model's accuracy changes from the first data set to the others, largest fall last.
-
-    Of several methods the one that was best on validation counts, of several seeds their mean.
-    """
-    names = list(dict.fromkeys(cell.data for cell in asked.cells))
-    found = []
-    for model in dict.fromkeys(cell.model for cell in asked.cells):
-        means = {
-            data: mean
-            for data in names
-            if (mean := _mean_accuracy([c for c in asked.cells if (c.model, c.data) == (model, data)])) is not None
-        }
-        if len(means) == len(names) > 1:
-            changes = {data: means[data] - means[names[0]] for data in names[1:]}
-            found.append((min(changes.values()), model, means, changes))
-    sentences = []
-    for _, model, means, changes in sorted(found, key=lambda one: -one[0]):
-        figures = ", ".join(
-            f"{percent_of(means[data])} on {data} ({100 * changes[data]:+.1f} points)" for data in names[1:]
-        )
-        sentences.append(f"{model}: {percent_of(means[names[0]])} on {names[0]}, {figures}.")
-    return " ".join(sentences) or NOTHING
-
-
-def _mean_accuracy(cells: Sequence[Cell]) -> float | None:
-    """Mean over the seeds of the method that does best on validation; None without a run."""
-    if not cells:
-        return None
-    by_method: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        by_method.setdefault((cell.group, cell.method), []).append(cell)
-    best = max(by_method.values(), key=lambda own: sum(map(val_accuracy, own)) / len(own))
-    return sum(map(accuracy, best)) / len(best)
-
-
 PROBES = ("logistic", "knn", "ridge", "centroid")
+BY_TEST_ALONE = ("best-features", "between-groups")
+"""Rules that look at no figure of validation."""
 RULES: dict[str, Answer] = {
     "best-features": best_features,
     "both-resolutions": both_resolutions,

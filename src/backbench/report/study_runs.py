@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from backbench.data.wording import list_some
 from backbench.evaluate.compare import ALPHA, permutation_by_group
 from backbench.evaluate.intervals import group_numbers
 from backbench.records import Predictions
@@ -14,7 +15,10 @@ from backbench.report.rows import Row, make_rows
 from backbench.report.study_tables import Cell, name_data, show_figure
 from backbench.report.text import describe_augment
 
+NOTHING = "No finished run can answer it."
 NOT_STATED = "none"
+MOST_VALUES = 4
+"""Of a setting in which runs differ, before the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,24 @@ class Asked:
         return permutation_by_group(differences)
 
 
+def name_alike(asked: Asked) -> tuple[Asked, list[str]]:
+    """Runs by one name for each model, and a sentence on what that joins: two names of a study can be one model
+    here, as at one --image-size, and it must not be held against itself.
+
+    The name is that of the model in question, or of the family in question, else the first.
+    """
+    names: dict[str, dict[str, None]] = {}
+    for cell in asked.cells:
+        names.setdefault(cell.record.run_id, {})[cell.model] = None
+    twins = [list(found) for found in dict.fromkeys(map(tuple, names.values())) if len(found) > 1]
+    one_name: dict[str, str] = {}
+    for found in twins:
+        wanted = [name for name in found if name == asked.model or name in asked.models]
+        one_name |= dict.fromkeys(found, (wanted or found)[0])
+    cells = [replace(cell, model=one_name.get(cell.model, cell.model)) for cell in asked.cells]
+    return replace(asked, cells=cells), [f"{join_all(found)} are one and the same model here." for found in twins]
+
+
 def place_of(cell: Cell) -> tuple[str, str, str, int]:
     return cell.model, cell.method, cell.data, cell.seed
 
@@ -111,9 +133,15 @@ def best_of_models(cells: Sequence[Cell]) -> dict[str, Cell]:
 
 def tell_apart(first: Cell, later: Cell) -> str:
     """' Between them: training images 4,000 to 40,000, epochs 3 to 6.'; '' where nothing differs of two runs."""
-    one, two = list_settings(first), list_settings(later)
     if first.record.run_id == later.record.run_id:
         return " They are one and the same run."
+    changes = list_changes(first, later)
+    return f" Between them: {', '.join(changes)}." if changes else ""
+
+
+def list_changes(first: Cell, later: Cell) -> list[str]:
+    """'epochs 3 to 6': every setting that another run has otherwise."""
+    one, two = list_settings(first), list_settings(later)
     changes = [
         f"{words} {one.get(words, NOT_STATED)} to {two.get(words, NOT_STATED)}"
         for words in dict.fromkeys([*one, *two])
@@ -122,7 +150,35 @@ def tell_apart(first: Cell, later: Cell) -> str:
     starts = [cell.record.model.weights_digest for cell in (first, later) if cell.record.model is not None]
     if len(set(starts)) > 1 and one["start"] == two["start"]:
         changes.append(f"start {one['start']}, of other weights")
-    return f" Between them: {', '.join(changes)}." if changes else ""
+    return changes
+
+
+def tell_unlike(splits: Iterable[Sequence[Cell]], *, told: Collection[str] = ()) -> list[str]:
+    """'Not alike in these runs: method (full, logistic), epochs of full (5, 20).', or nothing.
+
+    Args:
+        splits: of each data set the runs that were held against one another. What a method alone has is compared
+            among its runs.
+        told: settings that need no word.
+    """
+    unlike: dict[str, dict[str, None]] = {}
+    for cells in splits:
+        found: dict[str, dict[str, None]] = {}
+        for cell in cells:
+            facts, settings = cell.record.model, list_settings(cell)
+            is_left = facts is not None and facts.label is not None
+            common = {"method": cell.method, "input": settings.pop("input", NOT_STATED)}
+            common["training images"] = settings.pop("training images")
+            common["start"] = "the weights that an earlier group left" if is_left else "the weights as they came"
+            del settings["start"]  # its name is the model's
+            own = {f"{words} of {cell.method}": value for words, value in settings.items()}
+            for words, value in (common | own).items():
+                found.setdefault(words, {})[value] = None
+        for words, values in found.items():
+            if len(values) > 1 and words not in told:
+                unlike.setdefault(words, {}).update(values)
+    shown = [f"{words} ({list_some(values, MOST_VALUES)})" for words, values in unlike.items()]
+    return [f"Not alike in these runs: {', '.join(shown)}."] if shown else []
 
 
 def list_settings(cell: Cell) -> dict[str, str]:
@@ -171,8 +227,9 @@ def accuracy(cell: Cell) -> float:
 
 
 def val_accuracy(cell: Cell) -> float:
+    """By which runs are chosen; nothing where validation images taught the weights, so that others come first."""
     metric = cell.figure("val_accuracy")
-    return 0.0 if metric is None else metric.value
+    return 0.0 if metric is None or cell.record.num_val_seen else metric.value
 
 
 def show_accuracy(cell: Cell) -> str:
