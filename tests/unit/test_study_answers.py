@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from backbench.config import Augment, DataConfig, MethodConfig, RunConfig
+from backbench.config import Augment, DataConfig, MethodConfig, Recipe, RunConfig
 from backbench.evaluate.metrics import score
 from backbench.records import Cost, DataFacts, MethodFacts, Metric, ModelFacts, Predictions, RunRecord
 from backbench.report.study_answers import NOTHING, Asked, answer_question
 from backbench.report.study_tables import (
     FIT_NOTE,
+    LAYER_DECAY_NOTE,
     SMOOTHED_NOTE,
     Cell,
     make_data_table,
@@ -511,6 +512,28 @@ def test_a_figure_on_images_that_taught_the_weights_says_so_beside_the_published
     )
 
 
+def test_gains_and_validation_figures_of_seen_images_say_so_too() -> None:
+    cell = make_cell("a", range(20), num_test_seen=14)
+    few = make_cell("a", range(40), group="few")
+    gain = _published(over="few", value=Decimal("0.1"))
+    (table,) = make_published_tables([gain], [cell, few])
+    assert table.rows[0][2] == "+10.0 points (too good: 14 test images had taught its weights)"
+    flattered = make_cell("a", range(40), group="few", num_test_seen=3)
+    (table,) = make_published_tables([gain], [make_cell("a", range(20)), flattered])
+    assert table.rows[0][2] == "+10.0 points (too good: 3 test images had taught its weights in 'few')"
+    val = make_cell("a", range(20), num_val_seen=5)
+    (table,) = make_published_tables([_published(figure="val_accuracy")], [val])
+    assert "(too good: 5 validation images had taught its weights)" in table.rows[0][2]
+    tables = make_group_tables([val])
+    assert "50.0 % (too good: 5 validation images" in tables[1].rows[0][4]
+    assert "too good" not in tables[0].rows[0][2]  # the test images did not
+    there = SimpleNamespace(metrics={"accuracy": Metric(value=0.5, n=40)}, mapping={"Ant": "ant"}, num_images=40)
+    cell = make_cell("a", range(20), num_test_seen=14, elsewhere={"wild": there})
+    (table,) = [found for found in make_group_tables([cell]) if found.title.endswith("another source")]
+    assert "too good: 14 test images" in table.rows[0][3]
+    assert "too good" not in table.rows[0][5]
+
+
 def test_a_published_gain_and_the_recall_of_a_class_stand_beside_ours() -> None:
     few, all_images = make_cell("a", range(40), group="few"), make_cell("a", range(20))
     recall = {"bee": Metric(value=0.7, n=100)}
@@ -648,8 +671,8 @@ def test_tables_of_data_and_recipes_say_what_was_run() -> None:
     head = make_cell("a", range(20), method="head", options={"recipe": recipe}, choices=chosen)
     text = render_tables([make_data_table([tuned]), *make_recipe_table([tuned, head, make_cell("b", range(9))])])
     assert "| small | 100 | 50 | 200 | 350 | 2 |" in text
-    assert "| probe | a | full | small | 20 | 7 | sgd | - | - | 0.0005 | 128 | - | - | - | - | - |" in text
-    assert "| probe | a | head | small | 20 | - | sgd | - | 0.003 | 0.01 | 128 | - | - | - | - | - |" in text
+    assert "| probe | a | full | small | 20 | 7 | sgd | - | - | 0.0005 | 128 |" in text
+    assert "| probe | a | head | small | 20 | - | sgd | - | 0.003 | 0.01 | 128 |" in text
     assert "| b |" not in text
     solved = make_cell("a", range(9), method="quantized", options={"recipe": recipe, "qat_epochs": 0})
     assert make_recipe_table([solved]) == []
@@ -671,8 +694,33 @@ def test_the_table_of_recipes_tells_how_images_were_augmented() -> None:
     (table,) = make_recipe_table([chosen, asked, none])
     said = "crop random-resized, scale 0.35 to 1.0, flip, brightness 0.2"
     assert [row[-1] for row in table.rows] == [said, said, "-"]
-    assert [dict(zip(table.columns, row, strict=True))["label smoothing"] for row in table.rows] == ["0.1"] * 3
-    assert {dict(zip(table.columns, row, strict=True))["warmup epochs"] for row in table.rows} == {"2"}
+    assert table.notes[-1] == "The same for all: warmup epochs 2, label smoothing 0.1."
+    (table,) = make_recipe_table([asked, make_cell("d", range(20), options={"recipe": {"augment": augment}})])
+    assert [row[-2:] for row in table.rows] == [("2", "0.1"), ("-", "-")]
+    assert table.columns[-2:] == ("warmup epochs", "label smoothing")
+    assert table.notes[-1] == f"The same for all: augmentation {said}."
+
+
+def test_every_setting_that_decides_the_outcome_has_a_column_where_runs_differ_and_a_word_where_not() -> None:
+    tested = Recipe().model_dump(mode="json")
+    other = Recipe(
+        optimizer="sgd", momentum=0.8, schedule="plateau", plateau_patience=2, clip_norm=0, layer_decay=0.7
+    ).model_dump(mode="json")
+    first = make_cell("a", range(20), method="full", options={"recipe": tested})
+    second = make_cell("b", range(20), method="last-blocks", options={"recipe": other, "blocks": 3})
+    (table,) = make_recipe_table([first, second])
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    told = ("optimizer", "momentum", "schedule", "plateau patience", "clip norm", "layer decay", "method options")
+    assert [rows[0][name] for name in told] == ["adamw", "-", "cosine", "-", "1", "1", "-"]
+    assert [rows[1][name] for name in told] == ["sgd", "0.8", "plateau", "2", "0", "0.7", "blocks 3"]
+    assert LAYER_DECAY_NOTE in table.notes
+    words = " ".join([*table.columns, *table.notes]).lower()
+    silent = {"micro_batch_size", "gradient_checkpointing"}  # of memory alone
+    for name in Recipe.model_fields.keys() - silent - {"augment"}:
+        assert name.replace("_", " ") in words
+    (table,) = make_recipe_table([first])
+    assert LAYER_DECAY_NOTE not in table.notes
+    assert "clip norm 1, layer decay 1" in table.notes[-1]
 
 
 def test_seeds_are_told_apart_wherever_a_figure_is_of_one_of_them() -> None:

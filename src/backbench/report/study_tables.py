@@ -23,11 +23,15 @@ RECIPE_NOTE = (
     "A rate of '-' is decided by the family of the network; that of a head is ten times it, or the same where the "
     "head was solved before or all weights began at random. Epoch 0 is the state before training."
 )
+LAYER_DECAY_NOTE = (
+    "Layer decay: each stage learns at that share of the rate of the next; 1 is the same rate for all."
+)
 PERCENT = ("accuracy", "top5", "train_accuracy", "val_accuracy", "per_class_mean", "recall")
 COUNTS = ("num_train", "num_val", "num_test", "num_images", "epochs", "batch_size")
 SETTINGS = ("epochs", "batch_size", "weight_decay")
 """Of the recipe, what studies state beside their figures."""
 OF_TEST = ("accuracy", "top5", "nll", "recall", "per_class_mean")
+OF_VAL = ("val_accuracy", "val_nll")
 NAMES = {
     "accuracy": "test accuracy",
     "top5": "test top-5",
@@ -179,7 +183,7 @@ def _show_fit(cell: Cell, name: str) -> str:
     )
     if cell.figure(name) is None and kept_start:
         return "- (the start was best)"
-    return show_figure(name, cell.figure(name))
+    return show_figure(name, cell.figure(name)) + mark_seen(name, [cell])
 
 
 def _make_elsewhere_table(group: str, cells: Sequence[Cell]) -> list[Table]:
@@ -193,7 +197,7 @@ def _make_elsewhere_table(group: str, cells: Sequence[Cell]) -> list[Table]:
                     cell.model,
                     cell.method,
                     name_data(cell, cells),
-                    show_figure("accuracy", own),
+                    show_figure("accuracy", own) + mark_seen("accuracy", [cell]),
                     source,
                     show_figure("accuracy", there),
                     f"{found.num_images:,}",
@@ -275,49 +279,81 @@ def make_data_table(cells: Sequence[Cell]) -> Table:
     return Table("Data", ("images", "train", "validation", "test", "total", "classes"), tuple(rows.values()))
 
 
-RECIPE = (
-    "optimizer",
-    "learning_rate",
-    "head_learning_rate",
-    "weight_decay",
-    "batch_size",
+RECIPE = ("optimizer", "learning_rate", "head_learning_rate", "weight_decay", "batch_size")
+"""Of the recipe, what always has a column."""
+MORE_OF_RECIPE = (
+    "momentum",
     "schedule",
     "warmup_epochs",
+    "plateau_factor",
+    "plateau_patience",
     "patience",
+    "min_improvement",
     "label_smoothing",
+    "class_weights",
+    "ema_decay",
+    "clip_norm",
+    "layer_decay",
+    "dropout",
 )
+"""What has one where runs differ in it, and else a word below."""
+ONLY_WITH = {
+    "momentum": ("optimizer", "sgd"),
+    "plateau_factor": ("schedule", "plateau"),
+    "plateau_patience": ("schedule", "plateau"),
+}
+"""Settings that do nothing but with that value of another."""
 CHOSEN = {"head_learning_rate": "learning_rate", "weight_decay": "weight_decay"}
 """What `head` chooses on validation, by its name in the recipe."""
 
 
 def make_recipe_table(cells: Sequence[Cell]) -> list[Table]:
-    """How each run that trained did it: epochs, batch size, weight decay and what else decides the outcome."""
+    """How each run that trained did it: every setting that decides the outcome, those that all share below."""
+    trained = [cell for cell in cells if cell.recipe]
+    if not trained:
+        return []
+    more = {
+        "method options": [_describe_options(cell) for cell in trained],
+        **{name.replace("_", " "): [_show_setting(cell, name) for cell in trained] for name in MORE_OF_RECIPE},
+        "augmentation": [describe_augment(cell.augment) or "-" for cell in trained],
+    }
+    unlike = [name for name, values in more.items() if len(set(values)) > 1]
     rows = []
-    for cell in cells:
-        method, recipe = cell.record.method, cell.recipe
-        if method is None or not recipe:
-            continue
-        shown = [_plain(recipe.get(name)) for name in RECIPE]
-        kept = [_plain(value) for key, value in method.choices.items() if key.endswith("best_epoch")]
-        epochs = (_plain(recipe.get("epochs")), " + ".join(kept) or "-")
+    for number, cell in enumerate(trained):
+        choices = {} if cell.record.method is None else cell.record.method.choices
+        kept = [_plain(value) for key, value in choices.items() if key.endswith("best_epoch")]
+        epochs = (_plain(cell.recipe.get("epochs")), " + ".join(kept) or "-")
         own = [other for other in cells if other.group == cell.group]
-        augment = describe_augment(cell.augment) or "-"
-        rows.append((cell.group, cell.model, cell.method, name_data(cell, own), *epochs, *shown, augment))
+        always = [_show_setting(cell, name) for name in RECIPE]
+        where = (cell.group, cell.model, cell.method, name_data(cell, own))
+        rows.append((*where, *epochs, *always, *(more[name][number] for name in unlike)))
     columns = ("group", "model", "method", "data", "epochs at most", "epoch kept")
-    names = (*(name.replace("_", " ") for name in RECIPE), "augmentation")
-    notes = (RECIPE_NOTE, *_describe_stages(cells))
-    return [Table("How it was trained", columns + names, tuple(rows), notes)] if rows else []
+    names = (*(name.replace("_", " ") for name in RECIPE), *unlike)
+    common = [f"{name} {values[0]}" for name, values in more.items() if name not in unlike and values[0] != "-"]
+    notes = [RECIPE_NOTE]
+    if any(cell.recipe.get("layer_decay", 1.0) != 1.0 for cell in trained):
+        notes.append(LAYER_DECAY_NOTE)
+    if common:
+        notes.append(f"The same for all: {', '.join(common)}.")
+    return [Table("How it was trained", columns + names, tuple(rows), tuple(notes))]
 
 
-def _describe_stages(cells: Sequence[Cell]) -> list[str]:
-    """Which runs trained each stage of the network more slowly than the next; a sentence for each share."""
-    found: dict[float, dict[str, None]] = {}
-    for cell in cells:
-        if (share := cell.recipe.get("layer_decay", 1.0)) != 1.0:
-            found.setdefault(share, {})[f"{cell.group} + {cell.method}"] = None
-    return [
-        f"Each stage at {share:g} times the rate of the next: {', '.join(runs)}." for share, runs in found.items()
-    ]
+def _describe_options(cell: Cell) -> str:
+    """'blocks 3': of the method, beside its recipe; not the values that it tries, of which it chooses one."""
+    options = {} if cell.record.method is None else cell.record.method.options
+    shown = []
+    for name, value in options.items():
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        if name == "recipe" or value is None or (len(values) > 1 and not all(isinstance(v, str) for v in values)):
+            continue
+        shown.append(f"{name.replace('_', ' ')} {' + '.join(map(_plain, values))}")
+    return ", ".join(shown) or "-"
+
+
+def _show_setting(cell: Cell, name: str) -> str:
+    """A setting of the recipe; '-' where it does nothing, or is left to the family."""
+    other, needed = ONLY_WITH.get(name, (name, None))
+    return "-" if needed is not None and cell.recipe.get(other) != needed else _plain(cell.recipe.get(name))
 
 
 def _plain(value: object) -> str:
@@ -364,6 +400,9 @@ def _show_gain(cells: Sequence[Cell], over: Sequence[Cell], entry: Any) -> str:
     gap = 0.0 if entry.value is None else mean - 100 * float(entry.value)
     if abs(gap) >= 0.05:
         shown += f", {abs(gap):.1f} points {'more' if gap > 0 else 'less'} than published"
+    for words, group in (("", cells), (f" in '{entry.over}'", over)):
+        if mark := mark_seen(entry.figure, group):
+            shown += f"{mark[:-1]}{words})"
     return shown
 
 
@@ -380,8 +419,7 @@ def _over_seeds(cells: Sequence[Cell], figure: str, label: str | None = None) ->
     metrics = [metric for cell in cells if (metric := cell.figure(figure, label)) is not None]
     if not metrics:
         return "-"
-    seen = max(cell.record.num_test_seen for cell in cells)
-    mark = f" (too good: {seen:,} test images had taught its weights)" if seen and figure in OF_TEST else ""
+    mark = mark_seen(figure, cells)
     if len(metrics) == 1:
         return show_figure(figure, metrics[0]) + mark
     values = [metric.value for metric in metrics]
@@ -389,6 +427,16 @@ def _over_seeds(cells: Sequence[Cell], figure: str, label: str | None = None) ->
         return show_value(figure, values[0])
     low, high = show_value(figure, min(values)), show_value(figure, max(values))
     return f"{show_value(figure, sum(values) / len(values))} ({low} to {high} over {len(values)} seeds){mark}"
+
+
+def mark_seen(figure: str, cells: Sequence[Cell]) -> str:
+    """' (too good: 3 test images had taught its weights)', where that is so of a run; else ''."""
+    counts = [
+        cell.record.num_test_seen if figure in OF_TEST else cell.record.num_val_seen if figure in OF_VAL else 0
+        for cell in cells
+    ]
+    part = "test" if figure in OF_TEST else "validation"
+    return f" (too good: {max(counts):,} {part} images had taught its weights)" if any(counts) else ""
 
 
 def show_figure(name: str, metric: Metric | None) -> str:
