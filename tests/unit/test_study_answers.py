@@ -16,17 +16,10 @@ from backbench.config import Augment, DataConfig, MethodConfig, Recipe, RunConfi
 from backbench.evaluate.metrics import score
 from backbench.records import Cost, DataFacts, MethodFacts, Metric, ModelFacts, Predictions, RunRecord
 from backbench.report.study_answers import NOTHING, Asked, answer_question
-from backbench.report.study_tables import (
-    FIT_NOTE,
-    LAYER_DECAY_NOTE,
-    SMOOTHED_NOTE,
-    Cell,
-    make_data_table,
-    make_group_tables,
-    make_published_tables,
-    make_recipe_table,
-    render_tables,
-)
+from backbench.report.study_cells import FIT_NOTE, SMOOTHED_NOTE, Cell
+from backbench.report.study_published import make_published_tables
+from backbench.report.study_recipes import LAYER_DECAY_NOTE, make_recipe_table
+from backbench.report.study_tables import make_data_table, make_group_tables, render_tables
 from backbench.studies.schema import Published
 
 N = 200
@@ -173,23 +166,23 @@ def test_what_is_not_alike_in_runs_that_are_compared_is_said() -> None:
 
     alike = [tuned("a", 5), tuned("b", 5)]
     assert "Not alike" not in ask("families", alike, models=("a",))
-    unlike = "Not alike in these runs: epochs of full (5, 20)."
+    unlike = "Not alike in these runs: epochs of full (5 and 20)."
     assert ask("families", [tuned("a", 5), tuned("b", 20)], models=("a",)).endswith(unlike)
     probes = [make_cell(name, range(30)) for name in "ab"]
     assert ask("fine-tuning-gain", [*probes, tuned("a", 5), tuned("b", 20)]).endswith(unlike)
     assert "Not alike" not in ask("fine-tuning-gain", [*probes, *alike])
     mixed = ask("best-features", [make_cell("a", range(20)), make_cell("b", range(20), method="knn")])
-    assert mixed.endswith("Not alike in these runs: method (logistic, knn).")
+    assert mixed.endswith("Not alike in these runs: method (logistic and knn).")
     left = tuned("b", 5, label="b after full on big")
-    starts = "start (the weights as they came, the weights that an earlier group left)"
+    starts = "start (the weights as they came and the weights that an earlier group left)"
     assert starts in ask("families", [tuned("a", 5), left], models=("a",))
     apart = [tuned("a", 5), tuned("b", 5), *(tuned(name, 20, data="large") for name in "ab")]
     assert "Not alike" not in ask("families", apart, models=("a",))  # on each data set they are
     large = [make_cell(name, range(20), data="large", method=how) for name, how in (("a", "knn"), ("b", "ridge"))]
     places = [*(make_cell(name, range(20), method=how) for name, how in (("a", "knn"), ("b", "ridge"))), *large]
-    assert ask("both-resolutions", places).endswith("Not alike in these runs: method (knn, ridge).")
+    assert ask("both-resolutions", places).endswith("Not alike in these runs: method (knn and ridge).")
     own = ask("own-network", [make_cell("cnn", range(9), method="scratch"), probes[0]], model="cnn")
-    assert own.endswith("Not alike in these runs: method (scratch, logistic).")
+    assert own.endswith("Not alike in these runs: method (scratch and logistic).")
 
 
 @pytest.mark.parametrize(

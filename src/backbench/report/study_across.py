@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from backbench.report.study_cells import Cell, name_data
 from backbench.report.study_runs import (
     NOTHING,
     Asked,
@@ -19,7 +20,6 @@ from backbench.report.study_runs import (
     tell_unlike,
     val_accuracy,
 )
-from backbench.report.study_tables import Cell, name_data
 
 
 def both_resolutions(asked: Asked) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from backbench.evaluate.compare import ALPHA, holm
 from backbench.report.study_across import across_data, both_resolutions, generalisation
+from backbench.report.study_cells import Cell, describe_fit, name_data
 from backbench.report.study_runs import (
     NOTHING,
     Asked,
@@ -31,7 +32,6 @@ from backbench.report.study_runs import (
     tell_unlike,
     val_accuracy,
 )
-from backbench.report.study_tables import Cell, describe_fit, name_data
 
 Answer = Callable[[Asked], str]
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from backbench.data.wording import list_some
 from backbench.evaluate.compare import ALPHA, permutation_by_group
 from backbench.evaluate.intervals import group_numbers
 from backbench.records import Predictions
 from backbench.report.rows import Row, make_rows
-from backbench.report.study_tables import Cell, name_data, show_figure
-from backbench.report.text import describe_augment
+from backbench.report.study_cells import Cell, name_data, show_figure
+from backbench.report.text import describe_augment, join_names
 
 NOTHING = "No finished run can answer it."
 NOT_STATED = "none"
@@ -154,7 +153,7 @@ def list_changes(first: Cell, later: Cell) -> list[str]:
 
 
 def tell_unlike(splits: Iterable[Sequence[Cell]], *, told: Collection[str] = ()) -> list[str]:
-    """'Not alike in these runs: method (full, logistic), epochs of full (5, 20).', or nothing.
+    """'Not alike in these runs: method (full and logistic), epochs of full (5 and 20).', or nothing.
 
     Args:
         splits: of each data set the runs that were held against one another. What a method alone has is compared
@@ -177,7 +176,7 @@ def tell_unlike(splits: Iterable[Sequence[Cell]], *, told: Collection[str] = ())
         for words, values in found.items():
             if len(values) > 1 and words not in told:
                 unlike.setdefault(words, {}).update(values)
-    shown = [f"{words} ({list_some(values, MOST_VALUES)})" for words, values in unlike.items()]
+    shown = [f"{words} ({join_names(list(values), MOST_VALUES)})" for words, values in unlike.items()]
     return [f"Not alike in these runs: {', '.join(shown)}."] if shown else []
 
 

@@ -19,7 +19,7 @@ from backbench.errors import BackbenchError, BudgetExceeded, Interrupted, Storag
 from backbench.progress import SILENT, Progress
 from backbench.records import RunRecord
 from backbench.report.rows import Row
-from backbench.report.study_tables import Cell
+from backbench.report.study_cells import Cell
 from backbench.report.text import join_names
 from backbench.studies.schema import StudyFile
 from backbench.studies.steps import Settings, Step, chain, choose, data_config, find_missing, plan_steps

@@ -24,7 +24,7 @@ from backbench.records import Metric
 from backbench.report.pictures.bars import draw_grouped_bars
 from backbench.report.pictures.of_run import write_comparison_pictures, write_run_pictures
 from backbench.report.pictures.style import save_figure
-from backbench.report.study_tables import Cell
+from backbench.report.study_cells import Cell
 from backbench.studies.schema import Drawing, StudyFile
 
 NUM_EXPLAINED = 6

@@ -30,7 +30,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from backbench.config import Frozen
 from backbench.errors import ConfigError, nearest
-from backbench.report.study_tables import PERCENT
+from backbench.report.study_cells import PERCENT
 
 Figure = Literal[
     "accuracy",

@@ -14,14 +14,10 @@ from backbench.progress import SILENT, Progress
 from backbench.report.page.inputs import Comparison
 from backbench.report.page.render import Foreword, render_report
 from backbench.report.study_answers import Asked, answer_question
-from backbench.report.study_tables import (
-    Cell,
-    make_data_table,
-    make_group_tables,
-    make_published_tables,
-    make_recipe_table,
-    render_tables,
-)
+from backbench.report.study_cells import Cell
+from backbench.report.study_published import make_published_tables
+from backbench.report.study_recipes import make_recipe_table
+from backbench.report.study_tables import make_data_table, make_group_tables, render_tables
 from backbench.report.text import printable
 from backbench.storage import write_atomically
 from backbench.studies.carry_out import Outcome
