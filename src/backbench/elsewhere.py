@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
-from backbench.config import DataConfig, Precision
+from backbench.config import DataConfig, Precision, digest_json
 from backbench.data.census import take_census
+from backbench.data.listing import Listing
 from backbench.data.load import load_listing
 from backbench.data.seen import find_seen
 from backbench.data.store import PixelStore
 from backbench.data.synsets import TABLES, plain_name, read_table
 from backbench.data.wording import list_some, quote
-from backbench.errors import DataError
+from backbench.errors import BudgetExceeded, DataError
 from backbench.evaluate.calibrate import softmax
 from backbench.evaluate.metrics import score
 from backbench.progress import SILENT, Progress
 from backbench.records import Metric
+from backbench.storage import write_atomically
+
+if TYPE_CHECKING:
+    from backbench.engine.bundle import BundleFacts
+
+FOUND_SUFFIX = ".elsewhere"
+FOUND_VERSION = 1
+"""Raised when the same bundle would get other figures on the same images than before."""
 
 
 @dataclass(frozen=True)
@@ -39,28 +51,33 @@ class Elsewhere:
     num_images: int
     num_unmapped: int
     num_seen: int
-    notes: tuple[str, ...] = field(default=())
 
 
-def evaluate_elsewhere(
-    bundle: Path, config: DataConfig, *, device: str, precision: Precision, progress: Progress = SILENT
-) -> Elsewhere:
-    """Evaluate a bundle on the images of another source whose classes it knows; on its test part if it has one.
+_AS_JSON = TypeAdapter(Elsewhere)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images of another source, listed and hashed: those of its test part, if it has one, or else all.
+
+    Args:
+        rows: of the listing, less what is broken; `hashes`: SHA-256 of the content of each of its rows.
+    """
+
+    listing: Listing
+    store: PixelStore
+    rows: list[int]
+    hashes: tuple[str, ...]
+    max_pixels: int
+
+
+def read_source(config: DataConfig, progress: Progress = SILENT) -> Source:
+    """List and hash the images of a source. Cost: every file is read once, and fetched if need be.
 
     Raises:
-        DataError: no class in common, or no image left. ConfigError: no such source.
+        DataError, ConfigError: there is no such source, or it can't be read.
     """
-    from backbench.engine.bundle import load_bundle, read_bundle_seen, read_facts
-
-    facts = read_facts(bundle)
     listing = load_listing(config, progress)
-    mapping = match_names(sorted(set(listing.labels)), facts.class_names)
-    if not mapping:
-        raise DataError(
-            f"{config.source} and the model have no class in common: there are "
-            f"{list_some((quote(name) for name in sorted(set(listing.labels))), 5)}, it knows "
-            f"{list_some((quote(name) for name in facts.class_names), 5)}."
-        )
     store = PixelStore(listing, config.max_pixels)
     census = take_census(listing, store, max_pixels=config.max_pixels, progress=progress)
     wanted = "test" if "test" in listing.parts else None
@@ -69,35 +86,135 @@ def evaluate_elsewhere(
         for row in range(len(listing))
         if row not in census.bad and (wanted is None or listing.parts[row] == wanted)
     ]
-    mapped = [row for row in rows if listing.labels[row] in mapping]
+    return Source(listing, store, rows, census.hashes, config.max_pixels)
+
+
+def evaluate_elsewhere(
+    bundle: Path,
+    source: Source,
+    *,
+    device: str,
+    precision: Precision,
+    deadline: float | None = None,
+    progress: Progress = SILENT,
+) -> Elsewhere:
+    """Evaluate a bundle on the images of another source whose classes it knows.
+
+    What comes out is kept in `BUNDLE.elsewhere/`, and read from there where bundle, images and precision are the
+    same again: then no image is decoded and no network loaded.
+
+    Args:
+        deadline: on the monotonic clock; past it only what was found before is read.
+
+    Raises:
+        DataError: no class in common, or no image left. StorageError: the bundle is damaged, or it can't be kept.
+        BudgetExceeded: it would have to be computed, and no time is left.
+    """
+    from backbench.engine.bundle import load_bundle, read_facts
+
+    facts = read_facts(bundle)
+    images = _choose_images(bundle, facts, source)
+    place = _folder_beside(bundle) / f"{_digest(facts, images, source, precision)[:16]}.json"
+    if (found := _read_found(place)) is not None:
+        return found
+    if deadline is not None and time.monotonic() >= deadline:
+        raise BudgetExceeded("no time is left")
+    classifier = load_bundle(bundle)
+    logits = classifier.logits_for(
+        lambda index: source.store.read(images.rows[index]),
+        len(images.rows),
+        device=device,
+        precision=precision,
+        names=[source.listing.ids[row] for row in images.rows],
+        progress=progress,
+    )
+    index_of = {name: index for index, name in enumerate(facts.class_names)}
+    labels = np.array([index_of[label] for label in images.labels], dtype=np.int64)
+    found = Elsewhere(
+        name=source.listing.name,
+        mapping=images.mapping,
+        metrics=score(softmax(logits, classifier.temperature), labels),
+        num_images=len(images.rows),
+        num_unmapped=images.num_unmapped,
+        num_seen=images.num_seen,
+    )
+    write_atomically(place, _AS_JSON.dump_json(found, indent=1))
+    return found
+
+
+def was_evaluated(bundle: Path) -> bool:
+    """Whether figures of the bundle on any other source were kept."""
+    return any(_folder_beside(bundle).glob("*.json"))
+
+
+def _folder_beside(bundle: Path) -> Path:
+    return bundle.with_name(f"{bundle.name}{FOUND_SUFFIX}")
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Those that a bundle is evaluated on: `rows` of the listing, and the bundle's class of each."""
+
+    mapping: dict[str, str]
+    rows: list[int]
+    labels: list[str]
+    num_unmapped: int
+    num_seen: int
+
+
+def _choose_images(bundle: Path, facts: BundleFacts, source: Source) -> _Images:
+    """The images of classes that the bundle knows, less those it was trained on; DataError if there are none."""
+    from backbench.engine.bundle import read_bundle_seen
+
+    listing, there = source.listing, sorted(set(source.listing.labels))
+    mapping = match_names(there, facts.class_names)
+    if not mapping:
+        raise DataError(
+            f"{listing.name} and the model have no class in common: there are "
+            f"{list_some((quote(name) for name in there), 5)}, it knows "
+            f"{list_some((quote(name) for name in facts.class_names), 5)}."
+        )
+    mapped = [row for row in source.rows if listing.labels[row] in mapping]
     seen = read_bundle_seen(bundle, facts)
     known = np.zeros(len(mapped), dtype=bool)
     if seen is not None:
-        known = np.asarray(find_seen([census.hashes[row] for row in mapped], seen.all))
+        known = np.asarray(find_seen([source.hashes[row] for row in mapped], seen.all))
     kept = [row for row, is_known in zip(mapped, known, strict=True) if not is_known]
     if not kept:
         raise DataError(
-            f"{config.source}: no image of a class that the model knows and that it was not trained on."
+            f"{listing.name}: no image of a class that the model knows and that it was not trained on."
         )
-    classifier = load_bundle(bundle)
-    logits = classifier.logits_for(
-        lambda index: store.read(kept[index]),
-        len(kept),
-        device=device,
-        precision=precision,
-        names=[listing.ids[row] for row in kept],
-        progress=progress,
-    )
-    place = {name: index for index, name in enumerate(facts.class_names)}
-    labels = np.array([place[mapping[listing.labels[row]]] for row in kept], dtype=np.int64)
-    return Elsewhere(
-        name=listing.name,
+    return _Images(
         mapping=mapping,
-        metrics=score(softmax(logits, classifier.temperature), labels),
-        num_images=len(kept),
-        num_unmapped=len(rows) - len(mapped),
+        rows=kept,
+        labels=[mapping[listing.labels[row]] for row in kept],
+        num_unmapped=len(source.rows) - len(mapped),
         num_seen=int(known.sum()),
     )
+
+
+def _digest(facts: BundleFacts, images: _Images, source: Source, precision: Precision) -> str:
+    """Of all that the figures come from; where the images lie, and on which device, does not count."""
+    contents = [source.hashes[row] for row in images.rows]
+    asked = {
+        "version": FOUND_VERSION,
+        "bundle": facts.files,
+        "name": source.listing.name,
+        "images": sorted(zip(contents, images.labels, strict=True)),
+        "mapping": images.mapping,
+        "left out": [images.num_unmapped, images.num_seen],
+        "max_pixels": source.max_pixels,
+        "precision": precision,
+    }
+    return digest_json(asked)
+
+
+def _read_found(place: Path) -> Elsewhere | None:
+    """What was kept; None where there is nothing that can be read, so that it is computed again."""
+    try:
+        return _AS_JSON.validate_json(place.read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def match_names(theirs: Sequence[str], ours: Sequence[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from backbench.cli import app
 from backbench.cli.study import render_estimates, split_pairs
+from backbench.engine import bundle
 from backbench.errors import ConfigError, MissingExtra
 from backbench.progress import SILENT
 from backbench.records import Metric
@@ -604,14 +605,163 @@ def test_what_failed_on_another_source_says_which_run_it_was(
         raise ConfigError("no class in common")
 
     monkeypatch.setattr(carry_out, "evaluate_elsewhere", fail)
-    groups = [
-        {"data": ["digits"], "models": ["pixels"], "methods": ["knn"], "seeds": [0, 1], "test_on": ["cifar10"]}
-    ]
-    study = StudyFile.model_validate(STUDY | {"groups": [groups[0] | {"name": "one"}]})
+    monkeypatch.setattr(carry_out, "read_source", lambda *_: None)
+    group = {"data": ["digits"], "models": ["pixels"], "methods": ["knn"], "seeds": [0, 1], "test_on": ["cifar10"]}
+    study = StudyFile.model_validate(STUDY | {"groups": [group | {"name": "one"}]})
     steps = plan_steps(study, Settings(out=tmp_path))
-    outcome = Outcome(study)
     cell = carry_out.Cell("one", "digits", "pixels", "knn", 1, None, tmp_path, tmp_path)  # type: ignore[arg-type]
-    assert carry_out._evaluate_elsewhere(cell, steps[1], Settings(out=tmp_path), outcome, SILENT).elsewhere == {}
+    outcome = Outcome(study, cells=[cell])
+    carry_out._evaluate_elsewhere(steps[1], outcome, Settings(out=tmp_path), None, SILENT)
+    assert outcome.cells[0].elsewhere == {}
+    monkeypatch.setattr(carry_out, "read_source", fail)
+    carry_out._evaluate_elsewhere(steps[1], outcome, Settings(out=tmp_path), None, SILENT)
     assert [str(undone) for undone in outcome.undone] == [
-        "one: digits, seed 1, pixels + knn on cifar10: no class in common"
+        "one: digits, seed 1, pixels + knn on cifar10: no class in common",
+        "one: digits, seed 1 on cifar10: no class in common",
     ]
+
+
+def study_tried_elsewhere(folder: Path, num: int = 6) -> StudyFile:
+    """`tiny_cnn` on digits, tried on pictures of noise that a folder calls 1 and 2."""
+    for index in range(num):
+        write_image(folder / "12"[index % 2] / f"{index}.png", seed=index)
+    groups = [
+        {
+            "name": "one",
+            "data": ["digits"],
+            "models": ["tiny_cnn"],
+            "methods": ["knn", "ridge"],
+            "test_on": [str(folder)],
+        }
+    ]
+    return StudyFile.model_validate(STUDY | {"groups": groups, "drawings": []})
+
+
+def test_figures_on_another_source_are_kept_beside_the_bundle(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    loaded = []
+    real = bundle.load_bundle
+    monkeypatch.setattr(bundle, "load_bundle", lambda folder: loaded.append(folder) or real(folder))
+    photos, settings = tmp_path / "photos", Settings(out=tmp_path / "out", limit=60)
+    study = study_tried_elsewhere(photos)
+
+    def figures() -> list[Any]:
+        loaded.clear()
+        return [cell.elsewhere[str(photos)] for cell in run_study(study, settings).cells]
+
+    first = figures()
+    assert len(loaded) == 2
+    assert [found.num_images for found in first] == [6, 6]
+    assert figures() == first
+    assert loaded == []
+    kept = sorted(tmp_path.glob("out/runs/*.elsewhere/*.json"))
+    assert len(kept) == 2
+    kept[0].write_text("{")  # damaged: it is computed again
+    assert figures() == first
+    assert len(loaded) == 1
+    write_image(photos / "2" / "more.png", seed=99)
+    assert [found.num_images for found in figures()] == [7, 7]
+    assert len(loaded) == 2
+    (photos / "2" / "more.png").rename(photos / "1" / "more.png")  # the same image, of another class
+    figures()
+    assert len(loaded) == 2
+
+
+def test_past_the_budget_figures_on_another_source_are_read_and_none_is_made(tmp_path: Path) -> None:
+    settings = Settings(out=tmp_path / "out", limit=60)
+    study = study_tried_elsewhere(tmp_path / "photos")
+    plain = study.model_copy(update={"groups": (study.groups[0].model_copy(update={"test_on": ()}),)})
+    run_study(plain, settings)
+    late = run_study(study, settings, budget_seconds=0)
+    where, why = f"on {tmp_path / 'photos'}", "the budget ended; the same command goes on from there"
+    assert [str(undone) for undone in late.undone] == [f"one: digits {where}: {why}"]
+    assert [cell.elsewhere for cell in late.cells] == [{}, {}]
+    whole = run_study(study, settings)
+    again = run_study(study, settings, budget_seconds=0)
+    assert again.undone == []
+    assert [cell.elsewhere for cell in again.cells] == [cell.elsewhere for cell in whole.cells]
+    next(tmp_path.glob("out/runs/*-ridge-*.elsewhere/*.json")).unlink()
+    late = run_study(study, settings, budget_seconds=0)
+    assert [str(undone) for undone in late.undone] == [f"one: digits, tiny_cnn + ridge {where}: {why}"]
+
+
+def test_an_interrupt_on_another_source_loses_no_finished_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(carry_out, "evaluate_elsewhere", interrupt)
+    outcome = run_study(study_tried_elsewhere(tmp_path / "photos"), Settings(out=tmp_path / "out", limit=60))
+    assert outcome.interrupted
+    assert sorted(cell.method for cell in outcome.cells) == ["knn", "ridge"]
+
+
+def test_what_is_finished_is_read_whatever_the_budget(tmp_path: Path) -> None:
+    second = STUDY["groups"][0] | {"name": "two", "methods": ["centroid"]}
+    study = StudyFile.model_validate(STUDY | {"groups": [STUDY["groups"][0], second], "drawings": []})
+    settings = Settings(out=tmp_path, limit=60)
+    part = StudyFile.model_validate(STUDY | {"groups": STUDY["groups"][:1], "drawings": []})
+    whole = run_study(part, settings)
+    late = run_study(study, settings, budget_seconds=0)
+    assert [cell.record for cell in late.cells[:4]] == [cell.record for cell in whole.cells]
+    assert {undone.what.partition(",")[0] for undone in late.undone} == {"two: digits"}
+    assert late.cut[("two", "digits", 0)] == ["pixels + centroid", "tiny_cnn + centroid"]
+    fresh = run_study(part, Settings(out=tmp_path / "other", limit=60), budget_seconds=0)
+    assert fresh.cells == []
+    assert [str(undone) for undone in fresh.undone] == [
+        "one: digits: not started, beyond the budget; the same command goes on from there"
+    ]
+
+
+def test_an_interrupt_while_pictures_are_drawn_still_writes_the_pages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("backbench.studies.write_up.draw_study", interrupt)
+    file = Path(__file__).parents[2] / "studies" / "default.toml"
+    call = ["study", "run", str(file), "--out", str(tmp_path), "--quiet", "--json", "--limit", "60"]
+    done = CliRunner().invoke(app, [*call, "--random-weights"])
+    assert done.exit_code == 130
+    assert [Path(path).name for path in json.loads(done.stdout)["files"]] == ["tables.md", "report.html"]
+    assert (tmp_path / "tables.md").is_file()
+
+
+def test_a_group_that_goes_on_from_two_others_asks_for_both(tmp_path: Path) -> None:
+    link = STUDY["groups"][1] | {"name": "on", "after": "two", "after_data": "digits", "after_method": "centroid"}
+    study = StudyFile.model_validate(STUDY | {"groups": [*STUDY["groups"], link | {"best_of": "one"}]})
+    for missing, only in (("one", ("on", "two")), ("two", ("on", "one"))):
+        with pytest.raises(ConfigError, match=rf"goes on from '{missing}'. Give --only '{missing}' too"):
+            plan_steps(study, Settings(out=tmp_path, only=only))
+
+
+def test_a_report_of_other_settings_does_not_stand_beside_tables_without_a_run(tmp_path: Path) -> None:
+    settings = Settings(out=tmp_path)
+    (tmp_path / "report.html").write_text("of before")
+    written, faults = write_up(Outcome(StudyFile.model_validate(STUDY)), settings)
+    assert [path.name for path in written] == ["tables.md"]
+    assert faults == [
+        f"nothing is finished, so {tmp_path / 'report.html'} of an earlier run was removed; its runs are where "
+        "they were"
+    ]
+    assert not (tmp_path / "report.html").exists()
+    assert write_up(Outcome(StudyFile.model_validate(STUDY)), settings)[1] == []
+
+
+def test_a_limit_below_what_the_classes_need_is_told_as_it_came_out(tmp_path: Path) -> None:
+    for limit, said in (
+        (4, "20 images for training and validation (4 asked for: each class has one in either)"),
+        (40, "40 images for training and validation"),
+    ):
+        group = STUDY["groups"][0] | {"train_limit": limit, "models": ["pixels"], "methods": ["knn"]}
+        study = StudyFile.model_validate(STUDY | {"groups": [group], "drawings": []})
+        settings = Settings(out=tmp_path / str(limit))
+        outcome = run_study(study, settings)
+        write_up(outcome, settings, has_figures=False)
+        tables = (settings.pages / "tables.md").read_text()
+        assert f"on digits, {said}." in tables
+        facts = outcome.cells[0].record.data
+        assert said.startswith(f"{facts.num_train + facts.num_val} ")

@@ -122,7 +122,7 @@ def run(
     if as_json:
         print_json(make_document(outcome, written))
     else:
-        print(written[0].read_text(), end="")
+        print(written[0].read_text(encoding="utf-8"), end="")
         there = [path.name for path in written[:2]] + (["figures/"] if len(written) > 2 else [])
         print(f"\nEverything is in {settings.pages}/: {', '.join(there)}")
     if outcome.interrupted:

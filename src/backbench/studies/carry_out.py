@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from backbench import ledger
 from backbench.adapt import adapt
 from backbench.catalog import find_model
-from backbench.elsewhere import Elsewhere, evaluate_elsewhere
+from backbench.elsewhere import evaluate_elsewhere, read_source, was_evaluated
 from backbench.errors import BackbenchError, BudgetExceeded, Interrupted, StorageError
 from backbench.progress import SILENT, Progress
 from backbench.records import RunRecord
@@ -227,8 +227,7 @@ def _carry_out(
             outcome.note(f"{step.title}, {run}", f"training was cut; {GOES_ON}")
             continue
         record = ledger.read_record(settings.runs / row.run_id)
-        cell = _make_cell(step, model, record, settings, progress)
-        outcome.cells.append(_evaluate_elsewhere(cell, step, settings, outcome, progress))
+        outcome.cells.append(_make_cell(step, model, record, settings, progress))
     outcome.interrupted = ranking.interrupted
     missing = [] if ranking.interrupted else _list_missing(step, asked_for)
     if deadline is not None:
@@ -238,6 +237,8 @@ def _carry_out(
     for run in missing:
         why = "the budget ended" if deadline is not None else "not run"
         outcome.note(f"{step.title}, {run}", f"{why}; {GOES_ON}")
+    if not ranking.interrupted:
+        _evaluate_elsewhere(step, outcome, settings, deadline, progress)
 
 
 def _was_begun(step: Step, settings: Settings) -> bool:
@@ -286,15 +287,35 @@ def _make_cell(step: Step, model: str, record: RunRecord, settings: Settings, pr
     )
 
 
-def _evaluate_elsewhere(cell: Cell, step: Step, settings: Settings, outcome: Outcome, progress: Progress) -> Cell:
-    """The cell with its figures on other data sets."""
-    found: dict[str, Elsewhere] = {}
-    for name in step.group.test_on:
-        config = data_config(outcome.study, name, settings)
+def _evaluate_elsewhere(
+    step: Step, outcome: Outcome, settings: Settings, deadline: float | None, progress: Progress
+) -> None:
+    """Give the step's cells their figures on other data sets; whoever interrupts it keeps the cells."""
+    own = [place for place, cell in enumerate(outcome.cells) if (cell.group, cell.data, cell.seed) == _place(step)]
+    is_late = deadline is not None and time.monotonic() >= deadline
+    is_known = any(was_evaluated(outcome.cells[place].bundle) for place in own)
+    for name in step.group.test_on if own else ():
+        if is_late and not is_known:  # a source that nothing is known of may have to be fetched
+            outcome.note(f"{step.title} on {name}", f"the budget ended; {GOES_ON}")
+            continue
         try:
-            found[name] = evaluate_elsewhere(
-                cell.bundle, config, device=settings.device, precision=settings.precision, progress=progress
-            )
+            source = read_source(data_config(outcome.study, name, settings), progress)
         except BackbenchError as error:
-            outcome.note(f"{step.title}, {cell.model} + {cell.method} on {name}", error)
-    return replace(cell, elsewhere=found)
+            outcome.note(f"{step.title} on {name}", error)
+            continue
+        for place in own:
+            cell = outcome.cells[place]
+            try:
+                found = evaluate_elsewhere(
+                    cell.bundle,
+                    source,
+                    device=settings.device,
+                    precision=settings.precision,
+                    deadline=deadline,
+                    progress=progress,
+                )
+            except BackbenchError as error:
+                why = f"the budget ended; {GOES_ON}" if isinstance(error, BudgetExceeded) else error
+                outcome.note(f"{step.title}, {cell.model} + {cell.method} on {name}", why)
+            else:
+                outcome.cells[place] = replace(cell, elsewhere={**cell.elsewhere, name: found})

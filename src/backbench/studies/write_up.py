@@ -53,9 +53,10 @@ def write_up(
             progress=progress,
         )
     target = settings.pages / TABLES_FILE
+    report = settings.pages / REPORT_FILE
     if not outcome.cells:
         write_atomically(target, render_study(outcome, settings).encode())
-        return [target], []
+        return [target], _remove_old(report)
     request = ReportRequest(
         runs=tuple(map(str, [*(cell.folder for cell in outcome.cells), *_find_controls(outcome, settings)])),
         out=settings.runs,
@@ -84,9 +85,20 @@ def write_up(
         undone={why: tuple(whats) for why, whats in outcome.by_reason().items()},
     )
     page = render_report(comparisons, evidence, title=title, foreword=foreword)
-    written = [target, settings.pages / REPORT_FILE]
-    write_atomically(written[1], page.encode("utf-8", "backslashreplace"))
+    written = [target, report]
+    write_atomically(report, page.encode("utf-8", "backslashreplace"))
     return written + pictures, faults + warnings
+
+
+def _remove_old(report: Path) -> list[str]:
+    """Take away a report of earlier settings: it would stand beside tables that say that nothing is finished."""
+    try:
+        report.unlink()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        return [f"{report} is of an earlier run, and can't be removed: {error.strerror}"]
+    return [f"nothing is finished, so {report} of an earlier run was removed; its runs are where they were"]
 
 
 def _find_controls(outcome: Outcome, settings: Settings) -> list[Path]:
@@ -238,18 +250,26 @@ def _describe_groups(outcome: Outcome, settings: Settings) -> str:
 
 def _list_groups(outcome: Outcome, settings: Settings) -> Iterator[tuple[str, str]]:
     """Of each group that was asked for its name, and what it is in words."""
-    finished = {cell.group for cell in outcome.cells}
     for group in chosen_groups(outcome.study, settings):
+        own = [cell for cell in outcome.cells if cell.group == group.name]
         after = f", after '{group.after}' on {group.after_data}" if group.after else ""
-        limit = f", {group.train_limit:,} images for training and validation" if group.train_limit else ""
+        limit = f", {_describe_limit(group.train_limit, own)}" if group.train_limit else ""
         seeds = f", seeds {', '.join(map(str, group.seeds))}" if len(group.seeds) > 1 else ""
         note = f" {group.note}" if group.note else ""
-        nothing = "" if group.name in finished else " Nothing of it is finished."
+        nothing = "" if own else " Nothing of it is finished."
         yield (
             group.name,
             f"{', '.join(group.models)} x {', '.join(group.methods)} on {', '.join(group.data)}"
             f"{limit}{seeds}{after}.{note}{nothing}",
         )
+
+
+def _describe_limit(asked: int, cells: Sequence[Cell]) -> str:
+    """So many images as were asked for, or as many as it took to have each class in both parts."""
+    most = max((cell.record.data.num_train + cell.record.data.num_val for cell in cells), default=0)
+    if most > asked:
+        return f"{most:,} images for training and validation ({asked:,} asked for: each class has one in either)"
+    return f"{asked:,} images for training and validation"
 
 
 def _describe_here(outcome: Outcome, settings: Settings) -> list[str]:
