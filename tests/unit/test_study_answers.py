@@ -173,6 +173,11 @@ def test_what_is_not_alike_in_runs_that_are_compared_is_said() -> None:
     assert "Not alike" not in ask("fine-tuning-gain", [*probes, *alike])
     mixed = ask("best-features", [make_cell("a", range(20)), make_cell("b", range(20), method="knn")])
     assert mixed.endswith("Not alike in these runs: method (logistic and knn).")
+    crossed = [make_cell(model, range(20), method=method) for model in "ab" for method in ("knn", "ridge")]
+    assert "Not alike" not in ask("families", crossed, models=("a",))
+    assert "method (knn and ridge)" in ask("families", crossed[1:], models=("a",))
+    two = [probes[0], tuned("a", 5, group="one"), tuned("a", 20, group="two")]
+    assert ask("fine-tuning-gain", two).endswith(unlike)
     left = tuned("b", 5, label="b after full on big")
     starts = "start (the weights as they came and the weights that an earlier group left)"
     assert starts in ask("families", [tuned("a", 5), left], models=("a",))

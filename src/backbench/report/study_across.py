@@ -43,7 +43,7 @@ def both_resolutions(asked: Asked) -> str:
             places.setdefault(cell.model, []).append(place)
             shown.setdefault(cell.model, []).append(f"place {place}{open_to} on {data}")
     first = min(common, key=lambda model: (max(places[model]), sum(places[model])))
-    unlike = tell_unlike([best[model] for model in common] for _, best in splits)
+    unlike = tell_unlike(asked, ([best[model] for model in common] for _, best in splits))
     return " ".join(
         [
             f"{first}: {', '.join(shown[first])}, of {len(common)} models on all of them (in brackets the places "
@@ -126,7 +126,7 @@ def across_data(asked: Asked) -> str:
     ]
     if is_common and besides[0]:
         sentences.append(f"Besides the data, of all of them: {besides[0]}.")
-    sentences += tell_unlike([[runs[data][0] for runs in followed] for data in names], told=("method",))
+    sentences += tell_unlike(asked, [[runs[data][0] for runs in followed] for data in names], told=("method",))
     if lost:
         sentences.append(f"By no method on all of these: {join_all(lost)}.")
     return " ".join(sentences)

@@ -91,7 +91,7 @@ def best_features(asked: Asked) -> str:
             also = also if not has_tied or len({asked.title(cell) for cell in own}) > 1 else ""
         how = f" + {best.method}" if len({cell.method for cell in own}) > 1 else ""
         sentences.append(f"On {data}: {name}{how}, {show_accuracy(best)}{also}.")
-    return " ".join(sentences + tell_unlike(own for _, own in asked.by_data()))
+    return " ".join(sentences + tell_unlike(asked, [own for _, own in asked.by_data()]))
 
 
 def own_network(asked: Asked) -> str:
@@ -112,7 +112,9 @@ def own_network(asked: Asked) -> str:
             f"({describe_test(asked, best, first)}).{_count_above(asked, first, others)}"
         )
         compared.append([first, *best_of_models(others).values()])
-    return " ".join(sentences + tell_unlike(compared)) or _why_not(asked, lambda cell: cell.model == asked.model)
+    return " ".join(sentences + tell_unlike(asked, compared)) or _why_not(
+        asked, lambda cell: cell.model == asked.model
+    )
 
 
 def _count_above(asked: Asked, first: Cell, others: Sequence[Cell]) -> str:
@@ -200,7 +202,9 @@ def families(asked: Asked) -> str:
             f"({describe_test(asked, first, second)})."
         )
         compared.append(own)
-    return " ".join(sentences + tell_unlike(compared)) or _why_not(asked, lambda cell: cell.model in asked.models)
+    return " ".join(sentences + tell_unlike(asked, compared)) or _why_not(
+        asked, lambda cell: cell.model in asked.models
+    )
 
 
 def fine_tuning_gain(asked: Asked) -> str:
@@ -231,7 +235,7 @@ def fine_tuning_gain(asked: Asked) -> str:
             f"({describe_test(asked, cell, probe)})."
         )
         compared.setdefault(cell.record.data.manifest_digest, []).append(cell)
-    said = sentences + tell_unlike(compared.values(), told=("method",)) if sentences else [NOTHING]
+    said = sentences + tell_unlike(asked, compared.values(), told=("method",)) if sentences else [NOTHING]
     if without:
         said.append(f"No probe of the same weights and images stands beside {join_all(without)}.")
     return " ".join(said)

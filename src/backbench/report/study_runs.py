@@ -152,8 +152,10 @@ def list_changes(first: Cell, later: Cell) -> list[str]:
     return changes
 
 
-def tell_unlike(splits: Iterable[Sequence[Cell]], *, told: Collection[str] = ()) -> list[str]:
+def tell_unlike(asked: Asked, splits: Iterable[Sequence[Cell]], *, told: Collection[str] = ()) -> list[str]:
     """'Not alike in these runs: method (full and logistic), epochs of full (5 and 20).', or nothing.
+
+    That every model has the same two methods favours none: unlike is what some have otherwise than others.
 
     Args:
         splits: of each data set the runs that were held against one another. What a method alone has is compared
@@ -162,22 +164,29 @@ def tell_unlike(splits: Iterable[Sequence[Cell]], *, told: Collection[str] = ())
     """
     unlike: dict[str, dict[str, None]] = {}
     for cells in splits:
-        found: dict[str, dict[str, None]] = {}
+        found: dict[str, dict[str, dict[str, None]]] = {}  # setting -> model -> its values
         for cell in cells:
-            facts, settings = cell.record.model, list_settings(cell)
-            is_left = facts is not None and facts.label is not None
-            common = {"method": cell.method, "input": settings.pop("input", NOT_STATED)}
-            common["training images"] = settings.pop("training images")
-            common["start"] = "the weights that an earlier group left" if is_left else "the weights as they came"
-            del settings["start"]  # its name is the model's
-            own = {f"{words} of {cell.method}": value for words, value in settings.items()}
-            for words, value in (common | own).items():
-                found.setdefault(words, {})[value] = None
-        for words, values in found.items():
-            if len(values) > 1 and words not in told:
-                unlike.setdefault(words, {}).update(values)
+            for words, value in _list_comparable(cell).items():
+                found.setdefault(words, {}).setdefault(asked.title(cell), {})[value] = None
+        for words, by_model in found.items():
+            if len(set(map(frozenset, by_model.values()))) > 1 and words not in told:
+                unlike.setdefault(words, {}).update({value: None for own in by_model.values() for value in own})
     shown = [f"{words} ({join_names(list(values), MOST_VALUES)})" for words, values in unlike.items()]
     return [f"Not alike in these runs: {', '.join(shown)}."] if shown else []
+
+
+def _list_comparable(cell: Cell) -> dict[str, str]:
+    """A run's settings by names that other models have too: 'input', 'epochs of full'."""
+    facts, settings = cell.record.model, list_settings(cell)
+    is_left = facts is not None and facts.label is not None
+    del settings["start"]  # by the name of the model
+    common = {
+        "method": cell.method,
+        "input": settings.pop("input", NOT_STATED),
+        "training images": settings.pop("training images"),
+        "start": "the weights that an earlier group left" if is_left else "the weights as they came",
+    }
+    return common | {f"{words} of {cell.method}": value for words, value in settings.items()}
 
 
 def list_settings(cell: Cell) -> dict[str, str]:
