@@ -50,6 +50,12 @@ def test_the_five_studies_and_the_default_are_there() -> None:
     assert all(read_study(file).name == file.stem for file in STUDIES)
 
 
+def test_studies_among_the_benchmarks_can_be_read() -> None:
+    files = sorted((Path(__file__).parents[2] / "benchmarks").glob("*.toml"))
+    assert files
+    assert [read_study(file).name for file in files] == [file.stem for file in files]
+
+
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_every_name_and_option_in_a_study_is_one_there_is(file: Path) -> None:
     study = read_study(file)
