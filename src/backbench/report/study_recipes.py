@@ -80,7 +80,14 @@ def _describe_options(cell: Cell) -> str:
         values = list(value) if isinstance(value, list | tuple) else [value]
         if name == "recipe" or value is None or (len(values) > 1 and not all(isinstance(v, str) for v in values)):
             continue
-        shown.append(f"{name.replace('_', ' ')} {' + '.join(map(_plain, values))}")
+        words = name.replace("_", " ")
+        shown.append(
+            words
+            if value is True
+            else f"{words} off"
+            if value is False
+            else f"{words} {' + '.join(map(_plain, values))}"
+        )
     return ", ".join(shown) or "-"
 
 
