@@ -129,13 +129,35 @@ def test_validation_images_that_taught_the_weights_choose_nothing_where_others_c
     own = make_cell("cnn", range(40), method="scratch")
     said = ask("own-network", [own, flattered, honest], model="cnn")
     assert "of the other models the best on validation, b (logistic)" in said
-    assert said.endswith(
-        "Passed over where validation decides, as images of it had taught their weights: a + logistic on small "
-        "(5 of 50)."
-    )
+    last = "After all others where validation chooses, as images of it had taught their weights: "
+    assert said.endswith(f"{last}a + logistic on small (5 of 50).")
     assert "the best on validation, a (logistic)" in ask("own-network", [own, flattered], model="cnn")
-    assert "Passed over" not in ask("best-features", [own, flattered, honest])
+    assert "After all" not in ask("best-features", [own, flattered, honest])
     assert ask("training-gap", [flattered]).startswith(NOTHING)
+    assert "Left out, as validation images had taught their weights: a" in ask("training-gap", [flattered])
+    large = [
+        make_cell("a", range(50), data="large", method=how, val=val) for how, val in (("knn", 0.1), ("ridge", 0.9))
+    ]
+    small = [
+        make_cell("a", range(9), method="knn", val=0.2),
+        make_cell("a", range(9), method="ridge", num_val_seen=9),
+    ]
+    assert ask("across-data", [*small, *large]).startswith("a + knn:")
+
+
+def test_of_equals_on_validation_the_test_images_choose_none() -> None:
+    def with_loss(cell: Cell, loss: float) -> Cell:
+        fit = cell.record.fit | {"val_nll": Metric(value=loss, n=50)}
+        return replace(cell, record=cell.record.model_copy(update={"fit": fit}))
+
+    own = make_cell("cnn", range(40), method="scratch")
+    lucky = with_loss(make_cell("a", range(2), method="knn"), 2.0)
+    other = with_loss(make_cell("a", range(9), method="ridge"), 1.0)
+    for cells in ([own, lucky, other], [own, other, lucky]):
+        assert "best on validation, a (ridge)" in ask("own-network", cells, model="cnn")
+    first, second = make_cell("a", range(9), method="full"), make_cell("a", range(2), method="head")
+    for cells in ([own, first, second], [own, second, first]):
+        assert "best on validation, a (full)" in ask("own-network", cells, model="cnn")  # by name
 
 
 def test_two_names_of_one_model_are_never_held_against_each_other() -> None:
@@ -158,18 +180,45 @@ def test_two_names_of_one_model_are_never_held_against_each_other() -> None:
     said = ask("both-resolutions", [small, large, *two, other, make_cell("b", range(3), data="large")])
     assert "of 2 models on all of them" in said
     assert said.endswith(same)
+    there = SimpleNamespace(metrics={"accuracy": Metric(value=0.9, n=40)}, mapping={"Ant": "ant"}, num_images=40)
+    tried = replace(small, group="tried", elsewhere={"wild": there})
+    assert "net@32 + logistic" in ask("generalisation", [small, large, tried], model="net@32")
+    pairs = [replace(cell, group=group) for group in ("one", "two") for cell in (small, large)]
+    assert ask("between-groups", pairs, order=("one", "two")).count("net@32 + logistic on small") == 1
+    seen = [replace(cell, record=cell.record.model_copy(update={"num_test_seen": 3})) for cell in (small, large)]
+    assert ask("best-features", [*seen, other]).count("+ logistic on small (3 of 200)") == 1
+
+
+def test_names_of_one_model_are_joined_however_they_overlap() -> None:
+    def named(name: str, method: str, wrong: int) -> Cell:
+        cell = make_cell("net", range(wrong), method=method)
+        weights = cell.record.model.model_copy(update={"weights_digest": "w"})  # type: ignore[union-attr]
+        return replace(cell, model=name, record=cell.record.model_copy(update={"model": weights}))
+
+    cells = [named("a", "ridge", 9), named("b", "knn", 20), named("c", "ridge", 9), named("c", "full", 5)]
+    same = "a, b and c are one and the same model here."
+    for wanted in "abc":
+        assert ask("own-network", cells, model=wanted) == f"{NOTHING} {same}"
+    said = ask("best-features", [*cells, make_cell("d", range(90))])
+    assert said.startswith("On small: a + full")
+    assert said.count(same) == 1
+    foreign = make_cell("e", range(3))
+    assert "one and the same" not in ask("best-features", [cells[0], foreign])
+
+
+UNLIKE = "Not alike in these runs: epochs of full (5 and 20)."
+
+
+def tuned(model: str, epochs: int, **more: Any) -> Cell:
+    return make_cell(model, range(20), method="full", options={"recipe": {"epochs": epochs}}, **more)
 
 
 def test_what_is_not_alike_in_runs_that_are_compared_is_said() -> None:
-    def tuned(model: str, epochs: int, **more: Any) -> Cell:
-        return make_cell(model, range(20), method="full", options={"recipe": {"epochs": epochs}}, **more)
-
     alike = [tuned("a", 5), tuned("b", 5)]
     assert "Not alike" not in ask("families", alike, models=("a",))
-    unlike = "Not alike in these runs: epochs of full (5 and 20)."
-    assert ask("families", [tuned("a", 5), tuned("b", 20)], models=("a",)).endswith(unlike)
+    assert ask("families", [tuned("a", 5), tuned("b", 20)], models=("a",)).endswith(UNLIKE)
     probes = [make_cell(name, range(30)) for name in "ab"]
-    assert ask("fine-tuning-gain", [*probes, tuned("a", 5), tuned("b", 20)]).endswith(unlike)
+    assert ask("fine-tuning-gain", [*probes, tuned("a", 5), tuned("b", 20)]).endswith(UNLIKE)
     assert "Not alike" not in ask("fine-tuning-gain", [*probes, *alike])
     mixed = ask("best-features", [make_cell("a", range(20)), make_cell("b", range(20), method="knn")])
     assert mixed.endswith("Not alike in these runs: method (logistic and knn).")
@@ -177,17 +226,50 @@ def test_what_is_not_alike_in_runs_that_are_compared_is_said() -> None:
     assert "Not alike" not in ask("families", crossed, models=("a",))
     assert "method (ridge and knn)" in ask("families", crossed[1:], models=("a",))
     two = [probes[0], tuned("a", 5, group="one"), tuned("a", 20, group="two")]
-    assert ask("fine-tuning-gain", two).endswith(unlike)
+    assert ask("fine-tuning-gain", two).endswith(UNLIKE)
+
+
+def test_what_weights_runs_began_with_is_said_where_it_differs() -> None:
     left = tuned("b", 5, label="b after full on big")
-    starts = "start (the weights as they came and the weights that an earlier group left)"
+    starts = "weights at the start (pretrained and left by an earlier group)"
     assert starts in ask("families", [tuned("a", 5), left], models=("a",))
+    random = [
+        make_cell("c", range(20), method="scratch"),
+        make_cell("d", range(9), method="scratch", label="d after"),
+    ]
+    assert "Not alike" not in ask("families", random, models=("c",))
+    plain = tuned("b", 5)
+    facts = plain.record.model.model_copy(update={"pretrained_on": None})  # type: ignore[union-attr]
+    untrained = replace(plain, record=plain.record.model_copy(update={"model": facts}))
+    said = ask("families", [tuned("a", 5), untrained], models=("a",))
+    assert said.endswith("weights at the start (pretrained and not pretrained).")
+
+
+def test_what_all_models_share_or_what_does_nothing_is_not_unlike() -> None:
+    shared = make_cell("a", range(30), method="knn", group="one")
+    groups = [shared, replace(shared, group="two")]
+    groups += [make_cell("a", range(20), method="ridge", group=group) for group in ("one", "two")]
+    assert "method (" not in ask("best-features", groups)
+    idle = [
+        tuned_by(name, {"schedule": "cosine", "plateau_factor": factor})
+        for name, factor in (("a", 0.1), ("b", 0.5))
+    ]
+    assert "Not alike" not in ask("families", idle, models=("a",))
+
+
+def test_every_rule_that_compares_says_what_is_not_alike() -> None:
+    gaps = [with_fit(tuned("a", 5), 0.9, 0.8), with_fit(tuned("b", 20), 0.9, 0.8)]
+    assert UNLIKE in ask("training-gap", gaps)
+    there = SimpleNamespace(metrics={"accuracy": Metric(value=0.9, n=40)}, mapping={"Ant": "ant"}, num_images=40)
+    tried = [replace(cell, elsewhere={"wild": there}) for cell in (tuned("a", 5), tuned("b", 20))]
+    assert ask("generalisation", tried).endswith(UNLIKE)
     apart = [tuned("a", 5), tuned("b", 5), *(tuned(name, 20, data="large") for name in "ab")]
     assert "Not alike" not in ask("families", apart, models=("a",))  # on each data set they are
     large = [make_cell(name, range(20), data="large", method=how) for name, how in (("a", "knn"), ("b", "ridge"))]
     places = [*(make_cell(name, range(20), method=how) for name, how in (("a", "knn"), ("b", "ridge"))), *large]
     assert ask("both-resolutions", places).endswith("Not alike in these runs: method (knn and ridge).")
-    own = ask("own-network", [make_cell("cnn", range(9), method="scratch"), probes[0]], model="cnn")
-    assert own.endswith("Not alike in these runs: method (scratch and logistic).")
+    own = ask("own-network", [make_cell("cnn", range(9), method="head"), make_cell("a", range(30))], model="cnn")
+    assert own.endswith("Not alike in these runs: method (head and logistic).")
 
 
 @pytest.mark.parametrize(
@@ -311,6 +393,11 @@ def test_a_model_is_followed_over_data_sets_by_one_method_and_what_else_changes_
     seeds += [make_cell("a", range(20 * seed), data="large", seed=seed) for seed in (1, 2)]
     said = ask("across-data", seeds)
     assert said.startswith("a + logistic: 92.5 % on small, 85.0 % on large (-7.5 points), means over 2 seeds.")
+    chosen = [
+        make_cell("a", range(9), data=data, seed=seed, method="head", options={"recipe": {"epochs": epochs}})
+        for data, seed, epochs in (("small", 0, 5), ("small", 1, 5), ("large", 0, 5), ("large", 1, 7))
+    ]
+    assert ask("across-data", chosen).endswith("Besides the data: on large epochs 5 to 7 (seed 1).")
     pairs = [make_cell(model, range(9), data=data, num_train=num) for model in "ab" for data, num in SIZES]
     said = ask("across-data", pairs)
     assert said.count("Besides the data") == 1
@@ -403,6 +490,10 @@ def test_a_run_that_stands_in_several_groups_counts_once() -> None:
     assert "the others 80.0 %" in said  # and not 76.7 %
     said = ask("training-gap", [with_fit(run, 0.9, 0.8), with_fit(twin, 0.9, 0.8)])
     assert said.count("a + logistic") == 1
+
+
+def tuned_by(model: str, recipe: dict[str, Any]) -> Cell:
+    return make_cell(model, range(20), method="full", options={"recipe": recipe})
 
 
 def with_fit(cell: Cell, train: float, val: float) -> Cell:
@@ -519,6 +610,9 @@ def test_gains_and_validation_figures_of_seen_images_say_so_too() -> None:
     flattered = make_cell("a", range(40), group="few", num_test_seen=3)
     (table,) = make_published_tables([gain], [make_cell("a", range(20)), flattered])
     assert table.rows[0][2] == "+10.0 points (too good: 3 test images had taught its weights in 'few')"
+    alone = make_cell("a", range(2), seed=1, num_test_seen=9)  # of a seed that the other group lacks
+    (table,) = make_published_tables([gain], [make_cell("a", range(20)), alone, few])
+    assert table.rows[0][2] == "+10.0 points"
     val = make_cell("a", range(20), num_val_seen=5)
     (table,) = make_published_tables([_published(figure="val_accuracy")], [val])
     assert "(too good: 5 validation images had taught its weights)" in table.rows[0][2]
@@ -545,6 +639,11 @@ def test_a_published_gain_and_the_recall_of_a_class_stand_beside_ours() -> None:
     assert table.rows == (("A", "+3.12 points", gain, "75 %", "70.0 %, -5.0 points"),)
     (table,) = make_published_tables(entries[:1], [all_images])
     assert table.rows == (("A", "+3.12 points", "not run"),)
+    wasp = _published(over="few", figure="recall", label="wasp", value=Decimal("0.1"))
+    (table,) = make_published_tables([wasp], [few, all_images])
+    assert table.rows == (("A", "+10 points", "there is no class 'wasp' here"),)
+    (table,) = make_published_tables([_published(over="few", figure="train_accuracy")], [few, all_images])
+    assert table.rows[0][2] == "-"
     wasp = _published(column="wasp", figure="recall", label="wasp", value=Decimal("0.75"))
     (table,) = make_published_tables([wasp], [all_images])
     assert table.rows == (("A", "75 %", "there is no class 'wasp' here"),)

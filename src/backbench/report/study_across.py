@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -12,13 +12,13 @@ from backbench.report.study_runs import (
     Asked,
     accuracy,
     best_of_models,
+    best_on_validation,
     join_all,
     list_changes,
     percent_of,
     place_of,
     rank_cells,
     tell_unlike,
-    val_accuracy,
 )
 
 
@@ -68,10 +68,11 @@ def generalisation(asked: Asked) -> str:
     if not changes:
         return NOTHING
     sentences = [_describe_change(asked, data, source, found) for (data, source), found in changes.items()]
-    return (
-        f"{' '.join(sentences)} On both sides only images of classes that both have are counted, and a source "
-        "differs in more than its images' look."
+    sentences.append(
+        "On both sides only images of classes that both have are counted, and a source differs in more than its "
+        "images' look."
     )
+    return " ".join(sentences + tell_unlike(asked, [[cell for cell, _ in found] for found in changes.values()]))
 
 
 def _describe_change(asked: Asked, data: str, source: str, changes: Sequence[tuple[Cell, float]]) -> str:
@@ -83,7 +84,9 @@ def _describe_change(asked: Asked, data: str, source: str, changes: Sequence[tup
         f"{words}{asked.title(cell)} + {cell.method}: {change:+.1f} points"
         for words, rivals in (("", mine), (f"{of_others}the best on validation, ", others))
         if rivals
-        for cell, change in [max(rivals, key=lambda one: val_accuracy(one[0]))]
+        for best in [best_on_validation(cell for cell, _ in rivals)]
+        for cell, change in rivals
+        if cell is best
     ]
     over = f" on average ({len(changes)} runs)" if len(changes) > 1 else ""
     return (
@@ -126,7 +129,9 @@ def across_data(asked: Asked) -> str:
     ]
     if is_common and besides[0]:
         sentences.append(f"Besides the data, of all of them: {besides[0]}.")
-    sentences += tell_unlike(asked, [[runs[data][0] for runs in followed] for data in names], told=("method",))
+    sentences += tell_unlike(
+        asked, [[cell for runs in followed for cell in runs[data]] for data in names], told=("method",)
+    )
     if lost:
         sentences.append(f"By no method on all of these: {join_all(lost)}.")
     return " ".join(sentences)
@@ -135,9 +140,9 @@ def across_data(asked: Asked) -> str:
 def _follow(cells: Sequence[Cell], names: Sequence[str]) -> dict[str, list[Cell]] | None:
     """Data set -> a model's runs on it by the method that does best on validation over all of them; None if no
     method is on all. Of several groups that one which does best on validation; only seeds that all data sets have,
-    if there are any."""
-    best: tuple[float, dict[str, list[Cell]]] | None = None
-    for method in dict.fromkeys(cell.method for cell in cells):
+    if there are any. Runs whose weights saw validation images come after all others."""
+    followed = []
+    for method in sorted({cell.method for cell in cells}):
         runs: dict[str, list[Cell]] = {}
         for data in names:
             by_group: dict[str, list[Cell]] = {}
@@ -145,16 +150,27 @@ def _follow(cells: Sequence[Cell], names: Sequence[str]) -> dict[str, list[Cell]
                 if (cell.method, cell.data) == (method, data):
                     by_group.setdefault(cell.group, []).append(cell)
             if by_group:
-                runs[data] = max(by_group.values(), key=_mean_val_accuracy)
-        if len(runs) < len(names):
-            continue
-        merit = sum(map(_mean_val_accuracy, runs.values()))
-        if best is None or merit > best[0]:
-            best = merit, runs
-    if best is None:
+                runs[data] = min(by_group.values(), key=lambda own: _place_on_validation([own]))
+        if len(runs) == len(names):
+            followed.append(runs)
+    if not followed:
         return None
-    common = set.intersection(*({cell.seed for cell in own} for own in best[1].values()))
-    return {data: [cell for cell in own if cell.seed in common or not common] for data, own in best[1].items()}
+    best = min(followed, key=lambda runs: _place_on_validation(runs.values()))
+    common = set.intersection(*({cell.seed for cell in own} for own in best.values()))
+    return {data: [cell for cell in own if cell.seed in common or not common] for data, own in best.items()}
+
+
+def _place_on_validation(runs: Collection[Sequence[Cell]]) -> tuple[bool, float, float]:
+    """What is least is best: the mean over data sets of the mean over seeds, as for one run."""
+    seen = any(cell.record.num_val_seen for own in runs for cell in own)
+    accuracy, loss = (
+        sum(
+            sum(0.0 if (found := cell.figure(name)) is None else found.value for cell in own) / len(own)
+            for own in runs
+        )
+        for name in ("val_accuracy", "val_nll")
+    )
+    return seen, -accuracy, loss
 
 
 def _describe_runs(asked: Asked, runs: Mapping[str, Sequence[Cell]]) -> str:
@@ -179,15 +195,18 @@ def _name_group(asked: Asked, cell: Cell) -> str:
 
 
 def _list_besides(runs: Mapping[str, Sequence[Cell]]) -> str:
-    """'on cifar100 epochs 20 to 10': what differs from the run on the first data set, of its first seed."""
+    """'on cifar100 epochs 20 to 10': what differs from the runs on the first data set, by seed if seeds differ."""
     (_, own), *later = runs.items()
-    found = {data: list_changes(own[0], cells[0]) for data, cells in later}
-    return "; ".join(f"on {data} {', '.join(changes)}" for data, changes in found.items() if changes)
+    found = []
+    for data, cells in later:
+        pairs = [(first, cell) for first in own for cell in cells if first.seed == cell.seed]
+        changes = [(cell.seed, list_changes(first, cell)) for first, cell in pairs or [(own[0], cells[0])]]
+        common = [change for change in changes[0][1] if all(change in each for _, each in changes)]
+        alone = [f"{change} (seed {seed})" for seed, each in changes for change in each if change not in common]
+        if common or alone:
+            found.append(f"on {data} {', '.join(common + alone)}")
+    return "; ".join(found)
 
 
 def _mean_accuracy(cells: Sequence[Cell]) -> float:
     return sum(map(accuracy, cells)) / len(cells)
-
-
-def _mean_val_accuracy(cells: Sequence[Cell]) -> float:
-    return sum(map(val_accuracy, cells)) / len(cells)

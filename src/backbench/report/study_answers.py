@@ -19,6 +19,7 @@ from backbench.report.study_runs import (
     Asked,
     accuracy,
     best_of_models,
+    best_on_validation,
     describe_test,
     join_all,
     name_alike,
@@ -30,7 +31,6 @@ from backbench.report.study_runs import (
     split_of,
     tell_apart,
     tell_unlike,
-    val_accuracy,
 )
 
 Answer = Callable[[Asked], str]
@@ -41,14 +41,14 @@ def answer_question(by: str, asked: Asked) -> str:
     finished = [
         cell for cell in asked.cells if cell.figure("accuracy") is not None and cell.record.run_id in asked.told
     ]
-    usable = replace(asked, cells=[cell for cell in finished if not cell.record.num_test_seen])
-    usable, same = name_alike(usable)
+    named, same = name_alike(replace(asked, cells=finished))
+    usable = replace(named, cells=[cell for cell in named.cells if not cell.record.num_test_seen])
     answer = RULES[by](usable) if usable.cells else NOTHING
-    return " ".join([answer, *same, *_describe_seen(replace(asked, cells=finished), by)])
+    return " ".join([answer, *same, *_describe_seen(named, by)])
 
 
 def _describe_seen(asked: Asked, by: str) -> list[str]:
-    """Which runs were left out, or passed over where validation decides: the images there taught their weights."""
+    """Which runs were left out, or come last where validation chooses: the images there taught their weights."""
 
     def name_all(found: Sequence[tuple[Cell, int, int]]) -> str:
         names = [
@@ -57,7 +57,7 @@ def _describe_seen(asked: Asked, by: str) -> list[str]:
         ]
         return join_all(names)
 
-    counted = [(cell, cell.record, cell.record.data) for cell in asked.cells]
+    counted = [(cell, cell.record, cell.record.data) for cell in asked.unique_cells()]
     of_test = [(cell, run.num_test_seen, data.num_test) for cell, run, data in counted if run.num_test_seen]
     of_val = [
         (cell, run.num_val_seen, data.num_val)
@@ -65,9 +65,13 @@ def _describe_seen(asked: Asked, by: str) -> list[str]:
         if run.num_val_seen and not run.num_test_seen and by not in BY_TEST_ALONE
     ]
     said = [f"Left out, as test images had taught their weights: {name_all(of_test)}."] if of_test else []
-    if of_val:
-        why = "as images of it had taught their weights"
-        said.append(f"Passed over where validation decides, {why}: {name_all(of_val)}.")
+    if of_val and by == "training-gap":
+        said.append(f"Left out, as validation images had taught their weights: {name_all(of_val)}.")
+    elif of_val:
+        said.append(
+            "After all others where validation chooses, as images of it had taught their weights: "
+            f"{name_all(of_val)}."
+        )
     return said
 
 
@@ -103,7 +107,7 @@ def own_network(asked: Asked) -> str:
         others = [cell for cell in own if cell.model != asked.model]
         if not mine or not others:
             continue
-        first, best = max(mine, key=val_accuracy), max(others, key=val_accuracy)
+        first, best = best_on_validation(mine), best_on_validation(others)
         gap = 100 * (accuracy(best) - accuracy(first))
         where = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'} it" if gap else "level with it"
         sentences.append(
@@ -185,13 +189,13 @@ def families(asked: Asked) -> str:
         theirs = np.stack([asked.correct(cell) for cell in others])
         gap = float(mine.mean() - theirs.mean())
         p_value = asked.p_value(ours[0], len(others) * mine.sum(axis=0) - len(ours) * theirs.sum(axis=0))
-        is_alone = len({cell.model for cell in ours}) == 1
+        is_alone = len({asked.title(cell) for cell in ours}) == 1
         reach, they_are = ("reaches", "it is") if is_alone else ("reach", "they are")
         if p_value >= ALPHA:
             verdict = "these can't be told apart"
         else:
             verdict = f"{they_are} worse" if gap < 0 else f"{they_are} no worse, but better"
-        first, second = max(ours, key=val_accuracy), max(others, key=val_accuracy)
+        first, second = best_on_validation(ours), best_on_validation(others)
         one, other = asked.title(first), asked.title(second)
         names = join_all([asked.title(cell) for cell in ours])
         sentences.append(
@@ -227,7 +231,7 @@ def fine_tuning_gain(asked: Asked) -> str:
         if not (of_start or as_it_came):
             without.append(f"{asked.title(cell)} + {cell.method} on {name_data(cell, asked.cells)}")
             continue
-        probe = max(of_start or as_it_came, key=val_accuracy)
+        probe = best_on_validation(of_start or as_it_came)
         gain = 100 * (accuracy(cell) - accuracy(probe))
         start = "" if of_start else " of the weights before the earlier training"
         sentences.append(
@@ -243,7 +247,8 @@ def fine_tuning_gain(asked: Asked) -> str:
 
 def training_gap(asked: Asked) -> str:
     """How much less each run gets right of its validation images than of its training images, the most first."""
-    sentences = []
+    sentences: list[str] = []
+    compared: list[list[Cell]] = []
     for data, own in asked.by_data():
         gaps = [
             (train.value - val.value, cell, train.value, val.value)
@@ -256,9 +261,12 @@ def training_gap(asked: Asked) -> str:
             f"{asked.title(cell)} + {cell.method} {100 * gap:+.1f} points ({percent_of(train)}, {percent_of(val)})"
             for gap, cell, train, val in sorted(gaps, key=lambda found: -found[0])
         ]
+        compared.append([cell for _, cell, _, _ in gaps])
         if shown:
             sentences.append(f"On {data}, accuracy in training over that on validation: {', '.join(shown)}.")
-    sentences += describe_fit([cell for cell in asked.cells if cell.recipe]) if sentences else ()
+    if sentences:
+        sentences += tell_unlike(asked, compared, told=("method",))
+        sentences += describe_fit([cell for cell in asked.cells if cell.recipe])
     return " ".join(sentences) or NOTHING
 
 

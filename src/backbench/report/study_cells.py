@@ -25,6 +25,12 @@ OF_TEST = ("accuracy", "top5", "nll", "recall", "per_class_mean")
 OF_VAL = ("val_accuracy", "val_nll")
 CHOSEN = {"head_learning_rate": "learning_rate", "weight_decay": "weight_decay"}
 """What `head` chooses on validation, by its name in the recipe."""
+ONLY_WITH = {
+    "momentum": ("optimizer", "sgd"),
+    "plateau_factor": ("schedule", "plateau"),
+    "plateau_patience": ("schedule", "plateau"),
+}
+"""Settings of a recipe that do nothing but with that value of another."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,15 @@ class Cell:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """How it was trained, with what `head` chose on validation; empty where nothing was but a solved head."""
+        """How it was trained, with what `head` chose on validation, less settings that did nothing; empty where
+        nothing was trained but a solved head."""
         method = self.record.method
         stated = None if method is None else method.options.get("recipe")
         if method is None or not isinstance(stated, Mapping) or method.options.get("qat_epochs") == 0:
             return {}
-        return {**stated, **{name: method.choices[key] for name, key in CHOSEN.items() if key in method.choices}}
+        chosen = {name: method.choices[key] for name, key in CHOSEN.items() if key in method.choices}
+        idle = {name for name, (other, needed) in ONLY_WITH.items() if stated.get(other) != needed}
+        return {name: value for name, value in {**stated, **chosen}.items() if name not in idle}
 
     @property
     def augment(self) -> Mapping[str, Any]:

@@ -53,10 +53,10 @@ def _compare_figure(entry: Any, cells: Sequence[Cell], reasons: Sequence[str]) -
             if (cell.group, cell.model, cell.method) == wanted[:3] and (source := cell.elsewhere.get(entry.data))
         ]
         return [theirs, f"{', '.join(dict.fromkeys(there))}{mark}" if there else "not run"]
-    if entry.over is not None:
-        return [theirs, f"{_show_gain(found, _find_cells(cells, entry.over, *wanted[1:]), entry)}{mark}"]
     if entry.label is not None and all(entry.label not in cell.record.data.classes for cell in found):
         return [theirs, f"there is no class '{entry.label}' here"]
+    if entry.over is not None:
+        return [theirs, f"{_show_gain(found, _find_cells(cells, entry.over, *wanted[1:]), entry)}{mark}"]
     ours = over_seeds(found, entry.figure, entry.label)
     gap = _gap(entry.figure, None if entry.value is None else float(entry.value), _values(found, entry).values())
     return [theirs, f"{ours}{gap and f', {gap}'}{mark}"]
@@ -90,9 +90,11 @@ def _values(cells: Sequence[Cell], entry: Any) -> dict[int, float]:
 def _show_gain(cells: Sequence[Cell], over: Sequence[Cell], entry: Any) -> str:
     """How much more it is than over there, over the seeds that both have, and beside the published gain."""
     mine, theirs = _values(cells, entry), _values(over, entry)
-    gains = [100 * (mine[seed] - theirs[seed]) for seed in mine if seed in theirs]
+    seeds = [seed for seed in mine if seed in theirs]
+    gains = [100 * (mine[seed] - theirs[seed]) for seed in seeds]
     if not gains:
-        return "not run"
+        is_there = {cell.seed for cell in cells} & {cell.seed for cell in over}
+        return "-" if is_there else "not run"
     mean = sum(gains) / len(gains)
     shown = f"{mean:+.1f} points"
     if len(gains) > 1:
@@ -101,7 +103,7 @@ def _show_gain(cells: Sequence[Cell], over: Sequence[Cell], entry: Any) -> str:
     if abs(gap) >= 0.05:
         shown += f", {abs(gap):.1f} points {'more' if gap > 0 else 'less'} than published"
     for words, group in (("", cells), (f" in '{entry.over}'", over)):
-        if mark := mark_seen(entry.figure, group):
+        if mark := mark_seen(entry.figure, [cell for cell in group if cell.seed in seeds]):
             shown += f"{mark[:-1]}{words})"
     return shown
 

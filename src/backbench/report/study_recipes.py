@@ -33,12 +33,6 @@ MORE_OF_RECIPE = (
     "dropout",
 )
 """What has one where runs differ in it, and else a word below."""
-ONLY_WITH = {
-    "momentum": ("optimizer", "sgd"),
-    "plateau_factor": ("schedule", "plateau"),
-    "plateau_patience": ("schedule", "plateau"),
-}
-"""Settings that do nothing but with that value of another."""
 
 
 def make_recipe_table(cells: Sequence[Cell]) -> list[Table]:
@@ -48,7 +42,7 @@ def make_recipe_table(cells: Sequence[Cell]) -> list[Table]:
         return []
     more = {
         "method options": [_describe_options(cell) for cell in trained],
-        **{name.replace("_", " "): [_show_setting(cell, name) for cell in trained] for name in MORE_OF_RECIPE},
+        **{name.replace("_", " "): [_plain(cell.recipe.get(name)) for cell in trained] for name in MORE_OF_RECIPE},
         "augmentation": [describe_augment(cell.augment) or "-" for cell in trained],
     }
     unlike = [name for name, values in more.items() if len(set(values)) > 1]
@@ -58,7 +52,7 @@ def make_recipe_table(cells: Sequence[Cell]) -> list[Table]:
         kept = [_plain(value) for key, value in choices.items() if key.endswith("best_epoch")]
         epochs = (_plain(cell.recipe.get("epochs")), " + ".join(kept) or "-")
         own = [other for other in cells if other.group == cell.group]
-        always = [_show_setting(cell, name) for name in RECIPE]
+        always = [_plain(cell.recipe.get(name)) for name in RECIPE]
         where = (cell.group, cell.model, cell.method, name_data(cell, own))
         rows.append((*where, *epochs, *always, *(more[name][number] for name in unlike)))
     columns = ("group", "model", "method", "data", "epochs at most", "epoch kept")
@@ -80,21 +74,11 @@ def _describe_options(cell: Cell) -> str:
         values = list(value) if isinstance(value, list | tuple) else [value]
         if name == "recipe" or value is None or (len(values) > 1 and not all(isinstance(v, str) for v in values)):
             continue
-        words = name.replace("_", " ")
-        shown.append(
-            words
-            if value is True
-            else f"{words} off"
-            if value is False
-            else f"{words} {' + '.join(map(_plain, values))}"
+        said = (
+            {True: "", False: " off"}[value] if isinstance(value, bool) else f" {' + '.join(map(_plain, values))}"
         )
+        shown.append(f"{name.replace('_', ' ')}{said}")
     return ", ".join(shown) or "-"
-
-
-def _show_setting(cell: Cell, name: str) -> str:
-    """A setting of the recipe; '-' where it does nothing, or is left to the family."""
-    other, needed = ONLY_WITH.get(name, (name, None))
-    return "-" if needed is not None and cell.recipe.get(other) != needed else _plain(cell.recipe.get(name))
 
 
 def _plain(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,9 @@ from backbench.report.text import describe_augment, join_names
 
 NOTHING = "No finished run can answer it."
 NOT_STATED = "none"
+RANDOM = "random"
+FORGETS = ("scratch",)
+"""Methods that begin with random weights, whatever the model's are."""
 MOST_VALUES = 4
 """Of a setting in which runs differ, before the rest is counted."""
 
@@ -48,11 +52,14 @@ class Asked:
         return f"{cell.model} ('{cell.group}')" if is_twin or has_starts else cell.model
 
     def unique_cells(self) -> list[Cell]:
-        """Each run of a model once, though it may stand in several groups."""
-        first: dict[tuple[str, str, str], Cell] = {}
+        """Each run of a model once, though it may stand in several groups, with what any of them tried it on."""
+        found: dict[tuple[str, str, str], Cell] = {}
         for cell in self.cells:
-            first.setdefault((cell.data, cell.model, cell.record.run_id), cell)
-        return list(first.values())
+            key = cell.data, cell.model, cell.record.run_id
+            first = found.setdefault(key, cell)
+            if cell.elsewhere.keys() - first.elsewhere.keys():
+                found[key] = replace(first, elsewhere={**cell.elsewhere, **first.elsewhere})
+        return list(found.values())
 
     def by_data(self) -> Iterator[tuple[str, list[Cell]]]:
         """Runs with the same images in every part, under the name of their data set: where the training images
@@ -96,21 +103,39 @@ class Asked:
 
 
 def name_alike(asked: Asked) -> tuple[Asked, list[str]]:
-    """Runs by one name for each model, and a sentence on what that joins: two names of a study can be one model
-    here, as at one --image-size, and it must not be held against itself.
+    """Runs by one name for each model, each once in its group, and a sentence on what that joins: two names of a
+    study can be one model here, as at one --image-size, and it must not be held against itself.
 
     The name is that of the model in question, or of the family in question, else the first.
     """
-    names: dict[str, dict[str, None]] = {}
+    together: dict[str, list[str]] = {}  # name -> all names of its model
+    of_model: dict[tuple[str, ...], str] = {}
     for cell in asked.cells:
-        names.setdefault(cell.record.run_id, {})[cell.model] = None
-    twins = [list(found) for found in dict.fromkeys(map(tuple, names.values())) if len(found) > 1]
-    one_name: dict[str, str] = {}
-    for found in twins:
-        wanted = [name for name in found if name == asked.model or name in asked.models]
-        one_name |= dict.fromkeys(found, (wanted or found)[0])
-    cells = [replace(cell, model=one_name.get(cell.model, cell.model)) for cell in asked.cells]
-    return replace(asked, cells=cells), [f"{join_all(found)} are one and the same model here." for found in twins]
+        own = together.setdefault(cell.model, [cell.model])
+        same = together[of_model.setdefault(_identity(cell), cell.model)]
+        if own is not same:
+            same.extend(own)
+            together |= dict.fromkeys(own, same)
+    one_name = {}
+    for name, names in together.items():
+        wanted = [each for each in names if each == asked.model or each in asked.models]
+        one_name[name] = (wanted or names)[0]
+    cells: dict[tuple[str, ...], Cell] = {}
+    for cell in asked.cells:
+        renamed = replace(cell, model=one_name[cell.model])
+        cells.setdefault((cell.group, cell.data, renamed.model, cell.method, cell.record.run_id), renamed)
+    twins = dict.fromkeys(tuple(names) for names in together.values() if len(names) > 1)
+    said = [f"{join_all(names)} are one and the same model here." for names in twins]
+    return replace(asked, cells=list(cells.values())), said
+
+
+def _identity(cell: Cell) -> tuple[str, ...]:
+    """Of the model that a run began with: weights and input, whatever it is called."""
+    facts = cell.record.model
+    if facts is None or not facts.weights_digest:
+        return (cell.record.model_name,)
+    size = "" if facts.preprocess is None else facts.preprocess.model_dump_json()
+    return facts.architecture, facts.weights_digest, size
 
 
 def place_of(cell: Cell) -> tuple[str, str, str, int]:
@@ -121,13 +146,29 @@ def split_of(cell: Cell) -> tuple[str, str]:
     return cell.model, cell.record.data.manifest_digest
 
 
+def best_on_validation(cells: Iterable[Cell]) -> Cell:
+    """The run with the highest accuracy on validation, of equal ones that with the least loss, then by name: the
+    test images decide nothing. Where validation images taught the weights a run comes after all others."""
+    return min(cells, key=_place_on_validation)
+
+
+def _place_on_validation(cell: Cell) -> tuple[bool, float, float, str, str, str, int]:
+    accuracy, loss = cell.figure("val_accuracy"), cell.figure("val_nll")
+    return (
+        cell.record.num_val_seen > 0,
+        0.0 if accuracy is None else -accuracy.value,
+        math.inf if loss is None else loss.value,
+        cell.model,
+        cell.method,
+        cell.group,
+        cell.seed,
+    )
+
+
 def best_of_models(cells: Sequence[Cell]) -> dict[str, Cell]:
     """Model -> of its runs the one that is best on validation."""
-    best: dict[str, Cell] = {}
-    for cell in cells:
-        if cell.model not in best or val_accuracy(cell) > val_accuracy(best[cell.model]):
-            best[cell.model] = cell
-    return best
+    models = dict.fromkeys(cell.model for cell in cells)
+    return {model: best_on_validation(cell for cell in cells if cell.model == model) for model in models}
 
 
 def tell_apart(first: Cell, later: Cell) -> str:
@@ -147,7 +188,7 @@ def list_changes(first: Cell, later: Cell) -> list[str]:
         if one.get(words, NOT_STATED) != two.get(words, NOT_STATED)
     ]
     starts = [cell.record.model.weights_digest for cell in (first, later) if cell.record.model is not None]
-    if len(set(starts)) > 1 and one["start"] == two["start"]:
+    if len(set(starts)) > 1 and one["start"] == two["start"] != RANDOM:
         changes.append(f"start {one['start']}, of other weights")
     return changes
 
@@ -164,29 +205,33 @@ def tell_unlike(asked: Asked, splits: Iterable[Sequence[Cell]], *, told: Collect
     """
     unlike: dict[str, dict[str, None]] = {}
     for cells in splits:
-        found: dict[str, dict[str, dict[str, None]]] = {}  # setting -> model -> its values
+        found: dict[str, dict[str, dict[str, None]]] = {}  # setting -> who has it -> its values
         for cell in cells:
-            for words, value in _list_comparable(cell).items():
-                found.setdefault(words, {}).setdefault(asked.title(cell), {})[value] = None
-        for words, by_model in found.items():
-            if len(set(map(frozenset, by_model.values()))) > 1 and words not in told:
-                unlike.setdefault(words, {}).update({value: None for own in by_model.values() for value in own})
+            common, own = _list_comparable(cell)
+            for name, settings in ((cell.model, common), (asked.title(cell), own)):
+                for words, value in settings.items():
+                    found.setdefault(words, {}).setdefault(name, {})[value] = None
+        for words, by_name in found.items():
+            if len(set(map(frozenset, by_name.values()))) > 1 and words not in told:
+                unlike.setdefault(words, {}).update({value: None for own in by_name.values() for value in own})
     shown = [f"{words} ({join_names(list(values), MOST_VALUES)})" for words, values in unlike.items()]
     return [f"Not alike in these runs: {', '.join(shown)}."] if shown else []
 
 
-def _list_comparable(cell: Cell) -> dict[str, str]:
-    """A run's settings by names that other models have too: 'input', 'epochs of full'."""
+def _list_comparable(cell: Cell) -> tuple[dict[str, str], dict[str, str]]:
+    """A run's settings by names that others have too: of any method, and of its own ('epochs of full')."""
     facts, settings = cell.record.model, list_settings(cell)
     is_left = facts is not None and facts.label is not None
+    is_trained = facts is not None and facts.pretrained_on is not None
+    start = "left by an earlier group" if is_left else "pretrained" if is_trained else "not pretrained"
     del settings["start"]  # by the name of the model
     common = {
         "method": cell.method,
         "input": settings.pop("input", NOT_STATED),
         "training images": settings.pop("training images"),
-        "start": "the weights that an earlier group left" if is_left else "the weights as they came",
+        "weights at the start": RANDOM if cell.method in FORGETS else start,
     }
-    return common | {f"{words} of {cell.method}": value for words, value in settings.items()}
+    return common, {f"{words} of {cell.method}": value for words, value in settings.items()}
 
 
 def list_settings(cell: Cell) -> dict[str, str]:
@@ -204,7 +249,7 @@ def list_settings(cell: Cell) -> dict[str, str]:
         )
     if recipe:
         found["augmentation"] = describe_augment(cell.augment) or "none"
-    found["start"] = cell.record.model_name
+    found["start"] = RANDOM if cell.method in FORGETS else cell.record.model_name
     return found
 
 
@@ -232,12 +277,6 @@ def show_p(p_value: float) -> str:
 def accuracy(cell: Cell) -> float:
     metric = cell.figure("accuracy")
     return 0.0 if metric is None else metric.value
-
-
-def val_accuracy(cell: Cell) -> float:
-    """By which runs are chosen; nothing where validation images taught the weights, so that others come first."""
-    metric = cell.figure("val_accuracy")
-    return 0.0 if metric is None or cell.record.num_val_seen else metric.value
 
 
 def show_accuracy(cell: Cell) -> str:
