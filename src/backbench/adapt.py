@@ -239,7 +239,8 @@ def _collect_seen(record: RunRecord, classifier: Classifier, data: Data, model: 
 
     hashes = [data.manifest.hashes[row] for part in ("train", "val") for row in data.manifest.part_rows(part)]
     trained = record.model is None or record.model.weights_digest != digest_weights(classifier.backbone.body)
-    before = None if model.seen_file is None else read_seen(Path(model.seen_file))
+    forgot = find_method(record.config.method.name).forgets
+    before = None if forgot or model.seen_file is None else read_seen(Path(model.seen_file))
     return add_seen(hashes, by_backbone=trained, before=before)
 
 

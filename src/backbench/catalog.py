@@ -69,6 +69,8 @@ class MethodSpec:
     """A probe that takes the classifier its model was published with, `task.load_head`, and learns nothing."""
     trains_body: bool = True
     """Of methods that train: whether more than the head learns, so that training runs the backbone backward."""
+    forgets: bool = False
+    """Whether it begins with random weights, so that it does not count what the model had learned before."""
 
 
 @dataclass(frozen=True)

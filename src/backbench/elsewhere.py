@@ -29,7 +29,8 @@ from backbench.storage import write_atomically
 if TYPE_CHECKING:
     from backbench.engine.bundle import BundleFacts
 
-FOUND_SUFFIX = ".elsewhere"
+FOUND_FOLDER = ".elsewhere"
+"""Of all bundles of a folder; hidden, so that `RUNS/*` are runs and bundles alone."""
 FOUND_VERSION = 1
 """Raised when the same bundle would get other figures on the same images than before."""
 
@@ -61,9 +62,11 @@ class Source:
     """Images of another source, listed and hashed: those of its test part, if it has one, or else all.
 
     Args:
+        place: as it was asked for.
         rows: of the listing, less what is broken; `hashes`: SHA-256 of the content of each of its rows.
     """
 
+    place: str
     listing: Listing
     store: PixelStore
     rows: list[int]
@@ -86,7 +89,7 @@ def read_source(config: DataConfig, progress: Progress = SILENT) -> Source:
         for row in range(len(listing))
         if row not in census.bad and (wanted is None or listing.parts[row] == wanted)
     ]
-    return Source(listing, store, rows, census.hashes, config.max_pixels)
+    return Source(config.source, listing, store, rows, census.hashes, config.max_pixels)
 
 
 def evaluate_elsewhere(
@@ -100,8 +103,8 @@ def evaluate_elsewhere(
 ) -> Elsewhere:
     """Evaluate a bundle on the images of another source whose classes it knows.
 
-    What comes out is kept in `BUNDLE.elsewhere/`, and read from there where bundle, images and precision are the
-    same again: then no image is decoded and no network loaded.
+    What comes out is kept in `.elsewhere/` beside the bundle, and read from there where bundle, images and
+    precision are the same again, wherever the images lie: then no image is decoded and no network loaded.
 
     Args:
         deadline: on the monotonic clock; past it only what was found before is read.
@@ -114,9 +117,10 @@ def evaluate_elsewhere(
 
     facts = read_facts(bundle)
     images = _choose_images(bundle, facts, source)
-    place = _folder_beside(bundle) / f"{_digest(facts, images, source, precision)[:16]}.json"
-    if (found := _read_found(place)) is not None:
-        return found
+    digest = _digest(facts, images, source, precision)[:16]
+    for kept in _folder_beside(bundle).glob(f"*-{digest}.json"):
+        if (known := _read_found(kept)) is not None:
+            return known
     if deadline is not None and time.monotonic() >= deadline:
         raise BudgetExceeded("no time is left")
     classifier = load_bundle(bundle)
@@ -138,17 +142,22 @@ def evaluate_elsewhere(
         num_unmapped=images.num_unmapped,
         num_seen=images.num_seen,
     )
+    place = _folder_beside(bundle) / f"{_key_of(source.place)}-{digest}.json"
     write_atomically(place, _AS_JSON.dump_json(found, indent=1))
     return found
 
 
-def was_evaluated(bundle: Path) -> bool:
-    """Whether figures of the bundle on any other source were kept."""
-    return any(_folder_beside(bundle).glob("*.json"))
+def was_evaluated(bundle: Path, place: str) -> bool:
+    """Whether figures of the bundle on images of that place were kept; they may have been other images then."""
+    return any(_folder_beside(bundle).glob(f"{_key_of(place)}-*.json"))
 
 
 def _folder_beside(bundle: Path) -> Path:
-    return bundle.with_name(f"{bundle.name}{FOUND_SUFFIX}")
+    return bundle.parent / FOUND_FOLDER / bundle.name
+
+
+def _key_of(place: str) -> str:
+    return digest_json(place)[:8]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from backbench.evaluate.metrics import fit_figures, per_class_recall, score
 from backbench.progress import SILENT, Progress
 from backbench.records import Cost, Metric, Predictions, RunRecord
 from backbench.run import (
+    NOTHING_SEEN,
     count_seen,
     describe_data,
     extract_for,
@@ -89,7 +90,7 @@ def tune_run(
     remember_speed(
         model, len(test), seconds, flops=task.backbone.facts.flops, device=device, precision=config.precision
     )
-    seen = count_seen(model, data)
+    seen = NOTHING_SEEN if method.forgets else count_seen(model, data)
     record = RunRecord(
         run_id=run_id,
         status="done",
@@ -114,7 +115,7 @@ def tune_run(
             *tuned.warnings,
             *_warn_of_no_validation(tuned, task),
             *([cut] if cut else []),
-            *warn_of_seen(model, data),
+            *(() if method.forgets else warn_of_seen(model, data)),
         ),
         num_val_seen=seen.num_val,
         num_test_seen=seen.num_test,

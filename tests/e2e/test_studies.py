@@ -229,6 +229,7 @@ data = "digits"
     [
         ("options.logistic.C = 1", r"logistic, which is not among its methods \(knn\)"),
         ("seeds = [true]", r"groups 1 \('one'\), seeds.0: Input should be a valid integer"),
+        ("train_limit = '40'", r"groups 1 \('one'\), train_limit: Input should be a valid integer"),
         ("seeds = ['0']", r"groups 1 \('one'\), seeds.0: Input should be a valid integer"),
         (PUBLISHED.replace("'r'", "''").replace('"r"', '""'), "published 1 .*, row: must not be empty."),
         ("after = 'none'\nafter_data = 'digits'\nafter_method = 'knn'", "no earlier group"),

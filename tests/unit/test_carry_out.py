@@ -291,6 +291,12 @@ def test_an_estimate_says_what_is_wrong_with_a_folder_and_what_is_a_guess(tmp_pa
     assert json.loads(CliRunner().invoke(app, [*call, "--json"]).stdout)["warnings"] == [step.fault]
 
 
+def test_a_trial_names_data_of_ones_own_that_is_not_here(tmp_path: Path) -> None:
+    study = StudyFile.model_validate(STUDY | one_group(data=["photos"]))
+    with pytest.raises(ConfigError, match=r"there is no data set, folder or file 'photos'.* --data photos=PATH"):
+        plan_steps(study, Settings(out=tmp_path, random_weights=True))
+
+
 def one_group(**changes: Any) -> dict[str, Any]:
     return {
         "groups": [{"name": "one", "data": ["digits"], "models": ["tiny_cnn"], "methods": ["ridge"]} | changes]
@@ -655,8 +661,16 @@ def test_figures_on_another_source_are_kept_beside_the_bundle(
     assert [found.num_images for found in first] == [6, 6]
     assert figures() == first
     assert loaded == []
-    kept = sorted(tmp_path.glob("out/runs/*.elsewhere/*.json"))
+    kept = sorted(tmp_path.glob("out/runs/.elsewhere/*/*.json"))
     assert len(kept) == 2
+    photos.rename(tmp_path / "moved")
+    moved = Settings(out=tmp_path / "out", limit=60, data={str(photos): str(tmp_path / "moved")})
+    loaded.clear()
+    assert [cell.elsewhere[str(photos)].metrics for cell in run_study(study, moved).cells] == [
+        found.metrics for found in first
+    ]
+    assert len(loaded) == 2  # the folder's name is part of what is said
+    (tmp_path / "moved").rename(photos)
     kept[0].write_text("{")  # damaged: it is computed again
     assert figures() == first
     assert len(loaded) == 1
@@ -681,9 +695,20 @@ def test_past_the_budget_figures_on_another_source_are_read_and_none_is_made(tmp
     again = run_study(study, settings, budget_seconds=0)
     assert again.undone == []
     assert [cell.elsewhere for cell in again.cells] == [cell.elsewhere for cell in whole.cells]
-    next(tmp_path.glob("out/runs/*-ridge-*.elsewhere/*.json")).unlink()
+    next(tmp_path.glob("out/runs/.elsewhere/*-ridge-*/*.json")).unlink()
     late = run_study(study, settings, budget_seconds=0)
     assert [str(undone) for undone in late.undone] == [f"one: digits, tiny_cnn + ridge {where}: {why}"]
+    write_image(tmp_path / "more" / "1" / "a.png")
+    both = (*study.groups[0].test_on, str(tmp_path / "more"))
+    more = study.model_copy(update={"groups": (study.groups[0].model_copy(update={"test_on": both}),)})
+    run_study(study, settings)
+    late = run_study(more, settings, budget_seconds=0)  # of which one source was never read
+    assert [str(undone) for undone in late.undone] == [f"one: digits on {tmp_path / 'more'}: {why}"]
+    assert all(cell.elsewhere.keys() == {str(tmp_path / "photos")} for cell in late.cells)
+    runs = [str(path) for path in (tmp_path / "out" / "runs").glob("[!.]*") if path.is_dir()]  # RUNS/* of a shell
+    page = tmp_path / "report.html"
+    done = CliRunner().invoke(app, ["report", *runs, "-o", str(page), "--no-images", "--quiet"])
+    assert done.exit_code == 0, done.output
 
 
 def test_an_interrupt_on_another_source_loses_no_finished_run(
@@ -726,8 +751,54 @@ def test_an_interrupt_while_pictures_are_drawn_still_writes_the_pages(
     call = ["study", "run", str(file), "--out", str(tmp_path), "--quiet", "--json", "--limit", "60"]
     done = CliRunner().invoke(app, [*call, "--random-weights"])
     assert done.exit_code == 130
-    assert [Path(path).name for path in json.loads(done.stdout)["files"]] == ["tables.md", "report.html"]
+    document = json.loads(done.stdout)
+    assert [Path(path).name for path in document["files"]] == ["tables.md", "report.html", "study.json"]
     assert (tmp_path / "tables.md").is_file()
+    assert json.loads((tmp_path / "study.json").read_text()) == document
+
+
+def test_an_interrupt_before_all_was_read_leaves_pages_that_tell_of_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = Path(__file__).parents[2] / "studies" / "default.toml"
+    call = ["study", "run", str(file), "--out", str(tmp_path), "--no-figures", "--limit", "60", "--random-weights"]
+    assert CliRunner().invoke(app, [*call, "--quiet"]).exit_code == 0
+    pages = {path: path.read_bytes() for path in (tmp_path / "tables.md", tmp_path / "report.html")}
+    real = carry_out.rank
+
+    def interrupt_second(request: Any, progress: Any) -> Any:
+        if len(request.methods) == 1:
+            raise KeyboardInterrupt
+        return real(request, progress)
+
+    monkeypatch.setattr(carry_out, "rank", interrupt_second)
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 130
+    assert f"the pages in {tmp_path}/ tell of more runs, and stay as they are" in done.stderr
+    assert done.stdout == ""
+    assert {path: path.read_bytes() for path in pages} == pages
+    (tmp_path / "study.json").unlink()
+    done = CliRunner().invoke(app, [*call, "--json"])  # of which nobody knows what they tell
+    assert done.exit_code == 130
+    assert {cell["group"] for cell in json.loads(done.stdout)["cells"]} == {"probes"}
+
+
+def test_what_is_forgotten_was_not_seen(tmp_path: Path) -> None:
+    models = {"models": ["tiny_cnn"], "options": {"full": {"recipe": {"epochs": 1}}}}
+    first = {"name": "one", "data": ["digits"], "methods": ["full"], **models}
+    again = {"after": "one", "after_data": "digits", "after_method": "full", "data": ["digits"], "seeds": [1]}
+    again |= {"models": ["tiny_cnn"], "methods": ["scratch", "ridge"]}
+    again |= {"name": "on", "options": {"scratch": {"recipe": {"epochs": 1}}}}
+    outcome = run_study(StudyFile.model_validate(STUDY | {"groups": [first, again]}), Settings(out=tmp_path))
+    assert outcome.undone == []
+    seen = {cell.method: cell.record.num_test_seen for cell in outcome.cells if cell.group == "on"}
+    assert seen["ridge"] > 0
+    assert seen["scratch"] == 0
+    (scratch,) = [cell for cell in outcome.cells if cell.method == "scratch"]
+    assert not any("training images of" in warning for warning in scratch.record.warnings)
+    learnt = bundle.read_bundle_seen(scratch.bundle, bundle.read_facts(scratch.bundle))
+    assert learnt is not None
+    assert len(learnt.all) <= scratch.record.data.num_train + scratch.record.data.num_val
 
 
 def test_a_group_that_goes_on_from_two_others_asks_for_both(tmp_path: Path) -> None:
@@ -741,11 +812,12 @@ def test_a_group_that_goes_on_from_two_others_asks_for_both(tmp_path: Path) -> N
 def test_a_report_of_other_settings_does_not_stand_beside_tables_without_a_run(tmp_path: Path) -> None:
     settings = Settings(out=tmp_path)
     (tmp_path / "report.html").write_text("of before")
+    (tmp_path / "study.json").write_text("{}")
     written, faults = write_up(Outcome(StudyFile.model_validate(STUDY)), settings)
     assert [path.name for path in written] == ["tables.md"]
     assert faults == [
-        f"nothing is finished, so {tmp_path / 'report.html'} of an earlier run was removed; its runs are where "
-        "they were"
+        f"nothing is finished, so report.html and study.json of an earlier run went from {tmp_path}/; its runs "
+        "are where they were"
     ]
     assert not (tmp_path / "report.html").exists()
     assert write_up(Outcome(StudyFile.model_validate(STUDY)), settings)[1] == []

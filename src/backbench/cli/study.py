@@ -7,14 +7,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from backbench.cli.options import device_option, json_option, precision_option, quiet_option
 
 if TYPE_CHECKING:
-    from backbench.studies.carry_out import Outcome
     from backbench.studies.estimate import Estimate
 
 
@@ -76,6 +75,7 @@ def run(
     from backbench.progress import make_progress
     from backbench.runtime import decide_device, decide_precision
     from backbench.studies.carry_out import run_study
+    from backbench.studies.document import is_less_than_there, make_document
     from backbench.studies.estimate import estimate_steps
     from backbench.studies.schema import read_study
     from backbench.studies.steps import Settings, find_missing
@@ -110,20 +110,24 @@ def run(
         return
     with make_progress(quiet=quiet) as progress:
         outcome = run_study(found, settings, budget_seconds=seconds, progress=progress)
-        # whoever interrupts does not want to wait for pictures
-        has_figures = has_figures and not outcome.interrupted
-        try:
-            written, faults = write_up(outcome, settings, has_figures=has_figures, progress=progress)
-        except KeyboardInterrupt:  # nor does who interrupts while they are drawn
-            outcome.interrupted = True
-            written, faults = write_up(outcome, settings, has_figures=False, progress=progress)
-        for fault in faults:
-            progress.warn(fault)
+        written: list[Path] = []
+        if is_less_than_there(outcome, settings):
+            progress.warn(f"interrupted: the pages in {settings.pages}/ tell of more runs, and stay as they are")
+        else:
+            # whoever interrupts does not want to wait for pictures
+            has_figures = has_figures and not outcome.interrupted
+            try:
+                written, faults = write_up(outcome, settings, has_figures=has_figures, progress=progress)
+            except KeyboardInterrupt:  # nor does who interrupts while they are drawn
+                outcome.interrupted = True
+                written, faults = write_up(outcome, settings, has_figures=False, progress=progress)
+            for fault in faults:
+                progress.warn(fault)
     if as_json:
         print_json(make_document(outcome, written))
-    else:
+    elif written:
         print(written[0].read_text(encoding="utf-8"), end="")
-        there = [path.name for path in written[:2]] + (["figures/"] if len(written) > 2 else [])
+        there = dict.fromkeys(path.relative_to(settings.pages).parts[0] for path in written)
         print(f"\nEverything is in {settings.pages}/: {', '.join(there)}")
     if outcome.interrupted:
         sys.exit(130)
@@ -176,31 +180,3 @@ def render_estimates(title: str, estimates: Sequence[Estimate], missing: Sequenc
         counted = ", ".join(f"{name} as {num:,} images" for name, num in unknown.items())
         lines += [f"Size not known before it is listed, so counted: {counted}."]
     return "\n".join([*lines, *(f"Missing: {note}" for note in missing)])
-
-
-def make_document(outcome: Outcome, written: Sequence[Path]) -> dict[str, Any]:
-    """What `study run --json` prints; fractions in 0..1."""
-    return {
-        "schema": 1,
-        "study": outcome.study.name,
-        "cells": [
-            {
-                "group": cell.group,
-                "data": cell.data,
-                "model": cell.model,
-                "method": cell.method,
-                "seed": cell.seed,
-                "run_id": cell.record.run_id,
-                "bundle": str(cell.bundle),
-                "metrics": {name: metric.model_dump() for name, metric in cell.record.metrics.items()},
-                "fit": {name: metric.model_dump() for name, metric in cell.record.fit.items()},
-                "elsewhere": {
-                    name: found.metrics["accuracy"].model_dump() for name, found in cell.elsewhere.items()
-                },
-            }
-            for cell in outcome.cells
-        ],
-        "files": [str(path) for path in written],
-        "choices": outcome.choices,
-        "failures": [str(undone) for undone in outcome.undone],
-    }

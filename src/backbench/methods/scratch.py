@@ -65,4 +65,8 @@ def adapt(task: ImageTask, options: ScratchOptions, training: Training) -> Tuned
     return Tuned(classifier, {"scratch": result}, {"augment": recipe.augment.model_dump(mode="json")})
 
 
-SPECS = (MethodSpec("scratch", "the architecture alone, from random weights", adapt, ScratchOptions, "tune"),)
+SPECS = (
+    MethodSpec(
+        "scratch", "the architecture alone, from random weights", adapt, ScratchOptions, "tune", forgets=True
+    ),
+)

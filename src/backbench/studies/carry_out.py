@@ -20,6 +20,7 @@ from backbench.progress import SILENT, Progress
 from backbench.records import RunRecord
 from backbench.report.rows import Row
 from backbench.report.study_cells import Cell
+from backbench.report.study_runs import best_on_validation
 from backbench.report.text import join_names
 from backbench.studies.schema import StudyFile
 from backbench.studies.steps import Settings, Step, chain, choose, data_config, find_missing, plan_steps
@@ -157,7 +158,7 @@ def _choose_best(step: Step, outcome: Outcome) -> str | None:
             f"nothing to choose from: no run of '{before.name}' is finished whose model saw no validation image",
         )
         return None
-    best = max(rivals.values(), key=_merit)
+    best = best_on_validation(rivals.values())
     among = (
         f"among {f'{len(rivals)} of ' if absent else 'all '}{len(asked)} runs of these models in '{before.name}'"
     )
@@ -166,12 +167,6 @@ def _choose_best(step: Step, outcome: Outcome) -> str | None:
         why = f"not there, or its model saw validation images: {join_names(absent)}"
         outcome.note(step.title, f"{best.model} was chosen {among} ({why})")
     return best.model
-
-
-def _merit(cell: Cell) -> tuple[float, float]:
-    """Accuracy on validation; of equal ones the lower loss is better."""
-    accuracy, loss = cell.figure("val_accuracy"), cell.figure("val_nll")
-    return (0.0 if accuracy is None else accuracy.value, 0.0 if loss is None else -loss.value)
 
 
 def _chain(step: Step, outcome: Outcome) -> Step | None:
@@ -292,14 +287,14 @@ def _evaluate_elsewhere(
 ) -> None:
     """Give the step's cells their figures on other data sets; whoever interrupts it keeps the cells."""
     own = [place for place, cell in enumerate(outcome.cells) if (cell.group, cell.data, cell.seed) == _place(step)]
-    is_late = deadline is not None and time.monotonic() >= deadline
-    is_known = any(was_evaluated(outcome.cells[place].bundle) for place in own)
     for name in step.group.test_on if own else ():
-        if is_late and not is_known:  # a source that nothing is known of may have to be fetched
+        config = data_config(outcome.study, name, settings)
+        is_known = any(was_evaluated(outcome.cells[place].bundle, config.source) for place in own)
+        if not is_known and deadline is not None and time.monotonic() >= deadline:  # it may have to be fetched
             outcome.note(f"{step.title} on {name}", f"the budget ended; {GOES_ON}")
             continue
         try:
-            source = read_source(data_config(outcome.study, name, settings), progress)
+            source = read_source(config, progress)
         except BackbenchError as error:
             outcome.note(f"{step.title} on {name}", error)
             continue

@@ -85,7 +85,7 @@ class Group(Frozen):
     methods: tuple[str, ...] = Field(min_length=1)
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     seeds: tuple[Annotated[int, Field(ge=0, strict=True)], ...] = Field(default=(0,), min_length=1)
-    train_limit: int | None = Field(default=None, ge=4)
+    train_limit: int | None = Field(default=None, ge=4, strict=True)
     after: str | None = None
     after_data: str | None = None
     after_method: str | None = None
@@ -215,7 +215,9 @@ class StudyFile(Frozen):
     trial: dict[str, str] = Field(
         default_factory=dict, description="large model -> small one of its family that stands in for it in a trial"
     )
-    grid_images: tuple[Annotated[int, Field(ge=1, le=MOST_GRID_IMAGES)], ...] = Field(default=(30,), min_length=1)
+    grid_images: tuple[Annotated[int, Field(ge=1, le=MOST_GRID_IMAGES, strict=True)], ...] = Field(
+        default=(30,), min_length=1
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

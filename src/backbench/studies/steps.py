@@ -167,7 +167,8 @@ def source_of(data: str, settings: Settings) -> str:
     is_own = find_source(data) is None and os.path.exists(data)  # noqa: PTH110 - unlike Path's, never raises
     if settings.random_weights and not is_own:
         known = data.partition(":")[0]
-        return f"generated:{STAND_INS.get(known, known)}"
+        stand_in = STAND_INS.get(known, known)
+        return data if find_source(stand_in) is None else f"generated:{stand_in}"
     return data
 
 

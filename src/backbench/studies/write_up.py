@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from backbench import ledger
-from backbench.catalog import find_source
 from backbench.evidence import ReportRequest, gather_report
 from backbench.progress import SILENT, Progress
 from backbench.report.page.inputs import Comparison
@@ -21,8 +21,10 @@ from backbench.report.study_tables import make_data_table, make_group_tables, re
 from backbench.report.text import printable
 from backbench.storage import write_atomically
 from backbench.studies.carry_out import Outcome
+from backbench.studies.document import DOCUMENT_FILE, make_document
 from backbench.studies.drawings import draw_study
-from backbench.studies.steps import Settings, chosen_groups, source_of
+from backbench.studies.steps import Settings
+from backbench.studies.what_ran import describe_data, describe_here, list_groups
 
 TABLES_FILE = "tables.md"
 REPORT_FILE = "report.html"
@@ -36,7 +38,8 @@ TRIAL_ANSWER = "(A trial answers nothing.)"
 def write_up(
     outcome: Outcome, settings: Settings, *, has_figures: bool = True, progress: Progress = SILENT
 ) -> tuple[list[Path], list[str]]:
-    """Write tables, report and pictures of what is finished; their paths, and what could not be made.
+    """Write tables, report, figures as JSON, and pictures of what is finished; their paths, and what could not be
+    made.
 
     Raises:
         StorageError: the output folder can't be written.
@@ -53,10 +56,10 @@ def write_up(
             progress=progress,
         )
     target = settings.pages / TABLES_FILE
-    report = settings.pages / REPORT_FILE
+    report, document = settings.pages / REPORT_FILE, settings.pages / DOCUMENT_FILE
     if not outcome.cells:
         write_atomically(target, render_study(outcome, settings).encode())
-        return [target], _remove_old(report)
+        return [target], _remove_old(report, document)
     request = ReportRequest(
         runs=tuple(map(str, [*(cell.folder for cell in outcome.cells), *_find_controls(outcome, settings)])),
         out=settings.runs,
@@ -77,28 +80,32 @@ def write_up(
         answers=tuple(answers),
         tables=tuple(make_published_tables(outcome.study.published, outcome.cells)),
         here=(
-            *(f"{name}: {what}" for name, what in _list_groups(outcome, settings)),
-            *_describe_here(outcome, settings),
-            *_describe_data(outcome, settings),
+            *(f"'{name}': {what}" for name, what in list_groups(outcome, settings)),
+            *describe_here(outcome, settings),
+            *describe_data(outcome, settings),
         ),
         choices=tuple(outcome.choices),
         undone={why: tuple(whats) for why, whats in outcome.by_reason().items()},
     )
     page = render_report(comparisons, evidence, title=title, foreword=foreword)
-    written = [target, report]
     write_atomically(report, page.encode("utf-8", "backslashreplace"))
-    return written + pictures, faults + warnings
+    written = [target, report, document, *pictures]
+    text = json.dumps(make_document(outcome, written), indent=1, allow_nan=False)
+    write_atomically(document, f"{text}\n".encode())
+    return written, faults + warnings
 
 
-def _remove_old(report: Path) -> list[str]:
-    """Take away a report of earlier settings: it would stand beside tables that say that nothing is finished."""
+def _remove_old(*pages: Path) -> list[str]:
+    """Take away pages of earlier settings: they would stand beside tables that say that nothing is finished."""
+    there = [page for page in pages if page.exists()]
     try:
-        report.unlink()
-    except FileNotFoundError:
-        return []
+        for page in there:
+            page.unlink()
     except OSError as error:
-        return [f"{report} is of an earlier run, and can't be removed: {error.strerror}"]
-    return [f"nothing is finished, so {report} of an earlier run was removed; its runs are where they were"]
+        return [f"{error.filename} is of an earlier run, and can't be removed: {error.strerror}"]
+    names = " and ".join(page.name for page in there)
+    where = f"{names} of an earlier run went from {pages[0].parent}/"
+    return [f"nothing is finished, so {where}; its runs are where they were"] if there else []
 
 
 def _find_controls(outcome: Outcome, settings: Settings) -> list[Path]:
@@ -242,67 +249,7 @@ def _describe_use(outcome: Outcome) -> str:
 
 
 def _describe_groups(outcome: Outcome, settings: Settings) -> str:
-    lines = [f"**{printable(name)}**: {what}" for name, what in _list_groups(outcome, settings)]
-    here = [*_describe_here(outcome, settings), *outcome.choices, *_describe_data(outcome, settings)]
+    lines = [f"**{printable(name)}**: {what}" for name, what in list_groups(outcome, settings)]
+    here = [*describe_here(outcome, settings), *outcome.choices, *describe_data(outcome, settings)]
     lines += map(printable, here)
     return "\n".join(["## What was run", "", *(f"- {line}" for line in lines)])
-
-
-def _list_groups(outcome: Outcome, settings: Settings) -> Iterator[tuple[str, str]]:
-    """Of each group that was asked for its name, and what it is in words."""
-    for group in chosen_groups(outcome.study, settings):
-        own = [cell for cell in outcome.cells if cell.group == group.name]
-        after = f", after '{group.after}' on {group.after_data}" if group.after else ""
-        limit = f", {_describe_limit(group.train_limit, own)}" if group.train_limit else ""
-        seeds = f", seeds {', '.join(map(str, group.seeds))}" if len(group.seeds) > 1 else ""
-        note = f" {group.note}" if group.note else ""
-        nothing = "" if own else " Nothing of it is finished."
-        yield (
-            group.name,
-            f"{', '.join(group.models)} x {', '.join(group.methods)} on {', '.join(group.data)}"
-            f"{limit}{seeds}{after}.{note}{nothing}",
-        )
-
-
-def _describe_limit(asked: int, cells: Sequence[Cell]) -> str:
-    """So many images as were asked for, or as many as it took to have each class in both parts."""
-    most = max((cell.record.data.num_train + cell.record.data.num_val for cell in cells), default=0)
-    if most > asked:
-        return f"{most:,} images for training and validation ({asked:,} asked for: each class has one in either)"
-    return f"{asked:,} images for training and validation"
-
-
-def _describe_here(outcome: Outcome, settings: Settings) -> list[str]:
-    """How this differs from what the study file says: what was asked for, and what stands in for what."""
-    where = "in this trial" if settings.random_weights else "here"
-    asked = {
-        "only these groups": ", ".join(settings.only),
-        "at most so many images of each data set": f"{settings.limit:,}" if settings.limit else "",
-        "input of all models, in pixels": str(settings.image_size or ""),
-    }
-    chained = {group.name for group in outcome.study.groups if group.after}  # these have names of runs
-    ran = {cell.model: cell.record.config.model for cell in outcome.cells if cell.group not in chained}
-    return [
-        *(f"asked for here: {what}: {value}" for what, value in asked.items() if value),
-        *(f"{where} {name} is {there}" for name, there in ran.items() if there != name),
-    ]
-
-
-def _describe_data(outcome: Outcome, settings: Settings) -> Iterator[str]:
-    """Of each data set where it was read from, and whose it is."""
-    groups = chosen_groups(outcome.study, settings)
-    for name in dict.fromkeys(data for group in groups for data in (*group.data, *group.test_on)):
-        place = source_of(name, settings)
-        named, spec = find_source(name), find_source(place)
-        if place != name and name not in settings.data:
-            yield f"in this trial {name} is {place}: drawn images"
-            continue
-        if place != name:
-            unchecked = (
-                "" if named is None or spec is not None else ", and was not compared with what is published"
-            )
-            yield f"data: {name} was read from {place}{unchecked}"
-        told = spec or named
-        if told is not None and told.citation:
-            source, licence = name if spec is None else place, told.licence or "not stated"
-            yield f"data: {source}: {told.citation}; licence: {licence}"

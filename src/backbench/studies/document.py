@@ -1,0 +1,51 @@
+"""A study's figures for programs: what `--json` prints, and what lies beside its pages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from backbench.studies.carry_out import Outcome
+from backbench.studies.steps import Settings
+
+DOCUMENT_FILE = "study.json"
+
+
+def is_less_than_there(outcome: Outcome, settings: Settings) -> bool:
+    """Whether an interrupt came before the study was read as far as the pages tell that lie there already."""
+    try:
+        told = json.loads((settings.pages / DOCUMENT_FILE).read_bytes())
+        there = {cell["run_id"] for cell in told["cells"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return outcome.interrupted and there > {cell.record.run_id for cell in outcome.cells}
+
+
+def make_document(outcome: Outcome, written: Sequence[Path]) -> dict[str, Any]:
+    """What `study run --json` prints; fractions in 0..1."""
+    return {
+        "schema": 1,
+        "study": outcome.study.name,
+        "cells": [
+            {
+                "group": cell.group,
+                "data": cell.data,
+                "model": cell.model,
+                "method": cell.method,
+                "seed": cell.seed,
+                "run_id": cell.record.run_id,
+                "bundle": str(cell.bundle),
+                "metrics": {name: metric.model_dump() for name, metric in cell.record.metrics.items()},
+                "fit": {name: metric.model_dump() for name, metric in cell.record.fit.items()},
+                "elsewhere": {
+                    name: found.metrics["accuracy"].model_dump() for name, found in cell.elsewhere.items()
+                },
+            }
+            for cell in outcome.cells
+        ],
+        "files": [str(path) for path in written],
+        "choices": outcome.choices,
+        "failures": [str(undone) for undone in outcome.undone],
+    }
