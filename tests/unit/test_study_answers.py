@@ -233,6 +233,13 @@ def test_what_weights_runs_began_with_is_said_where_it_differs() -> None:
     left = tuned("b", 5, label="b after full on big")
     starts = "weights at the start (pretrained and left by an earlier group)"
     assert starts in ask("families", [tuned("a", 5), left], models=("a",))
+    chose = [
+        make_cell(
+            name, range(20), method="head", options={"recipe": {"epochs": 2}}, choices={"learning_rate": rate}
+        )
+        for name, rate in (("a", 0.1), ("b", 0.3))
+    ]
+    assert "Not alike" not in ask("families", chose, models=("a",))
     random = [
         make_cell("c", range(20), method="scratch"),
         make_cell("d", range(9), method="scratch", label="d after"),

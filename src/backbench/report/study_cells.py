@@ -72,9 +72,15 @@ class Cell:
         stated = None if method is None else method.options.get("recipe")
         if method is None or not isinstance(stated, Mapping) or method.options.get("qat_epochs") == 0:
             return {}
-        chosen = {name: method.choices[key] for name, key in CHOSEN.items() if key in method.choices}
+        chosen = self.chosen
         idle = {name for name, (other, needed) in ONLY_WITH.items() if stated.get(other) != needed}
         return {name: value for name, value in {**stated, **chosen}.items() if name not in idle}
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What of the recipe the method chose on validation."""
+        choices = {} if self.record.method is None else self.record.method.choices
+        return {name: choices[key] for name, key in CHOSEN.items() if key in choices}
 
     @property
     def augment(self) -> Mapping[str, Any]:

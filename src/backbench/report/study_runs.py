@@ -235,9 +235,9 @@ def _list_comparable(cell: Cell) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def list_settings(cell: Cell) -> dict[str, str]:
-    """All that was decided for a run, as words and their value."""
+    """All that was asked of a run, as words and their value; not what it chose on validation."""
     facts, method = cell.record.model, cell.record.method
-    recipe = {key: value for key, value in cell.recipe.items() if key != "augment"}
+    recipe = {key: value for key, value in cell.recipe.items() if key not in ("augment", *cell.chosen)}
     options = {} if method is None else {key: value for key, value in method.options.items() if key != "recipe"}
     found = {"training images": f"{cell.record.data.num_train:,}"}
     if facts is not None and facts.preprocess is not None:
