@@ -90,7 +90,7 @@ def make_cell(
 
 
 def ask(by: str, cells: list[Cell], **more: Any) -> str:
-    return answer_question(by, Asked(cells, TOLD, **more))
+    return " ".join(answer_question(by, Asked(cells, TOLD, **more)))
 
 
 def test_a_small_gap_on_the_same_images_is_found_though_the_intervals_overlap() -> None:
@@ -233,12 +233,9 @@ def test_what_weights_runs_began_with_is_said_where_it_differs() -> None:
     left = tuned("b", 5, label="b after full on big")
     starts = "weights at the start (pretrained and left by an earlier group)"
     assert starts in ask("families", [tuned("a", 5), left], models=("a",))
-    chose = [
-        make_cell(
-            name, range(20), method="head", options={"recipe": {"epochs": 2}}, choices={"learning_rate": rate}
-        )
-        for name, rate in (("a", 0.1), ("b", 0.3))
-    ]
+    rates = (("a", 0.1), ("b", 0.3))
+    heads = {"method": "head", "options": {"recipe": {"epochs": 2}}}
+    chose = [make_cell(name, range(20), choices={"learning_rate": rate}, **heads) for name, rate in rates]
     assert "Not alike" not in ask("families", chose, models=("a",))
     random = [
         make_cell("c", range(20), method="scratch"),

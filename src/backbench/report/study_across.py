@@ -8,7 +8,6 @@ import numpy as np
 
 from backbench.report.study_cells import Cell, name_data
 from backbench.report.study_runs import (
-    NOTHING,
     Asked,
     accuracy,
     best_of_models,
@@ -22,7 +21,7 @@ from backbench.report.study_runs import (
 )
 
 
-def both_resolutions(asked: Asked) -> str:
+def both_resolutions(asked: Asked) -> list[str]:
     """The model whose worst place over the data sets is the best, with the places that the tests leave open.
 
     Each model has one run on each split of each data set, by the method that is best on validation, and the models
@@ -30,11 +29,11 @@ def both_resolutions(asked: Asked) -> str:
     """
     names = list(dict.fromkeys(cell.data for cell in asked.cells))
     if len(names) < 2:
-        return f"Only {names[0]} is finished: it takes two data sets."
+        return [f"Only {names[0]} is finished: it takes two data sets."]
     splits = [(data, best_of_models(own)) for data, own in asked.by_data()]
     common = [model for model in splits[0][1] if all(model in best for _, best in splits)]
     if not common:
-        return "No model has finished on all data sets."
+        return ["No model has finished on all data sets."]
     places: dict[str, list[int]] = {}
     shown: dict[str, list[str]] = {}
     for data, best in splits:
@@ -44,16 +43,14 @@ def both_resolutions(asked: Asked) -> str:
             shown.setdefault(cell.model, []).append(f"place {place}{open_to} on {data}")
     first = min(common, key=lambda model: (max(places[model]), sum(places[model])))
     unlike = tell_unlike(asked, ([best[model] for model in common] for _, best in splits))
-    return " ".join(
-        [
-            f"{first}: {', '.join(shown[first])}, of {len(common)} models on all of them (in brackets the places "
-            "that paired tests leave open).",
-            *unlike,
-        ]
-    )
+    return [
+        f"{first}: {', '.join(shown[first])}, of {len(common)} models on all of them (in brackets the places that "
+        "paired tests leave open).",
+        *unlike,
+    ]
 
 
-def generalisation(asked: Asked) -> str:
+def generalisation(asked: Asked) -> list[str]:
     """What is left of the accuracy on images of another source, on the classes that both have, by data set.
 
     Named apart: the network in question, where the study asks for one, and of the others the best on validation.
@@ -66,13 +63,13 @@ def generalisation(asked: Asked) -> str:
                 change = 100 * (found.metrics["accuracy"].value - own)
                 changes.setdefault((name_data(cell, asked.cells), source), []).append((cell, change))
     if not changes:
-        return NOTHING
+        return []
     sentences = [_describe_change(asked, data, source, found) for (data, source), found in changes.items()]
     sentences.append(
         "On both sides only images of classes that both have are counted, and a source differs in more than its "
         "images' look."
     )
-    return " ".join(sentences + tell_unlike(asked, [[cell for cell, _ in found] for found in changes.values()]))
+    return sentences + tell_unlike(asked, [[cell for cell, _ in found] for found in changes.values()])
 
 
 def _describe_change(asked: Asked, data: str, source: str, changes: Sequence[tuple[Cell, float]]) -> str:
@@ -102,7 +99,7 @@ def _own_accuracy(asked: Asked, cell: Cell, classes: set[str]) -> float | None:
     return float(told.correct[wanted].mean()) if wanted.any() else None
 
 
-def across_data(asked: Asked) -> str:
+def across_data(asked: Asked) -> list[str]:
     """How each model's accuracy changes from the first data set to the others, largest fall last, and what else
     changes with it.
 
@@ -117,7 +114,7 @@ def across_data(asked: Asked) -> str:
         elif len(names) > 1:
             followed.append(runs)
     if not followed:
-        return NOTHING
+        return []
     followed.sort(
         key=lambda runs: -min(_mean_accuracy(runs[data]) for data in names[1:]) + _mean_accuracy(runs[names[0]])
     )
@@ -134,7 +131,7 @@ def across_data(asked: Asked) -> str:
     )
     if lost:
         sentences.append(f"By no method on all of these: {join_all(lost)}.")
-    return " ".join(sentences)
+    return sentences
 
 
 def _follow(cells: Sequence[Cell], names: Sequence[str]) -> dict[str, list[Cell]] | None:

@@ -33,18 +33,19 @@ from backbench.report.study_runs import (
     tell_unlike,
 )
 
-Answer = Callable[[Asked], str]
+Answer = Callable[[Asked], list[str]]
 
 
-def answer_question(by: str, asked: Asked) -> str:
-    """A few sentences; `by` is one of `RULES`. Runs whose weights saw test images have no say, and are named."""
+def answer_question(by: str, asked: Asked) -> list[str]:
+    """What the runs say, one item for each data set, run or remark; `by` is one of `RULES`. Runs whose weights saw
+    test images have no say, and are named."""
     finished = [
         cell for cell in asked.cells if cell.figure("accuracy") is not None and cell.record.run_id in asked.told
     ]
     named, same = name_alike(replace(asked, cells=finished))
     usable = replace(named, cells=[cell for cell in named.cells if not cell.record.num_test_seen])
-    answer = RULES[by](usable) if usable.cells else NOTHING
-    return " ".join([answer, *same, *_describe_seen(named, by)])
+    answer = RULES[by](usable) if usable.cells else []
+    return [*(answer or [NOTHING]), *same, *_describe_seen(named, by)]
 
 
 def _describe_seen(asked: Asked, by: str) -> list[str]:
@@ -75,7 +76,7 @@ def _describe_seen(asked: Asked, by: str) -> list[str]:
     return said
 
 
-def best_features(asked: Asked) -> str:
+def best_features(asked: Asked) -> list[str]:
     """The best frozen features on each data set, and what can't be told apart from them."""
     sentences = []
     for data, own in asked.by_data():
@@ -95,10 +96,10 @@ def best_features(asked: Asked) -> str:
             also = also if not has_tied or len({asked.title(cell) for cell in own}) > 1 else ""
         how = f" + {best.method}" if len({cell.method for cell in own}) > 1 else ""
         sentences.append(f"On {data}: {name}{how}, {show_accuracy(best)}{also}.")
-    return " ".join(sentences + tell_unlike(asked, [own for _, own in asked.by_data()]))
+    return sentences + tell_unlike(asked, [own for _, own in asked.by_data()])
 
 
-def own_network(asked: Asked) -> str:
+def own_network(asked: Asked) -> list[str]:
     """The study's own network against the best of the others on the same images, each by validation, and how many
     of them are above it beyond chance."""
     sentences, compared = [], []
@@ -116,9 +117,7 @@ def own_network(asked: Asked) -> str:
             f"({describe_test(asked, best, first)}).{_count_above(asked, first, others)}"
         )
         compared.append([first, *best_of_models(others).values()])
-    return " ".join(sentences + tell_unlike(asked, compared)) or _why_not(
-        asked, lambda cell: cell.model == asked.model
-    )
+    return sentences + tell_unlike(asked, compared) or _why_not(asked, lambda cell: cell.model == asked.model)
 
 
 def _count_above(asked: Asked, first: Cell, others: Sequence[Cell]) -> str:
@@ -142,19 +141,19 @@ def _count_above(asked: Asked, first: Cell, others: Sequence[Cell]) -> str:
     )
 
 
-def _why_not(asked: Asked, is_ours: Callable[[Cell], bool]) -> str:
+def _why_not(asked: Asked, is_ours: Callable[[Cell], bool]) -> list[str]:
     """What to say where nothing could be compared: that the training images differ, if that is why."""
     ours = {cell.data for cell in asked.cells if is_ours(cell)}
     common = sorted(ours & {cell.data for cell in asked.cells if not is_ours(cell)})
     if not common:
-        return NOTHING
-    return (
+        return []
+    return [
         f"What is finished on {join_all(common)} had different training images on the two sides, so that the "
         "models are not what is compared."
-    )
+    ]
 
 
-def between_groups(asked: Asked) -> str:
+def between_groups(asked: Asked) -> list[str]:
     """What each model and method gained from the first of the question's groups to a later one, on the same
     test images, and what else differs between the two."""
     sentences = []
@@ -171,10 +170,10 @@ def between_groups(asked: Asked) -> str:
                 f"'{first.group}', {show_accuracy(later)} in '{later.group}', {gain:+.1f} points "
                 f"({describe_test(asked, later, first)}).{tell_apart(first, later)}"
             )
-    return " ".join(sentences) or NOTHING
+    return sentences
 
 
-def families(asked: Asked) -> str:
+def families(asked: Asked) -> list[str]:
     """One family of models against all others: their mean over the same test images, and the best of each.
 
     The best of a family is the one that was best on validation, so that the test images choose nothing.
@@ -206,12 +205,10 @@ def families(asked: Asked) -> str:
             f"({describe_test(asked, first, second)})."
         )
         compared.append(own)
-    return " ".join(sentences + tell_unlike(asked, compared)) or _why_not(
-        asked, lambda cell: cell.model in asked.models
-    )
+    return sentences + tell_unlike(asked, compared) or _why_not(asked, lambda cell: cell.model in asked.models)
 
 
-def fine_tuning_gain(asked: Asked) -> str:
+def fine_tuning_gain(asked: Asked) -> list[str]:
     """How much each model gained over its probe by being trained, on the same images.
 
     The probe is one of the weights that the training began with; where there is none, of the weights as they came.
@@ -242,10 +239,10 @@ def fine_tuning_gain(asked: Asked) -> str:
     said = sentences + tell_unlike(asked, compared.values(), told=("method",)) if sentences else [NOTHING]
     if without:
         said.append(f"No probe of the same weights and images stands beside {join_all(without)}.")
-    return " ".join(said)
+    return said
 
 
-def training_gap(asked: Asked) -> str:
+def training_gap(asked: Asked) -> list[str]:
     """How much less each run gets right of its validation images than of its training images, the most first."""
     sentences: list[str] = []
     compared: list[list[Cell]] = []
@@ -267,7 +264,7 @@ def training_gap(asked: Asked) -> str:
     if sentences:
         sentences += tell_unlike(asked, compared, told=("method",))
         sentences += describe_fit([cell for cell in asked.cells if cell.recipe])
-    return " ".join(sentences) or NOTHING
+    return sentences
 
 
 PROBES = ("logistic", "knn", "ridge", "centroid")

@@ -32,7 +32,7 @@ FIGURES_FOLDER = "figures"
 MOST_SERVED = 6
 MOST_TRIED = 20
 """Runs of a trial that explain an image in the report."""
-TRIAL_ANSWER = "(A trial answers nothing.)"
+TRIAL_ANSWER = ("(A trial answers nothing.)",)
 
 
 def write_up(
@@ -149,8 +149,8 @@ def _tell_apart(cells: Sequence[Cell]) -> dict[str, str]:
 
 def answer_questions(
     outcome: Outcome, settings: Settings, comparisons: Sequence[Comparison]
-) -> list[tuple[str, str]]:
-    """Each question of the study with its answer.
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Each question of the study with what the runs say, item by item.
 
     Args:
         comparisons: of the same runs: they know which test images hang together.
@@ -165,7 +165,7 @@ def answer_questions(
     for question in outcome.study.questions:
         cells = [cell for cell in outcome.cells if cell.group in question.groups]
         asked = Asked(cells, told, groups, question.model, question.models, question.groups)
-        answer = TRIAL_ANSWER if settings.random_weights else answer_question(question.by, asked)
+        answer = TRIAL_ANSWER if settings.random_weights else tuple(answer_question(question.by, asked))
         answers.append((question.ask, answer))
     return answers
 
@@ -173,7 +173,7 @@ def answer_questions(
 def render_study(
     outcome: Outcome,
     settings: Settings,
-    answers: Sequence[tuple[str, str]] = (),
+    answers: Sequence[tuple[str, Sequence[str]]] = (),
     pictures: Sequence[Path] = (),
     faults: Sequence[str] = (),
 ) -> str:
@@ -194,8 +194,7 @@ def render_study(
     heading = "## {} (a trial)".format if settings.random_weights else "## {}".format
     parts.append(_describe_groups(outcome, settings))
     if answers:
-        lines = [f"**{printable(ask)}** {printable(answer)}" for ask, answer in answers]
-        parts.append("\n\n".join(["## Questions", *lines]))
+        parts.append("\n\n".join(["## Questions", *(_render_answer(ask, answer) for ask, answer in answers)]))
     if study.published:
         parts.append("# As published, and here")
         parts.append(render_tables(make_published_tables(study.published, outcome.cells), heading).strip())
@@ -218,6 +217,13 @@ def render_study(
         ]
         parts.append("\n".join(["# Pictures", "", *(f"- {line}" for line in lines)]))
     return "\n\n".join(parts) + "\n"
+
+
+def _render_answer(ask: str, answer: Sequence[str]) -> str:
+    """A question in bold, and its answer on the same line, or as a list where there is more to say."""
+    if len(answer) == 1:
+        return f"**{printable(ask)}** {printable(answer[0])}"
+    return "\n".join([f"**{printable(ask)}**", "", *(f"- {printable(said)}" for said in answer)])
 
 
 def _describe_reason(found: tuple[str, list[str]]) -> str:

@@ -26,6 +26,7 @@ class Foreword:
     """What a study says before its runs: its source, its questions with answers, its tables as published.
 
     Args:
+        answers: question -> what the runs say, item by item.
         here: what was run, on which images, and what differs from the study's file, in sentences.
         choices: which models went on to later rankings, in sentences.
         undone: reason -> what of the study is not there for it.
@@ -33,7 +34,7 @@ class Foreword:
 
     about: str
     source: str
-    answers: tuple[tuple[str, str], ...] = ()
+    answers: tuple[tuple[str, tuple[str, ...]], ...] = ()
     tables: tuple[Table, ...] = ()
     here: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
