@@ -229,6 +229,9 @@ def _write_bundle(
         where: Any = {"out": out, "device": device, "progress": progress}
         gallery = _gallery(record, classifier, data, features, **where) if with_gallery else None
         seen = _collect_seen(record, classifier, data, model)
+        if find_method(record.config.method.name).forgets:
+            start = {"pretrained_on": None, "licence": None, "source": "random weights"}
+            classifier.backbone.facts = classifier.backbone.facts.model_copy(update=start)
         write_bundle(bundle, classifier, record=record, gallery=gallery, seen=seen)
     return bundle
 

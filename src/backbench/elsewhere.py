@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from backbench.engine.bundle import BundleFacts
 
 FOUND_FOLDER = ".elsewhere"
-"""Of all bundles of a folder; hidden, so that `RUNS/*` are runs and bundles alone."""
+"""Of all bundles of a folder; hidden, so that it is none of `RUNS/*`."""
 FOUND_VERSION = 1
 """Raised when the same bundle would get other figures on the same images than before."""
 
@@ -120,7 +120,7 @@ def evaluate_elsewhere(
     digest = _digest(facts, images, source, precision)[:16]
     for kept in _folder_beside(bundle).glob(f"*-{digest}.json"):
         if (known := _read_found(kept)) is not None:
-            return known
+            return replace(known, name=source.listing.name)
     if deadline is not None and time.monotonic() >= deadline:
         raise BudgetExceeded("no time is left")
     classifier = load_bundle(bundle)
@@ -208,7 +208,6 @@ def _digest(facts: BundleFacts, images: _Images, source: Source, precision: Prec
     asked = {
         "version": FOUND_VERSION,
         "bundle": facts.files,
-        "name": source.listing.name,
         "images": sorted(zip(contents, images.labels, strict=True)),
         "mapping": images.mapping,
         "left out": [images.num_unmapped, images.num_seen],

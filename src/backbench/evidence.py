@@ -108,6 +108,8 @@ def find_run_folders(given: Sequence[str], out: Path) -> list[Path]:
     found: list[Path] = []
     for text in given:
         path = Path(text)
+        if path.name == ledger.OPENINGS_FILE:  # of `RUNS/*`
+            continue
         inside = _runs_inside(path)
         if inside and not (path / ledger.RECORD_FILE).is_file():
             found += inside

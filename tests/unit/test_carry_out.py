@@ -19,6 +19,7 @@ from backbench.progress import SILENT
 from backbench.records import Metric
 from backbench.studies import carry_out, drawings
 from backbench.studies.carry_out import Outcome, run_study
+from backbench.studies.document import is_less_than_there, make_document
 from backbench.studies.estimate import estimate_steps
 from backbench.studies.schema import StudyFile
 from backbench.studies.steps import Settings, find_missing, plan_steps
@@ -666,10 +667,9 @@ def test_figures_on_another_source_are_kept_beside_the_bundle(
     photos.rename(tmp_path / "moved")
     moved = Settings(out=tmp_path / "out", limit=60, data={str(photos): str(tmp_path / "moved")})
     loaded.clear()
-    assert [cell.elsewhere[str(photos)].metrics for cell in run_study(study, moved).cells] == [
-        found.metrics for found in first
-    ]
-    assert len(loaded) == 2  # the folder's name is part of what is said
+    again = [cell.elsewhere[str(photos)] for cell in run_study(study, moved).cells]
+    assert [(found.metrics, found.name) for found in again] == [(found.metrics, "moved") for found in first]
+    assert loaded == []
     (tmp_path / "moved").rename(photos)
     kept[0].write_text("{")  # damaged: it is computed again
     assert figures() == first
@@ -705,7 +705,7 @@ def test_past_the_budget_figures_on_another_source_are_read_and_none_is_made(tmp
     late = run_study(more, settings, budget_seconds=0)  # of which one source was never read
     assert [str(undone) for undone in late.undone] == [f"one: digits on {tmp_path / 'more'}: {why}"]
     assert all(cell.elsewhere.keys() == {str(tmp_path / "photos")} for cell in late.cells)
-    runs = [str(path) for path in (tmp_path / "out" / "runs").glob("[!.]*") if path.is_dir()]  # RUNS/* of a shell
+    runs = [str(path) for path in (tmp_path / "out" / "runs").glob("[!.]*")]  # RUNS/* of a shell
     page = tmp_path / "report.html"
     done = CliRunner().invoke(app, ["report", *runs, "-o", str(page), "--no-images", "--quiet"])
     assert done.exit_code == 0, done.output
@@ -774,7 +774,7 @@ def test_an_interrupt_before_all_was_read_leaves_pages_that_tell_of_more(
     monkeypatch.setattr(carry_out, "rank", interrupt_second)
     done = CliRunner().invoke(app, call)
     assert done.exit_code == 130
-    assert f"the pages in {tmp_path}/ tell of more runs, and stay as they are" in done.stderr
+    assert f"the pages in {tmp_path}/ tell of more than was read till then, and stay" in done.stderr
     assert done.stdout == ""
     assert {path: path.read_bytes() for path in pages} == pages
     (tmp_path / "study.json").unlink()
@@ -789,6 +789,7 @@ def test_what_is_forgotten_was_not_seen(tmp_path: Path) -> None:
     again = {"after": "one", "after_data": "digits", "after_method": "full", "data": ["digits"], "seeds": [1]}
     again |= {"models": ["tiny_cnn"], "methods": ["scratch", "ridge"]}
     again |= {"name": "on", "options": {"scratch": {"recipe": {"epochs": 1}}}}
+    again["models"] = first["models"] = ["tiny_cnn.cifar100"]
     outcome = run_study(StudyFile.model_validate(STUDY | {"groups": [first, again]}), Settings(out=tmp_path))
     assert outcome.undone == []
     seen = {cell.method: cell.record.num_test_seen for cell in outcome.cells if cell.group == "on"}
@@ -799,6 +800,35 @@ def test_what_is_forgotten_was_not_seen(tmp_path: Path) -> None:
     learnt = bundle.read_bundle_seen(scratch.bundle, bundle.read_facts(scratch.bundle))
     assert learnt is not None
     assert len(learnt.all) <= scratch.record.data.num_train + scratch.record.data.num_val
+    card = (scratch.bundle / "README.md").read_text()
+    assert "pretrained on nothing" in card
+    assert "There are no pretrained weights in it" in card
+    assert bundle.read_facts(scratch.bundle).backbone.source == "random weights"
+
+
+@pytest.mark.parametrize(
+    ("there", "keeps"),
+    [
+        ({}, False),
+        ({"elsewhere": {"photos": {}}}, True),  # where the run was tried
+        ({"group": "two"}, True),  # the same run in another group
+        ({"run_id": "other"}, True),
+    ],
+)
+def test_pages_stay_where_they_tell_anything_that_was_not_read(
+    there: dict[str, Any], keeps: bool, tmp_path: Path
+) -> None:
+    study = StudyFile.model_validate(STUDY | {"groups": [STUDY["groups"][0] | {"models": ["pixels"]}]})
+    settings = Settings(out=tmp_path, limit=60)
+    outcome = run_study(study, settings)
+    document = make_document(outcome, [])
+    document["cells"].append(document["cells"][0] | there)
+    (tmp_path / "study.json").write_text(json.dumps(document))
+    assert not is_less_than_there(outcome, settings)  # it was not interrupted
+    outcome.interrupted = True
+    assert is_less_than_there(outcome, settings) == keeps
+    (tmp_path / "study.json").write_text("{")
+    assert not is_less_than_there(outcome, settings)
 
 
 def test_a_group_that_goes_on_from_two_others_asks_for_both(tmp_path: Path) -> None:

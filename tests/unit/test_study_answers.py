@@ -204,6 +204,10 @@ def test_names_of_one_model_are_joined_however_they_overlap() -> None:
     assert said.count(same) == 1
     foreign = make_cell("e", range(3))
     assert "one and the same" not in ask("best-features", [cells[0], foreign])
+    card = cells[0].record.config.model_copy(update={"model_file": "other.toml"})
+    other = replace(cells[0], model="e", record=cells[0].record.model_copy(update={"config": card, "run_id": "e"}))
+    TOLD["e"] = TOLD[cells[0].record.run_id]
+    assert "one and the same" not in ask("best-features", [cells[0], other])
 
 
 UNLIKE = "Not alike in these runs: epochs of full (5 and 20)."
@@ -231,8 +235,11 @@ def test_what_is_not_alike_in_runs_that_are_compared_is_said() -> None:
 
 def test_what_weights_runs_began_with_is_said_where_it_differs() -> None:
     left = tuned("b", 5, label="b after full on big")
-    starts = "weights at the start (pretrained and left by an earlier group)"
-    assert starts in ask("families", [tuned("a", 5), left], models=("a",))
+    facts = left.record.model.model_copy(update={"pretrained_on": "in1k + big"})  # type: ignore[union-attr]
+    left = replace(left, record=left.record.model_copy(update={"model": facts}))
+    assert "pretraining (in1k and in1k + big)" in ask("families", [tuned("a", 5), left], models=("a",))
+    head_alone = tuned("b", 5, label="b after head on big")  # which left the weights as they were
+    assert "Not alike" not in ask("families", [tuned("a", 5), head_alone], models=("a",))
     rates = (("a", 0.1), ("b", 0.3))
     heads = {"method": "head", "options": {"recipe": {"epochs": 2}}}
     chose = [make_cell(name, range(20), choices={"learning_rate": rate}, **heads) for name, rate in rates]
@@ -246,7 +253,7 @@ def test_what_weights_runs_began_with_is_said_where_it_differs() -> None:
     facts = plain.record.model.model_copy(update={"pretrained_on": None})  # type: ignore[union-attr]
     untrained = replace(plain, record=plain.record.model_copy(update={"model": facts}))
     said = ask("families", [tuned("a", 5), untrained], models=("a",))
-    assert said.endswith("weights at the start (pretrained and not pretrained).")
+    assert said.endswith("pretraining (in1k and none).")
 
 
 def test_what_all_models_share_or_what_does_nothing_is_not_unlike() -> None:
@@ -317,6 +324,10 @@ def test_the_gap_from_training_to_validation_images_is_told_with_what_training_f
     tuned = with_fit(make_cell("d", range(20), method="full", options={"recipe": {"epochs": 2}}), 0.9, 0.9)
     assert ask("training-gap", [tuned]).endswith(FIT_NOTE)
     assert ask("training-gap", [make_cell("c", range(9))]) == NOTHING
+    start = make_cell("d", range(20), method="full", choices={"full_best_epoch": 0})
+    assert "No figures of training, as the start was best: d + full on small." in ask(
+        "training-gap", [steady, start]
+    )
 
 
 def test_what_training_adds_is_tested_against_the_probe_of_the_same_images() -> None:

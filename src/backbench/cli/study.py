@@ -112,7 +112,9 @@ def run(
         outcome = run_study(found, settings, budget_seconds=seconds, progress=progress)
         written: list[Path] = []
         if is_less_than_there(outcome, settings):
-            progress.warn(f"interrupted: the pages in {settings.pages}/ tell of more runs, and stay as they are")
+            progress.warn(
+                f"interrupted: the pages in {settings.pages}/ tell of more than was read till then, and stay"
+            )
         else:
             # whoever interrupts does not want to wait for pictures
             has_figures = has_figures and not outcome.interrupted

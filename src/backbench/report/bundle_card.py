@@ -44,11 +44,19 @@ def render_bundle_card(
         "## Classes\n\n" + _classes(class_names),
         "## Data and figures\n\n" + _figures(record),
         "## Limits\n\n" + _limits(threshold, temperature, record),
-        f"## Licence\n\nPretrained weights: {_plain(facts.licence or 'not stated')}"
-        + (f" (from {_plain(facts.source)})." if facts.source else ".")
-        + " What was trained on top of them is bound by it too, and by the terms of the images it was trained on.",
+        "## Licence\n\n" + _describe_licence(facts),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _describe_licence(facts: ModelFacts) -> str:
+    if facts.pretrained_on is None and facts.licence is None:
+        return "There are no pretrained weights in it: it is bound by the terms of the images it was trained on."
+    return (
+        f"Pretrained weights: {_plain(facts.licence or 'not stated')}"
+        + (f" (from {_plain(facts.source)})." if facts.source else ".")
+        + " What was trained on top of them is bound by it too, and by the terms of the images it was trained on."
+    )
 
 
 def _describe(facts: ModelFacts, class_names: Sequence[str], preprocess: Preprocess) -> str:

@@ -262,6 +262,11 @@ def training_gap(asked: Asked) -> list[str]:
         if shown:
             sentences.append(f"On {data}, accuracy in training over that on validation: {', '.join(shown)}.")
     if sentences:
+        without = [
+            cell for cell in asked.unique_cells() if cell.kept_start and cell.figure("train_accuracy") is None
+        ]
+        names = [f"{asked.title(cell)} + {cell.method} on {name_data(cell, asked.cells)}" for cell in without]
+        sentences += [f"No figures of training, as the start was best: {join_all(names)}."] if names else []
         sentences += tell_unlike(asked, compared, told=("method",))
         sentences += describe_fit([cell for cell in asked.cells if cell.recipe])
     return sentences

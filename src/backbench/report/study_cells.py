@@ -77,6 +77,12 @@ class Cell:
         return {name: value for name, value in {**stated, **chosen}.items() if name not in idle}
 
     @property
+    def kept_start(self) -> bool:
+        """Whether the state before training was best, so that there are no figures of training."""
+        choices = {} if self.record.method is None else self.record.method.choices
+        return any(value == 0 for key, value in choices.items() if key.endswith("_best_epoch"))
+
+    @property
     def chosen(self) -> dict[str, Any]:
         """What of the recipe the method chose on validation."""
         choices = {} if self.record.method is None else self.record.method.choices

@@ -109,7 +109,7 @@ def name_alike(asked: Asked) -> tuple[Asked, list[str]]:
     The name is that of the model in question, or of the family in question, else the first.
     """
     together: dict[str, list[str]] = {}  # name -> all names of its model
-    of_model: dict[tuple[str, ...], str] = {}
+    of_model: dict[tuple[str, str | None], str] = {}
     for cell in asked.cells:
         own = together.setdefault(cell.model, [cell.model])
         same = together[of_model.setdefault(_identity(cell), cell.model)]
@@ -129,13 +129,9 @@ def name_alike(asked: Asked) -> tuple[Asked, list[str]]:
     return replace(asked, cells=list(cells.values())), said
 
 
-def _identity(cell: Cell) -> tuple[str, ...]:
-    """Of the model that a run began with: weights and input, whatever it is called."""
-    facts = cell.record.model
-    if facts is None or not facts.weights_digest:
-        return (cell.record.model_name,)
-    size = "" if facts.preprocess is None else facts.preprocess.model_dump_json()
-    return facts.architecture, facts.weights_digest, size
+def _identity(cell: Cell) -> tuple[str, str | None]:
+    """Of the model as it was asked for here: name or run, with its size, and the card, if it has one."""
+    return cell.record.config.model, cell.record.config.model_file
 
 
 def place_of(cell: Cell) -> tuple[str, str, str, int]:
@@ -221,15 +217,13 @@ def tell_unlike(asked: Asked, splits: Iterable[Sequence[Cell]], *, told: Collect
 def _list_comparable(cell: Cell) -> tuple[dict[str, str], dict[str, str]]:
     """A run's settings by names that others have too: of any method, and of its own ('epochs of full')."""
     facts, settings = cell.record.model, list_settings(cell)
-    is_left = facts is not None and facts.label is not None
-    is_trained = facts is not None and facts.pretrained_on is not None
-    start = "left by an earlier group" if is_left else "pretrained" if is_trained else "not pretrained"
+    before = None if facts is None or cell.method in FORGETS else facts.pretrained_on
     del settings["start"]  # by the name of the model
     common = {
         "method": cell.method,
         "input": settings.pop("input", NOT_STATED),
         "training images": settings.pop("training images"),
-        "weights at the start": RANDOM if cell.method in FORGETS else start,
+        "pretraining": before or NOT_STATED,
     }
     return common, {f"{words} of {cell.method}": value for words, value in settings.items()}
 

@@ -102,11 +102,7 @@ def _make_fit_table(group: str, cells: Sequence[Cell]) -> list[Table]:
 
 
 def _show_fit(cell: Cell, name: str) -> str:
-    method = cell.record.method
-    kept_start = method is not None and any(
-        value == 0 for key, value in method.choices.items() if key.endswith("_best_epoch")
-    )
-    if cell.figure(name) is None and kept_start:
+    if cell.figure(name) is None and cell.kept_start:
         return "- (the start was best)"
     return show_figure(name, cell.figure(name)) + mark_seen(name, [cell])
 

@@ -14,13 +14,22 @@ DOCUMENT_FILE = "study.json"
 
 
 def is_less_than_there(outcome: Outcome, settings: Settings) -> bool:
-    """Whether an interrupt came before the study was read as far as the pages tell that lie there already."""
+    """Whether an interrupt came before all was read that the pages tell which lie there already."""
     try:
-        told = json.loads((settings.pages / DOCUMENT_FILE).read_bytes())
-        there = {cell["run_id"] for cell in told["cells"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        there = _list_figures(json.loads((settings.pages / DOCUMENT_FILE).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return outcome.interrupted and there > {cell.record.run_id for cell in outcome.cells}
+    return outcome.interrupted and not there <= _list_figures(make_document(outcome, []))
+
+
+def _list_figures(document: dict[str, Any]) -> set[tuple[Any, ...]]:
+    """Each run of the document in its place, with each source that it was tried on."""
+    keys = ("group", "data", "model", "method", "seed", "run_id")
+    return {
+        (*(cell[key] for key in keys), source)
+        for cell in document["cells"]
+        for source in (None, *cell["elsewhere"])
+    }
 
 
 def make_document(outcome: Outcome, written: Sequence[Path]) -> dict[str, Any]:
