@@ -210,7 +210,7 @@ def test_names_of_one_model_are_joined_however_they_overlap() -> None:
     assert "one and the same" not in ask("best-features", [cells[0], other])
 
 
-UNLIKE = "Not alike in these runs: epochs of full (5 and 20)."
+UNLIKE = "Not alike in these runs: epochs of full (5; 20)."
 
 
 def tuned(model: str, epochs: int, **more: Any) -> Cell:
@@ -225,10 +225,10 @@ def test_what_is_not_alike_in_runs_that_are_compared_is_said() -> None:
     assert ask("fine-tuning-gain", [*probes, tuned("a", 5), tuned("b", 20)]).endswith(UNLIKE)
     assert "Not alike" not in ask("fine-tuning-gain", [*probes, *alike])
     mixed = ask("best-features", [make_cell("a", range(20)), make_cell("b", range(20), method="knn")])
-    assert mixed.endswith("Not alike in these runs: method (logistic and knn).")
+    assert mixed.endswith("Not alike in these runs: method (logistic; knn).")
     crossed = [make_cell(model, range(20), method=method) for model in "ab" for method in ("knn", "ridge")]
     assert "Not alike" not in ask("families", crossed, models=("a",))
-    assert "method (ridge and knn)" in ask("families", crossed[1:], models=("a",))
+    assert "method (ridge; knn)" in ask("families", crossed[1:], models=("a",))
     two = [probes[0], tuned("a", 5, group="one"), tuned("a", 20, group="two")]
     assert ask("fine-tuning-gain", two).endswith(UNLIKE)
 
@@ -237,7 +237,7 @@ def test_what_weights_runs_began_with_is_said_where_it_differs() -> None:
     left = tuned("b", 5, label="b after full on big")
     facts = left.record.model.model_copy(update={"pretrained_on": "in1k + big"})  # type: ignore[union-attr]
     left = replace(left, record=left.record.model_copy(update={"model": facts}))
-    assert "pretraining (in1k and in1k + big)" in ask("families", [tuned("a", 5), left], models=("a",))
+    assert "pretraining (in1k; in1k + big)" in ask("families", [tuned("a", 5), left], models=("a",))
     head_alone = tuned("b", 5, label="b after head on big")  # which left the weights as they were
     assert "Not alike" not in ask("families", [tuned("a", 5), head_alone], models=("a",))
     rates = (("a", 0.1), ("b", 0.3))
@@ -253,7 +253,7 @@ def test_what_weights_runs_began_with_is_said_where_it_differs() -> None:
     facts = plain.record.model.model_copy(update={"pretrained_on": None})  # type: ignore[union-attr]
     untrained = replace(plain, record=plain.record.model_copy(update={"model": facts}))
     said = ask("families", [tuned("a", 5), untrained], models=("a",))
-    assert said.endswith("pretraining (in1k and none).")
+    assert said.endswith("pretraining (in1k; none).")
 
 
 def test_what_all_models_share_or_what_does_nothing_is_not_unlike() -> None:
@@ -278,9 +278,9 @@ def test_every_rule_that_compares_says_what_is_not_alike() -> None:
     assert "Not alike" not in ask("families", apart, models=("a",))  # on each data set they are
     large = [make_cell(name, range(20), data="large", method=how) for name, how in (("a", "knn"), ("b", "ridge"))]
     places = [*(make_cell(name, range(20), method=how) for name, how in (("a", "knn"), ("b", "ridge"))), *large]
-    assert ask("both-resolutions", places).endswith("Not alike in these runs: method (knn and ridge).")
+    assert ask("both-resolutions", places).endswith("Not alike in these runs: method (knn; ridge).")
     own = ask("own-network", [make_cell("cnn", range(9), method="head"), make_cell("a", range(30))], model="cnn")
-    assert own.endswith("Not alike in these runs: method (head and logistic).")
+    assert own.endswith("Not alike in these runs: method (head; logistic).")
 
 
 @pytest.mark.parametrize(
@@ -343,6 +343,12 @@ def test_what_training_adds_is_tested_against_the_probe_of_the_same_images() -> 
     assert ask("fine-tuning-gain", [elsewhere, tuned]) == f"{NOTHING} {without} a + full on small."
     alone = make_cell("b", range(9), method="full", group="tuned")
     assert ask("fine-tuning-gain", [probe, tuned, alone]).endswith(f"{without} b + full on small.")
+    config = probe.record.config.model_copy(update={"precision": "bf16"})
+    rounded = replace(probe, record=probe.record.model_copy(update={"config": config}))
+    words = "Features of the probes were computed in bf16, training in fp32."
+    assert ask("fine-tuning-gain", [rounded, tuned]).endswith(words)
+    other = make_cell("b", range(9))
+    assert ask("best-features", [rounded, other]).endswith("Not alike in these runs: precision (bf16; fp32).")
     again = replace(tuned, group="once more")
     assert ask("fine-tuning-gain", [probe, tuned, again]).count("full +0.5 points") == 1
 

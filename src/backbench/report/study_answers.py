@@ -218,6 +218,7 @@ def fine_tuning_gain(asked: Asked) -> list[str]:
     probes = [cell for cell in cells if cell.method in PROBES]
     sentences, without = [], []
     compared: dict[str, list[Cell]] = {}
+    used: list[Cell] = []
     for cell in cells:
         if cell.method in PROBES:
             continue
@@ -236,7 +237,15 @@ def fine_tuning_gain(asked: Asked) -> list[str]:
             f"({describe_test(asked, cell, probe)})."
         )
         compared.setdefault(cell.record.data.manifest_digest, []).append(cell)
+        used.append(probe)
     said = sentences + tell_unlike(asked, compared.values(), told=("method",)) if sentences else [NOTHING]
+    precisions = [
+        join_all(sorted({cell.record.config.precision for cell in runs}))
+        for runs in (used, [cell for own in compared.values() for cell in own])
+        if runs
+    ]
+    if len(set(precisions)) > 1:
+        said.append(f"Features of the probes were computed in {precisions[0]}, training in {precisions[1]}.")
     if without:
         said.append(f"No probe of the same weights and images stands beside {join_all(without)}.")
     return said

@@ -13,7 +13,7 @@ from backbench.evaluate.intervals import group_numbers
 from backbench.records import Predictions
 from backbench.report.rows import Row, make_rows
 from backbench.report.study_cells import Cell, name_data, show_figure
-from backbench.report.text import describe_augment, join_names
+from backbench.report.text import describe_augment
 
 NOTHING = "No finished run can answer it."
 NOT_STATED = "none"
@@ -190,7 +190,7 @@ def list_changes(first: Cell, later: Cell) -> list[str]:
 
 
 def tell_unlike(asked: Asked, splits: Iterable[Sequence[Cell]], *, told: Collection[str] = ()) -> list[str]:
-    """'Not alike in these runs: method (full and logistic), epochs of full (5 and 20).', or nothing.
+    """'Not alike in these runs: method (full; logistic), epochs of full (5; 20).', or nothing.
 
     That every model has the same two methods favours none: unlike is what some have otherwise than others.
 
@@ -210,8 +210,14 @@ def tell_unlike(asked: Asked, splits: Iterable[Sequence[Cell]], *, told: Collect
         for words, by_name in found.items():
             if len(set(map(frozenset, by_name.values()))) > 1 and words not in told:
                 unlike.setdefault(words, {}).update({value: None for own in by_name.values() for value in own})
-    shown = [f"{words} ({join_names(list(values), MOST_VALUES)})" for words, values in unlike.items()]
+    shown = [f"{words} ({_join_values(list(values))})" for words, values in unlike.items()]
     return [f"Not alike in these runs: {', '.join(shown)}."] if shown else []
+
+
+def _join_values(values: Sequence[str]) -> str:
+    """'5; 20': with semicolons, as values may be lists themselves."""
+    more = len(values) - MOST_VALUES
+    return "; ".join([*values[:MOST_VALUES], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _list_comparable(cell: Cell) -> tuple[dict[str, str], dict[str, str]]:
@@ -224,6 +230,7 @@ def _list_comparable(cell: Cell) -> tuple[dict[str, str], dict[str, str]]:
         "input": settings.pop("input", NOT_STATED),
         "training images": settings.pop("training images"),
         "pretraining": before or NOT_STATED,
+        "precision": settings.pop("precision"),
     }
     return common, {f"{words} of {cell.method}": value for words, value in settings.items()}
 
@@ -241,6 +248,7 @@ def list_settings(cell: Cell) -> dict[str, str]:
         found[key.replace("_", " ")] = (
             rate if value is None else f"{value:.4g}" if type(value) is float else str(value)
         )
+    found["precision"] = cell.record.config.precision
     if recipe:
         found["augmentation"] = describe_augment(cell.augment) or "none"
     found["start"] = RANDOM if cell.method in FORGETS else cell.record.model_name
