@@ -134,6 +134,15 @@ def test_an_interrupt_ends_the_study_and_draws_nothing(monkeypatch: pytest.Monke
     assert drawn == [False]
 
 
+def test_an_interrupt_before_any_work_ends_with_the_status_of_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: Path) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("backbench.studies.schema.read_study", interrupt)
+    done = CliRunner().invoke(app, ["study", "run", "any.toml"])
+    assert (done.exit_code, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 def test_after_an_interrupt_all_that_was_not_started_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
