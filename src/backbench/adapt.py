@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,11 +180,17 @@ def _adapt_alone(
 ) -> Adapted:
     where: Any = {"out": out, "device": device, "progress": progress}
     features: np.ndarray | None = None
-    if find_method(config.method.name).kind == "probe":
+    method = find_method(config.method.name)
+    if method.forgets:  # what the weights had seen is gone with them
+        model = replace(model, seen_file=None)
+    if method.kind == "probe":
         record, classifier, features = _probe(config, run_id, data, model, deadline=deadline, **where)
     else:
         limits: Any = {"deadline": deadline, "stop_signal": stop_signal}
         record, classifier = tune_run(config, run_id, data, model, **where, **limits)
+    if method.forgets:
+        start = {"pretrained_on": None, "licence": None, "source": "random weights"}
+        classifier.backbone.facts = classifier.backbone.facts.model_copy(update=start)
     bundle = _write_bundle(record, classifier, features, data, model, with_gallery=with_gallery, **where)
     return Adapted(record, out / record.run_id, bundle)
 
@@ -229,9 +235,6 @@ def _write_bundle(
         where: Any = {"out": out, "device": device, "progress": progress}
         gallery = _gallery(record, classifier, data, features, **where) if with_gallery else None
         seen = _collect_seen(record, classifier, data, model)
-        if find_method(record.config.method.name).forgets:
-            start = {"pretrained_on": None, "licence": None, "source": "random weights"}
-            classifier.backbone.facts = classifier.backbone.facts.model_copy(update=start)
         write_bundle(bundle, classifier, record=record, gallery=gallery, seen=seen)
     return bundle
 
@@ -242,8 +245,7 @@ def _collect_seen(record: RunRecord, classifier: Classifier, data: Data, model: 
 
     hashes = [data.manifest.hashes[row] for part in ("train", "val") for row in data.manifest.part_rows(part)]
     trained = record.model is None or record.model.weights_digest != digest_weights(classifier.backbone.body)
-    forgot = find_method(record.config.method.name).forgets
-    before = None if forgot or model.seen_file is None else read_seen(Path(model.seen_file))
+    before = None if model.seen_file is None else read_seen(Path(model.seen_file))
     return add_seen(hashes, by_backbone=trained, before=before)
 
 

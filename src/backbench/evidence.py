@@ -106,10 +106,9 @@ def find_run_folders(given: Sequence[str], out: Path) -> list[Path]:
         ConfigError: it means no run; the nearest names are given.
     """
     found: list[Path] = []
-    for text in given:
+    runs = [text for text in given if Path(text).name != ledger.OPENINGS_FILE]  # which is one of `RUNS/*`
+    for text in runs or given:
         path = Path(text)
-        if path.name == ledger.OPENINGS_FILE:  # of `RUNS/*`
-            continue
         inside = _runs_inside(path)
         if inside and not (path / ledger.RECORD_FILE).is_file():
             found += inside

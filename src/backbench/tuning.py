@@ -25,7 +25,6 @@ from backbench.evaluate.metrics import fit_figures, per_class_recall, score
 from backbench.progress import SILENT, Progress
 from backbench.records import Cost, Metric, Predictions, RunRecord
 from backbench.run import (
-    NOTHING_SEEN,
     count_seen,
     describe_data,
     extract_for,
@@ -90,7 +89,7 @@ def tune_run(
     remember_speed(
         model, len(test), seconds, flops=task.backbone.facts.flops, device=device, precision=config.precision
     )
-    seen = NOTHING_SEEN if method.forgets else count_seen(model, data)
+    seen = count_seen(model, data)
     record = RunRecord(
         run_id=run_id,
         status="done",
@@ -115,7 +114,7 @@ def tune_run(
             *tuned.warnings,
             *_warn_of_no_validation(tuned, task),
             *([cut] if cut else []),
-            *(() if method.forgets else warn_of_seen(model, data)),
+            *warn_of_seen(model, data),
         ),
         num_val_seen=seen.num_val,
         num_test_seen=seen.num_test,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from backbench.report.study_runs import (
     list_changes,
     percent_of,
     place_of,
+    place_on_validation,
     rank_cells,
     tell_unlike,
 )
@@ -77,13 +78,12 @@ def _describe_change(asked: Asked, data: str, source: str, changes: Sequence[tup
     mine = [change for change in changes if change[0].model == asked.model]
     others = [change for change in changes if change[0].model != asked.model]
     of_others = "of the others " if mine else ""
+    change_of = {cell.record.run_id: change for cell, change in changes}
     named = [
-        f"{words}{asked.title(cell)} + {cell.method}: {change:+.1f} points"
+        f"{words}{asked.title(best)} + {best.method}: {change_of[best.record.run_id]:+.1f} points"
         for words, rivals in (("", mine), (f"{of_others}the best on validation, ", others))
         if rivals
         for best in [best_on_validation(cell for cell, _ in rivals)]
-        for cell, change in rivals
-        if cell is best
     ]
     over = f" on average ({len(changes)} runs)" if len(changes) > 1 else ""
     return (
@@ -147,27 +147,14 @@ def _follow(cells: Sequence[Cell], names: Sequence[str]) -> dict[str, list[Cell]
                 if (cell.method, cell.data) == (method, data):
                     by_group.setdefault(cell.group, []).append(cell)
             if by_group:
-                runs[data] = min(by_group.values(), key=lambda own: _place_on_validation([own]))
+                runs[data] = min(by_group.values(), key=lambda own: place_on_validation([own]))
         if len(runs) == len(names):
             followed.append(runs)
     if not followed:
         return None
-    best = min(followed, key=lambda runs: _place_on_validation(runs.values()))
+    best = min(followed, key=lambda runs: place_on_validation(runs.values()))
     common = set.intersection(*({cell.seed for cell in own} for own in best.values()))
     return {data: [cell for cell in own if cell.seed in common or not common] for data, own in best.items()}
-
-
-def _place_on_validation(runs: Collection[Sequence[Cell]]) -> tuple[bool, float, float]:
-    """What is least is best: the mean over data sets of the mean over seeds, as for one run."""
-    seen = any(cell.record.num_val_seen for own in runs for cell in own)
-    accuracy, loss = (
-        sum(
-            sum(0.0 if (found := cell.figure(name)) is None else found.value for cell in own) / len(own)
-            for own in runs
-        )
-        for name in ("val_accuracy", "val_nll")
-    )
-    return seen, -accuracy, loss
 
 
 def _describe_runs(asked: Asked, runs: Mapping[str, Sequence[Cell]]) -> str:

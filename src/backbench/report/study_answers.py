@@ -52,11 +52,7 @@ def _describe_seen(asked: Asked, by: str) -> list[str]:
     """Which runs were left out, or come last where validation chooses: the images there taught their weights."""
 
     def name_all(found: Sequence[tuple[Cell, int, int]]) -> str:
-        names = [
-            f"{asked.title(cell)} + {cell.method} on {name_data(cell, asked.cells)} ({num:,} of {among:,})"
-            for cell, num, among in found
-        ]
-        return join_all(names)
+        return join_all([f"{asked.name(cell)} ({num:,} of {among:,})" for cell, num, among in found])
 
     counted = [(cell, cell.record, cell.record.data) for cell in asked.unique_cells()]
     of_test = [(cell, run.num_test_seen, data.num_test) for cell, run, data in counted if run.num_test_seen]
@@ -225,27 +221,26 @@ def fine_tuning_gain(asked: Asked) -> list[str]:
         own = [probe for probe in probes if split_of(probe) == split_of(cell)]
         of_start = [probe for probe in own if probe.record.model_name == cell.record.model_name]
         as_it_came = [probe for probe in own if probe.record.model is None or probe.record.model.label is None]
-        where = f"{asked.title(cell)} on {name_data(cell, asked.cells)}"
         if not (of_start or as_it_came):
-            without.append(f"{asked.title(cell)} + {cell.method} on {name_data(cell, asked.cells)}")
+            without.append(asked.name(cell))
             continue
         probe = best_on_validation(of_start or as_it_came)
         gain = 100 * (accuracy(cell) - accuracy(probe))
         start = "" if of_start else " of the weights before the earlier training"
         sentences.append(
-            f"{where}: {cell.method} {gain:+.1f} points over {probe.method}{start} "
-            f"({describe_test(asked, cell, probe)})."
+            f"{asked.title(cell)} on {name_data(cell, asked.cells)}: {cell.method} {gain:+.1f} points over "
+            f"{probe.method}{start} ({describe_test(asked, cell, probe)})."
         )
         compared.setdefault(cell.record.data.manifest_digest, []).append(cell)
         used.append(probe)
     said = sentences + tell_unlike(asked, compared.values(), told=("method",)) if sentences else [NOTHING]
-    precisions = [
-        join_all(sorted({cell.record.config.precision for cell in runs}))
-        for runs in (used, [cell for own in compared.values() for cell in own])
-        if runs
-    ]
-    if len(set(precisions)) > 1:
-        said.append(f"Features of the probes were computed in {precisions[0]}, training in {precisions[1]}.")
+    trained = [cell for own in compared.values() for cell in own]
+    of_probes, of_training = ({cell.record.config.precision for cell in runs} for runs in (used, trained))
+    if of_probes != of_training:
+        said.append(
+            f"Features of the probes were computed in {join_all(sorted(of_probes))}, training in "
+            f"{join_all(sorted(of_training))}."
+        )
     if without:
         said.append(f"No probe of the same weights and images stands beside {join_all(without)}.")
     return said
@@ -271,10 +266,11 @@ def training_gap(asked: Asked) -> list[str]:
         if shown:
             sentences.append(f"On {data}, accuracy in training over that on validation: {', '.join(shown)}.")
     if sentences:
-        without = [
-            cell for cell in asked.unique_cells() if cell.kept_start and cell.figure("train_accuracy") is None
+        names = [
+            asked.name(cell)
+            for cell in asked.unique_cells()
+            if cell.kept_start and cell.figure("train_accuracy") is None
         ]
-        names = [f"{asked.title(cell)} + {cell.method} on {name_data(cell, asked.cells)}" for cell in without]
         sentences += [f"No figures of training, as the start was best: {join_all(names)}."] if names else []
         sentences += tell_unlike(asked, compared, told=("method",))
         sentences += describe_fit([cell for cell in asked.cells if cell.recipe])

@@ -35,7 +35,12 @@ ONLY_WITH = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study, by the study's own names; `elsewhere`: name of another source -> figures on it."""
+    """One run of a study, by the study's own names.
+
+    Args:
+        elsewhere: name of another source -> figures on it.
+        forgets: whether its method begins with random weights, whatever the model's are.
+    """
 
     group: str
     data: str
@@ -46,6 +51,7 @@ class Cell:
     folder: Path
     bundle: Path
     elsewhere: Mapping[str, Any] = field(default_factory=dict)
+    forgets: bool = False
 
     def figure(self, name: str, label: str | None = None) -> Metric | None:
         """A figure by name; 'seconds' is everything that the run cost, without reading files; 'num_train' and the
@@ -148,6 +154,13 @@ def show_figure(name: str, metric: Metric | None) -> str:
     if metric.low is None or metric.high is None or name not in PERCENT:
         return text
     return f"{text} ({100 * metric.low:.1f} to {100 * metric.high:.1f})"
+
+
+def show_setting(value: object) -> str:
+    """A setting of a recipe or method; '-' where it is left to the family."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def show_value(name: str, value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backbench.report.study_cells import Cell, name_data
+from backbench.report.study_cells import Cell, name_data, show_setting
 from backbench.report.study_tables import Table
 from backbench.report.text import describe_augment
 
@@ -42,17 +42,20 @@ def make_recipe_table(cells: Sequence[Cell]) -> list[Table]:
         return []
     more = {
         "method options": [_describe_options(cell) for cell in trained],
-        **{name.replace("_", " "): [_plain(cell.recipe.get(name)) for cell in trained] for name in MORE_OF_RECIPE},
+        **{
+            name.replace("_", " "): [show_setting(cell.recipe.get(name)) for cell in trained]
+            for name in MORE_OF_RECIPE
+        },
         "augmentation": [describe_augment(cell.augment) or "-" for cell in trained],
     }
     unlike = [name for name, values in more.items() if len(set(values)) > 1]
     rows = []
     for number, cell in enumerate(trained):
         choices = {} if cell.record.method is None else cell.record.method.choices
-        kept = [_plain(value) for key, value in choices.items() if key.endswith("best_epoch")]
-        epochs = (_plain(cell.recipe.get("epochs")), " + ".join(kept) or "-")
+        kept = [show_setting(value) for key, value in choices.items() if key.endswith("best_epoch")]
+        epochs = (show_setting(cell.recipe.get("epochs")), " + ".join(kept) or "-")
         own = [other for other in cells if other.group == cell.group]
-        always = [_plain(cell.recipe.get(name)) for name in RECIPE]
+        always = [show_setting(cell.recipe.get(name)) for name in RECIPE]
         where = (cell.group, cell.model, cell.method, name_data(cell, own))
         rows.append((*where, *epochs, *always, *(more[name][number] for name in unlike)))
     columns = ("group", "model", "method", "data", "epochs at most", "epoch kept")
@@ -74,14 +77,8 @@ def _describe_options(cell: Cell) -> str:
         values = list(value) if isinstance(value, list | tuple) else [value]
         if name == "recipe" or value is None or (len(values) > 1 and not all(isinstance(v, str) for v in values)):
             continue
-        said = (
-            {True: "", False: " off"}[value] if isinstance(value, bool) else f" {' + '.join(map(_plain, values))}"
-        )
+        said = f" {' + '.join(map(show_setting, values))}"
+        if isinstance(value, bool):
+            said = "" if value else " off"
         shown.append(f"{name.replace('_', ' ')}{said}")
     return ", ".join(shown) or "-"
-
-
-def _plain(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

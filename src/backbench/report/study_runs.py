@@ -12,14 +12,12 @@ from backbench.evaluate.compare import ALPHA, permutation_by_group
 from backbench.evaluate.intervals import group_numbers
 from backbench.records import Predictions
 from backbench.report.rows import Row, make_rows
-from backbench.report.study_cells import Cell, name_data, show_figure
+from backbench.report.study_cells import Cell, name_data, show_figure, show_setting
 from backbench.report.text import describe_augment
 
 NOTHING = "No finished run can answer it."
 NOT_STATED = "none"
 RANDOM = "random"
-FORGETS = ("scratch",)
-"""Methods that begin with random weights, whatever the model's are."""
 MOST_VALUES = 4
 """Of a setting in which runs differ, before the rest is counted."""
 
@@ -51,6 +49,10 @@ class Asked:
         has_starts = len({other.record.model_name for other in alike}) > 1
         return f"{cell.model} ('{cell.group}')" if is_twin or has_starts else cell.model
 
+    def name(self, cell: Cell) -> str:
+        """'resnet18 + full on cifar10': one run among all."""
+        return f"{self.title(cell)} + {cell.method} on {name_data(cell, self.cells)}"
+
     def unique_cells(self) -> list[Cell]:
         """Each run of a model once, though it may stand in several groups, with what any of them tried it on."""
         found: dict[tuple[str, str, str], Cell] = {}
@@ -64,12 +66,10 @@ class Asked:
     def by_data(self) -> Iterator[tuple[str, list[Cell]]]:
         """Runs with the same images in every part, under the name of their data set: where the training images
         differ, whatever does better may owe it to them. A run that stands in two groups counts once."""
-        for data, digest in dict.fromkeys((cell.data, cell.record.data.manifest_digest) for cell in self.cells):
-            own = [
-                cell
-                for cell in self.unique_cells()
-                if (cell.data, cell.record.data.manifest_digest) == (data, digest)
-            ]
+        splits: dict[tuple[str, str], list[Cell]] = {}
+        for cell in self.unique_cells():
+            splits.setdefault((cell.data, cell.record.data.manifest_digest), []).append(cell)
+        for (data, _), own in splits.items():
             is_of_one_seed = len({cell.seed for cell in own}) == 1  # else the parts are the data's own
             yield name_data(own[0], self.cells) if is_of_one_seed else data, own
 
@@ -145,20 +145,22 @@ def split_of(cell: Cell) -> tuple[str, str]:
 def best_on_validation(cells: Iterable[Cell]) -> Cell:
     """The run with the highest accuracy on validation, of equal ones that with the least loss, then by name: the
     test images decide nothing. Where validation images taught the weights a run comes after all others."""
-    return min(cells, key=_place_on_validation)
-
-
-def _place_on_validation(cell: Cell) -> tuple[bool, float, float, str, str, str, int]:
-    accuracy, loss = cell.figure("val_accuracy"), cell.figure("val_nll")
-    return (
-        cell.record.num_val_seen > 0,
-        0.0 if accuracy is None else -accuracy.value,
-        math.inf if loss is None else loss.value,
-        cell.model,
-        cell.method,
-        cell.group,
-        cell.seed,
+    return min(
+        cells,
+        key=lambda cell: (*place_on_validation([[cell]]), cell.model, cell.method, cell.group, cell.seed),
     )
+
+
+def place_on_validation(runs: Collection[Sequence[Cell]]) -> tuple[bool, float, float]:
+    """What is least is best: the sum over `runs`, one entry for each data set, of the mean over its seeds."""
+    seen = any(cell.record.num_val_seen for own in runs for cell in own)
+    accuracy = sum(_mean_figure(own, "val_accuracy", 0.0) for own in runs)
+    return seen, -accuracy, sum(_mean_figure(own, "val_nll", math.inf) for own in runs)
+
+
+def _mean_figure(cells: Sequence[Cell], name: str, absent: float) -> float:
+    found = [cell.figure(name) for cell in cells]
+    return sum(absent if metric is None else metric.value for metric in found) / len(cells)
 
 
 def best_of_models(cells: Sequence[Cell]) -> dict[str, Cell]:
@@ -223,7 +225,7 @@ def _join_values(values: Sequence[str]) -> str:
 def _list_comparable(cell: Cell) -> tuple[dict[str, str], dict[str, str]]:
     """A run's settings by names that others have too: of any method, and of its own ('epochs of full')."""
     facts, settings = cell.record.model, list_settings(cell)
-    before = None if facts is None or cell.method in FORGETS else facts.pretrained_on
+    before = None if facts is None or cell.forgets else facts.pretrained_on
     del settings["start"]  # by the name of the model
     common = {
         "method": cell.method,
@@ -245,13 +247,11 @@ def list_settings(cell: Cell) -> dict[str, str]:
         found["input"] = " x ".join(map(str, facts.preprocess.size)) + " px"
     for key, value in (recipe | options).items():
         rate = "the family's" if key.endswith("learning_rate") else "none"
-        found[key.replace("_", " ")] = (
-            rate if value is None else f"{value:.4g}" if type(value) is float else str(value)
-        )
+        found[key.replace("_", " ")] = rate if value is None else show_setting(value)
     found["precision"] = cell.record.config.precision
     if recipe:
         found["augmentation"] = describe_augment(cell.augment) or "none"
-    found["start"] = RANDOM if cell.method in FORGETS else cell.record.model_name
+    found["start"] = RANDOM if cell.forgets else cell.record.model_name
     return found
 
 

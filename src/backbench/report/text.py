@@ -134,12 +134,10 @@ def join_names(names: list[str] | tuple[str, ...], limit: int = 3) -> str:
 def describe_augment(stated: Mapping[str, Any]) -> str:
     """'crop random-resized, scale 0.35 to 1.0, flip': what is not at its default and does something, else ''."""
     usual = Augment().model_dump(mode="json")
-    idle = {key for key, crop in _OF_CROP.items() if stated.get("crop") != crop}
+    of_crop = {"scale": "random-resized", "ratio": "random-resized", "padding": "pad"}
+    idle = {key for key, crop in of_crop.items() if stated.get("crop") != crop}
     changed = {key: value for key, value in stated.items() if value != usual.get(key) and key not in idle}
     return ", ".join(_change(key, value) for key, value in changed.items())
-
-
-_OF_CROP = {"scale": "random-resized", "ratio": "random-resized", "padding": "pad"}
 
 
 def _change(key: str, value: Any) -> str:

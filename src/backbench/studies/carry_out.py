@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from backbench import ledger
 from backbench.adapt import adapt
-from backbench.catalog import find_model
+from backbench.catalog import find_method, find_model
 from backbench.elsewhere import evaluate_elsewhere, read_source, was_evaluated
 from backbench.errors import BackbenchError, BudgetExceeded, Interrupted, StorageError
 from backbench.progress import SILENT, Progress
@@ -43,7 +43,7 @@ class Undone:
 
 @dataclass
 class Outcome:
-    """What came of a study: a cell for each run, in the study's order, and what went wrong.
+    """What came of a study: a cell for each run, by ranking in the study's order, and what went wrong.
 
     Args:
         choices: sentences on which model went on to later groups, and among how many it was chosen.
@@ -279,6 +279,7 @@ def _make_cell(step: Step, model: str, record: RunRecord, settings: Settings, pr
         record=record,
         folder=settings.runs / record.run_id,
         bundle=bundle,
+        forgets=find_method(record.config.method.name).forgets,
     )
 
 

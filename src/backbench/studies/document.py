@@ -15,11 +15,13 @@ DOCUMENT_FILE = "study.json"
 
 def is_less_than_there(outcome: Outcome, settings: Settings) -> bool:
     """Whether an interrupt came before all was read that the pages tell which lie there already."""
+    if not outcome.interrupted:
+        return False
     try:
         there = _list_figures(json.loads((settings.pages / DOCUMENT_FILE).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return outcome.interrupted and not there <= _list_figures(make_document(outcome, []))
+    return not there <= _list_figures(make_document(outcome, []))
 
 
 def _list_figures(document: dict[str, Any]) -> set[tuple[Any, ...]]:
