@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,6 +20,13 @@ from types import ModuleType
 from typing import Any, Literal, Protocol
 
 from backbench.errors import unknown_name
+
+VARIANT = re.compile(r"(@(random|\d{1,4}))+$")
+
+
+def base_name(name: str) -> str:
+    """The name of the model that `NAME@SIZE`, `NAME@random` or `NAME@random@SIZE` is a variant of; else `name`."""
+    return VARIANT.sub("", name)
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,9 @@ class ModelSpec:
     """(build, preprocess) without the weights: how to have the architecture untrained, with no download."""
     load_head: Callable[[], Any] | None = None
     """Loads the classifier it was published with (`networks/original_head.py`); None: there is none to be had."""
+    find_weights: Callable[[], Path | None] | None = None
+    """Where its weights lie on this machine; it gives None while they have to be fetched. Field None: nothing is
+    ever fetched, or what would be is not known before. Variants of a model have those of the model."""
     seen_file: str | None = None
     """Where the hashes of the images lie that the weights were trained on (`data/seen.py`); None: unknown."""
 

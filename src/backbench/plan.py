@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backbench.backbones.defaults import is_on_disk
-from backbench.catalog import MethodSpec, ModelSpec
+from backbench.catalog import MethodSpec, ModelSpec, base_name
 from backbench.config import Augment, Frozen, Precision
 from backbench.data.survey import Survey
 from backbench.evaluate.power import smallest_provable_gap
 from backbench.progress import format_bytes, format_seconds
+from backbench.report.text import join_names
 from backbench.speeds import UNKNOWN_FLOPS, guess_forward, list_guessed
 
 START_SECONDS = 3.0
@@ -23,21 +24,23 @@ STEP_FORWARDS = 3
 class Plan:
     """Estimated seconds of each model, and bytes to fetch; `training_seconds`: see `estimate_training`.
 
-    `guessed`: models whose cost is not known, see `speeds.list_guessed`.
+    `guessed`: models whose cost is not known, see `speeds.list_guessed`. `unsized`: models to fetch whose size is
+    not known before.
     """
 
     seconds: dict[str, float]
     download_bytes: int
     guessed: tuple[str, ...] = ()
+    unsized: tuple[str, ...] = ()
 
     def sentences(self, num_methods: int, training_seconds: float = 0.0) -> list[str]:
         """Lines for the terminal; where a cost is a guess, that is said."""
         num_models = len(self.seconds)
         models = f"{num_models} model{'s' if num_models != 1 else ''}"
         methods = f"{num_methods} method{'s' if num_methods != 1 else ''}"
-        fetch = (
-            f"{format_bytes(self.download_bytes)} to download" if self.download_bytes else "nothing to download"
-        )
+        parts = [format_bytes(self.download_bytes)] if self.download_bytes else []
+        parts += [f"{join_names(self.unsized)} (size not known)"] if self.unsized else []
+        fetch = f"{' and '.join(parts) or 'nothing'} to download"
         rest = "in all"
         if training_seconds:
             rest = f"and up to about {format_seconds(training_seconds)} of training (roughly)"
@@ -109,10 +112,11 @@ def describe_power(num_test: int) -> str:
 
 def make_plan(models: Sequence[ModelSpec], found: Survey, *, device: str, precision: Precision) -> Plan:
     """Estimate the time of each model from its FLOPs and the speed seen here before, else from a quick timing."""
-    download_bytes = sum(model.download_bytes for model in models if not is_on_disk(model))
+    absent = {base_name(model.name): model.download_bytes for model in models if not is_on_disk(model)}
     seconds = guess_seconds(models, found.num_images, device=device, precision=precision)
     guessed = list_guessed(models, device=device)
-    return Plan(seconds, download_bytes + found.download_bytes, guessed)
+    unknown = tuple(name for name, num_bytes in absent.items() if not num_bytes)
+    return Plan(seconds, sum(absent.values()) + found.download_bytes, guessed, unknown)
 
 
 def guess_seconds(

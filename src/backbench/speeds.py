@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from backbench.catalog import ModelSpec
+from backbench.catalog import ModelSpec, base_name
 from backbench.config import Precision
 from backbench.errors import StorageError
 from backbench.runtime import cache_folder, num_workers
@@ -74,10 +74,10 @@ def remember_speed(
 def guess_forward(models: Sequence[ModelSpec], *, device: str, precision: Precision) -> dict[str, float]:
     """Seconds of one image's forward, by name of the model.
 
-    At the model's own speed; else at that of the model nearest to it in cost: small networks reach a fraction of
-    the FLOP/s that large ones do. What was measured in another precision counts where nothing was in this one, by
-    what the two usually reach; and where nothing was at all, on the CPU a quick timing of a matrix product, and on
-    an accelerator what one of middling size reaches.
+    At the model's own speed; else at that of the model that it is a variant of; else at that of the model nearest
+    to it in cost: small networks reach a fraction of the FLOP/s that large ones do. What was measured in another
+    precision counts where nothing was in this one, by what the two usually reach; and where nothing was at all, on
+    the CPU a quick timing of a matrix product, and on an accelerator what one of middling size reaches.
     """
     whole = _read_file()
     measured = _read_speeds(whole, device, precision)
@@ -90,10 +90,9 @@ def guess_forward(models: Sequence[ModelSpec], *, device: str, precision: Precis
     rivals = measured or scaled or {"": Speed(UNKNOWN_FLOPS, _guess_rate(device, precision))}
     seconds = {}
     for model in models:
-        flops = model.flops
-        if flops is None:
-            flops = known[model.name].flops if model.name in known else UNKNOWN_FLOPS
-        rate = known[model.name].rate if model.name in known else _nearest(flops, rivals).rate
+        own = known.get(model.name) or known.get(base_name(model.name))
+        flops = model.flops if model.flops is not None else own.flops if own is not None else UNKNOWN_FLOPS
+        rate = own.rate if own is not None else _nearest(flops, rivals).rate
         seconds[model.name] = flops / rate
     return seconds
 
@@ -102,7 +101,9 @@ def list_guessed(models: Sequence[ModelSpec], *, device: str) -> tuple[str, ...]
     """Names of the models that neither the catalog nor a run of them here tells the cost of."""
     whole = _read_file()
     known = {name for precision in get_args(Precision) for name in _read_speeds(whole, device, precision)}
-    return tuple(model.name for model in models if model.flops is None and model.name not in known)
+    return tuple(
+        model.name for model in models if model.flops is None and not {model.name, base_name(model.name)} & known
+    )
 
 
 def _guess_rate(device: str, precision: Precision) -> float:

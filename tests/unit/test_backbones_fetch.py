@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from backbench.backbones import timm_models
-from backbench.backbones.model_index import is_in_hub_cache, torch_file
+from backbench.backbones.model_index import find_in_hub_cache, torch_file
 from backbench.backbones.networks.fetch import fetch_from_address, hash_in_name
 from backbench.errors import ModelError
 
@@ -215,11 +215,13 @@ def test_a_file_in_the_cache_is_seen_without_the_client(
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    assert not is_in_hub_cache("timm/a_model")
+    assert find_in_hub_cache("timm/a_model") is None
     hub.files["/timm/a_model/resolve/main/model.safetensors"] = b"weights"
     _run(FETCH, hub.url, tmp_path)
-    assert is_in_hub_cache("timm/a_model")
-    assert not is_in_hub_cache("timm/another_model")
+    found = find_in_hub_cache("timm/a_model")
+    assert found is not None
+    assert found.read_bytes() == b"weights"
+    assert find_in_hub_cache("timm/another_model") is None
 
 
 def test_an_address_is_fetched_once(hub: Hub, tmp_path: Path) -> None:

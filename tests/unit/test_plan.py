@@ -83,6 +83,17 @@ def test_each_model_is_counted_at_its_own_speed_or_at_that_of_the_nearest_in_cos
     assert guess(ModelSpec("pixels", "", flops=0.0)) == [0.0]
 
 
+def test_a_variant_is_counted_at_the_speed_of_its_model_until_it_has_its_own() -> None:
+    remember(DEAR, 4e12)
+    remember(CHEAP, 1e12)
+    small = ModelSpec("dear@64", "", flops=1e9)  # as dear as cheap is, but of the kind of dear
+    assert guess(small, ModelSpec("odd@64", "", flops=1e9)) == pytest.approx([25.0, 100.0])
+    remember(small, 2e12)
+    assert guess(small, DEAR) == pytest.approx([50.0, 100.0])
+    remember(ODD, 2e12, flops=3e9)
+    assert list_guessed((ModelSpec("hf/odd@64", ""), ModelSpec("hf/new@64", "")), device="cpu") == ("hf/new@64",)
+
+
 def test_a_busy_moment_does_not_decide_what_is_expected_of_a_model() -> None:
     remember(CHEAP, 4e12)
     remember(CHEAP, 1e12)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from backbench.backbones.defaults import is_on_disk
+from backbench.backbones.model_index import hub_cache_folder, rows_of, torch_file
 from backbench.backbones.networks import measure
 from backbench.backbones.networks.base import Backbone
 from backbench.backbones.networks.build import Build
 from backbench.backbones.networks.measure import Origin, make_backbone, measure_body
 from backbench.backbones.networks.rebuild import make_random, rebuild
 from backbench.backbones.networks.resized import at_size
-from backbench.catalog import find_model
+from backbench.backbones.own import GOOGLE_URL
+from backbench.catalog import base_name, find_model
 from backbench.config import Preprocess
+from backbench.data.survey import Range, Survey
 from backbench.errors import ConfigError, ModelError
+from backbench.plan import make_plan
 
 
 def make(architecture: str, size: int) -> Backbone:
@@ -126,3 +133,84 @@ def test_networks_are_measured_once_for_each_size_and_structure(monkeypatch: pyt
     assert [backbone.facts.flops for backbone in found] == [
         measure_body(backbone.body, backbone.preprocess.size, "x")[1] for backbone in found
     ]
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine without any weights."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "BACKBENCH_WEIGHTS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path
+
+
+def put_in_hub_cache(repo: str, *files: str) -> None:
+    place = hub_cache_folder() / f"models--{repo.replace('/', '--')}"
+    for file in ("refs/main", *(f"snapshots/abc/{file}" for file in files)):
+        (place / file).parent.mkdir(parents=True, exist_ok=True)
+        (place / file).write_text("abc")
+
+
+def put_torch_file(url: str) -> None:
+    torch_file(url).parent.mkdir(parents=True, exist_ok=True)
+    torch_file(url).write_bytes(b"weights")
+
+
+GCVIT = rows_of("timm")["gcvit_base.in1k"]["url"]
+RESNET18 = rows_of("torchvision")["resnet18"]["url"]
+
+
+@pytest.mark.parametrize("change", ["", "@160", "@random", "@random@160"])
+@pytest.mark.parametrize("name", ["resnet50.a1_in1k", "resnet50", "timm/resnet50", "gcvit_base.in1k",
+                                  "torchvision/resnet18", "vit_b16", "backbench/vit_base_patch16.in21k",
+                                  "hf/google/vit-base-patch16-224"])  # fmt: skip
+def test_a_variant_has_the_weights_of_its_model(name: str, change: str, bare: Path) -> None:
+    is_made_here = "random" in change and not name.startswith(("hf/", "backbench/"))
+    spec = find_model(name + change)
+    assert is_on_disk(spec) == is_made_here
+    size = find_model(name).download_bytes
+    plan = make_plan([spec], SOME_IMAGES, device="cpu", precision="fp32")
+    assert plan.download_bytes == (0 if is_made_here else size)
+    put_in_hub_cache("timm/resnet50.a1_in1k", "model.safetensors")
+    put_in_hub_cache("timm/vit_base_patch16_224.orig_in21k", "pytorch_model.bin")
+    put_in_hub_cache("google/vit-base-patch16-224", "config.json", "model.safetensors")
+    for url in (GCVIT, RESNET18, GOOGLE_URL):
+        put_torch_file(url)
+    assert is_on_disk(spec)
+    assert make_plan([spec], SOME_IMAGES, device="cpu", precision="fp32").download_bytes == 0
+
+
+SOME_IMAGES = Survey("some", 10, 2, Range(5, 5, 5), {"train": 6, "val": 2, "test": 2})
+
+
+def test_weights_that_several_variants_share_are_fetched_once(bare: Path) -> None:
+    models = [find_model(f"torchvision/resnet18{change}") for change in ("", "@32", "@64", "@random")]
+    plan = make_plan(models, SOME_IMAGES, device="cpu", precision="fp32")
+    assert plan.download_bytes == models[0].download_bytes
+
+
+def test_a_download_of_unknown_size_is_said(bare: Path) -> None:
+    models = [find_model(name) for name in ("hf/google/vit@64", "torchvision/resnet18@32", "hf/google/vit")]
+    plan = make_plan(models, SOME_IMAGES, device="cpu", precision="fp32")
+    assert "47 MB and hf/google/vit (size not known) to download" in plan.sentences(1)[0]
+    put_torch_file(RESNET18)
+    plan = make_plan(models, SOME_IMAGES, device="cpu", precision="fp32")
+    assert "x 1 method, hf/google/vit (size not known) to download" in plan.sentences(1)[0]
+
+
+def test_what_follows_the_at_is_stripped_in_one_place() -> None:
+    for name in ("resnet50.a1_in1k", "hf/google/vit", "./my@folder/net", "open_clip/ViT-B-32:laion2b_s34b_b79k"):
+        assert {base_name(name + change) for change in ("", "@160", "@random", "@random@64")} == {name}
+
+
+def test_an_at_in_the_name_of_a_file_is_none_of_a_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my@64").mkdir()
+    with pytest.raises(ConfigError, match="'my@64' is not a bundle"):
+        find_model("./my@64")
+    for name in ("no@card.toml", "no@card.toml@64"):
+        with pytest.raises(ConfigError, match=r"card 'no@card\.toml' can't be read"):
+            find_model(name)
+    for name in ("hf/google/vit@64", "hf/google/vit@random@64"):
+        assert find_model(name).name == name

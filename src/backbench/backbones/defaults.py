@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from backbench.backbones import timm_models, torchvision_models
 from backbench.catalog import ModelSpec
 
 SMALL = (  # one of each kind that a CPU runs at several images a second or better; 380 MB of weights in all
@@ -31,8 +30,4 @@ def default_models(device: str) -> list[str]:
 
 def is_on_disk(spec: ModelSpec) -> bool:
     """Whether loading the model needs no download; looks at files only, does not import torch."""
-    if spec.download_bytes == 0:
-        return True
-    if spec.name.startswith(torchvision_models.PREFIX):
-        return torchvision_models.weights_on_disk(spec.name)
-    return timm_models.weights_on_disk(spec.name)
+    return spec.find_weights is None or spec.find_weights() is not None

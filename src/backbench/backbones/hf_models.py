@@ -100,6 +100,7 @@ def _hub_spec(repo: str) -> ModelSpec:
         load=partial(_load_hub, repo),
         load_head=partial(_load_hub_head, repo),
         pretrained_on=repo,
+        find_weights=partial(_find_hub_weights, repo),
     )
 
 
@@ -131,6 +132,11 @@ def _cached_folder(repo: str) -> Path | None:
         return None
     folder = place / "snapshots" / commit
     return folder if (folder / CONFIG_FILE).is_file() else None
+
+
+def _find_hub_weights(repo: str) -> Path | None:
+    folder = _cached_folder(repo)
+    return None if folder is None else next(iter(_weights_files(folder)), None)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What a hub repository calls its weights, in the order they are looked for."""
+
 
 @cache
 def _index() -> Any:
@@ -61,12 +64,18 @@ def torch_file(url: str) -> Path:
     return Path(home).expanduser() / "hub" / "checkpoints" / url.rpartition("/")[2]
 
 
-def is_in_hub_cache(repo: str) -> bool:
-    """Whether weights of the repository's main revision are on this machine."""
+def find_torch_file(url: str) -> Path | None:
+    """`torch_file` if it is there."""
+    file = torch_file(url)
+    return file if file.is_file() else None
+
+
+def find_in_hub_cache(repo: str) -> Path | None:
+    """The weights of the repository's main revision on this machine; None if they are not there."""
     folder = hub_cache_folder() / f"models--{repo.replace('/', '--')}"
     try:
         commit = (folder / "refs" / "main").read_text().strip()
     except OSError:
-        return False
-    snapshot = folder / "snapshots" / commit
-    return any((snapshot / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))
+        return None
+    files = (folder / "snapshots" / commit / name for name in HUB_FILES)
+    return next((file for file in files if file.is_file()), None)

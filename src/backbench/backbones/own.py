@@ -7,6 +7,7 @@ Trained weights for any of them come with a card whose `architecture` is `backbe
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from backbench.backbones.networks.vit_config import (
@@ -90,15 +91,21 @@ def _cnn_spec(name: str, summary: str, num_parameters: int, flops: float) -> Mod
 GOOGLE_URL = "https://storage.googleapis.com/vit_models/imagenet21k/ViT-B_16.npz"
 
 
+def _find_google() -> Path | None:
+    from backbench.backbones.model_index import find_torch_file
+    from backbench.backbones.weights_folder import find_file
+
+    return find_file("ViT-B_16.npz") or find_torch_file(GOOGLE_URL)
+
+
 def _load_google(name: str, _seed: int) -> Any:
     """Our ViT-B/16 with the original weights, from the weights folder, this machine, or fetched."""
     from backbench.backbones.model_index import torch_file
     from backbench.backbones.networks.fetch import fetch_from_address
     from backbench.backbones.networks.measure import Origin, make_backbone
     from backbench.backbones.networks.own_body import load_own_body
-    from backbench.backbones.weights_folder import find_file
 
-    file = find_file("ViT-B_16.npz") or fetch_from_address(GOOGLE_URL, name, torch_file(GOOGLE_URL))
+    file = _find_google() or fetch_from_address(GOOGLE_URL, name, torch_file(GOOGLE_URL))
     return make_backbone(
         load_own_body("vit_base_patch16", {}, file),
         name=name,
@@ -122,6 +129,7 @@ def _google_spec() -> ModelSpec:
         flops=count_vit_flops(config),
         licence=LICENCE,
         download_bytes=412_815_506,
+        find_weights=_find_google,
     )
 
 

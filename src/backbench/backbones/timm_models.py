@@ -6,7 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backbench.backbones.model_index import default_tag, hub_repo, rows_of, torch_file
+from backbench.backbones.model_index import (
+    default_tag,
+    find_in_hub_cache,
+    find_torch_file,
+    hub_repo,
+    rows_of,
+    torch_file,
+)
 from backbench.catalog import ModelSpec
 
 
@@ -29,13 +36,9 @@ def resolve(name: str) -> ModelSpec | None:
     return None if row is None else _spec(row)
 
 
-def weights_on_disk(name: str) -> bool:
-    """Whether the weights of the timm model of that full name are on this machine; does not import torch."""
-    from backbench.backbones.model_index import is_in_hub_cache
-
-    row = rows_of("timm")[name]
+def _find_weights(row: dict[str, Any]) -> Path | None:
     repo = hub_repo(row)
-    return torch_file(row["url"]).is_file() if repo is None else is_in_hub_cache(repo)
+    return find_torch_file(row["url"]) if repo is None else find_in_hub_cache(repo)
 
 
 def _spec(row: dict[str, Any]) -> ModelSpec:
@@ -51,6 +54,7 @@ def _spec(row: dict[str, Any]) -> ModelSpec:
         flops=row["flops"],
         licence=row["licence"],
         download_bytes=row["download_bytes"],
+        find_weights=partial(_find_weights, row),
     )
 
 

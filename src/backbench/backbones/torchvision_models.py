@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backbench.backbones.model_index import rows_of, torch_file
+from backbench.backbones.model_index import find_torch_file, rows_of, torch_file
 from backbench.catalog import ModelSpec
 from backbench.config import Preprocess
 
@@ -24,11 +24,6 @@ def resolve(name: str) -> ModelSpec | None:
     return None if row is None else _spec(row)
 
 
-def weights_on_disk(name: str) -> bool:
-    """Whether the weights of `torchvision/NAME` are on this machine; does not import torch."""
-    return torch_file(rows_of("torchvision")[name.removeprefix(PREFIX)]["url"]).is_file()
-
-
 def _spec(row: dict[str, Any]) -> ModelSpec:
     return ModelSpec(
         name=PREFIX + row["name"],
@@ -42,6 +37,7 @@ def _spec(row: dict[str, Any]) -> ModelSpec:
         flops=row["flops"],
         licence=row["licence"],
         download_bytes=row["download_bytes"],
+        find_weights=partial(find_torch_file, row["url"]),
     )
 
 

@@ -6,6 +6,7 @@ it is published.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,8 @@ from typing import Any
 from backbench.catalog import ModelSpec, find_model
 from backbench.errors import ConfigError
 
+FIRST = True
+"""Asked before the modules that would take the whole name for one of theirs, and refuse it."""
 RANDOM = "random"
 SIZE = re.compile(r"[1-9]\d{0,3}")
 LEAST_SIZE, MOST_SIZE = 8, 2048
@@ -21,13 +24,15 @@ IMAGENET_CLASSES = 1000
 
 
 def resolve(name: str) -> ModelSpec | None:
-    """The spec of `NAME@SIZE` (pixels of a square input) or `NAME@random`; None for a name without an @.
+    """The spec of `NAME@SIZE` (pixels of a square input) or `NAME@random`; None for a name without an @, and for
+    one of a file that has an @ of its own.
 
     Raises:
         ConfigError: what follows the @ is neither, the size is out of range, or NAME has no weights to leave out.
     """
     base, at, change = name.rpartition("@")
-    if not at or not base or "/" in change:
+    is_file_name = "/" in change or "." in change or os.path.lexists(name)
+    if not at or not base or is_file_name:
         return None
     if change == RANDOM:
         return _random_spec(find_model(base))
@@ -71,7 +76,8 @@ def _random_spec(spec: ModelSpec) -> ModelSpec:
         load=partial(_load_random, f"{spec.name}@{RANDOM}", spec),
         load_head=None if spec.load_head is None else partial(_load_random_head, spec),
         pretrained_on=None,
-        download_bytes=0,
+        download_bytes=0 if spec.blueprint is not None else spec.download_bytes,
+        find_weights=None if spec.blueprint is not None else spec.find_weights,
         identity="",
         file=None if spec.file is None else f"{spec.file}@{RANDOM}",
     )

@@ -49,6 +49,7 @@ def resolve(name: str) -> ModelSpec | None:
         load=partial(load, file=found),
         load_head=None if load_head is None else partial(load_head, file=found),
         download_bytes=0,
+        find_weights=None,
         identity=identity,
     )
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+from backbench.backbones.model_index import HUB_FILES
 from backbench.errors import ModelError
 
 ASK_TIMEOUT_SECONDS = 5.0
 DOWNLOAD_TIMEOUT_SECONDS = 20.0
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What a hub repository calls its weights, in the order they are looked for."""
 
 
 def fetch_from_hub(repo: str, name: str, files: Sequence[str] = HUB_FILES) -> Path:
