@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from backbench.backbones.defaults import is_on_disk
-from backbench.catalog import MethodSpec, ModelSpec, base_name
+from backbench.catalog import MethodSpec, ModelSpec, base_name, find_model
 from backbench.config import Augment, Frozen, Precision
 from backbench.data.survey import Survey
 from backbench.evaluate.power import smallest_provable_gap
@@ -50,7 +52,7 @@ class Plan:
 
 def estimate_training(
     models: Sequence[ModelSpec],
-    num_passes: int,
+    tunings: Sequence[tuple[MethodSpec, Frozen]],
     num_images: int,
     *,
     top: int | None,
@@ -60,25 +62,27 @@ def estimate_training(
     """Seconds that training takes at most, as far as the cost of a forward and the speed seen here tell.
 
     Args:
-        num_passes: see `count_passes`; of all methods together.
+        tunings: each method that trains, with its options.
         num_images: for each pass.
         top: so many models are trained, the dearest at worst; None: all.
 
-    Early stopping and frozen layers make it less.
+    Early stopping makes it less.
     """
-    if not num_passes:
+    passes = {model.name: sum(count_passes(model, *tuning) for tuning in tunings) for model in models}
+    known = [model for model in models if passes[model.name]]
+    if not known:
         return 0.0
-    each = guess_forward(models, device=device, precision=precision)
-    dearest_first = sorted(each.values(), reverse=True)
-    return sum(dearest_first[:top]) * num_images * num_passes
+    each = guess_forward(known, device=device, precision=precision)
+    dearest_first = sorted((seconds * passes[name] for name, seconds in each.items()), reverse=True)
+    return sum(dearest_first[:top]) * num_images
 
 
-def count_passes(method: MethodSpec, options: Frozen) -> int:
+def count_passes(model: ModelSpec, method: MethodSpec, options: Frozen) -> float:
     """Forward passes over the training part that the training of a method is worth at most; 0 for a probe.
 
-    A step with its backward pass is worth three. `gradual` trains for its epochs in each of its steps. Where
-    nothing but heads learn, the backbone runs forward only, and once for all epochs if images are not augmented:
-    that is the pass for features, which is counted apart.
+    A step with its backward pass is worth three where everything learns; through frozen blocks none runs backward.
+    `gradual` trains for its epochs in each of its steps. Where nothing but heads learn, the backbone runs forward
+    only, and once for all epochs if images are not augmented: that pass for features is counted apart.
     """
     if method.kind == "probe":
         return 0
@@ -87,8 +91,41 @@ def count_passes(method: MethodSpec, options: Frozen) -> int:
         return int(values["qat_epochs"]) * STEP_FORWARDS
     epochs = int(values["recipe"]["epochs"]) * (values["steps"] + 1 if "steps" in values else 1)
     if method.trains_body:
-        return epochs * STEP_FORWARDS
+        return epochs * (1 + _learning_share(model, values) * (STEP_FORWARDS - 1))
     return 0 if values["recipe"]["augment"] == Augment().model_dump() else epochs
+
+
+def _learning_share(model: ModelSpec, options: dict[str, Any]) -> float:
+    """About how much of the network the backward pass runs through: its last blocks, where only these learn."""
+    if "steps" in options:  # from none of it to all
+        return 0.5
+    blocks, there = options.get("blocks"), None
+    if blocks is not None:
+        there = _count_blocks(base_name(model.name)) if model.file is None else None
+    return 1.0 if blocks is None or not there else min(1.0, blocks / there)
+
+
+@cache
+def _count_blocks(name: str) -> int | None:
+    """Stages of the model behind its stem; None where they are not known before its weights are here.
+
+    Cost: the network is made without memory, in a second at most.
+    """
+    blueprint = find_model(name).blueprint
+    if blueprint is None:
+        return None
+    import torch
+
+    from backbench.backbones.networks.rebuild import make_random
+    from backbench.backbones.networks.stages import stages_of
+    from backbench.errors import ModelError
+
+    try:
+        with torch.device("meta"):
+            body = make_random(blueprint()[0], 0)
+    except (ModelError, RuntimeError, NotImplementedError):  # constructors that look at values can't be made so
+        return None
+    return max(1, len(stages_of(body)) - 1)
 
 
 def describe_guessed(names: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ from backbench.config import DataConfig, MethodConfig, Precision, RunConfig
 from backbench.data.load import Data, load_data
 from backbench.data.survey import survey
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError
-from backbench.plan import Plan, count_passes, describe_power, estimate_training, make_plan
+from backbench.plan import Plan, describe_power, estimate_training, make_plan
 from backbench.progress import SILENT, Progress, Stoppable, format_seconds
 from backbench.records import DataFacts, Predictions, RunRecord
 from backbench.report.rows import Row, comparability_warnings, make_rows
@@ -149,10 +149,10 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
     found = survey(request.data, progress)
     models = asked or decide_models(request, progress)
     plan = make_plan(models, found, device=request.device, precision=request.precision)
-    tunings = [(find_method(method.name), method) for method in _tunings(request)]
+    tunings = [find_method(method.name) for method in _tunings(request)]
     training_seconds = estimate_training(
         models,
-        sum(count_passes(method, resolve_options(method, config)) for method, config in tunings),
+        [(spec, resolve_options(spec, method)) for spec, method in zip(tunings, _tunings(request), strict=True)],
         found.parts["train"],
         top=request.top,
         device=request.device,

@@ -277,6 +277,10 @@ def test_an_estimate_counts_the_images_that_lie_here_whatever_name_they_go_by(tm
         assert "Size not known" not in text
     assert estimate_one("photos", tmp_path / "mine", limit=8)[0].num_images == 8
     assert estimate_one("cifar10")[0].num_images == 60_000
+    for name in ("hub:uoft-cs/cifar10", "hub:cifar10", "hub:uoft-cs/cifar100:cifar100"):
+        step, text = estimate_one(name)
+        assert (step.num_images, step.is_size_known) == (60_000, True)
+        assert "Size not known" not in text
     step, text = estimate_one("hub:someone/photos")
     assert (step.num_images, step.is_size_known) == (10_000, False)
     assert "counted: hub:someone/photos as 10,000 images" in text

@@ -183,12 +183,12 @@ def _plan(
 def _estimate(config: RunConfig, options: Frozen, num_images: int, num_train: int, device: str) -> float:
     """Seconds of the features and of the training."""
     from backbench.catalog import find_method, find_model
-    from backbench.plan import count_passes, estimate_training, guess_seconds
+    from backbench.plan import estimate_training, guess_seconds
 
     model = find_model(config.model_file or config.model)
-    num_passes = count_passes(find_method(config.method.name), options)
+    method = find_method(config.method.name)
     training = estimate_training(
-        [model], num_passes, num_train, top=None, device=device, precision=config.precision
+        [model], [(method, options)], num_train, top=None, device=device, precision=config.precision
     )
     return training + guess_seconds([model], num_images, device=device, precision=config.precision)[model.name]
 

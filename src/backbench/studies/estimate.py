@@ -10,7 +10,7 @@ from backbench.catalog import ModelSpec, find_method, find_model, find_source
 from backbench.config import MethodConfig
 from backbench.data.load import load_listing
 from backbench.errors import BackbenchError
-from backbench.plan import count_passes, estimate_training, guess_seconds
+from backbench.plan import estimate_training, guess_seconds
 from backbench.run import resolve_options
 from backbench.speeds import list_guessed
 from backbench.studies.schema import StudyFile
@@ -85,7 +85,10 @@ def _find_size(step: Step) -> _Size:
     spec = find_source(config.source)
     if spec is not None:
         named = find_source(step.data)
-        num = spec.num_images or (None if named is None else named.num_images)
+        num = next(
+            filter(None, (each and (each.num_images or each.facts.get("num_images")) for each in (spec, named))),
+            None,
+        )
         return _Size(UNKNOWN_IMAGES, is_known=False) if num is None else _Size(num)
     try:
         return _Size(len(load_listing(config.model_copy(update={"limit": None}))))
@@ -130,7 +133,7 @@ def _training_seconds(step: Step, model: ModelSpec, config: MethodConfig, num_im
     num_train = round(num_images * (1 - data.test_fraction) * (1 - data.val_fraction))
     return estimate_training(
         [model],
-        count_passes(method, resolve_options(method, config)),
+        [(method, resolve_options(method, config))],
         min(num_train, request.data.train_limit or num_train),
         top=None,
         device=request.device,
