@@ -10,6 +10,8 @@ from pydantic import Field
 from backbench.config import Frozen, Preprocess, RunConfig
 
 SCHEMA_VERSION = 1
+CUT_BY_BUDGET = "training was cut by the budget"
+"""How the warning of a record begins whose training had no time to end."""
 
 
 class Metric(Frozen):

@@ -25,7 +25,9 @@ from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageEr
 from backbench.plan import Plan, describe_power, estimate_training, make_plan
 from backbench.progress import SILENT, Progress, Stoppable, format_seconds
 from backbench.records import DataFacts, Predictions, RunRecord
-from backbench.report.rows import Row, comparability_warnings, make_rows
+from backbench.report.comparability import gather_warnings
+from backbench.report.findings import find
+from backbench.report.rows import Row, make_rows
 from backbench.report.summary import control_warnings, join_names, summarise
 from backbench.report.table import render_live_line, render_table
 from backbench.run import (
@@ -99,6 +101,7 @@ class Ranking:
             },
             "rows": [row.to_json() for row in self.rows],
             "best": None if best is None else {"model": best.model, "method": best.method, "run_id": best.run_id},
+            **find(self.rows).to_json(),
             "summary": " ".join(self.summary),
             "warnings": self.warnings,
         }
@@ -387,6 +390,6 @@ def _conclude(bench: _Bench, interrupted: bool) -> Ranking:
         data=facts,
         rows=rows,
         summary=summarise(rows, facts, num_openings=openings),
-        warnings=bench.warnings + comparability_warnings(bench.records) + control_warnings(rows),
+        warnings=gather_warnings(bench.records, control_warnings(rows), bench.warnings),
         interrupted=interrupted,
     )

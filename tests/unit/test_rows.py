@@ -7,12 +7,23 @@ import json
 import numpy as np
 import pytest
 
-from backbench.config import DataConfig, MethodConfig, Preprocess, RunConfig
+from backbench.config import DataConfig, MethodConfig, Preprocess, Recipe, RunConfig
+from backbench.data import checks
 from backbench.errors import ConfigError, DataError
 from backbench.evaluate.compare import needed_images
 from backbench.evaluate.intervals import bootstrap_by_group
 from backbench.evaluate.metrics import per_class_recall, score
-from backbench.records import Cost, DataFacts, Failure, MethodFacts, ModelFacts, Predictions, RunRecord
+from backbench.records import (
+    CUT_BY_BUDGET,
+    Cost,
+    DataFacts,
+    Failure,
+    MethodFacts,
+    ModelFacts,
+    Predictions,
+    RunRecord,
+)
+from backbench.report.comparability import gather_warnings
 from backbench.report.rows import best_row, comparability_warnings, make_rows
 
 N = 200
@@ -137,6 +148,134 @@ def test_order_of_records_does_not_matter() -> None:
     rows = make_rows(records, told)
     assert make_rows(records[::-1], told[::-1]) == rows
     assert rows[0].model == "a"  # equal accuracy and nll: by name
+
+
+def _adapted(name: str, number: int, options: dict[str, object], **changes: object) -> RunRecord:
+    record = _record("tiny", _predictions(20 + number), method=name, **changes)  # type: ignore[arg-type]
+    assert record.method is not None
+    facts = record.method.model_copy(update={"options": options})
+    return record.model_copy(update={"run_id": f"tiny-{name}-{number:08x}", "method": facts})
+
+
+def _recipe(**changes: object) -> dict[str, object]:
+    return {"recipe": Recipe(**changes).model_dump(mode="json")}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (_recipe(epochs=1), _recipe(epochs=20), ("1 epoch", "20 epochs")),
+        (_recipe(), _recipe(optimizer="sgd"), ("adamw", "sgd")),
+        (_recipe(), _recipe(augment="basic"), ("no augmentation", "augmentation basic")),
+        (_recipe(), _recipe(augment="basic", epochs=3), ("no augmentation", "augmentation basic")),
+        (_recipe(), _recipe(batch_size=8), ("batch size 64", "batch size 8")),
+        (_recipe(), _recipe(label_smoothing=0.1), ("label smoothing 0", "label smoothing 0.1")),
+        (_recipe(), _recipe(learning_rate=0.01), ("default learning rate", "learning rate 0.01")),
+        ({"blocks": 2}, {"blocks": 3}, ("blocks 2", "blocks 3")),
+        ({"pooled": True}, {"pooled": False}, ("pooled", "no pooled")),
+        ({"map": None}, {"map": "birds.csv"}, ("default map", "map birds.csv")),
+    ],
+)
+def test_rows_of_one_name_are_called_by_what_differs(
+    first: dict[str, object], second: dict[str, object], words: tuple[str, str]
+) -> None:
+    records = [_adapted("full", 0, first), _adapted("full", 1, second), _record("other", _predictions(50))]
+    rows = make_rows(records, [_predictions(20), _predictions(21), _predictions(50)])
+    assert [row.name for row in rows] == [
+        f"tiny + full ({words[0]})",
+        f"tiny + full ({words[1]})",
+        "other + logistic",
+    ]
+    assert rows[0].to_json()["name"] == rows[0].name
+
+
+def test_precision_seed_and_budget_set_rows_apart() -> None:
+    cut = f"{CUT_BY_BUDGET} in phase 'full' after 1 whole epoch: ..."
+    for second, words in (
+        (_adapted("full", 1, _recipe(), precision="bf16"), ("fp32", "bf16")),
+        (_adapted("full", 1, _recipe(), seed=3), ("seed 0", "seed 3")),
+        (_adapted("full", 1, _recipe(), warnings=(cut,)), ("not ended by the budget", "ended by the budget")),
+        (_adapted("full", 1, _recipe(), size=160), ("224 px", "160 px")),
+    ):
+        rows = make_rows([_adapted("full", 0, _recipe()), second], [_predictions(20), _predictions(21)])
+        assert tuple(row.difference for row in rows) == words
+
+
+def test_many_rows_of_one_name_take_as_few_words_as_make_them_unique() -> None:
+    recipes = [_recipe(epochs=epochs, optimizer=kind) for epochs in (1, 2) for kind in ("adamw", "sgd")]
+    records = [_adapted("full", number, recipe) for number, recipe in enumerate(recipes)]
+    told = [_predictions(20 + number) for number in range(4)]
+    assert [row.difference for row in make_rows(records, told)] == [
+        "1 epoch, adamw",
+        "1 epoch, sgd",
+        "2 epochs, adamw",
+        "2 epochs, sgd",
+    ]
+    alike = [_adapted("full", number, _recipe()) for number in range(3)]
+    words = {row.difference for row in make_rows(alike, told[:3])}
+    assert words == {"run 00000000", "run 00000001", "run 00000002"}
+
+
+def test_settings_that_differ_are_listed_and_those_of_another_method_are_not() -> None:
+    changes = {"augment": "basic", "epochs": 2, "optimizer": "sgd", "batch_size": 8, "label_smoothing": 0.1}
+    records = [
+        _adapted("full", 0, _recipe()),
+        _adapted("full", 1, _recipe(**changes)),
+        _record("other", _predictions(9)),
+    ]
+    (warning,) = [text for text in comparability_warnings(records) if text.startswith("settings differ")]
+    for words in ("augmentation (none; basic)", "epochs (10; 2)", "optimizer (adamw; sgd)", "batch size (64; 8)",
+                  "label smoothing (0; 0.1)"):  # fmt: skip
+        assert words in warning
+    apart = [_adapted("full", 0, _recipe(dropout=0.5)), _adapted("lora", 1, _recipe(epochs=3))]
+    (warning,) = [text for text in comparability_warnings(apart) if text.startswith("settings differ")]
+    assert "epochs (10; 3)" in warning
+    assert "dropout" not in warning
+    assert comparability_warnings(records[:1]) == []
+
+
+def test_warnings_come_by_severity_and_leaks_first() -> None:
+    labels, parts = ["a", "b", "a", "b"], ["train", "train", "test", "test"]
+    (leak,) = checks.warn_of_content(labels, parts, ["x", "y", "x", "z"], [None] * 4)
+    (spread,) = checks.warn_of_content(labels, parts, ["1", "2", "3", "4"], ["g", "h", "g", "i"])
+    (both,) = checks.warn_of_content(labels, parts, ["x", "x", "y", "z"], [None] * 4)
+    records = [
+        _record("a", _predictions(5), pretrained_on=None),
+        _record("b", _predictions(6), size=64).model_copy(update={"num_test_seen": 3}),
+    ]
+    given = ["8 images left out", both, spread, "interrupted: this is what was finished", leak]
+    found = gather_warnings(records, ["Colour alone reaches 90 %."], given)
+    places = [
+        next(place for place, text in enumerate(found) if words in text)
+        for words in (
+            "several of the given parts",
+            "byte for byte",
+            "b is not ranked",
+            "two labels",
+            "interrupted",
+            "input sizes differ",
+            "Colour alone",
+            "untrained weights",
+            "left out",
+        )
+    ]
+    assert places == list(range(9))
+    assert len(found) == 9
+
+
+def test_chance_is_known_with_and_without_the_control_that_always_answers_one_class() -> None:
+    shown = _record("a", _predictions(int(N * 0.6)))
+    (alone,) = make_rows([shown], [_predictions(int(N * 0.6))])
+    assert alone.at_chance
+    assert not make_rows([_record("a", _predictions(20))], [_predictions(20)])[0].at_chance
+    guesses = _predictions(130, shift=70)
+    control = _record("majority", guesses, control=True)
+    rows = make_rows([shown, control], [_predictions(int(N * 0.6)), guesses])
+    assert rows[0].at_chance
+    assert rows[0].unbeaten == ("majority",)
+    better = make_rows([_record("a", _predictions(20)), control], [_predictions(20), guesses])
+    assert not better[0].at_chance
+    assert better[0].unbeaten == ()
 
 
 def test_json_has_the_agreed_keys() -> None:

@@ -27,7 +27,7 @@ from backbench.engine.task import ImageTask
 from backbench.engine.train import FitResult, fit, never_stop
 from backbench.errors import BudgetExceeded, ConfigError
 from backbench.progress import SILENT, Progress
-from backbench.records import MethodFacts, Metric
+from backbench.records import CUT_BY_BUDGET, MethodFacts, Metric
 from backbench.runtime import free_memory, stream_seed
 
 Family = Literal["transformer", "convnet"]
@@ -91,7 +91,7 @@ def describe_cut(tuned: Tuned) -> str | None:
         if result.ended == "budget":
             epochs = "1 whole epoch" if len(result.history) == 1 else f"{len(result.history)} whole epochs"
             return (
-                f"training was cut by the budget in phase '{name}' after {epochs}: this is the best by then; the "
+                f"{CUT_BY_BUDGET} in phase '{name}' after {epochs}: this is the best by then; the "
                 f"same command with a larger budget goes on from there"
             )
     return None

@@ -25,7 +25,7 @@ def render_model_card(comparisons: Sequence[Comparison]) -> str:
 
 
 def _model_card(comparison: Comparison) -> str:
-    best = comparison.best
+    best = comparison.recommended
     if best is None:
         heading = f"# No model for {in_markdown(comparison.data.name)}"
         return f"{heading}\n\n" + " ".join(in_markdown(sentence) for sentence in comparison.summary) + "\n"

@@ -13,7 +13,7 @@ from backbench.report.rows import Row
 from backbench.report.text import printable
 
 _CSV_FIELDS = (
-    "data", "manifest", "model", "method", "run_id", "status", "control", "rank_low", "rank_high",
+    "data", "manifest", "model", "method", "difference", "run_id", "status", "control", "rank_low", "rank_high",
     "tied_with_best", "accuracy", "low", "high", "n", "p_value", "per_class_mean", "top5", "nll", "total_seconds",
     "images_per_second", "peak_memory_bytes", "parameters", "flops", "licence", "precision", "warnings", "error",
 )  # fmt: skip
@@ -92,6 +92,7 @@ def render_json(comparisons: Sequence[Comparison]) -> str:
             {
                 "data": comparison.data.model_dump(mode="json"),
                 "rows": [row.to_json() for row in comparison.rows],
+                **comparison.findings.to_json(),
                 "summary": " ".join(comparison.summary),
                 "warnings": list(comparison.warnings),
             }

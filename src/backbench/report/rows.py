@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -13,6 +12,12 @@ from backbench.errors import ConfigError, DataError
 from backbench.evaluate.compare import ALPHA, design_effect, needed_images, rank_rows, unbeaten_controls
 from backbench.evaluate.intervals import bootstrap_rows_by_group, group_numbers
 from backbench.records import Metric, Predictions, RunRecord
+from backbench.report.comparability import comparability_warnings, input_size, is_control, row_warnings
+from backbench.report.row_names import find_differences
+
+MAJORITY = "majority"
+"""The control that always answers the commonest class."""
+__all__ = ["MAJORITY", "STAGES", "Row", "best_row", "comparability_warnings", "make_rows"]
 
 STAGES = ("read", "decode", "resize", "forward", "head")
 
@@ -25,7 +30,9 @@ class Row:
     stage, with their `total`. `input_size` is in pixels, [height, width] where they differ. `needed_images`:
     about how many test images would separate the row from the best, for rows tied with it. `only_best` and
     `only_row` count the test images that only the best, only this row got right. `num_test_seen`: test images that
-    taught the model's weights; where there are any, the row has figures, but no rank, tie or test.
+    taught the model's weights; where there are any, the row has figures, but no rank, tie or test. `difference`:
+    words that set the row apart from rows of the same model and method. `unbeaten`: controls that it is not proved
+    better than, strongest first. `at_chance`: it is not proved better than always answering one class.
     """
 
     model: str
@@ -65,6 +72,9 @@ class Row:
     weakest_recall: float | None = None
     weakest_n: int | None = None
     num_test_seen: int = 0
+    difference: str = ""
+    unbeaten: tuple[str, ...] = ()
+    at_chance: bool = False
 
     @property
     def has_failed(self) -> bool:
@@ -82,14 +92,20 @@ class Row:
         return self.status == "done" and not self.pretrained and bool(self.parameters) and not self.control
 
     @property
+    def how(self) -> str:
+        """'METHOD', or 'METHOD (20 epochs, sgd)' where the model has other rows with it."""
+        return f"{self.method} ({self.difference})" if self.difference else self.method
+
+    @property
     def name(self) -> str:
-        """'MODEL + METHOD'."""
-        return f"{self.model} + {self.method}"
+        """'MODEL + METHOD', with what sets the row apart from others of that name; unique in its ranking."""
+        return f"{self.model} + {self.how}"
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as JSON values; the keys are those of `rank --json`."""
+        """All fields as JSON values, and the name; the keys are those of `rank --json`."""
         size = list(self.input_size) if isinstance(self.input_size, tuple) else self.input_size
-        return asdict(self) | {"warnings": list(self.warnings), "input_size": size}
+        lists = {"warnings": list(self.warnings), "unbeaten": list(self.unbeaten)}
+        return asdict(self) | lists | {"input_size": size, "name": self.name}
 
 
 def make_rows(
@@ -118,8 +134,11 @@ def make_rows(
     Cost: no network is run; 40 rows of 10,000 images take some 50 ms.
     """
     _refuse_other_data(records)
-    marks = _row_warnings(records)
-    rows = [_make_row(record, notes) for record, notes in zip(records, marks, strict=True)]
+    marks, words = row_warnings(records), find_differences(records)
+    rows = [
+        replace(_make_row(record, notes), difference=difference)
+        for record, notes, difference in zip(records, marks, words, strict=True)
+    ]
     order = sorted(range(len(rows)), key=lambda index: _sort_key(rows[index]))
     rows = [rows[index] for index in order]
     told = [predictions[index] for index in order]
@@ -136,7 +155,24 @@ def make_rows(
     if has_seen and not any(rows[index].is_candidate for index in answered):
         return rows  # a control is no answer to which model is best
     kept = [place for place, index in enumerate(answered) if not rows[index].num_test_seen]
-    return _ranked(rows, [answered[place] for place in kept], matrix[kept], groups, alpha)
+    rows = _ranked(rows, [answered[place] for place in kept], matrix[kept], groups, alpha)
+    _, sizes = np.unique(next(given.labels for given in told if given is not None), return_counts=True)
+    return _mark_chance(rows, float(sizes.max() / sizes.sum()))
+
+
+def _mark_chance(rows: list[Row], commonest: float) -> list[Row]:
+    """`rows`, those marked that are not proved better than always answering one class.
+
+    Where the control that does is not among them, the interval is held against `commonest`, the share of the
+    commonest class of the test images.
+    """
+    has_majority = any(row.model == MAJORITY and row.control and row.accuracy is not None for row in rows)
+    return [
+        replace(row, at_chance=MAJORITY in row.unbeaten if has_majority else (row.low or 0.0) <= commonest)
+        if row.is_candidate
+        else row
+        for row in rows
+    ]
 
 
 def _ranked(
@@ -152,9 +188,10 @@ def _ranked(
     for place, index in enumerate(ranked):
         rank = ranks[place]
         changed: dict[str, Any] = asdict(rank) | {"is_best": place == best}
+        changed["unbeaten"] = tuple(rows[ranked[control]].model for control in unbeaten[place])
         if unbeaten[place]:
-            control = rows[ranked[unbeaten[place][0]]].model
-            changed["warnings"] = (*rows[index].warnings, f"not proved better than the control {control}")
+            warning = f"not proved better than the control {changed['unbeaten'][0]}"
+            changed["warnings"] = (*rows[index].warnings, warning)
         if rank.tied_with_best and place != best:
             effect = design_effect(correct[best], correct[place], groups) if groups is not None else 1.0
             changed["needed_images"] = needed_images(
@@ -168,92 +205,6 @@ def _ranked(
     return rows
 
 
-def comparability_warnings(records: Sequence[RunRecord]) -> list[str]:
-    """Sentences, once for the ranking, on what differs between its runs besides model and method."""
-    done = [record for record in records if record.status == "done" and not _is_control(record)]
-    found = []
-    sizes = sorted({max(size) for record in done if (size := _input_size(record)) is not None})
-    if len(sizes) > 1:
-        found.append(
-            f"input sizes differ ({sizes[0]} to {sizes[-1]} px): a larger input usually scores higher and costs "
-            f"more, so this compares models as they ship, not architectures"
-        )
-    for aspect, consequence in _ASPECTS:
-        values = Counter(str(_aspect(record, aspect)) for record in done)
-        if len(values) > 1:
-            seen = ", ".join(f"{value} ({count} of {len(done)} rows)" for value, count in values.most_common())
-            found.append(f"{_ASPECT_WORDS[aspect]} differs: {seen}; {consequence}")
-    found += _seen_warnings(done)
-    untrained = sorted({record.model_name for record in done if _make_row(record, ()).is_untrained})
-    if untrained:
-        found.append(f"untrained weights: {', '.join(untrained)}")
-    return found
-
-
-def _seen_warnings(done: Sequence[RunRecord]) -> list[str]:
-    seen = {record.model_name: record for record in done if record.num_test_seen}
-    return [
-        f"{model} is not ranked: {record.num_test_seen:,} of the {record.data.num_test:,} test images were among "
-        f"the images that it was trained on, so its figures are too good"
-        for model, record in sorted(seen.items())
-    ]
-
-
-_ASPECT_WORDS = {
-    "precision": "precision",
-    "seed": "seed",
-    "exact_resize": "exact resizing",
-    "fitted_on": "what the head was fitted on",
-    "hardware": "the hardware",
-}
-_ASPECTS = (
-    ("precision", "small gaps may come from it"),
-    ("seed", "small gaps may come from it"),
-    ("exact_resize", "small gaps may come from it"),
-    ("fitted_on", "a head fitted on fewer images scores lower"),
-    ("hardware", "compare accuracies, not seconds"),
-)
-
-
-def _aspect(record: RunRecord, aspect: str) -> object:
-    if aspect == "fitted_on":
-        return record.method.fitted_on if record.method is not None else None
-    if aspect == "hardware":
-        facts = record.environment
-        return facts.get("device_name") or facts.get("processor") or facts.get("device") or "unknown"
-    return getattr(record.config, aspect)
-
-
-def _row_warnings(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
-    """For each record: its own warnings, and where it departs from what most rows have."""
-    done = [record for record in records if record.status == "done" and not _is_control(record)]
-    usual = {aspect: _commonest([_aspect(record, aspect) for record in done]) for aspect, _ in _ASPECTS}
-    usual_size = _commonest([size for record in done if (size := _input_size(record)) is not None])
-    found = []
-    for record in records:
-        notes = list(record.warnings)
-        if record in done:
-            if _make_row(record, ()).is_untrained:
-                notes.append("untrained weights")
-            size = _input_size(record)
-            if size is not None and size != usual_size:
-                notes.append(f"input {_size_text(size)} px, most rows {_size_text(usual_size)}")
-            for aspect, _ in _ASPECTS:
-                if _aspect(record, aspect) != usual[aspect]:
-                    words = _ASPECT_WORDS[aspect].removeprefix("the ")
-                    notes.append(f"{words}: {_aspect(record, aspect)}, most rows {usual[aspect]}")
-        found.append(tuple(dict.fromkeys(notes)))
-    return found
-
-
-def _commonest(values: list[Any]) -> Any:
-    return Counter(values).most_common(1)[0][0] if values else None
-
-
-def _size_text(size: tuple[int, int]) -> str:
-    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
-
-
 def best_row(correct: np.ndarray, is_control: Sequence[bool]) -> int:
     """The index `rank_rows` calls the best: most right answers, no control (unless all are)."""
     rows = [row for row in range(len(correct)) if not is_control[row]] or list(range(len(correct)))
@@ -262,7 +213,7 @@ def best_row(correct: np.ndarray, is_control: Sequence[bool]) -> int:
 
 def _make_row(record: RunRecord, warnings: tuple[str, ...]) -> Row:
     model, cost = record.model, record.cost
-    size = _input_size(record)
+    size = input_size(record)
     accuracy = record.metrics.get("accuracy") if record.status == "done" else None
     weakest = min(record.per_class.items(), key=lambda item: (item[1].value, -item[1].n, item[0]), default=None)
     return Row(
@@ -273,7 +224,7 @@ def _make_row(record: RunRecord, warnings: tuple[str, ...]) -> Row:
         low=accuracy.low if accuracy else None,
         high=accuracy.high if accuracy else None,
         n=accuracy.n if accuracy else 0,
-        control=_is_control(record),
+        control=is_control(record),
         seconds=_seconds(record),
         images_per_second=cost.images_per_second if cost else None,
         parameters=model.num_parameters if model else None,
@@ -310,10 +261,11 @@ def _seconds(record: RunRecord) -> dict[str, float]:
     return seconds | {"total": record.cost.seconds.get("total", stages)}
 
 
-def _sort_key(row: Row) -> tuple[bool, bool, bool, float, float, str, str]:
+def _sort_key(row: Row) -> tuple[bool, bool, bool, float, float, tuple[str, str, str]]:
     accuracy = row.accuracy if row.accuracy is not None else -1.0
     nll = round(row.nll, 9) if row.nll is not None else float("inf")  # sums in another order differ beyond
-    return row.accuracy is None, row.control, row.num_test_seen > 0, -accuracy, nll, row.model, row.method
+    names = (row.model, row.method, row.difference)
+    return row.accuracy is None, row.control, row.num_test_seen > 0, -accuracy, nll, names
 
 
 def _correct_matrix(names: Sequence[str], told: Sequence[Predictions | None]) -> np.ndarray:
@@ -356,16 +308,6 @@ def _refuse_other_data(records: Sequence[RunRecord]) -> None:
             f"runs on {len(runs)} different manifests can't be ranked together, because they answered different "
             f"test images ({seen}). Rank each apart, or run all with one --split FILE."
         )
-
-
-def _is_control(record: RunRecord) -> bool:
-    return record.model is not None and record.model.is_control
-
-
-def _input_size(record: RunRecord) -> tuple[int, int] | None:
-    if record.model is None or record.model.preprocess is None:
-        return None
-    return record.model.preprocess.size
 
 
 def _value(metric: Metric | None) -> float | None:

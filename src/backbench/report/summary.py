@@ -1,23 +1,20 @@
-"""The ranking in a few plain sentences, made from the rows by fixed rules."""
+"""The ranking in a few plain sentences, made by fixed rules from what `findings.find` decided."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backbench.evaluate.compare import Alarm, control_alarms, control_words
-from backbench.evaluate.power import smallest_provable_gap
+from backbench.evaluate.compare import control_words
 from backbench.progress import format_seconds
 from backbench.records import DataFacts
+from backbench.report.findings import Cheaper, Findings, find, total_seconds
 from backbench.report.rows import Row
 from backbench.report.text import join_names, percent, printable
 
-__all__ = ["control_warnings", "join_names", "summarise"]
+__all__ = ["control_warnings", "describe_cheaper", "join_names", "lead_sentences", "summarise"]
 
-_CHEAPER = 1.2  # below this ratio seconds are not worth a word
 _MOST_IMAGES = 1_000_000
 _FEW_IMAGES = 50
-_LARGE_GAP = 0.06
-"""In accuracy, where so few test images can prove no gap at all: a tie with a larger one says nothing."""
 _HEADS = {
     "logistic": "a logistic head",
     "ridge": "a ridge head",
@@ -38,55 +35,56 @@ def summarise(rows: Sequence[Row], data: DataFacts, *, num_openings: int | None 
         data: what was measured on.
         num_openings: how often the test part has been opened so far, over all runs; None: not known.
     """
-    done = [row for row in rows if row.is_candidate]
-    seen = [row for row in rows if row.accuracy is not None and row.num_test_seen]
-    failed = [row for row in rows if row.has_failed]
-    best = next((row for row in done if row.is_best), done[0] if done else None)
+    found = find(rows)
+    best = found.best
     if best is None:
-        return _untrusted(seen) if seen else _nothing(rows, failed)
-    tied = [row for row in done if row.tied_with_best and row is not best]
-    said = [_verdict(best, done, tied), *_seen(seen)]
-    if tied:
-        said += _ties(best, tied, all_tied=len(tied) + 1 == len(done))
-    said += _controls(rows)
-    said += _weakest(best)
-    said += _trust(best, done, data, num_openings)
-    if failed:
-        said.append(f"{_count(len(failed), 'run')} failed: {join_names([row.name for row in failed])}.")
+        return _untrusted(found) if found.seen else _nothing(found)
+    said = [_verdict(found, best), *_seen(found.seen)]
+    if found.kind == "chance":
+        said.append("Check the labels, add images, or try other models: none of these rows is worth keeping.")
+    elif found.tied:
+        said += [_ties(found, best), *_needed(found, best)]
+    said += _controls(found)
+    said += [] if found.kind == "chance" else _weakest(best)
+    said += _trust(best, found, data, num_openings)
+    if found.failed:
+        said.append(
+            f"{_count(len(found.failed), 'run')} failed: {join_names([row.name for row in found.failed])}."
+        )
     return said
 
 
+def lead_sentences(found: Findings) -> list[str]:
+    """Those of the summary that stand beside the verdict where the rest follows later."""
+    best = found.best
+    if best is None:
+        return _untrusted(found)[1:] if found.seen else _nothing(found)[1:]
+    ties = [_ties(found, best)] if found.tied and found.kind != "chance" else []
+    return [*_seen(found.seen), *ties, *_weakest(best)]
+
+
 def control_warnings(rows: Sequence[Row]) -> list[str]:
-    """Sentences on controls that come near the best row, naming what they look at; see `control_alarms`."""
-    return [alarm.text for _, alarm in _alarms(rows)]
+    """Sentences on controls that come near the best row, naming what they look at, see `control_alarms`; else on
+    rows that are not proved better than one."""
+    found = find(rows)
+    if found.alarms or not found.unbeaten:
+        return [alarm.text for _, alarm in found.alarms]
+    are = "is" if len(found.unbeaten) == 1 else "are"
+    names = join_names([row.name for row in found.unbeaten])
+    return [
+        f"{len(found.unbeaten)} of {_count(found.num_rows, 'row')} {are} not proved better than a control: {names}"
+    ]
 
 
-def _alarms(rows: Sequence[Row]) -> list[tuple[Row, Alarm]]:
-    shown = [row for row in rows if row.accuracy is not None and not row.num_test_seen]
-    best = next((row for row in shown if row.is_best), None)
-    majority = next((row.accuracy for row in shown if row.control and row.model == "majority"), 0.0)
-    alarms = control_alarms(
-        [row.accuracy or 0.0 for row in shown],
-        [row.control for row in shown],
-        [row.model for row in shown],
-        majority or 0.0,
-        [row.tied_with_best for row in shown],
-        n=max((row.n for row in shown), default=0),
-        is_pretrained=best is not None and best.pretrained,
-    )
-    return [(shown[alarm.row], alarm) for alarm in alarms]
-
-
-def _nothing(rows: Sequence[Row], failed: Sequence[Row]) -> list[str]:
-    said = ["Nothing finished, so there is no ranking."]
+def _nothing(found: Findings) -> list[str]:
+    said, failed = ["Nothing finished, so there is no ranking."], found.failed
     if failed:
         runs = "the only run" if len(failed) == 1 else f"all {len(failed)} runs"
         which = "It" if len(failed) == 1 else "The first"
         reason = printable(" ".join((failed[0].error or "no reason recorded").split()))
         said = [f"Nothing finished: {runs} failed.", f"{which} was {printable(failed[0].name)}: {reason}"]
-    controls = [row for row in rows if row.control and row.accuracy is not None]
-    if controls:
-        said.append(f"Only controls have figures: {_control_phrase(controls[0])}.")
+    if found.control is not None:
+        said.append(f"Only controls have figures: {_control_phrase(found.control)}.")
     return said
 
 
@@ -103,79 +101,101 @@ def _seen(seen: Sequence[Row]) -> list[str]:
     ]
 
 
-def _untrusted(seen: Sequence[Row]) -> list[str]:
+def _untrusted(found: Findings) -> list[str]:
     return [
         "No row can be trusted: every model here was trained on test images, so nothing is ranked.",
-        *_seen(seen),
+        *_seen(found.seen),
         "Rank on images that no model has seen, or add a model that has not seen these.",
     ]
 
 
-def _verdict(best: Row, done: Sequence[Row], tied: Sequence[Row]) -> str:
+def _verdict(found: Findings, best: Row) -> str:
     figures = f"right on {percent(best.accuracy, best.n)} of {_count(best.n, 'test image')}"
     if best.low is not None and best.high is not None:
         low, high = percent(best.low, best.n, unit=False), percent(best.high, best.n, unit=False)
         figures += f" (95 % interval {low} to {high})"
     if best.is_untrained:
         figures += "; its weights are untrained, so a pretrained model should do better"
-    who = f"{printable(best.model)} with {_head(best.method)}"
-    if len(done) == 1:
+    who = f"{printable(best.model)} with {_head(best)}"
+    if found.kind == "chance":
+        rows, highest = ("the only row is not", "") if found.num_rows == 1 else ("no row is", "Highest is ")
+        return (
+            f"Nothing useful was learned: {rows} proved better than always giving one answer. "
+            f"{highest}{who}: {figures}."
+        )
+    if found.kind == "alone":
         return f"{who} is {figures}. It is the only row, so there is no ranking: add a second model."
-    if len(tied) + 1 == len(done):
-        rows = "Both rows" if len(done) == 2 else f"All {len(done)} rows"
+    if found.kind == "unproved":
+        return f"Highest is {who}: {figures}. It is not proved better than a control."
+    if found.kind == "tied":
+        rows = "Both rows" if found.num_rows == 2 else f"All {found.num_rows} rows"
         return f"{rows} are tied. Highest is {who}: {figures}."
     return f"Use {who}: {figures}."
 
 
-def _ties(best: Row, tied: Sequence[Row], *, all_tied: bool) -> list[str]:
-    """Who is tied, and which of them is clearly cheaper; how many images would separate them."""
-    cheapest = min(tied, key=_total)
-    saved = _total(best) / _total(cheapest) if _total(cheapest) > 0 else 1.0
-    seconds = f"{format_seconds(_total(cheapest))} against {format_seconds(_total(best))}"
-    times = f"{saved:.1f}" if saved < 9.95 else f"{saved:,.0f}"
-    provable = smallest_provable_gap(best.n) or _LARGE_GAP
-    if all_tied:
-        lower = (best.accuracy or 0.0) - (cheapest.accuracy or 0.0)
-        said = "None of them is much cheaper: take the one you prefer."
-        if saved >= _CHEAPER and lower > provable:
-            said = f"{printable(cheapest.name)} is {times} times cheaper ({seconds}), "
-            said += f"but {100 * lower:.1f} points lower: these test images can't decide between them."
-        elif saved >= _CHEAPER:
-            said = f"Take the cheapest: {printable(cheapest.name)} is {times} times cheaper ({seconds})."
-        elif saved * _CHEAPER <= 1:
-            said = "It is also the cheapest: take it."
-    else:
-        said = f"{join_names([row.name for row in tied])} can't be told apart from it"
-        who = "it" if len(tied) == 1 else printable(cheapest.name)
-        said += f"; {who} is {times} times cheaper ({seconds})." if saved >= _CHEAPER else "."
-    rivals = [row for row in (cheapest, *tied) if row.needed_images is not None]
-    return [said, *_needed(best, rivals[:1])]
+def describe_cheaper(cheaper: Cheaper, best: Row) -> str:
+    """'is 4.1 times cheaper (12 s against 50 s)': what a tied row saves, and what it may cost in accuracy."""
+    seconds = f"{format_seconds(total_seconds(cheaper.row))} against {format_seconds(total_seconds(best))}"
+    times = f"{cheaper.times:.1f}" if cheaper.times < 9.95 else f"{cheaper.times:,.0f}"
+    text = f"is {times} times cheaper ({seconds})"
+    if cheaper.is_much_lower:
+        text += f", but {100 * cheaper.lower:.1f} points lower: these test images can't decide between them"
+    return text
 
 
-def _needed(best: Row, rivals: Sequence[Row]) -> list[str]:
-    said = []
-    for rival in rivals:
-        pair = f"{printable(best.name)} from {printable(rival.name)}"
-        if (rival.needed_images or 0) > _MOST_IMAGES:
-            said.append(f"Even a million test images would not separate {pair}.")
-        else:
-            about = f"{_rounded(rival.needed_images or 0):,}"
-            said.append(f"About {about} test images would separate {pair}, if the difference is real.")
-    return said
+def _ties(found: Findings, best: Row) -> str:
+    """Who is tied, and which of them is clearly cheaper."""
+    cheaper = found.cheaper
+    price = "" if cheaper is None else describe_cheaper(cheaper, best)
+    if found.kind == "tied":
+        if cheaper is not None:
+            take = "Take the cheapest: " if found.recommended is cheaper.row else ""
+            return f"{take}{printable(cheaper.row.name)} {price}."
+        if found.is_cheapest:
+            return "It is also the cheapest: take it."
+        return "None of them is much cheaper: take the one you prefer."
+    said = f"{join_names([row.name for row in found.tied])} can't be told apart from it"
+    who = "" if cheaper is None else "it" if len(found.tied) == 1 else printable(cheaper.row.name)
+    return f"{said}; {who} {price}." if cheaper is not None else f"{said}."
 
 
-def _controls(rows: Sequence[Row]) -> list[str]:
-    controls = [row for row in rows if row.control and row.accuracy is not None]
-    if not controls:
+def _needed(found: Findings, best: Row) -> list[str]:
+    """How many test images would separate the best from its cheapest rival, or another for which that is known."""
+    cheapest = min(found.tied, key=total_seconds)
+    rival = next((row for row in (cheapest, *found.tied) if row.needed_images is not None), None)
+    if rival is None:
         return []
-    alarms = _alarms(rows)
-    if not alarms:
-        return [f"No shortcut seen: {_control_phrase(controls[0])} at most."]
-    control, alarm = alarms[0]
-    how = (
-        "comes near the best row" if alarm.is_near else "makes more than half of the gain over the commonest class"
-    )
-    return [f"Check the warnings first: a control {how} ({_control_phrase(control)})."]
+    pair = f"{printable(best.name)} from {printable(rival.name)}"
+    if (rival.needed_images or 0) > _MOST_IMAGES:
+        return [f"Even a million test images would not separate {pair}."]
+    about = f"{_rounded(rival.needed_images or 0):,}"
+    return [f"About {about} test images would separate {pair}, if the difference is real."]
+
+
+def _controls(found: Findings) -> list[str]:
+    if found.control is None:
+        return []
+    if found.alarms:
+        control, alarm = found.alarms[0]
+        how = (
+            "comes near the best row"
+            if alarm.is_near
+            else "makes more than half of the gain over the commonest class"
+        )
+        return [f"Check the warnings first: a control {how} ({_control_phrase(control)})."]
+    phrase = _control_phrase(found.control)
+    if not found.unbeaten:
+        return [f"No shortcut seen: {phrase} at most."]
+    names = join_names([row.name for row in found.unbeaten])
+    return [
+        f"The best row is proved better than all controls ({phrase} at most), but {_unbeaten(found)} not: {names}."
+    ]
+
+
+def _unbeaten(found: Findings) -> str:
+    """'5 of 8 rows are'."""
+    are = "is" if len(found.unbeaten) == 1 else "are"
+    return f"{len(found.unbeaten)} of {_count(found.num_rows, 'row')} {are}"
 
 
 def _control_phrase(control: Row) -> str:
@@ -189,15 +209,15 @@ def _weakest(best: Row) -> list[str]:
     return [f"Weakest class: {printable(best.weakest_class)} ({share})."]
 
 
-def _trust(best: Row, done: Sequence[Row], data: DataFacts, num_openings: int | None) -> list[str]:
+def _trust(best: Row, found: Findings, data: DataFacts, num_openings: int | None) -> list[str]:
     """How the figure flatters: chosen on the images it is measured on, or on too few of them."""
     said = []
-    if len(done) > 1:
+    if found.num_rows > 1:
         opened = ""
         if num_openings is not None and num_openings > 0:
             opened = f" (opened {_count(num_openings, 'time')} so far)"
         said.append(
-            f"The best of {len(done)} rows was chosen and measured on the same test images{opened}, so its "
+            f"The best of {found.num_rows} rows was chosen and measured on the same test images{opened}, so its "
             f"figure is a little too good."
         )
     if 0 < best.n < _FEW_IMAGES:
@@ -206,12 +226,10 @@ def _trust(best: Row, done: Sequence[Row], data: DataFacts, num_openings: int | 
     return said
 
 
-def _head(method: str) -> str:
-    return _HEADS.get(method, f"the method {printable(method)}")
-
-
-def _total(row: Row) -> float:
-    return row.seconds.get("total", 0.0)
+def _head(row: Row) -> str:
+    """'a logistic head', 'the method full (20 epochs)'."""
+    head = _HEADS.get(row.method, f"the method {printable(row.method)}")
+    return f"{head} ({printable(row.difference)})" if row.difference else head
 
 
 def _count(number: int, noun: str, plural: str | None = None) -> str:

@@ -58,7 +58,7 @@ def _stage(name: str) -> Callable[[Row], str]:
 _COLUMNS = (
     _Column("rank", "Rank", lambda row: _rank(row), 0, ">", 0),
     _Column("model", "Model", lambda row: _model(row), 0, "<"),
-    _Column("method", "Method", lambda row: printable(row.method), 17, "<"),
+    _Column("method", "Method", lambda row: printable(row.how), 17, "<"),
     _Column("accuracy", "Accuracy", lambda row: percent(row.accuracy, row.n) or row.status, 0),
     _Column("interval", "95 % int.", lambda row: _interval(row), 16),
     _Column("whisker", "", lambda _: "", 13, "<"),

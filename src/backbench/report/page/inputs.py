@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from backbench.evaluate.reliability import at_temperature
 from backbench.records import DataFacts, Predictions, RunRecord
-from backbench.report.rows import Row, comparability_warnings, make_rows
+from backbench.report.comparability import gather_warnings
+from backbench.report.findings import Findings, find
+from backbench.report.rows import Row, make_rows
 from backbench.report.summary import control_warnings, summarise
 
 
@@ -79,6 +82,11 @@ class Comparison:
     def rows(self) -> list[Row]:
         return [entry.row for entry in self.entries]
 
+    @cached_property
+    def findings(self) -> Findings:
+        """What the rows say."""
+        return find(self.rows)
+
     @property
     def ranked(self) -> list[Entry]:
         """Entries with answers that are no controls and whose models saw no test image, best first."""
@@ -87,6 +95,12 @@ class Comparison:
     @property
     def best(self) -> Entry | None:
         return next((entry for entry in self.ranked if entry.row.is_best), None)
+
+    @property
+    def recommended(self) -> Entry | None:
+        """The entry to keep; None where no row is worth it."""
+        row = self.findings.recommended
+        return None if row is None else next(entry for entry in self.entries if entry.row is row)
 
 
 @dataclass(frozen=True)
@@ -154,9 +168,7 @@ def make_comparison(runs: Sequence[StoredRun], details: DataDetails | None = Non
         labels=first.labels if first is not None else np.zeros(0, np.int64),
         classes=first.classes if first is not None else data.classes,
         summary=tuple(summarise(rows, data, num_openings=details.num_openings)),
-        warnings=tuple(
-            dict.fromkeys([*details.warnings, *control_warnings(rows), *comparability_warnings(records)])
-        ),
+        warnings=tuple(gather_warnings(records, control_warnings(rows), details.warnings)),
         details=details,
     )
 

@@ -111,7 +111,7 @@ def _map(comparison: Comparison, found: FeatureMap, number: int) -> dict[str, An
         "keys": [(kind, "■" if "square" in kind else "●", name(label, 40)) for kind, label in keys],
         "num": len(rows),
         "num_wrong": int(wrong.sum()),
-        "head": "" if entry is None else name(entry.row.method, 24),
+        "head": "" if entry is None else name(entry.row.how, 40),
     }
 
 

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from backbench.progress import format_bytes
+from backbench.report.findings import total_seconds
 from backbench.report.page import charts
 from backbench.report.page.inputs import Comparison, Entry, Evidence
 from backbench.report.page.marks import Axis, make_axis, name, plural, sentence
 from backbench.report.rows import STAGES, Row
+from backbench.report.summary import describe_cheaper
 from backbench.report.text import duration, percent, quantity
 
 MOST_PLOTTED = 12
 ROWS_ON_PHONES = 5  # as in style.css
 _WIDEST_SCALE = 0.30
+_LONGEST_METHOD = 60
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def _make_line(number: int, entry: Entry, axis: Axis) -> Line:
         number=number,
         kind=kind,
         model=name(row.model),
-        method=name(row.method, 24),
+        method=name(row.how, _LONGEST_METHOD),
         run_id=name(row.run_id, 120),
         rank=rank,
         figure=percent(row.accuracy, row.n, unit=False) or row.status,
@@ -160,7 +163,7 @@ def _cells(entry: Entry, kind: str, rank: str, interval: str, number: int) -> tu
     return (
         Cell(rank, str(number)),
         Cell(name(row.model)),
-        Cell(name(row.method, 24)),
+        Cell(name(row.how, _LONGEST_METHOD)),
         Cell(percent(row.accuracy, row.n, unit=False) or row.status, _sort(row.accuracy)),
         Cell(interval, _sort(row.low)),
         Cell(percent(row.per_class_mean, row.n, unit=False), _sort(row.per_class_mean)),
@@ -198,16 +201,21 @@ class Box:
     facts: tuple[tuple[str, str], ...]
 
 
+_NOTHING = {
+    "nothing": "no run finished",
+    "untrusted": "no row can be trusted",
+    "chance": "no row is proved better than always giving one answer",
+}
+
+
 def describe_winner(comparison: Comparison, evidence: Evidence) -> Box:
     """What you get: the bundle if there is one, size, time for one image, licence."""
-    best = comparison.best
-    if best is None:
-        has_figures = any(row.num_test_seen for row in comparison.rows)
-        reason = "no row can be trusted" if has_figures else "no run finished"
-        return Box("What you get", (("nothing yet", reason),))
-    row, model = best.row, best.record.model
+    entry = comparison.recommended
+    if entry is None:
+        return Box("What you get", (("nothing yet", _NOTHING[comparison.findings.kind]),))
+    row, model = entry.row, entry.record.model
     bundle = evidence.bundles.get(row.run_id)
-    facts = [("model", f"{name(row.model, 40)} + {name(row.method, 20)}")]
+    facts = [("model", f"{name(row.model, 40)} + {name(row.how, 40)}")]
     if bundle is not None:
         facts.append(("bundle", f"{name(bundle[0], 48)}, {format_bytes(bundle[1])}"))
     elif model is not None and model.weights_bytes:
@@ -220,17 +228,16 @@ def describe_winner(comparison: Comparison, evidence: Evidence) -> Box:
 
 def describe_certainty(comparison: Comparison) -> Box:
     """How sure: the tie group, the test images, how often they were looked at."""
-    done = [row for row in comparison.rows if row.is_candidate]
-    tied = sum(row.tied_with_best for row in done)
-    facts = []
-    if len(done) == 1:
+    found, facts = comparison.findings, []
+    if found.kind == "chance":
+        facts.append(("better than one answer for all", "no row is proved to be"))
+    if found.num_rows == 1:
         facts.append(("ranking", "none: one row only. Add a second model"))
-    elif tied > 1:
-        facts.append(("tied at the top", f"{tied} of {plural(len(done), 'row')}"))
-    elif done:
-        facts.append(
-            ("the best", f"apart from all {len(done) - 1} others" if len(done) > 2 else "apart from the other")
-        )
+    elif found.tied:
+        facts.append(("tied at the top", f"{len(found.tied) + 1} of {plural(found.num_rows, 'row')}"))
+    elif found.num_rows:
+        others = f"all {found.num_rows - 1} others" if found.num_rows > 2 else "the other"
+        facts.append(("the best", f"apart from {others}"))
     facts.append(
         ("test images", f"{comparison.data.num_test:,}" + (" – few" if comparison.data.num_test < 50 else ""))
     )
@@ -245,24 +252,8 @@ def describe_certainty(comparison: Comparison) -> Box:
 
 
 def choose_warnings(comparison: Comparison) -> list[str]:
-    """At most three warnings, worst first: failures to be trusted, then shortcuts, then what is merely unequal."""
-    order = (
-        "not ranked",
-        "shortcut",
-        "leak",
-        "same image",
-        "cannot",
-        "can't",
-        "commonest",
-        "simple",
-        "untrained",
-        "budget",
-    )
-
-    def weight(text: str) -> int:
-        return next((place for place, word in enumerate(order) if word in text.lower()), len(order))
-
-    return [sentence(name(text, 260)) for text in sorted(comparison.warnings, key=weight)][:3]
+    """At most three warnings, worst first, as they come."""
+    return [sentence(name(text, 260)) for text in comparison.warnings[:3]]
 
 
 def describe_checks(comparison: Comparison) -> str:
@@ -279,14 +270,13 @@ def describe_checks(comparison: Comparison) -> str:
 
 def cost_points(comparison: Comparison) -> list[charts.Point]:
     """The rows that have a cost, best first."""
-    cheapest = _cheapest_tied(comparison)
-    found = []
+    cheaper, found = comparison.findings.cheaper, []
     for number, row in enumerate(comparison.rows, start=1):
         total = row.seconds.get("total", 0.0)
         if row.accuracy is None or not row.is_candidate or total <= 0:
             continue
         high = row.high if row.high is not None else row.accuracy
-        label = f"{name(row.model, 26)} + {name(row.method, 12)}"
+        label = f"{name(row.model, 26)} + {name(row.how, 40)}"
         found.append(
             charts.Point(
                 label,
@@ -296,33 +286,28 @@ def cost_points(comparison: Comparison) -> list[charts.Point]:
                 _low(row),
                 high,
                 row_kind(row),
-                row.is_best or row is cheapest,
+                row.is_best or (cheaper is not None and row is cheaper.row),
             )
         )
     return found
 
 
 def conclude_cost(comparison: Comparison) -> str:
-    """One sentence: the cheapest row that can't be told apart from the best."""
-    best = comparison.best
-    cheapest = _cheapest_tied(comparison)
-    if best is None and any(row.num_test_seen for row in comparison.rows):
+    """One sentence: the cheapest row that can't be told apart from the best, as the summary has it."""
+    found, best = comparison.findings, comparison.best
+    if found.kind == "untrusted":
         return "No row can be trusted, so there is none to be compared by its cost."
-    if best is None or cheapest is None:
+    if found.kind == "chance":
+        return "No row is proved better than always giving one answer, so none is worth its cost."
+    if best is None or not total_seconds(best.row):
         return "No cost was recorded."
-    if cheapest.is_best or not best.row.seconds.get("total"):
-        return "The best row is also the cheapest of those that can't be told apart from it."
-    ratio = best.row.seconds["total"] / cheapest.seconds["total"]
-    return (
-        f"{name(cheapest.name, 70)} is the cheapest row that can't be told apart from the best: "
-        f"{duration(cheapest.seconds['total'])} s against {duration(best.row.seconds['total'])} s, "
-        f"{ratio:.1f} times less."
-    )
-
-
-def _cheapest_tied(comparison: Comparison) -> Row | None:
-    tied = [row for row in comparison.rows if row.tied_with_best and not row.control and row.seconds.get("total")]
-    return min(tied, key=lambda row: row.seconds["total"], default=None)
+    if found.cheaper is not None:
+        return (
+            f"{name(found.cheaper.row.name, 90)}, tied with the best, {describe_cheaper(found.cheaper, best.row)}."
+        )
+    if found.tied and not found.is_cheapest:
+        return "No row that can't be told apart from the best is much cheaper."
+    return "The best row is also the cheapest of those that can't be told apart from it."
 
 
 _COLOURS = {stage: place for place, stage in enumerate(STAGES)} | {"fit": STAGES.index("head")}
@@ -354,9 +339,7 @@ def split_time(comparison: Comparison) -> list[Stages]:
             )
             for stage in dict.fromkeys(stages)
         )
-        found.append(
-            Stages(f"{name(row.model, 34)} + {name(row.method, 14)}", parts, duration(row.seconds["total"]))
-        )
+        found.append(Stages(f"{name(row.model, 34)} + {name(row.how, 40)}", parts, duration(row.seconds["total"])))
     return found
 
 

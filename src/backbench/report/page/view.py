@@ -12,6 +12,7 @@ from backbench.report.page import charts, doubt, faults, inside, origin, ranking
 from backbench.report.page.classes import show_classes, show_matrix
 from backbench.report.page.inputs import Comparison, Entry, Evidence
 from backbench.report.page.marks import Axis, make_axis, name, plural, points, sentence
+from backbench.report.summary import lead_sentences
 from backbench.report.text import percent
 
 MOST_THUMBNAILS = 150
@@ -92,27 +93,16 @@ def make_view(comparison: Comparison, evidence: Evidence, *, key: str) -> dict[s
     }
 
 
-_OF_LEAD = ("Weakest class:", "Nothing", "Only controls")
-
-
 def _sentences(comparison: Comparison) -> dict[str, Any]:
     """The summary in three parts: the verdict, what the first screen adds to it, what the doubts say later."""
-    said = [name(sentence, 700).replace(" %", "\u00a0%") for sentence in comparison.summary]
-    has_ties = sum(row.tied_with_best and not row.control for row in comparison.rows) > 1
-    has_seen = any(row.num_test_seen for row in comparison.rows)
-    of_ties = 2 if has_seen and comparison.best is not None else 1
-    lead = [
-        place
-        for place, sentence in enumerate(said)
-        if place > 0
-        and (
-            (place == of_ties and (has_ties or comparison.best is None))
-            or (place == 1 and has_seen)
-            or sentence.startswith(_OF_LEAD)
-        )
-    ]
-    rest = [sentence for place, sentence in enumerate(said) if place > 0 and place not in lead]
-    return {"verdict": said[0], "lead": [said[place] for place in lead], "caveats": rest}
+    first, *rest = comparison.summary
+    of_lead = lead_sentences(comparison.findings)
+    lead, caveats = [text for text in rest if text in of_lead], [text for text in rest if text not in of_lead]
+    return {"verdict": _shown(first), "lead": list(map(_shown, lead)), "caveats": list(map(_shown, caveats))}
+
+
+def _shown(sentence: str) -> str:
+    return name(sentence, 700).replace(" %", "\u00a0%")
 
 
 def _choose_pictures(comparison: Comparison, found: faults.Faults | None, evidence: Evidence) -> list[int]:

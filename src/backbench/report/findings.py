@@ -1,0 +1,144 @@
+"""`find`: what a ranking says, decided once; terminal, page, notebook and JSON only put it into words.
+
+Nothing else decides which row to keep, what is tied with it, what that costs, or whether the controls are content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from backbench.evaluate.compare import Alarm, control_alarms
+from backbench.evaluate.power import smallest_provable_gap
+from backbench.report.rows import MAJORITY, Row
+
+Kind = Literal["nothing", "untrusted", "chance", "alone", "unproved", "tied", "winner"]
+_CHEAPER = 1.2  # below this ratio seconds are not worth a word
+_LARGE_GAP = 0.06
+"""In accuracy, where so few test images can prove no gap at all: a tie with a larger one says nothing."""
+
+
+@dataclass(frozen=True)
+class Cheaper:
+    """The cheapest row tied with the best, where it is clearly cheaper.
+
+    `times` are the seconds of the best over its own, `lower` its accuracy below that of the best, in 0..1.
+    `is_much_lower`: by a gap that so many test images usually prove, so that the tie is no reason to take it.
+    """
+
+    row: Row
+    times: float
+    lower: float
+    is_much_lower: bool
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a ranking says.
+
+    Args:
+        kind: 'nothing' finished; 'untrusted': every model was trained on test images; 'chance': no row is proved
+            better than always answering one class; 'alone': there is one row; 'unproved': the best is not proved
+            better than some control; 'tied': all rows are; 'winner': some row is worse than the best.
+        best: the row with most right answers of those that may be called the best.
+        recommended: the row to keep, the best or a cheaper one tied with it; None where no row is worth it.
+        tied: the other rows that can't be told apart from the best.
+        num_rows: rows that may be called the best.
+        cheaper: see `Cheaper`; None where the best is about as cheap.
+        is_cheapest: the best is clearly cheaper than all that are tied with it.
+        seen: rows whose models were trained on test images. failed: rows without figures.
+        control: the strongest control; alarms: controls that come too near, worst first.
+        unbeaten: rows that are not proved better than some control.
+    """
+
+    kind: Kind
+    best: Row | None
+    recommended: Row | None
+    tied: tuple[Row, ...]
+    num_rows: int
+    cheaper: Cheaper | None
+    is_cheapest: bool
+    seen: tuple[Row, ...]
+    failed: tuple[Row, ...]
+    control: Row | None
+    alarms: tuple[tuple[Row, Alarm], ...]
+    unbeaten: tuple[Row, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The verdict, and the row to keep (None: none), for programs."""
+        row = self.recommended
+        kept = None if row is None else {"name": row.name, "run_id": row.run_id}
+        return {"verdict": self.kind, "recommended": kept}
+
+
+def find(rows: Sequence[Row]) -> Findings:
+    """What these rows say, as `make_rows` gives them. Cost: none."""
+    done = [row for row in rows if row.is_candidate]
+    seen = tuple(row for row in rows if row.accuracy is not None and row.num_test_seen)
+    best = next((row for row in done if row.is_best), done[0] if done else None)
+    tied = tuple(row for row in done if row.tied_with_best and row is not best)
+    cheaper, is_cheapest = (None, False) if best is None else _price(best, tied)
+    kind: Kind
+    if best is None:
+        kind = "untrusted" if seen else "nothing"
+    elif all(row.at_chance for row in done):
+        kind = "chance"
+    elif len(done) == 1:
+        kind = "alone"
+    elif best.unbeaten:
+        kind = "unproved"
+    else:
+        kind = "tied" if len(tied) + 1 == len(done) else "winner"
+    recommended = best
+    if kind == "tied" and cheaper is not None and not cheaper.is_much_lower:
+        recommended = cheaper.row
+    return Findings(
+        kind=kind,
+        best=best,
+        recommended=None if kind == "chance" else recommended,
+        tied=tied,
+        num_rows=len(done),
+        cheaper=cheaper,
+        is_cheapest=is_cheapest,
+        seen=seen,
+        failed=tuple(row for row in rows if row.has_failed),
+        control=next((row for row in rows if row.control and row.accuracy is not None), None),
+        alarms=tuple(_find_alarms(rows)),
+        unbeaten=tuple(row for row in done if row.unbeaten),
+    )
+
+
+def _price(best: Row, tied: Sequence[Row]) -> tuple[Cheaper | None, bool]:
+    """The cheapest of the tied rows if it is clearly cheaper, and whether the best clearly is."""
+    priced = [row for row in tied if total_seconds(row) > 0]
+    if not priced or not total_seconds(best):
+        return None, False
+    cheapest = min(priced, key=total_seconds)
+    times = total_seconds(best) / total_seconds(cheapest)
+    if times < _CHEAPER:
+        return None, times * _CHEAPER <= 1
+    lower = (best.accuracy or 0.0) - (cheapest.accuracy or 0.0)
+    provable = smallest_provable_gap(best.n) or _LARGE_GAP
+    return Cheaper(cheapest, times, lower, is_much_lower=lower > provable), False
+
+
+def total_seconds(row: Row) -> float:
+    """What the row cost; 0 where that is not known."""
+    return row.seconds.get("total", 0.0)
+
+
+def _find_alarms(rows: Sequence[Row]) -> list[tuple[Row, Alarm]]:
+    shown = [row for row in rows if row.accuracy is not None and not row.num_test_seen]
+    best = next((row for row in shown if row.is_best), None)
+    majority = next((row.accuracy for row in shown if row.control and row.model == MAJORITY), 0.0)
+    alarms = control_alarms(
+        [row.accuracy or 0.0 for row in shown],
+        [row.control for row in shown],
+        [row.model for row in shown],
+        majority or 0.0,
+        [row.tied_with_best for row in shown],
+        n=max((row.n for row in shown), default=0),
+        is_pretrained=best is not None and best.pretrained,
+    )
+    return [(shown[alarm.row], alarm) for alarm in alarms]
