@@ -160,23 +160,8 @@ def _run(
 
 def _listen(app: Any, listening: socket.socket, announce: Callable[[], None]) -> None:
     """Serve until Ctrl-C or SIGTERM; `announce` is called as soon as requests are answered."""
-    import uvicorn
+    from backbench.serve.connections import Door, Server, decide_limits
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            announce()
-
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        ws="none",
-        lifespan="off",
-        timeout_keep_alive=10,
-        timeout_graceful_shutdown=5,
-        proxy_headers=False,
-    )
-    with contextlib.suppress(KeyboardInterrupt):  # raised again once all is closed: the way to end it
-        Server(config).run(sockets=[listening])
+    server = Server(app, limits=decide_limits(), announce=announce)
+    with contextlib.suppress(KeyboardInterrupt), Door(listening) as door:
+        server.run(sockets=[door])  # Ctrl-C is raised again once all is closed: the way to end it
