@@ -37,6 +37,21 @@ def test_a_clean_set_is_clean(folder: Path) -> None:
     assert found.sentences()[-1] == "Nothing is wrong."
 
 
+def test_every_warning_is_printed(folder: Path, tmp_path: Path) -> None:
+    """A class without a test image, ids of --split that are not there: what --json holds, the text says too."""
+    write_image(folder / "train" / "untested" / "1.png", seed=701)
+    rows = [f"{path.relative_to(folder)},{path.parts[-3]}" for path in sorted(folder.rglob("*.png"))]
+    (tmp_path / "split.csv").write_text("\n".join(["id,part", *rows, "gone.png,train"]))
+    found = audit_source(DataConfig(source=str(folder), split=str(tmp_path / "split.csv")))
+    assert not found.has_trouble
+    assert len(found.to_json()["warnings"]) >= 2
+    text = "\n".join(found.sentences())
+    assert all(warning in text for warning in found.to_json()["warnings"])
+    assert "no test image" in text
+    assert "gone.png" in text
+    assert "Nothing is wrong" not in text
+
+
 def test_broken_files_are_findings_not_errors(folder: Path) -> None:
     (folder / "train" / "a" / "x.png").write_text("no image")
     found = look(folder)

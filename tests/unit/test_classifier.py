@@ -19,6 +19,7 @@ from backbench.engine.heads import CosineHead, Head, LinearHead, NeighbourHead, 
 from backbench.engine.resize import prepare_batch
 from backbench.errors import ConfigError, DataError, ModelError
 from backbench.evaluate.calibrate import softmax
+from backbench.progress import Progress
 
 NAMES = ("ant", "bee", "cow")
 DIM = 24
@@ -200,6 +201,42 @@ def test_a_broken_image_is_an_answer_with_an_error_and_harms_no_other(tmp_path: 
     assert found[1].is_unsure
     assert "text" in str(found[1].error)
     assert "no such file" in str(found[3].error)
+
+
+def test_what_is_lost_in_a_folder_is_an_answer_with_an_error(tmp_path: Path) -> None:
+    """One law with `scan`: what can't be read stops nothing, and what seems a picture is not dropped."""
+    classifier, images = make_classifier(), make_images(2)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(images[0]).save(folder / "good.avif", quality=100)
+    Image.fromarray(images[1]).save(folder / "NOSUFFIX", "JPEG")
+    Image.fromarray(images[1]).save(tmp_path / "outside.png")
+    (folder / "link.png").symlink_to(tmp_path / "outside.png")
+    (folder / "raw.cr2").write_bytes(b"II*\0\x10\0\0\0CR")
+    (folder / ".DS_Store").write_bytes(b"Bud1")
+    progress = Heard()
+    found = {Path(answer.path).name: answer.error for answer in classifier.predict(folder, progress=progress)}
+    assert list(found) == ["good.avif", "NOSUFFIX", "link.png", "raw.cr2"]
+    assert found["good.avif"] is None
+    assert "looks like a JPEG" in str(found["NOSUFFIX"])
+    assert "link" in str(found["link.png"])
+    assert "not read" in str(found["raw.cr2"])
+    (warning,) = progress.warnings
+    assert "3 pictures or folders are left out" in warning
+    assert ".DS_Store" not in warning
+    assert classifier.predict(folder / "NOSUFFIX")[0].error is None  # named itself, it is read by its content
+    (folder / "good.avif").unlink()
+    assert len(classifier.predict(folder)) == 3
+
+
+class Heard(Progress):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def test_what_is_no_image_is_refused(tmp_path: Path) -> None:

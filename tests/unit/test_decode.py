@@ -21,7 +21,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from backbench.data.decode import FORMATS, IMAGE_SUFFIXES, decode_image, read_file, read_header
+from backbench.data import decode as decode_module
+from backbench.data.decode import FORMATS, decode_image, read_file, read_header
+from backbench.data.file_kinds import IMAGE_SUFFIXES
 from backbench.errors import BadImage
 
 CAP = 100_000_000
@@ -777,7 +779,7 @@ def test_content_decides_not_the_suffix(tmp_path: Path) -> None:
 
 
 def test_formats_and_suffixes() -> None:
-    assert set(FORMATS) == {"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"}
+    assert set(FORMATS) == {"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"}
     assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in IMAGE_SUFFIXES)
 
 
@@ -810,3 +812,114 @@ def test_pillow_logs_nothing_to_stderr() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout == "refused\n"
     assert done.stderr == ""
+
+
+def make_box(brand: bytes) -> bytes:
+    return b"\x00\x00\x00\x18ftyp" + brand + bytes(20)
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (make_box(b"avif"), "AVIF"),
+        (make_box(b"qt  "), "a video"),
+        (make_box(b"isom"), "a video"),
+        (make_box(b"crx "), "raw file"),
+        (b"II*\0\x10\0\0\0CR\2\0" + bytes(40), "raw file"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"\0\x05\x16\x07\0\2\0\0Mac OS X        ", "AppleDouble"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"\x1aE\xdf\xa3" + bytes(20), "a video"),
+    ],
+)
+def test_other_files_are_named(data: bytes, match: str) -> None:
+    with pytest.raises(BadImage, match=match):
+        decode(data)
+
+
+@pytest.mark.parametrize("tags", [{"t50706": 1}, {"t254": 1, "t330": 8}])
+def test_the_preview_in_a_raw_file_is_no_picture(tags: dict[str, int]) -> None:
+    with pytest.raises(BadImage, match="camera raw file"):
+        decode(make_tiff(COLOURS, 2, 8, **tags))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_avif(orientation: int, tmp_path: Path) -> None:
+    data = save(Image.fromarray(COLOURS), "AVIF", orientation, quality=100, subsampling="4:4:4")
+    assert np.abs(decode(data).astype(int) - turn(COLOURS, orientation)).max() <= 4
+    (tmp_path / "x.avif").write_bytes(data)
+    header = read_header(tmp_path / "x.avif", max_pixels=CAP)
+    assert (header.format, header.height, header.width) == ("AVIF", *turn(COLOURS, orientation).shape[:2])
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_heic(orientation: int, tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    assert decode_module.has_heif()
+    image, exif = Image.fromarray(COLOURS), Image.Exif()
+    exif[0x0112] = orientation
+    image.info["exif"] = exif.tobytes()  # what the writer turns into HEIF's own mark of orientation
+    data = save(image, "HEIF", quality=-1, chroma=444)
+    assert np.abs(decode(data).astype(int) - turn(COLOURS, orientation)).max() <= 4
+    with pytest.raises(BadImage, match="HEIC"):
+        decode(data[:300])
+    with pytest.raises(BadImage, match=r"800 pixels are allowed"):
+        decode(data, max_pixels=800)
+    (tmp_path / "x.heic").write_bytes(data)
+    header = read_header(tmp_path / "x.heic", max_pixels=CAP)
+    assert (header.format, header.height, header.width) == ("HEIF", *turn(COLOURS, orientation).shape[:2])
+
+
+def test_without_its_extra_heic_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode_module, "has_heif", lambda: False)
+    with pytest.raises(BadImage, match=r"HEIC image: pip install 'backbench\[heif\]'"):
+        decode(make_box(b"heic"))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "photometric", "tags", "match"),
+    [
+        (np.zeros((4, 4, 13), np.uint16), 2, {"t338": 0}, r"TIFF of 13 bands of 16-bit whole numbers"),
+        (np.zeros((4, 4, 2), np.uint16), 1, {"t338": 0}, r"TIFF of 2 bands of 16-bit whole"),
+        (np.zeros((4, 4, 3), np.float32), 2, {"t339": 3}, r"TIFF of 3 bands of 32-bit floating-point"),
+        (np.zeros((4, 4, 4), np.uint8), 1, {"t338": 0}, r"TIFF of 4 bands of 8-bit whole"),
+    ],
+)
+def test_bands_that_are_not_read_are_named(
+    pixels: np.ndarray, photometric: int, tags: dict[str, int], match: str
+) -> None:
+    data = make_tiff(pixels, photometric, 8 * pixels.itemsize, **tags)
+    with pytest.raises(BadImage, match=match):
+        decode(data)
+
+
+FOUR = np.dstack([COLOURS, ALPHA])
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (make_tiff(FOUR, 2, 8, t338=0), ["the fourth is not used"]),
+        (make_tiff(FOUR, 2, 8, t338=2), ["the fourth as transparency"]),
+        (make_tiff(FOUR, 2, 8), ["the fourth as transparency"]),
+        (make_tiff(FOUR.astype(np.uint16) * 257, 2, 16, t338=0), ["the fourth is not used", "upper 8 bits"]),
+        (make_tiff(COLOURS.astype(np.uint16) * 257, 2, 16), ["upper 8 bits"]),
+        (make_png(COLOURS.astype(np.uint16) * 257, 2, 16), ["upper 8 bits"]),
+        (make_tiff(FOUR, 5, 8), []),
+        (make_tiff(GREYS, 1, 8), []),
+        (make_tiff(GREYS.astype(np.uint16) * 257, 1, 16), []),
+        (save(Image.fromarray(FOUR), "PNG"), []),
+        (EXAMPLES["GIF"], ["several pages"]),
+        (
+            save(Image.fromarray(COLOURS), "TIFF", save_all=True, append_images=[Image.fromarray(GREYS)]),
+            ["several pages"],
+        ),
+        (EXAMPLES["JPEG"], []),
+        (EXAMPLES["TIFF"], []),
+    ],
+)
+def test_what_is_not_used_of_an_image_is_remarked(tmp_path: Path, data: bytes, expected: list[str]) -> None:
+    (tmp_path / "x").write_bytes(data)
+    remarks = read_header(tmp_path / "x", max_pixels=CAP).remarks
+    assert len(remarks) == len(expected)
+    assert all(words in remark for words, remark in zip(expected, remarks, strict=True))

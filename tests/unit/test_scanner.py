@@ -9,10 +9,13 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from backbench.data import scanner
-from backbench.data.scanner import Tree, scan_folder
+from backbench.data.left_out import find_lost, list_left_out
+from backbench.data.scanner import Tree, scan_folder, scan_pictures
 from backbench.errors import DataError
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
@@ -87,8 +90,8 @@ def test_a_class_may_be_called_train(root: Path) -> None:
         (["cat/", "dog/"], "holds no images"),
         (["1.jpg", "2.jpg", "3.png"], "3 of them images outside any class folder.*CSV"),
         (
-            ["cat/1.txt", "cat/2.TXT", "cat/3.heic", "README"],
-            r"4 files were seen \(2 .txt, 1 .* suffix.*heic|4 files",
+            ["cat/1.txt", "cat/2.TXT", "cat/3.jxl", "README"],
+            r"4 files were seen \(2 .txt, .*'cat/3.jxl': an image format that is not read",
         ),
         (["train/cat/1.txt"], "holds no images"),
     ],
@@ -404,3 +407,107 @@ def test_random_trees(tmp_path: Path, test_scale: float) -> None:
         assert all(path == root / name for path, name in zip(tree.files, tree.ids, strict=True))
         assert len(set(tree.ids) | {ignored.path for ignored in tree.ignored}) == len(tree.ids) + len(tree.ignored)
     assert num_scanned > 15 * test_scale, num_scanned
+
+
+PIXELS = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
+
+
+def put(path: Path, form: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIXELS.save(path, form)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"])
+@pytest.mark.parametrize("name", ["IMG0001", "0.jpg_large", "a.jpeg~", "b.img"])
+def test_pictures_without_their_suffix_are_named(root: Path, form: str, name: str) -> None:
+    add(root, "cat/1.jpg", "cat/notes", "cat/list.xyz")
+    put(root / "cat" / name, form)
+    tree = scan_folder(root)
+    assert tree.ids == ("cat/1.jpg",)
+    lost = {entry.path: entry.reason.lower() for entry in tree.ignored if entry.loss == "picture"}
+    assert set(lost) == {f"cat/{name}"}
+    assert f"looks like a {form.lower()} image" in lost[f"cat/{name}"]
+    assert "rename" in lost[f"cat/{name}"]
+
+
+@pytest.mark.parametrize(
+    "start", [b"8BPS\0\1", b"\xff\x0a" + bytes(9), b"II*\0\x10\0\0\0CR\2\0", b"IIRO\x08\0\0\0"]
+)
+def test_pictures_of_other_formats_are_named_by_content(root: Path, start: bytes) -> None:
+    add(root, "cat/1.jpg")
+    (root / "cat" / "IMG_1").write_bytes(start)
+    (entry,) = scan_folder(root).ignored
+    assert (entry.loss, "is not read" in entry.reason) == ("unread", True)
+
+
+def test_what_is_lost_comes_before_litter(root: Path) -> None:
+    add(root, "cat/1.jpg", "cat/raw.NEF", "cat/raw2.nef", "cat/readme.txt", "zoo/")
+    add(root, *(f"cat/{name}" for name in (".DS_Store", "._1.jpg", "Thumbs.db", "desktop.ini", "@eaDir/1.jpg")))
+    add(root, "__MACOSX/cat/._1.jpg", ".ipynb_checkpoints/1.jpg")
+    put(root / "cat" / "NOSUFFIX", "JPEG")
+    lines = list_left_out(scan_folder(root).ignored)
+    assert [("nef" in line, "NOSUFFIX" in line, "litter" in line) for line in lines] == [
+        (True, False, False),
+        (False, True, False),
+        (False, False, False),
+        (False, False, False),
+        (False, False, True),
+    ]
+    assert "'cat/raw.NEF', 'cat/raw2.nef': " in lines[0]
+    assert "and 4 more: hidden, or litter" in lines[-1]
+
+
+def test_many_reasons_are_cut_short_after_the_worst(root: Path) -> None:
+    add(root, "cat/1.jpg", *(f"cat/{number}.x{number}" for number in range(20)), "cat/a.nef")
+    lines = list_left_out(scan_folder(root).ignored)
+    assert ".nef" in lines[0]
+    assert lines[-1].startswith("... and 13 more")
+
+
+class TestUnlabelledFolders:
+    def test_all_pictures_below_and_what_is_lost(self, root: Path) -> None:
+        add(root, "b/2.jpg", "10.png", "2.png", "b/.hidden.jpg", "c.jxl", "notes.txt")
+        put(root / "NOSUFFIX", "PNG")
+        files, left_out = scan_pictures(root)
+        assert files == [root / "10.png", root / "2.png", root / "b" / "2.jpg"]
+        assert [entry.path for entry in find_lost(left_out)] == ["NOSUFFIX", "c.jxl"]
+
+    def test_links_out_are_not_followed_and_told(self, root: Path) -> None:
+        add(root.parent, "store/1.jpg")
+        add(root, "a.jpg")
+        (root / "folder").symlink_to(root.parent / "store")
+        (root / "file.jpg").symlink_to(root.parent / "store/1.jpg")
+        (root / "inside.jpg").symlink_to("a.jpg")
+        (root / "up").symlink_to(".")
+        files, left_out = scan_pictures(root)
+        assert files == [root / "a.jpg", root / "inside.jpg"]
+        assert {entry.path: entry.reason for entry in find_lost(left_out)} == {
+            "folder": scanner.LINK_OUT,
+            "file.jpg": scanner.LINK_OUT,
+        }
+
+    def test_a_file_counts_under_each_of_its_names(self, root: Path) -> None:
+        add(root, "a.jpg")
+        os.link(root / "a.jpg", root / "b.jpg")
+        assert scan_pictures(root)[0] == [root / "a.jpg", root / "b.jpg"]
+
+    def test_a_folder_that_cannot_be_opened_is_told(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        add(root, "a.jpg", "shut/1.jpg")
+        scandir = os.scandir
+
+        def refuse(path: str) -> object:  # root may open everything
+            if path.endswith("shut"):
+                raise PermissionError(13, "Permission denied")
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        files, left_out = scan_pictures(root)
+        assert files == [root / "a.jpg"]
+        assert [(e.path, e.reason, e.loss) for e in left_out] == [
+            ("shut", "can't be opened: Permission denied", "unread")
+        ]
+        assert scan_folder(root.parent).ids == ("photos/a.jpg",)
+
+    def test_a_folder_that_cannot_be_opened_itself_is_an_error(self, root: Path) -> None:
+        with pytest.raises(DataError, match="can't be opened"):
+            scan_pictures(root / "nowhere")

@@ -12,6 +12,7 @@ import numpy as np
 from backbench.config import DataConfig
 from backbench.data.census import Census, take_census
 from backbench.data.checks import FEW_IMAGES, count_leaks, find_twins, group_by_content
+from backbench.data.left_out import list_left_out
 from backbench.data.listing import Ignored, Listing
 from backbench.data.load import load_listing, source_warnings
 from backbench.data.manifest import Manifest, make_manifest, order_classes
@@ -124,7 +125,7 @@ class Audit:
             )
         if self.parts:
             lines.append("Parts: " + ", ".join(f"{num:,} {part}" for part, num in self.parts.items()) + ".")
-        lines += [f"{escape(note)}." for note in self.notes]
+        lines += [f"warning: {escape(warning)}." for warning in (*self.notes, *self.warnings)]
         lines += _list_entries("broken file", self.broken)
         lines += _list_sets("in several parts (a leak)", self.leaks)
         lines += _list_sets("with several labels", self.conflicts)
@@ -139,8 +140,14 @@ class Audit:
         lines += _list_entries("ignored", self.ignored, plural="ignored")
         if self.problem:
             lines.append(f"No ranking is possible: {self.problem}")
-        lines.append("Something is wrong." if self.has_trouble else "Nothing is wrong.")
+        lines.append(self._verdict())
         return lines
+
+    def _verdict(self) -> str:
+        if self.has_trouble:
+            return "Something is wrong."
+        num = len(self.notes) + len(self.warnings)
+        return f"Nothing is broken; see the {count(num, 'warning')} above." if num else "Nothing is wrong."
 
 
 def audit_source(config: DataConfig, progress: Progress = SILENT) -> Audit:
@@ -217,9 +224,7 @@ def _spread(census: Census, usable: Sequence[int], name: str) -> tuple[int, int,
 def _list_entries(what: str, entries: Sequence[Ignored], plural: str = "") -> list[str]:
     if not entries:
         return []
-    lines = [f"{count(len(entries), what, plural)}:"]
-    lines += [f"  {quote(entry.path)}: {entry.reason}" for entry in entries[:NUM_EXAMPLES]]
-    return lines + _tell_rest(len(entries))
+    return [f"{count(len(entries), what, plural)}:", *(f"  {line}" for line in list_left_out(entries))]
 
 
 def _list_sets(where: str, sets: Sequence[Sequence[Copy]]) -> list[str]:

@@ -209,7 +209,7 @@ def _in_threads(work: Callable[[T], None], items: Iterable[T], bar: Bar) -> None
 def _cache_file(folder: Path, contents: Iterable[str], max_pixels: int) -> Path:
     """Named after the smallest content hash: a moved or renamed folder finds it, and adding images seldom
     changes it. Rows are looked up by content, so a file that serves another set as well does no harm."""
-    versions = f"{CENSUS_VERSION}/{decode.DECODER_VERSION}/{max_pixels}/{min(contents, default='')}"
+    versions = f"{CENSUS_VERSION}/{decode.decoder_key()}/{max_pixels}/{min(contents, default='')}"
     return folder / f"{hashlib.sha256(versions.encode()).hexdigest()[:32]}.safetensors"
 
 

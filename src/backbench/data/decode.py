@@ -14,11 +14,14 @@ import re
 import stat
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
@@ -28,14 +31,16 @@ from PIL import (
     TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,
+    features,
 )
 
+from backbench.data.bands import TIFF_STARTS, explain_tiff, find_remarks, is_raw
 from backbench.data.colour import UnusablePixels, to_rgb
-from backbench.data.scanner import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from backbench.data.sniff import START_BYTES, find_unread_format, is_heif, name_content
 from backbench.errors import BadImage
 from backbench.progress import format_bytes
 
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 """Goes into the key of everything made from pixels; raise it when the same bytes would give other pixels."""
 
 MAX_FILE_BYTES = 1_000_000_000
@@ -50,8 +55,10 @@ FORMATS = tuple(
         BmpImagePlugin.BmpImageFile,
         TiffImagePlugin.TiffImageFile,
         PpmImagePlugin.PpmImageFile,
+        *((AvifImagePlugin.AvifImageFile,) if features.check("avif") else ()),
     )
 )
+"""What Pillow reads for us; HEIC and HEIF come with the extra 'heif', see `open_image`."""
 
 _ORIENTATION = 0x0112
 _EXIF_SUBFOLDER = 0x8769
@@ -68,19 +75,6 @@ _UPRIGHT = {
 _SIDEWAYS = tuple(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
 _PILLOW_MODULES = r"PIL\."
 _PILLOW_FILTER = ("ignore", None, Warning, re.compile(_PILLOW_MODULES), 0)
-_FOREIGN = (  # (where, bytes, what it is), for files that carry an image's name but are something else
-    (0, b"PK\x03\x04", "a zip archive"),
-    (0, b"\x1f\x8b", "a gzip archive"),
-    (0, b"%PDF", "a PDF document"),
-    (0, b"8BPS", "a Photoshop file, which is not read; export it as PNG or JPEG"),
-    (0, b"\x00\x00\x00\x0cjP", "a JPEG 2000 image, which is not read; convert it to PNG or JPEG"),
-    (0, b"\xff\x0a", "a JPEG XL image, which is not read; convert it to PNG or JPEG"),
-    (4, b"ftypavif", "an AVIF image, which is not read; convert it to PNG or JPEG"),
-    (4, b"ftyphei", "an HEIC image, which is not read; convert it to JPEG"),
-    (4, b"ftypmif1", "an HEIF image, which is not read; convert it to JPEG"),
-    (4, b"ftyp", "a video"),
-    (0, b"version https://git-lfs", "a Git LFS pointer: the image itself was not fetched; run 'git lfs pull'"),
-)
 
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors reach stderr beside our own
@@ -92,7 +86,7 @@ class Header:
 
     Width and height are of the upright image, as `decode_image` gives it; `mode` is Pillow's name for the kind of
     pixel; `has_exif` is whether there is an EXIF block. A PNG may hold one behind its pixels, where a header's
-    reader does not see it.
+    reader does not see it. `remarks`: what of the image is not used, see `bands.find_remarks`.
     """
 
     width: int
@@ -101,6 +95,7 @@ class Header:
     format: str
     num_bytes: int
     has_exif: bool
+    remarks: tuple[str, ...] = ()
 
 
 def read_header(path: str | os.PathLike[str], *, max_pixels: int) -> Header:
@@ -115,12 +110,13 @@ def read_header(path: str | os.PathLike[str], *, max_pixels: int) -> Header:
             raise BadImage(name, "the file is empty")
         try:
             _silence_pillow()
-            with _open_image(file, max_pixels) as image:
+            with open_image(file, max_pixels) as image:
                 has_exif = "exif" in image.info or _EXIF_SUBFOLDER in getattr(image, "tag_v2", ())
                 width, height = image.size[::-1] if _find_turn(image) in _SIDEWAYS else image.size
-                return Header(width, height, image.mode, image.format or "", num_bytes, has_exif)
+                remarks = find_remarks(image)
+                return Header(width, height, image.mode, image.format or "", num_bytes, has_exif, remarks)
         except Exception as error:
-            raise BadImage(name, _explain(error, _read_start(file), max_pixels)) from error
+            raise BadImage(name, _explain(error, file, max_pixels)) from error
 
 
 def decode_image(data: bytes, name: str, *, max_pixels: int) -> np.ndarray:
@@ -145,14 +141,14 @@ def decode_image(data: bytes, name: str, *, max_pixels: int) -> np.ndarray:
         raise BadImage(name, "the file is empty")
     try:
         _silence_pillow()
-        with _open_image(io.BytesIO(data), max_pixels) as image:
+        with open_image(io.BytesIO(data), max_pixels) as image:
             if "progressive" in image.info:
                 _check_scans(data)
             image.load()
             rgb, turn = to_rgb(image), _find_turn(image)
             return np.array(rgb if turn is None else rgb.transpose(turn))
     except Exception as error:  # the list of what Pillow raises on hostile bytes is long and not documented
-        raise BadImage(name, _explain(error, data[:512], max_pixels)) from error
+        raise BadImage(name, _explain(error, io.BytesIO(data), max_pixels)) from error
 
 
 def read_file(path: str | os.PathLike[str], *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
@@ -201,13 +197,42 @@ def _check_regular(name: str, mode: int) -> None:
         raise BadImage(name, "is a pipe, socket or device, not a file")
 
 
-def _open_image(file: IO[bytes], max_pixels: int) -> Image.Image:
-    image = Image.open(file, formats=FORMATS)
+def open_image(file: IO[bytes], max_pixels: int) -> Image.Image:
+    """An image of a format that is read, from its header alone; the caller closes it.
+
+    Raises:
+        UnidentifiedImageError: it is none. DecompressionBombError: more than `max_pixels`. UnusablePixels: a raw
+            file of a camera, or no pixels. Whatever else Pillow raises on hostile bytes.
+    """
+    start = _read_start(file)
+    if is_heif(start) and has_heif():
+        image = Image.open(file, formats=("HEIF",))
+    else:
+        file.seek(0)
+        image = Image.open(file, formats=FORMATS)
+    if image.format == "TIFF" and is_raw(image, start):
+        raise UnusablePixels("is a camera raw file, which is not read; convert it to PNG or JPEG")
     if image.width * image.height > max_pixels:
         raise Image.DecompressionBombError(f"{image.width:,} x {image.height:,} pixels")
     if image.width < 1 or image.height < 1:
         raise UnusablePixels("has no pixels")
     return image
+
+
+def decoder_key() -> str:
+    """What decides which files are images and what their pixels are, beside the bytes: for keys of caches."""
+    return f"{DECODER_VERSION}/{'AVIF' in FORMATS}/{find_spec('pillow_heif') is not None}"
+
+
+@lru_cache(maxsize=1)
+def has_heif() -> bool:
+    """Whether HEIC and HEIF are read: they take the extra 'heif', which is loaded for the first of them."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
 
 
 def _check_scans(data: bytes) -> None:
@@ -239,17 +264,21 @@ def _silence_pillow() -> None:
 def _read_start(file: IO[bytes]) -> bytes:
     try:
         file.seek(0)
-        return file.read(512)
+        return file.read(START_BYTES)
     except (OSError, ValueError):
         return b""
 
 
-def _explain(error: Exception, start: bytes, max_pixels: int) -> str:
+def _explain(error: Exception, file: IO[bytes], max_pixels: int) -> str:
     text = " ".join(str(error).split())[:200]
     if isinstance(error, UnusablePixels):
         return text
     if isinstance(error, UnidentifiedImageError):
-        return _name_foreign(start)
+        start = _read_start(file)
+        if is_heif(start) and has_heif():
+            return "is a damaged HEIC image, or of a kind that is not read; convert it to JPEG"
+        is_tiff = start.startswith(TIFF_STARTS) and not find_unread_format(start)
+        return (explain_tiff(file) if is_tiff else None) or name_content(start)
     if isinstance(error, Image.DecompressionBombError):
         return f"too large: {text}; {max_pixels:,} pixels are allowed (max_pixels)"
     if isinstance(error, MemoryError):
@@ -257,19 +286,3 @@ def _explain(error: Exception, start: bytes, max_pixels: int) -> str:
     if isinstance(error, EOFError) or "truncated" in text.lower():
         return f"the file ends too early ({text or 'nothing left to read'})"
     return f"damaged or not supported ({text or type(error).__name__})"
-
-
-def _name_foreign(start: bytes) -> str:
-    for where, magic, what in _FOREIGN:
-        if start.startswith(magic, where):
-            return f"is {what}"
-    lowered = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if lowered.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "is a web page, not an image: a download that failed?"
-    if lowered.startswith((b"<svg", b"<?xml")):
-        return "is an SVG or XML text, not an image of pixels"
-    if start and not start.strip(b"\0"):
-        return "holds nothing but zero bytes"
-    if all(byte >= 32 or byte in b"\t\r\n" for byte in start):
-        return "is text, not an image"
-    return "is not an image of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM), or its start is damaged"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,12 @@ from PIL import Image, ImageOps
 
 from backbench.data.colour import UnusablePixels, to_rgb
 from backbench.data.decode import decode_image, read_file
-from backbench.data.scanner import IMAGE_SUFFIXES, LITTER, sort_key
+from backbench.data.left_out import find_lost, summarise, warn_of_lost
+from backbench.data.listing import Ignored
+from backbench.data.scanner import scan_pictures
 from backbench.data.wording import quote
 from backbench.errors import BadImage, ConfigError, DataError
+from backbench.progress import SILENT, Progress
 
 MAX_PIXELS = 100_000_000
 
@@ -29,13 +32,15 @@ class Picture:
     read: Callable[[], np.ndarray]
 
 
-def gather_pictures(items: Any, *, max_pixels: int = MAX_PIXELS) -> list[Picture]:
+def gather_pictures(items: Any, *, max_pixels: int = MAX_PIXELS, progress: Progress = SILENT) -> list[Picture]:
     """The images that `items` means: one item, or several in a sequence.
 
     Args:
         items: a path of a file (of any name; a missing one is a picture that can't be read), or of a folder,
-            which stands for all files below it with an image's suffix, in order of their names; an array
-            (height, width, 3) uint8, or (n, height, width, 3); a PIL image.
+            which stands for all files below it with an image's suffix, in order of their names, and then for
+            what is lost there (links out of it, folders that can't be opened, formats that are not read, pictures
+            without a suffix), each a picture that can't be read; an array (height, width, 3) uint8, or
+            (n, height, width, 3); a PIL image.
 
     Raises:
         ConfigError: something that is none of these.
@@ -44,47 +49,40 @@ def gather_pictures(items: Any, *, max_pixels: int = MAX_PIXELS) -> list[Picture
     several = items if isinstance(items, Iterable) and not isinstance(items, _SINGLE) else [items]
     found: list[Picture] = []
     for item in several:
-        found += _pictures_of(item, len(found), max_pixels)
+        found += _pictures_of(item, len(found), max_pixels, progress)
     return found
 
 
 _SINGLE = (str, os.PathLike, np.ndarray, Image.Image)
 
 
-def list_images(folder: Path) -> list[Path]:
-    """All files below `folder` with an image's suffix, in order of names; hidden ones and linked folders are left.
-
-    Raises:
-        DataError: the folder, or one below it, can't be read, or there is no image.
-    """
-    found = [path for path in _walk(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not found:
+def _pictures_below(folder: Path, max_pixels: int, progress: Progress) -> list[Picture]:
+    """All pictures below a folder; those that are lost there can't be read, which says why."""
+    files, left_out = scan_pictures(folder)
+    lost = find_lost(left_out)
+    if not files and not lost:
+        seen = f" Left out: {summarise(left_out)}." if left_out else ""
         raise DataError(
             f"{quote(str(folder))} holds no images: no file below it ends in .jpg, .png, .webp, .gif, .bmp, .tif "
-            f"or the like."
+            f"or the like.{seen}"
         )
-    return sorted(found, key=lambda path: [sort_key(part) for part in path.parts])
+    for warning in warn_of_lost(left_out):
+        progress.warn(f"{quote(str(folder))}: {warning}")
+    found = [Picture(str(file), partial(_read_path, file, max_pixels)) for file in files]
+    return found + [Picture(str(folder / entry.path), partial(_refuse, folder, entry)) for entry in lost]
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise DataError(f"folder {quote(str(error.filename))} can't be read: {error.strerror}.") from error
-
-    for root, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if _is_wanted(name)]
-        yield from (Path(root, name) for name in files if _is_wanted(name))
+def _refuse(folder: Path, entry: Ignored) -> np.ndarray:
+    raise BadImage(str(folder / entry.path), entry.reason)
 
 
-def _is_wanted(name: str) -> bool:
-    return not name.startswith(".") and name.lower() not in LITTER
-
-
-def _pictures_of(item: Any, number: int, max_pixels: int) -> list[Picture]:
+def _pictures_of(item: Any, number: int, max_pixels: int, progress: Progress) -> list[Picture]:
     """What one item stands for; `number` names images in memory."""
     if isinstance(item, str | os.PathLike):
         path = Path(os.fspath(item))
-        files = list_images(path) if os.path.isdir(path) else [path]  # noqa: PTH112 - unlike Path's, it never raises
-        return [Picture(str(file), partial(_read_path, file, max_pixels)) for file in files]
+        if os.path.isdir(path):  # noqa: PTH112 - unlike Path's, it never raises
+            return _pictures_below(path, max_pixels, progress)
+        return [Picture(str(path), partial(_read_path, path, max_pixels))]
     if isinstance(item, np.ndarray):
         stack = item if item.ndim == 4 else item[None]
         if item.dtype != np.uint8 or stack.ndim != 4 or stack.shape[3] != 3 or 0 in stack.shape[1:]:

@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 PARTS = ("train", "val", "test")
+Loss = Literal["unread", "picture", "other", "litter"]
+LOSSES: tuple[Loss, ...] = get_args(Loss)
+"""From what matters most to what matters least."""
 
 
 @dataclass(frozen=True)
 class Ignored:
-    """Something in a source that is not a sample, and why."""
+    """Something in a source that is not a sample, and why.
+
+    loss: what is lost: 'unread': a picture, or a folder of them, that can't be read; 'picture': what looks like a
+    picture, though its name or place does not; 'other': no picture; 'litter': what systems leave behind.
+    """
 
     path: str
     reason: str
+    loss: Loss = "other"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """A folder of class folders -> every image in it, once, in an order that depends on names alone.
 
 Two layouts are known: class folders, or `train/` with class folders, beside it `val/` and `test/` where wanted.
-Folders below a class folder belong to that class. Nothing is opened here: what a file holds is decided later.
+Folders below a class folder belong to that class. No file with an image's suffix is opened here: what it holds is
+decided later. Of others the first bytes are read, as a picture may have lost its suffix.
 """
 
 # Strings, not Paths, while walking: a tree may hold a million files.
@@ -18,22 +19,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backbench.data.listing import PARTS, Ignored
+from backbench.data.file_kinds import HIDDEN, IMAGE_SUFFIXES, find_suffix, is_litter, judge_other
+from backbench.data.left_out import warn_of_lost
+from backbench.data.listing import PARTS, Ignored, Loss
 from backbench.errors import DataError, nearest
 
-# fmt: off
-IMAGE_SUFFIXES = frozenset((
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".pfm",
-))
-OTHER_IMAGE_SUFFIXES = frozenset((
-    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".svg", ".psd", ".ico", ".tga", ".exr", ".hdr",
-    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2",
-))
-# fmt: on
 PART_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-LITTER = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin"))
 LINK_OUT = "a link that leads out of the folder, not followed"
+COPY_LINKS = (
+    "Give a folder that holds both, or copy what the links lead to ('cp -rL FOLDER COPY'), or make hard links."
+)
 OTHER_LAYOUTS = (
     "One folder for each class is expected (FOLDER/class/image.jpg), or FOLDER/train/class/image.jpg with val/ "
     "and test/ beside train/. Labels in a table instead? Give a CSV file with the columns 'file' and 'label'."
@@ -76,16 +71,29 @@ class _Folder:
 
 @dataclass
 class _Walk:
-    """What one scan has seen so far; real files and folders are known by (device, inode)."""
+    """What one scan has seen so far; real files and folders are known by (device, inode).
+
+    is_labelled: every real file counts once; else under each of its names.
+    """
 
     root: str
     real_root: str
     follow_outside: bool
+    is_labelled: bool = True
     files: dict[str, tuple[str, _Folder]] = field(default_factory=dict)  # id -> (path, class folder)
-    ignored: dict[str, str] = field(default_factory=dict)  # id -> reason
+    ignored: dict[str, Ignored] = field(default_factory=dict)  # by id
     links: list[tuple[str, str, _Folder]] = field(default_factory=list)  # (id, path, class folder), for later
     seen: dict[tuple[int, int], str] = field(default_factory=dict)  # (device, inode) -> id
     suffixes: Counter[str] = field(default_factory=Counter)
+
+    def leave_out(self, entry_id: str, reason: str, loss: Loss = "other") -> None:
+        """Note what is not used, and why."""
+        self.ignored[entry_id] = Ignored(entry_id, reason, loss)
+
+    @property
+    def left_out(self) -> tuple[Ignored, ...]:
+        """All of it, in the order of its names."""
+        return tuple(self.ignored[name] for name in sorted(self.ignored, key=sort_key))
 
 
 def scan_folder(root: str | os.PathLike[str], *, follow_outside: bool = False) -> Tree:
@@ -117,11 +125,35 @@ def scan_folder(root: str | os.PathLike[str], *, follow_outside: bool = False) -
             walk.links.append((folder.id, folder.path, folder))
         else:
             _walk_folder(walk, folder.id, folder.path, folder)
-    while walk.links:  # what is real comes first, so that a link never stands for the file it leads to
+    _follow_links(walk)
+    return _make_tree(walk, class_folders)
+
+
+def scan_pictures(root: str | os.PathLike[str]) -> tuple[list[Path], tuple[Ignored, ...]]:
+    """All images below a folder without labels, in the order of their names, and what was left out.
+
+    The law is that of `scan_folder`, but for a file with several names, which counts under each.
+
+    Raises:
+        DataError: the folder itself can't be read.
+    """
+    path = os.fspath(root)
+    walk = _Walk(path, os.path.realpath(path), follow_outside=False, is_labelled=False)
+    top = _Folder("", "", None, path)
+    _walk_folder(walk, "", path, top)
+    _follow_links(walk)
+    if "" in walk.ignored:
+        raise DataError(f"folder '{path}' {walk.ignored[''].reason}.")
+    ids = sorted(walk.files, key=lambda name: [sort_key(part) for part in name.split("/")])
+    return [Path(walk.files[name][0]) for name in ids], walk.left_out
+
+
+def _follow_links(walk: _Walk) -> None:
+    """What is real was met before, so that a link never stands for the file it leads to."""
+    while walk.links:
         links, walk.links = sorted(walk.links, key=lambda link: sort_key(link[0])), []
         for link in links:
             _follow_link(walk, *link)
-    return _make_tree(walk, class_folders)
 
 
 def sort_key(name: str) -> tuple[str, str]:
@@ -160,7 +192,7 @@ def _find_class_folders(walk: _Walk) -> list[_Folder]:
             if not below and parts[name] == "train":
                 raise DataError(f"'{top[name]}' holds no class folders. {OTHER_LAYOUTS}")
         for name in top.keys() - parts.keys():
-            walk.ignored[name] = "lies beside train/, not in train/, val/ or test/"
+            walk.leave_out(name, "lies beside train/, not in train/, val/ or test/")
     if not found:
         raise _no_images(walk, "no class folders")
     return found
@@ -171,14 +203,16 @@ def _list_top(walk: _Walk, path: str, prefix: str) -> dict[str, str]:
     folders: dict[str, str] = {}
     for entry in _scan(walk, path, prefix):
         entry_id = prefix + entry.name
-        if _is_litter(entry.name):
-            walk.ignored[entry_id] = "hidden, or litter of an operating system"
+        if is_litter(entry.name):
+            walk.leave_out(entry_id, HIDDEN, "litter")
         elif not _is_folder(entry):
             suffix = _count_suffix(walk, entry.name)
-            is_image = suffix in IMAGE_SUFFIXES
-            walk.ignored[entry_id] = "an image outside any class folder" if is_image else _describe_suffix(suffix)
+            if suffix in IMAGE_SUFFIXES:
+                walk.leave_out(entry_id, "an image outside any class folder", "picture")
+            else:
+                walk.leave_out(entry_id, *judge_other(entry.path, suffix))
         elif entry.is_symlink() and _leads_out(walk, entry.path):
-            walk.ignored[entry_id] = LINK_OUT
+            walk.leave_out(entry_id, LINK_OUT, "unread")
         else:
             folders[entry.name] = entry.path
     return folders
@@ -235,10 +269,11 @@ def _walk_folder(walk: _Walk, folder_id: str, path: str, owner: _Folder) -> None
         if not _enter(walk, folder_id, path):
             continue
         below: list[tuple[str, str]] = []
-        for entry in _scan(walk, path, folder_id + "/"):
-            entry_id = f"{folder_id}/{entry.name}"
-            if _is_litter(entry.name):
-                walk.ignored[entry_id] = "hidden, or litter of an operating system"
+        prefix = f"{folder_id}/" if folder_id else ""
+        for entry in _scan(walk, path, prefix):
+            entry_id = prefix + entry.name
+            if is_litter(entry.name):
+                walk.leave_out(entry_id, HIDDEN, "litter")
             elif entry.is_symlink():
                 walk.links.append((entry_id, entry.path, owner))
             elif entry.is_dir(follow_symlinks=False):
@@ -253,30 +288,30 @@ def _enter(walk: _Walk, folder_id: str, path: str) -> bool:
     try:
         status = os.stat(path)
     except OSError as error:
-        walk.ignored[folder_id] = f"can't be opened: {error.strerror}"
+        walk.leave_out(folder_id, f"can't be opened: {error.strerror}", "unread")
         return False
     before = walk.seen.setdefault((status.st_dev, status.st_ino), folder_id)
     if before != folder_id:
-        walk.ignored[folder_id] = f"leads to a folder that was read already: {before}"
+        walk.leave_out(folder_id, f"leads to a folder that was read already: {before or 'the folder itself'}")
     return before == folder_id
 
 
 def _add_file(walk: _Walk, file_id: str, path: str, owner: _Folder, entry: os.DirEntry[str] | None = None) -> None:
     suffix = _count_suffix(walk, file_id)
     if suffix not in IMAGE_SUFFIXES:
-        walk.ignored[file_id] = _describe_suffix(suffix)
+        walk.leave_out(file_id, *judge_other(path, suffix))
         return
     try:  # a DirEntry on Windows knows no inode
         status = os.stat(path) if entry is None or os.name == "nt" else entry.stat(follow_symlinks=False)
     except OSError as error:
-        walk.ignored[file_id] = f"can't be looked at: {error.strerror}"
+        walk.leave_out(file_id, f"can't be looked at: {error.strerror}", "unread")
         return
     if not stat.S_ISREG(status.st_mode):
-        walk.ignored[file_id] = "a pipe, socket or device, not a file"
+        walk.leave_out(file_id, "a pipe, socket or device, not a file")
         return
     before = walk.seen.setdefault((status.st_dev, status.st_ino), file_id)
-    if before != file_id:
-        walk.ignored[file_id] = f"the same file as {before}"
+    if before != file_id and walk.is_labelled:
+        walk.leave_out(file_id, f"the same file as {before}")
     else:
         walk.files[file_id] = (path, owner)
 
@@ -286,10 +321,11 @@ def _follow_link(walk: _Walk, link_id: str, path: str, owner: _Folder) -> None:
         status = os.stat(path)
     except OSError as error:
         is_loop = error.errno == errno.ELOOP
-        walk.ignored[link_id] = "a link that leads in a circle" if is_loop else f"a dead link: {error.strerror}"
+        reason = "a link that leads in a circle" if is_loop else f"a dead link: {error.strerror}"
+        walk.leave_out(link_id, reason, "unread")
         return
     if _leads_out(walk, path):
-        walk.ignored[link_id] = LINK_OUT
+        walk.leave_out(link_id, LINK_OUT, "unread")
     elif stat.S_ISDIR(status.st_mode):
         _walk_folder(walk, link_id, path, owner)
     else:
@@ -304,7 +340,7 @@ def _make_tree(walk: _Walk, class_folders: list[_Folder]) -> Tree:
         if folder.id in filled or not is_known:
             class_names.add(folder.label)
         if folder.id not in filled:
-            walk.ignored.setdefault(folder.id, "a class folder without images")
+            walk.ignored.setdefault(folder.id, Ignored(folder.id, "a class folder without images"))
     if not walk.files:
         raise _no_images(walk, "no images")
     ids = sorted(walk.files, key=sort_key)
@@ -320,7 +356,7 @@ def _make_tree(walk: _Walk, class_folders: list[_Folder]) -> Tree:
         parts=tuple(owner.part for _, owner in rows),
         files=tuple(Path(path) for path, _ in rows),
         class_names=tuple(sorted(class_names, key=sort_key)),
-        ignored=tuple(Ignored(name, walk.ignored[name]) for name in sorted(walk.ignored, key=sort_key)),
+        ignored=walk.left_out,
         nested=tuple(sorted(nested, key=sort_key)),
     )
 
@@ -329,11 +365,12 @@ def _no_images(walk: _Walk, what: str) -> DataError:
     num_files = walk.suffixes.total()
     common = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in walk.suffixes.most_common(5))
     seen = f"{num_files:,} files were seen ({common})" if num_files else "No files were seen"
-    num_links = sum(reason == LINK_OUT for reason in walk.ignored.values())
-    links = f" {num_links:,} links lead out of the folder and were not followed." if num_links else ""
+    num_links = sum(entry.reason == LINK_OUT for entry in walk.ignored.values())
+    links = f" {num_links:,} links lead out of the folder and were not followed. {COPY_LINKS}" if num_links else ""
     num_loose = sum(suffix in IMAGE_SUFFIXES for suffix in walk.suffixes.elements())
     loose = f", {num_loose:,} of them images outside any class folder" if num_loose and not walk.files else ""
-    return DataError(f"'{walk.root}' holds {what}. {seen}{loose}.{links} {OTHER_LAYOUTS}")
+    lost = "".join(f" {warning}." for warning in warn_of_lost(walk.left_out)) if not (num_links or loose) else ""
+    return DataError(f"'{walk.root}' holds {what}. {seen}{loose}.{links}{lost} {OTHER_LAYOUTS}")
 
 
 def _scan(walk: _Walk, path: str, prefix: str) -> list[os.DirEntry[str]]:
@@ -342,7 +379,7 @@ def _scan(walk: _Walk, path: str, prefix: str) -> list[os.DirEntry[str]]:
         with os.scandir(path) as entries:
             return sorted(entries, key=lambda entry: sort_key(entry.name))
     except OSError as error:
-        walk.ignored[prefix.rstrip("/")] = f"can't be opened: {error.strerror}"
+        walk.leave_out(prefix.rstrip("/"), f"can't be opened: {error.strerror}", "unread")
         return []
 
 
@@ -350,12 +387,12 @@ def _holds(path: str, *, folders: bool) -> bool:
     """Whether there are folders (or else images) right in this folder."""
     try:
         with os.scandir(path) as entries:
-            visible = [entry for entry in entries if not _is_litter(entry.name)]
+            visible = [entry for entry in entries if not is_litter(entry.name)]
     except OSError:
         return False
     if folders:
         return any(_is_folder(entry) for entry in visible)
-    return any(_find_suffix(entry.name) in IMAGE_SUFFIXES for entry in visible)
+    return any(find_suffix(entry.name) in IMAGE_SUFFIXES for entry in visible)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -372,23 +409,7 @@ def _leads_out(walk: _Walk, path: str) -> bool:
     return real_path != walk.real_root and not real_path.startswith(walk.real_root.rstrip(os.sep) + os.sep)
 
 
-def _is_litter(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in LITTER
-
-
-def _find_suffix(name: str) -> str:
-    """The suffix in lower case, '' where there is none."""
-    stem, dot, suffix = name.rpartition(".")
-    return dot + suffix.lower() if stem and "/" not in suffix else ""
-
-
 def _count_suffix(walk: _Walk, name: str) -> str:
-    suffix = _find_suffix(name)
+    suffix = find_suffix(name)
     walk.suffixes[suffix] += 1
     return suffix
-
-
-def _describe_suffix(suffix: str) -> str:
-    if suffix in OTHER_IMAGE_SUFFIXES:
-        return f"an image format that is not read ({suffix}): convert it to PNG or JPEG"
-    return f"not an image file ({suffix or 'no suffix'})"

@@ -13,6 +13,7 @@ from statistics import median_low
 from backbench.catalog import SourceSpec, find_source
 from backbench.config import DataConfig
 from backbench.data import decode
+from backbench.data.left_out import group_by_reason
 from backbench.data.listing import PARTS, Ignored, Listing
 from backbench.data.load import load_listing
 from backbench.data.manifest import read_split
@@ -85,7 +86,8 @@ class Survey:
         if self.num_unreadable:
             facts.append(f"{self.num_unreadable:,} unreadable")
         if self.ignored:
-            facts.append(f"{len(self.ignored):,} ignored ({list_some((quote(e.path) for e in self.ignored), 3)})")
+            first = (quote(entry.path) for _, found in group_by_reason(self.ignored) for entry in found)
+            facts.append(f"{len(self.ignored):,} ignored ({list_some(first, 3)})")
         lines = [f"{escape(self.name)}: {', '.join(facts)}."]
         if self.widths is not None and self.heights is not None:
             size = f"Sizes {self.widths} x {self.heights} pixels"

@@ -187,7 +187,7 @@ class Classifier(nn.Module):
         """
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise ConfigError(f"top is {top!r:.80}; it has to be a whole number of classes, at least 1.")
-        pictures = gather_pictures(items)
+        pictures = gather_pictures(items, progress=progress)
         errors: dict[int, str] = {}
         logits = self.logits_for(
             lambda row: self._read(pictures[row], row, errors),

@@ -98,7 +98,7 @@ def read_samples(
     known = {unicodedata.normalize("NFC", name): name for name in classes}
     samples: list[Sample] = []
     faults: list[str] = []
-    pictures = gather_pictures(list(given))
+    pictures = gather_pictures(list(given), progress=progress)
     for picture in pictures:
         if len(samples) == num:
             progress.say(f"the first {num:,} of {len(pictures):,} images are explained; --num takes more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
@@ -11,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from backbench.data.decode import FORMATS, decode_image
+from backbench.data.decode import decode_image, open_image
 from backbench.errors import BadImage
 
 MOST_FIELDS = 8
@@ -84,22 +85,21 @@ def look_at(data: bytes, name: str, *, max_pixels: int) -> None:
         HTTPException: 415: no image of a known format; 413: more than `max_pixels`.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
+        with open_image(io.BytesIO(data), max_pixels):
+            return
     except UnidentifiedImageError:
         raise HTTPException(415, _reason(data, name, max_pixels)) from None
     except Image.DecompressionBombError:
-        width, height = max_pixels, 2
+        most = f"{max_pixels / 1e6:.0f} million pixels"
+        raise HTTPException(413, f"too large: at most {most} are decoded here") from None
     except Exception:  # a known format, damaged: the answer says how
         return
-    if width * height > max_pixels:
-        raise HTTPException(413, f"too large: at most {max_pixels / 1e6:.0f} million pixels are decoded here")
 
 
 def find_format(data: bytes) -> str | None:
     """The format of an image as Pillow names it; None if its start is not that of one."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with open_image(io.BytesIO(data), sys.maxsize) as image:
             return image.format
     except Exception:  # whatever hostile bytes make of Pillow
         return None

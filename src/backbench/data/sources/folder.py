@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from backbench.config import DataConfig
+from backbench.data.left_out import warn_of_lost
 from backbench.data.listing import Listing
 from backbench.data.scanner import scan_folder
 from backbench.data.wording import count, list_some, quote
@@ -37,6 +38,7 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
                 "CSV or Parquet file."
             )
     tree = scan_folder(path)
+    warnings = (*warn_of_lost(tree.ignored), *(_warn_of_nested(tree.nested) if tree.nested else ()))
     return Listing(
         name=path.resolve().name or "images",
         ids=tree.ids,
@@ -46,7 +48,7 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
         files=tree.files,
         ignored=tree.ignored,
         class_names=tree.class_names,
-        facts={"warnings": _warn_of_nested(tree.nested)} if tree.nested else {},
+        facts={"warnings": warnings} if warnings else {},
     )
 
 

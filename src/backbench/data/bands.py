@@ -1,0 +1,67 @@
+"""Images with more than three colours of 8 bits: what of them is read, and what is refused by name."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import IO
+
+from PIL import Image, ImageFile, TiffImagePlugin
+
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_SUBFILE, _BITS, _PHOTOMETRIC, _SAMPLES, _SUB_FOLDERS, _SAMPLE_FORMAT, _DNG = 254, 258, 262, 277, 330, 339, 50706
+_RGB = 2
+_NUMBERS = {1: "whole", 2: "signed", 3: "floating-point"}
+
+
+def find_remarks(image: Image.Image) -> tuple[str, ...]:
+    """What of an opened image is not used, in words that follow a number of images; () of a plain one."""
+    remarks = []
+    tags = getattr(image, "tag_v2", {})
+    num_bands = tags.get(_SAMPLES, 1)
+    if num_bands > 3 and tags.get(_PHOTOMETRIC) == _RGB:
+        rest = "the others are not used" if num_bands > 4 else "the fourth is not used"
+        if image.mode == "RGBA":
+            rest = "the fourth as transparency" + (", the others are not used" if num_bands > 4 else "")
+        remarks.append(f"with {num_bands} bands: the first three are read as red, green and blue, {rest}")
+    if has_deep_colours(image):
+        remarks.append("with 16 bits for each colour: the upper 8 bits are used")
+    if image.format in ("TIFF", "GIF", "WEBP", "PNG", "AVIF"):
+        with suppress(Exception):  # whatever is wrong with what is not read
+            if getattr(image, "is_animated", False):
+                remarks.append("with several pages or frames: the first is used")
+    return tuple(remarks)
+
+
+def has_deep_colours(image: Image.Image) -> bool:
+    """Whether Pillow keeps the upper 8 of the 16 bits of each colour."""
+    if image.format not in ("PNG", "TIFF") or image.mode.startswith(("I", "F")):
+        return False
+    bits = getattr(image, "tag_v2", {}).get(_BITS, ())
+    tile = image.tile[:1] if isinstance(image, ImageFile.ImageFile) else []
+    return any(";16" in str(part[3]) for part in tile) or max(bits, default=8) == 16
+
+
+def is_raw(image: Image.Image, start: bytes) -> bool:
+    """Whether an image that opens as a TIFF is a camera's raw file, of which that is but a small preview."""
+    tags = getattr(image, "tag_v2", {})
+    return start[8:10] == b"CR" or _DNG in tags or (tags.get(_SUBFILE) == 1 and _SUB_FOLDERS in tags)
+
+
+def explain_tiff(file: IO[bytes]) -> str | None:
+    """Why a TIFF of bands that Pillow does not know is no picture; None if it can't be told."""
+    try:
+        file.seek(0)
+        header = file.read(8)
+        header += file.read(8) if header[2] == 43 else b""
+        folder = TiffImagePlugin.ImageFileDirectory_v2(header)
+        file.seek(folder.next)
+        folder.load(file)
+        num_bands, bits = int(folder.get(_SAMPLES, 1)), max(folder.get(_BITS, (1,)))
+        numbers = _NUMBERS.get(max(folder.get(_SAMPLE_FORMAT, (1,))), "complex")
+    except Exception:  # the list of what Pillow raises on hostile bytes is long and not documented
+        return None
+    bands = "1 band" if num_bands == 1 else f"{num_bands} bands"
+    return (
+        f"is a TIFF of {bands} of {bits}-bit {numbers} numbers, which is not read. Write one band, or three as "
+        "red, green and blue, to 8-bit files: gdal_translate -b 4 -b 3 -b 2 -scale -ot Byte IN.tif OUT.tif"
+    )

@@ -1,0 +1,69 @@
+"""Which files are pictures: by the suffix of their names, and where that tells nothing by their first bytes."""
+
+# Strings, not Paths: a folder may hold a million files.
+# ruff: noqa: PTH116
+
+from __future__ import annotations
+
+import os
+import stat
+
+from backbench.data.listing import Loss
+from backbench.data.sniff import START_BYTES, find_image_format, find_unread_format
+
+# fmt: off
+IMAGE_SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".heic", ".heif", ".hif",
+))
+OTHER_IMAGE_SUFFIXES = frozenset((
+    ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".svg", ".svgz", ".psd", ".psb", ".xcf", ".ai", ".eps", ".ico", ".tga",
+    ".pcx", ".exr", ".hdr", ".dcm", ".nii", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".raf",
+    ".orf", ".rw2", ".pef", ".srw", ".3fr", ".iiq", ".x3f", ".raw",
+))
+PLAIN_SUFFIXES = frozenset((  # files that are so many, or so plainly no pictures, that they are not opened
+    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".log", ".md",
+    ".rst", ".html", ".htm", ".css", ".js", ".py", ".ipynb", ".sh", ".m", ".npy", ".npz", ".mat", ".pkl", ".h5",
+    ".hdf5", ".parquet", ".pt", ".pth", ".ckpt", ".onnx", ".safetensors", ".zip", ".tar", ".gz", ".tgz", ".xz",
+    ".7z", ".rar", ".db", ".sqlite", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".mp4", ".mov",
+    ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mp3", ".wav", ".aae", ".xmp", ".shp", ".shx", ".dbf", ".prj",
+))
+# fmt: on
+LITTER = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin"))
+HIDDEN = "hidden, or litter of an operating system"
+
+
+def is_litter(name: str) -> bool:
+    """Whether a name is hidden, or that of what operating systems leave behind."""
+    return name.startswith(".") or name.casefold() in LITTER
+
+
+def find_suffix(name: str) -> str:
+    """The suffix in lower case, '' where there is none."""
+    stem, dot, suffix = name.rpartition(".")
+    return dot + suffix.lower() if stem and "/" not in suffix else ""
+
+
+def judge_other(path: str, suffix: str) -> tuple[str, Loss]:
+    """Why a file without the suffix of an image that is read is left out, and what is lost with it."""
+    if suffix in OTHER_IMAGE_SUFFIXES:
+        return f"an image format that is not read ({suffix}): convert it to PNG or JPEG", "unread"
+    start = b"" if suffix in PLAIN_SUFFIXES else _read_start(path)
+    found, unread = find_image_format(start), find_unread_format(start)
+    if found is not None:
+        what = f"a name that ends in {suffix}" if suffix else "a name without a suffix"
+        return f"looks like a {found} image with {what}: rename it to use it", "picture"
+    if unread is not None:
+        return unread, "unread"
+    return f"not an image file ({suffix or 'no suffix'})", "other"
+
+
+def _read_start(path: str) -> bytes:
+    """The first bytes of a regular file; empty where it can't be read, as what it holds does not matter then."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return b""
+        with open(path, "rb") as file:
+            return file.read(START_BYTES)
+    except OSError:
+        return b""
