@@ -51,6 +51,9 @@ class ModelFacts(Frozen):
     pretrained_on: str | None = Field(description="None: untrained weights")
     licence: str | None = None
     source: str | None = None
+    checkpoint: str | None = Field(
+        default=None, description="which tensors of a file that wraps them, or holds several sets, were taken"
+    )
     is_control: bool = False
     label: str | None = Field(
         default=None, description="a name for people, where `name` is that of the run that trained the weights"

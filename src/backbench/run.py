@@ -198,6 +198,8 @@ def extract_for(
 
     assert model.load is not None  # every spec has one of the two
     backbone = model.load(config.seed)
+    if backbone.facts.checkpoint:
+        progress.say(f"{model.name}: used of its weights file: {backbone.facts.checkpoint}.")
     check_backbone(backbone)
     extraction = extract_features(
         backbone,

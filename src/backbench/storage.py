@@ -7,6 +7,8 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
+from io import BufferedReader
 from pathlib import Path
 
 from backbench.errors import StorageError
@@ -56,9 +58,30 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with open(path, "rb") as stream:
+def open_file(path: Path | str) -> BufferedReader:
+    """A regular file for reading; OSError at once for a folder, a pipe or a device, which could block for ever."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    stream = open(os.open(path, flags), "rb")  # noqa: SIM115 - the caller closes it
+    mode = os.fstat(stream.fileno()).st_mode
+    if stat.S_ISREG(mode):
+        return stream
+    stream.close()
+    kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device"
+    raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, f"it is {kind}, not a file", str(path))
+
+
+def read_file(path: Path | str, max_bytes: int) -> bytes:
+    """All bytes of a regular file; OSError as `open_file`, and for one that is larger than `max_bytes`."""
+    with open_file(path) as stream:
+        data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes", str(path))
+    return data
+
+
+def digest_file(path: Path | str) -> str:
+    """SHA-256 of a regular file, in hex; OSError as `open_file`."""
+    with open_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

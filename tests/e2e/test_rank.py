@@ -260,3 +260,28 @@ def test_a_model_that_fails_is_a_row_and_the_others_go_on(photos: Path, tmp_path
     assert "conv1.weight" in failed[0]["error"]
     assert all(row["accuracy"] is not None for row in rows if row["model"] == "pixels")
     assert len(list(out.glob("*broken*.failed-1/record.json"))) == 1
+
+
+def test_what_was_taken_of_a_checkpoint_is_said_once_and_recorded(
+    ranked: tuple[Path, dict[str, Any], Path], tmp_path: Path
+) -> None:
+    import timm
+    import torch
+
+    raw, averaged = (timm.create_model("test_resnet", num_classes=3).state_dict() for _ in range(2))
+    torch.save({"state_dict": raw, "state_dict_ema": averaged, "epoch": 3}, tmp_path / "both.pth")
+    (tmp_path / "both.toml").write_text(
+        'name = "both"\narchitecture = "timm/test_resnet"\nweights = "both.pth"\n[preprocess]\nsize = 64\n'
+        "mean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n"
+    )
+    done = backbench(
+        "rank", ranked[0], "--models", tmp_path / "both.toml", "--methods", "knn,centroid", "--out", tmp_path / "r"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("state_dict_ema") == 1
+    runs = list((tmp_path / "r").glob("*both*/record.json"))
+    assert len(runs) == 2
+    for path in runs:
+        assert "key 'state_dict_ema'" in json.loads(path.read_text())["model"]["checkpoint"]
+        shown = backbench("show", path.parent, COLUMNS="200").stdout
+        assert "averaged weights" in shown

@@ -243,12 +243,9 @@ def test_what_is_left_of_torchvision_networks(name: str, dim: int, head: str) ->
 
 
 def test_densenet_names_of_old_files() -> None:
-    old = {
-        "features.denseblock1.denselayer2.norm.1.weight": torch.zeros(1),
-        "features.norm5.weight": torch.zeros(1),
-    }
+    old = ("features.denseblock1.denselayer2.norm.1.weight", "features.norm5.weight")
     new = {"features.denseblock1.denselayer2.norm1.weight", "features.norm5.weight"}
-    assert set(torchvision_body.rename_old_keys(old)) == new
+    assert set(map(torchvision_body.rename_old_name, old)) == new
 
 
 def test_untrained_weights_leave_torchs_own_generator_alone() -> None:

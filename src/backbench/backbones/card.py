@@ -2,7 +2,7 @@
 
     name = "my_resnet"
     architecture = "torchvision/resnet18"     # or "timm/NAME", or "backbench/vit_base_patch16" and other own ones
-    weights = "my_resnet.safetensors"         # beside the card; .safetensors, or .pth/.pt/.bin with tensors only
+    weights = "my_resnet.safetensors"         # beside the card; or .pth, .pt, .bin, .ckpt, .pth.tar, .index.json
     licence = "not stated"
     pretrained_on = "ImageNet-1k"
 
@@ -13,6 +13,9 @@
 
 `backbench/vit_*` takes the original `.npz` checkpoints too, such as ViT-B_16.npz.
 
+The network is found in the file by the names of its tensors, whatever a trainer wrapped it in; averaged weights
+are taken before raw ones. `key = "state_dict"` (nested ones with dots) and `prefix = "module.backbone."` say it.
+
 Optional: `source`, `head_classes`, `feature_layer` (cut the network there), `[options]` of the architecture, and
 `crop_fraction`, `interpolation`, `resize` under `[preprocess]`. The classifier in the file is left aside, but for
 the method `zeroshot`, where `head_classes` says what its rows are: "imagenet-1k" or another part of ImageNet, or
@@ -21,6 +24,7 @@ the name of a text file beside the card with one WordNet id or class name a line
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import tomllib
@@ -31,12 +35,25 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from backbench.backbones.model_index import default_tag, rows_of
+from backbench.backbones.shards import INDEX_SUFFIX, list_parts
 from backbench.catalog import ModelSpec
 from backbench.config import Frozen, Interpolation, Preprocess, ResizeMode
 from backbench.errors import ConfigError, ModelError, nearest
+from backbench.storage import digest_file, read_file
 
 SUFFIX = ".toml"
-WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", INDEX_SUFFIX)
+OTHER_FORMATS = {
+    ".onnx": "an ONNX graph",
+    ".h5": "a file of Keras",
+    ".keras": "a file of Keras",
+    ".tflite": "a TensorFlow Lite model",
+    ".pb": "a TensorFlow graph",
+    ".msgpack": "a file of Flax",
+    ".pkl": "a pickle, which can run code",
+    ".engine": "a TensorRT engine",
+    ".gguf": "a GGUF file",
+}
 ARCHITECTURE = re.compile(r"(timm|torchvision|backbench)/[a-z0-9_]{1,80}")
 MAX_CARD_BYTES = 100_000
 
@@ -90,6 +107,7 @@ class CardOptions(Frozen):
     """What of an architecture a card may set; nothing that opens a file or the network is among it."""
 
     num_classes: int | None = Field(default=None, ge=0, le=1_000_000)
+    in_chans: Literal[1, 3] | None = None
     img_size: int | tuple[int, int] | None = None
     patch_size: int | None = Field(default=None, ge=1)
     pad_type: Literal["", "same"] | None = None
@@ -116,6 +134,8 @@ class Card(Frozen):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,119}$")
     architecture: Annotated[str, AfterValidator(_check_architecture)]
     weights: Line
+    key: Line | None = None
+    prefix: str | None = Field(default=None, max_length=300)
     preprocess: CardPreprocess
     licence: Line = "not stated"
     source: Line | None = None
@@ -148,6 +168,8 @@ def resolve(name: str) -> ModelSpec | None:
     weights = find_weights(card, path)
     status = weights.stat()
     content = _digest_file(str(weights.resolve()), (status.st_mtime_ns, status.st_size))
+    for part in list_parts(weights) if weights.name.endswith(INDEX_SUFFIX) else ():
+        content += digest_file(part)
     size = card.preprocess.size
     row = _index_row(card.architecture) if card.feature_layer is None else {}
     has_same_size = size[0] == size[1] == row.get("height", row.get("size"))
@@ -169,29 +191,42 @@ def resolve(name: str) -> ModelSpec | None:
 def read_card(path: Path) -> tuple[Card, bytes]:
     """What the card says, and its bytes. ConfigError with the nearest file or key if it can't be used."""
     try:
-        with open(path, "rb") as stream:
-            text = stream.read(MAX_CARD_BYTES + 1)
+        text = read_file(path, MAX_CARD_BYTES)
     except OSError as error:
-        raise ConfigError(
-            f"card '{path}' can't be read: {error.strerror}.{_near_file(path, (SUFFIX,))}"
-        ) from error
-    if len(text) > MAX_CARD_BYTES:
-        raise ConfigError(f"card '{path}' is larger than {MAX_CARD_BYTES:,} bytes; is it a card?")
+        near = _near_file(path, (SUFFIX,)) if error.errno == errno.ENOENT else ""
+        raise ConfigError(f"card '{path}' can't be read: {error.strerror}.{near}") from error
     try:
-        return Card.model_validate(tomllib.loads(text.decode())), text
+        card = Card.model_validate(tomllib.loads(text.decode()))
+    except RecursionError as error:
+        raise ConfigError(f"card '{path}' is nested too deeply; is it a card?") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"card '{path}' is not TOML in UTF-8: {error}.") from error
     except ValidationError as error:
         told = "; ".join(_explain(fault) for fault in error.errors()[:4])
         raise ConfigError(f"card '{path}': {told}.") from error
+    _check_grey(card, path)
+    return card, text
+
+
+def _check_grey(card: Card, path: Path) -> None:
+    """Weights for grey images are turned into those for coloured ones, which must then be normalised alike."""
+    mean, std = card.preprocess.mean, card.preprocess.std
+    if card.options.in_chans == 1 and (len(set(mean)) > 1 or len(set(std)) > 1):
+        raise ConfigError(
+            f"card '{path}': with options.in_chans = 1 the three values of preprocess.mean, and those of "
+            "preprocess.std, must be the same: those of the grey images that it was trained on."
+        )
 
 
 def find_weights(card: Card, path: Path) -> Path:
     """The weights file beside the card. ModelError that says which file was looked for, and how to get it."""
     weights = path.parent / card.weights
-    if weights.suffix not in WEIGHTS_SUFFIXES:
+    if not weights.name.lower().endswith(WEIGHTS_SUFFIXES):
+        other = OTHER_FORMATS.get(weights.suffix.lower())
+        is_other = "" if other is None else f" It is {other}: give the PyTorch weights that it was made of."
         raise ConfigError(
-            f"card '{path}': weights = '{card.weights}' must be a file that ends in {', '.join(WEIGHTS_SUFFIXES)}."
+            f"card '{path}': weights = '{card.weights}' must be a file that ends in "
+            f"{', '.join(WEIGHTS_SUFFIXES)}.{is_other}"
         )
     if not weights.is_file():
         near = _near_file(weights, WEIGHTS_SUFFIXES)
@@ -207,7 +242,7 @@ def _near_file(path: Path, suffixes: tuple[str, ...]) -> str:
     """' Did you mean ...?' with files of that kind in the folder, or what is wrong with the folder."""
     folder = path.parent
     try:
-        names = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in suffixes)
+        names = sorted(entry.name for entry in folder.iterdir() if entry.name.lower().endswith(suffixes))
     except OSError:
         return f" There is no folder '{folder}'."
     close = nearest(path.name, names) or names[:3]
@@ -242,8 +277,7 @@ def _index_row(architecture: str) -> dict[str, Any]:
 @lru_cache(maxsize=64)
 def _digest_file(path: str, _stamp: tuple[int, int]) -> str:
     """SHA-256 of a file, read once per process while its `_stamp`, of time and size, stays the same."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return digest_file(path)
 
 
 def _load(card: Card, weights: Path, _seed: int) -> Any:
@@ -252,14 +286,30 @@ def _load(card: Card, weights: Path, _seed: int) -> Any:
     from backbench.backbones.networks.card_body import load_card_body
     from backbench.backbones.networks.measure import Origin, make_backbone
 
+    options = _constructor_options(card)
+    body, remark = load_card_body(
+        card.architecture, options.model_dump(exclude_none=True), _weights_of(card, weights), card.feature_layer
+    )
     return make_backbone(
-        load_card_body(card.architecture, card.options.model_dump(exclude_none=True), weights, card.feature_layer),
+        body,
         name=card.name,
         architecture=card.architecture,
         preprocess=Preprocess.model_validate(card.preprocess.model_dump()),
-        origin=Origin(card.pretrained_on, card.licence, card.source),
-        build=Build(architecture=card.architecture, options=card.options, feature_layer=card.feature_layer),
+        origin=Origin(card.pretrained_on, card.licence, card.source, remark or None),
+        build=Build(architecture=card.architecture, options=options, feature_layer=card.feature_layer),
     )
+
+
+def _constructor_options(card: Card) -> CardOptions:
+    """The options of the network, which takes coloured images whatever its weights were trained on."""
+    return card.options.model_copy(update={"in_chans": None})
+
+
+def _weights_of(card: Card, weights: Path) -> Any:
+    from backbench.backbones.networks.card_body import CardWeights
+    from backbench.backbones.networks.checkpoint import Choice
+
+    return CardWeights(weights, Choice(card.key, card.prefix), card.options.in_chans or 3)
 
 
 def _has_head(card: Card) -> bool:
@@ -275,6 +325,7 @@ def _load_head(card: Card, weights: Path, path: Path) -> Any:
 
     library = card.architecture.partition("/")[0]
     classes = original_head.read_head_classes(card.head_classes or "", path.parent, f"card '{path}'")
-    network = load_card_network(card.architecture, card.options.model_dump(exclude_none=True), weights)
+    options = _constructor_options(card).model_dump(exclude_none=True)
+    network = load_card_network(card.architecture, options, _weights_of(card, weights))
     take = original_head.take_timm_head if library == "timm" else original_head.take_torchvision_head
     return take(network, classes, name=card.name, size=card.preprocess.size)

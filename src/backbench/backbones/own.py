@@ -107,7 +107,7 @@ def _load_google(name: str, _seed: int) -> Any:
 
     file = _find_google() or fetch_from_address(GOOGLE_URL, name, torch_file(GOOGLE_URL))
     return make_backbone(
-        load_own_body("vit_base_patch16", {}, file),
+        load_own_body("vit_base_patch16", {}, file)[0],
         name=name,
         architecture=f"{PREFIX}vit_base_patch16",
         preprocess=Preprocess(size=(224, 224), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),

@@ -156,6 +156,7 @@ def _weights(record: RunRecord) -> str:
         f"licence {model.licence or 'not known'}",
         format_bytes(model.weights_bytes) if model.weights_bytes else "",
         model.source or "",
+        f"from its file: {model.checkpoint}" if model.checkpoint else "",
         f"digest {model.weights_digest[:12]}" if model.weights_digest else "",
     ]
     return ", ".join(part for part in parts if part)

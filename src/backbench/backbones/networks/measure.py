@@ -19,11 +19,12 @@ from backbench.records import ModelFacts
 
 @dataclass(frozen=True)
 class Origin:
-    """Where weights come from, as far as it is stated."""
+    """Where weights come from, as far as it is stated; `checkpoint`: see `ModelFacts`."""
 
     pretrained_on: str | None
     licence: str | None = None
     source: str | None = None
+    checkpoint: str | None = None
 
 
 def make_backbone(
@@ -61,6 +62,7 @@ def make_backbone(
         pretrained_on=origin.pretrained_on,
         licence=origin.licence,
         source=origin.source,
+        checkpoint=origin.checkpoint,
         is_control=is_control,
     )
     return Backbone(body, facts, build)

@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from backbench.backbones.networks import cnn, tiny_nets, vit_config, vit_weights
-from backbench.backbones.networks.vit import VisionTransformer
+from backbench.backbones.networks.checkpoint import Choice, find_state
+from backbench.backbones.networks.vit import VisionTransformer, drop_head
 from backbench.backbones.networks.vit_config import ViTConfig
-from backbench.backbones.networks.weights import put_state, read_state
+from backbench.backbones.networks.weights import check_state, put_state
+from backbench.backbones.networks.weights_file import open_weights
 from backbench.errors import ModelError, nearest
 
 PREFIX = "backbench/"
@@ -39,30 +41,40 @@ def make_untrained_body(name: str, seed: int) -> nn.Module:
     return cnn.start_well(network) if isinstance(network, cnn.CNN) else network
 
 
-def load_own_body(name: str, options: Mapping[str, Any], weights: Path) -> nn.Module:
-    """The network of that name, without a head, with every tensor from the file; in eval mode.
+def load_own_body(
+    name: str,
+    options: Mapping[str, Any],
+    weights: Path,
+    choice: Choice = Choice(),  # noqa: B008 - frozen
+) -> tuple[nn.Module, str]:
+    """The network of that name, without a head, with every tensor from the file, in eval mode; and the remark on
+    which of the file's tensors they are.
 
     Args:
         name: `vit_base_patch16`, `cnn`, ...
         options: for a vision transformer `img_size`, `global_pool`, `patch_size`, `embed_dim`, `depth` and
             `num_heads`; `num_classes` changes nothing, as the head is left aside; none else for the others.
         weights: for a vision transformer also one of the source's `.npz` checkpoints.
+        choice: what the card says of where in its file they are.
 
     Raises:
         ModelError: no such network, options it does not take, or weights that are not those of such a network.
     """
     config = vit_config_of(name, options)
     if config is not None:
-        return _load_vit(config, options, weights)
+        return _load_vit(config, options, weights, choice)
     build = _find(name)
     if weights.suffix == GOOGLE_SUFFIX:
         raise ModelError(f"{weights} is for {PREFIX}vit_* networks; {PREFIX}{name} needs a .safetensors file.")
     _refuse(name, options, ("num_classes",))
     with torch.device("meta"):
         network = build()
+    taken = find_state(open_weights(weights), network.state_dict(), where=str(weights), choice=choice)
+    unused = vit_weights.HEAD_NAMES
+    check_state(network.state_dict(), taken.state, where=str(weights), unused=unused)
     network.to_empty(device="cpu")
-    put_state(network, read_state(weights), where=str(weights), unused=vit_weights.HEAD_NAMES)
-    return network.eval()
+    put_state(network, taken.state, where=str(weights), unused=unused)
+    return network.eval(), taken.remark
 
 
 def _find(name: str) -> Callable[[], nn.Module]:
@@ -93,17 +105,23 @@ def vit_config_of(name: str, options: Mapping[str, Any]) -> ViTConfig | None:
     return replace(config, **changes)
 
 
-def _load_vit(config: ViTConfig, options: Mapping[str, Any], weights: Path) -> nn.Module:
+def _load_vit(
+    config: ViTConfig, options: Mapping[str, Any], weights: Path, choice: Choice
+) -> tuple[nn.Module, str]:
     if weights.suffix == GOOGLE_SUFFIX:
         state, heads = vit_weights.read_google(weights)
+        remark = ""
     else:
-        state, heads = read_state(weights), config.heads  # these files do not say
+        with torch.device("meta"):
+            own = drop_head(VisionTransformer(config)).state_dict()
+        taken = find_state(open_weights(weights), own, where=str(weights), choice=choice)
+        state, remark, heads = taken.state, taken.remark, config.heads  # these files do not say the heads
     network = vit_weights.make_vit_from_state(config, state, where=str(weights))
     if heads != config.heads:
         raise ModelError(f"{weights} is a ViT with {heads} heads and not {config.heads}. Check the architecture.")
     if "img_size" in options:
         network.set_image_size(config.image_size)
-    return network
+    return network, remark
 
 
 def _refuse(name: str, options: Mapping[str, Any], allowed: tuple[str, ...]) -> None:

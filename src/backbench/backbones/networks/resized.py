@@ -35,7 +35,7 @@ def at_size(backbone: Backbone, name: str, size: int) -> Backbone:
         name=name,
         architecture=facts.architecture,
         preprocess=backbone.preprocess.model_copy(update={"size": (size, size)}),
-        origin=Origin(facts.pretrained_on, facts.licence, facts.source),
+        origin=Origin(facts.pretrained_on, facts.licence, facts.source, facts.checkpoint),
         build=build,
     )
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from backbench.backbones.networks.checkpoint import State
 from backbench.backbones.networks.fetch import prefer_no_telemetry
+from backbench.backbones.networks.weights_file import tell_reason
 from backbench.config import Preprocess
 from backbench.errors import ModelError
+
+_RESIZED = re.compile(r"pos_embed|relative_position_bias_table|rel_pos")
 
 
 def load_pretrained(name: str, file: Path) -> nn.Module:
@@ -34,9 +40,8 @@ def load_network(name: str, file: Path) -> nn.Module:
     try:
         network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # timm and torch report a wrong or damaged file in many ways
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
-            f"{file} can't be loaded as '{name}': {' '.join(line.strip() for line in lines[:4])[:500]}. "
+            f"{file} can't be loaded as '{name}': {tell_reason(error)}. "
             f"If it is damaged, delete it and it will be fetched again."
         ) from error
     return network
@@ -48,6 +53,37 @@ def make_network(architecture: str, options: Mapping[str, Any]) -> nn.Module:
     import timm
 
     return timm.create_model(architecture, pretrained=False, **options)
+
+
+def convert_names(state: State, network: nn.Module, where: str) -> State | None:
+    """Tensors by the names of the original code (DINOv2, ConvNeXt, Swin, BEiT, ...) turned into timm's, by timm.
+
+    Args:
+        state: by the names in the file; left as it is.
+        network: of timm, on any device.
+        where: what to call the file in messages.
+
+    Returns:
+        None if timm has no conversion for this network, or if it fails.
+
+    Raises:
+        ModelError: timm would resize position embeddings, which makes other features than the file's.
+    """
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return None
+    try:
+        converted = dict(convert(dict(state), network))
+    except Exception:  # a state that is not of this network fails in many ways
+        return None
+    sizes = {tensor.numel() for tensor in state.values()}
+    resized = [name for name, tensor in converted.items() if _RESIZED.search(name) and tensor.numel() not in sizes]
+    if resized:
+        raise ModelError(
+            f"{where}: its {resized[0]} is for another image size than the network's: set options.img_size and "
+            "preprocess.size in the card to the size it was trained at."
+        )
+    return converted
 
 
 def drop_head(network: Any) -> nn.Module:

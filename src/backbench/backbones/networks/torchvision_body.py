@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from backbench.backbones.networks.weights import put_state, read_state
+from backbench.backbones.networks.checkpoint import find_state
+from backbench.backbones.networks.weights import put_state
+from backbench.backbones.networks.weights_file import open_weights
 
+_OLD_NAME = re.compile(r"^(features\.denseblock\d+\.denselayer\d+\.(?:norm|relu|conv))\.(\d.*)$")
 PORTED = ("googlenet", "inception_v3")
 """Weights ported from another framework: the network rescales its input, and has auxiliary heads for training."""
 
@@ -56,10 +58,9 @@ def head_path(network: nn.Module) -> str:
     return [path for path, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
 
 
-def rename_old_keys(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def rename_old_name(name: str) -> str:
     """DenseNet's published files say 'norm.1' where the network says 'norm1'; other names stay as they are."""
-    old = re.compile(r"^(features\.denseblock\d+\.denselayer\d+\.(?:norm|relu|conv))\.(\d.*)$")
-    return {old.sub(r"\1\2", name): tensor for name, tensor in state.items()}
+    return _OLD_NAME.sub(r"\1\2", name)
 
 
 def published_options(name: str, size: int) -> dict[str, Any]:
@@ -81,5 +82,6 @@ def load_network(name: str, file: Path, size: int) -> nn.Module:
         ModelError: the file is damaged, or is not that of this model.
     """
     network = make_network(name, published_options(name, size))
-    put_state(network, rename_old_keys(read_state(file)), where=str(file))
+    taken = find_state(open_weights(file), network.state_dict(), where=str(file), rename=rename_old_name)
+    put_state(network, taken.state, where=str(file))
     return network

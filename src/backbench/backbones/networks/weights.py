@@ -1,75 +1,16 @@
-"""Reads weights files and puts them into networks, strictly; digests what is in a network."""
+"""Puts weights into networks, strictly; digests what is in a network."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from backbench.errors import ModelError
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 NUM_NAMED = 3
-
-
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """The named tensors of a weights file, floating-point ones as float32, on the CPU.
-
-    `.safetensors` is read as such, everything else by torch's restricted loader, which builds tensors and plain
-    containers only. A dictionary under 'state_dict' or 'model' is unwrapped, the 'module.' prefix of
-    parallel training is taken off.
-
-    Raises:
-        ModelError: not a weights file, damaged, or one that would run code when unpickled.
-    """
-    loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
-    state = _unwrap(loaded, path)
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-
-
-def _read_safetensors(path: Path) -> object:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path, device="cpu")
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"{path} is not a whole safetensors file: {_first_line(error)}. Fetch it again."
-        ) from error
-
-
-def _read_pickled(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path} was refused: it is damaged, or holds more than tensors ({_first_line(error)}), and such a "
-            f"file can run code when it is opened. Ask its author for a safetensors file or a plain state_dict."
-        ) from error
-    except Exception as error:  # a crafted file makes the reader fail in many ways
-        raise ModelError(f"{path} is not a readable PyTorch weights file: {_first_line(error)}.") from error
-
-
-def _unwrap(loaded: object, path: Path) -> dict[str, torch.Tensor]:
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not loaded:
-        raise ModelError(f"{path} holds no named tensors (a state_dict); it holds a {type(loaded).__name__}.")
-    other = [str(name) for name, tensor in loaded.items() if not isinstance(tensor, torch.Tensor)]
-    if other:
-        raise ModelError(
-            f"{path} holds more than named tensors: {', '.join(other[:NUM_NAMED])}. Save the network's "
-            f"state_dict() alone, or under the key 'state_dict' or 'model'."
-        )
-    return {str(name): tensor for name, tensor in loaded.items()}
 
 
 def put_state(
@@ -88,14 +29,7 @@ def put_state(
             finite numbers, or integers where the network has fractions.
     """
     own = body.state_dict()
-    complaints = _differing_shapes(own, state)
-    counters = {name for name in own if name.endswith("num_batches_tracked")}  # no evaluation reads them
-    complaints += _named("missing", [name for name in own if name not in state and name not in counters])
-    complaints += _named("unexpected", [name for name in state if name not in own and name not in unused])
-    if complaints:
-        raise ModelError(
-            f"{where} does not fit the network: {'; '.join(complaints)}. Check the architecture and its options."
-        )
+    check_state(own, state, where=where, unused=unused)
     kept = {name: state.get(name, own[name]) for name in own}
     bad = [name for name, tensor in kept.items() if own[name].is_floating_point() and not _is_usable(tensor)]
     if bad:
@@ -103,6 +37,28 @@ def put_state(
             f"{where} is damaged: {', '.join(bad[:NUM_NAMED])} hold values that are not finite fractions."
         )
     body.load_state_dict(kept, strict=True)
+
+
+def check_state(
+    own: Mapping[str, torch.Tensor],
+    state: Mapping[str, torch.Tensor],
+    *,
+    where: str,
+    unused: Collection[str] = (),
+    advice: str = "Check the architecture and its options.",
+) -> None:
+    """Raises ModelError unless names and shapes of `state` are those of `own`, which may be on any device.
+
+    Args:
+        where, unused: see `put_state`.
+        advice: the cause, if it is known, or what to do.
+    """
+    complaints = _differing_shapes(own, state)
+    counters = {name for name in own if name.endswith("num_batches_tracked")}  # no evaluation reads them
+    complaints += _named("missing", [name for name in own if name not in state and name not in counters])
+    complaints += _named("unexpected", [name for name in state if name not in own and name not in unused])
+    if complaints:
+        raise ModelError(f"{where} does not fit the network: {'; '.join(complaints)}. {advice}")
 
 
 def _differing_shapes(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
@@ -138,11 +94,6 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 def _is_usable(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() and is_finite(tensor)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def plain_state(module: nn.Module) -> dict[str, torch.Tensor]:
