@@ -146,7 +146,7 @@ def adapt_run(
         from backbench.engine.gallery import warn_of_kept
 
         bundle = out / f"{run_id}.bundle"
-        finished = ledger.find_finished(out, run_id)
+        finished = ledger.find_finished(out, run_id, progress=progress)
         if finished is not None and bundle.is_dir():
             if not with_gallery:
                 warn_of_kept(bundle, progress)

@@ -251,7 +251,7 @@ def _open_folders(given: Sequence[str], folders: Sequence[Path]) -> list[Study]:
     request = ReportRequest(tuple(given), has_images=False, map_method="none", num_explained=0)
     comparisons, _, left_out = gather_report(request)
     return [
-        Study(replace(comparison, warnings=(*comparison.warnings, *left_out)), folders)
+        Study(replace(comparison, warnings=tuple(dict.fromkeys([*comparison.warnings, *left_out]))), folders)
         for comparison in comparisons
     ]
 

@@ -23,8 +23,10 @@ from backbench.data.manifest import Manifest, read_manifest
 from backbench.data.store import PixelStore
 from backbench.engine.cache import find_features
 from backbench.errors import BackbenchError, BadImage, ConfigError, DataError, StorageError
+from backbench.openings import check_openings, count_openings
 from backbench.progress import SILENT, Progress
 from backbench.records import Cost, ModelFacts
+from backbench.report.comparability import warn_of_changed, warn_of_old
 from backbench.report.page.inputs import (
     Comparison,
     DataDetails,
@@ -93,8 +95,10 @@ def gather_report(
         chosen = {run.record.run_id: place[id(run)] for run in members}
         group = _make_group(members, chosen)
         comparisons.append(group.comparison)
+        records = [run.record for run in members]
+        warnings += [*warn_of_changed(records), *warn_of_old(records), *check_openings(_root_of(chosen, members))]
         evidence.append(_gather_evidence(group, request, progress))
-    return comparisons, evidence, warnings
+    return comparisons, evidence, list(dict.fromkeys(warnings))
 
 
 def find_run_folders(given: Sequence[str], out: Path) -> list[Path]:
@@ -162,14 +166,13 @@ def _call(run: StoredRun, titles: Mapping[str, str]) -> StoredRun:
 
 def read_run(folder: Path) -> StoredRun:
     """What a run folder holds. ConfigError if it is none; StorageError if a file in it is damaged."""
-    record = ledger.read_record(folder)
-    predictions = ledger.read_predictions(folder) if record.status == "done" else None
+    record, predictions = ledger.read_whole(folder)
     history: dict[str, Any] | None = None
     path = folder / "history.json"
     if path.is_file() and path.stat().st_size <= MOST_HISTORY_BYTES:
         try:
-            history = _checked_history(json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            history = _checked_history(json.loads(ledger.read_unchanged(path, record)))
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise StorageError(f"{path} is damaged: {error}. Delete {folder} to run it again.") from error
     return StoredRun(record, predictions, history)
 
@@ -192,17 +195,31 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
+def _root_of(folders: Mapping[str, Path], members: Sequence[StoredRun]) -> Path:
+    """The folder of all runs, by the first of them."""
+    return folders[members[0].record.run_id].parent
+
+
 def _make_group(members: list[StoredRun], folders: dict[str, Path]) -> _Group:
     first = members[0].record
-    root = folders[first.run_id].parent
-    openings = ledger.count_openings(root, first.data.manifest_digest) or None
+    root = _root_of(folders, members)
+    openings = count_openings(root, first.data.manifest_digest) or None
     manifest, notes = None, []
     try:
-        manifest = read_manifest(folders[first.run_id] / ledger.MANIFEST_FILE)
+        manifest = _read_manifest(folders[first.run_id] / ledger.MANIFEST_FILE, first.data.manifest_digest)
     except DataError as error:
         notes.append(f"Groups, class counts and images are missing: {error}")
     details = DataDetails(num_openings=openings) if manifest is None else _describe(manifest, openings, members)
+    details = replace(details, warnings=(*check_openings(root), *details.warnings))
     return _Group(make_comparison(members, details), folders, manifest, notes)
+
+
+def _read_manifest(path: Path, digest: str) -> Manifest:
+    """The manifest of a run, by the digest in its record. DataError if it can't be read, or is another."""
+    manifest = read_manifest(path)
+    if manifest.digest != digest:
+        raise DataError(f"{path}: this is not the manifest that the run was measured on")
+    return manifest
 
 
 def _describe(manifest: Manifest, openings: int | None, members: Sequence[StoredRun]) -> DataDetails:

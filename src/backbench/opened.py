@@ -29,10 +29,10 @@ class Run:
     """
 
     def __init__(self, path: Path) -> None:
-        from backbench.ledger import read_record
+        from backbench.ledger import read_whole
 
         self.path = path
-        self.record: RunRecord = read_record(path)
+        self.record: RunRecord = read_whole(path)[0]
 
     @property
     def metrics(self) -> dict[str, Metric]:

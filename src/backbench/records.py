@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from backbench.config import Frozen, Preprocess, RunConfig
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: a record carries a checksum of itself."""
+FIRST_VERSION = 1
+"""Of records that carry none."""
+CORRECTED = "record.json does not say what its predictions say:"
+"""How the first warning of a record begins whose figures were replaced; see `evaluate.recompute`."""
 CUT_BY_BUDGET = "training was cut by the budget"
 """How the warning of a record begins whose training had no time to end."""
 
@@ -125,6 +131,15 @@ class RunRecord(Frozen):
         default=0, description="test images that did: the figures are too good to be ranked"
     )
     failure: Failure | None = None
+    checksum: str | None = Field(default=None, description="SHA-256 of all else here; None in old records")
+
+    @field_validator("run_id")
+    @classmethod
+    def _names_a_folder(cls, run_id: str) -> str:
+        """It is joined to paths, and shown in commands: a name that leads out of its folder is no run's."""
+        if run_id in ("", ".", "..") or not run_id.isprintable() or any(char in run_id for char in "/\\:"):
+            raise ValueError("no name of a folder")
+        return run_id
 
     @property
     def model_name(self) -> str:
@@ -167,7 +182,7 @@ class Predictions:
         self.probabilities = probabilities
         self.classes = classes
 
-    @property
+    @cached_property
     def correct(self) -> np.ndarray:
         """(n,) bool: the most probable class is the true one."""
         return self.probabilities.argmax(axis=1) == self.labels

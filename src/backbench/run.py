@@ -26,6 +26,7 @@ from backbench.engine.task import Features, Task
 from backbench.errors import BackbenchError, ConfigError, TrainingDiverged, nearest
 from backbench.evaluate.calibrate import softmax
 from backbench.evaluate.metrics import fit_figures, per_class_recall, score
+from backbench.openings import log_opening
 from backbench.progress import SILENT, Progress
 from backbench.records import (
     Cost,
@@ -39,6 +40,7 @@ from backbench.records import (
 )
 from backbench.runtime import describe_environment, peak_memory_bytes
 from backbench.speeds import remember_speed
+from backbench.unfinished import hold_probe
 
 if TYPE_CHECKING:
     from backbench.backbones.networks.base import Backbone
@@ -87,11 +89,12 @@ def run(
     data = load_data(config.data, progress)
     model = find_model(config.model_file or config.model)
     run_id = decide_run_id(config, data, model)
-    finished = ledger.find_finished(out, run_id)
-    if finished is not None:
-        return finished
-    extracted = extract_for(model, config, data, device=device, progress=progress)
-    return complete_run(config, run_id, data, extracted, out=out, device=device)[0]
+    with hold_probe(out, run_id, progress=progress):
+        finished = ledger.find_finished(out, run_id, progress=progress)
+        if finished is not None:
+            return finished
+        extracted = extract_for(model, config, data, device=device, progress=progress)
+        return complete_run(config, run_id, data, extracted, out=out, device=device)[0]
 
 
 def decide_run_id(config: RunConfig, data: Data, model: ModelSpec) -> str:
@@ -321,7 +324,7 @@ def complete_run(
     task = feature_task(config, data, extracted.values, device)
     fitted = method.adapt(task, options)
 
-    ledger.log_opening(out, manifest.digest, run_id)
+    log_opening(out, manifest.digest, run_id)
     test = features_of("test", data, extracted.values)
     probabilities = softmax(fitted.head.logits(test.values))
     head_seconds = time.perf_counter() - clock

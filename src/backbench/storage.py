@@ -8,14 +8,18 @@ import hashlib
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
+from typing import IO
 
 from backbench.errors import StorageError
 
 TEMPORARY = ".tmp"
 IN_OUT = "choose another folder with --out"
 IN_CACHE = "set BACKBENCH_CACHE to another folder"
+UNSUPPORTED = frozenset((errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.ENOTTY))
+"""What file systems answer that lack a call, though nothing has failed."""
 
 
 def write_atomically(path: Path, data: bytes, elsewhere: str = IN_OUT) -> None:
@@ -34,28 +38,48 @@ def write_atomically(path: Path, data: bytes, elsewhere: str = IN_OUT) -> None:
         aside.replace(path)
         sync_folder(path.parent)
     except OSError as error:
+        raise storage_error(path, error, elsewhere) from error
+    finally:  # whatever ended it, an interrupt too
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
-        raise storage_error(path, error, elsewhere) from error
 
 
 def write_synced(path: Path, data: bytes) -> None:
     """Write a file and wait until it is on the disk."""
     with open(path, "wb") as stream:
         stream.write(data)
-        stream.flush()
+        sync_file(stream)
+
+
+def sync_file(stream: IO[bytes]) -> None:
+    """Wait until what was written is on the disk, where its file system can tell; OSError if that failed."""
+    stream.flush()
+    with _unless_unsupported(UNSUPPORTED):
         os.fsync(stream.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut, where the system can."""
+    """Make a rename in `folder` last through a power cut, where the system can; OSError if the disk failed.
+
+    Network shares, FUSE and some systems can't sync a folder, or not even open one: nothing is wrong then.
+    """
     if os.name == "nt":
         return
-    handle = os.open(folder, os.O_RDONLY)
+    with _unless_unsupported(UNSUPPORTED | {errno.EACCES, errno.EPERM, errno.EISDIR}):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def _unless_unsupported(numbers: frozenset[int]) -> Iterator[None]:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        yield
+    except OSError as error:
+        if error.errno not in numbers:
+            raise
 
 
 def open_file(path: Path | str) -> BufferedReader:

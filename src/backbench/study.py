@@ -22,6 +22,7 @@ from backbench.config import DataConfig, MethodConfig, Precision, RunConfig
 from backbench.data.load import Data, load_data
 from backbench.data.survey import survey
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError
+from backbench.openings import check_openings, count_openings, one_look
 from backbench.plan import Plan, describe_power, estimate_training, make_plan
 from backbench.progress import SILENT, Progress, Stoppable, format_seconds
 from backbench.records import DataFacts, Predictions, RunRecord
@@ -41,6 +42,7 @@ from backbench.run import (
     test_groups,
 )
 from backbench.runtime import catch_signals, has_network
+from backbench.unfinished import hold_probe
 
 EMBEDDED_MODELS = ("pixels", "tiny_cnn.cifar100", "tiny_vit.cifar100")
 CONTROLS = ("majority", "colour", "file-facts", "untrained")
@@ -128,6 +130,7 @@ class _Bench:
         return [record for record, _ in self.runs]
 
 
+@one_look()
 def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
     """Rank models x methods on the images of `request.data`.
 
@@ -304,7 +307,7 @@ def _rank_one(
     Errors of the model or of a method become failure records. StorageError and BudgetExceeded reach the caller.
     """
     request, data = bench.request, bench.data
-    extracted: Extracted | None = None
+    extracted: list[Extracted] = []  # one at most: by the first run that needs it
     sees_pixels = model.describe is None  # what looks at the census alone is the same in any precision
     for method in methods:
         config = RunConfig(
@@ -317,10 +320,10 @@ def _rank_one(
             exact_resize=request.exact_resize and sees_pixels,
         )
         run_id = decide_run_id(config, data, model)
-        record = ledger.find_finished(request.out, run_id)
+        found = ledger.find_whole(request.out, run_id, progress=bench.progress)
         is_tuning = find_method(method.name).kind == "tune"
-        if record is None:
-            _refuse_late(deadline, needed_seconds if extracted is None else 0.0)
+        if found is None:
+            _refuse_late(deadline, 0.0 if extracted else needed_seconds)
             try:
                 if is_tuning:
                     with catch_signals() as stop_signal:
@@ -336,33 +339,45 @@ def _rank_one(
                             progress=Stoppable(bench.progress, stop_signal),
                         ).record
                 else:
-                    if extracted is None:
-                        extracted = extract_for(
-                            model, config, data, device=request.device, deadline=deadline, progress=bench.progress
-                        )
-                    record = _complete_probe(bench, config, run_id, model, extracted)
+                    record = _make_probe(bench, config, run_id, model, extracted, deadline)
             except (StorageError, BudgetExceeded, Interrupted):
                 raise
             except Exception as error:
                 if _is_interrupt(error):
                     raise KeyboardInterrupt from error
-                facts = None if extracted is None else extracted.model
+                facts = extracted[0].model if extracted else None
                 record = record_failure(config, run_id, data, error, facts, out=request.out, device=request.device)
                 bench.progress.warn(f"{model.name} + {method.name} failed: {error}")
-        is_done = record.status == "done"
-        bench.runs.append((record, ledger.read_predictions(request.out / record.run_id) if is_done else None))
+            is_done = record.status == "done"
+            found = ledger.read_whole(request.out / record.run_id) if is_done else (record, None)
+        bench.runs.append(found)
         _show(bench)
-        if not is_done and extracted is None and not is_tuning:  # the model can't be had: one failure says it
+        if (
+            found[0].status != "done" and not extracted and not is_tuning
+        ):  # the model can't be had: one failure says it
             return
 
 
-def _complete_probe(
-    bench: _Bench, config: RunConfig, run_id: str, model: ModelSpec, extracted: Extracted
+def _make_probe(
+    bench: _Bench,
+    config: RunConfig,
+    run_id: str,
+    model: ModelSpec,
+    extracted: list[Extracted],
+    deadline: float | None,
 ) -> RunRecord:
+    """Carry out a probe, or give back what another process finished meanwhile; fills `extracted` if need be."""
     where: Any = {"out": bench.request.out, "device": bench.request.device}
-    record, fitted = complete_run(config, run_id, bench.data, extracted, **where)
-    if bench.request.keeps_probes and not model.is_control:
-        keep_probe(record, fitted, extracted, bench.data, model, progress=bench.progress, **where)
+    with hold_probe(bench.request.out, run_id, deadline=deadline, progress=bench.progress):
+        finished = ledger.find_finished(bench.request.out, run_id)
+        if finished is not None:
+            return finished
+        if not extracted:
+            given: Any = {"device": bench.request.device, "deadline": deadline, "progress": bench.progress}
+            extracted.append(extract_for(model, config, bench.data, **given))
+        record, fitted = complete_run(config, run_id, bench.data, extracted[0], **where)
+        if bench.request.keeps_probes and not model.is_control:
+            keep_probe(record, fitted, extracted[0], bench.data, model, progress=bench.progress, **where)
     return record
 
 
@@ -385,11 +400,13 @@ def _make_rows(bench: _Bench) -> list[Row]:
 def _conclude(bench: _Bench, interrupted: bool) -> Ranking:
     facts = describe_data(bench.data)
     rows = _make_rows(bench)
-    openings = ledger.count_openings(bench.request.out, facts.manifest_digest)
+    openings = count_openings(bench.request.out, facts.manifest_digest)
     return Ranking(
         data=facts,
         rows=rows,
         summary=summarise(rows, facts, num_openings=openings),
-        warnings=gather_warnings(bench.records, control_warnings(rows), bench.warnings),
+        warnings=gather_warnings(
+            bench.records, control_warnings(rows), [*bench.warnings, *check_openings(bench.request.out)]
+        ),
         interrupted=interrupted,
     )

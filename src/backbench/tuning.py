@@ -22,6 +22,7 @@ from backbench.data.manifest import write_manifest
 from backbench.engine.distributed import is_first, num_processes
 from backbench.evaluate.calibrate import calibrate, measure_answered, softmax
 from backbench.evaluate.metrics import fit_figures, per_class_recall, score
+from backbench.openings import log_opening
 from backbench.progress import SILENT, Progress
 from backbench.records import Cost, Metric, Predictions, RunRecord
 from backbench.run import (
@@ -82,7 +83,7 @@ def tune_run(
     calibrate_on(classifier, val_logits, task.val.labels)
 
     if is_first():
-        ledger.log_opening(out, data.manifest.digest, run_id)
+        log_opening(out, data.manifest.digest, run_id)
     test, clock = _part("test", data), time.perf_counter()
     logits = _logits(classifier, test, data, config, device, progress)
     seconds = time.perf_counter() - clock

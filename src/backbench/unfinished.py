@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from backbench import ledger
 from backbench.catalog import find_source
 from backbench.config import RunConfig
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError, nearest
+from backbench.locks import Lock
 from backbench.progress import SILENT, Progress
 from backbench.storage import storage_error
 
@@ -50,7 +49,7 @@ def hold_run(
         StorageError: the lock can't be made.
     """
     path = lock_path(out, run_id)
-    lock = FileLock(path)
+    lock = Lock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _acquire(lock, run_id, deadline, stop_signal, progress)
@@ -62,28 +61,36 @@ def hold_run(
         lock.release()
 
 
+@contextmanager
+def hold_probe(
+    out: Path, run_id: str, *, deadline: float | None = None, progress: Progress = SILENT
+) -> Iterator[None]:
+    """As `hold_run`, of a run that keeps no state: nothing of it stays."""
+    with hold_run(out, run_id, deadline=deadline, progress=progress):
+        try:
+            yield
+        finally:
+            lock_path(out, run_id).unlink(missing_ok=True)
+
+
 def _acquire(
-    lock: FileLock,
+    lock: Lock,
     run_id: str,
     deadline: float | None,
     stop_signal: Callable[[], int] | None,
     progress: Progress,
 ) -> None:
-    try:
-        lock.acquire(timeout=0)
+    if lock.acquire(0):
         return
-    except Timeout:
-        progress.say(f"{run_id}: another process is at work on this run; waiting for it to end")
+    owner = f" ({lock.owner})" if lock.owner else ""
+    progress.say(f"{run_id}: another process is at work on this run; waiting for it to end{owner}")
     while True:
         if stop_signal is not None and (signal := stop_signal()) != 0:
             raise Interrupted(signal)
         if deadline is not None and time.monotonic() > deadline:
             raise BudgetExceeded(f"the budget ended while another process is at work on '{run_id}'")
-        try:
-            lock.acquire(timeout=WAIT_SECONDS)
+        if lock.acquire(WAIT_SECONDS):
             return
-        except Timeout:
-            continue
 
 
 def forget_refused(out: Path, run_id: str) -> None:

@@ -28,7 +28,8 @@ from backbench.engine.bundle import write_bundle
 from backbench.engine.classifier import Classifier, Prediction
 from backbench.engine.head_modules import to_module
 from backbench.errors import BackbenchError, ConfigError, DataError
-from backbench.ledger import count_openings, read_predictions
+from backbench.ledger import read_predictions
+from backbench.openings import count_openings
 from backbench.run import run
 from conftest import make_photos
 

@@ -15,6 +15,7 @@ from backbench import ledger
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import ConfigError, StorageError
 from backbench.evidence import find_run_folders
+from backbench.openings import count_openings, log_opening
 from backbench.records import DataFacts, Failure, Metric, Predictions, RunRecord
 
 
@@ -119,6 +120,16 @@ def test_a_failed_write_leaves_nothing_half_done(tmp_path: Path, monkeypatch: py
     assert [entry for entry in tmp_path.iterdir() if entry.name != ".manifests"] == []
 
 
+@pytest.mark.parametrize("error", [StorageError("the disk is full"), KeyboardInterrupt(), MemoryError()])
+def test_whatever_ends_a_write_leaves_no_half_written_run(tmp_path: Path, error: BaseException) -> None:
+    def fail(_: Path) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        ledger.write_run(tmp_path, make_record(), make_predictions(), fail)
+    assert not list(tmp_path.iterdir())
+
+
 def test_old_orphans_are_swept_and_young_ones_kept(tmp_path: Path) -> None:
     for name, age in (("old", 100 * 3600), ("young", 60)):
         folder = tmp_path / f".writing-{name}"
@@ -152,16 +163,6 @@ def test_find_run_takes_a_folder_an_id_or_its_beginning(tmp_path: Path) -> None:
         ledger.find_run(tmp_path / "nowhere", "x")
 
 
-def test_openings_are_counted_per_manifest_and_a_torn_line_is_passed_over(tmp_path: Path) -> None:
-    for manifest in ("a", "a", "b"):
-        ledger.log_opening(tmp_path, manifest, "run")
-    with open(tmp_path / "openings.jsonl", "a") as stream:
-        stream.write('{"manifest": "a", "ru')
-    assert ledger.count_openings(tmp_path, "a") == 2
-    assert ledger.count_openings(tmp_path, "b") == 1
-    assert ledger.count_openings(tmp_path / "nowhere", "a") == 0
-
-
 def test_of_attempts_at_one_run_a_folder_of_runs_means_the_one_that_got_furthest(tmp_path: Path) -> None:
     attempts = [
         "a.failed-1",
@@ -186,7 +187,7 @@ def test_of_attempts_at_one_run_a_folder_of_runs_means_the_one_that_got_furthest
 
 def _write_many(root: Path, worker: int) -> None:
     for number in range(20):
-        ledger.log_opening(root, "m", f"{worker}-{number}")
+        log_opening(root, "m", f"{worker}-{number}")
         write(root, make_record(f"run-{number}"))
 
 
@@ -198,7 +199,7 @@ def test_processes_that_write_the_same_runs_do_not_disturb_one_another(tmp_path:
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0
-    assert ledger.count_openings(tmp_path, "m") == 80
+    assert count_openings(tmp_path, "m") == 80
     for number in range(20):
         assert ledger.find_finished(tmp_path, f"run-{number}") is not None
     assert not list(tmp_path.glob(".writing-*"))

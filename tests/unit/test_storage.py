@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,3 +71,60 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
         storage.write_atomically(tmp_path / "folder", b"")
     with pytest.raises(StorageError, match=r"longer than the file system allows"):
         storage.write_atomically(tmp_path / ("x" * 300), b"")
+
+
+UNSUPPORTED = [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF]
+
+
+def refuse_folders(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
+    """Let a system call answer so for folders alone, as SMB, FUSE and network homes do."""
+    whole = getattr(os, call)
+
+    def answer(target: Any, *rest: Any, **named: Any) -> Any:
+        is_folder = Path(target).is_dir() if call == "open" else stat.S_ISDIR(os.fstat(target).st_mode)
+        if is_folder:
+            raise OSError(number, os.strerror(number))
+        return whole(target, *rest, **named)
+
+    monkeypatch.setattr(os, call, answer)
+
+
+@pytest.mark.parametrize("number", [*UNSUPPORTED, errno.EACCES, errno.EPERM, errno.EISDIR])
+@pytest.mark.parametrize("call", ["open", "fsync"])
+def test_a_file_system_that_cannot_sync_folders_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    refuse_folders(monkeypatch, call, number)
+    storage.write_atomically(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_folder_that_fails_to_be_synced_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    refuse_folders(monkeypatch, "fsync", number)
+    with pytest.raises(StorageError, match=os.strerror(number)):
+        storage.write_atomically(tmp_path / "file", b"content")
+
+
+@pytest.mark.parametrize("number", UNSUPPORTED)
+def test_a_file_system_that_cannot_sync_at_all_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
+    storage.write_atomically(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
+def test_whatever_ends_a_write_leaves_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+) -> None:
+    def end(*_: object) -> None:
+        raise stop
+
+    monkeypatch.setattr(Path, "replace", end)
+    with pytest.raises(stop):
+        storage.write_atomically(tmp_path / "file", b"content")
+    assert not list(tmp_path.iterdir())

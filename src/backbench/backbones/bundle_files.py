@@ -132,7 +132,7 @@ def _say_how_to_make(run: Path) -> str:
             words += ["--set", f"options.{name}={value if isinstance(value, str) else json.dumps(value)}"]
         words += ["--seed", str(config["seed"])] if config.get("seed") else []
         command = shlex.join(words)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return " Make one with backbench adapt."
     return (
         f" Make it, from features that are there already: {command if command.isprintable() else shown(command)}"

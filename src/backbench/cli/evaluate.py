@@ -118,14 +118,15 @@ def note_opening(out: Path | None, bundle: Path, digest: str, name: str, progres
     Raises:
         StorageError: it can't be written in `out`.
     """
-    from backbench import ledger
     from backbench.errors import StorageError
+    from backbench.ledger import OPENINGS_FILE
+    from backbench.openings import log_opening
 
     root = bundle.absolute().parent if out is None else out
-    if out is None and not (root / ledger.OPENINGS_FILE).is_file():
+    if out is None and not (root / OPENINGS_FILE).is_file():
         return
     try:
-        ledger.log_opening(root, digest, name)
+        log_opening(root, digest, name)
     except StorageError as error:
         if out is not None:
             raise

@@ -19,10 +19,10 @@ def show(run: str, out: str, as_json: bool) -> None:
     RUN is a run folder, a run id, or the beginning of one.
     """
     from backbench.cli.output import is_colourful, print_json, terminal_width
-    from backbench.ledger import find_run, read_record
+    from backbench.ledger import find_run, read_whole
     from backbench.report.table import render_record
 
-    record = read_record(find_run(Path(out), run))
+    record, _ = read_whole(find_run(Path(out), run))
     if as_json:
         print_json(record.model_dump(mode="json"))
     else:

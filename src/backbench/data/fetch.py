@@ -11,7 +11,6 @@ import email.utils
 import hashlib
 import http.client
 import json
-import os
 import re
 import ssl
 import time
@@ -24,11 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from backbench.errors import DownloadError, StorageError
+from backbench.locks import Lock
 from backbench.progress import SILENT, Bar, Progress, format_bytes
-from backbench.storage import IN_CACHE, advise
+from backbench.storage import IN_CACHE, advise, sync_file, sync_folder
 
 SCHEMES = ("http", "https", "file")
 CHUNK_BYTES = 1 << 18
@@ -145,10 +143,8 @@ def _hash_file(order: _Order, path: Path) -> str:
 
 @contextmanager
 def _only_process(order: _Order, progress: Progress) -> Iterator[None]:
-    lock = FileLock(order.target.with_name(order.target.name + ".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    lock = Lock(order.target.with_name(order.target.name + ".lock"))
+    if not lock.acquire(0):
         progress.say(f"waiting for another process that fetches {order.target.name}")
         lock.acquire()
     try:
@@ -299,8 +295,7 @@ def _receive(order: _Order, response: Any, start: int, bar: Bar) -> None:
             if order.num_bytes is not None and position > order.num_bytes:
                 raise _discard(order, f"the server sends more than the {order.num_bytes:,} bytes expected")
         file.truncate()
-        file.flush()
-        os.fsync(file.fileno())
+        sync_file(file)
     if end is not None and position < end:
         raise _Retry(f"the connection ended after {position:,} of {end:,} bytes")
     if order.num_bytes is not None and position < order.num_bytes:
@@ -321,12 +316,7 @@ def _finish(order: _Order, *, may_restart: bool) -> bool:
         raise error
     order.part.replace(order.target)
     order.note.unlink(missing_ok=True)
-    if os.name == "posix":  # so that the new name outlives a power cut
-        folder = os.open(order.target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync_folder(order.target.parent)
     return True
 
 

@@ -250,9 +250,10 @@ def read_manifest(path: Path) -> Manifest:
         )
     try:
         manifest = _parse(document)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        is_unchanged = manifest.digest == document.get("digest")
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: the manifest is damaged: {type(error).__name__}: {error}") from error
-    if manifest.digest != document.get("digest"):
+    if not is_unchanged:
         raise DataError(f"{path}: the manifest was changed after it was written: its digest does not fit")
     return manifest
 

@@ -24,7 +24,7 @@ from backbench.config import Precision, digest_json
 from backbench.progress import SILENT, Progress
 from backbench.records import Cost, ModelFacts
 from backbench.runtime import cache_folder
-from backbench.storage import IN_CACHE, advise, sync_folder
+from backbench.storage import IN_CACHE, advise, sync_file, sync_folder
 
 FEATURES_VERSION = 2
 """To be raised whenever the same images, weights and settings would give other features."""
@@ -104,8 +104,7 @@ def write_features(
             for block in _blocks(values, rows):
                 stream.write(block)
             stream.write(names)
-            stream.flush()
-            os.fsync(stream.fileno())
+            sync_file(stream)
         aside.replace(path)
         sync_folder(path.parent)
     except OSError as error:

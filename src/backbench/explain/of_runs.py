@@ -35,7 +35,7 @@ def draw_answers(run: Path, *, theme: str = "light", progress: Progress = SILENT
     Raises:
         ConfigError, DataError, StorageError: as `samples.read_test_samples`.
     """
-    record, predictions = ledger.read_record(run), ledger.read_predictions(run)
+    record, predictions = ledger.read_answers(run)
     num = len(predictions.ids)
     even = np.unique(np.linspace(0, num - 1, min(num, NUM_IN_GRID)).round().astype(int)).tolist()
     told = at_temperature(predictions.probabilities, record.temperature)[np.arange(num), predictions.labels]
@@ -59,9 +59,9 @@ def draw_rows(
     Raises:
         ConfigError, DataError, StorageError: as `samples.read_test_samples`.
     """
-    predictions = ledger.read_predictions(run)
+    record, predictions = ledger.read_answers(run)
     samples = read_test_samples(run, rows, progress)
-    told = at_temperature(predictions.probabilities[list(rows)], ledger.read_record(run).temperature)
+    told = at_temperature(predictions.probabilities[list(rows)], record.temperature)
     return draw_grid(
         [sample.image for sample in samples],
         [sample.truth or "" for sample in samples],
@@ -106,7 +106,7 @@ def draw_map(
     wrong: dict[str, np.ndarray] = {}
     faults: list[str] = []
     for run in runs:
-        record, predictions = ledger.read_record(run), ledger.read_predictions(run)
+        record, predictions = ledger.read_answers(run)
         if record.data.manifest_digest != data.manifest.digest:
             raise ConfigError(
                 f"run '{record.run_id}' is not on the images that {first.config.data.source} holds now."

@@ -42,9 +42,8 @@ def choose_test_samples(run: Path, num: int, progress: Progress = SILENT) -> lis
         ConfigError: not a run folder, a failed run, or images that are no longer those of the run.
         DataError, StorageError: the images or the run can't be read.
     """
-    if ledger.read_record(run).status != "done":
-        raise ConfigError(f"{run} failed, so there are no answers to explain. Give a run that is done, or images.")
-    return read_test_samples(run, order_by_interest(ledger.read_predictions(run))[:num], progress)
+    _, predictions = ledger.read_answers(run)
+    return read_test_samples(run, order_by_interest(predictions)[:num], progress)
 
 
 def read_test_samples(run: Path, rows: Sequence[int], progress: Progress = SILENT) -> list[Sample]:
@@ -53,7 +52,7 @@ def read_test_samples(run: Path, rows: Sequence[int], progress: Progress = SILEN
     Raises:
         ConfigError: images that are no longer those of the run. DataError, StorageError: they can't be read.
     """
-    record, predictions = ledger.read_record(run), ledger.read_predictions(run)
+    record, predictions = ledger.read_answers(run)
     data = load_data(record.config.data, progress)
     if data.manifest.digest != record.data.manifest_digest:
         raise ConfigError(

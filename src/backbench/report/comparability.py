@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from backbench.records import RunRecord
+from backbench.records import CORRECTED, FIRST_VERSION, RunRecord
 from backbench.report.row_names import list_settings
 
 _ASPECT_WORDS = {
@@ -38,8 +38,8 @@ NOT_STATED = "none"
 def gather_warnings(
     records: Sequence[RunRecord], control_warnings: Sequence[str], given: Sequence[str] = ()
 ) -> list[str]:
-    """All warnings of a ranking, each once, most severe first: leaks between the parts, test images that models
-    were trained on, what breaks the comparison, controls that come near, and the rest.
+    """All warnings of a ranking, each once, most severe first: changed records, leaks between the parts, test
+    images that models were trained on, what breaks the comparison, controls that come near, and the rest.
 
     Args:
         records: of its runs.
@@ -47,16 +47,38 @@ def gather_warnings(
         given: of the data and of the work, in any order.
     """
     done = _ordinary(records)
+    changed, old = warn_of_changed(records), warn_of_old(records)
     levels = (
+        changed,
         [text for text in given if any(words in text for words in _LEAKS)],
         _warn_of_seen(done),
         [text for text in given if any(words in text for words in _BROKEN)],
         _warn_of_unequal(done),
         control_warnings,
         _warn_of_untrained(done),
+        old,
         given,
     )
     return list(dict.fromkeys(text for level in levels for text in level))
+
+
+def warn_of_changed(records: Sequence[RunRecord]) -> list[str]:
+    """Of each record that does not say what its predictions say."""
+    return [
+        f"{record.run_id}: {warning}"
+        for record in records
+        for warning in record.warnings
+        if warning.startswith(CORRECTED)
+    ]
+
+
+def warn_of_old(records: Sequence[RunRecord]) -> list[str]:
+    """One sentence, if there are records without a checksum."""
+    num = sum(record.schema_version == FIRST_VERSION for record in records)
+    if not num:
+        return []
+    which = f"{num} of {len(records)} records {'was' if num == 1 else 'were'}"
+    return [f"{which} written before records had a checksum: only what their predictions give can be checked"]
 
 
 def comparability_warnings(records: Sequence[RunRecord]) -> list[str]:

@@ -169,12 +169,12 @@ def find_calibration_error(run: Path | None) -> float | None:
 
 
 def _find_metric(run: Path | None, name: str) -> Metric | None:
-    from backbench.ledger import read_record
+    from backbench.ledger import read_whole
 
     if run is None:
         return None
     try:
-        return read_record(run).metrics.get(name)
+        return read_whole(run)[0].metrics.get(name)
     except BackbenchError:
         return None
 

@@ -221,7 +221,7 @@ def _carry_out(
             left_out.append(run)
             outcome.note(f"{step.title}, {run}", f"training was cut; {GOES_ON}")
             continue
-        record = ledger.read_record(settings.runs / row.run_id)
+        record, _ = ledger.read_whole(settings.runs / row.run_id)
         outcome.cells.append(_make_cell(step, model, record, settings, progress))
     outcome.interrupted = ranking.interrupted
     missing = [] if ranking.interrupted else _list_missing(step, asked_for)

@@ -161,7 +161,7 @@ def _draw_explanations(cells: Sequence[Cell], pen: _Pen) -> Figure:
 
 def _draw_grids(study: StudyFile, cell: Cell) -> dict[str, Figure]:
     """Prediction grids of the sizes the study asks for: fair samples, so that what is right can be counted."""
-    rows = order_by_chance(ledger.read_predictions(cell.folder))
+    rows = order_by_chance(ledger.read_answers(cell.folder)[1])
     title = f"{cell.model} + {cell.method} on {cell.data}"
     return {f"grid-{num}": draw_rows(cell.folder, rows[:num], title=title) for num in study.grid_images}
 

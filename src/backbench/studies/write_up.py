@@ -160,7 +160,7 @@ def answer_questions(
         for found in comparisons
         if found.details.groups is not None
     }
-    told = {cell.record.run_id: ledger.read_predictions(cell.folder) for cell in outcome.cells}
+    told = {cell.record.run_id: ledger.read_answers(cell.folder)[1] for cell in outcome.cells}
     answers = []
     for question in outcome.study.questions:
         cells = [cell for cell in outcome.cells if cell.group in question.groups]

@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from backbench.catalog import SourceSpec
 from backbench.config import DataConfig
 from backbench.data.archive import extract_archive
@@ -26,6 +24,7 @@ from backbench.data.listing import Ignored, Listing
 from backbench.data.scanner import sort_key
 from backbench.data.wording import count, list_some, quote
 from backbench.errors import DataError, DownloadError
+from backbench.locks import Lock
 from backbench.progress import Progress
 from backbench.runtime import cache_folder
 from backbench.storage import IN_CACHE, storage_error
@@ -302,7 +301,7 @@ def _unpack(archive: Archive, packed: Path, root: Path, progress: Progress) -> N
     """
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(root.with_name(f".{root.name}.lock")):
+        with Lock(root.with_name(f".{root.name}.lock")):
             if root.is_dir():  # another process was faster
                 return
             progress.say(f"unpacking {packed.name}: {count(archive.num_images, 'image')}, once")

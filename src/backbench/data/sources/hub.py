@@ -17,8 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from backbench.catalog import SourceSpec
 from backbench.config import DataConfig
 from backbench.data.hub_columns import find_group_column, find_image_column, find_label_column, make_label_reader
@@ -26,6 +24,7 @@ from backbench.data.listing import Ignored, Listing
 from backbench.data.splitfile import parse_part
 from backbench.data.wording import count, escape, list_some, quote
 from backbench.errors import ConfigError, DataError, DownloadError, MissingExtra
+from backbench.locks import Lock
 from backbench.progress import Progress
 from backbench.runtime import cache_folder, has_network
 from backbench.storage import IN_CACHE, storage_error
@@ -265,7 +264,7 @@ def _copy_images(split: Any, column: str, part: str, roots: Sequence[Path], prog
     work = folder.with_name(f".{folder.name}.copying")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
+        with Lock(folder.with_name(f".{folder.name}.lock")):
             if folder.is_dir():  # another process was faster
                 return folder
             shutil.rmtree(work, ignore_errors=True)

@@ -101,13 +101,11 @@ def write_run_pictures(
         StorageError: something can't be read or written.
     """
     _check_formats(formats)
-    record = ledger.read_record(folder)
-    if record.status != "done":
+    record, predictions = ledger.read_whole(folder)
+    if predictions is None:
         reason = f": {record.failure.message}" if record.failure else "."
         raise ConfigError(f"run '{record.run_id}' failed, so there is nothing to draw{reason}")
-    return _write(
-        draw_run(record, ledger.read_predictions(folder), _read_history(folder), theme=theme), out, formats
-    )
+    return _write(draw_run(record, predictions, _read_history(folder), theme=theme), out, formats)
 
 
 def write_comparison_pictures(
@@ -122,12 +120,10 @@ def write_comparison_pictures(
     _check_formats(formats)
     if not folders:
         raise ConfigError("no runs were given to compare: name at least one run folder.")
-    records = [ledger.read_record(folder) for folder in folders]
-    predictions = [
-        ledger.read_predictions(folder) if record.status == "done" else None
-        for folder, record in zip(folders, records, strict=True)
-    ]
-    return _write(draw_comparison(make_rows(records, predictions), records, theme=theme), out, formats)
+    runs = [ledger.read_whole(folder) for folder in folders]
+    records = [record for record, _ in runs]
+    rows = make_rows(records, [predictions for _, predictions in runs])
+    return _write(draw_comparison(rows, records, theme=theme), out, formats)
 
 
 def _check_formats(formats: Sequence[str]) -> None:
@@ -142,7 +138,7 @@ def _read_history(folder: Path) -> dict[str, Any] | None:
         history = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StorageError(f"{path} is damaged: {error}. Delete {folder} to run it again.") from error
     if not isinstance(history, dict) or not all(isinstance(phase, dict) for phase in history.values()):
         raise StorageError(f"{path} is damaged: it is no training history. Delete {folder} to run it again.")

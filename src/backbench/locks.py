@@ -1,0 +1,148 @@
+"""A lock between processes: the system's own, or a file that names its owner where a file system has no locks."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+POLL_SECONDS = 0.05
+UNWRITTEN_SECONDS = 10.0
+"""After so long a file that names no owner is what a killed process left, not one that is being written."""
+NO_LOCKS = frozenset((errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL))
+"""What network shares, FUSE and the like answer that have no locks, though the file can be written."""
+
+
+class Lock:
+    """Held by one process at a time; it ends with its process, killed or not.
+
+    On a file system without locks the owner is named in `<path>.owner`, made by one process alone. What a dead
+    process of this machine left is taken over; of another machine nobody can tell, and the owner is believed.
+
+    Args:
+        path: of the lock file, in a folder that exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._native = _make_native(path)
+        self._owner_file = path.with_name(path.name + ".owner")
+        self._is_native = True
+        self._token = ""
+
+    def acquire(self, seconds: float | None = None) -> bool:
+        """Whether it is held now, having waited so long at most; None: for ever.
+
+        Raises:
+            OSError: the lock file can't be written.
+        """
+        if self._is_native:
+            try:
+                self._native.acquire(timeout=-1 if seconds is None else seconds)
+                return True
+            except Timeout:
+                return False
+            except NotImplementedError:  # how older versions of filelock tell of ENOSYS
+                self._is_native = False
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                self._is_native = False
+        end = None if seconds is None else time.monotonic() + seconds
+        while not self._take():
+            if end is not None and time.monotonic() >= end:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+    def release(self) -> None:
+        """Give it back."""
+        if self._is_native:
+            self._native.release()
+        elif self._token and _read_owner(self._owner_file).get("token") == self._token:
+            self._owner_file.unlink(missing_ok=True)
+            self._token = ""
+
+    @property
+    def owner(self) -> str:
+        """Who holds it, in words, where that can be told; else ''."""
+        owner = {} if self._is_native else _read_owner(self._owner_file)
+        if not owner:
+            return ""
+        return f"process {owner['pid']} on {owner['host']}; if that has ended, delete {self._owner_file}"
+
+    def _take(self) -> bool:
+        token = uuid.uuid4().hex
+        content = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "token": token}).encode()
+        try:
+            handle = os.open(self._owner_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            _remove_stale(self._owner_file)
+            return False
+        try:
+            os.write(handle, content)
+        finally:
+            os.close(handle)
+        self._token = token
+        return True
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def _make_native(path: Path) -> Any:
+    try:
+        return FileLock(path, fallback_to_soft=False)
+    except TypeError:  # of a version that never falls back, or that can't be told not to
+        return FileLock(path)
+
+
+def _read_owner(path: Path) -> dict[str, Any]:
+    try:
+        owner = json.loads(path.read_bytes())
+        return {"host": str(owner["host"]), "pid": int(owner["pid"]), "token": str(owner["token"])}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {}
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what a dead process left; of several that find it so, one alone removes it."""
+    owner = _read_owner(path)
+    if owner and (owner["host"] != socket.gethostname() or _is_alive(owner["pid"])):
+        return
+    try:
+        if not owner and time.time() - path.stat().st_mtime < UNWRITTEN_SECONDS:
+            return
+        aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+        path.rename(aside)
+        if _read_owner(aside) != owner:  # somebody was faster, and holds it already
+            os.link(aside, path)
+        aside.unlink()
+    except OSError:  # gone meanwhile
+        return
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name == "nt":  # where asking would end the process; its file systems have locks
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
