@@ -75,10 +75,23 @@ class DataConfig(Frozen):
     image_column: str | None = None
     label_column: str | None = None
     group_column: str | None = None
+    split_column: str | None = Field(
+        default=None, description="table: the column with the splits; 'none': no column"
+    )
+    image_root: str | None = Field(default=None, description="table: the folder that relative paths start at")
+    split_folders: dict[str, Literal["train", "val", "test"]] | None = Field(
+        default=None, description="folder: the split of each top folder that is one; {}: all are classes"
+    )
+    ignore: tuple[str, ...] = Field(default=(), description="folder: paths below it that are left out")
+    follow_links: bool = Field(default=False, description="folder: also links that lead out of it")
     split: str | None = Field(default=None, description="a manifest or CSV file that fixes the parts")
     split_seed: int = Field(default=0, ge=0)
     test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
     val_fraction: float = Field(default=0.2, gt=0.0, lt=1.0, description="of what is left after test")
+    min_images: int | None = Field(default=None, ge=2, description="classes with fewer are small")
+    small_classes: Literal["drop", "merge"] = Field(
+        default="drop", description="leave small classes out, or make one class of them"
+    )
     limit: int | None = Field(default=None, ge=8, description="at most so many images in all, for trials")
     train_limit: int | None = Field(
         default=None, ge=4, description="at most so many images to train and validate on; all are tested on"

@@ -10,6 +10,7 @@ import pytest
 
 from backbench.config import DataConfig
 from backbench.data.audit import Audit, audit, audit_source
+from backbench.data.survey import survey
 from listings import census_of, make_listing, write_image
 
 
@@ -144,3 +145,19 @@ def test_what_a_source_says_of_itself_is_shown(folder: Path) -> None:
         line for line in found.sentences() if "'train/a/winter'" in line and "count for the class above" in line
     ]
     assert found.to_json()["warnings"][0] == found.notes[0]
+
+
+def test_that_near_copies_were_not_looked_for_is_said(folder: Path) -> None:
+    found = audit_source(DataConfig(source=str(folder)))
+    assert any("near-copies" in line and "not looked for" in line for line in found.sentences())
+    assert found.to_json()["near_copies"] == "not looked for"
+
+
+def test_how_a_table_was_read_is_said(tmp_path: Path) -> None:
+    rows = [f"{number}.png,{'ab'[number % 2]},{'test' if number > 5 else 'train'}" for number in range(10)]
+    for number in range(10):
+        write_image(tmp_path / f"{number}.png", seed=number)
+    (tmp_path / "t.csv").write_text("\n".join(["file,label,split", *rows]))
+    told = "Images from column 'file', labels from column 'label', splits from column 'split'"
+    assert f"{told}." in audit_source(DataConfig(source=str(tmp_path / "t.csv"))).sentences()
+    assert f"{told}." in survey(DataConfig(source=str(tmp_path / "t.csv"))).sentences()

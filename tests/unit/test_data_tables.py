@@ -75,24 +75,25 @@ def test_a_missing_column_names_the_nearest_and_all(images: Path, options: dict,
 
 def test_no_usual_column_says_what_was_looked_for(images: Path) -> None:
     with pytest.raises(ConfigError, match=r"image, file, path, filename.*'photo', 'label'.*--image-column"):
-        read(images, "photo,label\nimages/0.png,ant\n")
+        read(images, "photo,label\nimages/0,ant\n")
 
 
 BROKEN = {
     "empty file": (b"", "empty"),
     "header only": (b"file,label\n", "no rows"),
-    "empty label": (b"file,label\nimages/0.png,ant\nimages/1.png, \n", "no label: row 3"),
+    "no label": (b"file,label\nimages/0.png,nan\nimages/1.png, \n", "2 rows, and none has a label"),
+    "no test label": (b"file,label,split\nimages/0.png,a,train\nimages/1.png,,test\n", "row of the split 'test'"),
     "empty image": (b"file,label\n,ant\n", "no image: row 2"),
     "too many fields": (b"file,label\nimages/0.png,ant,bee\n", "row 2 has 3 fields"),
     "too few fields": (b"file,label\nimages/0.png\n", "row 2 has 1 field"),
     "column twice": (b"file,label,label\nimages/0.png,a,b\n", "more than once"),
     "stray quote": (b'file,label\nimages/0.png,"ant\nimages/1.png,bee\n', "quotation mark"),
-    "not UTF-8": ("file,label\nimages/0.png,caf\xe9\n".encode("latin-1"), "UTF-8"),
+    "no known encoding": (b"file,label\nimages/0.png,caf" + b"\x81\xe9\n", "UTF-8"),
     "two labels": (b"file,label\nimages/0.png,ant\n./images/0.png,bee\n", r"rows 2 and 3.*'ant' and 'bee'"),
     "two groups": (b"file,label,group\nimages/0.png,ant,x\nimages/0.png,ant,y\n", "two groups or parts"),
-    "unknown part": (b"file,label,part\nimages/0.png,ant,holdout\n", r"'holdout' in row 2.*train, val, test"),
+    "unknown part": (b"file,label,part\nimages/0.png,ant,rejects\n", r"'rejects' in row 2.*train, val, test"),
     "one image missing": (b"file,label\nimages/0.png,ant\nimages/9.png,ant\n", r"1 of 2 images.*images/9\.png"),
-    "all missing": (b"file,label\n0.png,ant\n", r"none of its 1 image.*looked for at.*0\.png"),
+    "all missing": (b"file,label\n99.png,ant\n", r"none of its 1 image.*looked for at.*99\.png.*--image-root"),
     "name too long": (b"file,label\n" + b"x" * 5000 + b",ant\n", "none of its"),
 }
 
@@ -154,7 +155,7 @@ def test_missing_values_in_parquet_are_empty_labels(images: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     table = arrow.table({"file": ["images/0.png"] * 2, "label": [float("nan"), None]})
     parquet.write_table(table, images / "t.parquet")
-    with pytest.raises(DataError, match="no label: row 2, 3"):
+    with pytest.raises(DataError, match="2 rows, and none has a label"):
         load_listing(DataConfig(source=str(images / "t.parquet")))
 
 
@@ -175,3 +176,249 @@ def test_parquet_without_pyarrow_says_what_to_install(images: Path, monkeypatch:
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtra, match=r"backbench\[parquet\]"):
         read(images, b"PAR1", name="t.parquet")
+
+
+def notes(listing: Listing) -> str:
+    return " ".join(listing.facts["notes"])
+
+
+def warnings(listing: Listing) -> str:
+    return "\n".join(listing.facts.get("warnings", ()))
+
+
+ACCENTS = [("images/0.png", "café"), ("images/1.png", "Wasser")]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "start"),
+    [
+        ("utf-8", ""),
+        ("utf-8", "\ufeff"),
+        ("utf-16", ""),
+        ("utf-16-le", ""),
+        ("utf-16-be", ""),
+        ("utf-16-be", "\ufeff"),
+        ("utf-32", ""),
+        ("cp1252", ""),
+        ("latin-1", ""),
+    ],
+)
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_way_to_save_a_table_gives_the_same_labels(
+    images: Path, encoding: str, start: str, mark: str, end: str
+) -> None:
+    lines = [mark.join(row) for row in [("file", "label"), *ACCENTS]]
+    for name in ("labels.csv", "labels.tsv", "labels.txt"):
+        listing = read(images, (start + end.join(lines) + end).encode(encoding), name=name)
+        assert listing.labels == ("café", "Wasser")
+    assert ("Windows-1252" in warnings(listing)) == (encoding in ("cp1252", "latin-1"))
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_separator_line_of_excel_is_no_header(images: Path, first: str, end: str) -> None:
+    text = end.join([first, "file;label", "images/0.png;ant, red", "images/1.png;"])
+    listing = read(images, text)
+    assert listing.labels == ("ant, red",)
+    assert "row 4" in listing.ignored[0].reason
+
+
+def test_decimal_commas_do_not_make_the_separator(images: Path) -> None:
+    rows = "".join(f"images/{number}.png;0,{number};{'ab'[number % 2]}\n" for number in range(6))
+    assert set(read(images, "file;score;label\n" + rows).labels) == {"a", "b"}
+    assert len(read(images, rows.replace(";0,", ";0,5;0,"), label_column="column 4")) == 6
+
+
+def test_values_over_several_lines(images: Path) -> None:
+    text = 'file,remark,label\nimages/0.png,"one\ntwo",ant\nimages/1.png,"x",bee\n'
+    assert read(images, text).labels == ("ant", "bee")
+    assert read(images, text.replace("\n", "\r")).labels == ("ant", "bee")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("file_name,label", "File Name,Label", "image_path,class_name", "img,category", "filepath,target"),
+        *("image-id,species", "somewhere,label"),
+    ],
+)
+def test_names_of_columns_that_people_write(images: Path, header: str) -> None:
+    listing = read(images, f"{header}\nimages/0.png,ant\nimages/1.png,bee\n")
+    assert listing.labels == ("ant", "bee")
+    image, label = header.split(",")
+    assert notes(listing) == f"Images from column '{image}', labels from column '{label}'"
+
+
+@pytest.mark.parametrize("mark", [",", "\t", " "])
+def test_a_list_without_a_header(images: Path, mark: str) -> None:
+    write_image(images / "my images" / "a b.png")
+    listing = read(images, f"images/0.png{mark}3\nmy images/a b.png{mark}12\n", name="train.txt")
+    assert dict(zip(listing.ids, listing.labels, strict=True)) == {"images/0.png": "3", "my images/a b.png": "12"}
+
+
+def test_a_broken_line_of_a_list_is_named(images: Path) -> None:
+    with pytest.raises(DataError, match=r"line 3: 'images/1\.png' is no image and label"):
+        read(images, "images/0.png 3\n\nimages/1.png\n", name="list.txt")
+
+
+def test_lines_of_json(images: Path) -> None:
+    text = '{"file_name": "images/0.png", "label": 1}\n\n{"file_name": "images/1.png", "label": ["a", "b"]}\n'
+    listing = read(images, text, name="metadata.jsonl")
+    assert listing.labels == ("1", '["a", "b"]')
+    assert "several labels for one image" in warnings(listing)
+    with pytest.raises(DataError, match="line 2: this is no JSON"):
+        read(images, '{"file_name": "images/0.png", "label": 1}\n{broken\n', name="metadata.jsonl")
+    with pytest.raises(DataError, match="an object such as"):
+        read(images, "[1]\n", name="metadata.jsonl")
+
+
+@pytest.mark.parametrize(("start", "kind"), [(b"PK\x03\x04", "spreadsheet"), (b"\xd0\xcf\x11\xe0", "old Excel")])
+def test_a_spreadsheet_with_the_wrong_name(images: Path, start: bytes, kind: str) -> None:
+    with pytest.raises(DataError, match=f"{kind}.*Save it as CSV"):
+        read(images, start + bytes(100))
+
+
+@pytest.mark.parametrize(
+    "address", ["https://x.org/a.jpg", "HTTP://x/a.png", "s3://b/k.png", "data:image/png;base64,A"]
+)
+def test_addresses_are_named_as_what_they_are(images: Path, address: str) -> None:
+    with pytest.raises(DataError, match=r"1 image is a URL: '.*' in row 3.*download") as caught:
+        read(images, f'file,label\nimages/0.png,a\n"{address}",b\n')
+    assert address[:20] in str(caught.value)
+
+
+MISSING = ["nan", "NaN", "null", "NULL", "None", "NA", "na", "N/A", "#N/A", "<NA>", "?", ""]
+
+
+@pytest.mark.parametrize("empty", MISSING)
+def test_rows_without_a_label_are_left_out_and_counted(images: Path, empty: str) -> None:
+    listing = read(images, f"file,label\nimages/0.png,a\nimages/1.png,b\nimages/2.png,{empty}\n")
+    assert listing.labels == ("a", "b")
+    assert "1 row without a label left out" in warnings(listing)
+    assert [(entry.path, "row 4" in entry.reason) for entry in listing.ignored] == [("images/2.png", True)]
+
+
+def test_none_may_be_a_class_and_that_is_said(images: Path) -> None:
+    listing = read(images, "file,label\nimages/0.png,scratch\nimages/1.png,none\n")
+    assert listing.labels == ("scratch", "none")
+    assert "'none' is a class here" in warnings(listing)
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        (["0", "0.0", "1"], ["0", "0", "1"]),
+        (["0.0", "1.0", "1"], ["0.0", "1", "1"]),
+        (["caf\u00e9", "cafe\u0301", "the"], ["cafe\u0301", "cafe\u0301", "the"]),
+        (["a b", "a\u00a0b", "a  b"], ["a  b", "a  b", "a  b"]),
+        (["a\u200b", "a", "b"], ["a", "a", "b"]),
+        (["01", "1", "2.5"], ["01", "1", "2.5"]),
+    ],
+)
+def test_spellings_of_one_class_are_one_class(images: Path, written: list[str], kept: list[str]) -> None:
+    rows = "".join(f'images/{number}.png,"{label}"\n' for number, label in enumerate(written))
+    listing = read(images, "file,label\n" + rows)
+    assert list(listing.labels) == kept
+    assert ("taken as one class" in warnings(listing)) == (written != kept)
+
+
+@pytest.mark.parametrize(
+    "labels", [["a", "b", "a|b"], ["a;b", "a;c", "d"], ["a, b", "b", "c"], ["['a', 'b']", "a", "b"]]
+)
+def test_joined_labels_are_named(images: Path, labels: list[str]) -> None:
+    rows = "".join(f'images/{number}.png,"{label}"\n' for number, label in enumerate(labels))
+    assert "several labels for one image" in warnings(read(images, "file,label\n" + rows))
+
+
+def test_a_mark_inside_names_is_not_yet_several_labels(images: Path) -> None:
+    assert not warnings(read(images, "file,label\nimages/0.png,and/or\nimages/1.png,R&D\n"))
+
+
+def test_scores_are_no_classes(images: Path) -> None:
+    for number in range(60):
+        write_image(images / "many" / f"{number}.png")
+    scores = [f"many/{number}.png,0.{number:02d}" for number in range(60)]
+    with pytest.raises(DataError, match=r"60 different numbers for 60 images.*score"):
+        read(images, "\n".join(["file,label", *scores]))
+    half = [f"many/{number}.png,0.{number // 2:02d}" for number in range(60)]
+    assert "looks like a score" in warnings(read(images, "\n".join(["file,label", *half])))
+    whole = [f"many/{number}.png,{number // 2}" for number in range(60)]
+    assert not warnings(read(images, "\n".join(["file,label", *whole])))
+
+
+def split_table(column: str, *values: str) -> str:
+    rows = "".join(f"images/{number}.png,{'ab'[number % 2]},{value}\n" for number, value in enumerate(values))
+    return f"file,label,{column}\n{rows}"
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("split", ("train", "train", "val", "val", "test", "test")),
+        ("part", ("Training", "Training", "dev", "dev", "Testing", "Testing")),
+        ("fold_x", ("train", "train", "valid", "valid", "holdout", "holdout")),
+        ("Verwendung", ("Training", "Training", "Validierung", "Validierung", "Prüfung", "Prüfung")),
+    ],
+)
+def test_a_column_of_splits_is_used_and_that_is_said(images: Path, column: str, values: tuple[str, ...]) -> None:
+    listing = read(images, split_table(column, *values))
+    assert listing.parts == ("train", "train", "val", "val", "test", "test")
+    assert f"splits from column '{column}'" in notes(listing)
+    without = read(images, split_table(column, *values), split_column="none")
+    assert set(without.parts) == {None}
+    assert "splits" not in notes(without)
+
+
+@pytest.mark.parametrize(("column", "part"), [("is_test", "test"), ("is_training_image", "train")])
+def test_a_flag_of_a_split(images: Path, column: str, part: str) -> None:
+    other = "train" if part == "test" else "test"
+    assert read(images, split_table(column, *"110011")).parts == (part, part, other, other, part, part)
+
+
+def test_numbers_of_folds_are_not_used_and_that_is_said(images: Path) -> None:
+    listing = read(images, split_table("fold", *"012012"))
+    assert set(listing.parts) == {None}
+    assert "column 'fold' may say how to split, and was not used: it holds '0', '1', '2'" in warnings(listing)
+
+
+def test_several_columns_of_splits_need_a_choice(images: Path) -> None:
+    text = "file,label,split_1,split_2\nimages/0.png,a,train,test\nimages/1.png,b,test,train\n"
+    with pytest.raises(DataError, match=r"several columns look like splits: 'split_1', 'split_2'.*--split-column"):
+        read(images, text)
+    assert read(images, text, split_column="split_2").parts == ("test", "train")
+    with pytest.raises(ConfigError, match=r"no column 'split_3' \(--split-column\)"):
+        read(images, text, split_column="split_3")
+
+
+def test_a_column_that_was_asked_for_must_hold_splits(images: Path) -> None:
+    with pytest.raises(DataError, match=r"column 'fold' holds '0' in row 2.*--split-column none"):
+        read(images, split_table("fold", *"012012"), split_column="fold")
+
+
+def test_a_table_of_test_images_beside_that_of_training_is_named(images: Path) -> None:
+    (images / "test.csv").write_text("file\nimages/1.png\n")
+    assert "'test.csv' beside 'train.csv'" in warnings(
+        read(images, "file,label\nimages/0.png,a\n", name="train.csv")
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["{}.png", "{}", "/home/me/set/images/{}.png", "C:\\Users\\me\\images\\{}.png", "set/images/{}.png"],
+)
+def test_images_that_lie_elsewhere_are_found_and_that_is_said(images: Path, path: str) -> None:
+    rows = "".join(f"{path.format(number)},{'ab'[number % 2]}\n" for number in range(6))
+    listing = read(images, "file,label\n" + rows)
+    assert [file.name for file in listing.files or ()] == [f"{number}.png" for number in range(6)]
+    assert "taken from" in warnings(listing)
+
+
+def test_images_in_two_places_need_a_choice(images: Path) -> None:
+    write_image(images / "older" / "0.png")
+    with pytest.raises(DataError, match=r"several places.*--image-root"):
+        read(images, "file,label\n0.png,a\n")
+    listing = read(images, "file,label\n0.png,a\n", image_root=str(images / "older"))
+    assert listing.files == (images / "older" / "0.png",)
+    with pytest.raises(DataError, match="no such folder"):
+        read(images, "file,label\n0.png,a\n", image_root="nowhere")

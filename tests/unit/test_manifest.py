@@ -294,8 +294,8 @@ def test_a_split_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     path.write_text("id,part\nant/0000,train\n")
     with pytest.raises(DataError, match="no part to 19 of 20 images: 'bee/0001'"):
         manifest_of(listing, config_with(split=str(path)))
-    path.write_text("id,part\nant/0000,holdout\n")
-    with pytest.raises(DataError, match="row 2: 'holdout' is no part"):
+    path.write_text("id,part\nant/0000,rejects\n")
+    with pytest.raises(DataError, match="row 2: 'rejects' is no part"):
         manifest_of(listing, config_with(split=str(path)))
     path.write_text("id,part\nx,train\nx,test\n")
     with pytest.raises(DataError, match="another part before"):

@@ -15,9 +15,11 @@ from backbench.cli.options import (
     device_option,
     hardware_options,
     json_option,
+    layout_options,
     map_option,
     out_option,
     quiet_option,
+    size_options,
     split_options,
     table_options,
 )
@@ -45,7 +47,9 @@ FINISHED = "finished"
 @click.option("--budget", help="Time limit such as 90s, 10m or 2h; the best weights by then are kept.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and stop.")
 @click.option("--no-gallery", is_flag=True, help="Put no small training images into the bundle.")
+@size_options
 @table_options
+@layout_options
 @json_option
 @quiet_option
 def adapt(
@@ -69,6 +73,7 @@ def adapt(
     group_column: str | None,
     as_json: bool,
     quiet: bool,
+    choices: dict[str, Any],
 ) -> None:
     """Adapt one model to your images and keep it: a folder that predicts anywhere.
 
@@ -104,6 +109,7 @@ def adapt(
             image_column=image_column,
             label_column=label_column,
             group_column=group_column,
+            choices=choices,
         ),
         model=spec.name,
         model_file=spec.file,

@@ -13,6 +13,7 @@ from backbench.cli.options import (
     data_argument,
     inference_options,
     json_option,
+    layout_options,
     quiet_option,
     split_option,
     table_options,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 )
 @bad_option
 @table_options
+@layout_options
 @json_option
 @quiet_option
 def evaluate(
@@ -54,6 +56,7 @@ def evaluate(
     group_column: str | None,
     as_json: bool,
     quiet: bool,
+    choices: dict[str, Any],
 ) -> None:
     """Measure a trained model on labelled images: accuracy with interval, and every class.
 
@@ -79,6 +82,7 @@ def evaluate(
         image_column=image_column,
         label_column=label_column,
         group_column=group_column,
+        choices=choices,
     )
     decided = decide_device(device)
     exactly = decide_precision(precision, decided)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 Verb = Callable[..., Any]
+UNSAID = (None, (), False)
 
 data_argument = click.argument("data", metavar="DATA")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
@@ -66,6 +68,74 @@ def table_options(verb: Verb) -> Verb:
     ):
         verb = click.option(name, help=help_text)(verb)
     return verb
+
+
+def layout_options(verb: Verb) -> Verb:
+    """What folders and columns are splits, and where images are: given to the verb in `choices`."""
+    options = (
+        click.option(
+            "--split-folders",
+            metavar="NAME=SPLIT,...",
+            help="Folder: which top folders are train, val and test; none: all are classes.",
+        ),
+        click.option(
+            "--ignore", multiple=True, metavar="PATH", help="Folder: leave out this file or folder below DATA."
+        ),
+        click.option("--follow-links", is_flag=True, help="Folder: follow links that lead out of DATA too."),
+        click.option(
+            "--split-column",
+            metavar="NAME",
+            help="Table: the column of the splits; none: no column.  [default: found by its values]",
+        ),
+        click.option(
+            "--image-root", metavar="FOLDER", help="Table: relative paths start here.  [default: beside the table]"
+        ),
+    )
+    return _gather(verb, options)
+
+
+def size_options(verb: Verb) -> Verb:
+    """How large splits and classes are: given to the verb in `choices`."""
+    options = (
+        click.option(
+            "--test-fraction",
+            type=float,
+            help="Share of each class for the test split, where none is given.  [default: 0.2]",
+        ),
+        click.option(
+            "--val-fraction",
+            type=float,
+            help="Share of what is left for validation, where none is given.  [default: 0.2]",
+        ),
+        click.option(
+            "--min-images",
+            type=click.IntRange(min=2),
+            metavar="N",
+            help="Classes with fewer images are small; see --small-classes.",
+        ),
+        click.option(
+            "--small-classes",
+            type=click.Choice(["drop", "merge"]),
+            help="Leave small classes out, or make one class of them.  [default: drop]",
+        ),
+    )
+    return _gather(verb, options)
+
+
+def _gather(verb: Verb, options: Sequence[Verb]) -> Verb:
+    """The verb with these options; those that were given reach it as one dictionary, `choices`."""
+
+    def collect(**given: Any) -> Any:
+        ours = {name: given.pop(name) for name in names}
+        before = given.pop("choices", {})
+        return verb(**given, choices=before | {name: ours[name] for name in names if ours[name] not in UNSAID})
+
+    wrapped: Any = functools.wraps(verb)(collect)
+    num_before = len(getattr(wrapped, "__click_params__", ()))
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    names = [parameter.name for parameter in wrapped.__click_params__[num_before:]]
+    return wrapped
 
 
 def inference_options(verb: Verb) -> Verb:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,15 +14,17 @@ from backbench.cli.options import (
     data_argument,
     hardware_options,
     json_option,
+    layout_options,
     map_option,
     out_option,
     quiet_option,
+    size_options,
     split_options,
     table_options,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from backbench.config import DataConfig, MethodConfig, OnBad
     from backbench.study import Ranking
@@ -50,7 +52,9 @@ if TYPE_CHECKING:
     help="Methods that train: only on this many models, the best by their probes.",
 )
 @click.option("--budget", help="Time limit such as 90s, 10m or 2h; the answer is made from what is done by then.")
+@size_options
 @table_options
+@layout_options
 @json_option
 @quiet_option
 def rank(
@@ -72,6 +76,7 @@ def rank(
     group_column: str | None,
     as_json: bool,
     quiet: bool,
+    choices: dict[str, Any],
 ) -> None:
     """Rank pretrained models on your images: accuracy with intervals, ties, controls and cost.
 
@@ -101,6 +106,7 @@ def rank(
             image_column=image_column,
             label_column=label_column,
             group_column=group_column,
+            choices=choices,
         ),
         models=split_names(models),
         methods=with_map([MethodConfig(name=name) for name in names], class_map),
@@ -188,10 +194,26 @@ def make_data_config(
     image_column: str | None,
     label_column: str | None,
     group_column: str | None,
+    choices: Mapping[str, Any],
 ) -> DataConfig:
-    """A DataConfig from the options that the verbs share."""
-    from backbench.config import DataConfig
+    """A DataConfig from the options that the verbs share; `choices`: see `options.layout_options`, `size_options`.
 
+    Raises:
+        ConfigError: a fraction out of its range, or --split-folders without names of splits.
+    """
+    from backbench.config import DataConfig
+    from backbench.errors import ConfigError
+
+    given = dict(choices)
+    for name in ("test_fraction", "val_fraction"):
+        if not 0.0 < given.get(name, 0.5) < 1.0:
+            raise ConfigError(f"--{name.replace('_', '-')} {given[name]:g}: it has to be between 0 and 1, as 0.2.")
+    if "small_classes" in given and "min_images" not in given:
+        raise ConfigError(
+            "--small-classes says what is done with classes below --min-images N: give that as well."
+        )
+    if "split_folders" in given:
+        given["split_folders"] = parse_split_folders(given["split_folders"])
     return DataConfig(
         source=source,
         split=split,
@@ -200,4 +222,25 @@ def make_data_config(
         image_column=image_column,
         label_column=label_column,
         group_column=group_column,
+        **given,
     )
+
+
+def parse_split_folders(text: str) -> dict[str, str]:
+    """'2019=train,2020=test' -> {'2019': 'train', '2020': 'test'}; 'none' -> {}. ConfigError otherwise."""
+    from backbench.errors import ConfigError
+
+    if text.strip().casefold() == "none":
+        return {}
+    found: dict[str, str] = {}
+    for pair in filter(None, map(str.strip, text.split(","))):
+        name, equals, part = (piece.strip() for piece in pair.rpartition("="))
+        if not equals or not name or part not in ("train", "val", "test"):
+            raise ConfigError(
+                f"--split-folders '{text}': '{pair}' is no FOLDER=SPLIT, with train, val or test for SPLIT. Write "
+                "it as --split-folders 2019=train,2020=test, or none."
+            )
+        found[name.strip("/")] = part
+    if not found:
+        raise ConfigError("--split-folders is empty. Write FOLDER=train,OTHER=test, or none.")
+    return found

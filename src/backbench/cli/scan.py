@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
-from backbench.cli.options import data_argument, json_option, quiet_option, split_options, table_options
+from backbench.cli.options import (
+    data_argument,
+    json_option,
+    layout_options,
+    quiet_option,
+    size_options,
+    split_options,
+    table_options,
+)
 
 
 @click.command()
 @data_argument
 @split_options
+@size_options
 @table_options
+@layout_options
 @json_option
 @quiet_option
 def scan(
@@ -24,6 +35,7 @@ def scan(
     group_column: str | None,
     as_json: bool,
     quiet: bool,
+    choices: dict[str, Any],
 ) -> None:
     """Check images before ranking: counts, sizes, broken files, duplicates, leaks.
 
@@ -42,6 +54,7 @@ def scan(
         image_column=image_column,
         label_column=label_column,
         group_column=group_column,
+        choices=choices,
     )
     with make_progress(quiet=quiet) as progress:
         audit = audit_source(config, progress)

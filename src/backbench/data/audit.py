@@ -14,7 +14,7 @@ from backbench.data.census import Census, take_census
 from backbench.data.checks import FEW_IMAGES, count_leaks, find_twins, group_by_content
 from backbench.data.left_out import list_left_out
 from backbench.data.listing import Ignored, Listing
-from backbench.data.load import load_listing, source_warnings
+from backbench.data.load import load_listing, source_notes, source_warnings
 from backbench.data.manifest import Manifest, make_manifest, order_classes
 from backbench.data.store import PixelStore
 from backbench.data.wording import count, escape, list_some, quote
@@ -22,6 +22,9 @@ from backbench.errors import DataError
 from backbench.progress import SILENT, Progress
 
 NUM_EXAMPLES = 5
+ONLY_EQUAL_BYTES = (
+    "Copies are compared byte for byte: near-copies (images saved again, resized or cropped) were not looked for."
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Audit:
         empty_classes, small_classes: without a usable image; with fewer than `checks.FEW_IMAGES`.
         problem: why no split can be made of these images; None if one can.
         notes: what the source says of itself, such as a class that is left out.
+        read_as: how the source was read, such as which column holds what.
         warnings: of the split; the findings above say the same of the images.
     """
 
@@ -69,6 +73,7 @@ class Audit:
     problem: str | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    read_as: tuple[str, ...] = ()
 
     @property
     def has_trouble(self) -> bool:
@@ -107,7 +112,9 @@ class Audit:
             "twins": [list(same) for same in self.twins],
             "empty_classes": list(self.empty_classes),
             "small_classes": list(self.small_classes),
+            "near_copies": "not looked for",
             "problem": self.problem,
+            "read_as": list(self.read_as),
             "warnings": [*self.notes, *self.warnings],
             "trouble": self.has_trouble,
         }
@@ -125,11 +132,13 @@ class Audit:
             )
         if self.parts:
             lines.append("Parts: " + ", ".join(f"{num:,} {part}" for part, num in self.parts.items()) + ".")
+        lines += [f"{escape(note)}." for note in self.read_as]
         lines += [f"warning: {escape(warning)}." for warning in (*self.notes, *self.warnings)]
         lines += _list_entries("broken file", self.broken)
         lines += _list_sets("in several parts (a leak)", self.leaks)
         lines += _list_sets("with several labels", self.conflicts)
         lines += _list_sets("within one class and part (kept together)", self.repeats)
+        lines.append(ONLY_EQUAL_BYTES)
         lines += [f"Classes that look like one: {' and '.join(map(quote, same))}" for same in self.twins]
         for what, names in (
             ("Empty", self.empty_classes),
@@ -205,6 +214,7 @@ def audit(listing: Listing, census: Census, manifest: Manifest | None, *, proble
         problem=problem,
         notes=tuple(source_warnings(listing)),
         warnings=manifest.warnings if manifest is not None else (),
+        read_as=source_notes(listing),
     )
 
 

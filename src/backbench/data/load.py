@@ -107,6 +107,11 @@ def source_warnings(listing: Listing) -> Sequence[str]:
     return warnings
 
 
+def source_notes(listing: Listing) -> tuple[str, ...]:
+    """How the source was read, in sentences without full stops."""
+    return tuple(listing.facts.get("notes", ()))
+
+
 def _exists(path: str) -> bool:
     return os.path.exists(path)  # noqa: PTH110 - unlike Path.exists, it never raises
 

@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from backbench.data.scanner import PART_OF_FOLDER
+from backbench.data.part_names import parse_part
 from backbench.data.tables import Table, find_column, read_table
 from backbench.data.wording import count, list_some, quote
 from backbench.errors import DataError
@@ -45,11 +45,6 @@ def apply_split(split: Mapping[str, str], ids: Sequence[str], path: str) -> tupl
             f"{list_some(map(quote, extra))}. Results are not comparable with those on the whole split"
         )
     return [split[name] for name in ids], warnings
-
-
-def parse_part(text: str) -> str | None:
-    """'train', 'val' or 'test' for one of the usual spellings, None for another word."""
-    return PART_OF_FOLDER.get(text.strip().casefold())
 
 
 def _read_parts(table: Table) -> dict[str, str]:

@@ -15,7 +15,7 @@ from backbench.config import DataConfig
 from backbench.data import decode
 from backbench.data.left_out import group_by_reason
 from backbench.data.listing import PARTS, Ignored, Listing
-from backbench.data.load import load_listing
+from backbench.data.load import load_listing, source_notes
 from backbench.data.manifest import read_split
 from backbench.data.splits import assign_parts, merge_units
 from backbench.data.wording import count, escape, list_some, quote
@@ -53,6 +53,7 @@ class Survey:
         parts: images expected in train, val and test.
         total_bytes: of all files whose header was read, scaled up to all images; None for images in memory.
         download_bytes: what has to be fetched first.
+        notes: how the source was read, such as which column holds what.
         listing: to hand on to `load_data`; None where a data set is known by its published counts alone.
     """
 
@@ -70,6 +71,7 @@ class Survey:
     total_bytes: int | None = None
     download_bytes: int = 0
     listing: Listing | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def num_test(self) -> int:
@@ -95,6 +97,7 @@ class Survey:
                 size += f" (of {self.num_headers_read:,} looked at)"
             lines.append(f"{size}.")
         lines.append("Split: " + ", ".join(f"{self.parts[part]:,} {part}" for part in PARTS) + ".")
+        lines += [f"{escape(note)}." for note in self.notes]
         lines += [f"Unreadable: {quote(bad.path)}: {bad.reason}" for bad in self.unreadable]
         return lines
 
@@ -131,6 +134,7 @@ def survey(config: DataConfig, progress: Progress = SILENT, seconds: float = 2.0
         unreadable=tuple(bad[:NUM_EXAMPLES]),
         total_bytes=None if listing.files is None else round(total * len(listing) / max(num_read, 1)),
         listing=listing,
+        notes=source_notes(listing),
     )
 
 

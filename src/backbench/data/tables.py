@@ -1,37 +1,52 @@
-"""Reads CSV and Parquet tables as text, and finds a column by its name."""
+"""Reads CSV, Parquet and JSON lines as tables of text, and finds a column by its name."""
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backbench.data.table_text import cut_separator_line, read_table_text
 from backbench.data.wording import count, list_some, quote
 from backbench.errors import ConfigError, DataError, MissingExtra, nearest
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
-DELIMITERS = (",", ";", "\t")
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
+DELIMITERS = (",", ";", "\t", "|")
+NUM_LOOKED_AT = 20
+"""Rows from which the separator is told."""
+IMAGE_NAME = re.compile(
+    r"[^|;,\t]*\.(jpe?g|jpe|jfif|mpo|a?png|webp|gif|bmp|dib|tiff?|p[pgbnf]m|avif|hei[cf])", re.IGNORECASE
+)
+_LIST_LINE = re.compile(rf"({IMAGE_NAME.pattern})[ \t]+(\S.*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of text. `row_numbers` are those of the file as people count them: the header is row 1."""
+    """Columns of text. `row_numbers` are those of the file as people count them: the header is row 1.
+
+    A file without a header has a column 'image' and, if that leaves one, a column 'label'.
+    """
 
     path: Path
     columns: dict[str, list[str]]
     row_numbers: list[int]
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.row_numbers)
 
 
 def read_table(path: Path) -> Table:
-    """Read a .csv or .tsv (UTF-8, separated by comma, semicolon or tab) or a .parquet file.
+    """Read a text table (.csv, .tsv, .txt), JSON lines (.jsonl) or a .parquet file.
 
-    Names of columns and values are stripped of spaces at both ends.
+    A text table may be separated by comma, semicolon, tab or bar, or be a list of lines 'path label'; encodings
+    are those of `table_text`. Names of columns and values are stripped of spaces at both ends.
 
     Raises:
         DataError: the file can't be read, is no such table, or its rows don't fit its header.
@@ -39,16 +54,11 @@ def read_table(path: Path) -> Table:
     """
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path)
+    text, warnings = read_table_text(path)
+    if path.suffix.lower() == ".jsonl":
+        return _parse_json_lines(path, text, warnings)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: the table can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: byte {error.start:,} is not UTF-8 text. Save the table as CSV in UTF-8 and try again."
-        ) from error
-    try:
-        return _parse_csv(path, text)
+        return _parse_csv(path, text, warnings)
     except csv.Error as error:
         raise DataError(f"{path}: this is no proper CSV: {error}. Is there a stray quotation mark?") from error
 
@@ -56,7 +66,7 @@ def read_table(path: Path) -> Table:
 def find_column(
     table: Table, asked: str | None, defaults: Sequence[str], purpose: str, option: str, *, needed: bool = True
 ) -> str | None:
-    """The name of a column: the one asked for, else the first default that is there (whatever its case).
+    """The name of a column: the one asked for, else the first default that is there, as `fold_name` compares them.
 
     Returns None if it is not needed and not there.
 
@@ -65,10 +75,10 @@ def find_column(
     """
     names = list(table.columns)
     if asked is None:
-        by_folded = {name.casefold(): name for name in reversed(names)}
+        by_folded = {fold_name(name): name for name in reversed(names)}
         for default in defaults:
-            if default in by_folded:
-                return by_folded[default]
+            if fold_name(default) in by_folded:
+                return by_folded[fold_name(default)]
         if not needed:
             return None
         raise ConfigError(
@@ -84,8 +94,16 @@ def find_column(
     )
 
 
-def _parse_csv(path: Path, text: str) -> Table:
-    delimiter = _guess_delimiter(text)
+def fold_name(name: str) -> str:
+    """A column's name without case, spaces, '_' and '-': 'File Name' is 'file_name'."""
+    return re.sub(r"[\s_-]", "", name.casefold())
+
+
+def _parse_csv(path: Path, text: str, warnings: tuple[str, ...]) -> Table:
+    named, text = cut_separator_line(text)
+    delimiter = named or _guess_delimiter(text)
+    if delimiter is None:
+        return _parse_list(path, text, warnings)
     # strict: otherwise one stray quotation mark silently swallows all rows up to the next
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
@@ -95,12 +113,15 @@ def _parse_csv(path: Path, text: str) -> Table:
     for number, fields in enumerate(reader, start=1):
         if not any(field.strip() for field in fields):
             continue
+        stripped = [field.strip() for field in fields]
         if header is None:
-            header = [field.strip() for field in fields]
-        elif len(fields) != len(header):
+            header = _name_columns(stripped)
+            if header == stripped:
+                continue
+        if len(fields) != len(header):
             wrong.append(f"row {number} has {count(len(fields), 'field')}")
         else:
-            rows.append([field.strip() for field in fields])
+            rows.append(stripped)
             numbers.append(number)
     if header is None:
         raise DataError(f"{path}: the table is empty")
@@ -111,13 +132,81 @@ def _parse_csv(path: Path, text: str) -> Table:
         )
     _check_header(path, header)
     columns = {name: [row[index] for row in rows] for index, name in enumerate(header)}
-    return Table(path, columns, numbers)
+    return Table(path, columns, numbers, warnings)
 
 
-def _guess_delimiter(text: str) -> str:
-    """The one that splits the first line with something on it into most fields; a comma if none does."""
-    first = next((line for line in io.StringIO(text) if line.strip()), "")
-    return max(DELIMITERS, key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
+def _name_columns(first: Sequence[str]) -> list[str]:
+    """The header; if the first row names an image it is none, and the columns get names of ours."""
+    images = [index for index, field in enumerate(first) if IMAGE_NAME.fullmatch(field)]
+    if not images:
+        return list(first)
+    names = [f"column {number}" for number in range(1, len(first) + 1)]
+    names[images[0]] = "image"
+    if len(first) == 2:
+        names[1 - images[0]] = "label"
+    return names
+
+
+def _guess_delimiter(text: str) -> str | None:
+    """The separator that cuts the first rows into most fields, the same number in each; None for a list of lines
+    'path label'."""
+
+    def judge(mark: str) -> tuple[bool, bool, int]:
+        try:
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+            rows = [row for row in itertools.islice(reader, NUM_LOOKED_AT) if any(map(str.strip, row))]
+        except csv.Error:
+            rows = [next(csv.reader([text.lstrip().partition("\n")[0]], delimiter=mark), [])]
+        num_fields = {len(row) for row in rows}
+        has_image = any(IMAGE_NAME.fullmatch(field.strip()) for row in rows for field in row)
+        most = len(rows[0]) if rows else 0
+        return len(num_fields) == 1 and most > 1, has_image, most
+
+    best = max(DELIMITERS, key=judge)
+    first = text.lstrip().partition("\n")[0].strip()
+    if judge(best)[0] or not _LIST_LINE.fullmatch(first):
+        return best
+    return None
+
+
+def _parse_list(path: Path, text: str, warnings: tuple[str, ...]) -> Table:
+    """Lines 'path label', as lists of ImageNet and Caffe have them; the path may hold spaces."""
+    images: list[str] = []
+    labels: list[str] = []
+    numbers: list[int] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        found = _LIST_LINE.fullmatch(line.strip())
+        if found is not None:
+            images.append(found[1])
+            labels.append(found[3].strip())
+            numbers.append(number)
+        elif line.strip():
+            raise DataError(
+                f"{path}, line {number}: {quote(line.strip()[:80])} is no image and label, as the first line is. "
+                "Write each line as 'path label', or give a table with the columns 'file' and 'label'."
+            )
+    return Table(path, {"image": images, "label": labels}, numbers, warnings)
+
+
+def _parse_json_lines(path: Path, text: str, warnings: tuple[str, ...]) -> Table:
+    rows: list[dict[str, Any]] = []
+    numbers: list[int] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}: this is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f'{path}, line {number}: an object such as {{"file_name": ...}} is expected')
+        rows.append(row)
+        numbers.append(number)
+    if not rows:
+        raise DataError(f"{path}: the table is empty")
+    names = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+    columns = {name: [_as_text(row.get(name)) for row in rows] for name in names}
+    return Table(path, columns, numbers, warnings)
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
@@ -154,5 +243,7 @@ def _is_bytes(kind: Any) -> bool:
 
 
 def _as_text(value: object) -> str:
-    """A cell as text; None and NaN (the two ways to write nothing) give ''."""
+    """A cell as text; None and NaN (the two ways to write nothing) give ''; a list as JSON."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
     return "" if value is None or value != value else str(value).strip()

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backbench.config import DataConfig
-from backbench.data.listing import Ignored, Listing
+from backbench.data.image_paths import find_files, refuse_addresses
+from backbench.data.label_text import is_missing, merge_spellings, warn_of_labels
+from backbench.data.listing import PARTS, Ignored, Listing
+from backbench.data.part_columns import NO_COLUMN, read_parts
+from backbench.data.part_names import parse_part
 from backbench.data.scanner import sort_key
-from backbench.data.splitfile import PART_COLUMNS, normalise_path, parse_part
-from backbench.data.tables import TABLE_SUFFIXES, Table, find_column, read_table
+from backbench.data.splitfile import normalise_path
+from backbench.data.tables import IMAGE_NAME, TABLE_SUFFIXES, Table, find_column, read_table
 from backbench.data.wording import count, list_some, quote
 from backbench.errors import DataError
 from backbench.progress import Progress
 
-IMAGE_COLUMNS = ("image", "file", "path", "filename")
-LABEL_COLUMNS = ("label", "class", "species")
+IMAGE_COLUMNS = (
+    *(
+        "image",
+        "file",
+        "path",
+        "filename",
+        "file_name",
+        "filepath",
+        "img",
+        "image_path",
+        "image_file",
+        "image_name",
+    ),
+    *("img_path", "img_name", "img_file", "fname", "image_id", "img_id"),
+)
+LABEL_COLUMNS = (
+    *("label", "class", "species", "category", "target", "labels", "class_name", "label_name", "category_name"),
+    *("class_label", "class_id", "label_id"),
+)
 GROUP_COLUMNS = ("group",)
 
 
@@ -41,20 +61,37 @@ def accepts(path: Path) -> bool:
 def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
     """The images the table names; relative paths start at the table's folder.
 
-    Columns not named in `config` are looked for under their usual names: image, file, path or filename; label,
-    class or species; group; part or split. Only image and label must be there.
+    Columns not named in `config` are looked for under their usual names, such as image, file or path; label, class
+    or species; group; split or part, see `part_columns`. Only image and label must be there. Rows without a label
+    are left out and reported.
 
     Raises:
         ConfigError: a column is not there.
-        DataError: the table can't be read; empty labels; unknown parts; images that are not there (all of them,
+        DataError: the table can't be read; no labels; unknown parts; images that are not there (all of them,
             or any with the policy 'fail'); an image with two labels.
     """
     table = read_table(path)
-    samples, ignored = _drop_repeats(path, _read_samples(table, config))
-    folder = path.absolute().parent
-    files = {image: folder / image for image in samples}
-    _check_files(path, files, must_be_whole=config.on_bad == "fail")
+    read, told, warnings = _read_samples(table, config)
+    labelled, ignored = _leave_out_missing(path, read)
+    labels, merged = merge_spellings([sample.label for sample in labelled])
+    samples, repeats = _drop_repeats(
+        path, [replace(sample, label=label) for sample, label in zip(labelled, labels, strict=True)]
+    )
+    images = list(samples)
+    found, moved = find_files(path, images, root=config.image_root, must_be_whole=config.on_bad == "fail")
+    files = dict(zip(images, found, strict=True))
     ordered = [samples[image] for image in sorted(samples, key=sort_key)]
+    missing = [] if not ignored else [f"{count(len(ignored), 'row')} without a label left out of {path.name}"]
+    label_warnings = warn_of_labels([sample.label for sample in ordered], told["labels"])
+    warnings = [
+        *table.warnings,
+        *warnings,
+        *missing,
+        *merged,
+        *label_warnings,
+        *moved,
+        *_warn_of_sibling(path, config),
+    ]
     return Listing(
         name=path.stem,
         ids=tuple(sample.image for sample in ordered),
@@ -62,46 +99,81 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
         groups=tuple(sample.group for sample in ordered),
         parts=tuple(sample.part for sample in ordered),
         files=tuple(files[sample.image] for sample in ordered),
-        ignored=tuple(ignored),
+        ignored=(*ignored, *repeats),
+        facts={"notes": (_describe_columns(told),)} | ({"warnings": tuple(warnings)} if warnings else {}),
     )
 
 
-def _read_samples(table: Table, config: DataConfig) -> list[_Sample]:
-    images = _column(table, config.image_column, IMAGE_COLUMNS, "images", "--image-column")
-    labels = _column(table, config.label_column, LABEL_COLUMNS, "labels", "--label-column")
+def _read_samples(table: Table, config: DataConfig) -> tuple[list[_Sample], dict[str, str], list[str]]:
+    """One sample for each row, the names of the columns by what they hold, and warnings."""
+    image_name = _find_images(table, config.image_column)
+    label_name = str(find_column(table, config.label_column, LABEL_COLUMNS, "labels", "--label-column"))
     group_name = find_column(table, config.group_column, GROUP_COLUMNS, "groups", "--group-column", needed=False)
-    part_name = find_column(table, None, PART_COLUMNS, "parts", "", needed=False)
-    nothing = [""] * len(table)
-    groups = nothing if group_name is None else table.columns[group_name]
-    parts = nothing if part_name is None else table.columns[part_name]
-    for what, values in (("image", images), ("label", labels)):
-        empty = [str(number) for value, number in zip(values, table.row_numbers, strict=True) if not value]
-        if empty:
-            raise DataError(
-                f"{table.path}: {count(len(empty), 'row has', 'rows have')} no {what}: row {list_some(empty)}. "
-                "Fill in or remove them."
-            )
-    unknown = [
-        f"{quote(text)} in row {number}"
-        for text, number in zip(parts, table.row_numbers, strict=True)
-        if text and parse_part(text) is None
-    ]
-    if unknown:
+    asked = config.split_column if config.split is None else NO_COLUMN
+    part_name, parts, warnings = read_parts(table, asked, (image_name, label_name, group_name))
+    images, labels = table.columns[image_name], table.columns[label_name]
+    groups = [""] * len(table) if group_name is None else table.columns[group_name]
+    empty = [str(number) for value, number in zip(images, table.row_numbers, strict=True) if not value]
+    if empty:
         raise DataError(
-            f"{table.path}: column {quote(str(part_name))} holds {list_some(unknown)}. Allowed: train, val, test, "
-            "or nothing (then backbench decides). Rename the column if it means something else."
+            f"{table.path}: {count(len(empty), 'row has', 'rows have')} no image: row {list_some(empty)}. "
+            "Fill in or remove them."
         )
+    refuse_addresses(table.path, images, table.row_numbers)
     columns = zip(images, labels, groups, parts, table.row_numbers, strict=True)
-    return [
-        _Sample(normalise_path(image), label, group or None, parse_part(part), number)
+    samples = [
+        _Sample(normalise_path(image), label, group or None, part or None, number)
         for image, label, group, part, number in columns
     ]
+    told = {"images": image_name, "labels": label_name, "groups": group_name, "splits": part_name}
+    return samples, {what: name for what, name in told.items() if name is not None}, warnings
 
 
-def _column(table: Table, asked: str | None, defaults: Sequence[str], purpose: str, option: str) -> list[str]:
-    name = find_column(table, asked, defaults, purpose, option)
-    assert name is not None  # a needed column is found or refused
-    return table.columns[name]
+def _find_images(table: Table, asked: str | None) -> str:
+    """The column of images: the one asked for, that with a usual name, or the only one that names image files."""
+    name = find_column(table, asked, IMAGE_COLUMNS, "images", "--image-column", needed=False)
+    if name is not None:
+        return name
+    named = [name for name, values in table.columns.items() if values and all(map(IMAGE_NAME.fullmatch, values))]
+    if len(named) == 1:
+        return named[0]
+    return str(find_column(table, None, IMAGE_COLUMNS, "images", "--image-column"))
+
+
+def _describe_columns(told: dict[str, str]) -> str:
+    text = ", ".join(f"{what} from column {quote(name)}" for what, name in told.items())
+    return text[0].upper() + text[1:]
+
+
+def _leave_out_missing(path: Path, samples: Sequence[_Sample]) -> tuple[list[_Sample], list[Ignored]]:
+    """The samples with a label, and the others; DataError if a whole split has none."""
+    kept = [sample for sample in samples if not is_missing(sample.label)]
+    for part in (None, *PARTS):
+        rows = [sample for sample in samples if part in (None, sample.part)]
+        if rows and all(is_missing(row.label) for row in rows):
+            whose = "row" if part is None else f"row of the split '{part}'"
+            raise DataError(
+                f"{path}: {count(len(rows), whose)}, and none has a label (such as {quote(rows[0].label)} in row "
+                f"{rows[0].row_number}). Nothing can be measured on them, and no other {part or 'test'} split is "
+                "made beside them. Fill in the labels, remove the rows, or name another --label-column."
+            )
+    missing = [sample for sample in samples if is_missing(sample.label)]
+    return kept, [
+        Ignored(sample.image, f"no label in row {sample.row_number} ({quote(sample.label)})") for sample in missing
+    ]
+
+
+def _warn_of_sibling(path: Path, config: DataConfig) -> list[str]:
+    """That a table of test images lies beside one of training images, and is not used."""
+    if parse_part(path.stem) != "train" or config.split is not None:
+        return []
+    beside = sorted(other.name for other in path.absolute().parent.iterdir() if accepts(other))
+    tests = [name for name in beside if parse_part(Path(name).stem) == "test"]
+    return [
+        f"{quote(name)} beside {quote(path.name)} looks like its test split, and is not used. To use it, put both "
+        "into one table with a column 'split'"
+        for name in tests[:1]
+    ]
 
 
 def _drop_repeats(path: Path, samples: Sequence[_Sample]) -> tuple[dict[str, _Sample], list[Ignored]]:
@@ -131,20 +203,3 @@ def _drop_repeats(path: Path, samples: Sequence[_Sample]) -> tuple[dict[str, _Sa
     if not first:
         raise DataError(f"{path}: the table has a header and no rows")
     return first, ignored
-
-
-def _check_files(path: Path, files: dict[str, Path], *, must_be_whole: bool) -> None:
-    missing = [image for image, file in files.items() if not os.path.exists(file)]  # noqa: PTH110 - never raises
-    if not missing or (len(missing) < len(files) and not must_be_whole):
-        return
-    shown = list_some(map(quote, missing))
-    if len(missing) == len(files):
-        raise DataError(
-            f"{path}: none of its {count(len(files), 'image')} is there: {shown}. Relative paths start at the "
-            f"table's folder, so the first was looked for at {quote(str(files[missing[0]]))}. Is this the right "
-            "--image-column?"
-        )
-    raise DataError(
-        f"{path}: {len(missing):,} of {count(len(files), 'image')} can't be found: "
-        f"{shown}. Restore them, remove their rows, or leave them out with --on-bad skip."
-    )
