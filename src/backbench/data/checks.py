@@ -78,7 +78,8 @@ def check_single_images(labels: Sequence[str]) -> None:
     if single:
         raise DataError(
             f"{count(len(single), 'class has', 'classes have')} one image: {list_some(map(quote, single))}. A "
-            "class needs at least two, one to train on and one to test on. Add images, or remove the class."
+            "class needs at least two, one to train on and one to test on. Add images, or leave such "
+            "classes out with --min-images 2."
         )
 
 

@@ -21,6 +21,7 @@ from backbench.data.census import Census
 from backbench.data.limit import draw_share
 from backbench.data.listing import PARTS, Ignored, Listing
 from backbench.data.scanner import sort_key
+from backbench.data.small_classes import settle_small_classes
 from backbench.data.splitfile import apply_split, read_split_table
 from backbench.data.splits import assign_parts, merge_units
 from backbench.data.tables import TABLE_SUFFIXES
@@ -115,10 +116,14 @@ def make_manifest(listing: Listing, census: Census, config: DataConfig) -> Manif
     groups = [listing.groups[row] for row in rows]
     hashes = [census.hashes[row] for row in rows]
     checks.check_labels(labels, quote(listing.name))
+    settled = settle_small_classes(labels, config.min_images, config.small_classes)
+    labels, kept = settled.labels, settled.rows
+    rows, ids, groups, hashes = _take(rows, kept), _take(ids, kept), _take(groups, kept), _take(hashes, kept)
     fixed: Sequence[str | None] = [listing.parts[row] for row in rows]
-    warnings: list[str] = []
+    warnings = list(settled.warnings)
     if config.split is not None:
-        fixed, warnings = _fix_parts(config.split, ids, hashes)
+        fixed, told = _fix_parts(config.split, ids, hashes)
+        warnings += told
     if "test" not in fixed:
         checks.check_single_images(labels)
     parts = assign_parts(
@@ -143,7 +148,8 @@ def make_manifest(listing: Listing, census: Census, config: DataConfig) -> Manif
     skipped = tuple(Ignored(listing.ids[row], reason) for row, reason in census.bad.items())
     if skipped:
         warnings.append(f"{count(len(skipped), 'broken image')} left out before the split (--on-bad skip)")
-    warnings += checks.warn_of_parts(labels, parts, listing.class_names)
+    declared = [name for name in listing.class_names or () if name not in settled.gone]
+    warnings += checks.warn_of_parts(labels, parts, declared)
     warnings += checks.warn_of_content(labels, parts, hashes, groups)
     return Manifest(
         name=listing.name,

@@ -17,6 +17,7 @@ from backbench.data.left_out import group_by_reason
 from backbench.data.listing import PARTS, Ignored, Listing
 from backbench.data.load import load_listing, source_notes
 from backbench.data.manifest import read_split
+from backbench.data.small_classes import Settled, settle_small_classes
 from backbench.data.splits import assign_parts, merge_units
 from backbench.data.wording import count, escape, list_some, quote
 from backbench.errors import BadImage
@@ -118,14 +119,15 @@ def survey(config: DataConfig, progress: Progress = SILENT, seconds: float = 2.0
     listing = load_listing(config, progress)
     headers, bad = _read_headers(listing, config, max(deadline, time.monotonic() + LEAST_HEADER_SECONDS))
     num_read = len(headers) + len(bad)
-    sizes = Counter(listing.labels)
+    settled = settle_small_classes(listing.labels, config.min_images, config.small_classes)
+    sizes = Counter(settled.labels)
     total = sum(header.num_bytes for header in headers)
     return Survey(
         name=listing.name,
-        num_images=len(listing),
+        num_images=len(settled.rows),
         num_classes=len(sizes),
         class_counts=_range(sizes.values()) or Range(0, 0, 0),
-        parts=_expect_parts(listing, config),
+        parts=_expect_parts(listing, settled, config),
         widths=_range(header.width for header in headers),
         heights=_range(header.height for header in headers),
         num_headers_read=num_read,
@@ -203,17 +205,19 @@ def _read_headers(
     return headers, [Ignored(listing.ids[row], reason) for row, reason in sorted(bad)]
 
 
-def _expect_parts(listing: Listing, config: DataConfig) -> dict[str, int]:
+def _expect_parts(listing: Listing, settled: Settled, config: DataConfig) -> dict[str, int]:
     """What the split will give if nothing is broken and no two images are identical."""
+    ids = [listing.ids[row] for row in settled.rows]
+    groups = [listing.groups[row] for row in settled.rows]
     if config.split is not None:
         stored, _ = read_split(config.split)
-        given = [stored.get(sample_id) for sample_id in listing.ids]  # what has no part is refused later
+        given = [stored.get(sample_id) for sample_id in ids]  # what has no part is refused later
         return {part: given.count(part) for part in PARTS}
     parts = assign_parts(
-        listing.ids,
-        listing.labels,
-        merge_units(listing.ids, listing.groups, [""] * len(listing)),
-        listing.parts,
+        ids,
+        settled.labels,
+        merge_units(ids, groups, [""] * len(ids)),
+        [listing.parts[row] for row in settled.rows],
         test_fraction=config.test_fraction,
         val_fraction=config.val_fraction,
         seed=config.split_seed,
