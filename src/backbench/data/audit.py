@@ -14,7 +14,7 @@ from backbench.data.census import Census, take_census
 from backbench.data.checks import FEW_IMAGES, count_leaks, find_twins, group_by_content
 from backbench.data.left_out import list_left_out
 from backbench.data.listing import Ignored, Listing
-from backbench.data.load import load_listing, source_notes, source_warnings
+from backbench.data.load import load_listing, refuse_fractions, source_notes, source_warnings
 from backbench.data.manifest import Manifest, make_manifest, order_classes
 from backbench.data.store import PixelStore
 from backbench.data.wording import count, escape, list_some, quote
@@ -166,6 +166,7 @@ def audit_source(config: DataConfig, progress: Progress = SILENT) -> Audit:
         ConfigError, DataError: the source itself can't be listed; see `load.load_listing`.
     """
     listing = load_listing(config.model_copy(update={"on_bad": "skip"}), progress)
+    refuse_fractions(config, listing)
     store = PixelStore(listing, config.max_pixels, cap_bytes=0)  # nothing is read a second time
     census = take_census(listing, store, max_pixels=config.max_pixels, progress=progress)
     try:

@@ -35,7 +35,12 @@ class Held:
 
 
 def find_roles(
-    root: str, top: Mapping[str, Held], unusable: Mapping[str, str], given: Mapping[str, str] | None
+    root: str,
+    top: Mapping[str, Held],
+    unusable: Mapping[str, str],
+    given: Mapping[str, str] | None,
+    *,
+    has_split: bool = False,
 ) -> dict[str, str]:
     """Folder name -> 'train', 'val' or 'test' where folders are splits, else {}: then they are classes.
 
@@ -44,6 +49,7 @@ def find_roles(
         top: the folders, with what is in them.
         unusable: other names there that can't be entered, such as links, with the reason.
         given: what the user said: part of each folder that is a split; {}: none is; None: nothing was said.
+        has_split: which image is in which split is said elsewhere.
 
     A class may be called "train": where no folder with a split's name holds folders, and others hold images, they
     are classes.
@@ -56,7 +62,7 @@ def find_roles(
         return _check_given(root, top, given)
     named = {name: part for name in top if (part := parse_part(name))}
     others = [name for name in top if name not in named]
-    refuse_unusable(root, [*named, *others], unusable)
+    _refuse_unusable(root, top, unusable)
     if not any(top[name].folders for name in named):
         if named and not any(top[name].num_images for name in others):
             return named  # flat splits: that they hold no classes is said later
@@ -77,22 +83,12 @@ def find_roles(
             f"class folders alone and let the split be made: '{root}/{first}'. If the folders here are classes, "
             "say so: --split-folders none."
         )
-    if "test" not in named.values():
+    if "test" not in named.values() and not has_split:
         _refuse_suspects(root, top, named, others)
     return named
 
 
-def refuse_unusable(root: str, folders: Sequence[str], unusable: Mapping[str, str]) -> None:
-    """DataError for a name of a split that can't be entered: a link that leads out, a dead one, no permission."""
-    for name, reason in unusable.items():
-        if parse_part(name) and folders:
-            raise DataError(
-                f"'{name}' in '{root}' looks like a split of your own, and can't be used: it is {reason}. Without "
-                f"it another split would be made in its place. {_way_out(name, is_link='link' in reason)}"
-            )
-
-
-def refuse_empty_part(root: str, folder: str, part: str, reasons: Iterable[str]) -> DataError:
+def empty_part(root: str, folder: str, part: str, reasons: Iterable[str]) -> DataError:
     """The error for a split's folder without one usable image; `reasons`: of all that was found in it."""
     found = Counter(reasons)
     told = list_some((f"{num:,} x {reason}" for reason, num in found.most_common()), 3) or "it is empty"
@@ -177,6 +173,17 @@ def _check_given(root: str, top: Mapping[str, Held], given: Mapping[str, str]) -
     if given and "train" not in given.values():
         raise ConfigError(f"--split-folders names no folder for train. Folders: {list_some(map(quote, top), 10)}.")
     return dict(given)
+
+
+def _refuse_unusable(root: str, top: Mapping[str, Held], unusable: Mapping[str, str]) -> None:
+    """DataError for a name of a split that is a link which leads out or nowhere."""
+    has_test = any(parse_part(name) == "test" for name in top)
+    for name, reason in unusable.items():
+        if top and (parse_part(name) or (hints_at_part(name) == "test" and not has_test)):
+            raise DataError(
+                f"'{name}' in '{root}' looks like a split of your own, and can't be used: it is {reason}. Without "
+                f"it another split would be made in its place. {_way_out(name, is_link='link' in reason)}"
+            )
 
 
 def _refuse_flat_test(root: str, top: Mapping[str, Held], named: Mapping[str, str], others: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from backbench.config import DataConfig
 from backbench.data.census import Census, take_census
 from backbench.data.limit import limit_listing
 from backbench.data.listing import Listing
-from backbench.data.manifest import Manifest, make_manifest
+from backbench.data.manifest import Manifest, make_manifest, read_split
 from backbench.data.store import PixelStore
 from backbench.data.wording import quote
 from backbench.errors import ConfigError, DataError, unknown_name
@@ -57,6 +57,7 @@ def load_data(config: DataConfig, progress: Progress = SILENT, listing: Listing 
     """
     if listing is None:
         listing = load_listing(config, progress)
+    refuse_fractions(config, listing)
     store = PixelStore(listing, config.max_pixels)
     census = take_census(listing, store, max_pixels=config.max_pixels, progress=progress)
     manifest = make_manifest(listing, census, config)
@@ -99,6 +100,21 @@ def _list_all(config: DataConfig, progress: Progress) -> Listing:
         )
     found: Listing = load_path(config, path, progress)
     return found
+
+
+def refuse_fractions(config: DataConfig, listing: Listing) -> None:
+    """ConfigError if a fraction was chosen for a split that the source, or `--split`, gives already."""
+    for part, option in (("test", "test_fraction"), ("val", "val_fraction")):
+        is_chosen = getattr(config, option) != DataConfig.model_fields[option].default
+        if not is_chosen or part not in (
+            listing.parts if config.split is None else read_split(config.split)[0].values()
+        ):
+            continue
+        giver = f"--split {config.split}" if config.split is not None else f"{config.source} itself"
+        raise ConfigError(
+            f"--{option.replace('_', '-')} {getattr(config, option):g}: the {part} split is given by {giver}, so "
+            "none is cut. Leave that option out, or the given split: --ignore FOLDER, or --split-column none."
+        )
 
 
 def source_warnings(listing: Listing) -> Sequence[str]:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 from backbench.config import DataConfig
 from backbench.data.left_out import warn_of_lost
-from backbench.data.listing import Listing
-from backbench.data.scanner import scan_folder
+from backbench.data.listing import PARTS, Listing
+from backbench.data.part_names import parse_part
+from backbench.data.scanner import Tree, scan_folder
 from backbench.data.wording import count, list_some, quote
 from backbench.errors import ConfigError
 from backbench.progress import Progress
 
+PLAIN = frozenset(("train", "val", "valid", "validation", "test"))
+"""Names of folders that leave no doubt."""
 LAST_RESORT = True
 """Any folder will do, so modules that know a special kind of folder are asked first."""
 
@@ -37,8 +40,19 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
                 f"{option} {given}: {path} is a folder, and only tables have columns. Leave it out, or give the "
                 "CSV or Parquet file."
             )
-    tree = scan_folder(path)
-    warnings = (*warn_of_lost(tree.ignored), *(_warn_of_nested(tree.nested) if tree.nested else ()))
+    tree = scan_folder(
+        path,
+        follow_outside=config.follow_links,
+        ignore=config.ignore,
+        split_folders=config.split_folders,
+        has_split=config.split is not None,
+    )
+    warnings = (
+        *warn_of_lost(tree.ignored),
+        *(_warn_of_nested(tree.nested) if tree.nested else ()),
+        *_warn_of_sibling(path, tree),
+    )
+    notes = _describe_parts(tree)
     return Listing(
         name=path.resolve().name or "images",
         ids=tree.ids,
@@ -48,8 +62,41 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
         files=tree.files,
         ignored=tree.ignored,
         class_names=tree.class_names,
-        facts={"warnings": warnings} if warnings else {},
+        facts=({"warnings": warnings} if warnings else {}) | ({"notes": notes} if notes else {}),
     )
+
+
+def _describe_parts(tree: Tree) -> tuple[str, ...]:
+    """Which folders are which splits, where their names leave a doubt or no test split is among them."""
+    folders, found = tree.part_folders, set(tree.part_folders.values())
+    if any("/" in name for name in folders) and len(folders) > len(PARTS):
+        return (f"Splits from the folders in each class folder: {list_some(map(quote, folders), 3)}",)
+    told = [f"{part} from {quote(name + '/')}" for name, part in folders.items()]
+    if not found or (set(folders) <= PLAIN and "test" in found):
+        return ()
+    if "test" in found:
+        return (f"Splits: {list_some(told, 6)}",)
+    return (f"Splits: {list_some(told, 6)}; no test split is given, so one is made of these images",)
+
+
+def _warn_of_sibling(path: Path, tree: Tree) -> tuple[str, ...]:
+    """That a folder of test images lies beside the folder of training images that was given."""
+    root = path.resolve()
+    if parse_part(root.name) != "train" or tree.part_folders:
+        return ()
+    beside = sorted(name for name in _names_in(root.parent) if parse_part(name) == "test")
+    return tuple(
+        f"{quote(name)} beside {quote(root.name)} looks like its test split, and is not used: a new one is made. "
+        f"To use it, give the folder of both: {root.parent}"
+        for name in beside[:1]
+    )
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return [entry.name for entry in folder.iterdir() if entry.is_dir()]
+    except OSError:
+        return []
 
 
 def _warn_of_nested(nested: tuple[str, ...]) -> tuple[str, ...]:
