@@ -9,7 +9,15 @@ import hashlib
 import json
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from backbench.errors import unknown_name
 
@@ -189,10 +197,16 @@ def augment_preset(name: str) -> Augment:
     return AUGMENT_PRESETS[name]
 
 
+CAME_LATER = ("attention_dropout", "mlp_dropout")
+"""Settings of a recipe that records have only where they are on."""
+
+
 class Recipe(Frozen):
     """How a network is trained. The defaults fit data sets of hundreds to thousands of images."""
 
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd"] = Field(
+        default="adamw", description="adam: its decay is part of the gradient (L2), that of adamw is not"
+    )
     learning_rate: float | None = Field(
         default=None, gt=0.0, le=10.0, description="of the backbone, at its highest; None: by kind of network"
     )
@@ -239,8 +253,20 @@ class Recipe(Frozen):
         default=1.0, gt=0.0, le=1.0, description="each stage learns at this times the rate of the next; 1: off"
     )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="before the head")
+    attention_dropout: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="of the attention weights of a transformer that learns"
+    )
+    mlp_dropout: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="after both layers of each of its perceptrons"
+    )
     gradient_checkpointing: bool = Field(default=False, description="less memory for a third more time")
     augment: Augment = Augment()
+
+    @model_serializer(mode="wrap")
+    def _leave_out(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what came later and is off: ids of runs from before then stay what they were."""
+        values: dict[str, Any] = dump(self)
+        return {name: value for name, value in values.items() if value or name not in CAME_LATER}
 
     @field_validator("augment", mode="before")
     @classmethod

@@ -812,7 +812,9 @@ def test_the_table_of_recipes_tells_how_images_were_augmented() -> None:
     (table,) = make_recipe_table([chosen, asked, none])
     said = "crop random-resized, scale 0.35 to 1.0, flip, brightness 0.2"
     assert [row[-1] for row in table.rows] == [said, said, "-"]
-    assert table.notes[-1] == "The same for all: warmup epochs 2, label smoothing 0.1."
+    assert table.notes[-1] == (
+        "The same for all: warmup epochs 2, label smoothing 0.1, attention dropout 0, mlp dropout 0."
+    )
     padded = Augment(crop="pad", padding=2, scale=(0.35, 1.0)).model_dump(mode="json")
     cell = make_cell("e", range(20), options={"recipe": {"augment": padded}, "careful": True, "quick": False})
     assert make_recipe_table([cell])[0].notes[-1] == (

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from backbench.engine import train
 from backbench.engine.batches import FeatureBatches
 from backbench.engine.checkpoint import Checkpoint, Workspace
 from backbench.engine.loop import LoopState, Standing
-from backbench.engine.optimise import Phase, rate_factor, set_training_mode
+from backbench.engine.optimise import Phase, make_optimizer, rate_factor, set_training_mode
 from backbench.engine.task import Features
 from backbench.errors import ConfigError, Interrupted, ModelError, StorageError, TrainingDiverged
 from backbench.progress import Progress
@@ -48,6 +49,7 @@ def make_batches(num: int = 46) -> FeatureBatches:
 
 RECIPES = {
     "adamw": Recipe(epochs=3, batch_size=8, learning_rate=0.01, ema_decay=0.9, warmup_epochs=1),
+    "adam": Recipe(epochs=3, batch_size=8, learning_rate=0.01, optimizer="adam"),
     "accumulated": Recipe(epochs=3, batch_size=8, micro_batch_size=4, learning_rate=0.01, optimizer="sgd"),
     "plateau": Recipe(
         epochs=3, batch_size=8, learning_rate=0.05, schedule="plateau", plateau_patience=1, patience=0
@@ -498,3 +500,32 @@ def test_gradient_checkpointing_changes_nothing_but_memory(saves_memory: bool, t
     assert found[0].history == found[1].history
     assert all(map(torch.equal, inner.state_dict().values(), plain.state_dict().values()))
     assert int(plain[1].num_batches_tracked) > 0
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_each_step_is_that_of_the_optimiser_of_this_name(name: Any, theirs: Any) -> None:
+    """Of Adam the decay is part of the gradient (L2), of AdamW it is not; of vectors there is none."""
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    other = copy.deepcopy(ours)
+    parameters = dict(ours.named_parameters())
+    recipe = Recipe(optimizer=name, learning_rate=0.02, weight_decay=0.3)
+    rates = {"2.weight": 0.5, "2.bias": 0.5}
+    optimizer = make_optimizer(parameters, Phase("one", frozenset(parameters), recipe, rates))
+    expected = theirs(
+        [
+            {"params": [parameter], "lr": 0.02 * rates.get(key, 1.0), "weight_decay": 0.3 * (parameter.ndim > 1)}
+            for key, parameter in other.named_parameters()
+        ],
+        fused=True,
+    )
+    start = copy.deepcopy(ours.state_dict())
+    for _ in range(20):
+        values = torch.randn(8, 6)
+        for network, steps in ((ours, optimizer), (other, expected)):
+            steps.zero_grad()
+            network(values).square().sum().backward()
+            steps.step()
+        for key, value in other.state_dict().items():
+            assert torch.equal(ours.state_dict()[key], value)
+            assert not torch.equal(start[key], value)

@@ -19,6 +19,7 @@ from backbench.config import Augment, Frozen, Recipe
 from backbench.engine.batches import Batches, FeatureBatches, ImageBatches
 from backbench.engine.checkpoint import Workspace
 from backbench.engine.classifier import Classifier
+from backbench.engine.dropout import dropping
 from backbench.engine.head_modules import HeadModule, LinearModule, MlpModule
 from backbench.engine.optimise import Phase
 from backbench.engine.prefix import Rest, cut_prefix
@@ -245,10 +246,11 @@ def train_phase(classifier: Classifier, task: ImageTask, phase: Phase, training:
         task.exact_resize,
     )
     rest = _cut_prefix(classifier, phase, images, task, training.progress)
-    if rest is None:
-        return fit(classifier, images, phase, **arguments)
-    with rest.replaying():
-        return fit(classifier, rest.batches, phase, **arguments)
+    with dropping(body, phase.recipe):
+        if rest is None:
+            return fit(classifier, images, phase, **arguments)
+        with rest.replaying():
+            return fit(classifier, rest.batches, phase, **arguments)
 
 
 def _phase_of_head(phase: Phase) -> Phase:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import Field, model_validator
 
 from backbench.catalog import MethodSpec
-from backbench.config import Frozen, Recipe
+from backbench.config import CAME_LATER, Frozen, Recipe
 from backbench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,8 +45,14 @@ class HeadOptions(Frozen):
     recipe: Recipe = RECIPE
 
     @model_validator(mode="after")
-    def _check_named_once(self) -> Self:
+    def _check(self) -> Self:
         _decide_values(self)
+        for name in CAME_LATER:
+            if value := getattr(self.recipe, name):
+                raise ConfigError(
+                    f"options.recipe.{name}={value:g}: nothing but a head learns here, and what is frozen drops "
+                    "nothing. Leave it out, or drop before the head: options.recipe.dropout."
+                )
         return self
 
 

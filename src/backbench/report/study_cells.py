@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backbench.config import CAME_LATER
 from backbench.records import Metric, RunRecord
 
 FIT_NOTE = (
@@ -80,7 +81,8 @@ class Cell:
             return {}
         chosen = self.chosen
         idle = {name for name, (other, needed) in ONLY_WITH.items() if stated.get(other) != needed}
-        return {name: value for name, value in {**stated, **chosen}.items() if name not in idle}
+        off = dict.fromkeys(CAME_LATER, 0.0)  # which records leave out
+        return {name: value for name, value in {**off, **stated, **chosen}.items() if name not in idle}
 
     @property
     def kept_start(self) -> bool:

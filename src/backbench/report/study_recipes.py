@@ -31,6 +31,8 @@ MORE_OF_RECIPE = (
     "clip_norm",
     "layer_decay",
     "dropout",
+    "attention_dropout",
+    "mlp_dropout",
 )
 """What has one where runs differ in it, and else a word below."""
 

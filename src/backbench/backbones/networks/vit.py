@@ -60,15 +60,17 @@ class Attention(nn.Module):
         self.heads = heads
         self.fused_attn = True
         self.qkv = nn.Linear(width, 3 * width)  # query, key and value stacked: one product for all three
+        self.attn_drop = nn.Dropout(0.0)
         self.proj = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         query, key, value = self.split(tokens)
         if self.fused_attn:
-            mixed = F.scaled_dot_product_attention(query, key, value)
+            dropped = self.attn_drop.p if self.attn_drop.training else 0.0
+            mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropped)
         else:
-            mixed = weigh_tokens(query, key) @ value
+            mixed = self.attn_drop(weigh_tokens(query, key)) @ value
         return self.dropout(self.proj(join_heads(mixed)))
 
     def split(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

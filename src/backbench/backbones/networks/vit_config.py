@@ -21,7 +21,8 @@ class ViTConfig:
         image_size: (height, width) in pixels that position embeddings are stored for.
         pooling: features are the class token, the mean of the patch tokens, or both, after the last norm.
         dropout: fraction dropped, in training only, where the source drops: after the position embedding, after
-            each attention and after both layers of each perceptron. Attention weights are never dropped.
+            each attention and after both layers of each perceptron. Attention weights are dropped, and
+            perceptrons differently, where a recipe says so (`engine/dropout.py`).
         has_layer_scale: each part's output is scaled channel by channel before it is added, as in DINOv2.
         representation: width of a tanh layer between features and head, as in ImageNet-21k files; 0: none.
         num_classes: outputs of the head; 0: no head, and the output is the features.
