@@ -60,7 +60,9 @@ def test_studies_among_the_benchmarks_can_be_read() -> None:
 def test_every_name_and_option_in_a_study_is_one_there_is(file: Path) -> None:
     study = read_study(file)
     steps = plan_steps(study, Settings(out=Path("nowhere")))
-    assert len(steps) == sum(len(group.data) * len(group.seeds) for group in study.groups)
+    assert len(steps) == sum(len(group.data) * len(group.seeds) for group in study.groups if not group.optional)
+    everything = Settings(out=Path("nowhere"), only=tuple(group.name for group in study.groups))
+    assert len(plan_steps(study, everything)) == sum(len(group.data) * len(group.seeds) for group in study.groups)
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
@@ -70,29 +72,32 @@ def test_the_smoke_form_runs_every_cell(file: Path, tmp_path: Path) -> None:
     document = json.loads(text)
     assert document["failures"] == []
     assert status == 0
+    groups = [group for group in study.groups if not group.optional]
     expected = {
         (group.name, data, model, method)
-        for group in study.groups
+        for group in groups
         for data in group.data
         for model in group.models
         for method in group.methods
-        if group.best_of is None
+        if group.chosen_from is None
     }
     cells = document["cells"]
     ran = [(cell["group"], cell["data"], cell["model"], cell["method"]) for cell in cells]
-    for group in (group for group in study.groups if group.best_of is not None):
+    for group in (group for group in groups if group.chosen_from is not None):
         for data in group.data:
             chosen = {key[2] for key in ran if key[:2] == (group.name, data)}
-            assert chosen == {best_on_validation(cells, group.best_of, data)}
-            expected |= {(group.name, data, *chosen, method) for method in group.methods}
+            if group.best_of is not None:
+                assert chosen == {best_on_validation(cells, group.best_of, data)}
+            else:
+                assert len(chosen) == group.front_size
+                assert len({study.families[model] for model in chosen}) == group.front_size
+            expected |= {(group.name, data, model, method) for model in chosen for method in group.methods}
     assert sorted(ran) == sorted(expected)
     for cell in cells:
         assert 0 <= cell["metrics"]["accuracy"]["value"] <= 1
         assert Path(cell["bundle"], "model.json").is_file()
     elsewhere = {(cell["model"], name) for cell in cells for name in cell["elsewhere"]}
-    wanted = {
-        (key[2], name) for group in study.groups for key in ran if key[0] == group.name for name in group.test_on
-    }
+    wanted = {(key[2], name) for group in groups for key in ran if key[0] == group.name for name in group.test_on}
     assert elsewhere == wanted
     tables = (tmp_path / "tables.md").read_text()
     assert "say nothing about any model" in tables
@@ -110,7 +115,7 @@ def test_the_smoke_form_runs_every_cell(file: Path, tmp_path: Path) -> None:
     rankings = {(cell["group"], cell["data"], cell["method"]) for cell in cells}
     assert len(pictures) >= 4 * len(rankings) * ("run" in study.drawings)
     bars = [path for path in pictures if path.endswith("/bars.svg")]
-    assert len(bars) == sum(len(group.data) > 1 for group in study.groups) * ("bars" in study.drawings)
+    assert len(bars) == sum(len(group.data) > 1 for group in groups) * ("bars" in study.drawings)
     assert {"comparison", "run"} <= set(study.drawings)
 
 
@@ -240,6 +245,16 @@ data = "digits"
         ),
         ("tset_on = ['x']", r"groups 1 \('one'\), tset_on: there is no such key. Did you mean 'test_on'"),
         ("best_of = 'two'", "takes the best of 'two', which is no earlier group"),
+        ("front_of = 'two'\nfront_size = 1", "takes the front of 'two', which is no earlier group"),
+        ("front_of = 'two'", "'front_of', a group, and 'front_size', .* belong together"),
+        ("front_size = 2", "'front_of', a group, and 'front_size', .* belong together"),
+        ("front_size = 0\nfront_of = 'two'", r"groups 1 \('one'\), front_size: .* greater than or equal to 1"),
+        ("front_of = 'two'\nfront_size = 1\nbest_of = 'two'", "both choose its models: leave one of them out"),
+        (
+            "optional = true" + GROUP.replace("DATA", "digits"),
+            "goes on from 'one', which is optional; so must it be",
+        ),
+        ("[families]\npixls = 'x'", "families: 'pixls' is no model of the study. Did you mean 'pixels'"),
         ("after_data = 'digits'", "need 'after'"),
         ("seeds = []", r"groups 1 \('one'\), seeds: .* at least 1 item"),
         (GROUP.replace("DATA", "digit"), "after_data: 'digit' is not in group 'one'. Did you mean 'digits'"),

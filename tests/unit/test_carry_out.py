@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,7 @@ def test_a_method_that_failed_does_not_hide_what_the_budget_left_out(
     monkeypatch.setattr(carry_out, "_make_cell", make)
     monkeypatch.setattr(carry_out, "_evaluate_elsewhere", lambda cell, *_: cell)
     monkeypatch.setattr(carry_out.ledger, "read_record", lambda folder: None)
+    monkeypatch.setattr(carry_out.ledger, "read_whole", lambda folder: (None, None))
     first = STUDY["groups"][0] | {"methods": ["knn", "ridge", "centroid"]}
     study = StudyFile.model_validate(STUDY | {"groups": [first]})
     outcome = run_study(study, Settings(out=tmp_path), budget_seconds=1000)
@@ -99,6 +101,7 @@ def test_training_that_was_cut_is_no_run_of_the_study(monkeypatch: pytest.Monkey
     monkeypatch.setattr(carry_out, "_make_cell", lambda step, model, *_: _cell(model, 0.5, method="ridge"))
     monkeypatch.setattr(carry_out, "_evaluate_elsewhere", lambda cell, *_: cell)
     monkeypatch.setattr(carry_out.ledger, "read_record", lambda folder: None)
+    monkeypatch.setattr(carry_out.ledger, "read_whole", lambda folder: (None, None))
     outcome = run_study(
         StudyFile.model_validate(STUDY | {"groups": STUDY["groups"][:1]}),
         Settings(out=tmp_path),
@@ -164,7 +167,8 @@ def test_the_best_on_validation_goes_on_whatever_the_test_images_say(tmp_path: P
     step = plan_steps(StudyFile.model_validate(STUDY), Settings(out=tmp_path))[1]
 
     def best(*cells: Any) -> str | None:
-        return carry_out._choose_best(step, Outcome(StudyFile.model_validate(STUDY), cells=list(cells)))
+        found = carry_out._choose_models(step, Outcome(StudyFile.model_validate(STUDY), cells=list(cells)))
+        return found[0] if found else None
 
     assert best(_cell("pixels", 0.8, 1.0, 0.2), _cell("tiny_cnn", 0.7, 0.1, 0.9)) == "pixels"
     assert best(_cell("pixels", 0.8, 1.0, 0.2), _cell("tiny_cnn", 0.8, 0.5, 0.1)) == "tiny_cnn"
@@ -195,21 +199,21 @@ def test_the_best_of_what_is_there_says_among_how_many_it_was_chosen(tmp_path: P
         for method in ("knn", "ridge")
     ]
     outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole)
-    assert carry_out._choose_best(step, outcome) == "pixels"
+    assert carry_out._choose_models(step, outcome) == ["pixels"]
     assert outcome.undone == []
     assert outcome.choices == ["two: digits: pixels, best on validation among all 4 runs of these models in 'one'"]
     outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole[:3])  # the fourth failed
-    assert carry_out._choose_best(step, outcome) == "pixels"
+    assert carry_out._choose_models(step, outcome) == ["pixels"]
     (undone,) = outcome.undone
     assert "pixels was chosen among 3 of 4 runs of these models in 'one'" in undone.why
     assert undone.why.endswith("(not there, or its model saw validation images: tiny_cnn + ridge)")
     cut = {("one", "digits", 0): ["tiny_cnn + ridge", "cnn + ridge"]}  # of which the second has no say
     outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole[:3], cut=cut)
-    assert carry_out._choose_best(step, outcome) is None  # the fourth comes with the same command
+    assert carry_out._choose_models(step, outcome) == []  # the fourth comes with the same command
     assert "waits for 'one', where the budget left out tiny_cnn + ridge; the same" in outcome.undone[0].why
     cut[("one", "digits", 0)].remove("tiny_cnn + ridge")
     outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole, cut=cut)
-    assert carry_out._choose_best(step, outcome) == "pixels"
+    assert carry_out._choose_models(step, outcome) == ["pixels"]
 
 
 def test_models_that_an_earlier_group_left_nothing_of_are_named_with_the_reason(tmp_path: Path) -> None:
@@ -880,3 +884,57 @@ def test_a_limit_below_what_the_classes_need_is_told_as_it_came_out(tmp_path: Pa
         assert f"on digits, {said}." in tables
         facts = outcome.cells[0].record.data
         assert said.startswith(f"{facts.num_train + facts.num_val} ")
+
+
+FRONT: dict[str, Any] = {
+    "families": {"pixels": "flat", "tiny_cnn": "net", "tiny_vit": "net"},
+    "groups": [
+        {"name": "one", "data": ["digits"], "models": ["pixels", "tiny_cnn", "tiny_vit"], "methods": ["knn"]},
+        {
+            "name": "two",
+            "data": ["digits"],
+            "models": ["pixels", "tiny_cnn", "tiny_vit"],
+            "methods": ["centroid"],
+            "front_of": "one",
+            "front_size": 2,
+        },
+        {
+            "name": "three",
+            "data": ["digits"],
+            "models": ["pixels", "tiny_cnn", "tiny_vit"],
+            "methods": ["ridge"],
+            "best_of": "two",
+        },
+        {"name": "four", "data": ["digits"], "models": ["pixels"], "methods": ["ridge"], "optional": True},
+    ],
+}
+
+
+def test_the_front_goes_on_with_the_reason_for_each_and_the_best_of_it_after_that(tmp_path: Path) -> None:
+    study, settings = StudyFile.model_validate(STUDY | FRONT), Settings(out=tmp_path)
+    small = StudyFile.model_validate(STUDY | FRONT | {"groups": FRONT["groups"][:1]})
+    assert [len(step.cells) for step in estimate_steps(study, settings)] == [3, 2, 1]
+    assert estimate_steps(study, settings)[1].cells[0].model == "model 1 of the front of 'one'"
+    settings = Settings(out=tmp_path, limit=200)
+    outcome = run_study(study, settings)
+    assert outcome.undone == []
+    chosen = [cell.model for cell in outcome.cells if cell.group == "two"]
+    assert len(chosen) == 2
+    assert "pixels" in chosen  # the only one of its family
+    assert set(outcome.chosen["two", "digits", 0]) == set(chosen)
+    (last,) = [cell.model for cell in outcome.cells if cell.group == "three"]
+    assert last in chosen
+    first, *reasons, best = outcome.choices
+    assert first.startswith("two: digits: ")
+    assert "among all 3 runs of these models in 'one' by accuracy on validation against FLOPs" in first
+    assert sum(" goes on: family " in reason for reason in reasons) == 2
+    assert sum(" does not: " in reason for reason in reasons) == 1
+    assert best.startswith(f"three: digits: {last}, best on validation among all 2 runs")
+    written, _ = write_up(outcome, settings, has_figures=False)
+    for page in written[:2]:
+        text = unescape(page.read_text())
+        assert all(reason in text for reason in reasons)
+        assert "ot asked for: 'four', an option of this study (--only)" in text
+    assert run_study(small, settings).choices == []
+    only = run_study(study, Settings(out=tmp_path, limit=200, only=("four",)))
+    assert [cell.group for cell in only.cells] == ["four"]

@@ -818,12 +818,13 @@ def test_the_table_of_recipes_tells_how_images_were_augmented() -> None:
     padded = Augment(crop="pad", padding=2, scale=(0.35, 1.0)).model_dump(mode="json")
     cell = make_cell("e", range(20), options={"recipe": {"augment": padded}, "careful": True, "quick": False})
     assert make_recipe_table([cell])[0].notes[-1] == (
-        "The same for all: method options careful, quick off, augmentation crop pad, padding 2."
+        "The same for all: method options careful, quick off, attention dropout 0, mlp dropout 0, augmentation "
+        "crop pad, padding 2."
     )
     (table,) = make_recipe_table([asked, make_cell("d", range(20), options={"recipe": {"augment": augment}})])
     assert [row[-2:] for row in table.rows] == [("2", "0.1"), ("-", "-")]
     assert table.columns[-2:] == ("warmup epochs", "label smoothing")
-    assert table.notes[-1] == f"The same for all: augmentation {said}."
+    assert table.notes[-1] == f"The same for all: attention dropout 0, mlp dropout 0, augmentation {said}."
 
 
 def test_every_setting_that_decides_the_outcome_has_a_column_where_runs_differ_and_a_word_where_not() -> None:

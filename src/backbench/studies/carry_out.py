@@ -7,7 +7,7 @@ goes on where it was cut.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -20,6 +20,7 @@ from backbench.progress import SILENT, Progress
 from backbench.records import RunRecord
 from backbench.report.rows import Row
 from backbench.report.study_cells import Cell
+from backbench.report.study_front import select_front
 from backbench.report.study_runs import best_on_validation
 from backbench.report.text import join_names
 from backbench.studies.schema import StudyFile
@@ -47,6 +48,7 @@ class Outcome:
 
     Args:
         choices: sentences on which model went on to later groups, and among how many it was chosen.
+        chosen: (group, data, seed) of rankings whose models an earlier group chose -> those models.
         cut: (group, data, seed) of the rankings that the budget ended, so that the same command adds runs to them
             -> the runs that it left out, or the word for all.
     """
@@ -56,6 +58,7 @@ class Outcome:
     rankings: list[tuple[Step, Ranking]] = field(default_factory=list)
     undone: list[Undone] = field(default_factory=list)
     choices: list[str] = field(default_factory=list)
+    chosen: dict[tuple[str, str, int], list[str]] = field(default_factory=dict)
     cut: dict[tuple[str, str, int], list[str]] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -122,51 +125,72 @@ def _place(step: Step) -> tuple[str, str, int]:
 
 def _go_on(step: Step, outcome: Outcome) -> Step | None:
     """The step, its models as the group that it goes on from chose or left them; None, and noted, if none is."""
-    if step.group.best_of is not None:
-        best = _choose_best(step, outcome)
-        return None if best is None else _chain(choose(step, best), outcome)
-    return _chain(step, outcome)
+    if step.group.chosen_from is None:
+        return _chain(step, outcome)
+    chosen = _choose_models(step, outcome)
+    if chosen:
+        outcome.chosen[_place(step)] = chosen
+    return _chain(choose(step, chosen), outcome) if chosen else None
 
 
-def _choose_best(step: Step, outcome: Outcome) -> str | None:
-    """The model of the step that was best on validation in the group it names; the test images have no say.
+def _choose_models(step: Step, outcome: Outcome) -> list[str]:
+    """The models of the step that validation chose in the group it names; the test images have no say.
 
     While the budget has left out some of that group's runs nothing is chosen, as one of them may be the best. Runs
     that failed will not come: the others choose, and that is said.
     """
-    before = next(group for group in outcome.study.groups if group.name == step.group.best_of)
+    before = next(group for group in outcome.study.groups if group.name == step.group.chosen_from)
     place = (before.name, step.data, step.seed)
+    there = [model for model in step.names if model in outcome.chosen.get(place, step.names)]
     rivals = {
         (cell.model, cell.method): cell
         for cell in outcome.cells
         if (cell.group, cell.data, cell.seed) == place
-        and cell.model in step.names
+        and cell.model in there
         and cell.figure("val_accuracy") is not None
         and not cell.record.num_val_seen
     }
-    asked = [(model, method) for model in step.names for method in before.methods]
+    asked = [(model, method) for model in there for method in before.methods]
     absent = [f"{model} + {method}" for model, method in asked if (model, method) not in rivals]
-    left_out = [run for run in outcome.cut.get(place, ()) if run == ALL or run.partition(" + ")[0] in step.names]
+    left_out = [run for run in outcome.cut.get(place, ()) if run == ALL or run.partition(" + ")[0] in there]
     if left_out:
         why = f"waits for '{before.name}', where the budget left out {join_names(left_out)}; {GOES_ON}"
         outcome.note(step.title, why)
         outcome.cut[_place(step)] = [ALL]
-        return None
+        return []
     if not rivals:
         outcome.note(
             step.title,
             f"nothing to choose from: no run of '{before.name}' is finished whose model saw no validation image",
         )
-        return None
-    best = best_on_validation(rivals.values())
+        return []
     among = (
         f"among {f'{len(rivals)} of ' if absent else 'all '}{len(asked)} runs of these models in '{before.name}'"
     )
-    outcome.choices.append(f"{step.title}: {best.model}, best on validation {among}")
+    chosen, said = _choose_among(step, list(rivals.values()), outcome.study.families, among)
+    outcome.choices += said
     if absent:
         why = f"not there, or its model saw validation images: {join_names(absent)}"
-        outcome.note(step.title, f"{best.model} was chosen {among} ({why})")
-    return best.model
+        outcome.note(
+            step.title, f"{join_names(chosen)} {'was' if len(chosen) == 1 else 'were'} chosen {among} ({why})"
+        )
+    return chosen
+
+
+def _choose_among(
+    step: Step, rivals: list[Cell], families: Mapping[str, str], among: str
+) -> tuple[list[str], list[str]]:
+    """The models that go on by the rule of the step's group, and sentences on why."""
+    if step.group.front_size is None:
+        best = best_on_validation(rivals)
+        return [best.model], [f"{step.title}: {best.model}, best on validation {among}"]
+    found = select_front(rivals, families, step.group.front_size)
+    names = join_names(list(found.taken))
+    rule = "by accuracy on validation against FLOPs, one of each family first"
+    said = [f"{step.title}: {names}, chosen {among} {rule}"]
+    said += [f"{step.title}: {model} goes on: {why}" for model, why in found.taken.items()]
+    said += [f"{step.title}: {model} does not: {why}" for model, why in found.left.items()]
+    return list(found.taken), said
 
 
 def _chain(step: Step, outcome: Outcome) -> Step | None:
@@ -187,7 +211,7 @@ def _chain(step: Step, outcome: Outcome) -> Step | None:
     is_alone = len(before.seeds) == 1  # of those asked for: one that is missing is not to be replaced by another
     bundles = {cell.model: cell.bundle for cell in earlier if cell.seed == step.seed or is_alone}
     missing = [model for model in step.names if model not in bundles]
-    if missing and not (bundles and before.best_of):  # which goes on with one model, as it should
+    if missing and not (bundles and before.chosen_from):  # which goes on with these models, as it should
         is_cut = any((name, data) == (group.after, group.after_data) for name, data, _ in outcome.cut)
         if is_cut:
             outcome.cut[_place(step)] = [

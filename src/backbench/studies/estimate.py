@@ -33,7 +33,7 @@ class CellEstimate:
 class Estimate:
     """One ranking. `seconds`: of all its cells, which share features; `num_images`: a guess unless known.
 
-    Where a step takes the best model of an earlier group, the cells are those of the dearest it may be.
+    Where a step takes the best or the front of an earlier group, the cells are those of the dearest it may be.
 
     Args:
         fault: why the images that should lie here can't be listed; '' where nothing is wrong.
@@ -66,9 +66,11 @@ def estimate_steps(study: StudyFile, settings: Settings) -> list[Estimate]:
     sizes = {step.data: _find_size(step) for step in {step.data: step for step in steps}.values()}
     estimates = []
     for step in steps:
-        likely = [step] if step.group.best_of is None else [choose(step, model) for model in step.names]
-        parts = [_estimate(each, sizes[step.data]) for each in likely]
-        estimates.append(max(parts, key=lambda estimate: estimate.seconds))
+        num = 1 if step.group.best_of is not None else step.group.front_size
+        if num is not None:
+            alone = {model: _estimate(choose(step, [model]), sizes[step.data]).seconds for model in step.names}
+            step = choose(step, sorted(alone, key=alone.__getitem__, reverse=True)[:num])
+        estimates.append(_estimate(step, sizes[step.data]))
     return estimates
 
 
@@ -103,7 +105,7 @@ def _estimate(step: Step, size: _Size) -> Estimate:
     cells, guessed = [], []
     total = 0.0
     for asked, here in step.names.items():
-        name = asked if step.group.best_of is None else f"the best of '{step.group.best_of}'"
+        name = _name_chosen(step, asked)
         model = find_model(here)
         features = guess_seconds([model], num_images, **where)[model.name]
         training = [_training_seconds(step, model, method, num_images) for method in request.methods]
@@ -124,6 +126,15 @@ def _estimate(step: Step, size: _Size) -> Estimate:
         fault=size.fault,
         guessed=tuple(guessed),
     )
+
+
+def _name_chosen(step: Step, model: str) -> str:
+    """The model; where an earlier group chooses, that: which ones it will be is not known yet."""
+    if step.group.best_of is not None:
+        return f"the best of '{step.group.best_of}'"
+    if step.group.front_of is not None:
+        return f"model {list(step.names).index(model) + 1} of the front of '{step.group.front_of}'"
+    return model
 
 
 def _training_seconds(step: Step, model: ModelSpec, config: MethodConfig, num_images: int) -> float:

@@ -75,6 +75,9 @@ class Group(Frozen):
         after: name of an earlier group; each model starts as that group left it on `after_data`.
         best_of: name of an earlier group; of the models only the one that did best on validation there is taken,
             on each data set.
+        front_of: name of an earlier group; of the models at most `front_size` are taken, on each data set: those
+            that no other beats in validation accuracy and in cost there, one of each family first.
+        optional: it is carried out where `--only` names it, and not otherwise.
         options: method -> its options that differ from the defaults.
         test_on: other sources, whose images every adapted model is evaluated on, by class name.
     """
@@ -90,8 +93,21 @@ class Group(Frozen):
     after_data: str | None = None
     after_method: str | None = None
     best_of: str | None = None
+    front_of: str | None = None
+    front_size: int | None = Field(default=None, ge=1, strict=True)
+    optional: bool = False
     test_on: tuple[str, ...] = ()
     note: str | None = None
+
+    @property
+    def chosen_from(self) -> str | None:
+        """The earlier group whose validation figures choose among the models; None where all are taken."""
+        return self.best_of or self.front_of
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """The groups that it goes on from."""
+        return tuple(name for name in (self.after, self.chosen_from) if name is not None)
 
     @field_validator("options", mode="before")
     @classmethod
@@ -108,6 +124,10 @@ class Group(Frozen):
             )
         if self.after is not None and (self.after_data is None or self.after_method is None):
             raise ValueError("'after' needs 'after_data' and 'after_method': which run of that group goes on")
+        if (self.front_of is None) != (self.front_size is None):
+            raise ValueError("'front_of', a group, and 'front_size', how many models go on, belong together")
+        if self.front_of is not None and self.best_of is not None:
+            raise ValueError("'front_of' and 'best_of' both choose its models: leave one of them out")
         if self.after is None and (self.after_data is not None or self.after_method is not None):
             raise ValueError("'after_data' and 'after_method' need 'after': the group that they are of")
         for key in ("data", "models", "methods", "seeds", "test_on"):
@@ -215,6 +235,9 @@ class StudyFile(Frozen):
     trial: dict[str, str] = Field(
         default_factory=dict, description="large model -> small one of its family that stands in for it in a trial"
     )
+    families: dict[str, Text] = Field(
+        default_factory=dict, description="model -> its kind of architecture, for groups with 'front_of'"
+    )
     grid_images: tuple[Annotated[int, Field(ge=1, le=MOST_GRID_IMAGES, strict=True)], ...] = Field(
         default=(30,), min_length=1
     )
@@ -226,11 +249,20 @@ class StudyFile(Frozen):
             raise ValueError("two groups have the same name")
         by_name = {group.name: group for group in self.groups}
         for place, group in enumerate(self.groups):
-            for word, earlier in (("comes after", group.after), ("takes the best of", group.best_of)):
+            for word, earlier in (
+                ("comes after", group.after),
+                ("takes the best of", group.best_of),
+                ("takes the front of", group.front_of),
+            ):
                 if earlier is not None and earlier not in names[:place]:
                     hint = _meant(earlier, names[:place])
                     raise ValueError(f"group '{group.name}' {word} '{earlier}', which is no earlier group{hint}")
             _check_earlier(group, by_name)
+            for earlier in group.earlier:
+                if by_name[earlier].optional and not group.optional:
+                    raise ValueError(
+                        f"group '{group.name}' goes on from '{earlier}', which is optional; so must it be"
+                    )
         places = [(entry.table, entry.row, entry.column) for entry in self.published]
         for number, entry in enumerate(self.published):
             if places[number] in places[:number]:
@@ -243,9 +275,10 @@ class StudyFile(Frozen):
             if data not in used:
                 raise ValueError(f"columns: '{data}' is no data of the study{_meant(data, sorted(used))}")
         named = {model for group in self.groups for model in group.models}
-        for model in self.trial:
-            if model not in named:
-                raise ValueError(f"trial: '{model}' is no model of the study{_meant(model, named)}")
+        for word, models in (("trial", self.trial), ("families", self.families)):
+            for model in models:
+                if model not in named:
+                    raise ValueError(f"{word}: '{model}' is no model of the study{_meant(model, named)}")
         return self
 
 
@@ -259,12 +292,13 @@ def _check_earlier(group: Group, by_name: Mapping[str, Group]) -> None:
             _check_there(f"group '{group.name}'", model, before.models, group.after)
         if len(before.seeds) > 1:  # else its only one is where all go on from
             _check_seeds(group, before)
-    if group.best_of is not None:
+    if group.chosen_from is not None:
+        before = by_name[group.chosen_from]
         for model in group.models:
-            _check_there(f"group '{group.name}'", model, by_name[group.best_of].models, group.best_of)
+            _check_there(f"group '{group.name}'", model, before.models, before.name)
         for data in group.data:
-            _check_there(f"group '{group.name}'", data, by_name[group.best_of].data, group.best_of)
-        _check_seeds(group, by_name[group.best_of])
+            _check_there(f"group '{group.name}'", data, before.data, before.name)
+        _check_seeds(group, before)
 
 
 def _check_seeds(group: Group, before: Group) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -95,13 +95,13 @@ def chain(step: Step, bundles: Mapping[str, Path]) -> Step:
     return _with_models(step, {name: str(bundles[name]) for name in step.group.models if name in bundles})
 
 
-def choose(step: Step, model: str) -> Step:
-    """The step with one of its models alone.
+def choose(step: Step, models: Iterable[str]) -> Step:
+    """The step with some of its models alone.
 
     Args:
-        model: by the study's name.
+        models: by the study's names.
     """
-    return _with_models(step, {model: step.names[model]})
+    return _with_models(step, {model: step.names[model] for model in models})
 
 
 def _with_models(step: Step, names: dict[str, str]) -> Step:
@@ -185,7 +185,7 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
         if name not in groups:
             raise unknown_name("group", name, groups, "--only", "its groups with --dry-run")
     for group in study.groups:
-        for before in filter(None, (group.after, group.best_of)):
+        for before in group.earlier:
             if group.name in settings.only and before not in settings.only:
                 raise ConfigError(
                     f"--only '{group.name}': it goes on from '{before}'. Give --only '{before}' too: what is "
@@ -217,8 +217,10 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
 
 
 def chosen_groups(study: StudyFile, settings: Settings) -> list[Group]:
-    """The groups of the study that were asked for, in its order."""
-    return [group for group in study.groups if not settings.only or group.name in settings.only]
+    """The groups of the study that were asked for, in its order: without `--only` all but the optional ones."""
+    if settings.only:
+        return [group for group in study.groups if group.name in settings.only]
+    return [group for group in study.groups if not group.optional]
 
 
 def _has_columns(place: str) -> bool:

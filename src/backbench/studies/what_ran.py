@@ -42,10 +42,12 @@ def describe_here(outcome: Outcome, settings: Settings) -> list[str]:
         "at most so many images of each data set": f"{settings.limit:,}" if settings.limit else "",
         "input of all models, in pixels": str(settings.image_size or ""),
     }
+    optional = [group.name for group in outcome.study.groups if group.optional and group.name not in settings.only]
     chained = {group.name for group in outcome.study.groups if group.after}  # these have names of runs
     ran = {cell.model: cell.record.config.model for cell in outcome.cells if cell.group not in chained}
     return [
         *(f"asked for here: {what}: {value}" for what, value in asked.items() if value),
+        *(f"not asked for: '{name}', an option of this study (--only)" for name in optional),
         *(f"{where} {name} is {there}" for name, there in ran.items() if there != name),
     ]
 
