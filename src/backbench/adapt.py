@@ -235,6 +235,7 @@ def _write_bundle(
         where: Any = {"out": out, "device": device, "progress": progress}
         gallery = _gallery(record, classifier, data, features, **where) if with_gallery else None
         seen = _collect_seen(record, classifier, data, model)
+        classifier.grey = data.manifest.grey
         write_bundle(bundle, classifier, record=record, gallery=gallery, seen=seen)
     return bundle
 

@@ -76,6 +76,16 @@ class Preprocess(Frozen):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
+class GreyScale(Frozen):
+    """Which values of images with more than 8 bits are black and white; one scale for all images of a source.
+
+    Each is (black, white), None where the source has no such image. See `data.grey`.
+    """
+
+    integers: tuple[float, float] | None = None
+    floats: tuple[float, float] | None = None
+
+
 class DataConfig(Frozen):
     """Which images, and how they are labelled, checked and split."""
 

@@ -124,6 +124,7 @@ def evaluate_elsewhere(
     if deadline is not None and time.monotonic() >= deadline:
         raise BudgetExceeded("no time is left")
     classifier = load_bundle(bundle)
+    source.store.grey = classifier.grey
     logits = classifier.logits_for(
         lambda index: source.store.read(images.rows[index]),
         len(images.rows),
@@ -213,6 +214,7 @@ def _digest(facts: BundleFacts, images: _Images, source: Source, precision: Prec
         "left out": [images.num_unmapped, images.num_seen],
         "max_pixels": source.max_pixels,
         "precision": precision,
+        **({} if facts.grey is None else {"grey": facts.grey.model_dump()}),
     }
     return digest_json(asked)
 

@@ -277,6 +277,7 @@ def _open_images(group: _Group, notes: list[str], progress: Progress) -> Callabl
         notes.append(f"Images are not embedded: their source can't be read any more ({error})")
         return None
     store = PixelStore(listing, config.max_pixels)
+    store.grey = manifest.grey
     rows = {image: row for row, image in enumerate(listing.ids)}
     hashes = dict(zip(manifest.ids, manifest.hashes, strict=True))
 

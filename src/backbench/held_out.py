@@ -6,7 +6,7 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,8 @@ def choose_images(
     listing = load_listing(config, progress)
     store = PixelStore(listing, config.max_pixels)
     census = take_census(listing, store, max_pixels=config.max_pixels, progress=progress)
+    census = replace(census, grey=facts.grey)
+    store.grey = facts.grey  # the model sees these images by the scale it was trained with
     refuse_bad(listing, census, config.on_bad)
     rows = [row for row in range(len(listing)) if row not in census.bad]
     if not rows:

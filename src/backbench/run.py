@@ -216,6 +216,7 @@ def extract_for(
         is_shared=True,
         progress=progress,
         stage_seconds=data.stage_seconds,
+        grey=data.manifest.grey,
     )
     if not extraction.cost.features_from_cache:
         remember_speed(

@@ -132,6 +132,43 @@ def test_a_broken_image_is_an_entry_and_the_status_is_1(world: World, tmp_path: 
     assert f"2 images, of which 1 could not be read ({tmp_path / 'broken.png'}): " in done.stderr
 
 
+def test_deep_images_are_predicted_by_the_scale_they_were_trained_with(tmp_path: Path) -> None:
+    """A bundle carries the grey scale: one image, some of them, evaluate and the server see what training saw."""
+    from backbench.serve.models import Question, load_models
+
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        low = (300, 900)[number % 2]
+        path = tmp_path / "deep" / ("dark", "light")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(low, low + 100, (32, 32), dtype=np.uint16)).save(path)
+    done = invoke(
+        "adapt", tmp_path / "deep", "--model", "pixels", "--method", "logistic", "--out", tmp_path / "runs"
+    )
+    assert done.exit_code == 0, (done.output, done.exception)
+    (bundle,) = (tmp_path / "runs").glob("*.bundle")
+    (record,) = (path for path in (tmp_path / "runs").glob("*/record.json") if ".bundle" not in str(path))
+    predictions = read_predictions(record.parent)
+    scale = backbench.load(bundle).grey
+    assert scale is not None
+    assert scale.integers == (0, 1023)
+    (model,) = load_models([bundle], device="cpu")
+    for row, name in enumerate(predictions.ids):  # one at a time: its own values would be another scale
+        path = tmp_path / "deep" / name
+        (entry,) = ask("predict", bundle, path)["predictions"]
+        (reply,) = model.answer([Question(path.read_bytes(), "x.png")])
+        assert entry["label"] == predictions.classes[predictions.probabilities[row].argmax()]
+        assert abs(reply.prediction.confidence - entry["confidence"]) <= 1e-6
+    document = ask("evaluate", bundle, tmp_path / "deep")
+    assert document["metrics"]["accuracy"]["value"] == predictions.correct.mean()
+    for number in range(4):  # their own scale would be 0 to 255, and make them light
+        path = tmp_path / "others" / "dark" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(200, 250, (32, 32), dtype=np.uint16)).save(path)
+    document = ask("evaluate", bundle, tmp_path / "others")
+    assert document["metrics"]["accuracy"]["value"] == 1
+
+
 def test_a_csv_never_replaces_what_is_no_table_of_answers(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

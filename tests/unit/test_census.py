@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backbench.config import DataConfig
+from backbench.config import DataConfig, GreyScale
 from backbench.data import census as census_module
 from backbench.data import decode
 from backbench.data.census import Census, take_census
@@ -29,9 +29,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     whole = decode.decode_image
 
-    def counting(data: bytes, name: str, *, max_pixels: int) -> np.ndarray:
+    def counting(data: bytes, name: str, *, max_pixels: int, grey: GreyScale | None = None) -> np.ndarray:
         names.append(Path(name).name)
-        return whole(data, name, max_pixels=max_pixels)
+        return whole(data, name, max_pixels=max_pixels, grey=grey)
 
     monkeypatch.setattr(decode, "decode_image", counting)
     return names

@@ -286,6 +286,8 @@ def test_golden_matrix(name: str, orientation: int) -> None:
     assert found.flags.writeable
     assert found.shape == expected.shape
     loss = 3 if "jpeg" in name else 2  # the codec rounds in another colour space
+    if name in ("I tiff, unsigned", "F tiff, -3..7"):
+        loss = 5  # without a source's scale it is their own, less a pixel at each end, which may be a hot one
     assert np.abs(found - expected).max() <= loss
 
 

@@ -7,6 +7,7 @@ from typing import IO
 
 from PIL import Image, ImageFile, TiffImagePlugin
 
+DEEP_COLOURS = "with 16 bits for each colour: the upper 8 bits are used"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SUBFILE, _BITS, _PHOTOMETRIC, _SAMPLES, _SUB_FOLDERS, _SAMPLE_FORMAT, _DNG = 254, 258, 262, 277, 330, 339, 50706
 _RGB = 2
@@ -24,7 +25,7 @@ def find_remarks(image: Image.Image) -> tuple[str, ...]:
             rest = "the fourth as transparency" + (", the others are not used" if num_bands > 4 else "")
         remarks.append(f"with {num_bands} bands: the first three are read as red, green and blue, {rest}")
     if has_deep_colours(image):
-        remarks.append("with 16 bits for each colour: the upper 8 bits are used")
+        remarks.append(DEEP_COLOURS)
     if image.format in ("TIFF", "GIF", "WEBP", "PNG", "AVIF"):
         with suppress(Exception):  # whatever is wrong with what is not read
             if getattr(image, "is_animated", False):

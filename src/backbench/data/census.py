@@ -10,16 +10,19 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse_tensors
 from safetensors.numpy import save as format_tensors
 
+from backbench.config import GreyScale
 from backbench.data import decode
+from backbench.data.colour import is_deep
+from backbench.data.grey import Depth, decide_scale
 from backbench.data.listing import Listing
 from backbench.data.measure import COLOUR_NAMES, FACT_NAMES, measure_array, measure_colours, measure_file
 from backbench.data.store import PixelStore
@@ -28,7 +31,7 @@ from backbench.progress import SILENT, Bar, Progress
 from backbench.runtime import cache_folder, num_workers
 from backbench.storage import IN_CACHE, write_atomically
 
-CENSUS_VERSION = 1
+CENSUS_VERSION = 2
 """Raised when the same bytes would give other facts or colours than before."""
 
 T = TypeVar("T")
@@ -47,6 +50,8 @@ class Census:
         facts: (n, len(fact_names)) float32, see `measure.FACT_NAMES`.
         colours: (n, len(colour_names)) float32 in 0..1, see `measure.COLOUR_NAMES`.
         read_seconds, decode_seconds: spent this time, summed over threads.
+        remarks: row -> what of the image is not used, see `bands.find_remarks`.
+        depths: row -> the values of an image with more than 8 bits; `grey`: the scale of all of these.
     """
 
     hashes: tuple[str, ...]
@@ -57,15 +62,24 @@ class Census:
     colour_names: tuple[str, ...] = COLOUR_NAMES
     read_seconds: float = 0.0
     decode_seconds: float = 0.0
+    remarks: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    depths: dict[int, Depth] = field(default_factory=dict)
+    grey: GreyScale | None = None
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """What is known of one content: facts and colours, or why it is no image."""
+    """What is known of one content: facts and colours, or why it is no image.
+
+    Colours of an image with a `depth` are those by the scale `grey`; None: they are not known yet.
+    """
 
     facts: np.ndarray
     colours: np.ndarray
     reason: str = ""
+    remarks: tuple[str, ...] = ()
+    depth: Depth | None = None
+    grey: GreyScale | None = None
 
 
 def take_census(
@@ -78,8 +92,9 @@ def take_census(
 ) -> Census:
     """Hash every image; decode and measure those whose content is not known from before.
 
-    Cost: one reading of every file; one more, and a decoding, for each new content. Decoded images stay in
-    `store` as far as there is room there. Memory beyond that: some 600 bytes for each image.
+    Cost: one reading of every file; one more, and a decoding, for each new content, and a second one for each with
+    more than 8 bits, as the grey scale of the source, which `store` gets, must be known first. Decoded images stay
+    in `store` as far as there is room there. Memory beyond that: some 600 bytes for each image.
 
     Args:
         cache_dir: where results are kept; None: the user's cache folder. It may be damaged or not writable.
@@ -92,8 +107,20 @@ def take_census(
     fresh = {content: row for content, row in found.items() if content not in known}
     if fresh:
         known.update(_measure_all(listing, store, fresh, max_pixels, progress))
-        _write_cache(path, {content: known[content] for content in found}, progress)
-    return _assemble(hashes, unreadable, known, store)
+    entries = {content: known[content] for content in found}
+    store.grey = decide_scale(entry.depth for entry in entries.values() if entry.depth is not None)
+    stale = {
+        content: found[content]
+        for content, entry in entries.items()
+        if entry.depth is not None and entry.grey != store.grey
+    }
+    if stale:
+        entries |= _colour_deep(
+            store, {content: (row, entries[content]) for content, row in stale.items()}, progress
+        )
+    if fresh or stale:
+        _write_cache(path, entries, progress)
+    return _assemble(hashes, unreadable, entries, store)
 
 
 def _assemble(
@@ -102,6 +129,8 @@ def _assemble(
     facts = np.zeros((len(hashes), len(FACT_NAMES)), dtype=np.float32)
     colours = np.zeros((len(hashes), len(COLOUR_NAMES)), dtype=np.float32)
     bad = dict(unreadable)
+    remarks: dict[int, tuple[str, ...]] = {}
+    depths: dict[int, Depth] = {}
     for row, content in enumerate(hashes):
         if row in unreadable:
             continue
@@ -109,6 +138,10 @@ def _assemble(
         facts[row], colours[row] = entry.facts, entry.colours
         if entry.reason:
             bad[row] = entry.reason
+        if entry.remarks:
+            remarks[row] = entry.remarks
+        if entry.depth is not None:
+            depths[row] = entry.depth
     return Census(
         hashes=tuple(hashes),
         bad=dict(sorted(bad.items())),
@@ -116,6 +149,9 @@ def _assemble(
         colours=colours,
         read_seconds=store.read_seconds,
         decode_seconds=store.decode_seconds,
+        remarks=remarks,
+        depths=depths,
+        grey=store.grey,
     )
 
 
@@ -165,11 +201,30 @@ def _measure_file(listing: Listing, store: PixelStore, row: int, max_pixels: int
     data = store.read_bytes(row)  # an error here says nothing of the content, so it is not an entry
     try:
         header = decode.read_header(listing.files[row], max_pixels=max_pixels)
+        if is_deep(header.mode):  # its colours wait for the scale of the source
+            depth, colours = store.measure_values(row, data), np.zeros(len(COLOUR_NAMES), np.float32)
+            return _Entry(measure_file(header), colours, remarks=header.remarks, depth=depth)
         pixels = store.decode(row, data)
     except BadImage as error:
         no_facts, no_colours = np.zeros(len(FACT_NAMES)), np.zeros(len(COLOUR_NAMES))
         return _Entry(no_facts.astype(np.float32), no_colours.astype(np.float32), error.reason)
-    return _Entry(measure_file(header), measure_colours(pixels[None])[0])
+    return _Entry(measure_file(header), measure_colours(pixels[None])[0], remarks=header.remarks)
+
+
+def _colour_deep(
+    store: PixelStore, entries: dict[str, tuple[int, _Entry]], progress: Progress
+) -> dict[str, _Entry]:
+    """The entries of images with more than 8 bits, with their colours by the scale of `store`."""
+    coloured: dict[str, _Entry] = {}
+
+    def measure_one(content: str) -> None:
+        row, entry = entries[content]
+        pixels = store.decode(row, store.read_bytes(row))
+        coloured[content] = replace(entry, colours=measure_colours(pixels[None])[0], grey=store.grey)
+
+    with progress.bar("scaling greys", len(entries)) as bar:
+        _in_threads(measure_one, entries, bar)
+    return coloured
 
 
 def _measure_arrays(
@@ -214,20 +269,39 @@ def _cache_file(folder: Path, contents: Iterable[str], max_pixels: int) -> Path:
 
 
 def _write_cache(path: Path, entries: dict[str, _Entry], progress: Progress) -> None:
-    """SHA-256 of the rest, then tensors: content hashes, facts, colours, reasons as JSON."""
-    reasons = {content: entry.reason for content, entry in entries.items() if entry.reason}
+    """SHA-256 of the rest, then tensors: content hashes, facts, colours, and what few images have as JSON."""
+    notes = {content: note for content, entry in entries.items() if (note := _note(entry))}
     body = format_tensors(
         {
             "hashes": np.frombuffer(bytes.fromhex("".join(entries)), np.uint8).reshape(-1, 32),
             "facts": np.stack([entry.facts for entry in entries.values()]),
             "colours": np.stack([entry.colours for entry in entries.values()]),
-            "reasons": np.frombuffer(json.dumps(reasons).encode(), np.uint8),
+            "notes": np.frombuffer(json.dumps(notes).encode(), np.uint8),
         }
     )
     try:
         write_atomically(path, hashlib.sha256(body).digest() + body, IN_CACHE)
     except StorageError as error:
         progress.warn(f"what was found is not kept for the next time: {error}")
+
+
+def _note(entry: _Entry) -> dict[str, Any]:
+    note: dict[str, Any] = {"reason": entry.reason, "remarks": entry.remarks}
+    if entry.depth is not None:
+        note |= {"depth": astuple(entry.depth), "grey": entry.grey and entry.grey.model_dump()}
+    return {name: value for name, value in note.items() if value}
+
+
+def _read_note(facts: np.ndarray, colours: np.ndarray, note: dict[str, Any]) -> _Entry:
+    depth, grey = note.get("depth"), note.get("grey")
+    return _Entry(
+        facts,
+        colours,
+        note.get("reason", ""),
+        tuple(note.get("remarks", ())),
+        None if depth is None else Depth(*depth),
+        None if grey is None else GreyScale(**grey),
+    )
 
 
 def _read_cache(path: Path) -> dict[str, _Entry]:
@@ -242,10 +316,10 @@ def _read_cache(path: Path) -> dict[str, _Entry]:
     try:
         tensors = parse_tensors(body)
         hashes, facts, colours = tensors["hashes"], tensors["facts"], tensors["colours"]
-        reasons = json.loads(tensors["reasons"].tobytes())
+        notes = json.loads(tensors["notes"].tobytes())
     except (SafetensorError, KeyError, ValueError):
         return {}
     if facts.shape[1:] != (len(FACT_NAMES),) or colours.shape[1:] != (len(COLOUR_NAMES),):
         return {}
     names = [row.tobytes().hex() for row in hashes]
-    return {name: _Entry(facts[row], colours[row], reasons.get(name, "")) for row, name in enumerate(names)}
+    return {name: _read_note(facts[row], colours[row], notes.get(name, {})) for row, name in enumerate(names)}

@@ -7,11 +7,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from backbench.config import OnBad
+from backbench.data.bands import DEEP_COLOURS
 from backbench.data.census import Census
+from backbench.data.grey import warn_of_depths
 from backbench.data.listing import Listing
 from backbench.data.wording import count, list_some, quote
 from backbench.errors import DataError
 
+DARK_SHARE = 0.999
+"""An image is almost black if a larger share of each colour's values is in the lowest tenth of their range."""
+LOWEST_SHARES = ("red_share_0", "green_share_0", "blue_share_0")
 FEW_IMAGES = 5
 """A class with fewer is called small: its figures rest on one or two test images."""
 
@@ -157,6 +162,29 @@ def warn_of_content(
         warnings.append(
             f"{count(spread, 'group sits', 'groups sit')} in several of the given parts: images of a test group "
             "were trained on. Give parts that keep groups whole, or let backbench split"
+        )
+    return warnings
+
+
+def warn_of_pixels(listing: Listing, census: Census) -> list[str]:
+    """Warnings on images that are not used whole, or not as they are: of more bands, bits or frames."""
+    num_usable = len(listing) - len(census.bad)
+    of_remark: defaultdict[str, list[int]] = defaultdict(list)
+    for row, remarks in census.remarks.items():
+        for remark in remarks:
+            of_remark[remark].append(row)
+    warnings = [
+        f"{count(len(rows), 'image')} {remark}: {list_some((quote(listing.ids[row]) for row in rows), 3)}"
+        for remark, rows in sorted(of_remark.items())
+    ]
+    warnings += warn_of_depths(census.depths, census.grey, listing.ids, num_usable)
+    lowest = [index for index, name in enumerate(census.colour_names) if name in LOWEST_SHARES]
+    deep = of_remark.get(DEEP_COLOURS, [])
+    dark = [row for row in deep if (census.colours[row, lowest] > DARK_SHARE).all()]
+    if 2 * len(dark) > len(deep):
+        warnings.append(
+            f"{len(dark):,} of {count(len(deep), 'image')} with 16 bits for each colour are almost black, as they "
+            "use few of these bits. Bring them to 8 bits with the range they use"
         )
     return warnings
 

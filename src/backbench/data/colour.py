@@ -2,11 +2,10 @@
 
 The laws, so that the same file always gives the same pixels:
 
-* 16-bit grey: 0..65535 -> 0..255, rounded to the nearest level (12-bit TIFF: 0..4095 -> 0..255). Never clipped.
-* 32-bit integer and float grey have no agreed range, so the values decide: all within 0..1 (floats only),
-  0..255 or 0..65535 -> that range; anything else is stretched from its own minimum..maximum (to black where
-  these are one). Values that are not
-  finite make the image unusable.
+* Grey of more than 8 bits follows the grey scale of its source (`data/grey.py`), black..white -> 0..255, rounded
+  to the nearest level. Values that are not finite make the image unusable.
+* Without such a scale 16-bit grey is 0..65535 (12-bit TIFF: 0..4095), and 32-bit integers and floats, which have
+  no agreed range, follow the scale that a source of this one image would have.
 * Grey stored as "white is zero" is inverted.
 * Transparency is blended over white, as a page or a viewer shows it.
 * CMYK in a JPEG is taken as inverted, as Adobe and libjpeg write it (Pillow does so for every JPEG).
@@ -23,6 +22,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
+from backbench.config import GreyScale
+from backbench.data.grey import decide_scale, measure_depth
+
 BACKGROUND = (255, 255, 255)
 MAX_PROFILE_BYTES = 4_000_000
 PROFILE_TOLERANCE = 2  # levels of 255; published variants of sRGB differ by that much among themselves
@@ -35,15 +37,17 @@ class UnusablePixels(ValueError):
     """Pixels that load but have no meaning as a picture; the text says why."""
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, grey: GreyScale | None = None) -> Image.Image:
     """An 'RGB' image of the same size, by the laws above; `image` itself where it is plain RGB already.
+
+    `grey`: of the source; None: it has none.
 
     Raises UnusablePixels, and whatever Pillow raises for a mode it can't convert. Cost: one pass over the
     pixels for each conversion that is needed, none for plain RGB.
     """
     profile = _read_profile(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        plain = Image.fromarray(_scale_deep_grey(image))
+    if is_deep(image.mode):
+        plain = Image.fromarray(_scale_deep_grey(image, grey))
     elif image.has_transparency_data:
         plain = _blend(image)
     elif image.mode in ("RGB", "L") or (image.mode == "CMYK" and profile is not None):
@@ -62,20 +66,34 @@ def _blend(image: Image.Image) -> Image.Image:
     return blended
 
 
-def _scale_deep_grey(image: Image.Image) -> np.ndarray:
-    """(h, w) uint8 levels of an image in mode I;16*, I or F."""
+def is_deep(mode: str) -> bool:
+    """Whether images of this mode of Pillow's are grey, of more than 8 bits."""
+    return mode in ("I", "F") or mode.startswith("I;16")
+
+
+def read_deep(image: Image.Image) -> np.ndarray:
+    """(h, w) values of an image of a deep mode as they are stored, but for a PGM, which Pillow brings to 0..65535.
+
+    Raises UnusablePixels for values that are not finite.
+    """
     tags: Any = getattr(image, "tag_v2", {})
     values = np.asarray(image)
-    if image.mode.startswith("I;16"):
-        top = 4095 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535
-        levels = _scale_integers(values, top)
-    elif image.mode == "I":
-        if tags.get(_SAMPLE_FORMAT) == (1,) and tags.get(_BITS_PER_SAMPLE) == (32,):
-            values = values.view(np.uint32)  # Pillow keeps unsigned numbers in its signed ones
-        # Pillow brings every deep PGM to 0..65535, so a dark one must not pass for an 8-bit one
-        levels = _scale_integers(values, 65535) if image.format == "PPM" else _scale_by_values(values)
+    if image.mode == "I" and tags.get(_SAMPLE_FORMAT) == (1,) and tags.get(_BITS_PER_SAMPLE) == (32,):
+        values = values.view(np.uint32)  # Pillow keeps unsigned numbers in its signed ones
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise UnusablePixels("holds values that are not finite numbers (NaN or infinite)")
+    return values
+
+
+def _scale_deep_grey(image: Image.Image, grey: GreyScale | None) -> np.ndarray:
+    """(h, w) uint8 levels of an image of a deep mode."""
+    tags: Any = getattr(image, "tag_v2", {})
+    values = read_deep(image)
+    low, high = _find_span(image, values, grey)
+    if low == 0 and high in (4095, 65535) and values.dtype.kind != "f":
+        levels = _scale_integers(values, int(high))
     else:
-        levels = _scale_by_values(values)
+        levels = _scale_span(values, low, high)
     if tags.get(_PHOTOMETRIC) == 0:
         levels = 255 - levels
     key = image.info.get("transparency")
@@ -84,26 +102,38 @@ def _scale_deep_grey(image: Image.Image) -> np.ndarray:
     return levels
 
 
+def _find_span(image: Image.Image, values: np.ndarray, grey: GreyScale | None) -> tuple[float, float]:
+    """(black, white) for the values of an image: of its source, or else of its kind, or else its own."""
+    known = None
+    if grey is not None:
+        known = grey.floats if values.dtype.kind == "f" else grey.integers
+    if known is not None:
+        return known
+    if image.mode.startswith("I;16"):
+        return 0.0, 4095.0 if getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE) == (12,) else 65535.0
+    if image.mode == "I" and image.format == "PPM":  # a dark one must not pass for an 8-bit one
+        return 0.0, 65535.0
+    own = decide_scale([measure_depth(values)])
+    assert own is not None  # there is an image
+    span = own.floats or own.integers
+    assert span is not None  # of its kind
+    return span
+
+
 def _scale_integers(values: np.ndarray, top: int) -> np.ndarray:
-    """0..top -> 0..255 to the nearest level, in whole numbers; beyond `top` is a broken file's noise."""
-    scaled = np.minimum(values, top).astype(np.uint32)
+    """0..top -> 0..255 to the nearest level, in whole numbers; what lies beyond is clipped."""
+    scaled = np.clip(values, 0, top).astype(np.uint32)
     scaled *= 255
     scaled += top // 2
     scaled //= top
     return scaled.astype(np.uint8)
 
 
-def _scale_by_values(values: np.ndarray) -> np.ndarray:
-    is_float = values.dtype.kind == "f"
-    if is_float and not np.isfinite(values).all():
-        raise UnusablePixels("holds values that are not finite numbers")
-    low, high = float(values.min()), float(values.max())
-    if low >= 0 and high <= 65535:
-        top = 1.0 if is_float and high <= 1 else 255.0 if high <= 255 else 65535.0
-        low, high = 0.0, top
+def _scale_span(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """low..high -> 0..255 to the nearest level; what lies beyond is clipped; all is black where they are one."""
     if low == high:
         return np.zeros(values.shape, dtype=np.uint8)
-    scaled = (values.astype(np.float64) - low) * (255.0 / (high - low))
+    scaled = (np.clip(values.astype(np.float64), low, high) - low) * (255.0 / (high - low))
     return np.rint(scaled).astype(np.uint8)
 
 

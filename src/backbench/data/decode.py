@@ -34,8 +34,10 @@ from PIL import (
     features,
 )
 
+from backbench.config import GreyScale
 from backbench.data.bands import TIFF_STARTS, explain_tiff, find_remarks, is_raw
-from backbench.data.colour import UnusablePixels, to_rgb
+from backbench.data.colour import UnusablePixels, read_deep, to_rgb
+from backbench.data.grey import Depth, measure_depth
 from backbench.data.sniff import START_BYTES, find_unread_format, is_heif, name_content
 from backbench.errors import BadImage
 from backbench.progress import format_bytes
@@ -119,7 +121,7 @@ def read_header(path: str | os.PathLike[str], *, max_pixels: int) -> Header:
             raise BadImage(name, _explain(error, file, max_pixels)) from error
 
 
-def decode_image(data: bytes, name: str, *, max_pixels: int) -> np.ndarray:
+def decode_image(data: bytes, name: str, *, max_pixels: int, grey: GreyScale | None = None) -> np.ndarray:
     """The pixels of one image file, as people see them.
 
     The first frame of an animation or of several pages; EXIF orientation applied; colours as `data/colour.py`
@@ -130,6 +132,7 @@ def decode_image(data: bytes, name: str, *, max_pixels: int) -> np.ndarray:
         name: the file, for messages.
         max_pixels: larger images are refused from their header. Pillow itself refuses more than 178,956,970
             pixels, whatever this says.
+        grey: the scale of the source for images with more than 8 bits; None: see `data/colour.py`.
 
     Returns:
         (h, w, 3) uint8 RGB, C-contiguous and writable.
@@ -145,9 +148,20 @@ def decode_image(data: bytes, name: str, *, max_pixels: int) -> np.ndarray:
             if "progressive" in image.info:
                 _check_scans(data)
             image.load()
-            rgb, turn = to_rgb(image), _find_turn(image)
+            rgb, turn = to_rgb(image, grey), _find_turn(image)
             return np.array(rgb if turn is None else rgb.transpose(turn))
     except Exception as error:  # the list of what Pillow raises on hostile bytes is long and not documented
+        raise BadImage(name, _explain(error, io.BytesIO(data), max_pixels)) from error
+
+
+def measure_values(data: bytes, name: str, *, max_pixels: int) -> Depth:
+    """What the values of an image with more than 8 bits are; arguments and errors as of `decode_image`."""
+    try:
+        _silence_pillow()
+        with open_image(io.BytesIO(data), max_pixels) as image:
+            image.load()
+            return measure_depth(read_deep(image))
+    except Exception as error:  # as in `decode_image`
         raise BadImage(name, _explain(error, io.BytesIO(data), max_pixels)) from error
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from backbench.config import GreyScale
 from backbench.data.colour import UnusablePixels, to_rgb
 from backbench.data.decode import decode_image, read_file
 from backbench.data.left_out import find_lost, summarise, warn_of_lost
@@ -32,7 +33,9 @@ class Picture:
     read: Callable[[], np.ndarray]
 
 
-def gather_pictures(items: Any, *, max_pixels: int = MAX_PIXELS, progress: Progress = SILENT) -> list[Picture]:
+def gather_pictures(
+    items: Any, *, max_pixels: int = MAX_PIXELS, grey: GreyScale | None = None, progress: Progress = SILENT
+) -> list[Picture]:
     """The images that `items` means: one item, or several in a sequence.
 
     Args:
@@ -41,6 +44,7 @@ def gather_pictures(items: Any, *, max_pixels: int = MAX_PIXELS, progress: Progr
             what is lost there (links out of it, folders that can't be opened, formats that are not read, pictures
             without a suffix), each a picture that can't be read; an array (height, width, 3) uint8, or
             (n, height, width, 3); a PIL image.
+        grey: the scale of images with more than 8 bits, see `data.grey`.
 
     Raises:
         ConfigError: something that is none of these.
@@ -49,14 +53,14 @@ def gather_pictures(items: Any, *, max_pixels: int = MAX_PIXELS, progress: Progr
     several = items if isinstance(items, Iterable) and not isinstance(items, _SINGLE) else [items]
     found: list[Picture] = []
     for item in several:
-        found += _pictures_of(item, len(found), max_pixels, progress)
+        found += _pictures_of(item, len(found), max_pixels, grey, progress)
     return found
 
 
 _SINGLE = (str, os.PathLike, np.ndarray, Image.Image)
 
 
-def _pictures_below(folder: Path, max_pixels: int, progress: Progress) -> list[Picture]:
+def _pictures_below(folder: Path, max_pixels: int, grey: GreyScale | None, progress: Progress) -> list[Picture]:
     """All pictures below a folder; those that are lost there can't be read, which says why."""
     files, left_out = scan_pictures(folder)
     lost = find_lost(left_out)
@@ -68,7 +72,7 @@ def _pictures_below(folder: Path, max_pixels: int, progress: Progress) -> list[P
         )
     for warning in warn_of_lost(left_out):
         progress.warn(f"{quote(str(folder))}: {warning}")
-    found = [Picture(str(file), partial(_read_path, file, max_pixels)) for file in files]
+    found = [Picture(str(file), partial(_read_path, file, max_pixels, grey)) for file in files]
     return found + [Picture(str(folder / entry.path), partial(_refuse, folder, entry)) for entry in lost]
 
 
@@ -76,13 +80,15 @@ def _refuse(folder: Path, entry: Ignored) -> np.ndarray:
     raise BadImage(str(folder / entry.path), entry.reason)
 
 
-def _pictures_of(item: Any, number: int, max_pixels: int, progress: Progress) -> list[Picture]:
+def _pictures_of(
+    item: Any, number: int, max_pixels: int, grey: GreyScale | None, progress: Progress
+) -> list[Picture]:
     """What one item stands for; `number` names images in memory."""
     if isinstance(item, str | os.PathLike):
         path = Path(os.fspath(item))
         if os.path.isdir(path):  # noqa: PTH112 - unlike Path's, it never raises
-            return _pictures_below(path, max_pixels, progress)
-        return [Picture(str(path), partial(_read_path, path, max_pixels))]
+            return _pictures_below(path, max_pixels, grey, progress)
+        return [Picture(str(path), partial(_read_path, path, max_pixels, grey))]
     if isinstance(item, np.ndarray):
         stack = item if item.ndim == 4 else item[None]
         if item.dtype != np.uint8 or stack.ndim != 4 or stack.shape[3] != 3 or 0 in stack.shape[1:]:
@@ -92,19 +98,19 @@ def _pictures_of(item: Any, number: int, max_pixels: int, progress: Progress) ->
             )
         return [Picture(f"[{number + row}]", partial(np.asarray, image)) for row, image in enumerate(stack)]
     if isinstance(item, Image.Image):
-        return [Picture(f"[{number}]", partial(_read_pillow, item, f"[{number}]"))]
+        return [Picture(f"[{number}]", partial(_read_pillow, item, f"[{number}]", grey))]
     raise ConfigError(
         f"a {type(item).__name__} is no image. Give paths, folders, arrays (height, width, 3) uint8 or PIL images."
     )
 
 
-def _read_path(path: Path, max_pixels: int) -> np.ndarray:
-    return decode_image(read_file(path), str(path), max_pixels=max_pixels)
+def _read_path(path: Path, max_pixels: int, grey: GreyScale | None) -> np.ndarray:
+    return decode_image(read_file(path), str(path), max_pixels=max_pixels, grey=grey)
 
 
-def _read_pillow(image: Image.Image, name: str) -> np.ndarray:
+def _read_pillow(image: Image.Image, name: str, grey: GreyScale | None) -> np.ndarray:
     try:
-        return np.array(to_rgb(ImageOps.exif_transpose(image)))
+        return np.array(to_rgb(ImageOps.exif_transpose(image), grey))
     except UnusablePixels as error:
         raise BadImage(name, str(error)) from error
     except Exception as error:  # a lazily loaded file raises here whatever decoders raise

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from backbench.config import DataConfig, digest_json
+from backbench.config import DataConfig, GreyScale, digest_json
 from backbench.data import checks
 from backbench.data.census import Census
 from backbench.data.limit import draw_share
@@ -48,6 +48,7 @@ class Manifest:
         hashes: SHA-256 of the content, in hex.
         rows: (n,) int64, index into the listing it was made from.
         skipped: bad samples that were left out before the split, and why.
+        grey: the scale of images with more than 8 bits; None: there are none, or each has its own.
         warnings: what a reader of results must know; not part of the digest.
     """
 
@@ -61,6 +62,7 @@ class Manifest:
     rows: np.ndarray
     skipped: tuple[Ignored, ...] = ()
     warnings: tuple[str, ...] = ()
+    grey: GreyScale | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,15 +70,20 @@ class Manifest:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything a figure can depend on: ids, class names, groups, parts, content, what was
-        skipped. The order of the samples and the name of the data set don't count."""
+        skipped, the grey scale. The order of the samples and the name of the data set don't count."""
         columns = (self.ids, self.label_names, self.groups, self.parts, self.hashes)
         return digest_json(
             {
                 "classes": self.classes,
                 "samples": sorted(zip(*columns, strict=True), key=lambda sample: sample[0]),
                 "skipped": sorted(bad.path for bad in self.skipped),
+                **self._say_grey(),
             }
         )
+
+    def _say_grey(self) -> dict[str, Any]:
+        """Empty without a scale, as manifests were before there was one."""
+        return {} if self.grey is None else {"grey": self.grey.model_dump()}
 
     @cached_property
     def image_digest(self) -> str:
@@ -151,6 +158,7 @@ def make_manifest(listing: Listing, census: Census, config: DataConfig) -> Manif
     declared = [name for name in listing.class_names or () if name not in settled.gone]
     warnings += checks.warn_of_parts(labels, parts, declared)
     warnings += checks.warn_of_content(labels, parts, hashes, groups)
+    warnings += checks.warn_of_pixels(listing, census)
     return Manifest(
         name=listing.name,
         classes=classes,
@@ -162,6 +170,7 @@ def make_manifest(listing: Listing, census: Census, config: DataConfig) -> Manif
         rows=np.array(rows, dtype=np.int64),
         skipped=skipped,
         warnings=tuple(warnings),
+        grey=census.grey if census.depths else None,
     )
 
 
@@ -224,6 +233,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         "classes": manifest.classes,
         "counts": manifest.counts,
         "skipped": [[bad.path, bad.reason] for bad in manifest.skipped],
+        **manifest._say_grey(),
         "warnings": manifest.warnings,
         "samples": {
             "id": manifest.ids,
@@ -279,6 +289,7 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         rows=np.array(columns["row"], dtype=np.int64),
         skipped=tuple(Ignored(path, reason) for path, reason in document["skipped"]),
         warnings=tuple(document["warnings"]),
+        grey=GreyScale(**document["grey"]) if "grey" in document else None,
     )
     if not set(manifest.parts) <= set(PARTS):
         raise ValueError(f"unknown parts {sorted(set(manifest.parts) - set(PARTS))}")

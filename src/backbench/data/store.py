@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
+from backbench.config import GreyScale
 from backbench.data import decode
+from backbench.data.grey import Depth
 from backbench.data.listing import Listing
 from backbench.errors import BadImage
 from backbench.runtime import total_memory_bytes
@@ -36,9 +40,23 @@ class PixelStore:
         self.kept_bytes = 0
         self.read_seconds = 0.0
         self.decode_seconds = 0.0
+        self._grey: GreyScale | None = None
         self._kept: dict[int, np.ndarray] = {}
         self._hashes: dict[int, str] = {}
         self._lock = threading.Lock()
+
+    @property
+    def grey(self) -> GreyScale | None:
+        """The grey scale that images with more than 8 bits are decoded by; the census sets that of the source."""
+        return self._grey
+
+    @grey.setter
+    def grey(self, scale: GreyScale | None) -> None:
+        with self._lock:
+            if scale != self._grey:  # what was decoded by another
+                self._kept.clear()
+                self.kept_bytes = 0
+            self._grey = scale
 
     def read(self, index: int) -> np.ndarray:
         """The image as (height, width, 3) uint8 RGB; shared with other callers, so not to be written to.
@@ -88,17 +106,34 @@ class PixelStore:
             BadImage: they are no usable image.
         """
         assert self.listing.files is not None
-        started = time.thread_time()
-        try:
-            pixels = decode.decode_image(data, str(self.listing.files[index]), max_pixels=self.max_pixels)
-        finally:
-            with self._lock:
-                self.decode_seconds += time.thread_time() - started
+        name, grey = str(self.listing.files[index]), self._grey
+        with self._timed():
+            pixels = decode.decode_image(data, name, max_pixels=self.max_pixels, grey=grey)
         with self._lock:
-            if index not in self._kept and self.kept_bytes + pixels.nbytes <= self.cap_bytes:
+            if (
+                grey == self._grey
+                and index not in self._kept
+                and self.kept_bytes + pixels.nbytes <= self.cap_bytes
+            ):
                 self._kept[index] = pixels
                 self.kept_bytes += pixels.nbytes
         return pixels
+
+    def measure_values(self, index: int, data: bytes) -> Depth:
+        """What the values of image `index` are, which has more than 8 bits; BadImage as of `decode`."""
+        assert self.listing.files is not None
+        with self._timed():
+            return decode.measure_values(data, str(self.listing.files[index]), max_pixels=self.max_pixels)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Count the seconds of this thread's work as decoding."""
+        started = time.thread_time()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.decode_seconds += time.thread_time() - started
 
 
 def _default_cap_bytes() -> int:

@@ -39,7 +39,7 @@ from backbench.backbones.bundle_files import (
 from backbench.backbones.networks.base import Backbone
 from backbench.backbones.networks.rebuild import rebuild
 from backbench.backbones.networks.weights import digest_weights, plain_state, put_state, weights_bytes
-from backbench.config import digest_json
+from backbench.config import GreyScale, digest_json
 from backbench.data.seen import Seen, read_seen, write_seen
 from backbench.engine.classifier import Classifier
 from backbench.engine.gallery import FOLDER as GALLERY_FOLDER
@@ -70,6 +70,9 @@ class BundleFacts(StoredBackbone):
     temperature: float = Field(gt=0.0, le=1000.0)
     threshold: float = Field(ge=0.0, le=1.0)
     licence: str | None = None
+    grey: GreyScale | None = Field(
+        default=None, description="of images with more than 8 bits that it was trained on"
+    )
 
 
 def digest_record(record: RunRecord) -> str:
@@ -218,6 +221,8 @@ def _write_files(
         "licence": facts.licence,
         "files": {file: digest_file(folder / file) for file in files},
     }
+    if classifier.grey is not None:
+        document["grey"] = classifier.grey.model_dump()
     validate(BundleFacts, folder / MODEL_FILE, document)
     document["digest"] = digest_json(document)
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
@@ -279,7 +284,12 @@ def _load(folder: Path) -> Classifier:
         raise ModelError(f"{where} does not fit the network: unexpected: {', '.join(strange[:3])}.")
     backbone = Backbone(body, facts.backbone.model_copy(update={"preprocess": facts.preprocess}), facts.build)
     return Classifier(
-        backbone, head, facts.class_names, temperature=facts.temperature, threshold=facts.threshold
+        backbone,
+        head,
+        facts.class_names,
+        temperature=facts.temperature,
+        threshold=facts.threshold,
+        grey=facts.grey,
     ).eval()
 
 

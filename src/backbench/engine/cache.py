@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from pydantic import ValidationError
 
-from backbench.config import Precision, digest_json
+from backbench.config import GreyScale, Precision, digest_json
 from backbench.progress import SILENT, Progress
 from backbench.records import Cost, ModelFacts
 from backbench.runtime import cache_folder
@@ -43,6 +43,7 @@ def feature_key(
     precision: Precision,
     exact_resize: bool,
     device: str,
+    grey: GreyScale | None = None,
 ) -> str:
     """What identifies cached features, as 64 hex digits: content and settings, never a name.
 
@@ -50,6 +51,7 @@ def feature_key(
         facts: digest of the weights, preprocessing and feature size are taken.
         structure: digest of the network's build: the same weights can be cut or padded in several ways.
         hashes: SHA-256 of each image; order and repetitions do not matter.
+        grey: the scale by which those with more than 8 bits were decoded; None: there are none.
     """
     content = hashlib.sha256()
     for name in sorted(set(hashes)):
@@ -65,6 +67,7 @@ def feature_key(
             "precision": precision,
             "exact_resize": exact_resize,
             "device": device.partition(":")[0],
+            **({} if grey is None else {"grey": grey.model_dump()}),
         }
     )
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from backbench.backbones.networks.base import Backbone
-from backbench.config import Precision, Preprocess
+from backbench.config import GreyScale, Precision, Preprocess
 from backbench.data.gather import Picture, gather_pictures
 from backbench.engine.features import extract_features
 from backbench.errors import BadImage, ConfigError, ModelError
@@ -65,6 +65,7 @@ class Classifier(nn.Module):
         class_names: one for each logit, in that order.
         temperature: logits are divided by it before they become probabilities; above 0.
         threshold: answers of less confidence, in 0..1, count as unsure; 0: none does.
+        grey: the scale of the images with more than 8 bits that it was trained on; None: there were none.
 
     Raises:
         ModelError: the head has not one logit for each class name, or takes other features than the backbone's.
@@ -78,6 +79,7 @@ class Classifier(nn.Module):
         *,
         temperature: float = 1.0,
         threshold: float = 0.0,
+        grey: GreyScale | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -85,6 +87,7 @@ class Classifier(nn.Module):
         self.class_names = tuple(class_names)
         self.temperature = temperature
         self.threshold = threshold
+        self.grey = grey
         spec = getattr(head, "spec", None)
         if spec is not None and spec.classes != len(self.class_names):
             raise ModelError(f"{len(self.class_names)} class names for a head with {spec.classes} classes")
@@ -187,7 +190,7 @@ class Classifier(nn.Module):
         """
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise ConfigError(f"top is {top!r:.80}; it has to be a whole number of classes, at least 1.")
-        pictures = gather_pictures(items, progress=progress)
+        pictures = gather_pictures(items, grey=self.grey, progress=progress)
         errors: dict[int, str] = {}
         logits = self.logits_for(
             lambda row: self._read(pictures[row], row, errors),

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from backbench.backbones.networks.base import Backbone
-from backbench.config import Precision
+from backbench.config import GreyScale, Precision
 from backbench.engine.accelerate import Inference, accelerate
 from backbench.engine.cache import feature_key, read_features, write_features
 from backbench.engine.distributed import agree_most, is_first, share_of, sum_numbers, sum_tensor
@@ -75,6 +75,7 @@ def extract_features(
     is_shared: bool = False,
     progress: Progress = SILENT,
     stage_seconds: Callable[[], tuple[float, float]] | None = None,
+    grey: GreyScale | None = None,
 ) -> Extraction:
     """Features of images through a frozen backbone, from the cache where they are known.
 
@@ -91,6 +92,7 @@ def extract_features(
             features, the same bits as one process gives on the CPU; all of them must then call this.
         stage_seconds: (read, decode) seconds spent so far by whatever is behind `read`; None: all of `read` counts
             as decoding.
+        grey: the scale by which `read` decodes images with more than 8 bits, for the key of the cache.
 
     Raises:
         BadImage: from `read`. ModelError: features that are not finite, or of the wrong size.
@@ -104,7 +106,13 @@ def extract_features(
     key = ""
     if use_cache:
         key = feature_key(
-            facts, _structure(backbone), hashes, precision=precision, exact_resize=exact_resize, device=device
+            facts,
+            _structure(backbone),
+            hashes,
+            precision=precision,
+            exact_resize=exact_resize,
+            device=device,
+            grey=grey,
         )
         found = read_features(key, hashes, facts.dim, progress=progress)
         is_missing = found is None

@@ -98,10 +98,13 @@ class Model:
             for row, question in enumerate(questions)
         ]
 
+    def _decode(self, question: Question) -> np.ndarray:
+        return decode_image(question.data, question.name, max_pixels=MAX_PIXELS, grey=self.classifier.grey)
+
     def _read(self, question: Question, row: int, errors: dict[int, str]) -> np.ndarray:
         """The pixels; for an image that can't be read a blank one, whose answer is thrown away."""
         try:
-            return decode_image(question.data, question.name, max_pixels=MAX_PIXELS)
+            return self._decode(question)
         except BadImage as error:
             errors[row] = error.reason
             return np.zeros((*self.classifier.preprocess.size, 3), dtype=np.uint8)
@@ -120,7 +123,7 @@ class Model:
         """The reply with a picture of what it rests on, or with why there is none."""
         from backbench.explain.heat import explain_image, overlay
 
-        small = Image.fromarray(decode_image(question.data, question.name, max_pixels=MAX_PIXELS))
+        small = Image.fromarray(self._decode(question))
         small.thumbnail((_OVERLAY_PIXELS, _OVERLAY_PIXELS))
         image = np.array(small)
         try:
