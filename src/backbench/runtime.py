@@ -24,6 +24,7 @@ import numpy as np
 
 from backbench.config import Precision
 from backbench.errors import ConfigError
+from backbench.stopping import note_signal
 
 if TYPE_CHECKING:
     import torch
@@ -177,6 +178,7 @@ def catch_signals() -> Iterator[Callable[[], int]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received = number
+        note_signal(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: received

@@ -106,6 +106,7 @@ class Ranking:
             **find(self.rows).to_json(),
             "summary": " ".join(self.summary),
             "warnings": self.warnings,
+            "interrupted": self.interrupted,
         }
 
 

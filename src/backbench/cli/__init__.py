@@ -1,7 +1,7 @@
 """The command line: one small module per verb; nothing heavy is imported before a verb needs it.
 
 stdout is for results (with `--json`, exactly one JSON document), stderr for progress and messages.
-Exit status: 0 done, 1 a run failed, 2 wrong usage, 130 interrupted.
+Exit status: 0 done, 1 a run failed, 2 wrong usage, 130 interrupted, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from backbench.cli.scan import scan
 from backbench.cli.serve import serve
 from backbench.cli.show import show
 from backbench.cli.study import study
+from backbench.stopping import end_quietly, raise_on_sigterm, stop_status
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 VERBS = (rank, adapt, resume, evaluate, predict, explain, report, study, serve, inbox, scan, list_names, show)
@@ -45,12 +46,12 @@ class _InOrder(click.Group):
         return [*self.commands]  # `list` is a module here
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; Ctrl-C before it minds that itself ends with our word and status, not with click's."""
+        """Run the verb; what it does not mind of Ctrl-C and SIGTERM ends with our word and status, not click's."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            ctx.exit(130)
+            ctx.exit(stop_status())
 
 
 @click.group(
@@ -103,6 +104,7 @@ def main() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
+    raise_on_sigterm()
     try:
         app(arguments, prog_name="backbench")
     except BackbenchError as error:
@@ -117,8 +119,9 @@ def main() -> None:
         if debug or error.filename is not None or error.errno not in NO_ROOM:
             raise
         _give_up_output(error)
-    finally:  # before the interpreter does it, whose words would be worse
-        try:
+    finally:
+        end_quietly()
+        try:  # before the interpreter does it, whose words would be worse
             if sys.stdout is not None:  # None where it was closed before
                 sys.stdout.flush()
         except BrokenPipeError:

@@ -92,6 +92,7 @@ def rank(
     from backbench.progress import make_progress
     from backbench.report.table import render_table
     from backbench.runtime import decide_device, decide_precision
+    from backbench.stopping import stop_status
     from backbench.study import RankRequest
     from backbench.study import rank as rank_models
 
@@ -130,7 +131,7 @@ def rank(
         print(table)
         _print_conclusion(ranking, Path(out))
     if ranking.interrupted:
-        sys.exit(130)
+        sys.exit(stop_status())
     if ranking.has_failures:
         sys.exit(1)
 

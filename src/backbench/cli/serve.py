@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -161,7 +160,13 @@ def _run(
 def _listen(app: Any, listening: socket.socket, announce: Callable[[], None]) -> None:
     """Serve until Ctrl-C or SIGTERM; `announce` is called as soon as requests are answered."""
     from backbench.serve.connections import Door, Server, decide_limits
+    from backbench.stopping import Terminated, stop_status
 
     server = Server(app, limits=decide_limits(), announce=announce)
-    with contextlib.suppress(KeyboardInterrupt), Door(listening) as door:
-        server.run(sockets=[door])  # Ctrl-C is raised again once all is closed: the way to end it
+    try:
+        with Door(listening) as door:
+            server.run(sockets=[door])
+    except Terminated:  # both are raised again once all is closed
+        sys.exit(stop_status())
+    except KeyboardInterrupt:  # the way to end it
+        pass

@@ -74,6 +74,7 @@ def run(
     from backbench.cli.rank import parse_duration
     from backbench.progress import make_progress
     from backbench.runtime import decide_device, decide_precision
+    from backbench.stopping import stop_status
     from backbench.studies.carry_out import run_study
     from backbench.studies.document import is_less_than_there, make_document
     from backbench.studies.estimate import estimate_steps
@@ -132,7 +133,7 @@ def run(
         there = dict.fromkeys(path.relative_to(settings.pages).parts[0] for path in written)
         print(f"\nEverything is in {settings.pages}/: {', '.join(there)}")
     if outcome.interrupted:
-        sys.exit(130)
+        sys.exit(stop_status())
     if outcome.undone:
         sys.exit(1)
 
