@@ -27,6 +27,7 @@ from backbench.methods.zeroshot import map_classes, refuse_headless
 from backbench.plan import describe_power
 from backbench.progress import SILENT, Progress
 from backbench.records import RunRecord
+from backbench.report.commands import bundle_of
 from backbench.run import (
     Extracted,
     complete_run,
@@ -90,6 +91,11 @@ def adapt(
     data = load_data(config.data, progress, listing=found.listing)
     run_id = decide_run_id(config, data, model)
     if resume is not None and run_id != resume:
+        if (out / resume / ledger.RECORD_FILE).is_file():
+            raise ConfigError(
+                f"the model of run '{resume}' can't be made: its images, weights or options, or the rules of "
+                "backbench, have changed since. Rank or adapt once more, and keep that run."
+            )
         raise ConfigError(
             f"run '{resume}' can't go on: its images, weights or options have changed since. "
             f"Start a new one with backbench adapt; the old state stays in {working_folder(out, resume)}."
@@ -113,6 +119,35 @@ def adapt(
         if is_first():
             record_failure(config, run_id, data, error, None, out=out, device=device)
         raise
+
+
+def keep_run(
+    run: Path,
+    *,
+    device: str = "cpu",
+    stop_signal: Callable[[], int] | None = None,
+    with_gallery: bool = True,
+    progress: Progress = SILENT,
+) -> Adapted:
+    """The model of a finished run, made from what the run left; no test image is looked at again.
+
+    Args:
+        run: its folder; the bundle is written beside it, unless it lies there.
+
+    Raises:
+        ConfigError: it failed or is a control, or its images, weights or options have changed since.
+        BackbenchError: see `adapt`.
+    Cost: none for a run that has its bundle. Of a probe, its features where they are not cached, and one fit.
+    """
+    record = ledger.read_record(run)
+    if record.status != "done":
+        reason = "" if record.failure is None else f": {record.failure.message}"
+        raise ConfigError(f"run '{run.name}' failed, so there is no model to keep{reason}")
+    bundle = bundle_of(run)
+    if bundle.is_dir():
+        return Adapted(record, run, bundle)
+    limits: Any = {"stop_signal": stop_signal, "with_gallery": with_gallery, "progress": progress}
+    return adapt(record.config, out=run.parent, device=device, resume=record.run_id, **limits)
 
 
 def refuse_model(model: ModelSpec, method: MethodSpec) -> None:

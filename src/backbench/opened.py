@@ -62,6 +62,24 @@ class Run:
 
         return find_bundle(self.path) if is_bundle(self.path) else None
 
+    def keep(self, *, device: str = "auto", with_gallery: bool = True, quiet: bool = False) -> Path:
+        """The folder of its model, which is written if the run left none; nothing is trained or tested again.
+
+        Args:
+            device: 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.
+            with_gallery: put small training and test images into the bundle.
+
+        Raises:
+            ConfigError: it failed or is a control, or its images, weights or options have changed since.
+        """
+        from backbench.adapt import keep_run
+        from backbench.progress import Stoppable, make_progress
+        from backbench.runtime import catch_signals, decide_device
+
+        with make_progress(quiet=quiet) as progress, catch_signals() as stop_signal:
+            told: Any = {"stop_signal": stop_signal, "progress": Stoppable(progress, stop_signal)}
+            return keep_run(self.path, device=decide_device(device), with_gallery=with_gallery, **told).bundle
+
     @cached_property
     def classifier(self) -> Classifier:
         """Its model, ready to predict. ConfigError if the run left none; else errors as `load_bundle` raises."""
@@ -69,11 +87,7 @@ class Run:
         from backbench.errors import ConfigError
 
         if self.bundle is None:
-            config = self.record.config
-            raise ConfigError(
-                f"run {self.record.run_id} left no model. Make it, from features that are there already: "
-                f"backbench.adapt({config.data.source!r}, {config.model!r}, method={config.method.name!r})"
-            )
+            raise ConfigError(f"run {self.record.run_id} left no model. Make it with its keep().")
         return load_bundle(self.bundle)
 
     @cached_property
@@ -149,6 +163,12 @@ class Study:
         """The best run that is no control; None if none finished."""
         best = self.comparison.best
         return None if best is None else self.runs[self.comparison.entries.index(best)]
+
+    @property
+    def recommended(self) -> Run | None:
+        """The run to keep: the best, or a cheaper one where all are tied; None where no run is worth it."""
+        entry = self.comparison.recommended
+        return None if entry is None else self.runs[self.comparison.entries.index(entry)]
 
     @property
     def table(self) -> str:

@@ -26,6 +26,7 @@ from backbench.openings import check_openings, count_openings, one_look
 from backbench.plan import Plan, describe_power, estimate_training, make_plan
 from backbench.progress import SILENT, Progress, Stoppable, format_seconds
 from backbench.records import DataFacts, Predictions, RunRecord
+from backbench.report.commands import bundle_of
 from backbench.report.comparability import gather_warnings
 from backbench.report.findings import find
 from backbench.report.rows import Row, make_rows
@@ -78,6 +79,7 @@ class Ranking:
     summary: list[str]
     warnings: list[str]
     interrupted: bool = False
+    out: Path = Path("runs")
 
     @property
     def has_failures(self) -> bool:
@@ -88,9 +90,21 @@ class Ranking:
         """The best row that is no control; None if nothing finished, or if no row can be trusted."""
         return next((row for row in self.rows if row.is_best and not row.control), None)
 
+    @property
+    def recommended(self) -> Path | None:
+        """The folder of the run to keep; None where no run is worth it."""
+        row = find(self.rows).recommended
+        return None if row is None else self.out / row.run_id
+
+    @property
+    def kept(self) -> Path | None:
+        """The model of the recommended run; None where it is not written."""
+        run = self.recommended
+        return bundle_of(run) if run is not None and bundle_of(run).is_dir() else None
+
     def to_json(self) -> dict[str, Any]:
         """The document that `rank --json` prints; fractions in 0..1."""
-        best = self.best
+        best, kept = self.best, self.kept
         return {
             "schema": 1,
             "data": {
@@ -103,7 +117,8 @@ class Ranking:
             },
             "rows": [row.to_json() for row in self.rows],
             "best": None if best is None else {"model": best.model, "method": best.method, "run_id": best.run_id},
-            **find(self.rows).to_json(),
+            **find(self.rows).to_json(self.out),
+            "bundle": None if kept is None else str(kept),
             "summary": " ".join(self.summary),
             "warnings": self.warnings,
             "interrupted": self.interrupted,
@@ -410,4 +425,5 @@ def _conclude(bench: _Bench, interrupted: bool) -> Ranking:
             bench.records, control_warnings(rows), [*bench.warnings, *check_openings(bench.request.out)]
         ),
         interrupted=interrupted,
+        out=bench.request.out,
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -285,3 +288,80 @@ def test_what_was_taken_of_a_checkpoint_is_said_once_and_recorded(
         assert "key 'state_dict_ema'" in json.loads(path.read_text())["model"]["checkpoint"]
         shown = backbench("show", path.parent, COLUMNS="200").stdout
         assert "averaged weights" in shown
+
+
+def test_every_printed_command_works_as_it_is_pasted(
+    ranked: tuple[Path, dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """From a folder with a blank and a leading dash, in a narrow terminal: what it says to do next can be done."""
+    photos, _, _ = ranked
+    arguments = ["rank", str(photos), "--models", "pixels", "--methods", "knn,logistic", "--out=-my runs"]
+    environment = os.environ | {"COLUMNS": "60", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    where: dict[str, Any] = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-m", "backbench", *arguments], timeout=300, **where)
+    assert done.returncode == 0, done.stderr
+    commands = re.findall(r"backbench (?:keep|show|report) .*", done.stdout)
+    assert [command.split()[1] for command in commands] == ["keep", "show", "report"]
+    for command in reversed(commands):
+        pasted = subprocess.run(["bash", "-c", command], timeout=300, **where)
+        assert pasted.returncode == 0, (command, pasted.stderr)
+    (bundle,) = (tmp_path / "-my runs").glob("*.bundle")
+    assert (tmp_path / "report.html").is_file()
+    openings = (tmp_path / "-my runs" / "openings.jsonl").read_text().splitlines()
+    assert len(openings) == 6  # keeping a model looks at no test image
+    again = subprocess.run([sys.executable, "-m", "backbench", *arguments], timeout=300, **where)
+    (predict,) = re.findall(r"backbench predict .*", again.stdout)
+    assert f"Your model:       -my runs/{bundle.name}" in again.stdout
+    asked = predict.replace("IMAGE", shlex.quote(str(photos / "cross" / "000.png")))
+    pasted = subprocess.run(["bash", "-c", f"{asked} --json"], timeout=300, **where)
+    assert pasted.returncode == 0, pasted.stderr
+    page = (tmp_path / "report.html").read_text()
+    (copied,) = re.findall(r'data-copy="([^"]*)"', page)
+    *_, keep, then = html.unescape(copied).splitlines()
+    assert keep in commands
+    assert then == predict
+
+
+def test_rank_keep_writes_the_recommended_model(ranked: tuple[Path, dict[str, Any], Path], tmp_path: Path) -> None:
+    photos, _, _ = ranked
+    document = rank_json(photos, "--models", "pixels", "--methods", "knn", "--out", tmp_path / "runs", "--keep")
+    assert document["verdict"] == "alone"
+    assert document["recommended"]["run_id"] == document["best"]["run_id"]
+    bundle = tmp_path / "runs" / f"{document['best']['run_id']}.bundle"
+    assert document["bundle"] == str(bundle)
+    done = backbench("predict", bundle, photos / "cross" / "000.png", "--json")
+    assert done.returncode == 0, done.stderr
+    again = backbench("keep", document["best"]["run_id"], "--out", tmp_path / "runs", "--json")
+    assert json.loads(again.stdout)["bundle"] == str(bundle)
+
+
+def test_what_can_not_be_kept_is_said(ranked: tuple[Path, dict[str, Any], Path], tmp_path: Path) -> None:
+    from conftest import make_photos
+
+    photos = make_photos(tmp_path / "photos", num=20)
+    out = tmp_path / "runs"
+    document = rank_json(photos, "--models", "pixels", "--out", out)
+    control = next(row["run_id"] for row in document["rows"] if row["model"] == "majority")
+    done = backbench("keep", out / control)
+    assert done.returncode == 2
+    assert "is a control" in done.stderr
+    (photos / "cross" / "000.png").unlink()
+    done = backbench("keep", out / document["best"]["run_id"])
+    assert done.returncode == 2
+    assert "have changed since" in done.stderr
+    assert not list(out.glob("*.bundle"))
+
+
+def test_random_labels_are_not_recommended(tmp_path: Path) -> None:
+    from conftest import make_photos
+
+    photos = make_photos(tmp_path / "photos", num=20)
+    rng = np.random.default_rng(0)
+    rows = [f"{path},{rng.integers(3)}" for path in sorted(photos.rglob("*.png"))]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["image,label", *rows]))
+    done = backbench("rank", table, "--models", "pixels", "--methods", "knn", "--out", tmp_path / "runs", "--keep")
+    assert done.returncode == 0, done.stderr
+    assert "Nothing useful was learned" in done.stdout
+    assert "backbench keep" not in done.stdout
+    assert "--keep: no model is written" in done.stderr

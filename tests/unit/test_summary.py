@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from backbench.records import DataFacts
+from backbench.report.findings import find
 from backbench.report.rows import Row
 from backbench.report.summary import control_warnings, summarise
 
@@ -105,6 +107,52 @@ def test_everything_tied() -> None:
     assert summarise([BEST, replace(TIED, seconds={"total": 48.0})], DATA)[1] == (
         "None of them is much cheaper: take the one you prefer."
     )
+
+
+def test_a_cheaper_row_that_a_control_may_equal_is_not_to_be_taken() -> None:
+    rival = replace(TIED, unbeaten=("untrained",))
+    said = summarise([BEST, rival], DATA)
+    assert said[1] == (
+        "efficientnet_b0 + logistic is 4.1 times cheaper (12 s against 50 s), but not proved better than the "
+        "control untrained."
+    )
+    assert find([BEST, rival]).recommended == BEST
+    assert find([BEST, TIED]).recommended == TIED
+
+
+def test_at_chance_nothing_is_recommended() -> None:
+    rows = [replace(row, accuracy=0.1, at_chance=True, unbeaten=("majority",)) for row in (BEST, TIED)]
+    majority = replace(MAJORITY, accuracy=0.1, tied_with_best=True)
+    said = summarise([*rows, majority], DATA)
+    assert said[0].startswith(
+        "Nothing useful was learned: no row is proved better than always giving one answer. Highest is convnext"
+    )
+    assert said[1] == "Check the labels, add images, or try other models: none of these rows is worth keeping."
+    assert not any(re.search(r"[Tt]ake|Use |cheap|Weakest", text) for text in said)
+    assert find([*rows, majority]).recommended is None
+
+
+def test_the_best_row_that_is_not_proved_better_than_a_control_is_no_clear_winner() -> None:
+    colour = replace(COLOUR, accuracy=0.92, tied_with_best=True)
+    said = summarise([replace(BEST, unbeaten=("colour",)), WORSE, colour, MAJORITY], DATA)
+    assert said[0].startswith("Highest is convnext_tiny with a logistic head: right on 93.1 %")
+    assert said[0].endswith("It is not proved better than a control.")
+
+
+def test_rows_that_no_control_is_worse_than_are_counted_where_no_shortcut_is_seen() -> None:
+    rows = [BEST, replace(TIED, unbeaten=("untrained",)), replace(WORSE, unbeaten=("colour",)), COLOUR, MAJORITY]
+    assert (
+        "The best row is proved better than all controls (colour and brightness statistics alone reach 31.0 % at "
+        "most), but 2 of 3 rows are not: efficientnet_b0 + logistic and mobilenet + logistic."
+    ) in summarise(rows, DATA)
+    assert control_warnings(rows) == [
+        "2 of 3 rows are not proved better than a control: efficientnet_b0 + logistic and mobilenet + logistic"
+    ]
+
+
+def test_a_row_is_called_by_what_differs() -> None:
+    said = summarise([replace(BEST, difference="20 epochs"), replace(WORSE, model="convnext_tiny")], DATA)
+    assert said[0].startswith("Use convnext_tiny with a logistic head (20 epochs): right")
 
 
 def test_a_tie_that_no_figure_could_break_is_no_reason_to_take_the_cheapest() -> None:

@@ -11,7 +11,7 @@ from backbench.config import Augment, DataConfig, MethodConfig, Preprocess, RunC
 from backbench.records import Cost, DataFacts, Failure, MethodFacts, Metric, ModelFacts, RunRecord
 from backbench.report.rows import Row
 from backbench.report.table import printable, render_live_line, render_record, render_table
-from backbench.report.text import cell_width, duration, join_names, pad, percent, quantity, shorten
+from backbench.report.text import cell_width, duration, join_names, pad, percent, quantity, shorten, wrap
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -370,3 +370,16 @@ def test_record_of_a_failure() -> None:
     text = render_record(_record("failed"), width=80)
     assert "failed" in text
     assert "weights are missing" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_lines_break_at_spaces_alone(width: int) -> None:
+    path = "/home/somebody/pictures/of/moths/" + "a_long_folder_name/" * 6 + "model.safetensors"
+    text = (
+        f"run vit + knn failed: there is no file {path}: put it back, or name another folder of weights with --out"
+    )
+    lines = wrap(text, width, indent="  ")
+    assert " ".join(line.removeprefix("  ") for line in lines) == text
+    assert all(path in line or cell_width(line) <= width for line in lines)
+    failed = Row(model="lost", method="knn", run_id="x", status="failed", error=f"no file {path}")
+    assert path in render_table([*ROWS, failed], width=width, colour=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +18,7 @@ from backbench.backbones.networks.build import Build
 from backbench.config import Frozen, Preprocess, digest_json
 from backbench.errors import ConfigError, ModelError, StorageError, nearest, shown
 from backbench.records import ModelFacts
+from backbench.report.commands import keep_command
 from backbench.storage import digest_file
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def find_bundle(folder: Path) -> Path:
         return place
     for meant in meanings_of(folder):
         if os.path.isfile(meant / RECORD_FILE):  # noqa: PTH113 - as above
-            raise ConfigError(f"the run {shown(meant.name)} left no bundle.{_say_how_to_make(meant)}")
+            raise ConfigError(f"the run {shown(meant.name)} left no bundle. Make it: {keep_command(meant)}")
     if os.path.lexists(folder):
         raise ConfigError(
             f"{shown(str(folder))} is not a bundle: it has no {MODEL_FILE}. Give a folder RUN{SUFFIX}, as "
@@ -119,24 +119,6 @@ def find_bundle(folder: Path) -> Path:
         few = ", ".join(f"'{path}'" for path in list(beside.values())[:3])
         hint = f" There {'is' if len(beside) == 1 else 'are'} {few}{' and more' if len(beside) > 3 else ''}."
     raise ConfigError(f"there is no bundle {shown(str(folder))}.{hint}")
-
-
-def _say_how_to_make(run: Path) -> str:
-    """The command that makes the bundle of a run, from features that are there already; '' if it can't be told."""
-    try:
-        config = json.loads((run / RECORD_FILE).read_bytes())["config"]
-        method = config["method"]
-        words = ["backbench", "adapt", config["data"]["source"]]
-        words += ["--model", config.get("model_file") or config["model"], "--method", method["name"]]
-        for name, value in method.get("options", {}).items():
-            words += ["--set", f"options.{name}={value if isinstance(value, str) else json.dumps(value)}"]
-        words += ["--seed", str(config["seed"])] if config.get("seed") else []
-        command = shlex.join(words)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return " Make one with backbench adapt."
-    return (
-        f" Make it, from features that are there already: {command if command.isprintable() else shown(command)}"
-    )
 
 
 def read_document(folder: Path) -> dict[str, Any]:

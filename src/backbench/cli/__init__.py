@@ -17,6 +17,7 @@ from backbench.cli.adapt import adapt, resume
 from backbench.cli.evaluate import evaluate
 from backbench.cli.explain import explain
 from backbench.cli.inbox import inbox
+from backbench.cli.keep import keep
 from backbench.cli.list import list_names
 from backbench.cli.predict import predict
 from backbench.cli.rank import rank
@@ -28,7 +29,9 @@ from backbench.cli.study import study
 from backbench.stopping import end_quietly, raise_on_sigterm, stop_status
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-VERBS = (rank, adapt, resume, evaluate, predict, explain, report, study, serve, inbox, scan, list_names, show)
+VERBS = (
+    rank, keep, adapt, resume, evaluate, predict, explain, report, study, serve, inbox, scan, list_names, show
+)  # fmt: skip
 
 
 def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> None:

@@ -290,6 +290,11 @@ def _run(
         )
         if not is_first():
             return
+    print_adapted(adapted, as_json=as_json)
+
+
+def print_adapted(adapted: Adapted, *, as_json: bool) -> None:
+    """The figures of a run and where its model is."""
     if as_json:
         _print_document(adapted)
     else:
@@ -315,10 +320,12 @@ def _print_document(adapted: Adapted) -> None:
 
 def _print_figures(adapted: Adapted) -> None:
     from backbench.cli.output import is_colourful, terminal_width
+    from backbench.report.commands import predict_command
     from backbench.report.table import render_record
+    from backbench.report.text import printable
 
     print(render_record(adapted.record, width=terminal_width(), colour=is_colourful()))
-    print(f"\nYour model: {adapted.bundle}\nUse it:     backbench predict {adapted.bundle} IMAGE")
+    print(f"\nYour model: {printable(str(adapted.bundle))}\nUse it:     {predict_command(adapted.bundle)}")
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def explain(
                 if subject.bundle is None:
                     progress.warn(
                         f"{subject.given} is not among the explanations: it left no bundle. Write one with "
-                        "backbench adapt."
+                        "backbench keep."
                     )
         for fault in faults:
             progress.warn(fault)

@@ -25,8 +25,19 @@ def has_line_drawing() -> bool:
     return "utf" in (sys.stdout.encoding or "").lower()
 
 
+def wrap_lines(text: str, indent: str = "") -> str:
+    """`text` in lines that fit the terminal, broken at spaces alone; in a pipe or a file as it is."""
+    from backbench.report.text import wrap
+
+    return "\n".join(wrap(text, terminal_width(), indent)) if _is_wrapped() else text
+
+
+def _is_wrapped() -> bool:
+    return sys.stdout.isatty() or "COLUMNS" in os.environ
+
+
 def terminal_width() -> int:
     """Columns of the terminal; 200 for a pipe or a file, where nothing wraps."""
-    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+    if _is_wrapped():
         return max(60, shutil.get_terminal_size((100, 24)).columns)
     return 200

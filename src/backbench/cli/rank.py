@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from backbench.config import DataConfig, MethodConfig, OnBad
+    from backbench.progress import Progress
     from backbench.study import Ranking
 
 
@@ -53,6 +54,12 @@ if TYPE_CHECKING:
 )
 @click.option("--budget", help="Time limit such as 90s, 10m or 2h; the answer is made from what is done by then.")
 @size_options
+@click.option(
+    "--keep",
+    "is_kept",
+    is_flag=True,
+    help="Write the recommended model, as a folder that predicts anywhere.",
+)
 @table_options
 @layout_options
 @json_option
@@ -71,6 +78,7 @@ def rank(
     on_bad: OnBad,
     top: int | None,
     budget: str | None,
+    is_kept: bool,
     image_column: str | None,
     label_column: str | None,
     group_column: str | None,
@@ -122,6 +130,8 @@ def rank(
     )
     with make_progress(quiet=quiet) as progress:
         ranking = rank_models(request, progress)
+        if is_kept and not ranking.interrupted:
+            _keep(ranking, decided_device, progress)
     if as_json:
         print_json(ranking.to_json())
     else:
@@ -129,22 +139,52 @@ def rank(
             ranking.rows, width=terminal_width(), colour=is_colourful(), ascii_only=not has_line_drawing()
         )
         print(table)
-        _print_conclusion(ranking, Path(out))
+        _print_conclusion(ranking)
     if ranking.interrupted:
         sys.exit(stop_status())
     if ranking.has_failures:
         sys.exit(1)
 
 
-def _print_conclusion(ranking: Ranking, out: Path) -> None:
+def _keep(ranking: Ranking, device: str, progress: Progress) -> None:
+    """Write the model of the recommended run; say so where there is none."""
+    from backbench.adapt import keep_run
+    from backbench.progress import Stoppable
+    from backbench.runtime import catch_signals
+
+    if ranking.recommended is None:
+        progress.warn("--keep: no model is written, as no row is worth keeping")
+        return
+    with catch_signals() as stop_signal:
+        told: Any = {"stop_signal": stop_signal, "progress": Stoppable(progress, stop_signal)}
+        keep_run(ranking.recommended, device=device, **told)
+
+
+def _print_conclusion(ranking: Ranking) -> None:
+    from backbench.cli.output import wrap_lines
+    from backbench.report.text import printable
+
     print()
     for sentence in ranking.summary:
-        print(sentence)
+        print(wrap_lines(sentence))
     for warning in ranking.warnings:
-        print(f"warning: {warning}")
-    best = ranking.best
-    if best is not None:
-        print(f"\nRecords, predictions and manifest: {out}/ (one of them: backbench show {best.run_id})")
+        print(wrap_lines(printable(f"warning: {warning}"), indent="  "))
+    if ranking.rows:
+        print("\n" + "\n".join(f"{label + ':':<17} {text}" for label, text in _list_next(ranking)))
+
+
+def _list_next(ranking: Ranking) -> list[tuple[str, str]]:
+    """What to do with the answer: (what it is for, command); commands stay on one line, to be copied."""
+    from backbench.report.commands import keep_command, predict_command, report_command, show_command
+    from backbench.report.text import printable
+
+    run, best, lines = ranking.recommended, ranking.best, []
+    if ranking.kept is not None:
+        lines += [("Your model", printable(str(ranking.kept))), ("Use it", predict_command(ranking.kept))]
+    elif run is not None:
+        lines.append(("Keep this model", keep_command(run)))
+    shown = run if run is not None else ranking.out / (best if best is not None else ranking.rows[0]).run_id
+    return [*lines, ("Look at its run", show_command(shown)), ("See all runs", report_command(ranking.out))]
 
 
 def split_names(text: str, option: str = "--models") -> tuple[str, ...]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from backbench.evaluate.compare import Alarm, control_alarms
 from backbench.evaluate.power import smallest_provable_gap
+from backbench.report.commands import keep_command
 from backbench.report.rows import MAJORITY, Row
 
 Kind = Literal["nothing", "untrusted", "chance", "alone", "unproved", "tied", "winner"]
@@ -24,13 +26,19 @@ class Cheaper:
     """The cheapest row tied with the best, where it is clearly cheaper.
 
     `times` are the seconds of the best over its own, `lower` its accuracy below that of the best, in 0..1.
-    `is_much_lower`: by a gap that so many test images usually prove, so that the tie is no reason to take it.
+    `is_much_lower`: by a gap that so many test images usually prove; `is_unproved`: not proved better than some
+    control, as the best is. In either case the tie is no reason to take it.
     """
 
     row: Row
     times: float
     lower: float
     is_much_lower: bool
+    is_unproved: bool
+
+    @property
+    def is_as_good(self) -> bool:
+        return not self.is_much_lower and not self.is_unproved
 
 
 @dataclass(frozen=True)
@@ -65,10 +73,16 @@ class Findings:
     alarms: tuple[tuple[Row, Alarm], ...]
     unbeaten: tuple[Row, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """The verdict, and the row to keep (None: none), for programs."""
-        row = self.recommended
-        kept = None if row is None else {"name": row.name, "run_id": row.run_id}
+    def to_json(self, out: Path | None = None) -> dict[str, Any]:
+        """The verdict, and the row to keep (None: none) with the command that does, for programs.
+
+        Args:
+            out: folder of the runs; None: not known, so there is no command.
+        """
+        row, kept = self.recommended, None
+        if row is not None:
+            command = None if out is None else keep_command(out / row.run_id)
+            kept = {"name": row.name, "run_id": row.run_id, "command": command}
         return {"verdict": self.kind, "recommended": kept}
 
 
@@ -91,7 +105,7 @@ def find(rows: Sequence[Row]) -> Findings:
     else:
         kind = "tied" if len(tied) + 1 == len(done) else "winner"
     recommended = best
-    if kind == "tied" and cheaper is not None and not cheaper.is_much_lower:
+    if kind == "tied" and cheaper is not None and cheaper.is_as_good:
         recommended = cheaper.row
     return Findings(
         kind=kind,
@@ -120,7 +134,8 @@ def _price(best: Row, tied: Sequence[Row]) -> tuple[Cheaper | None, bool]:
         return None, times * _CHEAPER <= 1
     lower = (best.accuracy or 0.0) - (cheapest.accuracy or 0.0)
     provable = smallest_provable_gap(best.n) or _LARGE_GAP
-    return Cheaper(cheapest, times, lower, is_much_lower=lower > provable), False
+    is_unproved = bool(cheapest.unbeaten) and not best.unbeaten
+    return Cheaper(cheapest, times, lower, is_much_lower=lower > provable, is_unproved=is_unproved), False
 
 
 def total_seconds(row: Row) -> float:

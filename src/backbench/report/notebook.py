@@ -35,6 +35,8 @@ _SHARES = {
 }
 _DRAWN = ("Accuracy", "Top-5", "Class mean", "Macro F1", "Weakest classes", "Warning")
 
+_KEEP = "<p>Keep this model: <code>.recommended.keep()</code></p>"
+
 _STYLE = """
 .backbench{font-size:13px;line-height:1.45;max-width:1100px;overflow-x:auto}
 .backbench p{margin:4px 0;max-width:90ch;overflow-wrap:anywhere}.backbench .lead{font-size:15px;font-weight:600}
@@ -77,6 +79,7 @@ def render_study(comparison: Comparison) -> str:
     parts = [
         tag('<p class="lead">{}</p>', name(first, _LONGEST_TEXT)),
         *(tag("<p>{}</p>", name(sentence, _LONGEST_TEXT)) for sentence in rest),
+        *([] if comparison.recommended is None else [Markup(_KEEP)]),
         _list_warnings(comparison.warnings),
         _draw_table(comparison),
         tag(

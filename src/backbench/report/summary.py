@@ -140,6 +140,8 @@ def describe_cheaper(cheaper: Cheaper, best: Row) -> str:
     text = f"is {times} times cheaper ({seconds})"
     if cheaper.is_much_lower:
         text += f", but {100 * cheaper.lower:.1f} points lower: these test images can't decide between them"
+    elif cheaper.is_unproved:
+        text += f", but not proved better than the control {printable(cheaper.row.unbeaten[0])}"
     return text
 
 

@@ -33,6 +33,7 @@ _MODEL_CELLS = (
 )
 _WHISKER_CELLS = (12, 20, 32)  # least, before names get more room, most
 _WIDEST_SCALE = 0.30  # the whiskers' scale reaches at most this far below the best row: gaps there matter
+_NOTE_INDENT = 5  # with the bracket and the comma around a name
 _UNTRAINED = " (untrained)"
 _ASCII = str.maketrans({"├": "|", "┤": "|", "─": "-", "●": "*", "○": "o", "×": "x", "–": "-", "◂": "<", "…": "~"})
 
@@ -315,5 +316,6 @@ def _notes(rows: Sequence[Row], width: int) -> list[str]:
             about.setdefault(f"{row.status}: {printable(reason)}", []).append(row.name)
     lines = []
     for text, names in about.items():
-        lines += wrap(f"{text} ({join_names(names)})", width, indent="  ")
+        short = [shorten(printable(name), width - _NOTE_INDENT) for name in names]
+        lines += wrap(f"{text} ({join_names(short)})", width, indent="  ")
     return lines

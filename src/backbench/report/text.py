@@ -63,7 +63,11 @@ def _take(text: str, width: int) -> str:
 
 
 def wrap(text: str, width: int, indent: str = "") -> list[str]:
-    """`text` in lines of at most `width` columns, at spaces where it can; `indent` before all but the first."""
+    """`text` in lines of at most `width` columns, broken at spaces alone; `indent` before all but the first.
+
+    A word that is wider, such as a path, is on a line of its own, whole: it is there to be copied. Only scripts
+    written without spaces are broken between their characters.
+    """
     lines, line, is_empty = [], "", True
     for word in text.split(" "):
         if not is_empty and cell_width(line) + 1 + cell_width(word) > width:
@@ -71,7 +75,7 @@ def wrap(text: str, width: int, indent: str = "") -> list[str]:
             line, is_empty = indent, True
         line += word if is_empty else " " + word
         is_empty = False
-        while cell_width(line) > width:
+        while cell_width(line) > width and any(_char_width(char) == 2 for char in word):
             piece = _take(line, width)
             lines.append(piece)
             line = indent + line[len(piece) :]

@@ -141,6 +141,8 @@ class Evidence:
     explanations: tuple[Explanation, ...] = ()
     bundles: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     """Run id to (folder name, bytes) of the bundle that was made of it."""
+    root: str | None = None
+    """The folder of the runs, as a command names it; None: not known, or there are several."""
     notes: tuple[str, ...] = ()
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from backbench.records import RunRecord
-from backbench.report.page.inputs import Comparison, Entry
+from backbench.report.commands import bundle_of, keep_command, predict_command, write_command
+from backbench.report.page.inputs import Comparison, Entry, Evidence
 from backbench.report.page.marks import plural
 from backbench.report.text import printable
 
+DEFAULT_ROOT = "runs"
 _IN_ROWS = ("model", "method.name")  # said by every row already
 
 
@@ -45,8 +47,18 @@ def compare_environments(comparison: Comparison) -> Settings:
     return _split_settings(entries, [dict(entry.record.environment) for entry in entries])
 
 
-def repeat_commands(comparison: Comparison) -> list[str]:
-    """Commands that make these runs again: one for each set of data, seed and precision."""
+def keep_commands(comparison: Comparison, evidence: Evidence) -> list[str]:
+    """The command that keeps the recommended model, if it is not kept; and that which asks it."""
+    entry, root = comparison.recommended, evidence.root
+    if entry is None or root is None:
+        return []
+    run = Path(root) / entry.record.run_id
+    is_kept = entry.record.run_id in evidence.bundles
+    return [*([] if is_kept else [keep_command(run)]), predict_command(bundle_of(run))]
+
+
+def repeat_commands(comparison: Comparison, root: str | None = None) -> list[str]:
+    """Commands that make these runs again, in the folder `root`: one for each set of data, seed and precision."""
     groups: dict[tuple[Any, ...], list[RunRecord]] = {}
     for entry in comparison.entries:
         config = entry.record.config
@@ -56,26 +68,27 @@ def repeat_commands(comparison: Comparison) -> list[str]:
     commands = []
     for records in groups.values():
         if records[0].config.method.options:
-            commands += [_adapt_command(record) for record in records]
+            commands += [_adapt_words(record) for record in records]
         else:
-            commands.append(_rank_command(records))
-    return commands
+            commands.append(_rank_words(records))
+    where = [] if root in (None, DEFAULT_ROOT) else ["--out", root]
+    return [write_command([*words, *where]) for words in commands]
 
 
-def _rank_command(records: Sequence[RunRecord]) -> str:
+def _rank_words(records: Sequence[RunRecord]) -> list[str]:
     config = records[0].config
     models = dict.fromkeys(record.config.model_file or record.config.model for record in records)
     methods = dict.fromkeys(record.config.method.name for record in records)
     chosen = ["--models", ",".join(models), "--methods", ",".join(methods)]
-    return _join(["backbench", "rank", config.data.source, *chosen, *_options(records[0])])
+    return ["rank", config.data.source, *chosen, *_options(records[0])]
 
 
-def _adapt_command(record: RunRecord) -> str:
+def _adapt_words(record: RunRecord) -> list[str]:
     config = record.config
     words = ["--model", config.model_file or config.model, "--method", config.method.name]
     for key, value in _leaves(config.method.options):
         words += ["--set", f"options.{key}={value if isinstance(value, str) else json.dumps(value)}"]
-    return _join(["backbench", "adapt", config.data.source, *words, *_options(record)])
+    return ["adapt", config.data.source, *words, *_options(record)]
 
 
 def _options(record: RunRecord) -> list[str]:
@@ -92,10 +105,6 @@ def _options(record: RunRecord) -> list[str]:
     if data.on_bad != "fail":
         words += ["--on-bad", data.on_bad]
     return words + ["--exact-resize"] * config.exact_resize
-
-
-def _join(words: Sequence[str]) -> str:
-    return printable(shlex.join(words))
 
 
 def describe_methods(comparison: Comparison) -> str:

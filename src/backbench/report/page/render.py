@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 
 from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateNotFound
@@ -110,8 +111,9 @@ def _name_apart(comparisons: Sequence[Comparison]) -> list[str]:
     return names
 
 
+@cache
 def make_environment() -> Environment:
-    """The template engine of the page: everything is escaped, unknown names are errors."""
+    """The template engine of the page, which keeps what it compiled: all is escaped, unknown names are errors."""
     environment = Environment(
         loader=_PackageFiles(), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -80,7 +80,8 @@ def make_view(comparison: Comparison, evidence: Evidence, *, key: str) -> dict[s
         "origin": {
             "settings": origin.compare_settings(comparison),
             "environment": origin.compare_environments(comparison),
-            "commands": origin.repeat_commands(comparison),
+            "commands": origin.repeat_commands(comparison, evidence.root),
+            "keep": origin.keep_commands(comparison, evidence),
             "methods": origin.describe_methods(comparison),
             "counts": [(name(label), *sizes) for label, sizes in comparison.details.counts.items()],
             "openings": comparison.details.num_openings,

@@ -1,0 +1,43 @@
+"""`backbench keep`: the model of a finished run, as a folder that predicts anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from backbench.cli.options import device_option, json_option, out_option, quiet_option
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@out_option
+@device_option
+@click.option("--no-gallery", is_flag=True, help="Put no small training images into the bundle.")
+@json_option
+@quiet_option
+def keep(run: str, out: str, device: str, no_gallery: bool, as_json: bool, quiet: bool) -> None:
+    """Keep the model of a finished run: a folder that predicts anywhere, beside the run.
+
+    RUN is a run folder, a run id, or the beginning of one. The run is used as it is: nothing is trained or tested
+    again, and the images have to be where they were.
+
+    \b
+    Example: backbench keep runs/photos-resnet50.a1_in1k-logistic-0123456789
+    """
+    from backbench.adapt import keep_run
+    from backbench.cli.adapt import print_adapted
+    from backbench.ledger import find_run
+    from backbench.progress import Stoppable, make_progress
+    from backbench.runtime import catch_signals, decide_device
+
+    folder, decided = find_run(Path(out), run), decide_device(device)
+    with make_progress(quiet=quiet) as progress, catch_signals() as stop_signal:
+        adapted = keep_run(
+            folder,
+            device=decided,
+            stop_signal=stop_signal,
+            with_gallery=not no_gallery,
+            progress=Stoppable(progress, stop_signal),
+        )
+    print_adapted(adapted, as_json=as_json)

@@ -1,0 +1,45 @@
+"""Commands to copy and run: quoted for a shell, on one line, whatever the paths are called."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from backbench.ledger import BUNDLE_SUFFIX
+from backbench.report.text import printable
+
+
+def write_command(words: Sequence[str]) -> str:
+    """`backbench WORDS...` as a shell reads it."""
+    return printable(shlex.join(["backbench", *words]))
+
+
+def show_command(run: Path) -> str:
+    """Shows the run in this folder."""
+    return write_command(["show", _argument(run)])
+
+
+def keep_command(run: Path) -> str:
+    """Writes the model of the run in this folder beside it."""
+    return write_command(["keep", _argument(run)])
+
+
+def predict_command(bundle: Path) -> str:
+    """Asks the model in this folder; for IMAGE a file or a folder."""
+    return write_command(["predict", _argument(bundle), "IMAGE"])
+
+
+def report_command(out: Path) -> str:
+    """Makes the page of all runs in this folder."""
+    return write_command(["report", _argument(out)])
+
+
+def bundle_of(run: Path) -> Path:
+    """Where the model of a run lies, if it is kept."""
+    return run.with_name(f"{run.name}{BUNDLE_SUFFIX}")
+
+
+def _argument(path: Path) -> str:
+    """The path, so that it is not taken for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
