@@ -42,6 +42,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Names with commas; see: backbench list methods.",
 )
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="recipe.epochs=20, ... for each method that has it; for one: METHOD:KEY=VALUE.",
+)
 @map_option
 @split_options
 @out_option
@@ -68,6 +75,7 @@ def rank(
     data: str,
     models: str,
     methods: str,
+    settings: tuple[str, ...],
     class_map: str | None,
     seed: int,
     split: str | None,
@@ -118,7 +126,7 @@ def rank(
             choices=choices,
         ),
         models=split_names(models),
-        methods=with_map([MethodConfig(name=name) for name in names], class_map),
+        methods=with_map(with_settings([MethodConfig(name=name) for name in names], settings), class_map),
         seed=seed,
         precision=decide_precision(precision, decided_device),
         training_precision=decide_precision(precision, decided_device, training=True),
@@ -214,6 +222,56 @@ def with_map(methods: Sequence[MethodConfig], class_map: str | None) -> tuple[Me
         else method
         for method in methods
     )
+
+
+def with_settings(methods: Sequence[MethodConfig], settings: Sequence[str]) -> list[MethodConfig]:
+    """The methods with the options of `--set`: KEY=VALUE for each that has it, METHOD:KEY=VALUE for one.
+
+    Raises:
+        ConfigError: no method has the option, or it can't have that value.
+    """
+    from backbench.catalog import find_method
+    from backbench.cli.adapt import parse_settings
+    from backbench.run import resolve_options
+
+    given: dict[str, list[str]] = {method.name: [] for method in methods}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        only, colon, own = key.rpartition(":")
+        plain = f"{own}{equals}{value}"
+        parse_settings((plain,))  # its own mistakes first
+        for name in _find_takers(setting, only.strip() if colon else None, own, list(given)):
+            given[name].append(plain)
+    changed = []
+    for method in methods:
+        options = {**method.options, **parse_settings(tuple(given[method.name]))}
+        changed.append(method.model_copy(update={"options": options}))
+        resolve_options(find_method(method.name, "--methods"), changed[-1])
+    return changed
+
+
+def _find_takers(setting: str, only: str | None, key: str, methods: Sequence[str]) -> list[str]:
+    """The methods that have the option `key`; of the method `only` alone where that is named."""
+    from backbench.catalog import find_method
+    from backbench.errors import ConfigError, nearest
+
+    if only is not None and only not in methods:
+        close = nearest(only, methods)
+        hint = f"Did you mean '{close[0]}'?" if close else f"Ranked are: {', '.join(methods)}."
+        raise ConfigError(f"--set {setting}: '{only}' is none of the methods ranked here. {hint}")
+    asked = list(methods) if only is None else [only]
+    options: dict[str, list[str]] = {
+        name: list(find_method(name, "--methods").options.model_fields)  # type: ignore[attr-defined]
+        for name in asked
+    }
+    option = key.strip().removeprefix("options.").split(".")[0]
+    takers = [name for name in asked if option in options[name]]
+    if not takers:
+        known = sorted({other for name in asked for other in options[name]})
+        close = nearest(option, known)
+        hint = f"Did you mean '{close[0]}'?" if close else f"Options there: {', '.join(known) or 'none'}."
+        raise ConfigError(f"--set {setting}: no option '{option}' of the method {' or '.join(asked)}. {hint}")
+    return takers
 
 
 def parse_duration(text: str) -> float:
