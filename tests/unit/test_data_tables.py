@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 from pathlib import Path
 from typing import Any
 
@@ -422,3 +423,104 @@ def test_images_in_two_places_need_a_choice(images: Path) -> None:
     assert listing.files == (images / "older" / "0.png",)
     with pytest.raises(DataError, match="no such folder"):
         read(images, "file,label\n0.png,a\n", image_root="nowhere")
+
+
+class TestFoldersWithMetadata:
+    """Folders as hubs of data sets have them."""
+
+    def fill(self, root: Path, folder: str, name: str, *, labelled: bool = True) -> None:
+        rows = []
+        for number in range(6):
+            write_image(root / folder / f"{number}.png", seed=number)
+            label = {"label": "ab"[number % 2]} if labelled else {"caption": "x"}
+            rows.append({"file_name": f"{number}.png"} | label)
+        lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+        text = "\n".join(lines if name.endswith(".csv") else map(json.dumps, rows))
+        (root / folder / name).write_text(text)
+
+    def load(self, root: Path, **options: Any) -> Listing:
+        return load_listing(DataConfig(source=str(root), **options))
+
+    @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+    @pytest.mark.parametrize("folder", ["", "data", "images"])
+    def test_labels_beside_the_images(self, tmp_path: Path, name: str, folder: str) -> None:
+        self.fill(tmp_path / "set", folder, name)
+        listing = self.load(tmp_path / "set")
+        assert listing.labels == tuple("ababab")
+        assert set(listing.parts) == {None}
+        assert f"labels from column 'label'; read from '{Path(folder, name)}'" in notes(listing)
+        assert not warnings(listing)
+
+    def test_parquet(self, tmp_path: Path) -> None:
+        arrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        for number in range(2):
+            write_image(tmp_path / "set" / f"{number}.png", seed=number)
+        table = arrow.table({"file_name": ["0.png", "1.png"], "label": [3, 12], "boxes": [[1], [2]]})
+        parquet.write_table(table, tmp_path / "set" / "metadata.parquet")
+        assert self.load(tmp_path / "set").labels == ("3", "12")
+
+    @pytest.mark.parametrize("around", ["", "data"])
+    def test_folders_say_the_split(self, tmp_path: Path, around: str) -> None:
+        for part in ("train", "validation", "test"):
+            self.fill(tmp_path / "set", str(Path(around, part)), "metadata.csv")
+        listing = self.load(tmp_path / "set")
+        assert [listing.parts.count(part) for part in ("train", "val", "test")] == [6, 6, 6]
+        assert "splits from the folders" in notes(listing)
+        assert str(Path(around, "train", "0.png")) in listing.ids
+
+    def test_one_file_for_all_splits(self, tmp_path: Path) -> None:
+        rows = []
+        for number in range(8):
+            part = ("train", "test")[number % 2]
+            write_image(tmp_path / "set" / part / f"{number}.png", seed=number)
+            rows.append(f"{part}/{number}.png,{'ab'[number // 4]}")
+        (tmp_path / "set" / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+        assert self.load(tmp_path / "set").parts.count("test") == 4
+
+    def test_a_test_split_without_labels_stops(self, tmp_path: Path) -> None:
+        root = tmp_path / "set"
+        self.fill(root, "train", "metadata.csv")
+        write_image(root / "test" / "0.png")
+        with pytest.raises(DataError, match=r"'test/'.*no image with a label: 1 x not named in a metadata file"):
+            self.load(root)
+        listing = self.load(root, ignore=("test",))
+        assert set(listing.parts) == {"train"}
+        assert [entry.path for entry in listing.ignored] == ["test/0.png"]
+        self.fill(root, "test", "metadata.csv", labelled=False)
+        with pytest.raises(DataError, match="6 rows of the split 'test', and none has a label"):
+            self.load(root)
+
+    def test_images_that_no_file_names_are_told(self, tmp_path: Path) -> None:
+        self.fill(tmp_path / "set", "", "metadata.csv")
+        write_image(tmp_path / "set" / "more.png")
+        listing = self.load(tmp_path / "set")
+        assert "'more.png': not named in a metadata file" in warnings(listing)
+
+    def test_captions_beside_class_folders_change_nothing(self, tmp_path: Path) -> None:
+        for number in range(4):
+            write_image(tmp_path / "set" / "ab"[number % 2] / f"{number}.png", seed=number)
+        (tmp_path / "set" / "metadata.csv").write_text("file_name,caption\na/0.png,x\n")
+        assert self.load(tmp_path / "set").labels == ("a", "a", "b", "b")
+        (tmp_path / "set" / "metadata.csv").write_text('broken,"\n')
+        assert self.load(tmp_path / "set").labels == ("a", "a", "b", "b")
+
+    def test_a_table_in_a_folder_without_classes_is_named(self, tmp_path: Path) -> None:
+        write_image(tmp_path / "set" / "0.png")
+        (tmp_path / "set" / "labels.csv").write_text("file,label\n0.png,a\n")
+        with pytest.raises(DataError, match=r"'labels.csv' in it.*give that file"):
+            self.load(tmp_path / "set")
+
+
+@pytest.mark.parametrize("options", [{"ignore": ("a",)}, {"follow_links": True}, {"split_folders": {}}])
+def test_options_of_folders_are_refused_with_a_table(images: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="for folders"):
+        read(images, "file,label\nimages/0.png,ant\n", **options)
+    with pytest.raises(ConfigError, match="for folders"):
+        load_listing(DataConfig(source="digits", **options))
+
+
+@pytest.mark.parametrize("options", [{"split_column": "a"}, {"image_root": "a"}])
+def test_options_of_tables_are_refused_with_a_folder(images: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="only tables have columns"):
+        load_listing(DataConfig(source=str(images), **options))

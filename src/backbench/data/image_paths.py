@@ -37,22 +37,22 @@ def refuse_addresses(path: Path, images: Sequence[str], row_numbers: Sequence[in
 
 
 def find_files(
-    path: Path, images: Sequence[str], *, root: str | None, must_be_whole: bool
+    path: Path, images: Sequence[str], *, folder: Path, root: str | None, must_be_whole: bool
 ) -> tuple[list[Path], list[str]]:
-    """The file of each image, and warnings. Relative paths start at the table's folder, or at `root`.
+    """The file of each image, and warnings. Relative paths start at `folder`, that of the table, or at `root`.
 
     Where no image is there, they are looked for below the folders around the table, without the first folders of
     their paths, and with the suffix of an image: if one place has all of them, it is used and a warning says so.
 
     Args:
-        path: the table.
+        path: the table; for messages.
         root: the folder that the user named, see --image-root.
         must_be_whole: a part of them that is missing is an error.
 
     Raises:
         DataError: none is there, or some are not and `must_be_whole`.
     """
-    folder = path.absolute().parent if root is None else Path(root).absolute()
+    folder = (folder if root is None else Path(root)).absolute()
     if root is not None and not folder.is_dir():
         raise DataError(f"--image-root {root}: there is no such folder.")
     files = [folder / image for image in images]

@@ -80,10 +80,14 @@ def _list_all(config: DataConfig, progress: Progress) -> Listing:
     if spec is not None:
         if _exists(config.source):
             progress.warn(f"'{config.source}' is the built-in data set; write ./{config.source} for the path here")
-        columns = (config.image_column, config.label_column, config.group_column)
-        if not spec.has_columns and any(column is not None for column in columns):
+        columns = (config.image_column, config.label_column, config.group_column, config.split_column)
+        if not spec.has_columns and any(column is not None for column in (*columns, config.image_root)):
             raise ConfigError(
                 f"'{config.source}' is a built-in data set, and only tables have columns: leave them out."
+            )
+        if config.ignore or config.follow_links or config.split_folders is not None:
+            raise ConfigError(
+                f"'{config.source}' is no folder: --ignore, --follow-links and --split-folders are for folders."
             )
         listing: Listing = spec.load(config, progress)
         return listing

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backbench.data.class_folders import check_parts, find_class_folders
-from backbench.data.file_kinds import IMAGE_SUFFIXES, judge_other
+from backbench.data.file_kinds import IMAGE_SUFFIXES, find_suffix, judge_other
 from backbench.data.layout import OTHER_LAYOUTS
 from backbench.data.left_out import warn_of_lost
 from backbench.data.listing import Ignored
@@ -299,4 +299,6 @@ def _no_images(walk: Walk, what: str) -> DataError:
     num_loose = sum(suffix in IMAGE_SUFFIXES for suffix in walk.suffixes.elements())
     loose = f", {num_loose:,} of them images outside any class folder" if num_loose and not walk.files else ""
     lost = "".join(f" {warning}." for warning in warn_of_lost(walk.left_out)) if not (num_links or loose) else ""
-    return DataError(f"'{walk.root}' holds {what}. {seen}{loose}.{links}{lost} {OTHER_LAYOUTS}")
+    tables = [name for name in walk.ignored if find_suffix(name) in (".csv", ".tsv", ".jsonl", ".parquet")]
+    table = f" Does '{tables[0]}' in it name labels? Then give that file in place of the folder." if tables else ""
+    return DataError(f"'{walk.root}' holds {what}. {seen}{loose}.{links}{lost}{table} {OTHER_LAYOUTS}")

@@ -34,6 +34,8 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
         ("--image-column", config.image_column),
         ("--label-column", config.label_column),
         ("--group-column", config.group_column),
+        ("--split-column", config.split_column),
+        ("--image-root", config.image_root),
     ):
         if given is not None:
             raise ConfigError(

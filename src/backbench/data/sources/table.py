@@ -16,7 +16,7 @@ from backbench.data.scanner import sort_key
 from backbench.data.splitfile import normalise_path
 from backbench.data.tables import IMAGE_NAME, TABLE_SUFFIXES, Table, find_column, read_table
 from backbench.data.wording import count, list_some, quote
-from backbench.errors import DataError
+from backbench.errors import ConfigError, DataError
 from backbench.progress import Progress
 
 IMAGE_COLUMNS = (
@@ -70,7 +70,20 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
         DataError: the table can't be read; no labels; unknown parts; images that are not there (all of them,
             or any with the policy 'fail'); an image with two labels.
     """
-    table = read_table(path)
+    if config.ignore or config.follow_links or config.split_folders is not None:
+        raise ConfigError(
+            f"--ignore, --follow-links and --split-folders are for folders, and {path} is a table. Leave them "
+            "out; rows are left out by removing them, splits are named by --split-column."
+        )
+    listing = load_table(config, read_table(path), name=path.stem, folder=path.absolute().parent)
+    beside = _warn_of_sibling(path, config)
+    facts = {"warnings": (*listing.facts.get("warnings", ()), *beside)} if beside else {}
+    return replace(listing, facts=listing.facts | facts)
+
+
+def load_table(config: DataConfig, table: Table, *, name: str, folder: Path) -> Listing:
+    """The images of a table whose relative paths start at `folder`. Raises: see `load_path`."""
+    path = table.path
     read, told, warnings = _read_samples(table, config)
     labelled, ignored = _leave_out_missing(path, read)
     labels, merged = merge_spellings([sample.label for sample in labelled])
@@ -78,7 +91,9 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
         path, [replace(sample, label=label) for sample, label in zip(labelled, labels, strict=True)]
     )
     images = list(samples)
-    found, moved = find_files(path, images, root=config.image_root, must_be_whole=config.on_bad == "fail")
+    found, moved = find_files(
+        path, images, folder=folder, root=config.image_root, must_be_whole=config.on_bad == "fail"
+    )
     files = dict(zip(images, found, strict=True))
     ordered = [samples[image] for image in sorted(samples, key=sort_key)]
     missing = [] if not ignored else [f"{count(len(ignored), 'row')} without a label left out of {path.name}"]
@@ -90,10 +105,9 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
         *merged,
         *label_warnings,
         *moved,
-        *_warn_of_sibling(path, config),
     ]
     return Listing(
-        name=path.stem,
+        name=name,
         ids=tuple(sample.image for sample in ordered),
         labels=tuple(sample.label for sample in ordered),
         groups=tuple(sample.group for sample in ordered),
@@ -151,9 +165,9 @@ def _leave_out_missing(path: Path, samples: Sequence[_Sample]) -> tuple[list[_Sa
     for part in (None, *PARTS):
         rows = [sample for sample in samples if part in (None, sample.part)]
         if rows and all(is_missing(row.label) for row in rows):
-            whose = "row" if part is None else f"row of the split '{part}'"
+            whose = "" if part is None else f" of the split '{part}'"
             raise DataError(
-                f"{path}: {count(len(rows), whose)}, and none has a label (such as {quote(rows[0].label)} in row "
+                f"{path}: {count(len(rows), 'row')}{whose}, and none has a label ({quote(rows[0].label)} in row "
                 f"{rows[0].row_number}). Nothing can be measured on them, and no other {part or 'test'} split is "
                 "made beside them. Fill in the labels, remove the rows, or name another --label-column."
             )
