@@ -31,6 +31,7 @@ def rank(
     seed: int = 0,
     split: Source | None = None,
     limit: int | None = None,
+    train_limit: int | None = None,
     on_bad: OnBad = "fail",
     image_column: str | None = None,
     label_column: str | None = None,
@@ -50,7 +51,7 @@ def rank(
         models: names, cards or own runs; None: a short list that fits the data and the machine.
         methods: names, or a mapping of names to options: `{"two-phase": {"recipe": {"epochs": 3}}}`.
         seed: decides the split and everything random. split: a manifest or CSV that fixes the parts instead.
-        limit: at most so many images in all, for trials.
+        limit: at most so many images in all, for trials. train_limit: for training and validation; all are tested.
         on_bad: unreadable images 'fail', or are left out ('skip').
         image_column, label_column, group_column: of a table.
         top: methods that train are tried on this many models, the best by their probes.
@@ -80,7 +81,9 @@ def rank(
     decided = decide_device(device)
     columns = (image_column, label_column, group_column)
     request = RankRequest(
-        data=_make_data_config(data, columns, seed=seed, split=split, limit=limit, on_bad=on_bad),
+        data=_make_data_config(
+            data, columns, seed=seed, split=split, limit=limit, train_limit=train_limit, on_bad=on_bad
+        ),
         models=model_names,
         methods=method_configs,
         seed=seed,
@@ -105,6 +108,7 @@ def adapt(
     seed: int = 0,
     split: Source | None = None,
     limit: int | None = None,
+    train_limit: int | None = None,
     on_bad: OnBad = "fail",
     image_column: str | None = None,
     label_column: str | None = None,
@@ -146,7 +150,9 @@ def adapt(
     spec = find_model(_to_text(model, "model", "a name, a card, or an own run or bundle"), "model")
     columns = (image_column, label_column, group_column)
     config = RunConfig(
-        data=_make_data_config(data, columns, seed=seed, split=split, limit=limit, on_bad=on_bad),
+        data=_make_data_config(
+            data, columns, seed=seed, split=split, limit=limit, train_limit=train_limit, on_bad=on_bad
+        ),
         model=spec.name,
         model_file=spec.file,
         method=method_config,
@@ -279,6 +285,7 @@ def _make_data_config(
     seed: int,
     split: Source | None,
     limit: int | None,
+    train_limit: int | None,
     on_bad: OnBad,
 ) -> DataConfig:
     from backbench.config import DataConfig
@@ -289,6 +296,7 @@ def _make_data_config(
         "split": None if split is None else _to_text(split, "split", "a manifest.json or a CSV file"),
         "split_seed": seed,
         "limit": limit,
+        "train_limit": train_limit,
         "on_bad": on_bad,
         "image_column": image_column,
         "label_column": label_column,
