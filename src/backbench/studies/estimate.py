@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from backbench.catalog import ModelSpec, find_method, find_model, find_source
+from backbench.catalog import ModelSpec, SourceSpec, find_method, find_model, find_source
 from backbench.config import MethodConfig
 from backbench.data.load import load_listing
 from backbench.errors import BackbenchError
@@ -87,15 +87,17 @@ def _find_size(step: Step) -> _Size:
     spec = find_source(config.source)
     if spec is not None:
         named = find_source(step.data)
-        num = next(
-            filter(None, (each and (each.num_images or each.facts.get("num_images")) for each in (spec, named))),
-            None,
-        )
+        num = _published_size(spec) or (None if named is None else _published_size(named))
         return _Size(UNKNOWN_IMAGES, is_known=False) if num is None else _Size(num)
     try:
         return _Size(len(load_listing(config.model_copy(update={"limit": None}))))
     except BackbenchError as error:
         return _Size(UNKNOWN_IMAGES, is_known=False, fault=f"{step.data}: {error}")
+
+
+def _published_size(spec: SourceSpec) -> int | None:
+    known: int | None = spec.num_images or spec.facts.get("num_images")
+    return known
 
 
 def _estimate(step: Step, size: _Size) -> Estimate:
