@@ -59,6 +59,11 @@ class ModelSpec:
     find_weights: Callable[[], Path | None] | None = None
     """Where its weights lie on this machine; it gives None while they have to be fetched. Field None: nothing is
     ever fetched, or what would be is not known before. Variants of a model have those of the model."""
+    ask: Callable[[], None] | None = None
+    """Where `find_weights` gives None: raises ModelError if they can't be fetched either. It fetches none."""
+    check: Callable[[], None] | None = None
+    """Raises what keeps the model from being loaded, such as weights that are damaged or unfit, as far as that can
+    be found without a download and mostly without a network in memory."""
     seen_file: str | None = None
     """Where the hashes of the images lie that the weights were trained on (`data/seen.py`); None: unknown."""
 

@@ -114,16 +114,12 @@ def _count_blocks(name: str) -> int | None:
     blueprint = find_model(name).blueprint
     if blueprint is None:
         return None
-    import torch
-
+    from backbench.backbones.networks.outline import make_outline
     from backbench.backbones.networks.rebuild import make_random
     from backbench.backbones.networks.stages import stages_of
-    from backbench.errors import ModelError
 
-    try:
-        with torch.device("meta"):
-            body = make_random(blueprint()[0], 0)
-    except (ModelError, RuntimeError, NotImplementedError):  # constructors that look at values can't be made so
+    body = make_outline(lambda: make_random(blueprint()[0], 0))
+    if body is None:
         return None
     return max(1, len(stages_of(body)) - 1)
 

@@ -114,7 +114,7 @@ def decide_run_id(config: RunConfig, data: Data, model: ModelSpec) -> str:
         "precision": config.precision,
         "exact_resize": config.exact_resize,
     }
-    words = "-".join(_slug(word) for word in (data.manifest.name, model.name, method.name))
+    words = "-".join(slug(word) for word in (data.manifest.name, model.name, method.name))
     return f"{words}-{digest_json(identity)[:10]}"
 
 
@@ -456,6 +456,7 @@ def features_of(part: str, data: Data, values: np.ndarray) -> Features:
     )
 
 
-def _slug(text: str, limit: int = 32) -> str:
+def slug(text: str, limit: int = 32) -> str:
+    """A word of run ids: `text` with nothing that a file system or a shell could object to."""
     kept = "".join(char if char.isascii() and (char.isalnum() or char in "_.") else "-" for char in text)
     return kept.strip("-.")[:limit].rstrip("-.") or "x"

@@ -16,12 +16,13 @@ from typing import Any
 
 from backbench import ledger
 from backbench.adapt import adapt_run, keep_probe
-from backbench.backbones.defaults import default_models, is_on_disk
-from backbench.catalog import ModelSpec, find_method, find_model, find_source
+from backbench.backbones.defaults import decide_models
+from backbench.backbones.faults import describe_faults, find_faults, refuse_faulty
+from backbench.catalog import ModelSpec, find_method, find_model
 from backbench.config import DataConfig, MethodConfig, Precision, RunConfig
 from backbench.data.load import Data, load_data
 from backbench.data.survey import survey
-from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError
+from backbench.errors import BackbenchError, BudgetExceeded, ConfigError, Interrupted, StorageError
 from backbench.openings import check_openings, count_openings, one_look
 from backbench.plan import Plan, describe_power, estimate_training, make_plan
 from backbench.progress import SILENT, Progress, Stoppable, format_seconds
@@ -40,12 +41,12 @@ from backbench.run import (
     extract_for,
     record_failure,
     resolve_options,
+    slug,
     test_groups,
 )
-from backbench.runtime import catch_signals, has_network
+from backbench.runtime import catch_signals
 from backbench.unfinished import hold_probe
 
-EMBEDDED_MODELS = ("pixels", "tiny_cnn.cifar100", "tiny_vit.cifar100")
 CONTROLS = ("majority", "colour", "file-facts", "untrained")
 CONTROL_METHOD = MethodConfig(name="logistic")
 
@@ -68,6 +69,8 @@ class RankRequest:
     """Methods that train are tried on this many models, the best by their probes on validation; None: on all."""
     keeps_probes: bool = False
     """Write a bundle of every probe too, while its head and network are at hand."""
+    checked: frozenset[str] = frozenset()
+    """Models that were found to be usable already, as by the study that this is a part of."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ class _Bench:
     """A ranking at work: what it was asked, and what it has so far.
 
     runs: each with its answers, None of a failed one; in one list, so that an interrupt finds both or neither.
+    faults: why models can't be used, told before any work.
     """
 
     request: RankRequest
@@ -140,6 +144,7 @@ class _Bench:
     warnings: list[str] = field(default_factory=list)
     not_started: list[str] = field(default_factory=list)
     models_left: int = 0
+    faults: dict[str, BackbenchError] = field(default_factory=dict)
 
     @property
     def records(self) -> list[RunRecord]:
@@ -169,7 +174,12 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
     ledger.prepare_root(request.out)
 
     found = survey(request.data, progress)
-    models = asked or decide_models(request, progress)
+    for sentence in (*found.sentences(), describe_power(found.num_test)):
+        progress.say(sentence)
+    models = asked or decide_models(request.data.source, request.device, progress)
+    new = [model for model in models if not is_begun(request.out, model)]
+    faults = find_faults(model for model in new if model.name not in request.checked)
+    refuse_faulty(faults, len(models))
     plan = make_plan(models, found, device=request.device, precision=request.precision)
     tunings = [find_method(method.name) for method in _tunings(request)]
     training_seconds = estimate_training(
@@ -180,14 +190,21 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
         device=request.device,
         precision=request.training_precision,
     )
-    plan_sentences = plan.sentences(len(request.methods), training_seconds)
-    for sentence in (*found.sentences(), describe_power(found.num_test), *plan_sentences):
+    for sentence in plan.sentences(len(request.methods), training_seconds):
         progress.say(sentence)
 
     data = load_data(request.data, progress, listing=found.listing)
     bench = _Bench(request, data, progress, deadline, warnings=list(data.warnings))
     for warning in data.warnings:
         progress.warn(warning)
+    bench.faults = faults | find_faults(
+        model for model in models if model not in new and not _is_done(bench, model)
+    )
+    refuse_faulty(bench.faults, len(models))
+    if bench.faults:
+        progress.warn(
+            f"{len(bench.faults)} of {len(models)} models can't be used.\n{describe_faults(bench.faults)}"
+        )
     interrupted = False
     try:
         for name in CONTROLS:
@@ -209,25 +226,6 @@ def _check_top(request: RankRequest) -> None:
         )
 
 
-def decide_models(request: RankRequest, progress: Progress) -> list[ModelSpec]:
-    """A short list that fits the data and the machine, less what can't be had without a network."""
-    source = find_source(request.data.source)
-    if source is not None and source.is_embedded:  # embedded data: embedded models, no network
-        return [find_model(name) for name in EMBEDDED_MODELS]
-    wanted = [find_model(name) for name in default_models(request.device)]
-    if all(is_on_disk(model) for model in wanted) or has_network():
-        return wanted
-    wanted = [model for model in wanted if is_on_disk(model)]
-    if wanted:
-        progress.warn("the hub can't be reached: ranking only the models whose weights are on this machine")
-        return wanted
-    progress.warn(
-        "no pretrained weights are on this machine and the hub can't be reached: ranking untrained networks only. "
-        "Name a card of local weights with --models CARD.toml (README: own weights)"
-    )
-    return [find_model(name) for name in EMBEDDED_MODELS]
-
-
 def _rank_models(bench: _Bench, models: Sequence[ModelSpec], plan: Plan) -> None:
     """From cheap to dear, so that there is an answer early; starts nothing that the budget does not allow."""
     bench.models_left = len(models)
@@ -239,7 +237,7 @@ def _rank_models(bench: _Bench, models: Sequence[ModelSpec], plan: Plan) -> None
         needed = plan.seconds[model.name] if has_answer else 0.0
         try:
             _rank_one(bench, model, probes, deadline=bench.deadline, needed_seconds=needed)
-            has_answer = bool(probes)
+            has_answer = has_answer or (bool(probes) and model.name not in bench.faults)
         except BudgetExceeded as reason:
             bench.not_started.append(model.name)
             bench.progress.say(f"{model.name}: left out, beyond the budget ({reason})")
@@ -324,23 +322,17 @@ def _rank_one(
     """
     request, data = bench.request, bench.data
     extracted: list[Extracted] = []  # one at most: by the first run that needs it
-    sees_pixels = model.describe is None  # what looks at the census alone is the same in any precision
+    fault = bench.faults.get(model.name)
     for method in methods:
-        config = RunConfig(
-            data=request.data,
-            model=model.name,
-            model_file=model.file,
-            method=method,
-            seed=request.seed,
-            precision=_precision_for(method, request) if sees_pixels else "fp32",
-            exact_resize=request.exact_resize and sees_pixels,
-        )
+        config = _config_of(request, model, method)
         run_id = decide_run_id(config, data, model)
         found = ledger.find_whole(request.out, run_id, progress=bench.progress)
         is_tuning = find_method(method.name).kind == "tune"
         if found is None:
             _refuse_late(deadline, 0.0 if extracted else needed_seconds)
             try:
+                if fault is not None:
+                    raise fault
                 if is_tuning:
                     with catch_signals() as stop_signal:
                         record = adapt_run(
@@ -356,22 +348,49 @@ def _rank_one(
                         ).record
                 else:
                     record = _make_probe(bench, config, run_id, model, extracted, deadline)
-            except (StorageError, BudgetExceeded, Interrupted):
+            except (BudgetExceeded, Interrupted):
                 raise
             except Exception as error:
+                if isinstance(error, StorageError) and error is not fault:
+                    raise
                 if _is_interrupt(error):
                     raise KeyboardInterrupt from error
                 facts = extracted[0].model if extracted else None
                 record = record_failure(config, run_id, data, error, facts, out=request.out, device=request.device)
-                bench.progress.warn(f"{model.name} + {method.name} failed: {error}")
+                if error is not fault:  # which is told already
+                    bench.progress.warn(f"{model.name} + {method.name} failed: {error}")
             is_done = record.status == "done"
             found = ledger.read_whole(request.out / record.run_id) if is_done else (record, None)
         bench.runs.append(found)
         _show(bench)
-        if (
-            found[0].status != "done" and not extracted and not is_tuning
-        ):  # the model can't be had: one failure says it
+        is_had = found[0].status == "done" or extracted or (is_tuning and fault is None)
+        if not is_had:  # one failure says it
             return
+
+
+def _config_of(request: RankRequest, model: ModelSpec, method: MethodConfig) -> RunConfig:
+    sees_pixels = model.describe is None  # what looks at the census alone is the same in any precision
+    return RunConfig(
+        data=request.data,
+        model=model.name,
+        model_file=model.file,
+        method=method,
+        seed=request.seed,
+        precision=_precision_for(method, request) if sees_pixels else "fp32",
+        exact_resize=request.exact_resize and sees_pixels,
+    )
+
+
+def is_begun(out: Path, model: ModelSpec) -> bool:
+    """Whether there are runs of the model, or of one whose name begins alike: finished ones need no weights."""
+    return any(out.glob(f"*-{slug(model.name)}-*"))
+
+
+def _is_done(bench: _Bench, model: ModelSpec) -> bool:
+    """Whether every run of the model seems to be there, by the names of their folders."""
+    configs = [_config_of(bench.request, model, method) for method in bench.request.methods]
+    ids = [decide_run_id(config, bench.data, model) for config in configs]
+    return all((bench.request.out / run_id).is_dir() for run_id in ids)
 
 
 def _make_probe(

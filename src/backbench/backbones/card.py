@@ -178,6 +178,7 @@ def resolve(name: str) -> ModelSpec | None:
         summary=f"card {path.name}: {card.architecture}, {size[0]} px, {card.pretrained_on}",
         load=partial(_load, card, weights),
         load_head=partial(_load_head, card, weights, path) if _has_head(card) else None,
+        check=partial(_check, card, weights),
         pretrained_on=card.pretrained_on,
         num_parameters=row.get("num_parameters"),
         input_size=size[0],
@@ -283,21 +284,36 @@ def _digest_file(path: str, _stamp: tuple[int, int]) -> str:
 def _load(card: Card, weights: Path, _seed: int) -> Any:
     """The backbone of the card; the seed has no effect on trained weights."""
     from backbench.backbones.networks.build import Build
-    from backbench.backbones.networks.card_body import load_card_body
     from backbench.backbones.networks.measure import Origin, make_backbone
 
-    options = _constructor_options(card)
-    body, remark = load_card_body(
-        card.architecture, options.model_dump(exclude_none=True), _weights_of(card, weights), card.feature_layer
-    )
+    body, remark = _load_body(card, weights)
     return make_backbone(
         body,
         name=card.name,
         architecture=card.architecture,
         preprocess=Preprocess.model_validate(card.preprocess.model_dump()),
         origin=Origin(card.pretrained_on, card.licence, card.source, remark or None),
-        build=Build(architecture=card.architecture, options=options, feature_layer=card.feature_layer),
+        build=Build(
+            architecture=card.architecture, options=_constructor_options(card), feature_layer=card.feature_layer
+        ),
     )
+
+
+def _load_body(card: Card, weights: Path) -> Any:
+    """The body, and a remark on the tensors that were taken."""
+    from backbench.backbones.networks.card_body import load_card_body
+
+    options = _constructor_options(card).model_dump(exclude_none=True)
+    return load_card_body(card.architecture, options, _weights_of(card, weights), card.feature_layer)
+
+
+def _check(card: Card, weights: Path) -> None:
+    if card.architecture.startswith("backbench/"):  # whose files decide how they are made
+        _load(card, weights, 0)
+        return
+    from backbench.backbones.networks.dry import check_body
+
+    check_body(lambda: _load_body(card, weights)[0], partial(_load, card, weights, 0), card.preprocess.size)
 
 
 def _constructor_options(card: Card) -> CardOptions:

@@ -63,10 +63,21 @@ def _make_spec(name: str, model: str, tag: str | None, weights: Path | None, **m
         load=partial(_load, name, model, tag, weights, trained_on),
         load_head=partial(_load_head, name, model, tag, weights),
         blueprint=partial(_blueprint, name, model, tag),
+        check=partial(_check, name, model, tag, weights),
         pretrained_on=trained_on,
         identity="" if weights is None else digest_file(weights),
         **more,
     )
+
+
+def _check(name: str, model: str, tag: str | None, weights: Path | None) -> None:
+    """The library alone knows where weights are published, so they are asked for here."""
+    from backbench.backbones.networks import clip_body
+
+    if weights is None:
+        clip_body.ask_weights(model, tag or "", name)
+    else:
+        clip_body.load_network(model, tag, weights, name)
 
 
 def _load(name: str, model: str, tag: str | None, weights: Path | None, trained_on: str, _seed: int) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from backbench.catalog import ModelSpec
+from backbench.catalog import ModelSpec, find_model, find_source
+from backbench.progress import Progress
+from backbench.runtime import has_network
 
+EMBEDDED_MODELS = ("pixels", "tiny_cnn.cifar100", "tiny_vit.cifar100")
 SMALL = (  # one of each kind that a CPU runs at several images a second or better; 380 MB of weights in all
     "mobilenetv3_large_100.ra_in1k",  # the cheapest that is any good: 0.4 GFLOPs
     "resnet18.a1_in1k",  # what everybody compares with
@@ -31,3 +34,22 @@ def default_models(device: str) -> list[str]:
 def is_on_disk(spec: ModelSpec) -> bool:
     """Whether loading the model needs no download; looks at files only, does not import torch."""
     return spec.find_weights is None or spec.find_weights() is not None
+
+
+def decide_models(source: str, device: str, progress: Progress) -> list[ModelSpec]:
+    """A short list that fits the data and the machine, less what can't be had without a network."""
+    known = find_source(source)
+    if known is not None and known.is_embedded:  # embedded data: embedded models, no network
+        return [find_model(name) for name in EMBEDDED_MODELS]
+    wanted = [find_model(name) for name in default_models(device)]
+    if all(is_on_disk(model) for model in wanted) or has_network():
+        return wanted
+    wanted = [model for model in wanted if is_on_disk(model)]
+    if wanted:
+        progress.warn("the hub can't be reached: ranking only the models whose weights are on this machine")
+        return wanted
+    progress.warn(
+        "no pretrained weights are on this machine and the hub can't be reached: ranking untrained networks only. "
+        "Name a card of local weights with --models CARD.toml (README: own weights)"
+    )
+    return [find_model(name) for name in EMBEDDED_MODELS]

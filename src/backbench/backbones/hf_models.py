@@ -85,6 +85,7 @@ def _folder_spec(folder: Path, repo: str | None = None) -> ModelSpec:
         folder,
         load=partial(_load_folder, name, folder, known_as, str(folder)),
         load_head=partial(_load_folder_head, name, folder),
+        check=partial(_check_folder, name, folder),
         pretrained_on=known_as,
         # a bare name would be looked up as a model
         file=None if repo is not None else str(folder) if folder.is_absolute() else f"./{folder}",
@@ -101,6 +102,8 @@ def _hub_spec(repo: str) -> ModelSpec:
         load_head=partial(_load_hub_head, repo),
         pretrained_on=repo,
         find_weights=partial(_find_hub_weights, repo),
+        ask=partial(_ask_hub, repo),
+        check=partial(_check_hub, repo),
     )
 
 
@@ -168,6 +171,30 @@ def read_licence(folder: Path) -> str:
     header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     found = re.search(r"^license:[ \t]*([A-Za-z0-9._-]{1,60})[ \t]*$", header[1], re.MULTILINE) if header else None
     return found[1] if found else "not stated"
+
+
+def _ask_hub(repo: str) -> None:
+    from backbench.backbones.networks.hf_fetch import ask_repo
+
+    ask_repo(repo)
+
+
+def _check_hub(repo: str) -> None:
+    folder = _cached_folder(repo)
+    if folder is not None and _weights_files(folder):
+        _check_folder(PREFIX + repo, folder)
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    """The library offers no way to see whether weights fit but to load them; here files are opened alone."""
+    from backbench.backbones.networks.hf_body import load_preprocess, read_config
+    from backbench.backbones.networks.weights_file import check_whole
+
+    read_config(folder)
+    load_preprocess(folder, name)
+    for file in _weights_files(folder):
+        if file.suffix == ".safetensors":
+            check_whole(file)
 
 
 def _load_hub(repo: str, seed: int) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -70,12 +71,12 @@ def find_torch_file(url: str) -> Path | None:
     return file if file.is_file() else None
 
 
-def find_in_hub_cache(repo: str) -> Path | None:
-    """The weights of the repository's main revision on this machine; None if they are not there."""
+def find_in_hub_cache(repo: str, names: Sequence[str] = HUB_FILES) -> Path | None:
+    """The first of these files of the repository's main revision on this machine; None if there is none."""
     folder = hub_cache_folder() / f"models--{repo.replace('/', '--')}"
     try:
         commit = (folder / "refs" / "main").read_text().strip()
     except OSError:
         return None
-    files = (folder / "snapshots" / commit / name for name in HUB_FILES)
+    files = (folder / "snapshots" / commit / name for name in names)
     return next((file for file in files if file.is_file()), None)

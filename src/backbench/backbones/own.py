@@ -98,6 +98,18 @@ def _find_google() -> Path | None:
     return find_file("ViT-B_16.npz") or find_torch_file(GOOGLE_URL)
 
 
+def _ask_google(name: str) -> None:
+    from backbench.backbones.model_index import torch_file
+    from backbench.backbones.networks.fetch import ask_address
+
+    ask_address(GOOGLE_URL, name, torch_file(GOOGLE_URL))
+
+
+def _check_google(name: str) -> None:
+    if _find_google() is not None:
+        _load_google(name, 0)
+
+
 def _load_google(name: str, _seed: int) -> Any:
     """Our ViT-B/16 with the original weights, from the weights folder, this machine, or fetched."""
     from backbench.backbones.model_index import torch_file
@@ -130,6 +142,8 @@ def _google_spec() -> ModelSpec:
         licence=LICENCE,
         download_bytes=412_815_506,
         find_weights=_find_google,
+        ask=partial(_ask_google, name),
+        check=partial(_check_google, name),
     )
 
 

@@ -72,6 +72,7 @@ def resolve(name: str) -> ModelSpec | None:
         name=facts.name,
         summary=f"own run: {facts.architecture}, {size[0]} px, {facts.pretrained_on}",
         load=partial(_load, folder),
+        check=partial(_check, folder),
         pretrained_on=facts.pretrained_on,
         num_parameters=facts.num_parameters,
         input_size=size[0],
@@ -124,6 +125,13 @@ def _identify(stored: StoredBackbone) -> str:
         stored.preprocess.model_dump_json(),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _check(folder: Path) -> None:
+    """What was written whole was seen to fit; StorageError if the weights are not as they were written."""
+    digest = read_stored(folder).files.get(WEIGHTS_FILE)
+    if digest is not None:
+        check_file(folder / WEIGHTS_FILE, digest)
 
 
 def _load(folder: Path, _seed: int) -> Any:

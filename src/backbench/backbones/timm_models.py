@@ -55,6 +55,8 @@ def _spec(row: dict[str, Any]) -> ModelSpec:
         licence=row["licence"],
         download_bytes=row["download_bytes"],
         find_weights=partial(_find_weights, row),
+        ask=partial(_ask, row),
+        check=partial(_check, row["name"]),
     )
 
 
@@ -92,6 +94,27 @@ def _load_head(name: str, file: Path | None = None) -> Any:
     classes = original_head.classes_of_size(network.num_classes, name)
     size = timm_body.decide_preprocess(network).size
     return original_head.take_timm_head(network, classes, name=name, size=size)
+
+
+def _ask(row: dict[str, Any]) -> None:
+    from backbench.backbones.networks.fetch import ask_address, ask_hub
+
+    repo = hub_repo(row)
+    if repo is None:
+        ask_address(row["url"], row["name"], torch_file(row["url"]))
+    else:
+        ask_hub(repo, row["name"])
+
+
+def _check(name: str, file: Path | None = None) -> None:
+    file = file or _find_weights(rows_of("timm")[name])
+    if file is None:
+        return
+    from backbench.backbones.networks import timm_body
+    from backbench.backbones.networks.dry import check_body
+
+    load = partial(timm_body.load_network, name, file)
+    check_body(load, load)
 
 
 def _weights_file(row: dict[str, Any]) -> Path:

@@ -38,6 +38,8 @@ def _spec(row: dict[str, Any]) -> ModelSpec:
         licence=row["licence"],
         download_bytes=row["download_bytes"],
         find_weights=partial(find_torch_file, row["url"]),
+        ask=partial(_ask, row),
+        check=partial(_check, row["name"]),
     )
 
 
@@ -78,6 +80,24 @@ def _load_head(name: str, file: Path | None = None) -> Any:
     network = torchvision_body.load_network(name, file, row["size"])
     classes, size = original_head.read_subset("imagenet-1k"), (row["size"], row["size"])
     return original_head.take_torchvision_head(network, classes, name=PREFIX + name, size=size)
+
+
+def _ask(row: dict[str, Any]) -> None:
+    from backbench.backbones.networks.fetch import ask_address
+
+    ask_address(row["url"], PREFIX + row["name"], torch_file(row["url"]))
+
+
+def _check(name: str, file: Path | None = None) -> None:
+    row = rows_of("torchvision")[name]
+    file = file or find_torch_file(row["url"])
+    if file is None:
+        return
+    from backbench.backbones.networks import torchvision_body
+    from backbench.backbones.networks.dry import check_body
+
+    load = partial(torchvision_body.load_network, name, file, row["size"])
+    check_body(load, load)
 
 
 def decide_preprocess(row: dict[str, Any]) -> Preprocess:

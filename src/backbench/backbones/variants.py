@@ -59,6 +59,7 @@ def _resized_spec(spec: ModelSpec, size: int) -> ModelSpec:
         summary=f"{spec.summary}, at {size} px",
         load=load,
         input_size=size,
+        check=partial(_check_resized, name, spec, size),
         flops=None if scale is None or spec.flops is None else spec.flops * scale,
         file=None if spec.file is None else f"{spec.file}@{size}",
     )
@@ -78,9 +79,21 @@ def _random_spec(spec: ModelSpec) -> ModelSpec:
         pretrained_on=None,
         download_bytes=0 if spec.blueprint is not None else spec.download_bytes,
         find_weights=None if spec.blueprint is not None else spec.find_weights,
+        check=None if spec.blueprint is not None else spec.check,
         identity="",
         file=None if spec.file is None else f"{spec.file}@{RANDOM}",
     )
+
+
+def _check_resized(name: str, spec: ModelSpec, size: int) -> None:
+    if spec.check is not None:
+        spec.check()
+    if spec.blueprint is None:  # how it is built is known with its weights only
+        return
+    from backbench.backbones.networks.dry import check_size
+
+    build, preprocess = spec.blueprint()
+    check_size(build, preprocess.size, size, name=name, is_trained=spec.pretrained_on is not None)
 
 
 def _load_resized(name: str, load: Any, size: int, seed: int) -> Any:

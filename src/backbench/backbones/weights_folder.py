@@ -44,12 +44,14 @@ def resolve(name: str) -> ModelSpec | None:
         identity = hashlib.file_digest(stream, "sha256").hexdigest()
     load: Any = published.load
     load_head: Any = published.load_head
+    check: Any = published.check
     return replace(
         published,
         load=partial(load, file=found),
         load_head=None if load_head is None else partial(load_head, file=found),
         download_bytes=0,
         find_weights=None,
+        check=partial(check, file=found),
         identity=identity,
     )
 

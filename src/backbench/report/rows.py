@@ -151,8 +151,7 @@ def make_rows(
     if groups is not None:
         for index, (low, high) in zip(answered, bootstrap_rows_by_group(matrix, groups), strict=True):
             rows[index] = replace(rows[index], low=low, high=high)
-    has_seen = any(row.num_test_seen for row in rows)
-    if has_seen and not any(rows[index].is_candidate for index in answered):
+    if not any(rows[index].is_candidate for index in answered):
         return rows  # a control is no answer to which model is best
     kept = [place for place, index in enumerate(answered) if not rows[index].num_test_seen]
     rows = _ranked(rows, [answered[place] for place in kept], matrix[kept], groups, alpha)

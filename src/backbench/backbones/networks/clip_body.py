@@ -14,9 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from backbench.backbones.model_index import find_in_hub_cache
 from backbench.backbones.networks.build import Build
-from backbench.backbones.networks.fetch import describe_failure, fetch_from_hub, prefer_no_telemetry
+from backbench.backbones.networks.fetch import ask_hub, describe_failure, fetch_from_hub, prefer_no_telemetry
 from backbench.backbones.networks.original_head import TextHead
+from backbench.backbones.networks.weights_file import check_whole
 from backbench.config import Preprocess
 from backbench.errors import MissingExtra, ModelError, unknown_name
 
@@ -57,6 +59,22 @@ def fetch_weights(model: str, tag: str, name: str) -> Path:
         ConfigError: open_clip knows no such model, or no such weights of it; with the nearest.
         ModelError: they can't be had; says what was looked for and how to get it.
     """
+    repo, files = _find_repo(model, tag, name)
+    return fetch_from_hub(repo, name, files)
+
+
+def ask_weights(model: str, tag: str, name: str) -> None:
+    """Raises what keeps the weights of that tag from being had, as `fetch_weights`; fetches none."""
+    repo, files = _find_repo(model, tag, name)
+    file = find_in_hub_cache(repo, files)
+    if file is None:
+        ask_hub(repo, name, files)
+    elif file.suffix == ".safetensors":
+        check_whole(file)
+
+
+def _find_repo(model: str, tag: str, name: str) -> tuple[str, tuple[str, ...]]:
+    """The repository of the hub that holds the weights of that tag, and what they may be called there."""
     library = import_open_clip()
     _check_model(library, model, name)
     found = library.get_pretrained_cfg(model, tag)
@@ -70,7 +88,7 @@ def fetch_weights(model: str, tag: str, name: str) -> Path:
             f"the weights of {name} are published outside the hub, at {url}. Fetch that file and name it in the "
             f"place of the tag, as in open_clip/{model}:./{Path(url).name}."
         )
-    return fetch_from_hub(repo, name, (file,) if file else HUB_FILES)
+    return repo, (file,) if file else HUB_FILES
 
 
 def _check_model(library: Any, model: str, name: str) -> None:

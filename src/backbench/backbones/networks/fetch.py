@@ -6,10 +6,11 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
+from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from backbench.backbones.model_index import HUB_FILES
 from backbench.errors import ModelError
@@ -28,31 +29,41 @@ def fetch_from_hub(repo: str, name: str, files: Sequence[str] = HUB_FILES) -> Pa
         ModelError: it is not here and can't be had; says what was looked for, where, why it failed, how to get it.
     """
     prefer_no_telemetry()
-    from huggingface_hub import (
-        constants,
-        get_hf_file_metadata,
-        hf_hub_download,
-        hf_hub_url,
-        try_to_load_from_cache,
-    )
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     for file in files:
         found = try_to_load_from_cache(repo, file)
         if isinstance(found, str):
             return Path(found)
-    reason = "the repository has no such file"
+    file = ask_hub(repo, name, files)  # as hf_hub_download alone tries a dead server for half a minute
+    try:
+        return Path(hf_hub_download(repo, file, etag_timeout=ASK_TIMEOUT_SECONDS))
+    except Exception as error:  # no network any more, disk full, ...: each in its own words
+        raise _not_on_hub(repo, name, files, describe_failure(error)) from error
+
+
+def ask_hub(repo: str, name: str, files: Sequence[str] = HUB_FILES) -> str:
+    """Which of `files` a hub repository has, the first of them; nothing is fetched. Errors as `fetch_from_hub`."""
+    prefer_no_telemetry()
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
     for file in files:
-        try:  # asked first, as hf_hub_download alone tries a dead server for half a minute
+        try:
             get_hf_file_metadata(hf_hub_url(repo, file), timeout=ASK_TIMEOUT_SECONDS)
-            return Path(hf_hub_download(repo, file, etag_timeout=ASK_TIMEOUT_SECONDS))
         except EntryNotFoundError:
             continue
-        except Exception as error:  # no network, refused, disk full, ...: each in its own words
-            reason = describe_failure(error)
-            break
+        except Exception as error:  # no network, refused, gated, ...: each in its own words
+            raise _not_on_hub(repo, name, files, describe_failure(error)) from error
+        return file
+    raise _not_on_hub(repo, name, files, "the repository has no such file")
+
+
+def _not_on_hub(repo: str, name: str, files: Sequence[str], reason: str) -> ModelError:
+    from huggingface_hub import constants
+
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
-    raise ModelError(
+    return ModelError(
         f"the weights of '{name}' are not on this machine and could not be fetched.\n"
         f"  looked for: {files[0]} of {repo} in {folder}\n"
         f"  then asked: {constants.ENDPOINT}: {reason}\n"
@@ -76,14 +87,30 @@ def fetch_from_address(url: str, name: str, file: Path) -> Path:
         aside.replace(file)
     except (OSError, HTTPException) as error:
         aside.unlink(missing_ok=True)
-        raise ModelError(
-            f"the weights of '{name}' are not on this machine and could not be fetched.\n"
-            f"  looked for: {file}\n"
-            f"  then asked: {url}: {describe_failure(error)}\n"
-            f"  to get it: download that address where there is a network and put the file there, "
-            f"or name a card, a small TOML file beside a weights file you have."
-        ) from error
+        raise _not_at_address(url, name, file, error) from error
     return file
+
+
+def ask_address(url: str, name: str, file: Path) -> None:
+    """Raises ModelError, as `fetch_from_address`, unless there is something at `url`; nothing is fetched."""
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=ASK_TIMEOUT_SECONDS).close()
+    except HTTPError as error:
+        error.close()
+        if error.code not in (HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED):  # it answers GET alone
+            raise _not_at_address(url, name, file, error) from error
+    except (OSError, HTTPException) as error:
+        raise _not_at_address(url, name, file, error) from error
+
+
+def _not_at_address(url: str, name: str, file: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"the weights of '{name}' are not on this machine and could not be fetched.\n"
+        f"  looked for: {file}\n"
+        f"  then asked: {url}: {describe_failure(error)}\n"
+        f"  to get it: download that address where there is a network and put the file there, "
+        f"or name a card, a small TOML file beside a weights file you have."
+    )
 
 
 def _download(url: str, file: Path, first_digits: str | None) -> None:

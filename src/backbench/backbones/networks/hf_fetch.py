@@ -6,8 +6,13 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from backbench.backbones.networks.fetch import ASK_TIMEOUT_SECONDS, describe_failure, prefer_no_telemetry
-from backbench.backbones.networks.hf_body import import_transformers
+from backbench.backbones.networks.fetch import (
+    ASK_TIMEOUT_SECONDS,
+    ask_hub,
+    describe_failure,
+    prefer_no_telemetry,
+)
+from backbench.backbones.networks.hf_body import import_transformers, read_config
 from backbench.errors import ModelError
 
 NEEDED = ("config.json", "preprocessor_config.json")
@@ -35,6 +40,20 @@ def fetch_repo(repo: str) -> Path:
         with suppress(ModelError):  # only the licence is read from it
             _fetch(repo, CARD_FILE, folder.name)
     return folder
+
+
+def ask_repo(repo: str) -> None:
+    """Raises what keeps the weights of a repository from being fetched and used; fetches its small files alone.
+
+    Raises:
+        ModelError, MissingExtra: as `fetch_repo`, and for a kind of network that is not offered.
+    """
+    import_transformers()
+    folder = _fetch(repo, NEEDED[0], "main").parent
+    for file in NEEDED[1:]:
+        _fetch(repo, file, folder.name)
+    read_config(folder)
+    ask_hub(repo, f"hf/{repo}", (WEIGHTS_FILE, INDEX_FILE))
 
 
 def _fetch_weights(repo: str, revision: str) -> None:

@@ -95,15 +95,12 @@ def measure_body(body: nn.Module, size: tuple[int, int], name: str) -> tuple[int
     Counted are matrix products, convolutions and attention, which is all that matters.
     """
     try:
-        shape, flops = _run_once(copy_to_meta(body), size, "meta")
+        shape, flops = run_once(copy_to_meta(body), size, "meta")
     except Exception:  # whatever a constructor may object to on meta; the real run below tells the user
         try:
-            shape, flops = _run_once(body, size, "cpu")
+            shape, flops = run_once(body, size, "cpu")
         except Exception as error:
-            raise ModelError(
-                f"{name} does not run on images of {size[0]} x {size[1]} pixels: {str(error).strip()[:300]}. "
-                f"Check the input size, and options such as img_size."
-            ) from error
+            raise does_not_run(name, size, error) from error
     if len(shape) != 2 or shape[0] != 1:
         raise ModelError(
             f"{name} gives {tuple(shape)} for one image where (1, dim) is needed. Choose another feature layer."
@@ -121,7 +118,16 @@ def copy_to_meta(body: nn.Module) -> nn.Module:
     return copy.deepcopy(body, memo)
 
 
-def _run_once(body: nn.Module, size: tuple[int, int], device: str) -> tuple[torch.Size, float]:
+def does_not_run(name: str, size: tuple[int, int], error: Exception) -> ModelError:
+    """What to say of a network that fails on images of (height, width)."""
+    return ModelError(
+        f"{name} does not run on images of {size[0]} x {size[1]} pixels: {str(error).strip()[:300]}. "
+        f"Check the input size, and options such as img_size."
+    )
+
+
+def run_once(body: nn.Module, size: tuple[int, int], device: str) -> tuple[torch.Size, float]:
+    """The shape of what a body gives for one grey image of (height, width), and the FLOPs of that."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         features = body(torch.zeros(1, 3, *size, device=device))
     return features.shape, float(counter.get_total_flops())

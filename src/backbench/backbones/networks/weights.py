@@ -93,7 +93,7 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 
 def _is_usable(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point() and is_finite(tensor)
+    return tensor.is_floating_point() and (tensor.is_meta or is_finite(tensor))
 
 
 def plain_state(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -118,9 +118,22 @@ def _open_safetensors(path: Path) -> object:
     try:
         return load_file(path, device="cpu")
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"{path} is not a whole safetensors file: {tell_reason(error)}. Fetch it again."
-        ) from error
+        raise _not_whole(path, error) from error
+
+
+def check_whole(path: Path) -> None:
+    """Raises ModelError for a safetensors file that is damaged or shorter than it says; reads its header alone."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            file.keys()
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise _not_whole(path, error) from error
+
+
+def _not_whole(path: Path, error: Exception) -> ModelError:
+    return ModelError(f"{path} is not a whole safetensors file: {tell_reason(error)}. Fetch it again.")
 
 
 def _name_kind(path: Path, start: bytes) -> str | None:
