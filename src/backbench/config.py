@@ -26,6 +26,8 @@ ResizeMode = Literal["short-side", "squash"]
 Precision = Literal["fp32", "bf16", "fp16"]
 OnBad = Literal["fail", "skip"]
 Crop = Literal["none", "random-resized", "pad"]
+MAX_INPUT_SIDE = 4096
+"""Pixels of a network's input; what a file asks for beyond that would ask for gigabytes."""
 
 
 class Frozen(BaseModel):
@@ -74,6 +76,20 @@ class Preprocess(Frozen):
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @field_validator("size")
+    @classmethod
+    def _check_size(cls, size: tuple[int, int]) -> tuple[int, int]:
+        if not all(1 <= side <= MAX_INPUT_SIDE for side in size):
+            raise ValueError(f"each side must be 1 to {MAX_INPUT_SIDE} pixels")
+        return size
+
+    @field_validator("std")
+    @classmethod
+    def _check_std(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not all(value > 0 for value in std):
+            raise ValueError("each value must be above 0")
+        return std
 
 
 class GreyScale(Frozen):

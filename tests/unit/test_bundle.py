@@ -236,6 +236,11 @@ def set_at(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (lambda document: document.pop("preprocess"), ModelError, "has no preprocessing"),
         (set_at("preprocess", value=None), ModelError, "has no preprocessing"),
         (set_at("preprocess", "size", value=[0]), ModelError, "preprocess.size"),
+        (set_at("preprocess", "size", value=[20_000, 20_000]), ModelError, "each side must be 1 to 4096 pixels"),
+        (set_at("preprocess", "size", value=[32, 0]), ModelError, "each side must be 1 to 4096 pixels"),
+        (set_at("preprocess", "std", value=[0.5, 0.0, 0.5]), ModelError, "above 0"),
+        (set_at("build", "options", value={"img_size": 20_000}), ModelError, "build.options.img_size"),
+        (set_at("build", "options", value={"depth": 10**9}), ModelError, "build.options.depth"),
         (set_at("class_names", value=["a", "b"]), ModelError, "names 2 classes, and its head gives 3"),
         (set_at("class_names", value=["a", "b", "a"]), ModelError, "'a' twice"),
         (set_at("schema", value=2), StorageError, "newer backbench"),
@@ -261,6 +266,55 @@ def test_a_bundle_that_contradicts_itself_is_refused(
 ) -> None:
     with pytest.raises(error, match=said):
         load_bundle(copy_with(written, tmp_path / "other", change))
+
+
+HUGE_VIT = {
+    "model_type": "vit",
+    "hidden_size": 16_384,
+    "intermediate_size": 65_536,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 64,
+}
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        {"architecture": "timm/vit_giant_patch14_dinov2"},  # 1.1 G parameters
+        {"architecture": "timm/vit_base_patch16_224", "options": {"embed_dim": 12_288}},
+        {"architecture": "torchvision/vit_h_14"},
+        {"architecture": "timm/convnext_xxlarge", "feature_layer": "stages.2"},
+        {"architecture": "transformers/vit", "config": HUGE_VIT},
+        {"architecture": "open_clip/ViT-bigG-14", "config": {}},
+    ],
+)
+def test_what_does_not_fit_is_never_made(
+    written: Path, tmp_path: Path, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only without memory: some of these would take tens of gigabytes."""
+    pytest.importorskip(
+        {"transformers": "transformers", "open_clip": "open_clip"}.get(build["architecture"].split("/")[0], "timm")
+    )
+    made: list[str] = []
+    register = nn.Module.register_parameter
+
+    def note(self: nn.Module, name: str, given: nn.Parameter | None) -> None:
+        if given is not None:
+            made.append(given.device.type)
+        register(self, name, given)
+
+    monkeypatch.setattr(nn.Module, "register_parameter", note)
+    folder = copy_with(written, tmp_path / "made", set_at("build", value=build))
+    with pytest.raises(ModelError, match="does not fit the network"):
+        load_bundle(folder)
+    assert set(made) == {"meta"}
+
+
+def test_a_head_that_does_not_fit_is_never_made(written: Path, tmp_path: Path) -> None:
+    head = read_facts(written).head.model_dump() | {"kind": "mlp", "hidden": 10**7}
+    folder = copy_with(written, tmp_path / "made", set_at("head", value=head))
+    with pytest.raises(ModelError, match="does not fit the network"):
+        load_bundle(folder)
 
 
 def test_a_changed_class_list_is_noticed(written: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from backbench.backbones.model_index import default_tag, rows_of
 from backbench.backbones.shards import INDEX_SUFFIX, list_parts
 from backbench.catalog import ModelSpec
-from backbench.config import Frozen, Interpolation, Preprocess, ResizeMode
+from backbench.config import MAX_INPUT_SIDE, Frozen, Preprocess
 from backbench.errors import ConfigError, ModelError, nearest
 from backbench.storage import digest_file, read_file
 
@@ -62,18 +62,6 @@ def _square(given: Any) -> Any:
     return [given, given] if isinstance(given, int) and not isinstance(given, bool) else given
 
 
-def _check_size(size: tuple[int, int]) -> tuple[int, int]:
-    if not all(1 <= side <= 4096 for side in size):
-        raise ValueError("each side must be 1 to 4096 pixels")
-    return size
-
-
-def _check_std(std: tuple[float, float, float]) -> tuple[float, float, float]:
-    if not all(value > 0 for value in std):
-        raise ValueError("each value must be above 0")
-    return std
-
-
 def _check_architecture(name: str) -> str:
     if not ARCHITECTURE.fullmatch(name):
         raise ValueError(
@@ -92,15 +80,16 @@ Line = Annotated[str, Field(max_length=300), AfterValidator(_check_line)]
 """Text that ends up in tables and terminals."""
 
 
-class CardPreprocess(Frozen):
+Side = Annotated[int, Field(ge=1, le=MAX_INPUT_SIDE)]
+"""Pixels."""
+
+
+class CardPreprocess(Preprocess):
     """How images are prepared; size and normalisation have no default, as they belong to the weights."""
 
-    size: Annotated[tuple[int, int], BeforeValidator(_square), AfterValidator(_check_size)]
+    size: Annotated[tuple[int, int], BeforeValidator(_square)]
     mean: tuple[float, float, float]
-    std: Annotated[tuple[float, float, float], AfterValidator(_check_std)]
-    crop_fraction: float = Field(default=1.0, gt=0.0, le=1.0)
-    interpolation: Interpolation = "bicubic"
-    resize: ResizeMode = "short-side"
+    std: tuple[float, float, float]
 
 
 class CardOptions(Frozen):
@@ -108,24 +97,24 @@ class CardOptions(Frozen):
 
     num_classes: int | None = Field(default=None, ge=0, le=1_000_000)
     in_chans: Literal[1, 3] | None = None
-    img_size: int | tuple[int, int] | None = None
-    patch_size: int | None = Field(default=None, ge=1)
+    img_size: Side | tuple[Side, Side] | None = None
+    patch_size: Side | None = None
     pad_type: Literal["", "same"] | None = None
     global_pool: str | None = None
     class_token: bool | None = None
-    reg_tokens: int | None = None
+    reg_tokens: int | None = Field(default=None, ge=0, le=10_000)
     no_embed_class: bool | None = None
     dynamic_img_size: bool | None = None
-    embed_dim: int | None = Field(default=None, ge=1)
-    depth: int | None = Field(default=None, ge=1)
-    num_heads: int | None = Field(default=None, ge=1)
+    embed_dim: int | None = Field(default=None, ge=1, le=65_536)
+    depth: int | None = Field(default=None, ge=1, le=1_000)
+    num_heads: int | None = Field(default=None, ge=1, le=65_536)
     qkv_bias: bool | None = None
     act_layer: str | None = None
     norm_layer: str | None = None
-    width_mult: float | None = Field(default=None, gt=0)
+    width_mult: float | None = Field(default=None, gt=0, le=100)
     bn_eps: float | None = Field(default=None, gt=0)
     transform_input: bool | None = None
-    image_size: int | None = Field(default=None, ge=1, le=4096)
+    image_size: Side | None = None
 
 
 class Card(Frozen):

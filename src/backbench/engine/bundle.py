@@ -11,6 +11,7 @@ import copy
 import json
 import os
 import shutil
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,8 +38,15 @@ from backbench.backbones.bundle_files import (
     validate,
 )
 from backbench.backbones.networks.base import Backbone
+from backbench.backbones.networks.outline import make_outline
 from backbench.backbones.networks.rebuild import rebuild
-from backbench.backbones.networks.weights import digest_weights, plain_state, put_state, weights_bytes
+from backbench.backbones.networks.weights import (
+    check_state,
+    digest_weights,
+    plain_state,
+    put_state,
+    weights_bytes,
+)
 from backbench.config import GreyScale, digest_json
 from backbench.data.seen import Seen, read_seen, write_seen
 from backbench.engine.classifier import Classifier
@@ -277,8 +285,12 @@ def _load(folder: Path) -> Classifier:
     state = read_weights(folder / WEIGHTS_FILE, facts.files.get(WEIGHTS_FILE))
     make_body = rebuild if facts.build.scheme is None else rebuild_int8
     body = make_body(facts.build, tensors_below(BODY_PREFIX, state), where=where)
+    head_state = tensors_below("head.", state)
+    outline = make_outline(partial(build_head, facts.head))
+    if outline is not None:  # one of other shapes may be too large to be made
+        check_state(outline.state_dict(), head_state, where=where)
     head = build_head(facts.head)
-    put_state(head, tensors_below("head.", state), where=where)
+    put_state(head, head_state, where=where)
     strange = [name for name in state if not name.startswith((BODY_PREFIX, "head."))]
     if strange:
         raise ModelError(f"{where} does not fit the network: unexpected: {', '.join(strange[:3])}.")

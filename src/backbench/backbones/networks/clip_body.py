@@ -149,12 +149,12 @@ def make_body(model: str, config: Mapping[str, Any], seed: int = 0) -> nn.Module
         ModelError: the installed open_clip can't make it. MissingExtra: it is not installed.
     """
     library = import_open_clip()
+    device = "meta" if torch.get_default_device().type == "meta" else "cpu"  # see outline.py
+    quick = bool(config.get("quick_gelu"))
     try:
         with _quietly(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = library.create_model(
-                model, force_quick_gelu=bool(config.get("quick_gelu")), pretrained_text=False
-            )
+            network = library.create_model(model, device=device, force_quick_gelu=quick, pretrained_text=False)
     except Exception as error:
         raise ModelError(f"the installed open_clip can't make {model}: {describe_failure(error)}") from error
     return ClipBody(network.visual).eval()

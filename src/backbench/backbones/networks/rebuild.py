@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +13,12 @@ from backbench.backbones.networks import clip_body, hf_body, own_body
 from backbench.backbones.networks.build import Build
 from backbench.backbones.networks.card_body import LIBRARIES, make_architecture
 from backbench.backbones.networks.cut import cut_at
+from backbench.backbones.networks.outline import make_outline
 from backbench.backbones.networks.tiny_nets import Flatten
 from backbench.backbones.networks.undrawn import undrawn
 from backbench.backbones.networks.vit import VisionTransformer
 from backbench.backbones.networks.vit_weights import make_vit_from_state
-from backbench.backbones.networks.weights import put_state
+from backbench.backbones.networks.weights import check_state, put_state
 from backbench.errors import ModelError
 
 PIXELS = "backbench/pixels"
@@ -38,23 +40,27 @@ def rebuild(build: Build, state: Mapping[str, torch.Tensor], *, where: str) -> n
     library = build.architecture.partition("/")[0]
     if library == "backbench":
         body = _rebuild_own(build, options, state, where)
-    elif library == hf_body.LIBRARY:
-        with undrawn():
-            body = hf_body.make_body(build.config or {})
-        put_state(body, state, where=where)
-    elif library == clip_body.LIBRARY:
-        with undrawn():
-            body = clip_body.make_body(build.architecture.partition("/")[2], build.config or {})
-        put_state(body, state, where=where)
     else:
-        with undrawn():
-            network = make_architecture(build.architecture, options)
-        if build.feature_layer is None:
-            body = LIBRARIES[library].drop_head(network)
-        else:
-            body = cut_at(network, build.feature_layer)
+        outline = make_outline(partial(_make_body, build))
+        if outline is not None:  # a network of other shapes may be too large to be made
+            check_state(outline.state_dict(), state, where=where)
+        body = _make_body(build)
         put_state(body, state, where=where)
     return body.eval().requires_grad_(False)
+
+
+def _make_body(build: Build) -> nn.Module:
+    """The body of one of the libraries, to be filled: its weights are whatever they are."""
+    library, _, name = build.architecture.partition("/")
+    with undrawn():
+        if library == hf_body.LIBRARY:
+            return hf_body.make_body(build.config or {})
+        if library == clip_body.LIBRARY:
+            return clip_body.make_body(name, build.config or {})
+        network = make_architecture(build.architecture, build.options.model_dump(exclude_none=True))
+    if build.feature_layer is None:
+        return LIBRARIES[library].drop_head(network)
+    return cut_at(network, build.feature_layer)
 
 
 def _rebuild_own(
