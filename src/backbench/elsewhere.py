@@ -24,7 +24,7 @@ from backbench.evaluate.calibrate import softmax
 from backbench.evaluate.metrics import score
 from backbench.progress import SILENT, Progress
 from backbench.records import Metric
-from backbench.storage import write_atomically
+from backbench.storage import read_file, write_atomically
 
 if TYPE_CHECKING:
     from backbench.engine.bundle import BundleFacts
@@ -222,7 +222,7 @@ def _digest(facts: BundleFacts, images: _Images, source: Source, precision: Prec
 def _read_found(place: Path) -> Elsewhere | None:
     """What was kept; None where there is nothing that can be read, so that it is computed again."""
     try:
-        return _AS_JSON.validate_json(place.read_bytes())
+        return _AS_JSON.validate_json(read_file(place))
     except (OSError, ValidationError):
         return None
 

@@ -28,7 +28,7 @@ from backbench.errors import ConfigError, ModelError, StorageError, nearest
 from backbench.evaluate.recompute import correct_figures, is_consistent
 from backbench.progress import SILENT, Progress
 from backbench.records import FIRST_VERSION, SCHEMA_VERSION, Predictions, RunRecord
-from backbench.storage import digest_file, storage_error, sync_file, sync_folder, write_synced
+from backbench.storage import digest_file, read_file, storage_error, sync_file, sync_folder, write_synced
 
 RECORD_FILE = "record.json"
 PREDICTIONS_FILE = "predictions.npz"
@@ -101,7 +101,7 @@ def read_record(folder: Path) -> RunRecord:
     """
     path = folder / RECORD_FILE
     try:
-        text = path.read_bytes()
+        text = read_file(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{folder} is not a run folder: it has no {RECORD_FILE}.") from error
     except OSError as error:
@@ -171,7 +171,7 @@ def read_answers(folder: Path) -> tuple[RunRecord, Predictions]:
 def read_unchanged(path: Path, record: RunRecord) -> bytes:
     """What is in a file beside the record; StorageError if it is not as it was when the run was written."""
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise StorageError(
             f"{path} can't be read: {error.strerror}. Delete {path.parent} to run it again."
@@ -185,7 +185,7 @@ def read_predictions(folder: Path) -> Predictions:
     """The predictions in a run folder, whatever its record says. StorageError if they are missing or damaged."""
     path = folder / PREDICTIONS_FILE
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise StorageError(f"{path} is damaged or missing ({error}). Delete {folder} to run it again.") from error
     return _parse_predictions(content, path)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from backbench.ledger import OPENINGS_FILE, utc_now
-from backbench.storage import storage_error
+from backbench.storage import read_file, storage_error
 
 _LOOK: ContextVar[str | None] = ContextVar("look", default=None)
 _LINE_START = re.compile(rb'(?=\{"time")')
@@ -98,7 +98,7 @@ def check_openings(root: Path) -> tuple[str, ...]:
 def _read_entries(root: Path) -> list[dict[str, Any] | None] | None:
     """The lines, None for each that can't be read; None for a list that can't. No list is an empty one."""
     try:
-        content = (root / OPENINGS_FILE).read_bytes()
+        content = read_file(root / OPENINGS_FILE)
     except FileNotFoundError:
         return []
     except OSError:

@@ -17,7 +17,7 @@ from backbench.catalog import ModelSpec, base_name
 from backbench.config import Precision
 from backbench.errors import StorageError
 from backbench.runtime import cache_folder, num_workers
-from backbench.storage import IN_CACHE, write_atomically
+from backbench.storage import IN_CACHE, read_file, write_atomically
 
 SPEED_FILE = "speed.json"
 FORWARD_SHARE: dict[Precision, float] = {"fp32": 0.35, "bf16": 0.9, "fp16": 0.9}
@@ -131,7 +131,7 @@ def _read_speeds(whole: dict[str, Any], device: str, precision: Precision) -> di
 
 def _read_file() -> dict[str, Any]:
     try:
-        whole = json.loads((cache_folder() / SPEED_FILE).read_text())
+        whole = json.loads(read_file(cache_folder() / SPEED_FILE))
     except (OSError, ValueError):
         return {}
     return whole if isinstance(whole, dict) else {}

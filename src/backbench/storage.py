@@ -16,6 +16,8 @@ from typing import IO
 from backbench.errors import StorageError
 
 TEMPORARY = ".tmp"
+MOST_BYTES = 4_000_000_000
+"""Of any file that is read as one piece."""
 IN_OUT = "choose another folder with --out"
 IN_CACHE = "set BACKBENCH_CACHE to another folder"
 UNSUPPORTED = frozenset((errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.ENOTTY))
@@ -85,22 +87,21 @@ def _unless_unsupported(numbers: frozenset[int]) -> Iterator[None]:
 def open_file(path: Path | str) -> BufferedReader:
     """A regular file for reading; OSError at once for a folder, a pipe or a device, which could block for ever."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    stream = open(os.open(path, flags), "rb")  # noqa: SIM115 - the caller closes it
-    mode = os.fstat(stream.fileno()).st_mode
+    handle = os.open(path, flags)
+    mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode):
-        return stream
-    stream.close()
+        return open(handle, "rb")
+    os.close(handle)
     kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device"
     raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, f"it is {kind}, not a file", str(path))
 
 
-def read_file(path: Path | str, max_bytes: int) -> bytes:
+def read_file(path: Path | str, max_bytes: int = MOST_BYTES) -> bytes:
     """All bytes of a regular file; OSError as `open_file`, and for one that is larger than `max_bytes`."""
     with open_file(path) as stream:
-        data = stream.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes", str(path))
-    return data
+        if os.fstat(stream.fileno()).st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes", str(path))
+        return stream.read()
 
 
 def digest_file(path: Path | str) -> str:

@@ -15,7 +15,7 @@ from backbench.config import RunConfig
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError, nearest
 from backbench.locks import Lock
 from backbench.progress import SILENT, Progress
-from backbench.storage import storage_error
+from backbench.storage import read_file, storage_error
 
 FOLDER = ".working"
 CONFIG = "config"
@@ -117,7 +117,7 @@ def find_unfinished(out: Path, given: str) -> tuple[str, RunConfig]:
     if len(matching) == 1:
         path = folder / matching[0] / f"{CONFIG}.json"
         try:
-            return matching[0], RunConfig.model_validate_json(path.read_bytes())
+            return matching[0], RunConfig.model_validate_json(read_file(path))
         except (OSError, ValueError) as error:
             raise StorageError(f"{path} is damaged: start the run anew with `backbench adapt`.") from error
     if matching:

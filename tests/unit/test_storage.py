@@ -5,14 +5,24 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import signal
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backbench import storage
-from backbench.errors import StorageError
+from backbench.backbones.bundle_files import check_file
+from backbench.backbones.shards import list_parts
+from backbench.catalog import find_model
+from backbench.data.manifest import read_manifest
+from backbench.data.seen import read_seen
+from backbench.data.tables import read_table
+from backbench.engine.zeroshot import read_map
+from backbench.errors import BackbenchError, StorageError
+from backbench.studies.schema import read_study
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, point: str, number: int) -> None:
@@ -128,3 +138,91 @@ def test_whatever_ends_a_write_leaves_no_litter(
     with pytest.raises(stop):
         storage.write_atomically(tmp_path / "file", b"content")
     assert not list(tmp_path.iterdir())
+
+
+def _not_files(folder: Path, suffix: str) -> list[Path]:
+    """What has a file's name and is none: reading a pipe would wait for ever, a device would never end."""
+    pipe, inner, device = (folder / f"{kind}{suffix}" for kind in ("pipe", "folder", "device"))
+    os.mkfifo(pipe)
+    inner.mkdir()
+    device.symlink_to("/dev/zero")
+    return [pipe, inner, device]
+
+
+@pytest.fixture
+def never_waits() -> Iterator[None]:
+    """Ends a call that waits for a pipe."""
+
+    def end(*_: object) -> None:
+        raise AssertionError("it waits")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("never_waits")
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    pipe, inner, device = _not_files(tmp_path, "")
+    for path, kind in ((pipe, "a pipe"), (inner, "a folder"), (device, "a device")):
+        for read in (storage.read_file, storage.open_file, storage.digest_file):
+            with pytest.raises(OSError, match=f"it is {kind}, not a file"):
+                read(path)
+    with pytest.raises(FileNotFoundError):
+        storage.read_file(tmp_path / "none")
+    (tmp_path / "file").write_bytes(b"12345")
+    assert storage.read_file(tmp_path / "file", 5) == b"12345"
+    with pytest.raises(OSError, match="larger than 4 bytes"):
+        storage.read_file(tmp_path / "file", 4)
+    open_files = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+    for _ in range(5):
+        with pytest.raises(OSError, match="it is"):
+            storage.open_file(pipe)
+    assert not open_files or len(list(Path("/proc/self/fd").iterdir())) == open_files
+
+
+def _read_bundle(path: Path) -> object:
+    from backbench.backbones.bundle_files import read_document
+
+    return read_document(path.parent)
+
+
+def _read_record(path: Path) -> object:
+    from backbench.ledger import read_record
+
+    return read_record(path.parent)
+
+
+def _read_classes(path: Path) -> object:
+    from backbench.backbones.networks.original_head import read_head_classes
+
+    return read_head_classes(path.name, path.parent, "the card")
+
+
+DOORS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "card": (".toml", lambda path: find_model(str(path))),
+    "study": (".toml", lambda path: read_study(path)),
+    "bundle": ("model.json", _read_bundle),
+    "record": ("record.json", _read_record),
+    "manifest": (".json", lambda path: read_manifest(path)),
+    "table": (".csv", lambda path: read_table(path)),
+    "seen images": (".safetensors", lambda path: read_seen(path)),
+    "a file of a bundle": (".safetensors", lambda path: check_file(path, "")),
+    "map of classes": (".csv", lambda path: read_map(path)),
+    "classes of a head": (".txt", _read_classes),
+    "index of weights": (".index.json", lambda path: list_parts(path)),
+}
+
+
+@pytest.mark.usefixtures("never_waits")
+@pytest.mark.parametrize("door", DOORS)
+def test_what_is_no_file_is_told_at_once(tmp_path: Path, door: str) -> None:
+    name, read = DOORS[door]
+    for path in _not_files(tmp_path, name if name.startswith(".") else ".x"):
+        if not name.startswith("."):
+            (path.parent / f"in_{path.name}").mkdir()
+            path = path.rename(path.parent / f"in_{path.name}" / name)
+        with pytest.raises(BackbenchError, match=r"pipe|folder|device|record\.json|model\.json|head_classes"):
+            read(path)

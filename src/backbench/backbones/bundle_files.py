@@ -19,7 +19,7 @@ from backbench.config import Frozen, Preprocess, digest_json
 from backbench.errors import ConfigError, ModelError, StorageError, nearest, shown
 from backbench.records import ModelFacts
 from backbench.report.commands import keep_command
-from backbench.storage import digest_file
+from backbench.storage import digest_file, read_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -147,9 +147,7 @@ def read_document(folder: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        with open(path, "rb") as stream:
-            text = stream.read(MAX_MODEL_BYTES + 1)
-        document = json.loads(text) if len(text) <= MAX_MODEL_BYTES else None
+        document = json.loads(read_file(path, MAX_MODEL_BYTES))
     except OSError as error:
         raise StorageError(f"{path} can't be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

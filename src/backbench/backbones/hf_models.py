@@ -20,7 +20,7 @@ from backbench.backbones.model_index import hub_cache_folder
 from backbench.backbones.weights_folder import find_folder
 from backbench.catalog import ModelSpec
 from backbench.errors import ConfigError, shown
-from backbench.storage import digest_file
+from backbench.storage import digest_file, open_file, read_file
 
 PREFIX = "hf/"
 CONFIG_FILE = "config.json"
@@ -30,6 +30,7 @@ INDEX_FILE = "model.safetensors.index.json"
 CARD_FILE = "README.md"
 REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 MAX_CARD_BYTES = 200_000
+MAX_CONFIG_BYTES = 20_000_000
 
 
 def resolve(name: str) -> ModelSpec | None:
@@ -130,8 +131,8 @@ def _cached_folder(repo: str) -> Path | None:
     """Where the hub's client keeps the main revision; None if it does not."""
     place = hub_cache_folder() / f"models--{repo.replace('/', '--')}"
     try:
-        commit = (place / "refs" / "main").read_text().strip()
-    except OSError:
+        commit = read_file(place / "refs" / "main", MAX_CARD_BYTES).decode().strip()
+    except (OSError, UnicodeDecodeError):
         return None
     folder = place / "snapshots" / commit
     return folder if (folder / CONFIG_FILE).is_file() else None
@@ -145,8 +146,8 @@ def _find_hub_weights(repo: str) -> Path | None:
 def _read_json(path: Path) -> dict[str, Any]:
     """Empty where there is nothing to be read: what is wrong with it is said when the model is loaded."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(read_file(path, MAX_CONFIG_BYTES))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -164,8 +165,8 @@ def _input_size(said: dict[str, Any]) -> int | None:
 def read_licence(folder: Path) -> str:
     """What the model card beside the weights says of its licence; 'not stated' if it says nothing."""
     try:
-        with open(folder / CARD_FILE, encoding="utf-8", errors="replace") as stream:
-            text = stream.read(MAX_CARD_BYTES)
+        with open_file(folder / CARD_FILE) as stream:
+            text = stream.read(MAX_CARD_BYTES).decode("utf-8", "replace")
     except OSError:
         return "not stated"
     header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)

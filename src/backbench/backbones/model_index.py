@@ -15,8 +15,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from backbench.storage import read_file
+
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """What a hub repository calls its weights, in the order they are looked for."""
+
+MAX_REF_BYTES = 1_000
 
 
 @cache
@@ -75,7 +79,7 @@ def find_in_hub_cache(repo: str, names: Sequence[str] = HUB_FILES) -> Path | Non
     """The first of these files of the repository's main revision on this machine; None if there is none."""
     folder = hub_cache_folder() / f"models--{repo.replace('/', '--')}"
     try:
-        commit = (folder / "refs" / "main").read_text().strip()
+        commit = read_file(folder / "refs" / "main", MAX_REF_BYTES).decode().strip()
     except OSError:
         return None
     files = (folder / "snapshots" / commit / name for name in names)

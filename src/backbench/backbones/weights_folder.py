@@ -7,7 +7,6 @@ stand without its tag. A model of transformers is a folder as that library write
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import replace
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any
 
 from backbench.backbones import card, timm_models, torchvision_models
 from backbench.catalog import ModelSpec
+from backbench.storage import digest_file
 
 FIRST = True
 """Asked before the modules that would fetch."""
@@ -40,8 +40,7 @@ def resolve(name: str) -> ModelSpec | None:
         return None if spec is None else replace(spec, name=real)
     if published is None:
         return None
-    with open(found, "rb") as stream:
-        identity = hashlib.file_digest(stream, "sha256").hexdigest()
+    identity = digest_file(found)
     load: Any = published.load
     load_head: Any = published.load_head
     check: Any = published.check

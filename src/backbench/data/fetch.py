@@ -26,7 +26,7 @@ from typing import Any
 from backbench.errors import DownloadError, StorageError
 from backbench.locks import Lock
 from backbench.progress import SILENT, Bar, Progress, format_bytes
-from backbench.storage import IN_CACHE, advise, sync_file, sync_folder
+from backbench.storage import IN_CACHE, advise, read_file, sync_file, sync_folder
 
 SCHEMES = ("http", "https", "file")
 CHUNK_BYTES = 1 << 18
@@ -339,7 +339,7 @@ def _give_up(order: _Order, why: str) -> DownloadError:
 
 def _read_note(order: _Order) -> dict[str, str]:
     try:
-        note = json.loads(order.note.read_text(encoding="utf-8"))
+        note = json.loads(read_file(order.note))
     except (FileNotFoundError, ValueError):
         return {}
     is_note = isinstance(note, dict) and all(isinstance(value, str) for value in note.values())

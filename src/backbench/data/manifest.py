@@ -27,7 +27,7 @@ from backbench.data.splits import assign_parts, merge_units
 from backbench.data.tables import TABLE_SUFFIXES
 from backbench.data.wording import count, quote
 from backbench.errors import ConfigError, DataError
-from backbench.storage import write_atomically
+from backbench.storage import read_file, write_atomically
 
 SCHEMA_VERSION = 1
 T = TypeVar("T")
@@ -254,7 +254,7 @@ def read_manifest(path: Path) -> Manifest:
         DataError: it is missing, damaged, or written by another version.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_file(path))
     except OSError as error:
         raise DataError(f"{path}: the manifest can't be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from backbench.data.wording import list_some, quote
 from backbench.errors import DataError, unknown_name
+from backbench.storage import read_file
 
 HEADER = "LabelName"
 
@@ -109,7 +110,7 @@ def read_parents(path: Path) -> dict[str, frozenset[str]]:
         DataError: it can't be read, or is no such hierarchy.
     """
     try:
-        root = json.loads(path.read_bytes())
+        root = json.loads(read_file(path))
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

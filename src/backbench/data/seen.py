@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from backbench.errors import StorageError
-from backbench.storage import write_synced
+from backbench.storage import read_file, write_synced
 
 _HEX_DIGITS = 16
 
@@ -68,7 +68,7 @@ def write_seen(path: Path, seen: Seen) -> None:
 def read_seen(path: Path) -> Seen:
     """Read what `write_seen` wrote; StorageError if that can't be done."""
     try:
-        arrays = load(path.read_bytes())
+        arrays = load(read_file(path))
         backbone, head = (arrays[name].astype(np.uint64, casting="safe") for name in ("backbone", "head"))
     except OSError as error:
         raise StorageError(f"{path} can't be read: {error.strerror}.") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from backbench.data.wording import quote
 from backbench.errors import DataError
+from backbench.storage import read_file
 
 MARKS = (
     (b"\xef\xbb\xbf", "utf-8"),
@@ -35,7 +36,7 @@ def read_table_text(path: Path) -> tuple[str, tuple[str, ...]]:
         DataError: it can't be read, or is no text.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise DataError(f"{path}: the table can't be read: {error.strerror}") from error
     kind = next((kind for start, kind in NO_TEXT if data.startswith(start)), None)

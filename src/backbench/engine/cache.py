@@ -24,7 +24,7 @@ from backbench.config import GreyScale, Precision, digest_json
 from backbench.progress import SILENT, Progress
 from backbench.records import Cost, ModelFacts
 from backbench.runtime import cache_folder
-from backbench.storage import IN_CACHE, advise, sync_file, sync_folder
+from backbench.storage import IN_CACHE, advise, open_file, sync_file, sync_folder
 
 FEATURES_VERSION = 2
 """To be raised whenever the same images, weights and settings would give other features."""
@@ -131,7 +131,7 @@ def read_features(
     """
     path = feature_path(key)
     try:
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             return _read(stream, hashes, dim)
     except FileNotFoundError:
         return None
@@ -153,7 +153,7 @@ def find_features(cost: Cost, hashes: Sequence[str], dim: int) -> np.ndarray | N
     """
     for path in sorted(feature_path("").parent.glob("*.safetensors")):
         try:
-            with open(path, "rb") as stream:
+            with open_file(path) as stream:
                 spent = _read_header(stream, dim)[2].seconds
         except (OSError, _Damaged):
             continue

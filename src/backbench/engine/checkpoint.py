@@ -23,11 +23,12 @@ from safetensors.torch import save as format_tensors
 from backbench.backbones.networks.weights import is_finite
 from backbench.errors import StorageError, TrainingDiverged
 from backbench.progress import SILENT, Progress
-from backbench.storage import sync_folder, write_atomically
+from backbench.storage import read_file, sync_folder, write_atomically
 
 CHECKPOINT_VERSION = 3
 KEEP = 2
 ELAPSED = "elapsed"
+_MOST_BYTES = 1 << 50
 _NAME = re.compile(r"(?P<phase>.+)-(?P<step>\d{9})\.ckpt")
 
 
@@ -106,7 +107,7 @@ class Workspace:
             steps = [step for step in steps if step == at_step]
         for step in steps:
             try:
-                return _parse(self._path(phase, step).read_bytes())
+                return _parse(read_file(self._path(phase, step), _MOST_BYTES))
             except (OSError, ValueError) as error:
                 self.progress.warn(f"{self._path(phase, step)} is not used: {error}")
         if steps:
@@ -130,7 +131,7 @@ class Workspace:
     def read_state(self, name: str) -> dict[str, Any] | None:
         """What `write_state` kept; None if there is nothing or nothing readable."""
         try:
-            state = json.loads((self.folder / f"{name}.json").read_bytes())
+            state = json.loads(read_file(self.folder / f"{name}.json"))
         except (OSError, ValueError):
             return None
         return state if isinstance(state, dict) else None

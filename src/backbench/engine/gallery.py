@@ -26,7 +26,7 @@ from backbench.errors import StorageError
 from backbench.progress import SILENT, Progress
 from backbench.records import Predictions
 from backbench.runtime import make_rng
-from backbench.storage import sync_folder, write_synced
+from backbench.storage import read_file, sync_folder, write_synced
 
 FOLDER = "gallery"
 FEATURES_FILE = f"{FOLDER}/features.safetensors"
@@ -223,11 +223,10 @@ def _parse(index: dict[str, Any], images: bytes, features: np.ndarray, dim: int)
 
 def _read_checked(path: Path, digest: str | None) -> bytes:
     try:
-        with open(path, "rb") as stream:
-            found = stream.read(_MOST_FILE_BYTES + 1)
+        found = read_file(path, _MOST_FILE_BYTES)
     except OSError as error:
         raise StorageError(f"{path} can't be read: {error.strerror}. Take a fresh copy of the bundle.") from error
-    if len(found) > _MOST_FILE_BYTES or hashlib.sha256(found).hexdigest() != digest:
+    if hashlib.sha256(found).hexdigest() != digest:
         raise StorageError(f"{path} is damaged: its checksum does not fit. Take a fresh copy of the bundle.")
     return found
 

@@ -19,6 +19,7 @@ import numpy as np
 from backbench.backbones.networks.original_head import OriginalHead, TextHead, read_definitions, read_lemmas
 from backbench.data.synsets import ID, find_table, plain_name, read_table
 from backbench.errors import LONGEST_SHOWN, ConfigError, nearest, shown
+from backbench.storage import read_file
 
 MAX_MAP_BYTES = 10_000_000
 GUESSED = ("word", "last word", "definition")
@@ -219,9 +220,7 @@ def read_map(path: Path) -> dict[str, tuple[str, ...]]:
         ConfigError: it can't be read, or a row is of another form; says which.
     """
     try:
-        if path.stat().st_size > MAX_MAP_BYTES:
-            raise ConfigError(f"The map '{path}' is larger than {MAX_MAP_BYTES:,} bytes; is it the right file?")
-        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+        rows = list(csv.reader(read_file(path, MAX_MAP_BYTES).decode("utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ConfigError(f"The map '{path}' can't be read as CSV in UTF-8: {reason}.") from error

@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError
 
 from backbench.config import Frozen
 from backbench.errors import ConfigError, StorageError
-from backbench.storage import storage_error, write_atomically
+from backbench.storage import read_file, storage_error, write_atomically
 
 SCHEMA_VERSION = 1
 IN_INBOX = "choose another folder with --inbox, or --no-inbox"
@@ -177,7 +177,7 @@ def _neutral(cell: str) -> str:
 
 def _read(path: Path) -> Entry:
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_file(path))
         return Entry.model_validate(document)
     except OSError as error:
         raise StorageError(f"{path} can't be read: {error.strerror}.") from error

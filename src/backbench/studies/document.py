@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from backbench.storage import read_file
 from backbench.studies.carry_out import Outcome
 from backbench.studies.steps import Settings
 
@@ -18,7 +19,7 @@ def is_less_than_there(outcome: Outcome, settings: Settings) -> bool:
     if not outcome.interrupted:
         return False
     try:
-        there = _list_figures(json.loads((settings.pages / DOCUMENT_FILE).read_bytes()))
+        there = _list_figures(json.loads(read_file(settings.pages / DOCUMENT_FILE)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     return not there <= _list_figures(make_document(outcome, []))

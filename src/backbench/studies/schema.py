@@ -31,6 +31,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from backbench.config import Frozen
 from backbench.errors import ConfigError, nearest
 from backbench.report.study_cells import PERCENT
+from backbench.storage import read_file
 
 Figure = Literal[
     "accuracy",
@@ -377,13 +378,11 @@ def read_study(path: Path) -> StudyFile:
         ConfigError: there is no such file, it is not TOML, or says what no study can; where, and what is allowed.
     """
     try:
-        with open(path, "rb") as stream:
-            text = stream.read(MAX_BYTES + 1)
+        text = read_file(path, MAX_BYTES)
     except OSError as error:
         why = "is a folder; name a file" if path.is_dir() else f"can't be read: {error.strerror}"
-        raise ConfigError(f"study '{path}' {why}.{_near(path)}") from error
-    if len(text) > MAX_BYTES:
-        raise ConfigError(f"study '{path}' is larger than {MAX_BYTES:,} bytes; is it a study?")
+        near = "" if path.is_file() else _near(path)
+        raise ConfigError(f"study '{path}' {why}.{near}") from error
     try:
         document = tomllib.loads(text.decode("utf-8-sig"), parse_float=Decimal)
         return StudyFile.model_validate(document)

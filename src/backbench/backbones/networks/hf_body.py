@@ -18,10 +18,12 @@ from backbench.backbones.networks.hf_preprocess import read_preprocess
 from backbench.backbones.networks.weights import is_finite
 from backbench.config import Preprocess
 from backbench.errors import MissingExtra, ModelError
+from backbench.storage import read_file
 
 LIBRARY = "transformers"
 CONFIG_FILE = "config.json"
 PREPROCESS_FILE = "preprocessor_config.json"
+MAX_CONFIG_BYTES = 20_000_000
 _CLASS_TOKEN_FIRST = ("dinov2", "dinov2_with_registers")
 """Kinds whose classifier sees the class token, then the mean of the others: the class token alone is kept, as timm
 does, and most of what is published on them."""
@@ -81,8 +83,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_FILE
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        said = json.loads(read_file(path, MAX_CONFIG_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not a readable config of transformers: {error}.") from error
     kind = said.get("model_type") if isinstance(said, dict) else None
     if not isinstance(kind, str):
@@ -248,7 +250,7 @@ def _name_classes(labels: Sequence[str], name: str) -> tuple[str, ...]:
 
 def _read_labels(folder: Path) -> list[str]:
     """The names of the classes in `config.json`, by row; without any, the two that the library makes up."""
-    said = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    said = json.loads(read_file(folder / CONFIG_FILE, MAX_CONFIG_BYTES))
     named = said.get("id2label")
     if isinstance(named, dict) and named:
         return [str(named.get(str(row), f"LABEL_{row}")) for row in range(len(named))]

@@ -13,7 +13,9 @@ from backbench.backbones.networks.fetch import (
     prefer_no_telemetry,
 )
 from backbench.backbones.networks.hf_body import import_transformers, read_config
+from backbench.backbones.shards import MAX_INDEX_BYTES
 from backbench.errors import ModelError
+from backbench.storage import read_file
 
 NEEDED = ("config.json", "preprocessor_config.json")
 WEIGHTS_FILE = "model.safetensors"
@@ -68,8 +70,8 @@ def _fetch_weights(repo: str, revision: str) -> None:
     except ModelError:
         raise whole from None
     try:
-        named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
+        named = sorted(set(json.loads(read_file(index, MAX_INDEX_BYTES))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise ModelError(f"{index} is not a readable index of weights.") from error
     for part in named:
         if not isinstance(part, str) or "/" in part or not part.endswith(".safetensors"):

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from backbench.errors import ModelError, nearest
+from backbench.storage import read_file
 
 _MOST_CHANGE = 1e-4  # of a logit, relative to the largest, between the network's and those of the layer alone
 _SUBSETS = {  # names of ImageNet's parts -> timm's file of ids, in the order of the rows
@@ -146,11 +147,7 @@ def read_head_classes(said: str, folder: Path, where: str) -> tuple[str, ...]:
         return read_subset(said.casefold())
     path = folder / said
     try:
-        if path.stat().st_size > MAX_CLASSES_BYTES:
-            raise ModelError(
-                f"{path}, which {where} names as its head_classes, is too large for a list of classes."
-            )
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_file(path, MAX_CLASSES_BYTES).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         close = nearest(said, _SUBSETS) or list(_SUBSETS)
         raise ModelError(

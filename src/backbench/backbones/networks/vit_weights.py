@@ -24,6 +24,7 @@ from backbench.backbones.networks.vit import VisionTransformer, drop_head
 from backbench.backbones.networks.vit_config import ViTConfig
 from backbench.backbones.networks.weights import put_state
 from backbench.errors import ModelError
+from backbench.storage import open_file
 
 OPTIMISER_PREFIX = "opt/target/"
 """Some files hold the state of the optimiser too; the weights are then below this."""
@@ -45,7 +46,7 @@ def read_google(path: Path) -> tuple[dict[str, torch.Tensor], int]:
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of the network in the file, as float32, without the prefix and without an optimiser's state."""
     try:
-        with open(path, "rb") as stream:  # opened here, as np.load leaves damaged files open
+        with open_file(path) as stream:  # opened here, as np.load leaves damaged files open
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ModelError(f"{path} holds one array; a ViT checkpoint is a .npz archive of many.")

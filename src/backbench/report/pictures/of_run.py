@@ -22,7 +22,7 @@ from backbench.report.pictures.curves import draw_learning_curves
 from backbench.report.pictures.scatter import draw_cost
 from backbench.report.pictures.style import FORMATS, save_figure
 from backbench.report.rows import Row, make_rows
-from backbench.storage import storage_error
+from backbench.storage import read_file, storage_error
 
 HISTORY_FILE = "history.json"
 
@@ -135,7 +135,7 @@ def _check_formats(formats: Sequence[str]) -> None:
 def _read_history(folder: Path) -> dict[str, Any] | None:
     path = folder / HISTORY_FILE
     try:
-        history = json.loads(path.read_bytes())
+        history = json.loads(read_file(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
