@@ -75,7 +75,7 @@ def choose_images(
         raise DataError(f"{config.source}: there is no image that can be used.")
     warnings = list(source_warnings(listing))
     if census.bad:
-        warnings.append(f"{len(census.bad):,} images that can't be read are left out")
+        warnings.append(f"{count(len(census.bad), 'image')} that can't be read left out")
     chosen = _choose_part(config, facts, listing, census, rows, seen, bundle)
     kept = _leave_out_seen(chosen.rows, census, seen)
     num_seen = len(chosen.rows) - len(kept)
@@ -87,8 +87,8 @@ def choose_images(
         warnings.append("any of these images that the model was trained on make its figures too good")
     if not kept:
         raise DataError(
-            f"{config.source}: the model was trained on all of these {num_seen:,} images, so they can't tell how "
-            "good it is. Give images that it has not seen."
+            f"{config.source}: the model was trained on all of these {count(num_seen, 'image')}, so they "
+            "can't tell how good it is. Give images that it has not seen."
         )
     return Labelled(
         name=listing.name,

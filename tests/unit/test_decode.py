@@ -628,8 +628,10 @@ def test_large_images_within_the_cap_give_no_warning(monkeypatch: pytest.MonkeyP
         for data in EXAMPLES.values():
             assert decode(data, max_pixels=HEIGHT * WIDTH).size == HEIGHT * WIDTH * 3
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH // 2 - 1)
-    with pytest.raises(BadImage, match="too large"):
+    with pytest.raises(BadImage, match=r"too large: 864 pixels; 862 pixels are allowed$"):
         decode(EXAMPLES["PNG"])
+    with pytest.raises(BadImage, match=r"too large: 864 pixels; 100 pixels are allowed \(max_pixels\)$"):
+        decode(EXAMPLES["PNG"], max_pixels=100)
 
 
 BOMBS = """

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from backbench.backbones import included
+from backbench.backbones import defaults, included
 from backbench.catalog import find_model
 from backbench.config import DataConfig, MethodConfig, RunConfig
+from backbench.progress import Progress
 from backbench.run import run
 
 NAMES = ("tiny_cnn.cifar100", "tiny_vit.cifar100")
@@ -54,3 +57,38 @@ def test_training_shows_on_photographs(network: str, shared: Path, tmp_path: Pat
         )
         accuracy[name] = run(config, out=tmp_path).metrics["accuracy"].value
     assert accuracy[f"{network}.cifar100"] > accuracy[network] + 0.1, accuracy
+
+
+def test_the_short_list_without_network_is_described_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes with the package is trained, and small: neither 'untrained' nor as good as what is not there."""
+    told: list[str] = []
+
+    class Told(Progress):
+        def warn(self, text: str) -> None:
+            told.append(text)
+
+    monkeypatch.setattr(defaults, "has_network", lambda: False)
+    monkeypatch.setattr(defaults, "is_on_disk", lambda spec: False)
+    chosen = defaults.decide_models("photos", "cpu", Told())
+    assert [spec.name for spec in chosen] == list(defaults.EMBEDDED_MODELS)
+    (warning,) = told
+    assert "untrained" not in warning
+    trained = [spec.name for spec in chosen if spec.pretrained_on]
+    assert trained == list(defaults.EMBEDDED_MODELS[-2:])  # 'the last two', it says
+    for words in ("come with backbench", "CIFAR-100", *defaults.EMBEDDED_MODELS):
+        assert words in warning
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "studies").glob("*.toml")), ids=lambda p: p.stem
+)
+def test_texts_of_studies_have_no_stray_quote(path: Path) -> None:
+    def texts(value: object) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            yield from texts(inner)
+
+    for text in texts(tomllib.loads(path.read_text())):
+        assert text.count('"') % 2 == 0, text
+        assert not text.strip().startswith('" '), text

@@ -9,12 +9,15 @@ import io
 import json
 import re
 import shlex
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
+from backbench import study
+from backbench.cli import app
 from backbench.cli.adapt import parse_settings
 from backbench.config import Augment
 from backbench.evaluate.reliability import at_temperature
@@ -22,7 +25,7 @@ from backbench.evidence import make_thumbnail
 from backbench.records import MethodFacts, Metric
 from backbench.report.cards import render_data_card, render_model_card
 from backbench.report.export import in_csv, in_markdown, render_csv, render_json, render_markdown
-from backbench.report.page import doubt, faults, marks, ranking
+from backbench.report.page import classes, doubt, faults, marks, ranking
 from backbench.report.page.charts import Point, draw_whisker, pareto_front
 from backbench.report.page.inputs import (
     DataDetails,
@@ -465,6 +468,47 @@ def test_options_that_were_set_are_in_the_command_as_the_command_line_reads_them
     (command,) = repeat_commands(make_comparison([changed]))
     settings = [word.partition("=")[::2] for word in shlex.split(command) if word.startswith("options.")]
     assert parse_settings(tuple("=".join(setting) for setting in settings)) == options
+
+
+@pytest.mark.parametrize("num", [1, 2])
+def test_one_thing_left_out_is_told_in_the_singular(num, monkeypatch):
+    comparison = make_comparison(make_runs((0.5, 0.4), num_images=200, classes=[f"c{n}" for n in range(6)]))
+    found = faults.find_faults(comparison)
+    monkeypatch.setattr(faults, "MOST_PAIRS", found.num_pairs - num)
+    monkeypatch.setattr(classes, "MOST_CLASS_ROWS", 6 - num)
+    seen = read_page(render_report([comparison])).seen
+    is_one = num == 1
+    assert f"{num} rarer pair{'s' * (not is_one)} {'is' if is_one else 'are'} not listed." in seen
+    assert ("1 stronger class is" if is_one else "2 stronger classes are") + " in the table." in seen
+    assert not re.search(
+        r"\b1 (?!s\b)(?!less\b)\w+(?:es|[^s]s)\b(?! (?:of|than))", seen.partition("Make it again")[0]
+    ), seen
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"split_folders": {"2019": "train", "2020 b": "test"}},
+        {"split_folders": {}},
+        {"ignore": ("a b", "c"), "follow_links": True},
+        {"split_column": "fold", "image_column": "file", "label_column": "kind", "group_column": "who"},
+        {"image_root": "my images", "split": "split.csv", "on_bad": "skip"},
+        {"test_fraction": 0.25, "val_fraction": 0.1, "min_images": 7, "small_classes": "merge"},
+    ],
+)
+def test_the_choice_of_images_is_in_the_command_as_the_command_line_reads_it(changes, monkeypatch):
+    (run,) = make_runs((0.9,), has_control=False)
+    asked = run.record.config.data.model_copy(update=changes)
+    config = run.record.config.model_copy(update={"data": asked})
+    changed = replace(run, record=run.record.model_copy(update={"config": config}))
+    (command,) = repeat_commands(make_comparison([changed]), "my runs")
+    read = []
+    monkeypatch.setattr(study, "rank", lambda request, _: read.append(request) or sys.exit(0))
+    with pytest.raises(SystemExit):
+        app(shlex.split(command)[1:], standalone_mode=False)
+    (request,) = read
+    assert request.data == asked
+    assert str(request.out) == "my runs"
 
 
 # other forms

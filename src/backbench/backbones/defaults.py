@@ -49,7 +49,9 @@ def decide_models(source: str, device: str, progress: Progress) -> list[ModelSpe
         progress.warn("the hub can't be reached: ranking only the models whose weights are on this machine")
         return wanted
     progress.warn(
-        "no pretrained weights are on this machine and the hub can't be reached: ranking untrained networks only. "
-        "Name a card of local weights with --models CARD.toml (README: own weights)"
+        "no weights of the usual short list are on this machine and the hub can't be reached: ranking the small "
+        f"models that come with backbench, {', '.join(EMBEDDED_MODELS)}. The last two were trained on the tiny "
+        "images of CIFAR-100; a larger model usually does better. Name a card of local weights with --models "
+        "CARD.toml (README: own weights)"
     )
     return [find_model(name) for name in EMBEDDED_MODELS]

@@ -13,7 +13,12 @@ KINDS = ("models", "methods", "data")
 
 @click.command("list")
 @click.argument("kind", metavar="models|methods|data")
-@click.option("--filter", "text", default="", help="Only names that contain all of these words, case ignored.")
+@click.option(
+    "--filter",
+    "text",
+    default="",
+    help="Only what has all of these words in name, licence or summary.",
+)
 @json_option
 def list_names(kind: str, text: str, as_json: bool) -> None:
     """List what there is. Example: backbench list models --filter "dinov2 small"."""
@@ -23,7 +28,7 @@ def list_names(kind: str, text: str, as_json: bool) -> None:
     if kind not in KINDS:
         raise unknown_name("kind", kind, KINDS, "backbench list", "backbench list --help")
     words = text.casefold().split()
-    entries = [entry for entry in _entries(kind) if all(word in entry["name"].casefold() for word in words)]
+    entries = [entry for entry in _entries(kind) if all(word in _searched(entry) for word in words)]
     if as_json:
         print_json({"schema": 1, kind: entries})
     elif entries or not text:
@@ -32,6 +37,10 @@ def list_names(kind: str, text: str, as_json: bool) -> None:
         raise unknown_name(
             kind, text, (entry["name"] for entry in _entries(kind)), "--filter", f"backbench list {kind}"
         )
+
+
+def _searched(entry: dict[str, Any]) -> str:
+    return " ".join(entry.get(key) or "" for key in ("name", "licence", "pretrained_on", "summary")).casefold()
 
 
 def _entries(kind: str) -> list[dict[str, Any]]:

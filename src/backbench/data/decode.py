@@ -294,9 +294,18 @@ def _explain(error: Exception, file: IO[bytes], max_pixels: int) -> str:
         is_tiff = start.startswith(TIFF_STARTS) and not find_unread_format(start)
         return (explain_tiff(file) if is_tiff else None) or name_content(start)
     if isinstance(error, Image.DecompressionBombError):
-        return f"too large: {text}; {max_pixels:,} pixels are allowed (max_pixels)"
+        return _explain_size(text, max_pixels)
     if isinstance(error, MemoryError):
         return "needs more memory than there is"
     if isinstance(error, EOFError) or "truncated" in text.lower():
         return f"the file ends too early ({text or 'nothing left to read'})"
     return f"damaged or not supported ({text or type(error).__name__})"
+
+
+def _explain_size(text: str, max_pixels: int) -> str:
+    """How large an image is and what is allowed, told once: Pillow has a limit and words of its own."""
+    stated = re.search(r"\((\d+) pixels\)", text)
+    size = text if stated is None else f"{int(stated[1]):,} pixels"
+    pillow = 2 * (Image.MAX_IMAGE_PIXELS or max_pixels)
+    limit = f"{max_pixels:,} pixels are allowed (max_pixels)"
+    return f"too large: {size}; {limit if max_pixels <= pillow else f'{pillow:,} pixels are allowed'}"

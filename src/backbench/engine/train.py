@@ -146,7 +146,7 @@ def fit(
             if loop.state.epoch and not loop.is_cut:
                 progress.say(tell(loop))
     if loop.state.num_skipped:
-        progress.say(f"{phase.name}: {loop.state.num_skipped} steps overflowed in fp16 and were skipped")
+        progress.say(f"{phase.name}: skipped for overflow in fp16: {loop.state.num_skipped}")
     put_tensors(network, loop.best)
     network.eval()
     if digest_weights(network, only=frozen) != loop.frozen_digest:

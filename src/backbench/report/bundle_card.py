@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from backbench.config import Preprocess
 from backbench.records import Metric, ModelFacts, RunRecord
+from backbench.report.text import plural
 
 MOST_CLASSES = 30
 FIGURES = {
@@ -83,8 +84,8 @@ def _figures(record: RunRecord | None) -> str:
         )
     data, method = record.data, record.method
     lines = [
-        f"Trained on {_plain(data.name)}: {data.num_train:,} images, chosen on {data.num_val:,}, measured on "
-        f"{data.num_test:,} test images of the same source (run `{_plain(record.run_id)}`"
+        f"Trained on {_plain(data.name)}: {plural(data.num_train, 'image')}, chosen on {data.num_val:,}, "
+        f"measured on {plural(data.num_test, 'test image')} of the same source (run `{_plain(record.run_id)}`"
         + (f", method `{_plain(method.name)}`" if method else "")
         + ").",
         "",

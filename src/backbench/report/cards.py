@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from backbench.report.export import in_markdown
 from backbench.report.page.inputs import Comparison, Entry
+from backbench.report.page.marks import plural
 from backbench.report.page.origin import describe_methods, repeat_commands
 from backbench.report.text import percent
 
@@ -91,15 +92,16 @@ def render_data_card(comparisons: Sequence[Comparison]) -> str:
 
 def _data_card(comparison: Comparison) -> str:
     data, details = comparison.data, comparison.details
+    opened = "not known" if details.num_openings is None else plural(details.num_openings, "time")
     lines = [
         f"# {in_markdown(data.name)}",
         "",
-        f"{data.num_train + data.num_val + data.num_test:,} images of {len(data.classes)} classes: "
+        f"{plural(data.num_train + data.num_val + data.num_test, 'image')} of {len(data.classes)} classes: "
         f"{data.num_train:,} to train on, {data.num_val:,} to choose on, {data.num_test:,} to measure on.",
         "",
         f"- Groups kept in one part: {data.num_groups if data.num_groups else 'none known'}",
         f"- Left out as broken: {data.num_skipped}",
-        f"- Test part opened: {details.num_openings if details.num_openings is not None else 'not known'} times",
+        f"- Test part opened: {opened}",
         f"- Manifest: {data.manifest_digest}",
         f"- Images: {data.image_digest}",
         "",

@@ -6,8 +6,12 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from backbench.config import DataConfig
 from backbench.ledger import BUNDLE_SUFFIX
 from backbench.report.text import printable
+
+_NOT_OF_COMMANDS = ("source", "split_seed", "limit", "train_limit", "max_pixels")
+"""Said as DATA and --seed, or for Python and studies alone."""
 
 
 def write_command(words: Sequence[str]) -> str:
@@ -33,6 +37,23 @@ def predict_command(bundle: Path) -> str:
 def report_command(out: Path) -> str:
     """Makes the page of all runs in this folder."""
     return write_command(["report", _argument(out)])
+
+
+def data_options(data: DataConfig) -> list[str]:
+    """The options of `backbench rank` that say which images these are, where they are not the default."""
+    usual = DataConfig(source=data.source).model_dump(mode="json")
+    words: list[str] = []
+    for name, value in data.model_dump(mode="json").items():
+        option = f"--{name.replace('_', '-')}"
+        if value == usual[name] or name in _NOT_OF_COMMANDS:
+            continue
+        if name == "split_folders":
+            words += [option, ",".join(f"{folder}={part}" for folder, part in value.items()) or "none"]
+        elif isinstance(value, list):
+            words += [word for each in value for word in (option, str(each))]
+        else:
+            words += [option] if value is True else [option, str(value)]
+    return words
 
 
 def bundle_of(run: Path) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from backbench.progress import format_bytes, format_seconds
 from backbench.records import Metric, RunRecord
-from backbench.report.text import describe_augment, percent, printable, quantity, shorten, wrap
+from backbench.report.text import describe_augment, percent, plural, printable, quantity, shorten, wrap
 
 _INDENT = 18
 _FIGURES = (
@@ -122,7 +122,7 @@ def _data(record: RunRecord) -> str:
     data = record.data
     text = (
         f"{data.name}: {len(data.classes):,} classes; {data.num_train:,} train, {data.num_val:,} val, "
-        f"{data.num_test:,} test images"
+        f"{plural(data.num_test, 'test image')}"
     )
     if data.num_groups is not None:
         text += f"; {data.num_groups:,} groups"

@@ -9,7 +9,7 @@ from backbench.progress import format_seconds
 from backbench.records import DataFacts
 from backbench.report.findings import Cheaper, Findings, find, total_seconds
 from backbench.report.rows import Row
-from backbench.report.text import join_names, percent, printable
+from backbench.report.text import join_names, percent, plural, printable
 
 __all__ = ["control_warnings", "describe_cheaper", "join_names", "lead_sentences", "summarise"]
 
@@ -49,7 +49,7 @@ def summarise(rows: Sequence[Row], data: DataFacts, *, num_openings: int | None 
     said += _trust(best, found, data, num_openings)
     if found.failed:
         said.append(
-            f"{_count(len(found.failed), 'run')} failed: {join_names([row.name for row in found.failed])}."
+            f"{plural(len(found.failed), 'run')} failed: {join_names([row.name for row in found.failed])}."
         )
     return said
 
@@ -72,7 +72,7 @@ def control_warnings(rows: Sequence[Row]) -> list[str]:
     are = "is" if len(found.unbeaten) == 1 else "are"
     names = join_names([row.name for row in found.unbeaten])
     return [
-        f"{len(found.unbeaten)} of {_count(found.num_rows, 'row')} {are} not proved better than a control: {names}"
+        f"{len(found.unbeaten)} of {plural(found.num_rows, 'row')} {are} not proved better than a control: {names}"
     ]
 
 
@@ -97,7 +97,7 @@ def _seen(seen: Sequence[Row]) -> list[str]:
     num = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
     return [
         f"{join_names([row.name for row in seen])} {are} not ranked: {their} trained on {num} of these "
-        f"{_count(seen[0].n, 'test image')}."
+        f"{plural(seen[0].n, 'test image')}."
     ]
 
 
@@ -110,7 +110,7 @@ def _untrusted(found: Findings) -> list[str]:
 
 
 def _verdict(found: Findings, best: Row) -> str:
-    figures = f"right on {percent(best.accuracy, best.n)} of {_count(best.n, 'test image')}"
+    figures = f"right on {percent(best.accuracy, best.n)} of {plural(best.n, 'test image')}"
     if best.low is not None and best.high is not None:
         low, high = percent(best.low, best.n, unit=False), percent(best.high, best.n, unit=False)
         figures += f" (95 % interval {low} to {high})"
@@ -197,7 +197,7 @@ def _controls(found: Findings) -> list[str]:
 def _unbeaten(found: Findings) -> str:
     """'5 of 8 rows are'."""
     are = "is" if len(found.unbeaten) == 1 else "are"
-    return f"{len(found.unbeaten)} of {_count(found.num_rows, 'row')} {are}"
+    return f"{len(found.unbeaten)} of {plural(found.num_rows, 'row')} {are}"
 
 
 def _control_phrase(control: Row) -> str:
@@ -207,7 +207,7 @@ def _control_phrase(control: Row) -> str:
 def _weakest(best: Row) -> list[str]:
     if best.weakest_class is None or best.weakest_recall is None or best.weakest_recall >= 1:
         return []
-    share = f"{best.weakest_recall * 100:.0f} % of {_count(best.weakest_n or 0, 'test image')}"
+    share = f"{best.weakest_recall * 100:.0f} % of {plural(best.weakest_n or 0, 'test image')}"
     return [f"Weakest class: {printable(best.weakest_class)} ({share})."]
 
 
@@ -217,14 +217,14 @@ def _trust(best: Row, found: Findings, data: DataFacts, num_openings: int | None
     if found.num_rows > 1:
         opened = ""
         if num_openings is not None and num_openings > 0:
-            opened = f" (opened {_count(num_openings, 'time')} so far)"
+            opened = f" (opened {plural(num_openings, 'time')} so far)"
         said.append(
             f"The best of {found.num_rows} rows was chosen and measured on the same test images{opened}, so its "
             f"figure is a little too good."
         )
     if 0 < best.n < _FEW_IMAGES:
-        classes = _count(len(data.classes), "class", "classes")
-        said.append(f"{_count(best.n, 'test image')} of {classes} decide{'s' * (best.n == 1)} little: add more.")
+        classes = plural(len(data.classes), "class", "classes")
+        said.append(f"{plural(best.n, 'test image')} of {classes} decide{'s' * (best.n == 1)} little: add more.")
     return said
 
 
@@ -232,10 +232,6 @@ def _head(row: Row) -> str:
     """'a logistic head', 'the method full (20 epochs)'."""
     head = _HEADS.get(row.method, f"the method {printable(row.method)}")
     return f"{head} ({printable(row.difference)})" if row.difference else head
-
-
-def _count(number: int, noun: str, plural: str | None = None) -> str:
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def _rounded(number: int) -> int:

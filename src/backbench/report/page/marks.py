@@ -9,7 +9,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from backbench.report.text import printable, shorten
+from backbench.report.text import plural, printable, shorten
+
+__all__ = [
+    "Axis", "breakable", "join_marks", "make_axis", "make_log_axis", "name", "plural", "points", "sentence", "tag"
+]  # fmt: skip
 
 LONGEST_NAME = 60
 _LEAST_TICKS = 3
@@ -95,8 +99,3 @@ def points(gap: float) -> str:
     """A difference of shares in points, with its sign: '+1.2', '−0.4', '0.0'."""
     shown = f"{abs(100 * gap):.1f}"
     return shown if shown == "0.0" else ("+" if gap > 0 else "−") + shown
-
-
-def plural(number: int, noun: str, nouns: str | None = None) -> str:
-    """'1 image', '2,000 images'."""
-    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"

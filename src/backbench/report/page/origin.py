@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backbench.records import RunRecord
-from backbench.report.commands import bundle_of, keep_command, predict_command, write_command
+from backbench.report.commands import bundle_of, data_options, keep_command, predict_command, write_command
 from backbench.report.page.inputs import Comparison, Entry, Evidence
 from backbench.report.page.marks import plural
 from backbench.report.text import printable
@@ -63,7 +63,13 @@ def repeat_commands(comparison: Comparison, root: str | None = None) -> list[str
     for entry in comparison.entries:
         config = entry.record.config
         if not entry.row.control:
-            key = (config.data, config.seed, config.precision, config.exact_resize, bool(config.method.options))
+            key = (
+                config.data.digest(),
+                config.seed,
+                config.precision,
+                config.exact_resize,
+                bool(config.method.options),
+            )
             groups.setdefault(key, []).append(entry.record)
     commands = []
     for records in groups.values():
@@ -92,19 +98,9 @@ def _adapt_words(record: RunRecord) -> list[str]:
 
 
 def _options(record: RunRecord) -> list[str]:
-    config, data = record.config, record.config.data
+    config = record.config
     words = ["--seed", str(config.seed), "--precision", config.precision]
-    for option, value in (
-        ("--split", data.split),
-        ("--image-column", data.image_column),
-        ("--label-column", data.label_column),
-        ("--group-column", data.group_column),
-    ):
-        if value is not None:
-            words += [option, value]
-    if data.on_bad != "fail":
-        words += ["--on-bad", data.on_bad]
-    return words + ["--exact-resize"] * config.exact_resize
+    return [*words, *data_options(config.data), *["--exact-resize"] * config.exact_resize]
 
 
 def describe_methods(comparison: Comparison) -> str:

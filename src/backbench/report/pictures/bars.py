@@ -25,6 +25,7 @@ from backbench.report.pictures.style import (
     write,
     write_header,
 )
+from backbench.report.text import plural
 
 _BAR = 14.0
 _BETWEEN = 12.0
@@ -48,7 +49,7 @@ def draw_grouped_bars(
     """
     look = find_look(theme)
     order = sorted(figures, key=lambda name: -float(np.mean([metric.value for metric in figures[name].values()])))
-    subtitle = f"{len(order)} models; share of test images recognised in %, with 95 % interval"
+    subtitle = f"{plural(len(order), 'model')}; share of test images recognised in %, with 95 % interval"
     left = MARGIN + widest(order, _NAME_LIMIT) + 14
     top = header_height(title, subtitle) + 2 * LINE
     row = _BAR * len(data) + _BETWEEN

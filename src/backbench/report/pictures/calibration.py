@@ -25,6 +25,7 @@ from backbench.report.pictures.style import (
     write,
     write_header,
 )
+from backbench.report.text import plural
 
 _SIDE = 400.0
 _AXIS_ROOM = 50.0
@@ -50,7 +51,9 @@ def draw_reliability(
     look, probabilities = find_look(theme), np.asarray(probabilities)
     error = score(probabilities, labels)["ece"].value
     bins = reliability_bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
-    subtitle = f"{len(labels):,} test images; confidence and accuracy {100 * error:.1f} points apart on average"
+    subtitle = (
+        f"{plural(len(labels), 'test image')}; confidence and accuracy {100 * error:.1f} points apart on average"
+    )
     top = header_height(title, subtitle) + LINE + 4
     width = 2 * MARGIN + _AXIS_ROOM + _SIDE + 20
     figure = new_figure(width, top + _SIDE + 24 + LINE + _HISTOGRAM + 56, theme)
@@ -105,7 +108,7 @@ def draw_coverage(
     look, probabilities = find_look(theme), np.asarray(probabilities)
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     curve = coverage_curve(confidence, right)
-    subtitle = f"{len(right):,} test images{_describe_threshold(confidence, right, threshold)}"
+    subtitle = f"{plural(len(right), 'test image')}{_describe_threshold(confidence, right, threshold)}"
     top = header_height(title, subtitle) + LINE + 4
     figure = new_figure(2 * MARGIN + _AXIS_ROOM + 580, top + 320 + 56, theme)
     write_header(figure, look, title, subtitle)

@@ -33,6 +33,7 @@ from backbench.report.pictures.style import (
     write,
     write_header,
 )
+from backbench.report.text import plural
 
 MOST_CLASSES = 40
 LIMITS = (0.3, 0.5, 0.65, 0.8, 0.9, 0.97, 1.0)
@@ -96,9 +97,8 @@ def draw_class_heat_map(
     means = np.where(known.any(axis=1), means, 2.0)  # classes without images last
     order = np.argsort(means, kind="stable")[: MOST_CLASSES + 20]
     values, names = values[order], [classes[index] for index in order]
-    subtitle = (
-        f"{len(classes):,} classes, {len(models)} models; share of each class's test images recognised, in %"
-    )
+    subtitle = f"{len(classes):,} classes, {plural(len(models), 'model')}; "
+    subtitle += "share of each class's test images recognised, in %"
     if len(order) < len(classes):
         subtitle += f"; the {len(order)} hardest shown"
     cell_width, cell_height = 58.0, 24.0
@@ -125,7 +125,8 @@ def _describe(rows: Sequence[tuple[str, Metric]], mean: float | None) -> str:
     if mean is None:
         return "no class has test images"
     total = sum(metric.n for _, metric in rows)
-    text = f"{len(rows):,} classes, {total:,} test images; share recognised in %, with 95 % interval"
+    text = f"{plural(len(rows), 'class', 'classes')}, {plural(total, 'test image')}"
+    text += "; share recognised in %, with 95 % interval"
     return text if len(rows) <= MOST_CLASSES else f"{text}; the {MOST_CLASSES} weakest shown"
 
 

@@ -31,7 +31,6 @@ from backbench.report.pictures.style import (
     add_boxes,
     add_marks,
     canvas,
-    count_of,
     find_look,
     fit_text,
     header_height,
@@ -41,6 +40,7 @@ from backbench.report.pictures.style import (
     write,
     write_header,
 )
+from backbench.report.text import plural
 
 MOST_WITH_NUMBERS = 15
 MOST_WITH_NAMES = 60
@@ -115,7 +115,7 @@ def _describe(counts: np.ndarray) -> str:
     total, right = int(counts.sum()), int(np.trace(counts))
     empty = int((counts.sum(axis=1) == 0).sum())
     missing = f", {empty} of them without test images" if empty else ""
-    return f"{right:,} of {total:,} test images right, {count_of(len(counts), 'class', 'classes')}{missing}"
+    return f"{right:,} of {total:,} test images right, {plural(len(counts), 'class', 'classes')}{missing}"
 
 
 def _fill(axes: Axes, look: Look, counts: np.ndarray, left: float, top: float, cell: float) -> None:

@@ -28,6 +28,7 @@ from backbench.report.pictures.style import (
     write,
     write_header,
 )
+from backbench.report.text import plural
 
 MOST_COLOURED = 20
 MOST_POINTS = 1000
@@ -163,7 +164,7 @@ def _wrap(name: str, room: float) -> list[str]:
 
 
 def _describe(num: int, num_shown: int, note: str) -> str:
-    count = f"{num:,} images" if num_shown == num else f"{num_shown:,} of {num:,} images (wrong ones preferred)"
+    count = plural(num, "image") if num_shown == num else f"{num_shown:,} of {num:,} images (wrong ones preferred)"
     return ", ".join(filter(None, [count, note])) + "; far distances mean nothing"
 
 

@@ -32,7 +32,7 @@ from backbench.report.pictures.style import (
     write_header,
 )
 from backbench.report.rows import Row
-from backbench.report.text import quantity
+from backbench.report.text import plural, quantity
 
 _WIDTH, _HEIGHT = 700.0, 400.0
 _AXIS_ROOM = 50.0
@@ -75,7 +75,7 @@ def draw_cost(
     priced = [(row, value) for row in rows if row.is_candidate and (value := read_cost(row))]
     controls = [row for row in rows if row.control and row.accuracy is not None]
     left_out = sum(row.is_candidate for row in rows) - len(priced)
-    subtitle = f"{len(priced)} rows with 95 % intervals" + (
+    subtitle = f"{plural(len(priced), 'row')} with 95 % intervals" + (
         f"; {left_out} without this cost left out" if left_out else ""
     )
     top = header_height(title, subtitle) + LINE + 4

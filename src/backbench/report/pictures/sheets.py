@@ -17,7 +17,6 @@ from backbench.report.pictures.style import (
     add_boxes,
     add_marks,
     canvas,
-    count_of,
     find_look,
     fit_text,
     header_height,
@@ -26,6 +25,7 @@ from backbench.report.pictures.style import (
     write,
     write_header,
 )
+from backbench.report.text import plural
 
 _THUMB = 132.0
 _GAP = 16.0
@@ -56,9 +56,9 @@ def draw_grid(
     ]
     num_wrong = sum(wrong[index] for index in order)
     if num_wrong == len(order):
-        subtitle = f"{count_of(num_wrong, 'image')} answered wrongly, the surest first"
+        subtitle = f"{plural(num_wrong, 'image')} answered wrongly, the surest first"
     else:
-        subtitle = f"{count_of(len(order), 'image')}, {num_wrong:,} of them answered wrongly: those first"
+        subtitle = f"{plural(len(order), 'image')}, {num_wrong:,} of them answered wrongly: those first"
     columns = 10 if num > 30 else 6
     lines = [order[start : start + columns] for start in range(0, len(order), columns)]
     captions = [LINE * (2 if any(wrong[index] for index in line) else 1) for line in lines]

@@ -261,11 +261,6 @@ def fit_text(text: str, width: float, size: int = SMALL, *, bold: bool = False) 
     return ""
 
 
-def count_of(number: int, noun: str, plural: str | None = None) -> str:
-    """'1 class', '2 classes': a number with the right form of its noun."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
 def widest(texts: Sequence[str], limit: float) -> float:
     """Pixels of the widest of the texts in small type, at most `limit`; 0 without any."""
     return min(limit, max((text_width(shorten(printable(text.strip()), 200)) for text in texts), default=0.0))
