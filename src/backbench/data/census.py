@@ -23,6 +23,7 @@ from backbench.config import GreyScale
 from backbench.data import decode
 from backbench.data.colour import is_deep
 from backbench.data.grey import Depth, decide_scale
+from backbench.data.in_flight import GATE
 from backbench.data.listing import Listing
 from backbench.data.measure import COLOUR_NAMES, FACT_NAMES, measure_array, measure_colours, measure_file
 from backbench.data.store import PixelStore
@@ -190,7 +191,8 @@ def _measure_all(
             return entries
 
         def measure_one(content: str) -> None:
-            entries[content] = _measure_file(listing, store, fresh[content], max_pixels)
+            with GATE.kept():
+                entries[content] = _measure_file(listing, store, fresh[content], max_pixels)
 
         _in_threads(measure_one, contents, bar)
     return entries
@@ -219,8 +221,9 @@ def _colour_deep(
 
     def measure_one(content: str) -> None:
         row, entry = entries[content]
-        pixels = store.decode(row, store.read_bytes(row))
-        coloured[content] = replace(entry, colours=measure_colours(pixels[None])[0], grey=store.grey)
+        with GATE.kept():
+            pixels = store.decode(row, store.read_bytes(row))
+            coloured[content] = replace(entry, colours=measure_colours(pixels[None])[0], grey=store.grey)
 
     with progress.bar("scaling greys", len(entries)) as bar:
         _in_threads(measure_one, entries, bar)

@@ -38,6 +38,7 @@ from backbench.config import GreyScale
 from backbench.data.bands import TIFF_STARTS, explain_tiff, find_remarks, is_raw
 from backbench.data.colour import UnusablePixels, read_deep, to_rgb
 from backbench.data.grey import Depth, measure_depth
+from backbench.data.in_flight import GATE
 from backbench.data.sniff import START_BYTES, find_unread_format, is_heif, name_content
 from backbench.errors import BadImage
 from backbench.progress import format_bytes
@@ -139,6 +140,8 @@ def decode_image(data: bytes, name: str, *, max_pixels: int, grey: GreyScale | N
 
     Raises:
         BadImage: for everything that is not a whole, usable image of an allowed format and size.
+
+    Cost: threads wait for one another where their images are too large together, see `data/in_flight.py`.
     """
     if not data:
         raise BadImage(name, "the file is empty")
@@ -147,9 +150,10 @@ def decode_image(data: bytes, name: str, *, max_pixels: int, grey: GreyScale | N
         with open_image(io.BytesIO(data), max_pixels) as image:
             if "progressive" in image.info:
                 _check_scans(data)
-            image.load()
-            rgb, turn = to_rgb(image, grey), _find_turn(image)
-            return np.array(rgb if turn is None else rgb.transpose(turn))
+            with GATE.hold(image.width * image.height):
+                image.load()
+                rgb, turn = to_rgb(image, grey), _find_turn(image)
+                return np.array(rgb if turn is None else rgb.transpose(turn))
     except Exception as error:  # the list of what Pillow raises on hostile bytes is long and not documented
         raise BadImage(name, _explain(error, io.BytesIO(data), max_pixels)) from error
 
@@ -158,7 +162,7 @@ def measure_values(data: bytes, name: str, *, max_pixels: int) -> Depth:
     """What the values of an image with more than 8 bits are; arguments and errors as of `decode_image`."""
     try:
         _silence_pillow()
-        with open_image(io.BytesIO(data), max_pixels) as image:
+        with open_image(io.BytesIO(data), max_pixels) as image, GATE.hold(image.width * image.height):
             image.load()
             return measure_depth(read_deep(image))
     except Exception as error:  # as in `decode_image`

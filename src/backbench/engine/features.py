@@ -27,6 +27,7 @@ import torch
 
 from backbench.backbones.networks.base import Backbone
 from backbench.config import GreyScale, Precision
+from backbench.data.in_flight import GATE
 from backbench.engine.accelerate import Inference, accelerate
 from backbench.engine.cache import feature_key, read_features, write_features
 from backbench.engine.distributed import agree_most, is_first, share_of, sum_numbers, sum_tensor
@@ -180,9 +181,11 @@ class _Work:
         images = []
         for row in rows:
             started = time.perf_counter()
-            image = self.read(row)
-            decoded, resizing = time.perf_counter(), time.thread_time()
-            images.append(reduce_image(image, self.backbone.preprocess, exact=self.exact))
+            with GATE.kept():
+                image = self.read(row)
+                decoded, resizing = time.perf_counter(), time.thread_time()
+                images.append(reduce_image(image, self.backbone.preprocess, exact=self.exact))
+                del image  # before others are let in
             with self.lock:
                 self.seconds["decode"] += decoded - started
                 self.seconds["resize"] += time.thread_time() - resizing
