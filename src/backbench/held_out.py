@@ -14,7 +14,8 @@ import numpy as np
 
 from backbench.config import DataConfig
 from backbench.data.census import Census, take_census
-from backbench.data.checks import refuse_bad
+from backbench.data.checks import refuse_bad, warn_of_pixels
+from backbench.data.grey import UNSCALED
 from backbench.data.listing import Listing
 from backbench.data.load import load_listing, source_warnings
 from backbench.data.manifest import make_manifest
@@ -74,6 +75,9 @@ def choose_images(
     if not rows:
         raise DataError(f"{config.source}: there is no image that can be used.")
     warnings = list(source_warnings(listing))
+    warnings += warn_of_pixels(listing, census)
+    if census.depths and facts.grey is None:
+        warnings.append(f"{count(len(census.depths), 'image')} {UNSCALED}")
     if census.bad:
         warnings.append(f"{count(len(census.bad), 'image')} that can't be read left out")
     chosen = _choose_part(config, facts, listing, census, rows, seen, bundle)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from backbench.catalog import find_model
+from backbench.config import GreyScale
 from backbench.engine.classifier import Classifier
 from backbench.engine.features import extract_features
 from backbench.engine.head_modules import HeadModule, build_head, make_linear, make_mlp, to_module
@@ -227,6 +228,21 @@ def test_what_is_lost_in_a_folder_is_an_answer_with_an_error(tmp_path: Path) -> 
     assert classifier.predict(folder / "NOSUFFIX")[0].error is None  # named itself, it is read by its content
     (folder / "good.avif").unlink()
     assert len(classifier.predict(folder)) == 3
+
+
+def test_what_is_not_used_of_a_file_is_said(tmp_path: Path) -> None:
+    classifier = make_classifier()
+    first, second = (Image.fromarray(image) for image in make_images(2))
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
+    Image.fromarray(np.full((30, 30), 900, np.uint16)).save(tmp_path / "b.png")
+    progress = Heard()
+    assert [answer.error for answer in classifier.predict(tmp_path, progress=progress)] == [None, None]
+    assert any("several pages" in warning and "a.tif" in warning for warning in progress.warnings)
+    assert any("more than 8 bits" in warning and "b.png" in warning for warning in progress.warnings)
+    classifier.grey = GreyScale(integers=(0, 1023))
+    progress = Heard()
+    classifier.predict(tmp_path / "b.png", progress=progress)
+    assert not progress.warnings
 
 
 class Heard(Progress):

@@ -1,4 +1,4 @@
-"""Large images wait for one another: no more pixels are held at once than the cap says, and none waits for ever."""
+"""Large images wait for one another: no more pixels are held at once than the cap says; none waits for ever."""
 
 from __future__ import annotations
 

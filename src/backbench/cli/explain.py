@@ -287,8 +287,15 @@ def _find_samples(
     from backbench.explain.samples import choose_test_samples, read_samples
 
     if images:
-        classes = read_facts(models[0].bundle).class_names if models[0].bundle else ()
-        return read_samples(images, num, classes, progress)
+        facts = [read_facts(model.bundle) for model in models if model.bundle]
+        scales = {each.grey for each in facts}
+        if len(scales) > 1:
+            progress.warn(
+                f"the models were trained with {len(scales)} grey scales of images with more than 8 bits; all see "
+                f"such images by that of {facts[0].name}"
+            )
+        classes, grey = (facts[0].class_names, facts[0].grey) if models[0].bundle else ((), None)
+        return read_samples(images, num, classes, progress, grey)
     run = next((model.run for model in models if model.run is not None), None)
     if run is None:
         raise ConfigError(

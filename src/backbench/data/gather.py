@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,24 +14,30 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from backbench.config import GreyScale
-from backbench.data.colour import UnusablePixels, to_rgb
-from backbench.data.decode import decode_image, read_file
+from backbench.data.colour import UnusablePixels, is_deep, to_rgb
+from backbench.data.decode import decode_image, read_file, read_header
+from backbench.data.grey import UNSCALED
 from backbench.data.left_out import find_lost, summarise, warn_of_lost
 from backbench.data.listing import Ignored
 from backbench.data.scanner import scan_pictures
-from backbench.data.wording import quote
+from backbench.data.wording import count, list_some, quote
 from backbench.errors import BadImage, ConfigError, DataError
 from backbench.progress import SILENT, Progress
 
 MAX_PIXELS = 100_000_000
+_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image to look at: what to call it, and `read()` -> (height, width, 3) uint8; BadImage if it can't be."""
+    """One image to look at: what to call it, and `read()` -> (height, width, 3) uint8; BadImage if it can't be.
+
+    `file`: where it is, if it is one.
+    """
 
     name: str
     read: Callable[[], np.ndarray]
+    file: Path | None = None
 
 
 def gather_pictures(
@@ -72,8 +79,36 @@ def _pictures_below(folder: Path, max_pixels: int, grey: GreyScale | None, progr
         )
     for warning in warn_of_lost(left_out):
         progress.warn(f"{quote(str(folder))}: {warning}")
-    found = [Picture(str(file), partial(_read_path, file, max_pixels, grey)) for file in files]
+    found = [Picture(str(file), partial(_read_path, file, max_pixels, grey), file) for file in files]
     return found + [Picture(str(folder / entry.path), partial(_refuse, folder, entry)) for entry in lost]
+
+
+def warn_of_pictures(
+    pictures: Sequence[Picture], grey: GreyScale | None, *, max_pixels: int = MAX_PIXELS, progress: Progress
+) -> None:
+    """Warn of files that are not used whole (of more bands, bits or frames), and of deep ones without a scale.
+
+    Args:
+        grey: of the images that the model was trained on.
+
+    Cost: the headers of all files but JPEGs, which hold nothing of the kind; about 0.1 ms each.
+    """
+    of_remark: defaultdict[str, list[str]] = defaultdict(list)
+    for picture in pictures:
+        if picture.file is None or picture.file.suffix.lower() in _JPEG_SUFFIXES:
+            continue
+        try:
+            header = read_header(picture.file, max_pixels=max_pixels)
+        except BadImage:  # which its answer will say
+            continue
+        for remark in header.remarks:
+            of_remark[remark].append(picture.name)
+        if is_deep(header.mode) and (
+            grey is None or (grey.floats if header.mode == "F" else grey.integers) is None
+        ):
+            of_remark[UNSCALED].append(picture.name)
+    for remark, names in sorted(of_remark.items()):
+        progress.warn(f"{count(len(names), 'image')} {remark}: {list_some(map(quote, names), 3)}")
 
 
 def _refuse(folder: Path, entry: Ignored) -> np.ndarray:
@@ -88,7 +123,7 @@ def _pictures_of(
         path = Path(os.fspath(item))
         if os.path.isdir(path):  # noqa: PTH112 - unlike Path's, it never raises
             return _pictures_below(path, max_pixels, grey, progress)
-        return [Picture(str(path), partial(_read_path, path, max_pixels, grey))]
+        return [Picture(str(path), partial(_read_path, path, max_pixels, grey), path)]
     if isinstance(item, np.ndarray):
         stack = item if item.ndim == 4 else item[None]
         if item.dtype != np.uint8 or stack.ndim != 4 or stack.shape[3] != 3 or 0 in stack.shape[1:]:

@@ -22,6 +22,10 @@ import numpy as np
 from backbench.config import GreyScale
 from backbench.data.wording import count, list_some, quote
 
+UNSCALED = (
+    "with more than 8 bits, and the model was trained on none, so their brightness may be another; bring them to "
+    "8 bits, as its training images were"
+)
 _MANY_VALUES = 2**12 - 1  # of a camera; fewer in a file of 16 bits call for a word
 _PLAIN = ((0.0, 1.0), (0.0, 65535.0))
 _LEAST_TRIMMED_PIXELS = 64

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from backbench.backbones.networks.base import Backbone
 from backbench.config import GreyScale, Precision, Preprocess
-from backbench.data.gather import Picture, gather_pictures
+from backbench.data.gather import Picture, gather_pictures, warn_of_pictures
 from backbench.engine.features import extract_features
 from backbench.errors import BadImage, ConfigError, ModelError
 from backbench.evaluate.calibrate import softmax
@@ -191,6 +191,7 @@ class Classifier(nn.Module):
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise ConfigError(f"top is {top!r:.80}; it has to be a whole number of classes, at least 1.")
         pictures = gather_pictures(items, grey=self.grey, progress=progress)
+        warn_of_pictures(pictures, self.grey, progress=progress)
         errors: dict[int, str] = {}
         logits = self.logits_for(
             lambda row: self._read(pictures[row], row, errors),

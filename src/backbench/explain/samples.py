@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from backbench import ledger
+from backbench.config import GreyScale
 from backbench.data.gather import gather_pictures
 from backbench.data.load import load_data
 from backbench.errors import BadImage, ConfigError, DataError
@@ -85,11 +86,16 @@ def order_by_chance(predictions: Predictions) -> list[int]:
 
 
 def read_samples(
-    given: Sequence[str], num: int, classes: Sequence[str], progress: Progress = SILENT
+    given: Sequence[str],
+    num: int,
+    classes: Sequence[str],
+    progress: Progress = SILENT,
+    grey: GreyScale | None = None,
 ) -> tuple[list[Sample], list[str]]:
     """The first `num` of the images named, and why some can't be read.
 
-    An image's true class is known where its folder is named as one of `classes`.
+    An image's true class is known where its folder is named as one of `classes`. `grey`: the scale of images with
+    more than 8 bits.
 
     Raises:
         DataError: none can be read, or a folder without images.
@@ -97,7 +103,7 @@ def read_samples(
     known = {unicodedata.normalize("NFC", name): name for name in classes}
     samples: list[Sample] = []
     faults: list[str] = []
-    pictures = gather_pictures(list(given), progress=progress)
+    pictures = gather_pictures(list(given), grey=grey, progress=progress)
     for picture in pictures:
         if len(samples) == num:
             progress.say(f"the first {num:,} of {len(pictures):,} images are explained; --num takes more")
