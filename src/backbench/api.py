@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from backbench.arguments import check_budget, check_top, list_methods, list_models, make_data_config, to_text
 from backbench.opened import Run, Study
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from backbench.config import DataConfig, Frozen, MethodConfig, OnBad
+    from backbench.arguments import Methods, Source
+    from backbench.config import OnBad
     from backbench.engine.classifier import Classifier
     from backbench.study import Ranking
-
-    Source = str | os.PathLike[str]
-    Methods = str | Sequence[str] | Mapping[str, Mapping[str, Any]]
-    Checked = TypeVar("Checked", bound=Frozen)
 
 
 def rank(
@@ -36,6 +34,15 @@ def rank(
     image_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
+    split_column: str | None = None,
+    image_root: Source | None = None,
+    split_folders: Mapping[str, str] | None = None,
+    ignore: Sequence[str] = (),
+    follow_links: bool = False,
+    test_fraction: float = 0.2,
+    val_fraction: float = 0.2,
+    min_images: int | None = None,
+    small_classes: str = "drop",
     top: int | None = None,
     budget_seconds: float | None = None,
     precision: str = "auto",
@@ -53,7 +60,12 @@ def rank(
         seed: decides the split and everything random. split: a manifest or CSV that fixes the parts instead.
         limit: at most so many images in all, for trials. train_limit: for training and validation; all are tested.
         on_bad: unreadable images 'fail', or are left out ('skip').
-        image_column, label_column, group_column: of a table.
+        image_column, label_column, group_column: of a table. split_column: too; 'none' for none.
+        image_root: folder of a table's relative paths.
+        split_folders: folder: the split of each top folder that is one; {}: all are classes.
+        ignore, follow_links: folder: paths to leave out; whether links that lead out are followed.
+        test_fraction, val_fraction: of each class, where no split is given; the latter of what is left.
+        min_images, small_classes: classes with fewer: 'drop' leaves them out, 'merge' makes them one.
         top: methods that train are tried on this many models, the best by their probes.
         budget_seconds: the answer is made from what is done by then.
         precision: 'auto', 'fp32' or 'bf16'. device: 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.
@@ -73,17 +85,31 @@ def rank(
     from backbench.study import RankRequest
     from backbench.study import rank as rank_models
 
-    _check_budget(budget_seconds)
-    model_names, method_configs = _list_models(models), _list_methods(methods)
-    _check_top(top, method_configs)
+    check_budget(budget_seconds)
+    model_names, method_configs = list_models(models), list_methods(methods)
+    check_top(top, method_configs)
     for name in model_names:
         find_model(name, "models")
     decided = decide_device(device)
-    columns = (image_column, label_column, group_column)
+    choices = {
+        "limit": limit,
+        "train_limit": train_limit,
+        "on_bad": on_bad,
+        "image_column": image_column,
+        "label_column": label_column,
+        "group_column": group_column,
+        "split_column": split_column,
+        "image_root": None if image_root is None else to_text(image_root, "image_root", "a folder"),
+        "split_folders": split_folders,
+        "ignore": (ignore,) if isinstance(ignore, str) else tuple(ignore),
+        "follow_links": follow_links,
+        "test_fraction": test_fraction,
+        "val_fraction": val_fraction,
+        "min_images": min_images,
+        "small_classes": small_classes,
+    }
     request = RankRequest(
-        data=_make_data_config(
-            data, columns, seed=seed, split=split, limit=limit, train_limit=train_limit, on_bad=on_bad
-        ),
+        data=make_data_config(data, seed=seed, split=split, choices=choices),
         models=model_names,
         methods=method_configs,
         seed=seed,
@@ -113,6 +139,15 @@ def adapt(
     image_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
+    split_column: str | None = None,
+    image_root: Source | None = None,
+    split_folders: Mapping[str, str] | None = None,
+    ignore: Sequence[str] = (),
+    follow_links: bool = False,
+    test_fraction: float = 0.2,
+    val_fraction: float = 0.2,
+    min_images: int | None = None,
+    small_classes: str = "drop",
     budget_seconds: float | None = None,
     precision: str = "auto",
     device: str = "auto",
@@ -143,16 +178,30 @@ def adapt(
     from backbench.progress import Stoppable, make_progress
     from backbench.runtime import catch_signals, decide_device, decide_precision
 
-    _check_budget(budget_seconds)
+    check_budget(budget_seconds)
     decided = decide_device(device)
-    (method_config,) = _list_methods({method: options or {}})
+    (method_config,) = list_methods({method: options or {}})
     is_tuning = find_method(method, "method").kind == "tune"
-    spec = find_model(_to_text(model, "model", "a name, a card, or an own run or bundle"), "model")
-    columns = (image_column, label_column, group_column)
+    spec = find_model(to_text(model, "model", "a name, a card, or an own run or bundle"), "model")
+    choices = {
+        "limit": limit,
+        "train_limit": train_limit,
+        "on_bad": on_bad,
+        "image_column": image_column,
+        "label_column": label_column,
+        "group_column": group_column,
+        "split_column": split_column,
+        "image_root": None if image_root is None else to_text(image_root, "image_root", "a folder"),
+        "split_folders": split_folders,
+        "ignore": (ignore,) if isinstance(ignore, str) else tuple(ignore),
+        "follow_links": follow_links,
+        "test_fraction": test_fraction,
+        "val_fraction": val_fraction,
+        "min_images": min_images,
+        "small_classes": small_classes,
+    }
     config = RunConfig(
-        data=_make_data_config(
-            data, columns, seed=seed, split=split, limit=limit, train_limit=train_limit, on_bad=on_bad
-        ),
+        data=make_data_config(data, seed=seed, split=split, choices=choices),
         model=spec.name,
         model_file=spec.file,
         method=method_config,
@@ -203,7 +252,7 @@ def open_study(folder: Source = "runs", *, data: str | None = None) -> Study:
     from backbench.evidence import find_run_folders
     from backbench.report.text import join_names
 
-    given = (_to_text(folder, "folder", "the folder of the runs"),)
+    given = (to_text(folder, "folder", "the folder of the runs"),)
     if not Path(given[0]).exists():
         close = nearest(Path(given[0]).name, _names_beside(Path(given[0])))
         hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else "Name the one given as out= to rank."
@@ -276,105 +325,3 @@ def _to_study(ranking: Ranking, out: Path) -> Study:
     (study,) = _open_folders(list(map(str, folders)), folders)
     told = replace(study.comparison, summary=tuple(ranking.summary), warnings=tuple(ranking.warnings))
     return Study(told, folders)
-
-
-def _make_data_config(
-    data: Source,
-    columns: tuple[str | None, str | None, str | None],
-    *,
-    seed: int,
-    split: Source | None,
-    limit: int | None,
-    train_limit: int | None,
-    on_bad: OnBad,
-) -> DataConfig:
-    from backbench.config import DataConfig
-
-    image_column, label_column, group_column = columns
-    values = {
-        "source": _to_text(data, "data", "a folder, a CSV or Parquet file, or a name such as 'digits'"),
-        "split": None if split is None else _to_text(split, "split", "a manifest.json or a CSV file"),
-        "split_seed": seed,
-        "limit": limit,
-        "train_limit": train_limit,
-        "on_bad": on_bad,
-        "image_column": image_column,
-        "label_column": label_column,
-        "group_column": group_column,
-    }
-    return _check(DataConfig, values)
-
-
-def _list_models(models: Source | Sequence[Source] | None) -> tuple[str, ...]:
-    several = () if models is None else (models,) if isinstance(models, (str, os.PathLike)) else models
-    return tuple(_to_text(model, "models", "names, card files or own runs") for model in several)
-
-
-def _list_methods(methods: Methods) -> tuple[MethodConfig, ...]:
-    from backbench.config import MethodConfig
-    from backbench.errors import ConfigError
-
-    named = (
-        methods
-        if isinstance(methods, Mapping)
-        else dict.fromkeys([methods] if isinstance(methods, str) else methods)
-    )
-    if not named:
-        raise ConfigError("methods is empty: it needs at least one name, such as 'logistic'.")
-    return tuple(
-        _check(MethodConfig, {"name": name, "options": {} if options is None else options})
-        for name, options in named.items()
-    )
-
-
-def _to_text(value: object, where: str, allowed: str) -> str:
-    from backbench.errors import ConfigError
-
-    if not isinstance(value, (str, os.PathLike)):
-        raise ConfigError(f"{where} is a {type(value).__name__}; it has to be {allowed}.")
-    return str(os.fspath(value))
-
-
-def _check(kind: type[Checked], values: Mapping[str, Any]) -> Checked:
-    """The values as a `kind`; ConfigError says which argument is wrong, and why."""
-    from pydantic import ValidationError
-
-    from backbench.errors import ConfigError
-
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        name = ".".join(str(part) for part in fault["loc"]).replace("split_seed", "seed")
-        raise ConfigError(f"{name} can't be {fault['input']!r:.80}: {fault['msg']}.") from error
-
-
-def _check_budget(budget_seconds: object) -> None:
-    from backbench.errors import ConfigError
-
-    if budget_seconds is None:
-        return
-    is_number = isinstance(budget_seconds, (int, float)) and not isinstance(budget_seconds, bool)
-    if not is_number or not budget_seconds > 0:  # type: ignore[operator]
-        raise ConfigError(
-            f"budget_seconds is {budget_seconds!r:.80}; it has to be a number above 0, or None for no limit."
-        )
-
-
-def _check_top(top: object, methods: Sequence[MethodConfig]) -> None:
-    """ConfigError for what is no number of models, or where no probe of `methods` could choose which to train."""
-    from backbench.catalog import find_method
-    from backbench.errors import ConfigError
-
-    kinds = {find_method(method.name, "methods").kind for method in methods}
-    if top is None:
-        return
-    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise ConfigError(
-            f"top is {top!r:.80}; it has to be a whole number of models, at least 1, or None for all."
-        )
-    if kinds != {"probe", "tune"}:
-        raise ConfigError(
-            "top chooses which models to train by their probes: give it with at least one of each in methods, "
-            "such as ['logistic', 'two-phase']."
-        )

@@ -126,3 +126,30 @@ def test_the_name_holds_the_absolute_path_of_what_is_there(
     assert spec is not None
     assert spec.name == f"hub:{tmp_path / 'saved'}"
     assert not spec.is_embedded
+
+
+def test_a_part_of_another_usual_name_is_used_or_told(tmp_path: Path) -> None:
+    def save(*names: str) -> Path:
+        parts = {name: make_table(4, 10 * number) for number, name in enumerate(names)}
+        datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "-".join(names)))
+        return tmp_path / "-".join(names)
+
+    assert set(load(save("train", "eval")).parts) == {"train", "test"}
+    listing = load(save("train", "eval", "test"))
+    assert len(listing) == 8
+    assert "'eval'" in listing.facts["warnings"][0]
+    several = save("train", "eval", "unseen")
+    with pytest.raises(DataError, match="two parts for one: 'eval', 'unseen'"):
+        load(several)
+    assert set(load_listing(DataConfig(source=f"hub:{several}", ignore=("unseen",))).parts) == {"train", "test"}
+    with pytest.raises(ConfigError, match=r"no part of that name\. Parts: 'train', 'eval', 'unseen'"):
+        load_listing(DataConfig(source=f"hub:{several}", ignore=("tset",)))
+
+
+def test_a_test_part_without_labels_stops(tmp_path: Path) -> None:
+    hidden = make_table(4, 20).map(lambda row: {"fine_label": -1}, load_from_cache_file=False)
+    datasets.DatasetDict({"train": make_table(8), "test": hidden}).save_to_disk(str(tmp_path / "d"))
+    with pytest.raises(DataError, match=r"none of the 4 rows of 'test' has both.*--ignore test"):
+        load(tmp_path / "d")
+    listing = load_listing(DataConfig(source=f"hub:{tmp_path / 'd'}", ignore=("test",)))
+    assert set(listing.parts) == {"train"}

@@ -49,8 +49,8 @@ def merge_spellings(labels: Sequence[str]) -> tuple[list[str], list[str]]:
     return [kept.get(label, label) for label in labels], warnings
 
 
-def warn_of_labels(labels: Sequence[str], column: str) -> list[str]:
-    """Warnings on labels that may not mean one class each.
+def warn_of_labels(labels: Sequence[str], where: str) -> list[str]:
+    """Warnings on labels that may not mean one class each; `where` names the column.
 
     Raises:
         DataError: they are numbers that differ for nearly every image: a score, not classes.
@@ -61,19 +61,19 @@ def warn_of_labels(labels: Sequence[str], column: str) -> list[str]:
     if joined:
         num = sum(counts[label] for label in joined)
         warnings.append(
-            f"column {quote(column)}: {count(len(joined), 'label')} of {count(num, 'image')} "
+            f"{where}: {count(len(joined), 'label')} of {count(num, 'image')} "
             f"{'looks' if len(joined) == 1 else 'look'} like several labels for one image "
             f"({list_some(map(quote, joined), 3)}): each image has one class here, so each combination is a class"
         )
     nones = [label for label in counts if label.casefold() == "none"]
     if nones:
         warnings.append(
-            f"column {quote(column)}: {quote(nones[0])} is a class here, with {count(counts[nones[0]], 'image')}. "
+            f"{where}: {quote(nones[0])} is a class here, with {count(counts[nones[0]], 'image')}. "
             "If it means that the label is missing, leave those cells empty"
         )
     if _are_scores(counts):
         told = (
-            f"column {quote(column)} holds {len(counts):,} different numbers for {count(len(labels), 'image')}, "
+            f"{where} holds {len(counts):,} different numbers for {count(len(labels), 'image')}, "
             f"such as {list_some(counts, 3)}: it looks like a score, not like classes"
         )
         if 2 * len(counts) > len(labels):

@@ -16,6 +16,7 @@ from backbench.data.limit import limit_listing
 from backbench.data.listing import Listing
 from backbench.data.manifest import Manifest, make_manifest, read_split
 from backbench.data.store import PixelStore
+from backbench.data.tables import TABLE_SUFFIXES
 from backbench.data.wording import quote
 from backbench.errors import ConfigError, DataError, unknown_name
 from backbench.progress import SILENT, Progress
@@ -85,7 +86,8 @@ def _list_all(config: DataConfig, progress: Progress) -> Listing:
             raise ConfigError(
                 f"'{config.source}' is a built-in data set, and only tables have columns: leave them out."
             )
-        if config.ignore or config.follow_links or config.split_folders is not None:
+        is_ignoring = bool(config.ignore) and not spec.has_columns
+        if is_ignoring or config.follow_links or config.split_folders is not None:
             raise ConfigError(
                 f"'{config.source}' is no folder: --ignore, --follow-links and --split-folders are for folders."
             )
@@ -99,8 +101,8 @@ def _list_all(config: DataConfig, progress: Progress) -> Listing:
         raise DataError(f"{config.source}: can't be looked at: {error.strerror}") from error
     if load_path is None:
         raise ConfigError(
-            f"{config.source} is neither a folder, a .csv, .tsv or .parquet table, nor a known archive. Unpack "
-            "other archives first, and give the folder."
+            f"{config.source} is neither a folder, a {', '.join(TABLE_SUFFIXES[:-1])} or {TABLE_SUFFIXES[-1]} "
+            "table nor a known archive. Unpack other archives first and give the folder; save spreadsheets as CSV."
         )
     found: Listing = load_path(config, path, progress)
     return found

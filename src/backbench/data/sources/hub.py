@@ -20,6 +20,7 @@ from typing import Any
 from backbench.catalog import SourceSpec
 from backbench.config import DataConfig
 from backbench.data.hub_columns import find_group_column, find_image_column, find_label_column, make_label_reader
+from backbench.data.hub_parts import choose_parts, empty_part
 from backbench.data.listing import Ignored, Listing
 from backbench.data.splitfile import parse_part
 from backbench.data.wording import count, escape, list_some, quote
@@ -91,7 +92,7 @@ def load(config: DataConfig, progress: Progress) -> Listing:
     path = _find_path(config.source)
     with _quietly(library), _as_our_errors(library, config.source):
         splits = _open_path(library, path) if path is not None else _open_name(library, config.source, progress)
-    used, left_out = _choose_splits(splits, config.source)
+    used, left_out = choose_parts(splits, config)
     first = next(iter(used.values()))
     image = find_image_column(library, first.features, config.image_column, config.source)
     label = find_label_column(library, first.features, config.label_column, image, config.source)
@@ -105,7 +106,10 @@ def load(config: DataConfig, progress: Progress) -> Listing:
             if isinstance(split.features[image], library.Image):
                 split = split.cast_column(image, library.Image(decode=False))
             folder = _copy_images(split, image, name, roots, progress)
+            num_before = len(rows.ids)
             _add_rows(rows, split, folder, (name, label, group), parse_part(name) if is_fixed else None, library)
+        if is_fixed and len(rows.ids) == num_before and len(used) > 1:
+            raise empty_part(config.source, name, len(split))
     return _make_listing(config.source, path, first, rows, label, left_out)
 
 
@@ -237,22 +241,6 @@ def _build(builder: Any, source: str) -> Mapping[str, Any]:
     builder.download_and_prepare()
     splits: Mapping[str, Any] = builder.as_dataset()
     return splits
-
-
-def _choose_splits(splits: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[str]]:
-    """The parts that are train, validation or test and hold rows, and the names of the others; all parts if it has
-    just one, whatever its name."""
-    full = {str(name): split for name, split in splits.items() if len(split)}
-    used = {name: split for name, split in full.items() if parse_part(name) is not None}
-    if not used and len(full) == 1:
-        return full, []
-    if not used:
-        held = list_some(quote(str(name)) for name in splits) or "none"
-        raise DataError(f"{source} has no part called train, validation or test with anything in it: {held}.")
-    same = [name for name in used if [parse_part(other) for other in used].count(parse_part(name)) > 1]
-    if same:
-        raise DataError(f"{source} has two parts for one: {list_some(map(quote, same))}.")
-    return used, [name for name in full if name not in used]
 
 
 def _copy_images(split: Any, column: str, part: str, roots: Sequence[Path], progress: Progress) -> Path:

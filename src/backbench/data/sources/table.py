@@ -96,12 +96,13 @@ def load_table(config: DataConfig, table: Table, *, name: str, folder: Path) -> 
     )
     files = dict(zip(images, found, strict=True))
     ordered = [samples[image] for image in sorted(samples, key=sort_key)]
-    missing = [] if not ignored else [f"{count(len(ignored), 'row')} without a label left out of {path.name}"]
-    label_warnings = warn_of_labels([sample.label for sample in ordered], told["labels"])
+    label_warnings = warn_of_labels(
+        [sample.label for sample in ordered], f"{path}: column {quote(told['labels'])}"
+    )
     warnings = [
         *table.warnings,
         *warnings,
-        *missing,
+        *_warn_of_missing(read),
         *merged,
         *label_warnings,
         *moved,
@@ -172,8 +173,18 @@ def _leave_out_missing(path: Path, samples: Sequence[_Sample]) -> tuple[list[_Sa
                 "made beside them. Fill in the labels, remove the rows, or name another --label-column."
             )
     missing = [sample for sample in samples if is_missing(sample.label)]
-    return kept, [
-        Ignored(sample.image, f"no label in row {sample.row_number} ({quote(sample.label)})") for sample in missing
+    return kept, [Ignored(sample.image, f"no label ({quote(sample.label)})", "picture") for sample in missing]
+
+
+def _warn_of_missing(samples: Sequence[_Sample]) -> list[str]:
+    missing = [sample for sample in samples if is_missing(sample.label)]
+    if not missing:
+        return []
+    written = list_some(map(quote, sorted({sample.label for sample in missing})))
+    rows = list_some((str(sample.row_number) for sample in missing), 3)
+    return [
+        f"{count(len(missing), 'row')} without a label left out ({written}; row {rows}). If that is the name of a "
+        "class, write another name"
     ]
 
 

@@ -1,0 +1,106 @@
+"""Arguments of the Python API, checked and turned into configs; a wrong one ends in words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from backbench.config import DataConfig, Frozen, MethodConfig
+
+    Source = str | os.PathLike[str]
+    Methods = str | Sequence[str] | Mapping[str, Mapping[str, Any]]
+    Checked = TypeVar("Checked", bound=Frozen)
+
+
+def make_data_config(data: Source, *, seed: int, split: Source | None, choices: Mapping[str, Any]) -> DataConfig:
+    """The DataConfig of these arguments; `choices`: its other fields."""
+    from backbench.config import DataConfig
+
+    values = {
+        "source": to_text(data, "data", "a folder, a CSV or Parquet file, or a name such as 'digits'"),
+        "split": None if split is None else to_text(split, "split", "a manifest.json or a CSV file"),
+        "split_seed": seed,
+        **choices,
+    }
+    return check(DataConfig, values)
+
+
+def list_models(models: Source | Sequence[Source] | None) -> tuple[str, ...]:
+    """Names of models from one or several."""
+    several = () if models is None else (models,) if isinstance(models, (str, os.PathLike)) else models
+    return tuple(to_text(model, "models", "names, card files or own runs") for model in several)
+
+
+def list_methods(methods: Methods) -> tuple[MethodConfig, ...]:
+    """Methods with their options, from names or a mapping of names to options."""
+    from backbench.config import MethodConfig
+    from backbench.errors import ConfigError
+
+    named = (
+        methods
+        if isinstance(methods, Mapping)
+        else dict.fromkeys([methods] if isinstance(methods, str) else methods)
+    )
+    if not named:
+        raise ConfigError("methods is empty: it needs at least one name, such as 'logistic'.")
+    return tuple(
+        check(MethodConfig, {"name": name, "options": {} if options is None else options})
+        for name, options in named.items()
+    )
+
+
+def to_text(value: object, where: str, allowed: str) -> str:
+    """The text or path as text; ConfigError with `where` it was given and what is `allowed`."""
+    from backbench.errors import ConfigError
+
+    if not isinstance(value, (str, os.PathLike)):
+        raise ConfigError(f"{where} is a {type(value).__name__}; it has to be {allowed}.")
+    return str(os.fspath(value))
+
+
+def check(kind: type[Checked], values: Mapping[str, Any]) -> Checked:
+    """The values as a `kind`; ConfigError says which argument is wrong, and why."""
+    from pydantic import ValidationError
+
+    from backbench.errors import ConfigError
+
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = ".".join(str(part) for part in fault["loc"]).replace("split_seed", "seed")
+        raise ConfigError(f"{name} can't be {fault['input']!r:.80}: {fault['msg']}.") from error
+
+
+def check_budget(budget_seconds: object) -> None:
+    """ConfigError for what is no time limit."""
+    from backbench.errors import ConfigError
+
+    if budget_seconds is None:
+        return
+    is_number = isinstance(budget_seconds, (int, float)) and not isinstance(budget_seconds, bool)
+    if not is_number or not budget_seconds > 0:  # type: ignore[operator]
+        raise ConfigError(
+            f"budget_seconds is {budget_seconds!r:.80}; it has to be a number above 0, or None for no limit."
+        )
+
+
+def check_top(top: object, methods: Sequence[MethodConfig]) -> None:
+    """ConfigError for what is no number of models, or where no probe of `methods` could choose which to train."""
+    from backbench.catalog import find_method
+    from backbench.errors import ConfigError
+
+    kinds = {find_method(method.name, "methods").kind for method in methods}
+    if top is None:
+        return
+    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+        raise ConfigError(
+            f"top is {top!r:.80}; it has to be a whole number of models, at least 1, or None for all."
+        )
+    if kinds != {"probe", "tune"}:
+        raise ConfigError(
+            "top chooses which models to train by their probes: give it with at least one of each in methods, "
+            "such as ['logistic', 'two-phase']."
+        )
