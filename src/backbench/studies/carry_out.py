@@ -24,7 +24,17 @@ from backbench.report.study_front import select_front
 from backbench.report.study_runs import best_on_validation
 from backbench.report.text import join_names
 from backbench.studies.schema import StudyFile
-from backbench.studies.steps import Settings, Step, chain, choose, data_config, find_missing, plan_steps
+from backbench.studies.steps import (
+    Settings,
+    Step,
+    chain,
+    choose,
+    data_config,
+    find_missing,
+    plan_steps,
+    with_models,
+)
+from backbench.studies.usable import Usable, find_usable
 from backbench.study import Ranking, rank
 
 GOES_ON = "the same command goes on from there"
@@ -85,6 +95,7 @@ def run_study(
 
     Raises:
         ConfigError: the study names what there is not; found before any work.
+        ModelError: none of its models can be used; found before any work too.
         StorageError: the output folder can't be written.
 
     A data set that can't be had or a model that fails is noted, and the study goes on.
@@ -94,13 +105,18 @@ def run_study(
         progress.warn(note)
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
     outcome = Outcome(study)
+    usable = find_usable(steps, settings, progress)
     for number, step in enumerate(steps, start=1):
         if outcome.interrupted:
             outcome.note(step.title, f"not started before the interrupt; {GOES_ON}")
             continue
         progress.say(f"{study.name} {number}/{len(steps)}: {step.title}")
         try:
-            ready = _go_on(step, outcome)
+            part = _leave_out(step, usable, outcome)
+            if part is None:
+                progress.say(f"{step.title}: left out, as none of its models can be used")
+                continue
+            ready = _go_on(part, outcome)
             if ready is None:
                 progress.warn(str(outcome.undone[-1]))
                 continue
@@ -121,6 +137,17 @@ def run_study(
 
 def _place(step: Step) -> tuple[str, str, int]:
     return step.group.name, step.data, step.seed
+
+
+def _leave_out(step: Step, usable: Usable, outcome: Outcome) -> Step | None:
+    """The step without models that can't be used, which are noted; None if none is left."""
+    names, faults = usable.split(step)
+    for model, why in faults.items():
+        outcome.note(f"{step.title}, {model}", why)
+    if not names:
+        return None
+    part = with_models(step, names)
+    return replace(part, request=replace(part.request, checked=usable.checked))
 
 
 def _go_on(step: Step, outcome: Outcome) -> Step | None:

@@ -92,7 +92,7 @@ def chain(step: Step, bundles: Mapping[str, Path]) -> Step:
     Args:
         bundles: the study's name of a model -> its bundle; models without one are left out.
     """
-    return _with_models(step, {name: str(bundles[name]) for name in step.group.models if name in bundles})
+    return with_models(step, {name: str(bundles[name]) for name in step.group.models if name in bundles})
 
 
 def choose(step: Step, models: Iterable[str]) -> Step:
@@ -101,10 +101,11 @@ def choose(step: Step, models: Iterable[str]) -> Step:
     Args:
         models: by the study's names.
     """
-    return _with_models(step, {model: step.names[model] for model in models})
+    return with_models(step, {model: step.names[model] for model in models})
 
 
-def _with_models(step: Step, names: dict[str, str]) -> Step:
+def with_models(step: Step, names: dict[str, str]) -> Step:
+    """The step with these models in the place of its own: by the study's name -> by the one here."""
     return replace(step, names=names, request=replace(step.request, models=tuple(names.values())))
 
 
