@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from backbench.config import DataConfig, Precision, digest_json
 from backbench.data.census import take_census
@@ -19,6 +20,7 @@ from backbench.data.seen import find_seen
 from backbench.data.store import PixelStore
 from backbench.data.synsets import TABLES, plain_name, read_table
 from backbench.data.wording import list_some, quote
+from backbench.documents import parse_json
 from backbench.errors import BudgetExceeded, DataError
 from backbench.evaluate.calibrate import softmax
 from backbench.evaluate.metrics import score
@@ -144,7 +146,9 @@ def evaluate_elsewhere(
         num_seen=images.num_seen,
     )
     place = _folder_beside(bundle) / f"{_key_of(source.place)}-{digest}.json"
-    write_atomically(place, _AS_JSON.dump_json(found, indent=1))
+    document = _AS_JSON.dump_python(found, mode="json")
+    kept = document | {"checksum": digest_json(document)}
+    write_atomically(place, json.dumps(kept, indent=1).encode())
     return found
 
 
@@ -220,10 +224,13 @@ def _digest(facts: BundleFacts, images: _Images, source: Source, precision: Prec
 
 
 def _read_found(place: Path) -> Elsewhere | None:
-    """What was kept; None where there is nothing that can be read, so that it is computed again."""
+    """What was kept; None where nothing can be read or it was changed since, so that it is computed again."""
     try:
-        return _AS_JSON.validate_json(read_file(place))
-    except (OSError, ValidationError):
+        document = parse_json(read_file(place))
+        if document.pop("checksum") != digest_json(document):
+            return None
+        return _AS_JSON.validate_python(document)
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
         return None
 
 

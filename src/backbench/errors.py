@@ -102,6 +102,17 @@ class MissingExtra(ConfigError):
         )
 
 
+OUT_OF_MEMORY = "there is not enough memory: free some, or use a smaller model, smaller images or fewer at a time"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is of Python, NumPy or torch having no memory left; on the CPU torch has no type for it."""
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    )
+
+
 def nearest(given: str, allowed: Iterable[str], limit: int = 3) -> list[str]:
     """The names of `allowed` most like `given`, best first; case is ignored; may be empty."""
     by_folded = {name.casefold(): name for name in allowed}

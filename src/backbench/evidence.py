@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from backbench import ledger
 from backbench.data.load import load_listing
 from backbench.data.manifest import Manifest, read_manifest
 from backbench.data.store import PixelStore
+from backbench.documents import parse_json
 from backbench.engine.cache import find_features
 from backbench.errors import BackbenchError, BadImage, ConfigError, DataError, StorageError
 from backbench.openings import check_openings, count_openings
@@ -171,8 +171,8 @@ def read_run(folder: Path) -> StoredRun:
     path = folder / "history.json"
     if path.is_file() and path.stat().st_size <= MOST_HISTORY_BYTES:
         try:
-            history = _checked_history(json.loads(ledger.read_unchanged(path, record)))
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            history = _checked_history(parse_json(ledger.read_unchanged(path, record)))
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise StorageError(f"{path} is damaged: {error}. Delete {folder} to run it again.") from error
     return StoredRun(record, predictions, history)
 

@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from backbench.config import digest_json
+from backbench.documents import parse_json
 from backbench.errors import ConfigError, ModelError, StorageError, nearest
 from backbench.evaluate.recompute import correct_figures, is_consistent
 from backbench.progress import SILENT, Progress
@@ -107,7 +108,7 @@ def read_record(folder: Path) -> RunRecord:
     except OSError as error:
         raise StorageError(f"{path} can't be read: {error.strerror}.") from error
     try:
-        document = json.loads(text)
+        document = parse_json(text)
         version = document.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise StorageError(
@@ -119,7 +120,7 @@ def read_record(folder: Path) -> RunRecord:
         if (checksum is not None or version != FIRST_VERSION) and checksum != digest_json(document):
             raise _changed(path)
         return record
-    except (ValidationError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+    except (ValidationError, ValueError, AttributeError, OverflowError) as error:
         raise StorageError(
             f"{path} is damaged: {str(error).splitlines()[0]}. Delete {folder} to run it again."
         ) from error
@@ -203,6 +204,8 @@ def _parse_predictions(content: bytes, path: Path) -> Predictions:
                 probabilities=probabilities,
                 classes=tuple(arrays["classes"].tolist()),
             )
+    except MemoryError:
+        raise
     except Exception as error:  # zipfile and numpy raise many kinds; all mean the same here
         raise StorageError(f"{path} is damaged ({error}). Delete {path.parent} to run it again.") from error
 

@@ -14,6 +14,8 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
+from backbench.documents import parse_json
+
 POLL_SECONDS = 0.05
 UNWRITTEN_SECONDS = 10.0
 """After so long a file that names no owner is what a killed process left, not one that is being written."""
@@ -113,9 +115,9 @@ def _make_native(path: Path) -> Any:
 
 def _read_owner(path: Path) -> dict[str, Any]:
     try:
-        owner = json.loads(path.read_bytes())
+        owner = parse_json(path.read_bytes())
         return {"host": str(owner["host"]), "pid": int(owner["pid"]), "token": str(owner["token"])}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError):
         return {}
 
 

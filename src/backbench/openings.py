@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from backbench.documents import parse_json
 from backbench.ledger import OPENINGS_FILE, utc_now
 from backbench.storage import read_file, storage_error
 
@@ -109,7 +110,7 @@ def _read_entries(root: Path) -> list[dict[str, Any] | None] | None:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        entry = json.loads(line.decode())
-    except (ValueError, RecursionError):
+        entry = parse_json(line.decode())
+    except ValueError:
         return None
     return entry if isinstance(entry, dict) and isinstance(entry.get("manifest"), str) else None

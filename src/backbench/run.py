@@ -23,7 +23,14 @@ from backbench.data.load import Data, load_data
 from backbench.data.manifest import write_manifest
 from backbench.data.seen import find_seen, read_seen
 from backbench.engine.task import Features, Task
-from backbench.errors import BackbenchError, ConfigError, TrainingDiverged, nearest
+from backbench.errors import (
+    OUT_OF_MEMORY,
+    BackbenchError,
+    ConfigError,
+    TrainingDiverged,
+    is_out_of_memory,
+    nearest,
+)
 from backbench.evaluate.calibrate import softmax
 from backbench.evaluate.metrics import fit_figures, per_class_recall, score
 from backbench.openings import log_opening
@@ -413,13 +420,19 @@ def record_failure(
         environment=describe_environment(device),
         failure=Failure(
             kind=type(error).__name__,
-            message=str(error) if expected else f"{type(error).__name__}: {error}",
+            message=_describe(error),
             step=error.step if isinstance(error, TrainingDiverged) else None,
             traceback=None if expected else "".join(traceback.format_exception(error)),
         ),
     )
     record, _ = ledger.write_run(out, record, None, lambda path: write_manifest(data.manifest, path))
     return record
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, BackbenchError):
+        return str(error)
+    return f"{OUT_OF_MEMORY}." if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
 
 
 def describe_data(data: Data) -> DataFacts:

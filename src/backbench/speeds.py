@@ -15,6 +15,7 @@ import numpy as np
 
 from backbench.catalog import ModelSpec, base_name
 from backbench.config import Precision
+from backbench.documents import parse_json
 from backbench.errors import StorageError
 from backbench.runtime import cache_folder, num_workers
 from backbench.storage import IN_CACHE, read_file, write_atomically
@@ -124,14 +125,16 @@ def _read_speeds(whole: dict[str, Any], device: str, precision: Precision) -> di
     try:
         kept = whole[_key(device, precision)]
         speeds = {str(name): Speed(float(flops), float(rate)) for name, (flops, rate) in kept.items()}
-    except (KeyError, AttributeError, TypeError, ValueError):
+    except (KeyError, AttributeError, TypeError, ValueError, OverflowError):
         return {}
-    return {name: speed for name, speed in speeds.items() if speed.flops > 0 and speed.rate > 0}
+    return {
+        name: speed for name, speed in speeds.items() if 0 < speed.flops < math.inf and 0 < speed.rate < math.inf
+    }
 
 
 def _read_file() -> dict[str, Any]:
     try:
-        whole = json.loads(read_file(cache_folder() / SPEED_FILE))
+        whole = parse_json(read_file(cache_folder() / SPEED_FILE))
     except (OSError, ValueError):
         return {}
     return whole if isinstance(whole, dict) else {}

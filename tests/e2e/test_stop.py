@@ -89,6 +89,26 @@ def test_a_ranking_that_is_ended_tells_what_is_finished(number: int, photos: Pat
     assert not list(out.glob(".writing-*"))
 
 
+RAISE = """
+import sys
+import backbench.evidence
+def fail(*given, **named):
+    import numpy, torch
+    numpy.empty(10**16) if sys.argv[-1] == "numpy" else torch.empty(10**16)
+backbench.evidence.gather_report = fail
+from backbench.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_memory_that_is_not_there_ends_in_a_message(library: str) -> None:
+    done = subprocess.run([sys.executable, "-c", RAISE, "report", library], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: there is not enough memory: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_rankings_in_one_folder_carry_out_each_probe_once(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs"
     arguments = ["rank", str(photos), "--models", "pixels,tiny_cnn", "--methods", "ridge,knn", "--out", str(out)]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -267,3 +269,17 @@ def test_timm_crop_modes() -> None:
     assert decide(crop_mode="border").resize == "squash"
     assert decide().size == (160, 192)
     assert decide(crop_pct=1.15).crop_fraction == 1.0
+
+
+@pytest.mark.parametrize("make", [lambda: torch.empty(10**16), lambda: np.empty(10**16), lambda: 1 / 0])
+def test_memory_that_is_not_there_is_no_wrong_input_size(make: Callable[[], object]) -> None:
+    class Greedy(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            make()
+            return images.flatten(1)
+
+    with pytest.raises(ModelError) as caught:
+        measure_body(Greedy(), (8, 8), "greedy")
+    is_memory = not isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert ("not enough memory" in str(caught.value)) is is_memory
+    assert ("input size" in str(caught.value)) is not is_memory

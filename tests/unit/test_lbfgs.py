@@ -257,6 +257,19 @@ def test_features_that_are_not_finite_are_refused() -> None:
         measure_scale([values[:0]])
 
 
+@pytest.mark.parametrize("size", [1e20, 1e30, 3.4e38])
+def test_large_features_are_finite(size: float) -> None:
+    values, labels = make_examples(50, 5, 2)
+    values[3, 2], values[7, 2] = size, -size
+    scale = measure_scale([values[:20], values[20:]])
+    assert scale.inverse_std[2] == pytest.approx(1 / values[:, 2].astype(np.float64).std(), rel=1e-6)
+    fits = fit_logistic(Rows([values], scale, "cpu"), labels, num_classes=2, strengths=[1.0])
+    assert np.isfinite(fits.losses).all()
+    values[0, 4] = np.inf
+    with pytest.raises(DataError, match="1 of 5 features hold values that are not finite"):
+        measure_scale([values])
+
+
 # The solver
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from backbench.cli import app
 from backbench.errors import ConfigError, StorageError
+from backbench.progress import Progress
 from backbench.serve import inbox
 from backbench.serve.inbox import (
     check_inbox,
@@ -121,14 +122,23 @@ def test_the_list_is_readable_and_is_json(tmp_path: Path) -> None:
     assert document["entries"][0]["answer"] == "bee"
 
 
+class Log(Progress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.lines.append(text)
+
+
 def test_mistakes_end_in_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="no inbox"):
         list_entries(tmp_path / "none")
     with pytest.raises(ConfigError, match="has a label"):
         export_entries(tmp_path, tmp_path / "set")
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(StorageError, match="no entry"):
-        list_entries(tmp_path)
+    log = Log()
+    assert list_entries(tmp_path, log) == []
+    assert log.lines == [f"left out: {tmp_path / 'bad.json'} is no entry of an inbox, or a damaged one."]
     monkeypatch.setattr(inbox, "MOST_ENTRIES", 1)
     with pytest.raises(StorageError, match="takes no more"):
         save_entry(tmp_path, make_png("red"), "PNG", said())
@@ -139,5 +149,23 @@ def test_an_entry_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
     entry = save_entry(tmp_path, make_png("red"), "PNG", said())
     path = tmp_path / f"{entry.id}.json"
     path.write_text(path.read_text().replace(entry.image, "../../secret.png"))
-    with pytest.raises(StorageError, match="no entry"):
-        list_entries(tmp_path)
+    log = Log()
+    assert list_entries(tmp_path, log) == []
+    assert "is no entry of an inbox" in log.lines[0]
+
+
+def test_damaged_entries_are_left_out_and_the_rest_is_exported(tmp_path: Path) -> None:
+    folder, log = tmp_path / "inbox", Log()
+    whole, changed, gone = (
+        save_entry(folder, make_png(colour), "PNG", said()) for colour in ("red", "blue", "lime")
+    )
+    (folder / "bad.json").write_bytes(b"\0" * 100)
+    (folder / changed.image).write_bytes(make_png("black"))
+    (folder / gone.image).unlink()
+    assert export_entries(folder, tmp_path / "set", log) == [whole]
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == sorted([whole.image, "labels.csv"])
+    assert sorted(line.rpartition("/")[2].split(" ", 1)[1] for line in log.lines) == [
+        "can't be read: No such file or directory",
+        "is no entry of an inbox, or a damaged one.",
+        "was changed after it was judged",
+    ]

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from backbench.backbones.networks.build import Build
 from backbench.config import Frozen, Preprocess, digest_json
+from backbench.documents import parse_json
 from backbench.errors import ConfigError, ModelError, StorageError, nearest, shown
 from backbench.records import ModelFacts
 from backbench.report.commands import keep_command
@@ -147,10 +148,10 @@ def read_document(folder: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(read_file(path, MAX_MODEL_BYTES))
+        document = parse_json(read_file(path, MAX_MODEL_BYTES))
     except OSError as error:
         raise StorageError(f"{path} can't be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise StorageError(f"{path} is damaged: it is not JSON ({str(error)[:120]}).") from error
     if not isinstance(document, dict):
         raise StorageError(f"{path} is damaged: it is no JSON object of a bundle's size.")

@@ -27,7 +27,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-import tomllib
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,6 +37,7 @@ from backbench.backbones.model_index import default_tag, rows_of
 from backbench.backbones.shards import INDEX_SUFFIX, list_parts
 from backbench.catalog import ModelSpec
 from backbench.config import MAX_INPUT_SIDE, Frozen, Preprocess
+from backbench.documents import parse_toml
 from backbench.errors import ConfigError, ModelError, nearest
 from backbench.storage import digest_file, read_file
 
@@ -186,14 +186,12 @@ def read_card(path: Path) -> tuple[Card, bytes]:
         near = _near_file(path, (SUFFIX,)) if error.errno == errno.ENOENT else ""
         raise ConfigError(f"card '{path}' can't be read: {error.strerror}.{near}") from error
     try:
-        card = Card.model_validate(tomllib.loads(text.decode()))
-    except RecursionError as error:
-        raise ConfigError(f"card '{path}' is nested too deeply; is it a card?") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"card '{path}' is not TOML in UTF-8: {error}.") from error
+        card = Card.model_validate(parse_toml(text.decode()))
     except ValidationError as error:
         told = "; ".join(_explain(fault) for fault in error.errors()[:4])
         raise ConfigError(f"card '{path}': {told}.") from error
+    except ValueError as error:
+        raise ConfigError(f"card '{path}' is not TOML in UTF-8 that can be read: {error}.") from error
     _check_grey(card, path)
     return card, text
 

@@ -9,7 +9,6 @@ A folder will do without 'hf/' too. Needs the extra `hf`. What is in the hub's c
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from functools import partial
@@ -19,6 +18,7 @@ from typing import Any
 from backbench.backbones.model_index import hub_cache_folder
 from backbench.backbones.weights_folder import find_folder
 from backbench.catalog import ModelSpec
+from backbench.documents import parse_json
 from backbench.errors import ConfigError, shown
 from backbench.storage import digest_file, open_file, read_file
 
@@ -146,8 +146,8 @@ def _find_hub_weights(repo: str) -> Path | None:
 def _read_json(path: Path) -> dict[str, Any]:
     """Empty where there is nothing to be read: what is wrong with it is said when the model is loaded."""
     try:
-        found = json.loads(read_file(path, MAX_CONFIG_BYTES))
-    except (OSError, ValueError, RecursionError):
+        found = parse_json(read_file(path, MAX_CONFIG_BYTES))
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from backbench.documents import parse_json
 from backbench.errors import ModelError
 from backbench.storage import read_file
 
@@ -19,10 +19,10 @@ def list_parts(index: Path) -> list[Path]:
         ModelError: it is no such index, or names a file that is missing or not beside it.
     """
     try:
-        named = sorted(set(json.loads(read_file(index, MAX_INDEX_BYTES))["weight_map"].values()))
+        named = sorted(set(parse_json(read_file(index, MAX_INDEX_BYTES))["weight_map"].values()))
     except OSError as error:
         raise ModelError(f"{index} can't be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index} is no index of weights: it has no 'weight_map' of file names.") from error
     for name in named:
         if not isinstance(name, str) or name != Path(name).name or name.endswith(INDEX_SUFFIX):

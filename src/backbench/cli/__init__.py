@@ -99,7 +99,7 @@ def _print_error(error: Exception) -> None:
 
 def main() -> None:
     """Entry point of the command; a user's mistake ends in a message, never in a traceback."""
-    from backbench.errors import BackbenchError
+    from backbench.errors import OUT_OF_MEMORY, BackbenchError, is_out_of_memory
 
     # Threads that spin while they wait make a busy machine many times slower; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -115,6 +115,11 @@ def main() -> None:
             raise
         _print_error(error)
         sys.exit(error.exit_status)
+    except (MemoryError, RuntimeError) as error:
+        if debug or not is_out_of_memory(error):
+            raise
+        print(f"error: {OUT_OF_MEMORY}.", file=sys.stderr)
+        sys.exit(1)
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         sys.stderr.close()
         sys.exit(0)

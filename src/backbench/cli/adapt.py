@@ -334,8 +334,9 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
     A value is read as JSON where it is JSON, else as text.
 
     Raises:
-        ConfigError: no '=', or one key both a value and a group.
+        ConfigError: no '=', one key both a value and a group, or a value that is nested too deeply.
     """
+    from backbench.documents import MOST_LEVELS, TooDeep, parse_json
     from backbench.errors import ConfigError
 
     found: dict[str, Any] = {}
@@ -345,7 +346,11 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
         if not equals or not all(path):
             raise ConfigError(f"--set '{setting}' is no KEY=VALUE, such as options.blocks=3 or recipe.epochs=20.")
         try:
-            value = json.loads(text)
+            if len(path) > MOST_LEVELS:
+                raise TooDeep
+            value = parse_json(text)
+        except TooDeep as error:
+            raise ConfigError(f"--set {setting[:60]}... can't be used: {error}.") from error
         except ValueError:
             value = text
         target = found

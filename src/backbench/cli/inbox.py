@@ -28,9 +28,11 @@ def inbox() -> None:
 def list_inbox(inbox: str, as_json: bool) -> None:
     """One line for each image, as it was judged last: when, what the model said, and what it is."""
     from backbench.cli.output import print_json
+    from backbench.progress import make_progress
     from backbench.serve.inbox import latest_entries
 
-    entries = latest_entries(Path(inbox))
+    with make_progress() as progress:
+        entries = latest_entries(Path(inbox), progress)
     if as_json:
         print_json({"schema": 1, "entries": [entry.model_dump(mode="json") for entry in entries]})
     else:
@@ -49,9 +51,11 @@ def export_inbox(target: str, inbox: str, as_json: bool) -> None:
     """
     from backbench.cli.output import print_json
     from backbench.data.wording import count
+    from backbench.progress import make_progress
     from backbench.serve.inbox import TABLE_FILE, export_entries
 
-    entries = export_entries(Path(inbox), Path(target))
+    with make_progress() as progress:
+        entries = export_entries(Path(inbox), Path(target), progress)
     table = Path(target) / TABLE_FILE
     if as_json:
         print_json({"schema": 1, "table": str(table), "num_images": len(entries)})

@@ -27,6 +27,7 @@ from backbench.data.in_flight import GATE
 from backbench.data.listing import Listing
 from backbench.data.measure import COLOUR_NAMES, FACT_NAMES, measure_array, measure_colours, measure_file
 from backbench.data.store import PixelStore
+from backbench.documents import parse_json
 from backbench.errors import BadImage, StorageError
 from backbench.progress import SILENT, Bar, Progress
 from backbench.runtime import cache_folder, num_workers
@@ -319,7 +320,7 @@ def _read_cache(path: Path) -> dict[str, _Entry]:
     try:
         tensors = parse_tensors(body)
         hashes, facts, colours = tensors["hashes"], tensors["facts"], tensors["colours"]
-        notes = json.loads(tensors["notes"].tobytes())
+        notes = parse_json(tensors["notes"].tobytes())
     except (SafetensorError, KeyError, ValueError):
         return {}
     if facts.shape[1:] != (len(FACT_NAMES),) or colours.shape[1:] != (len(COLOUR_NAMES),):

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backbench.documents import parse_json
 from backbench.errors import DownloadError, StorageError
 from backbench.locks import Lock
 from backbench.progress import SILENT, Bar, Progress, format_bytes
@@ -339,7 +340,7 @@ def _give_up(order: _Order, why: str) -> DownloadError:
 
 def _read_note(order: _Order) -> dict[str, str]:
     try:
-        note = json.loads(read_file(order.note))
+        note = parse_json(read_file(order.note))
     except (FileNotFoundError, ValueError):
         return {}
     is_note = isinstance(note, dict) and all(isinstance(value, str) for value in note.values())

@@ -26,6 +26,7 @@ from backbench.data.splitfile import apply_split, read_split_table
 from backbench.data.splits import assign_parts, merge_units
 from backbench.data.tables import TABLE_SUFFIXES
 from backbench.data.wording import count, quote
+from backbench.documents import parse_json
 from backbench.errors import ConfigError, DataError
 from backbench.storage import read_file, write_atomically
 
@@ -254,10 +255,10 @@ def read_manifest(path: Path) -> Manifest:
         DataError: it is missing, damaged, or written by another version.
     """
     try:
-        document = json.loads(read_file(path))
+        document = parse_json(read_file(path))
     except OSError as error:
         raise DataError(f"{path}: the manifest can't be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: this is no manifest, or a damaged one: {error}") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA_VERSION:
         raise DataError(
@@ -267,7 +268,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = _parse(document)
         is_unchanged = manifest.digest == document.get("digest")
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: the manifest is damaged: {type(error).__name__}: {error}") from error
     if not is_unchanged:
         raise DataError(f"{path}: the manifest was changed after it was written: its digest does not fit")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from backbench.data.wording import list_some, quote
+from backbench.documents import parse_json
 from backbench.errors import DataError, unknown_name
 from backbench.storage import read_file
 
@@ -110,10 +110,10 @@ def read_parents(path: Path) -> dict[str, frozenset[str]]:
         DataError: it can't be read, or is no such hierarchy.
     """
     try:
-        root = json.loads(read_file(path))
+        root = parse_json(read_file(path))
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: this is no JSON: {error}") from error
     parents: dict[str, set[str]] = {}
     waiting = [root]

@@ -14,6 +14,7 @@ from typing import Any
 
 from backbench.data.table_text import cut_separator_line, read_table_text
 from backbench.data.wording import count, list_some, quote
+from backbench.documents import parse_json
 from backbench.errors import ConfigError, DataError, MissingExtra, nearest
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
@@ -195,8 +196,8 @@ def _parse_json_lines(path: Path, text: str, warnings: tuple[str, ...]) -> Table
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line)
+        except ValueError as error:
             raise DataError(f"{path}, line {number}: this is no JSON: {error}") from error
         if not isinstance(row, dict):
             raise DataError(f'{path}, line {number}: an object such as {{"file_name": ...}} is expected')

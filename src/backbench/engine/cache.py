@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from backbench.config import GreyScale, Precision, digest_json
+from backbench.documents import parse_json
 from backbench.progress import SILENT, Progress
 from backbench.records import Cost, ModelFacts
 from backbench.runtime import cache_folder
@@ -193,7 +194,7 @@ def _read_header(stream: BinaryIO, dim: int) -> tuple[int, str, Cost]:
     if not 0 < length <= _MOST_HEADER_BYTES:
         raise _Damaged("no header")
     try:
-        header = json.loads(stream.read(length))
+        header = parse_json(stream.read(length))
         metadata = header["__metadata__"]
         num, columns = header["values"]["shape"]
         checksum, cost = str(metadata["checksum"]), Cost.model_validate_json(metadata["cost"])

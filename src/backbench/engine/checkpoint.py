@@ -21,6 +21,7 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as format_tensors
 
 from backbench.backbones.networks.weights import is_finite
+from backbench.documents import parse_json
 from backbench.errors import StorageError, TrainingDiverged
 from backbench.progress import SILENT, Progress
 from backbench.storage import read_file, sync_folder, write_atomically
@@ -131,7 +132,7 @@ class Workspace:
     def read_state(self, name: str) -> dict[str, Any] | None:
         """What `write_state` kept; None if there is nothing or nothing readable."""
         try:
-            state = json.loads(read_file(self.folder / f"{name}.json"))
+            state = parse_json(read_file(self.folder / f"{name}.json"))
         except (OSError, ValueError):
             return None
         return state if isinstance(state, dict) else None
@@ -164,7 +165,7 @@ def _parse(data: bytes) -> Checkpoint:
     try:
         tensors = parse_tensors(body)
         length = int.from_bytes(body[:8], "little")
-        state = json.loads(json.loads(body[8 : 8 + length])["__metadata__"]["backbench"])
+        state = parse_json(parse_json(body[8 : 8 + length])["__metadata__"]["backbench"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"it is no checkpoint ({error})") from error
     if state.get("version") != CHECKPOINT_VERSION:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from backbench.data.load import Data
+from backbench.documents import parse_json
 from backbench.engine.classifier import Classifier
 from backbench.engine.features import extract_features
 from backbench.errors import StorageError
@@ -193,7 +194,7 @@ def read_gallery(folder: Path, files: dict[str, str], dim: int) -> Gallery | Non
         _read_checked(folder / name, files.get(name)) for name in (INDEX_FILE, IMAGES_FILE, FEATURES_FILE)
     )
     try:
-        return _parse(json.loads(index_bytes), images, load(tensors)["features"], dim)
+        return _parse(parse_json(index_bytes), images, load(tensors)["features"], dim)
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise StorageError(f"{folder / FOLDER} is not a gallery ({str(error)[:120]}).") from error
 

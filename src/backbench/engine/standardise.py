@@ -37,18 +37,29 @@ def measure_scale(parts: Sequence[np.ndarray]) -> Scale:
     count = sum(len(part) for part in parts)
     if count == 0:
         raise DataError("there are no training images to fit on")
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         mean = sum(block.sum(axis=0, dtype=np.float64) for block in _row_blocks(parts)) / count
         squares = np.zeros_like(mean)
         for block in _row_blocks(parts):
             offsets = block - mean.astype(block.dtype)
             squares += np.einsum("ij,ij->j", offsets, offsets)
+    if not np.isfinite(squares).all():
+        squares = _measure_large(parts, mean)
     std = np.sqrt(squares / count)
-    if not np.isfinite(std).all():
-        bad = int((~np.isfinite(std)).sum())
-        raise DataError(f"{bad} of {len(std)} features hold values that are not finite; extract them again")
     varies = std > RELATIVE_FLOOR * np.sqrt(mean**2 + std**2)
     return Scale(mean, np.where(varies, 1.0 / np.where(varies, std, 1.0), 0.0))
+
+
+def _measure_large(parts: Sequence[np.ndarray], mean: np.ndarray) -> np.ndarray:
+    """Sums of squares where float32 has no room for them; DataError where values are not finite."""
+    finite = np.logical_and.reduce([np.isfinite(block).all(axis=0) for block in _row_blocks(parts)])
+    if not finite.all():
+        bad = int((~finite).sum())
+        raise DataError(f"{bad} of {len(finite)} features hold values that are not finite; extract them again")
+    squares = np.zeros_like(mean)
+    for block in _row_blocks(parts):
+        squares += np.square(block - mean).sum(axis=0)
+    return squares
 
 
 def _row_blocks(parts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:

@@ -11,7 +11,6 @@ import csv
 import errno
 import hashlib
 import io
-import json
 import os
 import secrets
 import shutil
@@ -23,8 +22,10 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError
 
 from backbench.config import Frozen
+from backbench.documents import parse_json
 from backbench.errors import ConfigError, StorageError
-from backbench.storage import read_file, storage_error, write_atomically
+from backbench.progress import SILENT, Progress
+from backbench.storage import digest_file, read_file, storage_error, write_atomically
 
 SCHEMA_VERSION = 1
 IN_INBOX = "choose another folder with --inbox, or --no-inbox"
@@ -110,33 +111,40 @@ def count_entries(folder: Path) -> int:
     return sum(1 for _ in folder.glob("*.json"))
 
 
-def list_entries(folder: Path) -> list[Entry]:
-    """All entries, the oldest first.
+def list_entries(folder: Path, progress: Progress = SILENT) -> list[Entry]:
+    """All entries that can be read, the oldest first; `progress` is told of each that can't.
 
     Raises:
-        ConfigError: there is no such folder. StorageError: an entry is damaged.
+        ConfigError: there is no such folder.
     """
     if not folder.is_dir():
         raise ConfigError(
             f"there is no inbox '{folder}'. It is made when someone presses Right or Wrong on the page of "
             "backbench serve; give another folder with --inbox."
         )
-    return sorted((_read(path) for path in folder.glob("*.json")), key=lambda entry: (entry.saved, entry.id))
+    entries = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            entries.append(_read(path))
+        except StorageError as error:
+            progress.warn(f"left out: {error}")
+    return sorted(entries, key=lambda entry: (entry.saved, entry.id))
 
 
-def latest_entries(folder: Path) -> list[Entry]:
+def latest_entries(folder: Path, progress: Progress = SILENT) -> list[Entry]:
     """One entry for each image, the oldest first: the one that judged it last. Raises what `list_entries` does."""
     latest: dict[str, Entry] = {}
-    for entry in list_entries(folder):
+    for entry in list_entries(folder, progress):
         latest.pop(entry.sha256, None)  # so that the order is that of the judgements that count
         latest[entry.sha256] = entry
     return list(latest.values())
 
 
-def export_entries(folder: Path, target: Path) -> list[Entry]:
+def export_entries(folder: Path, target: Path, progress: Progress = SILENT) -> list[Entry]:
     """Write the entries whose true class is known as a labelled data set: images and a table.
 
-    The same image judged twice is written once, as it was judged last; not at all if that left its class open.
+    What is damaged is left out, and `progress` is told. The same image judged twice is written once, as it was
+    judged last; not at all if that left its class open.
 
     Args:
         target: must not exist.
@@ -144,7 +152,8 @@ def export_entries(folder: Path, target: Path) -> list[Entry]:
     Raises:
         ConfigError: no inbox, or nothing in it has a label. StorageError: the target exists or can't be written.
     """
-    entries = [entry for entry in latest_entries(folder) if entry.label is not None]
+    labelled = [entry for entry in latest_entries(folder, progress) if entry.label is not None]
+    entries = [entry for entry in labelled if _has_image(folder, entry, progress)]
     if not entries:
         raise ConfigError(f"nothing in '{folder}' has a label yet: say Right, or which class it is, on the page.")
     if target.exists():
@@ -154,9 +163,22 @@ def export_entries(folder: Path, target: Path) -> list[Entry]:
         for entry in entries:
             shutil.copyfile(folder / entry.image, target / entry.image)
     except OSError as error:
+        shutil.rmtree(target, ignore_errors=True)
         raise storage_error(target, error, IN_TARGET) from error
     write_atomically(target / TABLE_FILE, _table(entries).encode("utf-8", "surrogateescape"), IN_TARGET)
     return entries
+
+
+def _has_image(folder: Path, entry: Entry, progress: Progress) -> bool:
+    """Whether the image that was judged is there, as it was."""
+    path = folder / entry.image
+    try:
+        if digest_file(path) == entry.sha256:
+            return True
+        progress.warn(f"left out: {path} was changed after it was judged")
+    except OSError as error:
+        progress.warn(f"left out: {path} can't be read: {error.strerror}")
+    return False
 
 
 def _table(entries: Sequence[Entry]) -> str:
@@ -177,9 +199,9 @@ def _neutral(cell: str) -> str:
 
 def _read(path: Path) -> Entry:
     try:
-        document = json.loads(read_file(path))
+        document = parse_json(read_file(path))
         return Entry.model_validate(document)
     except OSError as error:
         raise StorageError(f"{path} can't be read: {error.strerror}.") from error
-    except (ValueError, ValidationError, RecursionError) as error:
-        raise StorageError(f"{path} is no entry of an inbox. Remove it, or the folder, and try again.") from error
+    except (ValueError, ValidationError) as error:
+        raise StorageError(f"{path} is no entry of an inbox, or a damaged one.") from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from backbench.documents import parse_json
 from backbench.storage import read_file
 from backbench.studies.carry_out import Outcome
 from backbench.studies.steps import Settings
@@ -19,7 +19,7 @@ def is_less_than_there(outcome: Outcome, settings: Settings) -> bool:
     if not outcome.interrupted:
         return False
     try:
-        there = _list_figures(json.loads(read_file(settings.pages / DOCUMENT_FILE)))
+        there = _list_figures(parse_json(read_file(settings.pages / DOCUMENT_FILE)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     return not there <= _list_figures(make_document(outcome, []))

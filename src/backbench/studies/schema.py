@@ -20,7 +20,6 @@ table = "Results overview"
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from backbench.config import Frozen
+from backbench.documents import parse_toml
 from backbench.errors import ConfigError, nearest
 from backbench.report.study_cells import PERCENT
 from backbench.storage import read_file
@@ -384,10 +384,8 @@ def read_study(path: Path) -> StudyFile:
         near = "" if path.is_file() else _near(path)
         raise ConfigError(f"study '{path}' {why}.{near}") from error
     try:
-        document = tomllib.loads(text.decode("utf-8-sig"), parse_float=Decimal)
+        document = parse_toml(text.decode("utf-8-sig"), parse_float=Decimal)
         return StudyFile.model_validate(document)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"study '{path}' is not TOML in UTF-8: {error}.") from error
     except ValidationError as error:
         faults = error.errors()  # a key that was mistyped is missing too, and that is no help
         fault = next((each for each in faults if each["type"] == "extra_forbidden"), faults[0])
@@ -399,6 +397,8 @@ def read_study(path: Path) -> StudyFile:
             said = "must not be empty"
         end = "" if said.endswith("?") else "."
         raise ConfigError(f"study '{path}'{f', {place}' if place else ''}: {said}{end}") from error
+    except ValueError as error:
+        raise ConfigError(f"study '{path}' is not TOML in UTF-8 that can be read: {error}.") from error
 
 
 def _describe_place(place: Sequence[int | str], document: Mapping[str, Any]) -> str:

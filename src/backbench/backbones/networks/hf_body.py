@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from logging import ERROR, getLogger
@@ -17,6 +16,7 @@ from backbench.backbones.networks.fetch import prefer_no_telemetry
 from backbench.backbones.networks.hf_preprocess import read_preprocess
 from backbench.backbones.networks.weights import is_finite
 from backbench.config import Preprocess
+from backbench.documents import parse_json
 from backbench.errors import MissingExtra, ModelError
 from backbench.storage import read_file
 
@@ -83,8 +83,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_FILE
     try:
-        said = json.loads(read_file(path, MAX_CONFIG_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
+        said = parse_json(read_file(path, MAX_CONFIG_BYTES))
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path} is not a readable config of transformers: {error}.") from error
     kind = said.get("model_type") if isinstance(said, dict) else None
     if not isinstance(kind, str):
@@ -250,7 +250,7 @@ def _name_classes(labels: Sequence[str], name: str) -> tuple[str, ...]:
 
 def _read_labels(folder: Path) -> list[str]:
     """The names of the classes in `config.json`, by row; without any, the two that the library makes up."""
-    said = json.loads(read_file(folder / CONFIG_FILE, MAX_CONFIG_BYTES))
+    said = parse_json(read_file(folder / CONFIG_FILE, MAX_CONFIG_BYTES))
     named = said.get("id2label")
     if isinstance(named, dict) and named:
         return [str(named.get(str(row), f"LABEL_{row}")) for row in range(len(named))]

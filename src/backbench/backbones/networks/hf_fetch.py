@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from backbench.backbones.networks.fetch import (
 )
 from backbench.backbones.networks.hf_body import import_transformers, read_config
 from backbench.backbones.shards import MAX_INDEX_BYTES
+from backbench.documents import parse_json
 from backbench.errors import ModelError
 from backbench.storage import read_file
 
@@ -70,8 +70,8 @@ def _fetch_weights(repo: str, revision: str) -> None:
     except ModelError:
         raise whole from None
     try:
-        named = sorted(set(json.loads(read_file(index, MAX_INDEX_BYTES))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        named = sorted(set(parse_json(read_file(index, MAX_INDEX_BYTES))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ModelError(f"{index} is not a readable index of weights.") from error
     for part in named:
         if not isinstance(part, str) or "/" in part or not part.endswith(".safetensors"):

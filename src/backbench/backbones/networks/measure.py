@@ -13,7 +13,7 @@ from backbench.backbones.networks.base import Backbone
 from backbench.backbones.networks.build import Build, plain_build
 from backbench.backbones.networks.weights import digest_weights, weights_bytes
 from backbench.config import Preprocess
-from backbench.errors import ModelError
+from backbench.errors import OUT_OF_MEMORY, ModelError, is_out_of_memory
 from backbench.records import ModelFacts
 
 
@@ -120,6 +120,8 @@ def copy_to_meta(body: nn.Module) -> nn.Module:
 
 def does_not_run(name: str, size: tuple[int, int], error: Exception) -> ModelError:
     """What to say of a network that fails on images of (height, width)."""
+    if is_out_of_memory(error):
+        return ModelError(f"{name}, {size[0]} x {size[1]} pixels: {OUT_OF_MEMORY}.")
     return ModelError(
         f"{name} does not run on images of {size[0]} x {size[1]} pixels: {str(error).strip()[:300]}. "
         f"Check the input size, and options such as img_size."

@@ -54,7 +54,9 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             if any(name.startswith(OPTIMISER_PREFIX) for name in names):
                 names = [name for name in names if name.startswith(OPTIMISER_PREFIX)]
             return {name.removeprefix(OPTIMISER_PREFIX): _as_float32(archive[name], name, path) for name in names}
-    except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except MemoryError as error:
+        raise ModelError(f"{path} needs more memory than there is, or its header is damaged.") from error
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"{path} is not a whole .npz checkpoint: {reason}. Fetch it again.") from error
     except (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from backbench import ledger
+from backbench.documents import parse_json
 from backbench.errors import ConfigError, StorageError
 from backbench.evaluate.confusion import count_confusion
 from backbench.evaluate.reliability import at_temperature
@@ -22,7 +22,7 @@ from backbench.report.pictures.curves import draw_learning_curves
 from backbench.report.pictures.scatter import draw_cost
 from backbench.report.pictures.style import FORMATS, save_figure
 from backbench.report.rows import Row, make_rows
-from backbench.storage import read_file, storage_error
+from backbench.storage import storage_error
 
 HISTORY_FILE = "history.json"
 
@@ -105,7 +105,7 @@ def write_run_pictures(
     if predictions is None:
         reason = f": {record.failure.message}" if record.failure else "."
         raise ConfigError(f"run '{record.run_id}' failed, so there is nothing to draw{reason}")
-    return _write(draw_run(record, predictions, _read_history(folder), theme=theme), out, formats)
+    return _write(draw_run(record, predictions, _read_history(folder, record), theme=theme), out, formats)
 
 
 def write_comparison_pictures(
@@ -132,13 +132,13 @@ def _check_formats(formats: Sequence[str]) -> None:
             raise ConfigError(f"unknown picture format '{kind}'. Allowed: {', '.join(FORMATS)}.")
 
 
-def _read_history(folder: Path) -> dict[str, Any] | None:
+def _read_history(folder: Path, record: RunRecord) -> dict[str, Any] | None:
     path = folder / HISTORY_FILE
-    try:
-        history = json.loads(read_file(path))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    try:
+        history = parse_json(ledger.read_unchanged(path, record))
+    except ValueError as error:
         raise StorageError(f"{path} is damaged: {error}. Delete {folder} to run it again.") from error
     if not isinstance(history, dict) or not all(isinstance(phase, dict) for phase in history.values()):
         raise StorageError(f"{path} is damaged: it is no training history. Delete {folder} to run it again.")
