@@ -146,9 +146,7 @@ def evaluate_elsewhere(
         num_seen=images.num_seen,
     )
     place = _folder_beside(bundle) / f"{_key_of(source.place)}-{digest}.json"
-    document = _AS_JSON.dump_python(found, mode="json")
-    kept = document | {"checksum": digest_json(document)}
-    write_atomically(place, json.dumps(kept, indent=1).encode())
+    _write_found(place, found)
     return found
 
 
@@ -221,6 +219,12 @@ def _digest(facts: BundleFacts, images: _Images, source: Source, precision: Prec
         **({} if facts.grey is None else {"grey": facts.grey.model_dump()}),
     }
     return digest_json(asked)
+
+
+def _write_found(place: Path, found: Elsewhere) -> None:
+    document = _AS_JSON.dump_python(found, mode="json")
+    kept = document | {"checksum": digest_json(document)}
+    write_atomically(place, json.dumps(kept, indent=1).encode())
 
 
 def _read_found(place: Path) -> Elsewhere | None:

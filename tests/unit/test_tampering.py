@@ -18,6 +18,7 @@ from backbench import ledger
 from backbench.cli import app
 from backbench.config import DataConfig, MethodConfig, RunConfig, digest_json
 from backbench.data.manifest import Manifest, write_manifest
+from backbench.elsewhere import Elsewhere, _read_found, _write_found
 from backbench.errors import StorageError
 from backbench.evaluate.calibrate import measure_answered, softmax
 from backbench.evaluate.metrics import per_class_recall, score
@@ -290,3 +291,19 @@ def test_a_kept_manifest_that_was_changed_is_not_linked_into_new_runs(runs: Path
     for name in ("third", "one more"):
         assert (write(runs, name) / "manifest.json").read_bytes().startswith(b'{"schema": 1')
     assert (runs / "first" / "manifest.json").read_bytes() == content
+
+
+def test_figures_kept_for_other_data_that_were_changed_are_computed_again(tmp_path: Path) -> None:
+    place = tmp_path / "x.json"
+    found = Elsewhere("other", {"a": "b"}, {"accuracy": Metric(value=0.5, low=0.4, high=0.6, n=9)}, 9, 1, 2)
+    _write_found(place, found)
+    assert _read_found(place) == found
+    whole = json.loads(place.read_bytes())
+    for change in (
+        lambda kept: put(kept, ("metrics", "accuracy", "value"), 0.999),
+        lambda kept: kept.pop("checksum"),
+    ):
+        kept = json.loads(json.dumps(whole))
+        change(kept)
+        place.write_text(json.dumps(kept))
+        assert _read_found(place) is None
