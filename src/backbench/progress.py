@@ -165,10 +165,14 @@ class RichProgress(Progress):
         self.live.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self._print(text)
 
     def warn(self, text: str) -> None:
-        self.console.print(f"warning: {text}", style="yellow", markup=False)
+        self._print(f"warning: {text}", "yellow")
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        """Broken at spaces alone: a path stays whole, to be copied."""
+        self.console.print(text, style=style, markup=False, overflow="ignore", crop=False)
 
     def show(self, line: str, table: Callable[[int], str]) -> None:
         from rich.text import Text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from backbench import runtime
 from backbench.cli.adapt import _run
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import Interrupted
-from backbench.progress import SILENT, STEPS, Progress, Stoppable
+from backbench.progress import SILENT, STEPS, Progress, RichProgress, Stoppable
 
 
 def test_a_signal_ends_the_work_under_a_bar() -> None:
@@ -54,3 +55,18 @@ def test_adapt_listens_before_it_trains(
         _run(config, tmp_path / "runs", "cpu", None, as_json=True, quiet=True, with_gallery=False)
     assert stopped.value.exit_status == 130
     assert not list((tmp_path / "runs").glob("*"))  # as the images were read
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_messages_in_a_terminal_break_at_spaces_alone(width: int) -> None:
+    path = "/home/somebody/pictures/" + "a_long_folder_name/" * 6 + "model.safetensors"
+    text = f"the run failed, because there is no file {path}: put it back, or name another folder with --out"
+    progress = RichProgress()
+    stream = io.StringIO()
+    progress.console.file, progress.console._width = stream, width
+    progress.say(text)
+    progress.warn(text)
+    lines = stream.getvalue().splitlines()
+    assert " ".join(" ".join(lines).split()) == f"{text} warning: {text}"
+    assert sum(f"{path}:" in line for line in lines) == 2
+    assert all(path in line or len(line) <= width for line in lines)

@@ -470,6 +470,15 @@ def test_options_that_were_set_are_in_the_command_as_the_command_line_reads_them
     assert parse_settings(tuple("=".join(setting) for setting in settings)) == options
 
 
+def test_warnings_beyond_three_are_counted_in_the_box_and_rows_of_one_name_take_two_lines():
+    details = DataDetails(warnings=tuple(f"warning {number}" for number in range(5)))
+    page = render_report([make_comparison(make_runs((0.9, 0.8)), details)])
+    assert "2 more" in read_page(page).seen.partition("All runs")[0]
+    assert 'class="who long"' not in page
+    twins = render_report([make_comparison(make_runs((0.9, 0.8), models=["m", "m"]))])
+    assert 'class="who long"' in twins
+
+
 @pytest.mark.parametrize("num", [1, 2])
 def test_one_thing_left_out_is_told_in_the_singular(num, monkeypatch):
     comparison = make_comparison(make_runs((0.5, 0.4), num_images=200, classes=[f"c{n}" for n in range(6)]))

@@ -167,7 +167,7 @@ def _recipe(**changes: object) -> dict[str, object]:
         (_recipe(epochs=1), _recipe(epochs=20), ("1 epoch", "20 epochs")),
         (_recipe(), _recipe(optimizer="sgd"), ("adamw", "sgd")),
         (_recipe(), _recipe(augment="basic"), ("no augmentation", "augmentation basic")),
-        (_recipe(), _recipe(augment="basic", epochs=3), ("no augmentation", "augmentation basic")),
+        (_recipe(), _recipe(augment="basic", epochs=3), ("10 epochs", "3 epochs")),
         (_recipe(), _recipe(batch_size=8), ("batch size 64", "batch size 8")),
         (_recipe(), _recipe(label_smoothing=0.1), ("label smoothing 0", "label smoothing 0.1")),
         (_recipe(), _recipe(learning_rate=0.01), ("default learning rate", "learning rate 0.01")),

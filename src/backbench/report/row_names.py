@@ -16,7 +16,7 @@ _NAMED_FIRST = (
 )  # fmt: skip
 """The settings that people name a run by; the others follow, and what says little comes last."""
 _NAMED_LAST = ("seed", "split seed", "model", "weights")
-_LONGEST_WORDS = 32
+_LONGEST_WORDS = 28
 _ENDED = "ended training"
 
 
@@ -81,7 +81,7 @@ def _set_apart(records: Sequence[RunRecord]) -> list[str]:
     names = [""] * len(records)
     while said and len(set(names)) < len(names):
         joined = {key: _join(said, [*chosen, key]) for key in said}
-        best = max(joined, key=lambda key: len(set(joined[key])))  # the first of equals
+        best = max(joined, key=lambda key: (len(set(joined[key])), -_place(key)[0], -len("".join(joined[key]))))
         if len(set(joined[best])) == len(set(names)):
             break
         chosen.append(best)
