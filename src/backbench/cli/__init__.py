@@ -89,12 +89,13 @@ for verb in VERBS:
 
 def _print_error(error: Exception) -> None:
     """On stderr; of several processes each says what it met, but for a wish to stop, which reaches all of them."""
+    from backbench.cli.output import print_error
     from backbench.engine.distributed import launched_number
     from backbench.errors import Interrupted
 
     number = launched_number()
     if not (number and isinstance(error, Interrupted)):
-        print(f"error{f' in process {number}' if number else ''}: {error}", file=sys.stderr)
+        print_error(f"error{f' in process {number}' if number else ''}: {error}")
 
 
 def main() -> None:

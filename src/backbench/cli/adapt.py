@@ -138,6 +138,7 @@ def _plan(
     Cost: the images are read once, for the id of the run, unless they have to be downloaded first.
     """
     from backbench.catalog import find_method, find_model
+    from backbench.cli.output import wrap_lines
     from backbench.config import MethodConfig
     from backbench.data.load import load_data
     from backbench.data.survey import survey
@@ -183,7 +184,7 @@ def _plan(
         *[("", sentence) for sentence in describe_guessed(guessed)],
         *([] if budget_seconds is None else [("budget", format_seconds(budget_seconds))]),
     ]
-    return document, "\n".join(f"{name:8}{printable(text)}" for name, text in lines)
+    return document, "\n".join(wrap_lines(f"{name:8}{printable(text)}", " " * 8) for name, text in lines)
 
 
 def _estimate(config: RunConfig, options: Frozen, num_images: int, num_train: int, device: str) -> float:

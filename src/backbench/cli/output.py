@@ -27,9 +27,20 @@ def has_line_drawing() -> bool:
 
 def wrap_lines(text: str, indent: str = "") -> str:
     """`text` in lines that fit the terminal, broken at spaces alone; in a pipe or a file as it is."""
+    return _fit(text, terminal_width(), indent) if _is_wrapped() else text
+
+
+def print_error(text: str) -> None:
+    """On stderr, wrapped where that is a terminal."""
+    if sys.stderr.isatty():
+        text = _fit(text, max(60, os.get_terminal_size(sys.stderr.fileno()).columns), "  ")
+    print(text, file=sys.stderr)
+
+
+def _fit(text: str, width: int, indent: str) -> str:
     from backbench.report.text import wrap
 
-    return "\n".join(wrap(text, terminal_width(), indent)) if _is_wrapped() else text
+    return "\n".join(line for given in text.split("\n") for line in wrap(given, width, indent))
 
 
 def _is_wrapped() -> bool:

@@ -41,7 +41,7 @@ def scan(
 
     DATA is as for `backbench rank`. Exit status 1 when there is trouble.
     """
-    from backbench.cli.output import print_json
+    from backbench.cli.output import print_json, wrap_lines
     from backbench.cli.rank import make_data_config
     from backbench.data.audit import audit_source
     from backbench.progress import make_progress
@@ -62,6 +62,6 @@ def scan(
         print_json(audit.to_json())
     else:
         for sentence in audit.sentences():
-            print(sentence)
+            print(wrap_lines(sentence, "  "))
     if audit.has_trouble:
         sys.exit(1)

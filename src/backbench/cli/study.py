@@ -155,6 +155,7 @@ def split_pairs(given: Sequence[str]) -> dict[str, str]:
 
 def render_estimates(title: str, estimates: Sequence[Estimate], missing: Sequence[str] = ()) -> str:
     """Rankings, their runs and rough times as a text table, and what that counts and does not."""
+    from backbench.cli.output import wrap_lines
     from backbench.plan import describe_guessed
     from backbench.progress import format_seconds
     from backbench.report.text import plural
@@ -184,4 +185,4 @@ def render_estimates(title: str, estimates: Sequence[Estimate], missing: Sequenc
     if unknown:
         counted = ", ".join(f"{name} as {plural(num, 'image')}" for name, num in unknown.items())
         lines += [f"Size not known before it is listed, so counted: {counted}."]
-    return "\n".join([*lines, *(f"Missing: {note}" for note in missing)])
+    return "\n".join([*lines, *(wrap_lines(f"Missing: {note}", "  ") for note in missing)])
