@@ -13,10 +13,11 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from backbench.config import DataConfig, Precision, digest_json
-from backbench.data.census import take_census
+from backbench.data.census import Census, take_census
 from backbench.data.listing import Listing
 from backbench.data.load import load_listing
 from backbench.data.seen import find_seen
+from backbench.data.sizes import common_size
 from backbench.data.store import PixelStore
 from backbench.data.synsets import TABLES, plain_name, read_table
 from backbench.data.wording import list_some, quote
@@ -46,6 +47,7 @@ class Elsewhere:
         mapping: its class -> the model's class, where there is one.
         metrics: as of a run, on `num_images` images; the model may answer any of its classes.
         num_seen: images left out because the model was trained on them; `num_unmapped`: of classes it lacks.
+        common_size: (width, height, images) of the most common size among those that were evaluated.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Elsewhere:
     num_images: int
     num_unmapped: int
     num_seen: int
+    common_size: tuple[int, int, int] | None = None
 
 
 _AS_JSON = TypeAdapter(Elsewhere)
@@ -65,15 +68,20 @@ class Source:
 
     Args:
         place: as it was asked for.
-        rows: of the listing, less what is broken; `hashes`: SHA-256 of the content of each of its rows.
+        rows: of the listing, less what is broken; `census`: of the whole listing.
     """
 
     place: str
     listing: Listing
     store: PixelStore
     rows: list[int]
-    hashes: tuple[str, ...]
+    census: Census
     max_pixels: int
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """SHA-256 of the content of each row of the listing."""
+        return self.census.hashes
 
 
 def read_source(config: DataConfig, progress: Progress = SILENT) -> Source:
@@ -91,7 +99,7 @@ def read_source(config: DataConfig, progress: Progress = SILENT) -> Source:
         for row in range(len(listing))
         if row not in census.bad and (wanted is None or listing.parts[row] == wanted)
     ]
-    return Source(config.source, listing, store, rows, census.hashes, config.max_pixels)
+    return Source(config.source, listing, store, rows, census, config.max_pixels)
 
 
 def evaluate_elsewhere(
@@ -122,7 +130,7 @@ def evaluate_elsewhere(
     digest = _digest(facts, images, source, precision)[:16]
     for kept in _folder_beside(bundle).glob(f"*-{digest}.json"):
         if (known := _read_found(kept)) is not None:
-            return replace(known, name=source.listing.name)
+            return replace(known, name=source.listing.name, common_size=common_size(source.census, images.rows))
     if deadline is not None and time.monotonic() >= deadline:
         raise BudgetExceeded("no time is left")
     classifier = load_bundle(bundle)
@@ -144,6 +152,7 @@ def evaluate_elsewhere(
         num_images=len(images.rows),
         num_unmapped=images.num_unmapped,
         num_seen=images.num_seen,
+        common_size=common_size(source.census, images.rows),
     )
     place = _folder_beside(bundle) / f"{_key_of(source.place)}-{digest}.json"
     _write_found(place, found)

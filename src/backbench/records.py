@@ -41,6 +41,9 @@ class DataFacts(Frozen):
     image_digest: str
     num_skipped: int = 0
     num_groups: int | None = None
+    common_sizes: dict[str, tuple[int, int, int]] = Field(
+        default_factory=dict, description="split -> (width, height, images) of its most common size, in pixels"
+    )
 
 
 class ModelFacts(Frozen):

@@ -22,6 +22,7 @@ from backbench.config import Frozen, MethodConfig, Precision, RunConfig, digest_
 from backbench.data.load import Data, load_data
 from backbench.data.manifest import write_manifest
 from backbench.data.seen import find_seen, read_seen
+from backbench.data.sizes import common_sizes
 from backbench.engine.task import Features, Task
 from backbench.errors import (
     OUT_OF_MEMORY,
@@ -450,6 +451,7 @@ def describe_data(data: Data) -> DataFacts:
         image_digest=manifest.image_digest,
         num_skipped=len(data.census.bad),
         num_groups=len(groups) or None,
+        common_sizes=common_sizes(data.census, manifest.rows.tolist(), manifest.parts),
     )
 
 

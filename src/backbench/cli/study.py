@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from backbench.cli.openimages import openimages
 from backbench.cli.options import device_option, json_option, precision_option, quiet_option
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 @click.group()
 def study() -> None:
     """Carry out a study from one file: many rankings, its tables, its pictures."""
+
+
+study.add_command(openimages)
 
 
 @study.command()

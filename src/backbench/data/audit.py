@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from backbench.data.left_out import list_left_out
 from backbench.data.listing import Ignored, Listing
 from backbench.data.load import load_listing, refuse_fractions, source_notes, source_warnings
 from backbench.data.manifest import Manifest, make_manifest, order_classes
+from backbench.data.sizes import common_size, common_sizes
 from backbench.data.store import PixelStore
 from backbench.data.wording import count, escape, list_some, quote
 from backbench.errors import DataError
@@ -43,6 +44,7 @@ class Audit:
     Args:
         class_counts: usable images of each class, classes in the manifest's order; 0 for an empty class.
         parts: images of each part as they would be used; empty where no split could be made.
+        common_sizes: part, or 'all' without a split -> (width, height, images) of its most common size.
         widths, heights: least, middle and greatest, in pixels; None without a usable image.
         broken: files that are no usable images, and why.
         repeats: sets of identical content within one part and one class: harmless, kept together by the split.
@@ -71,6 +73,7 @@ class Audit:
     empty_classes: tuple[str, ...]
     small_classes: tuple[str, ...]
     problem: str | None = None
+    common_sizes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     read_as: tuple[str, ...] = ()
@@ -103,6 +106,7 @@ class Audit:
             "parts": self.parts,
             "widths": self.widths,
             "heights": self.heights,
+            "common_sizes": self.common_sizes,
             "broken": entries(self.broken),
             "ignored": entries(self.ignored),
             "repeats": copies(self.repeats),
@@ -130,6 +134,12 @@ class Audit:
             lines.append(
                 f"Sizes {low_w:,}-{high_w:,} x {low_h:,}-{high_h:,} pixels, median {middle_w:,} x {middle_h:,}."
             )
+        if self.common_sizes:
+            sizes_by_part = [
+                f"{width:,} x {height:,} ({num:,} of {self.parts.get(part, self.num_images):,} {part})"
+                for part, (width, height, num) in self.common_sizes.items()
+            ]
+            lines.append(f"Most common size: {', '.join(sizes_by_part)}.")
         if self.parts:
             lines.append("Parts: " + ", ".join(f"{num:,} {part}" for part, num in self.parts.items()) + ".")
         lines += [f"{escape(note)}." for note in self.read_as]
@@ -213,6 +223,7 @@ def audit(listing: Listing, census: Census, manifest: Manifest | None, *, proble
         empty_classes=tuple(name for name in names if not counts[name]),
         small_classes=tuple(name for name in names if 0 < counts[name] < FEW_IMAGES),
         problem=problem,
+        common_sizes=_common_sizes(census, usable, manifest),
         notes=tuple(source_warnings(listing)),
         warnings=manifest.warnings if manifest is not None else (),
         read_as=source_notes(listing),
@@ -230,6 +241,15 @@ def _spread(census: Census, usable: Sequence[int], name: str) -> tuple[int, int,
     sides = np.exp(census.facts[usable, census.fact_names.index(name)].astype(np.float64))
     low, middle, high = np.quantile(sides, (0, 0.5, 1), method="lower").round().astype(int).tolist()
     return low, middle, high
+
+
+def _common_sizes(
+    census: Census, usable: Sequence[int], manifest: Manifest | None
+) -> dict[str, tuple[int, int, int]]:
+    if manifest is not None:
+        return common_sizes(census, manifest.rows.tolist(), manifest.parts)
+    size = common_size(census, usable)
+    return {} if size is None else {"all": size}
 
 
 def _list_entries(what: str, entries: Sequence[Ignored], plural: str = "") -> list[str]:

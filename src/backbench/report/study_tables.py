@@ -20,6 +20,10 @@ NAMES = {
 }
 
 
+PARTS = ("train", "val", "test")
+SIZE_NOTE = "Sizes are width x height in pixels, with the share of the split's images that have it."
+
+
 @dataclass(frozen=True)
 class Table:
     """A table to print: heading, column names, rows of cells, and notes below."""
@@ -31,19 +35,32 @@ class Table:
 
 
 def make_data_table(cells: Sequence[Cell]) -> Table:
-    """Images of each part of every data set, and of the other sources that models were tried on."""
+    """Images of each part of every data set and their most common size; sources that models were tried on."""
     rows: dict[str, tuple[str, ...]] = {}
     for cell in cells:
         facts = cell.record.data
         parts = (facts.num_train, facts.num_val, facts.num_test)
         shown = (cell.data, *(f"{num:,}" for num in (*parts, sum(parts), len(facts.classes))))
-        rows.setdefault(f"{cell.data} {parts}", shown)
+        sizes = [_show_size(facts.common_sizes.get(part), num) for part, num in zip(PARTS, parts, strict=True)]
+        rows.setdefault(f"{cell.data} {parts}", (*shown, *sizes))
     for cell in cells:
         for source, found in cell.elsewhere.items():
             classes = f"{len(found.mapping):,} in common with {cell.data}"
             shown = (source, "-", "-", f"{found.num_images:,}", f"{found.num_images:,}", classes)
-            rows.setdefault(f"{source} {cell.data}", shown)
-    return Table("Data", ("images", "train", "validation", "test", "total", "classes"), tuple(rows.values()))
+            size = _show_size(found.common_size, found.num_images)
+            rows.setdefault(f"{source} {cell.data}", (*shown, "-", "-", size))
+    columns = ("images", "train", "validation", "test", "total", "classes")
+    more = ("most common size in train", "in validation", "in test")
+    return Table("Data", columns + more, tuple(rows.values()), (SIZE_NOTE,))
+
+
+def _show_size(size: tuple[int, int, int] | None, num_images: int) -> str:
+    """'640 x 480 (12 %)'; '-' where the record does not have it."""
+    if size is None or not num_images:
+        return "-"
+    width, height, num = size
+    share = f"{100 * num / num_images:.0f} %" if num < num_images else "all"
+    return f"{width:,} x {height:,} ({share})"
 
 
 def make_group_tables(cells: Sequence[Cell]) -> list[Table]:

@@ -96,20 +96,20 @@ def load(config: DataConfig, progress: Progress) -> Listing:
             f"{config.source}: there is no folder {quote(str(folder))}. Give openimages:FOLDER, where FOLDER "
             "holds class descriptions, annotations and images of Open Images as published."
         )
-    found = _look(folder)
+    found = look(folder)
     labels = _read_label_map(folder, found)
     num_bytes = sum(path.stat().st_size for path, _ in found.annotations)
     if num_bytes > LARGE_BYTES:
         progress.say(f"reading {format_bytes(num_bytes)} of annotations")
-    annotated = _read_annotations(found, labels)
+    annotated = read_annotations(found, labels)
     classes = {image_id: labels.decide_classes(image.labels) for image_id, image in annotated.items()}
     if limit is not None:
-        missing = _choose_missing(annotated, classes, found, limit)
+        missing = choose_missing(annotated, classes, found, limit)
         if missing:
             fetch_images(
                 folder, missing, progress, max_pixels=config.max_pixels, base_url=openimages_download.BASE_URL
             )
-            found = _look(folder)
+            found = look(folder)
     listing = _make_listing(folder, found, labels, annotated, classes)
     if (folder / CLASS_LIST).is_file():
         for line in describe_mapping(listing):
@@ -145,7 +145,8 @@ def _refuse_typo(name: str, path: str) -> None:
         )
 
 
-def _look(folder: Path) -> _Found:
+def look(folder: Path) -> _Found:
+    """What lies in the folder: official files, and images by their ids. DataError: it can't be read."""
     found = _Found()
     places: list[tuple[Path, str | None]] = [(folder, None)]
     try:
@@ -203,7 +204,7 @@ def _read_label_map(folder: Path, found: _Found) -> LabelMap:
     return LabelMap(names, parents, read_wanted(listed, names) if listed.is_file() else names)
 
 
-def _read_annotations(found: _Found, labels: LabelMap) -> dict[str, _Image]:
+def read_annotations(found: _Found, labels: LabelMap) -> dict[str, _Image]:
     """Image id -> its verified labels, of all images with a label that means a wanted class."""
     annotated: dict[str, _Image] = {}
     for path, part in found.annotations:
@@ -231,7 +232,7 @@ def _read_annotations(found: _Found, labels: LabelMap) -> dict[str, _Image]:
     return annotated
 
 
-def _choose_missing(
+def choose_missing(
     annotated: Mapping[str, _Image], classes: Mapping[str, Sequence[str]], found: _Found, limit: int
 ) -> list[Missing]:
     """Images of one class that are not on disk, at most so many of a class and part that `limit` are on disk then;

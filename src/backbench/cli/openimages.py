@@ -1,0 +1,71 @@
+"""`backbench study openimages`: a subset of Open Images for the classes of other data sets."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from backbench.cli.options import json_option, quiet_option
+
+
+@click.command()
+@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--classes",
+    multiple=True,
+    metavar="SET",
+    help="caltech256, cifar100 or a file with a class on each line; repeatable.  [default: FOLDER/classes.txt]",
+)
+@click.option(
+    "--per-class", type=click.IntRange(min=1), default=50, show_default=True, help="Images a class and split."
+)
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    type=click.Choice(["train", "validation", "test"]),
+    default=("test",),
+    show_default=True,
+    help="Of Open Images; repeatable.",
+)
+@click.option("--download", is_flag=True, help="Fetch what is missing; without it nothing is written.")
+@json_option
+@quiet_option
+def openimages(
+    folder: Path,
+    classes: tuple[str, ...],
+    per_class: int,
+    splits: tuple[str, ...],
+    download: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Plan a subset of Open Images: official files, classes, images; fetch what is missing.
+
+    The official files in FOLDER are named and checked. Then each class of --classes that Open Images has is listed
+    with the images that are there and that are missing. Exit status 1 when a file is damaged or could not be had.
+
+    \b
+    Example: backbench study openimages open-images --classes caltech256 --classes cifar100
+             backbench study openimages open-images --classes caltech256 --classes cifar100 --download
+    """
+    from backbench.cli.output import print_json
+    from backbench.progress import make_progress
+    from backbench.studies.subset import SubsetRequest, describe_subset, get_subset, plan_subset
+
+    request = SubsetRequest(folder, tuple(dict.fromkeys(classes)), per_class, tuple(dict.fromkeys(splits)))
+    with make_progress(quiet=quiet) as progress:
+        plan = get_subset(request, progress) if download else plan_subset(request)
+    words = ["backbench", "study", "openimages", str(folder)]
+    words += [word for name in request.classes for word in ("--classes", name)]
+    words += ["--per-class", str(per_class), *(word for part in request.parts for word in ("--split", part))]
+    if as_json:
+        print_json(plan.to_json())
+    else:
+        for sentence in describe_subset(plan, shlex.join([*words, "--download"])):
+            print(sentence)
+    if any(file.state == "damaged" for file in plan.files) or (download and not plan.is_whole):
+        sys.exit(1)

@@ -1,0 +1,279 @@
+"""A subset of Open Images for the classes of other data sets: what there is, what is missing, and getting that."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backbench.config import DataConfig
+from backbench.data import openimages_download
+from backbench.data.openimages_download import TYPICAL_BYTES, Missing, fetch_images
+from backbench.data.openimages_files import OfficialFile, fetch_missing, list_files
+from backbench.data.openimages_labels import LabelMap, read_names, read_parents, read_wanted
+from backbench.data.sources.openimages import CLASS_LIST, choose_missing, look, read_annotations
+from backbench.data.synsets import TABLES, read_table
+from backbench.data.wording import count, list_some, quote
+from backbench.elsewhere import match_names
+from backbench.errors import ConfigError, DataError, StorageError
+from backbench.progress import SILENT, Progress, format_bytes
+from backbench.storage import write_atomically
+
+MAX_LIST_BYTES = 1_000_000
+MAX_PIXELS: int = DataConfig.model_fields["max_pixels"].default
+
+
+@dataclass(frozen=True)
+class SubsetRequest:
+    """What is wanted.
+
+    Args:
+        folder: of the subset.
+        classes: names of sets whose classes are known (`caltech256`, `cifar100`), or files with a name on each
+            line; empty: those of `classes.txt` in the folder.
+        per_class: images of each class and part.
+        parts: of Open Images: train, validation, test.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    per_class: int
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SubsetClass:
+    """One class of Open Images: the wanted classes that it stands for, by set, and its images."""
+
+    name: str
+    stands_for: Mapping[str, str]
+    num_there: int
+    num_missing: int
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The plan. `unmatched`: wanted classes that Open Images lacks, by set; `images`: those that are missing."""
+
+    request: SubsetRequest
+    files: list[OfficialFile]
+    classes: list[SubsetClass] = field(default_factory=list)
+    unmatched: Mapping[str, list[str]] = field(default_factory=dict)
+    images: list[Missing] = field(default_factory=list)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether all official files are there and whole: else classes and images are not known."""
+        return all(file.state == "there" for file in self.files)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing."""
+        return self.is_readable and not self.images
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `--json` prints."""
+        return {
+            "schema": 1,
+            "folder": str(self.request.folder),
+            "per_class": self.request.per_class,
+            "parts": list(self.request.parts),
+            "files": [
+                {
+                    "name": file.name,
+                    "url": file.url,
+                    "state": file.state,
+                    "bytes": file.num_bytes,
+                    "published_bytes": file.published_bytes,
+                    "found": file.found,
+                }
+                for file in self.files
+            ],
+            "classes": [
+                {
+                    "name": each.name,
+                    "stands_for": dict(each.stands_for),
+                    "on_disk": each.num_there,
+                    "missing": each.num_missing,
+                }
+                for each in self.classes
+            ],
+            "unmatched": {name: list(names) for name, names in self.unmatched.items()},
+            "missing_images": len(self.images),
+            "missing_image_bytes": len(self.images) * TYPICAL_BYTES,
+        }
+
+
+def plan_subset(request: SubsetRequest) -> Subset:
+    """What of the subset lies in its folder, and what is missing; nothing is written.
+
+    Raises:
+        ConfigError: a set or list of classes that there is not, or one that `classes.txt` contradicts.
+        DataError: a list or an annotation can't be used.
+
+    Cost: one reading of the official files that are there; a question to the server for the size of each.
+    """
+    wanted = _read_classes(request)
+    files = list_files(request.folder, request.parts)
+    plan = Subset(request, files)
+    if not plan.is_readable:
+        return plan
+    names = read_names([files[0].path])
+    stands_for, unmatched = _match(names, wanted)
+    labels = _make_labels(request, names, stands_for, files[1].path)
+    found = look(request.folder)
+    found.annotations = [each for each in found.annotations if each[1] in request.parts]
+    annotated = read_annotations(found, labels)
+    classes = {image_id: labels.decide_classes(image.labels) for image_id, image in annotated.items()}
+    images = choose_missing(annotated, classes, found, request.per_class)
+    there = Counter(
+        shown[0] for image_id, shown in classes.items() if len(shown) == 1 and image_id in found.images
+    )
+    missing = Counter(classes[image.image_id][0] for image in images)
+    rows = [
+        SubsetClass(name, stands_for.get(name, {}), there[name], missing[name])
+        for name in sorted(set(labels.wanted.values()), key=str.casefold)
+    ]
+    return Subset(request, files, rows, unmatched, images)
+
+
+def get_subset(request: SubsetRequest, progress: Progress = SILENT) -> Subset:
+    """Fetch what is missing, first the official files, then the images; and what the folder holds then.
+
+    Raises:
+        DataError: an official file on disk is damaged. ConfigError: see `plan_subset`.
+        DownloadError, StorageError: something can't be had or kept.
+    """
+    _read_classes(request)
+    files = list_files(request.folder, request.parts)
+    for file in files:
+        if file.state == "damaged":
+            raise DataError(f"{file.found}. Remove {file.path}, and the same command fetches it again.")
+    try:
+        request.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"the folder '{request.folder}' can't be made: {error.strerror}") from error
+    fetch_missing(files, progress)
+    plan = plan_subset(request)
+    for file in plan.files:
+        if file.state != "there":
+            raise DataError(f"{file.url} was fetched and is not what it should be: {file.found or file.state}.")
+    listed = request.folder / CLASS_LIST
+    if not listed.is_file():
+        text = "".join(f"{_as_field(each.name)}\n" for each in plan.classes)
+        write_atomically(listed, text.encode(), f"the subset in {request.folder}")
+    if plan.images:
+        fetch_images(
+            request.folder,
+            plan.images,
+            progress,
+            max_pixels=MAX_PIXELS,
+            base_url=openimages_download.BASE_URL,
+        )
+    return plan_subset(request)
+
+
+def describe_subset(plan: Subset, command: str) -> list[str]:
+    """The plan in sentences: files, classes, images, and what to do."""
+    lines = [f"Open Images in {plan.request.folder}: {plan.request.per_class:,} images a class and split"]
+    for file in plan.files:
+        size = file.num_bytes if file.state != "missing" else file.published_bytes
+        shown = "size not known: the server can't be asked" if size is None else format_bytes(size)
+        found = f": {file.found}" if file.found else ""
+        source = "" if file.state == "there" else f" from {file.url}"
+        lines.append(f"  {file.state:<8} {file.name} ({shown}){source}{found}")
+    if not plan.is_readable:
+        lines.append("Classes and images are known once these files are there.")
+    for each in plan.classes:
+        both = ", ".join(f"{set_name} {quote(name)}" for set_name, name in each.stands_for.items())
+        lines.append(
+            f"  {each.name}: {each.num_there:,} there, {each.num_missing:,} missing{both and f' ({both})'}"
+        )
+    for set_name, names in plan.unmatched.items():
+        if names:
+            lines.append(
+                f"{set_name}: {count(len(names), 'class', 'classes')} that Open Images has no class for: "
+                f"{list_some(map(quote, names), 5)}"
+            )
+    if plan.is_readable:
+        num_there = sum(each.num_there for each in plan.classes)
+        about = format_bytes(len(plan.images) * TYPICAL_BYTES)
+        missing = (
+            f"{count(len(plan.images), 'image')} missing, about {about}" if plan.images else "nothing is missing"
+        )
+        classes = count(len(plan.classes), "class", "classes")
+        lines.append(f"{classes}, {count(num_there, 'image')} there, {missing}.")
+    if not plan.is_whole:
+        lines.append(f"To fetch what is missing: {command}")
+    return lines
+
+
+def _as_field(name: str) -> str:
+    return f'"{name}"' if "," in name else name
+
+
+def _read_classes(request: SubsetRequest) -> dict[str, list[str]]:
+    """Set or list -> its class names; empty where `classes.txt` decides."""
+    if not request.classes:
+        if not (request.folder / CLASS_LIST).is_file():
+            raise ConfigError(
+                f"which classes? Give --classes, a set whose classes are known ({', '.join(TABLES)}) or a file "
+                f"with a name on each line, or write {request.folder / CLASS_LIST}."
+            )
+        return {}
+    return {given: _read_class_list(given) for given in request.classes}
+
+
+def _read_class_list(given: str) -> list[str]:
+    if given in TABLES:
+        return list(read_table(given))
+    path = Path(given)
+    if not path.is_file():
+        raise ConfigError(
+            f"--classes {given}: there is no such file, and no set of that name. Sets: {', '.join(TABLES)}."
+        )
+    try:
+        if path.stat().st_size > MAX_LIST_BYTES:
+            raise ConfigError(f"--classes {given}: larger than {MAX_LIST_BYTES:,} bytes; is it a list of names?")
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--classes {given}: it can't be read as text in UTF-8: {error}") from error
+    found = [name for name in names if name and not name.startswith("#")]
+    if not found:
+        raise ConfigError(f"--classes {given}: the file names no class.")
+    return found
+
+
+def _match(
+    names: Mapping[str, str], wanted: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, dict[str, str]], dict[str, list[str]]]:
+    """(class of Open Images -> set -> its class, set -> classes without one)."""
+    stands_for: dict[str, dict[str, str]] = {}
+    unmatched: dict[str, list[str]] = {}
+    for set_name, own in wanted.items():
+        mapping = match_names(list(dict.fromkeys(names.values())), own)
+        for name, mine in mapping.items():
+            stands_for.setdefault(name, {})[set_name] = mine
+        unmatched[set_name] = sorted(set(own) - set(mapping.values()))
+    return stands_for, unmatched
+
+
+def _make_labels(
+    request: SubsetRequest, names: Mapping[str, str], stands_for: Mapping[str, Any], hierarchy: Path
+) -> LabelMap:
+    """The labels of the wanted classes; ConfigError where `classes.txt` names others than were asked for."""
+    listed = request.folder / CLASS_LIST
+    parents = read_parents(hierarchy)
+    if not request.classes:
+        return LabelMap(names, parents, read_wanted(listed, names))
+    wanted = {label: name for label, name in names.items() if name in stands_for}
+    if not wanted:
+        raise ConfigError(f"none of the classes of {', '.join(request.classes)} is a class of Open Images.")
+    if listed.is_file() and read_wanted(listed, names) != wanted:
+        raise ConfigError(
+            f"{listed} names other classes than --classes {' --classes '.join(request.classes)}. Remove it, "
+            "choose another folder, or leave --classes out to take those that it names."
+        )
+    return LabelMap(names, parents, wanted)
