@@ -16,7 +16,8 @@ import pytest
 from click.testing import CliRunner
 
 import backbench
-from backbench import api, study
+from backbench import study
+from backbench.arguments import list_methods, list_models
 from backbench.cli import app
 from backbench.errors import BackbenchError, ConfigError, Interrupted, StorageError
 from backbench.records import Metric
@@ -368,7 +369,7 @@ def test_a_metric_without_an_interval_is_drawn_as_a_dot_alone() -> None:
 
 
 def test_methods_may_come_with_options() -> None:
-    (one, two) = api._list_methods({"knn": {"k": [3]}, "logistic": {}})
+    (one, two) = list_methods({"knn": {"k": [3]}, "logistic": {}})
     assert (one.name, one.options, two.options) == ("knn", {"k": [3]}, {})
-    assert [method.name for method in api._list_methods("knn")] == ["knn"]
-    assert api._list_models(Path("mine.toml")) == ("mine.toml",)
+    assert [method.name for method in list_methods("knn")] == ["knn"]
+    assert list_models(Path("mine.toml")) == ("mine.toml",)
