@@ -25,6 +25,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
 ResizeMode = Literal["short-side", "squash"]
 Precision = Literal["fp32", "bf16", "fp16"]
 OnBad = Literal["fail", "skip"]
+SmallClasses = Literal["drop", "merge"]
 Crop = Literal["none", "random-resized", "pad"]
 MAX_INPUT_SIDE = 4096
 """Pixels of a network's input; what a file asks for beyond that would ask for gigabytes."""
@@ -123,7 +124,7 @@ class DataConfig(Frozen):
     test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
     val_fraction: float = Field(default=0.2, gt=0.0, lt=1.0, description="of what is left after test")
     min_images: int | None = Field(default=None, ge=2, description="classes with fewer are small")
-    small_classes: Literal["drop", "merge"] = Field(
+    small_classes: SmallClasses = Field(
         default="drop", description="leave small classes out, or make one class of them"
     )
     limit: int | None = Field(default=None, ge=8, description="at most so many images in all, for trials")

@@ -20,6 +20,7 @@ from backbench.data.listing import Listing
 from backbench.data.load import load_listing, source_warnings
 from backbench.data.manifest import make_manifest
 from backbench.data.seen import Seen, find_seen
+from backbench.data.small_classes import settle_small_classes
 from backbench.data.store import PixelStore
 from backbench.data.tables import TABLE_SUFFIXES
 from backbench.data.wording import count, list_some, quote
@@ -80,6 +81,7 @@ def choose_images(
         warnings.append(f"{count(len(census.depths), 'image')} {UNSCALED}")
     if census.bad:
         warnings.append(f"{count(len(census.bad), 'image')} that can't be read left out")
+    rows, names = _settle_as_in_training(listing, census, rows, facts.training)
     chosen = _choose_part(config, facts, listing, census, rows, seen, bundle)
     kept = _leave_out_seen(chosen.rows, census, seen)
     num_seen = len(chosen.rows) - len(kept)
@@ -97,7 +99,7 @@ def choose_images(
     return Labelled(
         name=listing.name,
         part=chosen.part,
-        labels=tuple(listing.labels[row] for row in kept),
+        labels=tuple(names[row] for row in kept),
         groups=tuple(chosen.groups[row] for row in kept),
         ids=tuple(listing.ids[row] for row in kept),
         read=lambda index: store.read(kept[index]),
@@ -162,11 +164,34 @@ def _choose_part(
     return whole
 
 
+def _settle_as_in_training(
+    listing: Listing, census: Census, rows: list[int], training: TrainingFacts | None
+) -> tuple[list[int], Sequence[str]]:
+    """The rows, and the class of each of the listing, with small classes left out or merged as they were for the
+    training, if these are its images; else as they are."""
+    if training is None or training.min_images is None:
+        return rows, listing.labels
+    try:
+        settled = settle_small_classes(
+            [listing.labels[row] for row in rows], training.min_images, training.small_classes
+        )
+    except DataError:  # other images, of fewer classes
+        return rows, listing.labels
+    kept = [rows[index] for index in settled.rows]
+    if _image_digest(census.hashes, kept) != training.image_digest:
+        return rows, listing.labels
+    names = list(listing.labels)
+    for row, name in zip(kept, settled.labels, strict=True):
+        names[row] = name
+    return kept, names
+
+
 def _as_in_training(listing: Listing, config: DataConfig, training: TrainingFacts) -> tuple[Listing, DataConfig]:
     """The same images in the groups and the split of the run that trained the model, where none were given."""
     if config.split is None:
         fractions = {"test_fraction": training.test_fraction, "val_fraction": training.val_fraction}
-        config = config.model_copy(update={"split_seed": training.split_seed, **fractions})
+        small = {"min_images": training.min_images, "small_classes": training.small_classes}
+        config = config.model_copy(update={"split_seed": training.split_seed, **fractions, **small})
     is_table = Path(config.source).suffix.lower() in TABLE_SUFFIXES
     if training.group_column is not None and config.group_column is None and is_table:
         grouped = config.model_copy(update={"group_column": training.group_column})

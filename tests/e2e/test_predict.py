@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -289,7 +289,7 @@ def test_classes_are_matched_by_name(world: World, tmp_path: Path) -> None:
         raise error_of("evaluate", world.bundle, few)
 
 
-def adapted(root: Path, photos: Path, **data: str) -> Adapted:
+def adapted(root: Path, photos: Path, **data: Any) -> Adapted:
     """A bundle that knows what it was trained on, in a folder of runs."""
     config = RunConfig(
         data=DataConfig(source=str(photos), split_seed=3, **data),
@@ -417,3 +417,20 @@ def test_main_prints_a_message_and_no_traceback(world: World, tmp_path: Path) ->
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("how", "classes"), [("drop", 3), ("merge", 4)])
+def test_small_classes_are_those_of_the_training_again(
+    world: World, tmp_path: Path, how: Literal["drop", "merge"], classes: int
+) -> None:
+    photos = make_photos(tmp_path / "photos", num=10)
+    for name in ("rare", "rarer"):
+        make_photos(tmp_path / "few", (name,), num=3, size=18 + len(name))
+        shutil.move(tmp_path / "few" / name, photos / name)
+    made = adapted(tmp_path, photos, min_images=5, small_classes=how)
+    document = ask("evaluate", made.bundle, photos)
+    assert document["metrics"]["accuracy"]["value"] == made.record.metrics["accuracy"].value
+    assert len(made.record.data.classes) == classes
+    assert any("fewer than 5 images" in warning for warning in made.record.warnings)
+    manifest = json.loads((made.run / "manifest.json").read_text())
+    assert any("fewer than 5 images" in warning for warning in manifest["warnings"])

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -365,3 +366,24 @@ def test_random_labels_are_not_recommended(tmp_path: Path) -> None:
     assert "Nothing useful was learned" in done.stdout
     assert "backbench keep" not in done.stdout
     assert "--keep: no model is written" in done.stderr
+
+
+def test_choices_of_splits_and_options_are_carried_out_and_recorded(photos: Path, tmp_path: Path) -> None:
+    (photos / "rare").mkdir(exist_ok=True)
+    shutil.copy(next((photos / "circle").iterdir()), photos / "rare" / "0.png")
+    choices = ("--test-fraction", "0.4", "--val-fraction", "0.25", "--min-images", "2", "--set", "knn:ks=[3]")
+    arguments = ("--models", "pixels", "--methods", "knn,centroid", "--out", tmp_path / "runs", *choices)
+    document = rank_json(photos, *arguments)
+    assert "rare" not in document["data"]["classes"]
+    assert document["data"]["test"] == round(
+        0.4 * sum(document["data"][part] for part in ("train", "val", "test"))
+    )
+    assert any("fewer than 2 images left out" in warning for warning in document["warnings"])
+    for row in document["rows"]:
+        record = json.loads((tmp_path / "runs" / row["run_id"] / "record.json").read_text())
+        data = record["config"]["data"]
+        assert (data["test_fraction"], data["val_fraction"], data["min_images"]) == (0.4, 0.25, 2)
+        if row["method"] == "knn":
+            assert record["config"]["method"]["options"] == {"ks": [3]}
+        elif row["method"] == "centroid":
+            assert record["config"]["method"]["options"] == {}

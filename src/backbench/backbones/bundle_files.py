@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import Field, ValidationError
 
 from backbench.backbones.networks.build import Build
-from backbench.config import Frozen, Preprocess, digest_json
+from backbench.config import Frozen, Preprocess, SmallClasses, digest_json
 from backbench.documents import parse_json
 from backbench.errors import ConfigError, ModelError, StorageError, nearest, shown
 from backbench.records import ModelFacts
@@ -51,6 +51,8 @@ class TrainingFacts(Frozen):
     test_fraction: float
     val_fraction: float
     group_column: str | None = None
+    min_images: int | None = None
+    small_classes: SmallClasses = "drop"
     trained_backbone: bool = Field(default=True, description="False: its weights are those the run began with")
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from backbench.config import SmallClasses
 from backbench.data.scanner import sort_key
 from backbench.data.wording import count, list_some, quote
 from backbench.errors import DataError
 
-SmallClasses = Literal["drop", "merge"]
 MERGED_NAMES = ("other", "other small classes", "all small classes together")
 
 

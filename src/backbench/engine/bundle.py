@@ -249,6 +249,8 @@ def _training_facts(record: RunRecord, weights_digest: str) -> TrainingFacts:
         test_fraction=record.config.data.test_fraction,
         val_fraction=record.config.data.val_fraction,
         group_column=record.config.data.group_column,
+        min_images=record.config.data.min_images,
+        small_classes=record.config.data.small_classes,
         trained_backbone=record.model is None or record.model.weights_digest != weights_digest,
     )
 
