@@ -332,6 +332,14 @@ def test_joined_labels_are_named(images: Path, labels: list[str]) -> None:
     assert "several labels for one image" in warnings(read(images, "file,label\n" + rows))
 
 
+def test_what_was_done_with_labels_is_in_the_manifest(images: Path) -> None:
+    rows = "".join(f"images/{number}.png,{'ab'[number % 2]}\n" for number in range(5))
+    (images / "t.csv").write_text(f"file,label\n{rows}images/5.png,nan\n")
+    data = load_data(DataConfig(source=str(images / "t.csv")))
+    assert "1 row without a label left out" in data.manifest.warnings[0]
+    assert data.warnings == data.manifest.warnings
+
+
 def test_a_mark_inside_names_is_not_yet_several_labels(images: Path) -> None:
     assert not warnings(read(images, "file,label\nimages/0.png,and/or\nimages/1.png,R&D\n"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,8 @@ def load_data(config: DataConfig, progress: Progress = SILENT, listing: Listing 
     store = PixelStore(listing, config.max_pixels)
     census = take_census(listing, store, max_pixels=config.max_pixels, progress=progress)
     manifest = make_manifest(listing, census, config)
-    return Data(listing, census, manifest, store, (*source_warnings(listing), *manifest.warnings))
+    manifest = replace(manifest, warnings=(*source_warnings(listing), *manifest.warnings))
+    return Data(listing, census, manifest, store, manifest.warnings)
 
 
 def load_listing(config: DataConfig, progress: Progress = SILENT) -> Listing:

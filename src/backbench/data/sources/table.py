@@ -97,7 +97,7 @@ def load_table(config: DataConfig, table: Table, *, name: str, folder: Path) -> 
     files = dict(zip(images, found, strict=True))
     ordered = [samples[image] for image in sorted(samples, key=sort_key)]
     label_warnings = warn_of_labels(
-        [sample.label for sample in ordered], f"{path}: column {quote(told['labels'])}"
+        [sample.label for sample in ordered], f"{path.name}: column {quote(told['labels'])}"
     )
     warnings = [
         *table.warnings,
