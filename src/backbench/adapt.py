@@ -268,7 +268,7 @@ def _write_bundle(
     bundle = out / f"{record.run_id}.bundle"
     if is_first() and not bundle.is_dir():  # another process may have been first
         where: Any = {"out": out, "device": device, "progress": progress}
-        gallery = _gallery(record, classifier, data, features, **where) if with_gallery else None
+        gallery = _look_at_training(record, classifier, data, features, with_gallery=with_gallery, **where)
         seen = _collect_seen(record, classifier, data, model)
         classifier.grey = data.manifest.grey
         write_bundle(bundle, classifier, record=record, gallery=gallery, seen=seen)
@@ -285,22 +285,35 @@ def _collect_seen(record: RunRecord, classifier: Classifier, data: Data, model: 
     return add_seen(hashes, by_backbone=trained, before=before)
 
 
-def _gallery(
+def _look_at_training(
     record: RunRecord,
     classifier: Classifier,
     data: Data,
     features: np.ndarray | None,
     *,
+    with_gallery: bool,
     out: Path,
     device: str,
     progress: Progress,
 ) -> Gallery | None:
-    """The gallery of a bundle; None, with a warning, if it can't be made: the model does not depend on it."""
-    from backbench.engine.gallery import make_gallery
+    """The gallery of a bundle, and in the classifier what tells strange images; answers depend on neither.
+
+    None, with a warning, if the images can't be read.
+    """
+    from backbench.engine.gallery import find_known, know_features, make_gallery
+    from backbench.engine.strangeness import fit_strangeness
 
     try:
+        if features is None:
+            known = know_features(classifier, data, device=device, progress=progress)
+        else:
+            known = find_known(data, features)
+        labels = data.manifest.labels[known.train]
+        classifier.strangeness = fit_strangeness(known.train_features, labels, known.val_features)
+        if not with_gallery:
+            return None
         predictions = ledger.read_predictions(out / record.run_id)
-        return make_gallery(classifier, data, predictions, features=features, device=device, progress=progress)
+        return make_gallery(classifier, data, predictions, known, device=device)
     except Interrupted:
         raise
     except BackbenchError as error:

@@ -7,9 +7,11 @@ what to do. The command line prints the message alone; `--debug` adds the traceb
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 LONGEST_SHOWN = 120
+JOINERS = "\u200c\u200d"  # needed to write Persian and some emoji; no width, no effect on the rest of a line
 
 
 class BackbenchError(Exception):
@@ -152,3 +154,25 @@ def shown(text: str) -> str:
     if not text.isprintable():
         text = text.encode("unicode_escape", "backslashreplace").decode("ascii")
     return f"'{text}'" if len(text) <= LONGEST_SHOWN else f"'{text[:LONGEST_SHOWN]}...'"
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with what could move the cursor, colour, or reorder a terminal written out.
+
+    Control characters, escape sequences, bidirectional controls, other invisible format characters, line
+    separators, lone surrogates and unassigned code points become '\\x1b', '\\u202e', ...; all else is kept.
+    """
+    return "".join(char if _is_harmless(char) else _written_out(char) for char in text)
+
+
+def _is_harmless(char: str) -> bool:
+    return char in JOINERS or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def _written_out(char: str) -> str:
+    return char.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def printable_lines(text: str) -> str:
+    """`text` by `printable`, but for its line breaks."""
+    return "\n".join(map(printable, text.split("\n")))

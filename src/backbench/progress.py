@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, Protocol, Self
 
-from backbench.errors import Interrupted
+from backbench.errors import Interrupted, printable_lines
 
 PLAIN_INTERVAL_SECONDS = 5.0
 
@@ -113,10 +113,10 @@ class PlainProgress(Progress):
         self.stream = stream if stream is not None else sys.stderr
 
     def say(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        print(printable_lines(text), file=self.stream, flush=True)
 
     def warn(self, text: str) -> None:
-        print(f"warning: {text}", file=self.stream, flush=True)
+        print(f"warning: {printable_lines(text)}", file=self.stream, flush=True)
 
     def show(self, line: str, table: Callable[[int], str]) -> None:
         print(line, file=self.stream, flush=True)
@@ -172,7 +172,7 @@ class RichProgress(Progress):
 
     def _print(self, text: str, style: str | None = None) -> None:
         """Broken at spaces alone: a path stays whole, to be copied."""
-        self.console.print(text, style=style, markup=False, overflow="ignore", crop=False)
+        self.console.print(printable_lines(text), style=style, markup=False, overflow="ignore", crop=False)
 
     def show(self, line: str, table: Callable[[int], str]) -> None:
         from rich.text import Text

@@ -22,6 +22,8 @@ from backbench.engine.bundle import write_bundle
 from backbench.engine.classifier import Classifier
 from backbench.engine.gallery import Gallery, Sample, to_jpeg
 from backbench.engine.head_modules import make_linear
+from backbench.engine.strangeness import Strangeness
+from backbench.report.text import in_csv
 from backbench.serve.app import make_app
 from backbench.serve.inbox import list_entries
 from backbench.serve.models import load_models
@@ -110,9 +112,10 @@ def make_bundle(folder: Path, names: tuple[str, ...], seed: int, label: str, thr
         labels=(label, *names[:3]),
         thumbnails=tuple(pictures[:4]),
         samples=tuple(Sample(f"{label}/s{row}", label, picture) for row, picture in enumerate(pictures[4:])),
-        stranger_distance=0.0,
     )
     classifier = Classifier(backbone, head, names, temperature=1.3, threshold=threshold)
+    dim = backbone.facts.dim
+    classifier.strangeness = Strangeness(np.zeros((1, dim)), np.zeros(dim), np.ones(dim), np.full(2, 1e-9))
     return write_bundle(folder, classifier, gallery=gallery)
 
 
@@ -622,7 +625,7 @@ def test_words_claim_no_more_than_the_test_part_can_show(server: Server, open_pa
             saySureness(reply(0.9), { is_calibrated: false }),
             saySureness(reply(0.99, { is_strange: true }), known), sayLabel(reply(0.5, { unsure: true })),
             sayAgreement([reply(1), reply(1), { label: "bee" }]), sayAgreement([reply(1), { label: "bee" }]),
-            csvCell('=a"b'),
+            csvCell('=a"b'), csvCell("a\\x1b[2J\\u202eb\\u2028\\x9b\\n"), csvCell(" =1"), csvCell("é\\u{1F600}"),
           ];
         }"""
     )
@@ -638,4 +641,7 @@ def test_words_claim_no_more_than_the_test_part_can_show(server: Server, open_pa
         "2 of 3 say moth",
         "They disagree: moth / bee",
         '"\'=a""b"',
+        in_csv("a\x1b[2J\u202eb\u2028\x9b\n"),
+        in_csv(" =1"),
+        in_csv("é\U0001f600"),
     ]

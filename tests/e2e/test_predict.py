@@ -20,7 +20,7 @@ import backbench
 from backbench.adapt import Adapted, adapt
 from backbench.catalog import find_model
 from backbench.cli import app
-from backbench.cli.predict import check_csv_target, neutralise, write_csv
+from backbench.cli.predict import check_csv_target, write_csv
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.data.load import load_data
 from backbench.data.manifest import read_manifest
@@ -191,7 +191,7 @@ def test_a_csv_is_a_rectangle_and_is_written_again(tmp_path: Path) -> None:
         check_csv_target(target)
         write_csv(target, [("one", [wide, broken])])
     rows = [line.split(",") for line in target.read_text().splitlines()]
-    assert [len(row) for row in rows] == [8, 8, 8]
+    assert [len(row) for row in rows] == [9, 9, 9]
 
 
 def test_csv_cells_are_no_formulas(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,9 +205,6 @@ def test_csv_cells_are_no_formulas(world: World, tmp_path: Path, monkeypatch: py
     assert rows[0]["label"] in CLASSES
     assert 0 < float(rows[0]["confidence"]) <= 1
     assert rows[0]["label_3"] in CLASSES
-    assert [neutralise(cell) for cell in ("=1", "+1", "-1", "@a", "\t=", "a=1", "")] == [
-        "'=1", "'+1", "'-1", "'@a", "'\t=", "a=1", "",
-    ]  # fmt: skip
 
 
 def test_mistakes_with_predict_are_answered(world: World, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from backbench.engine.bundle import write_bundle
 from backbench.engine.classifier import Classifier
 from backbench.engine.gallery import Gallery, Sample, to_jpeg
 from backbench.engine.head_modules import make_linear
+from backbench.engine.strangeness import Strangeness
 from backbench.errors import ConfigError
 from backbench.explain.heat import Heat
 from backbench.serve import app as serve_app
@@ -55,7 +56,6 @@ def make_gallery(dim: int) -> Gallery:
         labels=NAMES,
         thumbnails=tuple(pictures[:3]),
         samples=(Sample("a/9", "ant", pictures[3]),),
-        stranger_distance=0.0,
     )
 
 
@@ -70,7 +70,11 @@ def encode(image_format: str, seed: int = 0, size: tuple[int, int] = (40, 60)) -
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("bundles")
     one, two = make_classifier(1), make_classifier(2)
-    gallery = make_gallery(one.backbone.facts.dim)
+    dim = one.backbone.facts.dim
+    gallery = make_gallery(dim)
+    one.strangeness = Strangeness(
+        np.zeros((1, dim)), np.zeros(dim), np.ones(dim), np.full(2, 1e-9)
+    )  # of all images
     return [write_bundle(root / "one.bundle", one, gallery=gallery), write_bundle(root / "two.bundle", two)]
 
 
@@ -116,7 +120,8 @@ def test_fifty_images_of_mixed_formats_are_answered_as_by_predict(
             given = answer(client, path.read_bytes(), name=path.name, model=bundle.stem)
             same = {"path": path.name, "bundle": bundle.stem, "label": known.label, "unsure": known.is_unsure}
             assert {key: given[key] for key in same} == same
-            assert set(given) == {*same, "confidence", "top"}
+            assert set(given) == {*same, "confidence", "top", "is_strange"}
+            assert given["is_strange"] == known.is_strange == {"one": True, "two": None}[bundle.stem]
             for one, (label, confidence) in zip(given["top"], known.top, strict=True):
                 assert one["label"] == label
                 assert abs(one["confidence"] - confidence) <= 1e-6
@@ -152,7 +157,7 @@ def test_models_are_listed_without_any_path(client: TestClient, bundles: list[Pa
     assert client.get("/healthz").json() == {"status": "ok", "models": 2}
 
 
-def test_neighbours_and_strangers_only_where_asked_for_and_known(client: TestClient) -> None:
+def test_neighbours_only_where_asked_for_and_strangers_wherever_known(client: TestClient) -> None:
     given = answer(client, encode("PNG"), neighbours=2)
     assert [set(near) for near in given["neighbours"]] == [{"id", "label", "distance", "thumbnail"}] * 2
     assert given["neighbours"][0]["distance"] <= given["neighbours"][1]["distance"]

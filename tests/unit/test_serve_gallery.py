@@ -16,7 +16,7 @@ from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.data.load import load_data
 from backbench.engine import gallery as galleries
 from backbench.engine.bundle import find_bundle, load_bundle, load_gallery
-from backbench.engine.gallery import INDEX_FILE, Gallery, Neighbour, make_gallery, to_jpeg
+from backbench.engine.gallery import INDEX_FILE, Gallery, know_features, make_gallery, to_jpeg
 from backbench.errors import BadImage, StorageError
 from backbench.ledger import read_predictions
 from backbench.progress import Progress
@@ -51,7 +51,6 @@ def test_adapt_writes_one_that_belongs_to_the_bundle(bundle: Path) -> None:
         picture = Image.open(io.BytesIO(jpeg))
         assert (picture.format, picture.size) == ("JPEG", (16, 16))
         assert not picture.getexif()
-    assert gallery.stranger_distance is not None
     assert sum(path.stat().st_size for path in (bundle / "gallery").iterdir()) < 4_000_000
 
 
@@ -64,16 +63,12 @@ def test_training_images_come_from_training_and_samples_from_test(bundle: Path) 
     assert {part_of[sample.id] for sample in gallery.samples} == {"test"}
 
 
-def test_the_nearest_of_a_training_image_is_itself_and_noise_is_strange(bundle: Path) -> None:
-    gallery, classifier = load_gallery(bundle), load_bundle(bundle)
+def test_the_nearest_of_a_training_image_is_itself(bundle: Path) -> None:
+    gallery = load_gallery(bundle)
     assert gallery is not None
     found = gallery.find_nearest(gallery.features[:5].astype(np.float32))
     assert [near[0].row for near in found] == [0, 1, 2, 3, 4]
     assert all(len(near) == 3 and near[0].distance < 1e-3 for near in found)
-    assert gallery.is_strange(found[0]) is False
-    far = Neighbour(0, "a", "b", 1.99)
-    assert gallery.is_strange([far]) is True
-    assert classifier.class_names == ("circle", "cross", "stripes")
 
 
 def test_one_sample_is_answered_wrongly_if_any_test_image_is(bundle: Path) -> None:
@@ -97,10 +92,12 @@ def test_a_large_data_set_leaves_a_small_gallery(bundle: Path, monkeypatch: pyte
     monkeypatch.setattr(galleries, "MOST_IMAGES", 9)
     data = load_data(DataConfig(source=str(bundle.parent.parent / "photos")))
     predictions = read_predictions(bundle.with_name(bundle.name.removesuffix(".bundle")))
-    small = make_gallery(load_bundle(bundle), data, predictions)
+    classifier = load_bundle(bundle)
+    known = know_features(classifier, data)
+    small = make_gallery(classifier, data, predictions, known)
     assert sorted(small.labels) == sorted(["circle", "cross", "stripes"] * 3)  # evenly, however few
     monkeypatch.setattr(galleries, "MOST_THUMBNAIL_BYTES", 2000)
-    smaller = make_gallery(load_bundle(bundle), data, predictions)
+    smaller = make_gallery(classifier, data, predictions, known)
     assert 0 < len(smaller.ids) < 9
     assert sum(map(len, smaller.thumbnails)) <= 2000
     assert smaller.ids == small.ids[: len(smaller.ids)]
@@ -122,9 +119,7 @@ def test_damage_is_refused_by_name(bundle: Path, name: str) -> None:
         path.write_bytes(whole)
 
 
-@pytest.mark.parametrize(
-    "change", [{"schema": 9}, {"ids": []}, {"image_bytes": [1]}, {"samples": [1] * 99}, {"stranger_distance": "x"}]
-)
+@pytest.mark.parametrize("change", [{"schema": 9}, {"ids": []}, {"image_bytes": [1]}, {"samples": [1] * 99}])
 def test_contradictions_are_refused(bundle: Path, change: dict[str, object]) -> None:
     gallery = bundle / "gallery"
     index = json.loads((gallery / "index.json").read_bytes()) | change

@@ -91,6 +91,7 @@ def explain(
     Example: backbench explain runs/before.bundle runs/after.bundle new_photos/ --out pictures/
     """
     from backbench.cli.output import print_json
+    from backbench.errors import printable
     from backbench.progress import make_progress
     from backbench.runtime import decide_device
 
@@ -117,7 +118,7 @@ def explain(
     if as_json:
         print_json({"schema": 1, "pictures": pictures, "explanations": answers, "errors": faults})
     else:
-        print("\n".join(picture["path"] for picture in pictures))
+        print("\n".join(printable(picture["path"]) for picture in pictures))
     if faults:
         sys.exit(1)
 

@@ -31,7 +31,10 @@ def wrap_lines(text: str, indent: str = "") -> str:
 
 
 def print_error(text: str) -> None:
-    """On stderr, wrapped where that is a terminal."""
+    """On stderr, wrapped where that is a terminal; names in it that could move its cursor are written out."""
+    from backbench.errors import printable_lines
+
+    text = printable_lines(text)
     if sys.stderr.isatty():
         text = _fit(text, max(60, os.get_terminal_size(sys.stderr.fileno()).columns), "  ")
     print(text, file=sys.stderr)

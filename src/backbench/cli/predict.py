@@ -17,11 +17,10 @@ from backbench.cli.options import inference_options, json_option, quiet_option
 if TYPE_CHECKING:
     from backbench.engine.classifier import Prediction
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""A spreadsheet would take a cell that begins so for a formula."""
 LABEL_WIDTH = 24
 DEFAULT_TOP = 5
-CSV_COLUMNS = ("path", "bundle", "label", "confidence", "unsure", "error")
+CSV_COLUMNS = ("path", "bundle", "label", "confidence", "unsure", "error", "strange")
+"""A table of an older version has all but the last; see `check_csv_target`."""
 
 
 @click.command()
@@ -55,6 +54,7 @@ def predict(
     """
     from backbench.cli.output import print_json
     from backbench.engine.bundle import load_bundle
+    from backbench.errors import printable
     from backbench.progress import make_progress
     from backbench.runtime import decide_device, decide_precision
 
@@ -64,9 +64,11 @@ def predict(
     decided = decide_device(device)
     exactly = decide_precision(precision, decided)
     answers: list[tuple[str, list[Prediction]]] = []
+    thresholds: list[float] = []
     with make_progress(quiet=quiet) as progress:
         for bundle in bundles:
-            found = load_bundle(Path(bundle)).predict(
+            classifier = load_bundle(Path(bundle))
+            found = classifier.predict(
                 images,
                 top=top or DEFAULT_TOP,
                 device=decided,
@@ -75,14 +77,19 @@ def predict(
                 progress=progress,
             )
             answers.append((bundle, found))
+            thresholds.append(classifier.threshold)
+        if unknowing := name_unknowing(answers):
+            progress.say(unknowing)
     if csv_file is not None:
         write_csv(Path(csv_file), answers)
     if as_json:
         print_json({"schema": 1, "predictions": to_entries(answers)})
     elif csv_file is None:
-        print(render_answers(answers, top=top or 1))
+        print(
+            "\n\n".join(filter(None, [render_answers(answers, top=top or 1), explain_marks(answers, thresholds)]))
+        )
     elif not quiet:
-        print(f"{_describe(answers[0][1])}: {csv_file}", file=sys.stderr)
+        print(f"{_describe(answers[0][1])}: {printable(csv_file)}", file=sys.stderr)
     if any(prediction.error for _, found in answers for prediction in found):
         sys.exit(1)
 
@@ -154,7 +161,7 @@ def check_csv_target(path: Path) -> None:
         return
     if not os.path.isfile(path):  # noqa: PTH113
         raise ConfigError(f"--csv {shown(str(path))} is no ordinary file, and is not replaced. Give another name.")
-    heading = ",".join(CSV_COLUMNS).encode()
+    heading = ",".join(CSV_COLUMNS[:-1]).encode()
     try:
         with open(path, "rb") as stream:
             start = stream.read(len(heading))
@@ -168,11 +175,12 @@ def check_csv_target(path: Path) -> None:
 
 
 def write_csv(path: Path, answers: Sequence[tuple[str, Sequence[Prediction]]]) -> None:
-    """One line for each image and bundle; cells that a spreadsheet would run begin with a quotation mark.
+    """One line for each image and bundle; its cells are safe to open, see `report.text.in_csv`.
 
     Raises:
         StorageError: the file can't be written; what was there stays.
     """
+    from backbench.report.text import in_csv
     from backbench.storage import write_atomically
 
     places = range(2, max((len(answer.top) for _, found in answers for answer in found), default=1) + 1)
@@ -184,25 +192,20 @@ def write_csv(path: Path, answers: Sequence[tuple[str, Sequence[Prediction]]]) -
         best = [cell for answer in entry["top"][1:] for cell in (answer["label"], f"{answer['confidence']:.6f}")]
         confidence = "" if entry["confidence"] is None else f"{entry['confidence']:.6f}"
         unsure = "yes" if entry["unsure"] else "no"
-        cells = [entry["path"], entry["bundle"], entry["label"] or "", confidence, unsure, entry.get("error", "")]
+        strange = {None: "", True: "yes", False: "no"}[entry["is_strange"]]
+        cells = [entry["path"], entry["bundle"], entry["label"], confidence, unsure, entry.get("error"), strange]
         lacking = [""] * (len(more) - len(best))  # an image that can't be read, or a model of fewer classes
-        writer.writerow([neutralise(cell) for cell in [*cells, *best, *lacking]])
-    table = text.getvalue().encode("utf-8", "surrogateescape")
-    write_atomically(path, table, "give another file with --csv")
-
-
-def neutralise(cell: str) -> str:
-    """The cell so that no spreadsheet takes it for a formula."""
-    return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
+        writer.writerow(map(in_csv, [*cells, *best, *lacking]))
+    write_atomically(path, text.getvalue().encode(), "give another file with --csv")
 
 
 def render_answers(answers: Sequence[tuple[str, Sequence[Prediction]]], top: int = 1) -> str:
-    """`top` lines for each image, a column for each bundle; '?' marks what a model is unsure of."""
+    """`top` lines for each image, a column for each bundle, with the marks that `explain_marks` explains."""
     from backbench.report.text import cell_width, pad, printable, shorten
 
     paths = [printable(prediction.path) for prediction in answers[0][1]]
     width = max(map(cell_width, paths))
-    column = LABEL_WIDTH + len(" 100.0 % ?")
+    column = LABEL_WIDTH + len(" 100.0 % ? strange")
     lines = []
     if len(answers) > 1:
         names = [pad(shorten(printable(bundle), column), column) for bundle, _ in answers]
@@ -213,8 +216,6 @@ def render_answers(answers: Sequence[tuple[str, Sequence[Prediction]]], top: int
         for place, cells in enumerate(zip_longest(*columns, fillvalue="")):
             start = pad(path if place == 0 else "", width)
             lines.append("  ".join([start, *(pad(cell, column) for cell in cells)]).rstrip())
-    if any(answer.is_unsure and answer.error is None for _, found in answers for answer in found):
-        lines.append("\n? less confident than the model's threshold: better ask a person")
     return "\n".join(lines)
 
 
@@ -228,4 +229,44 @@ def _cells(answer: Prediction, top: int) -> list[str]:
         f"{pad(shorten(printable(label), LABEL_WIDTH), LABEL_WIDTH)} {100 * confidence:5.1f} %"
         for label, confidence in answer.top[:top]
     ]
-    return [f"{cells[0]}{' ?' if answer.is_unsure else ''}", *cells[1:]]
+    marks = (" ?" if answer.is_unsure else "") + (" strange" if answer.is_strange else "")
+    return [cells[0] + marks, *cells[1:]]
+
+
+def explain_marks(answers: Sequence[tuple[str, Sequence[Prediction]]], thresholds: Sequence[float]) -> str:
+    """What '?' and 'strange' mean, where they occur; '' if neither does.
+
+    Args:
+        thresholds: of each bundle, in 0..1.
+    """
+    said = [answer for _, found in answers for answer in found if answer.error is None]
+    lines = []
+    if any(answer.is_unsure for answer in said):
+        shown = sorted({f"{100 * threshold:.1f} %" for threshold in thresholds if threshold > 0})
+        lines += [
+            f"?        the confidence is below the model's threshold ({', '.join(shown)}). Ask a person.",
+            "         Above the threshold 95 of 100 validation images were right, or as many as possible.",
+        ]
+    if any(answer.is_strange for answer in said):
+        lines += [
+            "strange  unlike the training images, so label and confidence mean little.",
+            "         Of images like the training images, about 2 in 100 get this mark too.",
+        ]
+    return "\n".join(lines)
+
+
+def name_unknowing(answers: Sequence[tuple[str, Sequence[Prediction]]]) -> str:
+    """Which bundles do not know strange images, and why; '' if all do."""
+    from backbench.report.text import join_names
+
+    unknowing = [
+        bundle
+        for bundle, found in answers
+        if any(answer.error is None and answer.is_strange is None for answer in found)
+    ]
+    if not unknowing:
+        return ""
+    return (
+        f"{join_names(unknowing)}: not known which images are strange. An older backbench wrote it, or it had too "
+        "few validation images."
+    )

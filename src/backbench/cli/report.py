@@ -58,7 +58,7 @@ def report(
     Example: backbench report runs/ -o report.html
              backbench report runs/ --format md
     """
-    from backbench.errors import ConfigError, shown
+    from backbench.errors import ConfigError, printable, shown
     from backbench.evidence import ReportRequest, gather_report
     from backbench.progress import make_progress
     from backbench.report.cards import render_data_card, render_model_card
@@ -102,4 +102,7 @@ def report(
     write_atomically(target, data, "choose another file with --output")
     if not quiet:
         num = sum(len(comparison.entries) for comparison in comparisons)
-        print(f"{target}: {num} {'run' if num == 1 else 'runs'}, {len(data) / 1e6:.1f} MB", file=sys.stderr)
+        print(
+            f"{printable(str(target))}: {num} {'run' if num == 1 else 'runs'}, {len(data) / 1e6:.1f} MB",
+            file=sys.stderr,
+        )

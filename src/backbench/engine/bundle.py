@@ -54,6 +54,8 @@ from backbench.engine.gallery import FOLDER as GALLERY_FOLDER
 from backbench.engine.gallery import Gallery, read_gallery, write_gallery
 from backbench.engine.head_modules import HeadModule, HeadSpec, build_head
 from backbench.engine.quantize import rebuild_int8
+from backbench.engine.strangeness import FILE as STRANGENESS_FILE
+from backbench.engine.strangeness import read_strangeness, write_strangeness
 from backbench.errors import BackbenchError, ModelError, StorageError, shown
 from backbench.records import RunRecord
 from backbench.report.bundle_card import render_bundle_card
@@ -211,6 +213,8 @@ def _write_files(
     card += _GALLERY_NOTE if gallery is not None else ""
     write_synced(folder / CARD_FILE, card.encode("utf-8", "backslashreplace"))
     files = [CARD_FILE, WEIGHTS_FILE, *(write_gallery(folder, gallery) if gallery is not None else ())]
+    if classifier.strangeness is not None:
+        files.append(write_strangeness(folder, classifier.strangeness))
     if seen is not None:
         write_seen(folder / SEEN_FILE, seen)
         files.append(SEEN_FILE)
@@ -297,6 +301,10 @@ def _load(folder: Path) -> Classifier:
     if strange:
         raise ModelError(f"{where} does not fit the network: unexpected: {', '.join(strange[:3])}.")
     backbone = Backbone(body, facts.backbone.model_copy(update={"preprocess": facts.preprocess}), facts.build)
+    strangeness = None
+    if STRANGENESS_FILE in facts.files:
+        check_file(folder / STRANGENESS_FILE, facts.files[STRANGENESS_FILE])
+        strangeness = read_strangeness(folder / STRANGENESS_FILE, facts.backbone.dim)
     return Classifier(
         backbone,
         head,
@@ -304,6 +312,7 @@ def _load(folder: Path) -> Classifier:
         temperature=facts.temperature,
         threshold=facts.threshold,
         grey=facts.grey,
+        strangeness=strangeness,
     ).eval()
 
 

@@ -15,6 +15,7 @@ from backbench.backbones.networks.base import Backbone
 from backbench.config import GreyScale, Precision, Preprocess
 from backbench.data.gather import Picture, gather_pictures, warn_of_pictures
 from backbench.engine.features import extract_features
+from backbench.engine.strangeness import Strangeness
 from backbench.errors import BadImage, ConfigError, ModelError
 from backbench.evaluate.calibrate import softmax
 from backbench.progress import SILENT, Progress
@@ -35,6 +36,8 @@ class Prediction:
         top: (class, probability) of the most probable classes, the best first.
         is_unsure: the confidence is below the classifier's threshold, or there is no answer.
         error: why there is no answer; None if there is one.
+        is_strange: the image is unlike the training images, so label and confidence mean little; None: not known,
+            as with bundles of older versions and of runs with too few validation images.
     """
 
     path: str
@@ -43,6 +46,7 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
     is_unsure: bool
     error: str | None = None
+    is_strange: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As `backbench predict --json` prints it, but for the bundle's name."""
@@ -52,6 +56,7 @@ class Prediction:
             "confidence": self.confidence,
             "top": [{"label": label, "confidence": confidence} for label, confidence in self.top],
             "unsure": self.is_unsure,
+            "is_strange": self.is_strange,
         }
         return document if self.error is None else document | {"error": self.error}
 
@@ -66,6 +71,7 @@ class Classifier(nn.Module):
         temperature: logits are divided by it before they become probabilities; above 0.
         threshold: answers of less confidence, in 0..1, count as unsure; 0: none does.
         grey: the scale of the images with more than 8 bits that it was trained on; None: there were none.
+        strangeness: tells images that are unlike the training images; None: that is not known.
 
     Raises:
         ModelError: the head has not one logit for each class name, or takes other features than the backbone's.
@@ -80,6 +86,7 @@ class Classifier(nn.Module):
         temperature: float = 1.0,
         threshold: float = 0.0,
         grey: GreyScale | None = None,
+        strangeness: Strangeness | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -88,6 +95,7 @@ class Classifier(nn.Module):
         self.temperature = temperature
         self.threshold = threshold
         self.grey = grey
+        self.strangeness = strangeness
         spec = getattr(head, "spec", None)
         if spec is not None and spec.classes != len(self.class_names):
             raise ModelError(f"{len(self.class_names)} class names for a head with {spec.classes} classes")
@@ -135,21 +143,31 @@ class Classifier(nn.Module):
             BadImage: from `read`. ModelError: features or logits that are not finite. BudgetExceeded.
         Cost: see `accelerate` and `features.extract_features`; features of all images are held.
         """
-        device = device or self.device
-        extraction = extract_features(
-            self.backbone,
+        features = self.features_for(
             read,
-            [f"{row:012d}" for row in range(num)],  # in this order, each on its own
-            names=names if names is not None else [f"image {row}" for row in range(num)],
+            num,
             device=device,
             precision=precision,
             exact_resize=exact_resize,
-            use_cache=False,
+            names=names,
             deadline=deadline,
             is_shared=is_shared,
             progress=progress,
         )
-        return self.logits_of(extraction.values, device=device)
+        return self.logits_of(features, device=device)
+
+    def features_for(
+        self, read: Callable[[int], np.ndarray], num: int, *, names: Sequence[str] | None = None, **options: Any
+    ) -> np.ndarray:
+        """What the head takes: (num, dim) float32. Arguments and errors as `logits_for`."""
+        return extract_features(
+            self.backbone,
+            read,
+            [f"{row:012d}" for row in range(num)],  # in this order, each on its own
+            names=names if names is not None else [f"image {row}" for row in range(num)],
+            use_cache=False,
+            **options | {"device": options.get("device") or self.device},
+        ).values
 
     def logits_of(self, features: np.ndarray, *, device: str | None = None) -> np.ndarray:
         """The head alone, in eval mode and float32: (n, dim) float32 features -> (n, classes) float32 logits."""
@@ -193,7 +211,7 @@ class Classifier(nn.Module):
         pictures = gather_pictures(items, grey=self.grey, progress=progress)
         warn_of_pictures(pictures, self.grey, progress=progress)
         errors: dict[int, str] = {}
-        logits = self.logits_for(
+        features = self.features_for(
             lambda row: self._read(pictures[row], row, errors),
             len(pictures),
             device=device,
@@ -202,12 +220,9 @@ class Classifier(nn.Module):
             names=[picture.name for picture in pictures],
             progress=progress,
         )
-        probabilities = self.probabilities_of(logits)
+        answers = self.answers_of([picture.name for picture in pictures], features, [top] * len(pictures), device)
         return [
-            failed(picture.name, errors[row])
-            if row in errors
-            else self.answer_of(picture.name, probabilities[row], top)
-            for row, picture in enumerate(pictures)
+            failed(answer.path, errors[row]) if row in errors else answer for row, answer in enumerate(answers)
         ]
 
     def _read(self, picture: Picture, row: int, errors: dict[int, str]) -> np.ndarray:
@@ -218,12 +233,22 @@ class Classifier(nn.Module):
             errors[row] = error.reason
             return np.zeros((*self.preprocess.size, 3), dtype=np.uint8)
 
-    def answer_of(self, name: str, probabilities: np.ndarray, top: int) -> Prediction:
-        """The answer for the image `name`, from its (classes,) probabilities."""
-        order = np.argsort(-probabilities, kind="stable")[:top]
-        best = tuple((self.class_names[index], float(probabilities[index])) for index in order)
-        label, confidence = best[0]
-        return Prediction(name, label, confidence, best, confidence < self.threshold)
+    def answers_of(
+        self, names: Sequence[str], features: np.ndarray, tops: Sequence[int], device: str | None = None
+    ) -> list[Prediction]:
+        """The answers for n images from their (n, dim) features; see `predict`."""
+        probabilities = self.probabilities_of(self.logits_of(features, device=device))
+        measured = None if self.strangeness is None else self.strangeness.measure(features)
+        found = []
+        for row, (name, top) in enumerate(zip(names, tops, strict=True)):
+            order = np.argsort(-probabilities[row], kind="stable")[:top]
+            best = tuple((self.class_names[index], float(probabilities[row, index])) for index in order)
+            label, confidence = best[0]
+            is_strange = None if measured is None else bool(measured[row] > 1)
+            found.append(
+                Prediction(name, label, confidence, best, confidence < self.threshold, is_strange=is_strange)
+            )
+        return found
 
     def __repr__(self) -> str:
         name = printable(self.backbone.facts.name)

@@ -1,6 +1,6 @@
 """A bundle's gallery: small training images with their features, and a few test images to try the model with.
 
-It lets a page show the training images nearest to a photograph, and say that a photograph is unlike all of them.
+It lets a page show the training images nearest to a photograph.
 The features are those of the bundle's own backbone, so a gallery belongs to its bundle. It is optional.
 """
 
@@ -41,8 +41,8 @@ MOST_THUMBNAIL_BYTES = 1_700_000
 THUMBNAIL_PIXELS = 96
 NUM_SAMPLES = 5
 SAMPLE_PIXELS = 256
-STRANGER_QUANTILE = 0.98  # one in fifty of the user's own images is called unlike the others
 _MOST_VALIDATION = 600
+_MOST_KNOWN = 10_000
 _MOST_TRIED = 12  # test images whose answer is looked at again, as a small copy may be answered otherwise
 _MOST_FILE_BYTES = 8_000_000
 
@@ -74,8 +74,6 @@ class Gallery:
         features: (n, dim) float16 of training images.
         ids, labels, thumbnails: n sample ids, class names and JPEGs of at most 96 pixels.
         samples: up to five test images, one of which the model gets wrong, if there is such a one.
-        stranger_distance: images further than this from all training images are strange; None: not known, as
-            there were no validation images.
     """
 
     features: np.ndarray
@@ -83,7 +81,6 @@ class Gallery:
     labels: tuple[str, ...]
     thumbnails: tuple[bytes, ...]
     samples: tuple[Sample, ...]
-    stranger_distance: float | None
 
     def find_nearest(self, features: np.ndarray, num: int = 3) -> list[list[Neighbour]]:
         """The `num` training images nearest to each of (m, dim) float features, the nearest first.
@@ -97,12 +94,6 @@ class Gallery:
             for which, rows in enumerate(order.tolist())
         ]
 
-    def is_strange(self, neighbours: Sequence[Neighbour]) -> bool | None:
-        """Whether an image with these neighbours is unlike the training images; None: that is not known."""
-        if self.stranger_distance is None or not neighbours:
-            return None
-        return neighbours[0].distance > self.stranger_distance
-
 
 def warn_of_kept(bundle: Path, progress: Progress) -> None:
     """Say so where a bundle is to have no gallery, and is there already with one."""
@@ -110,20 +101,48 @@ def warn_of_kept(bundle: Path, progress: Progress) -> None:
         progress.warn(f"{bundle} is there already, with a gallery. Remove it and run again to have it without.")
 
 
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Features of images of the manifest: (n, dim) float32 of the rows `train`, (m, dim) of the rows `val`."""
+
+    train: list[int]
+    val: list[int]
+    train_features: np.ndarray
+    val_features: np.ndarray
+
+
+def know_features(
+    classifier: Classifier, data: Data, *, device: str = "cpu", progress: Progress = SILENT
+) -> Known:
+    """Features of up to 600 training images, evenly over the classes, and of up to 600 validation images.
+
+    Raises:
+        BadImage: an image changed or vanished since it was checked.
+    """
+    manifest = data.manifest
+    rng = make_rng(0, "gallery")
+    train = _take_evenly(manifest.part_rows("train"), manifest.labels, MOST_IMAGES, rng)
+    val = rng.permutation(manifest.part_rows("val"))[:_MOST_VALIDATION].tolist()
+    values = _extract(classifier, data, [*train, *val], device, progress)
+    return Known(train, val, values[: len(train)], values[len(train) :])
+
+
+def find_known(data: Data, features: np.ndarray) -> Known:
+    """The same of more images, as (n, dim) features of all rows of the manifest are there."""
+    manifest = data.manifest
+    rng = make_rng(0, "gallery")
+    train = _take_evenly(manifest.part_rows("train"), manifest.labels, _MOST_KNOWN, rng)
+    val = rng.permutation(manifest.part_rows("val"))[:_MOST_KNOWN].tolist()
+    return Known(train, val, features[train], features[val])
+
+
 def make_gallery(
-    classifier: Classifier,
-    data: Data,
-    predictions: Predictions,
-    *,
-    features: np.ndarray | None = None,
-    device: str = "cpu",
-    progress: Progress = SILENT,
+    classifier: Classifier, data: Data, predictions: Predictions, known: Known, *, device: str = "cpu"
 ) -> Gallery:
     """Choose the images of a gallery and make what is kept of them; the choice is the same each time.
 
     Args:
-        predictions: of the run's test part, to find samples.
-        features: (n, dim) of all images of the manifest; None: those needed are computed, up to 1,200.
+        predictions: of the run's test part, to find samples. known: features of training images.
 
     Raises:
         BadImage: an image changed or vanished since it was checked.
@@ -131,23 +150,16 @@ def make_gallery(
     manifest = data.manifest
     rng = make_rng(0, "gallery")
     most = min(MOST_IMAGES, MOST_FEATURE_BYTES // (2 * classifier.backbone.facts.dim))
-    train = _take_evenly(manifest.part_rows("train"), manifest.labels, most, rng)
+    train = _take_evenly(np.array(known.train, dtype=np.int64), manifest.labels, most, rng)
     thumbnails = _within(MOST_THUMBNAIL_BYTES, (to_jpeg(data.read(row), THUMBNAIL_PIXELS, 75) for row in train))
     train = train[: len(thumbnails)]
-    val = rng.permutation(manifest.part_rows("val"))[:_MOST_VALIDATION].tolist()
-    rows = [*train, *val]
-    if features is None:
-        values = _extract(classifier, data, rows, device, progress)
-    else:
-        values = features[rows].astype(np.float32)
-    stored = _to_half(values[: len(train)])
+    place_of = {row: place for place, row in enumerate(known.train)}
     return Gallery(
-        features=stored,
+        features=_to_half(known.train_features[[place_of[row] for row in train]]),
         ids=tuple(manifest.ids[row] for row in train),
         labels=tuple(manifest.classes[manifest.labels[row]] for row in train),
         thumbnails=tuple(thumbnails),
         samples=_choose_samples(classifier, data, predictions, rng, device),
-        stranger_distance=_stranger_distance(stored, values[len(train) :]),
     )
 
 
@@ -170,7 +182,7 @@ def write_gallery(folder: Path, gallery: Gallery) -> tuple[str, ...]:
         "labels": list(gallery.labels),
         "samples": [{"id": sample.id, "label": sample.label} for sample in gallery.samples],
         "image_bytes": [len(image) for image in images],
-        "stranger_distance": gallery.stranger_distance,
+        "stranger_distance": None,  # older versions read it
     }
     write_synced(folder / FEATURES_FILE, save({"features": gallery.features}))
     write_synced(folder / IMAGES_FILE, b"".join(images))
@@ -211,14 +223,12 @@ def _parse(index: dict[str, Any], images: bytes, features: np.ndarray, dim: int)
     ends = np.cumsum(sizes).tolist()
     jpegs = [images[end - size : end] for end, size in zip(ends, sizes, strict=True)]
     samples = zip(index["samples"], jpegs[num:], strict=True)
-    distance = index["stranger_distance"]
     return Gallery(
         features=features,
         ids=tuple(map(str, ids)),
         labels=tuple(map(str, labels)),
         thumbnails=tuple(jpegs[:num]),
         samples=tuple(Sample(str(entry["id"]), str(entry["label"]), jpeg) for entry, jpeg in samples),
-        stranger_distance=None if distance is None else float(distance),
     )
 
 
@@ -284,13 +294,6 @@ def _distances(features: np.ndarray, stored: np.ndarray) -> np.ndarray:
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-
-
-def _stranger_distance(stored: np.ndarray, validation: np.ndarray) -> float | None:
-    """The distance that 98 of 100 validation images keep below; None without images."""
-    if not len(validation) or not len(stored):
-        return None
-    return float(np.quantile(_distances(validation, stored).min(axis=1), STRANGER_QUANTILE))
 
 
 def _choose_samples(

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from backbench.report.page.inputs import Comparison
 from backbench.report.page.ranking import COLUMNS, make_lines
 from backbench.report.rows import Row
-from backbench.report.text import printable
+from backbench.report.text import in_csv, printable
 
 _CSV_FIELDS = (
     "data", "manifest", "model", "method", "difference", "run_id", "status", "control", "rank_low", "rank_high",
     "tied_with_best", "accuracy", "low", "high", "n", "p_value", "per_class_mean", "top5", "nll", "total_seconds",
     "images_per_second", "peak_memory_bytes", "parameters", "flops", "licence", "precision", "warnings", "error",
 )  # fmt: skip
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def render_markdown(comparisons: Sequence[Comparison]) -> str:
@@ -72,16 +71,6 @@ def _csv_values(comparison: Comparison, row: Row) -> dict[str, object]:
         "total_seconds": row.seconds.get("total"),
         "warnings": "; ".join(row.warnings),
     }
-
-
-def in_csv(value: object) -> str:
-    """A cell; text that a spreadsheet would run as a formula gets a quote before it."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        return str(value)
-    text = printable(value)
-    return f"'{text}" if value.startswith(_FORMULA) or text.startswith(_FORMULA) else text
 
 
 def render_json(comparisons: Sequence[Comparison]) -> str:

@@ -8,25 +8,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from backbench.config import Augment
+from backbench.errors import JOINERS, printable
 
-_JOINERS = "\u200c\u200d"  # needed to write Persian and some emoji; no width, no effect on the rest of a line
-
-
-def printable(text: str) -> str:
-    """`text` on one line, with what could move the cursor, colour, or reorder a terminal written out.
-
-    Control characters, escape sequences, bidirectional controls, other invisible format characters, line
-    separators, lone surrogates and unassigned code points become '\\x1b', '\\u202e', ...; all else is kept.
-    """
-    return "".join(char if _is_harmless(char) else _written_out(char) for char in text)
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""A spreadsheet would take a cell that begins so for a formula; some take the wide signs for the plain ones."""
 
 
-def _is_harmless(char: str) -> bool:
-    return char in _JOINERS or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-
-
-def _written_out(char: str) -> str:
-    return char.encode("unicode_escape", "surrogatepass").decode("ascii")
+def in_csv(value: object) -> str:
+    """A cell of a table: '' for None; text by `printable`, after a quote where a spreadsheet would run it."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return str(value)
+    text = printable(value)
+    runs = value.lstrip(" ").startswith(_FORMULA_STARTS) or text.startswith(_FORMULA_STARTS)
+    return f"'{text}" if runs else text
 
 
 def cell_width(text: str) -> int:
@@ -37,7 +33,7 @@ def cell_width(text: str) -> int:
 
 
 def _char_width(char: str) -> int:
-    if char in _JOINERS or unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me"):
+    if char in JOINERS or unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me"):
         return 0
     return 2 if unicodedata.east_asian_width(char) in ("W", "F") else 1
 

@@ -302,7 +302,6 @@ def _to_entry(service: Service, model: Model, question: Question, reply: Reply) 
             }
             for near in reply.neighbours
         ]
-        entry["is_strange"] = reply.is_strange
     if question.explain:
         entry |= {"overlay": reply.overlay, "overlay_kind": reply.overlay_kind}
         if reply.overlay_error is not None:

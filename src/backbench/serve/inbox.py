@@ -25,6 +25,7 @@ from backbench.config import Frozen
 from backbench.documents import parse_json
 from backbench.errors import ConfigError, StorageError
 from backbench.progress import SILENT, Progress
+from backbench.report.text import in_csv
 from backbench.storage import digest_file, read_file, storage_error, write_atomically
 
 SCHEMA_VERSION = 1
@@ -32,7 +33,6 @@ IN_INBOX = "choose another folder with --inbox, or --no-inbox"
 IN_TARGET = "export to another folder"
 MOST_ENTRIES = 10_000
 TABLE_FILE = "labels.csv"
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 Verdict = Literal["right", "wrong", "unsure"]
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 SUFFIXES = {
@@ -188,13 +188,8 @@ def _table(entries: Sequence[Entry]) -> str:
     for entry in entries:
         seen = [entry.answer, f"{entry.confidence:.6f}", entry.model, entry.name, entry.saved]
         cells = [entry.image, str(entry.label), entry.part, *seen]
-        writer.writerow([cells[0], cells[1], *(_neutral(cell) for cell in cells[2:])])
+        writer.writerow([cells[0], cells[1], *map(in_csv, cells[2:])])  # the first two are read back
     return text.getvalue()
-
-
-def _neutral(cell: str) -> str:
-    """So that no spreadsheet takes it for a formula; file and label are read back, and stay as they are."""
-    return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
 
 
 def _read(path: Path) -> Entry:

@@ -45,14 +45,13 @@ class Reply:
     """What a model says to a question.
 
     seconds: from the start of its batch to the end, without the time in the queue.
-    neighbours, is_strange: empty and None without a gallery, or if not asked.
+    neighbours: empty without a gallery, or if not asked.
     overlay: a `data:` address of a JPEG; overlay_kind: how it was made; overlay_error: why there is none.
     """
 
     prediction: Prediction
     seconds: float
     neighbours: tuple[Neighbour, ...] = ()
-    is_strange: bool | None = None
     overlay: str | None = None
     overlay_kind: str | None = None
     overlay_error: str | None = None
@@ -88,13 +87,13 @@ class Model:
             device=self.device,
             use_cache=False,
         ).values
-        logits = self.classifier.logits_of(features, device=self.device)
-        probabilities = self.classifier.probabilities_of(logits)
+        names, tops = [question.name for question in questions], [question.top for question in questions]
+        answers = self.classifier.answers_of(names, features, tops, self.device)
         seconds = time.perf_counter() - started
         return [
             Reply(failed(question.name, errors[row]), seconds)
             if row in errors
-            else self._reply(question, features[row], probabilities[row], seconds)
+            else self._reply(question, features[row], answers[row], seconds)
             for row, question in enumerate(questions)
         ]
 
@@ -109,14 +108,11 @@ class Model:
             errors[row] = error.reason
             return np.zeros((*self.classifier.preprocess.size, 3), dtype=np.uint8)
 
-    def _reply(self, question: Question, features: np.ndarray, probabilities: np.ndarray, seconds: float) -> Reply:
-        prediction = self.classifier.answer_of(question.name, probabilities, question.top)
+    def _reply(self, question: Question, features: np.ndarray, prediction: Prediction, seconds: float) -> Reply:
         neighbours: tuple[Neighbour, ...] = ()
-        is_strange = None
         if question.num_neighbours and self.gallery is not None and len(self.gallery.ids):
             neighbours = tuple(self.gallery.find_nearest(features[None], question.num_neighbours)[0])
-            is_strange = self.gallery.is_strange(neighbours)
-        reply = Reply(prediction, seconds, neighbours, is_strange)
+        reply = Reply(prediction, seconds, neighbours)
         return self._explain(question, reply) if question.explain else reply
 
     def _explain(self, question: Question, reply: Reply) -> Reply:

@@ -151,7 +151,7 @@ export class Batch {
       for (const model of this.models) {
         const reply = row.replies.get(model.name);
         const said = reply && row.error === null
-          ? [reply.label, reply.confidence.toFixed(6), reply.unsure ? "yes" : "no", reply.is_strange ? "yes" : "no", ""]
+          ? [reply.label, reply.confidence.toFixed(6), reply.unsure ? "yes" : "no", { true: "yes", false: "no" }[reply.is_strange] ?? "", ""]
           : ["", "", "", "", row.error ?? "not answered yet"];
         lines.push([row.image.name, model.name, ...said]);
       }

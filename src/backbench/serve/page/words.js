@@ -66,8 +66,16 @@ export function sayAgreement(replies) {
   return most === 1 ? `1 of ${answered.length} says ${label}` : `${most} of ${answered.length} say ${label}`;
 }
 
-// What no spreadsheet takes for a formula, as one cell of a CSV file.
+// One cell of a CSV file: nothing that a spreadsheet runs or that moves the text of a terminal; as in_csv in Python.
 export function csvCell(text) {
-  const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
-  return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+  const plain = text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (char) => (/[\u200c\u200d]/.test(char) ? char : writtenOut(char)));
+  const safe = /^ *[=+\-@\t\r\n＝＋－＠]/.test(text) ? `'${plain}` : plain;
+  return /[",]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+
+function writtenOut(char) {
+  const code = char.codePointAt(0);
+  const [mark, length] = code < 0x100 ? ["x", 2] : code < 0x10000 ? ["u", 4] : ["U", 8];
+  const short = { "\t": "\\t", "\n": "\\n", "\r": "\\r" }[char];
+  return short ?? `\\${mark}${code.toString(16).padStart(length, "0")}`;
 }
