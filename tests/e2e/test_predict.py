@@ -400,7 +400,7 @@ def test_broken_images_in_evaluation(world: World, tmp_path: Path) -> None:
     assert isinstance(error_of("evaluate", world.bundle, photos), DataError)
     document = ask("evaluate", world.bundle, photos, "--on-bad", "skip")
     assert document["data"]["num_images"] == 12
-    assert any("1 images that can't be read" in warning for warning in document["warnings"])
+    assert any("1 image that can't be read" in warning for warning in document["warnings"])
 
 
 def test_main_prints_a_message_and_no_traceback(world: World, tmp_path: Path) -> None:
