@@ -927,3 +927,27 @@ def test_what_is_not_used_of_an_image_is_remarked(tmp_path: Path, data: bytes, e
     remarks = read_header(tmp_path / "x", max_pixels=CAP).remarks
     assert len(remarks) == len(expected)
     assert all(words in remark for words, remark in zip(expected, remarks, strict=True))
+
+
+def make_planar_tiff(pixels: np.ndarray) -> bytes:
+    """A TIFF whose bands are stored one after another, a strip each."""
+    height, width, num = pixels.shape
+    planes = np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
+    size = planes[0].nbytes
+    tags = {256: width, 257: height, 259: 1, 262: 2, 277: num, 278: height, 284: 2}
+    entries = {tag: struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()}
+    after = 8 + 2 + 12 * (len(tags) + 3) + 4
+    entries[258] = struct.pack("<HHII", 258, 3, num, after)
+    entries[273] = struct.pack("<HHII", 273, 4, num, after + 2 * num)
+    entries[279] = struct.pack("<HHII", 279, 4, num, after + 6 * num)
+    start = after + 10 * num
+    extra = struct.pack(f"<{num}H", *[8 * pixels.itemsize] * num)
+    extra += struct.pack(f"<{2 * num}I", *(start + size * band for band in range(num)), *[size] * num)
+    folder = struct.pack("<H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
+    return b"II*\0\x08\0\0\0" + folder + extra + planes.tobytes()
+
+
+def test_bands_one_after_another() -> None:
+    assert np.array_equal(decode(make_planar_tiff(COLOURS)), COLOURS)
+    with pytest.raises(BadImage, match=r"3 bands of 16 bits that are stored one after another.*INTERLEAVE=PIXEL"):
+        decode(make_planar_tiff(COLOURS.astype(np.uint16) * 257))  # Pillow makes noise of them

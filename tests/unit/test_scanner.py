@@ -465,9 +465,11 @@ def test_what_is_lost_comes_before_litter(root: Path) -> None:
 
 def test_many_reasons_are_cut_short_after_the_worst(root: Path) -> None:
     add(root, "cat/1.jpg", *(f"cat/{number}.x{number}" for number in range(20)), "cat/a.nef")
+    (root / "cat" / ".DS_Store").write_bytes(b"Bud1")
     lines = list_left_out(scan_folder(root).ignored)
     assert ".nef" in lines[0]
-    assert lines[-1].startswith("... and 13 more")
+    assert lines[-2].startswith("... and 11 more")
+    assert lines[-1].startswith("'cat/.DS_Store': hidden, or litter")
 
 
 class TestUnlabelledFolders:

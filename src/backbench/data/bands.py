@@ -9,6 +9,8 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 DEEP_COLOURS = "with 16 bits for each colour: the upper 8 bits are used"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_TO_BYTES = "-scale LOW HIGH 0 255 -ot Byte IN.tif OUT.tif, with the same LOW and HIGH for all files"
+_PLANES, _SEPARATE = 284, 2
 _SUBFILE, _BITS, _PHOTOMETRIC, _SAMPLES, _SUB_FOLDERS, _SAMPLE_FORMAT, _DNG = 254, 258, 262, 277, 330, 339, 50706
 _RGB = 2
 _NUMBERS = {1: "whole", 2: "signed", 3: "floating-point"}
@@ -42,10 +44,21 @@ def has_deep_colours(image: Image.Image) -> bool:
     return any(";16" in str(part[3]) for part in tile) or max(bits, default=8) == 16
 
 
-def is_raw(image: Image.Image, start: bytes) -> bool:
-    """Whether an image that opens as a TIFF is a camera's raw file, of which that is but a small preview."""
+def refuse_tiff(image: Image.Image, start: bytes) -> str | None:
+    """Why an image that opens as a TIFF would give other pixels than its own; None of a usable one.
+
+    A camera's raw file opens as a small preview, and deep bands one after another as noise.
+    """
     tags = getattr(image, "tag_v2", {})
-    return start[8:10] == b"CR" or _DNG in tags or (tags.get(_SUBFILE) == 1 and _SUB_FOLDERS in tags)
+    if start[8:10] == b"CR" or _DNG in tags or (tags.get(_SUBFILE) == 1 and _SUB_FOLDERS in tags):
+        return "is a camera raw file, which is not read; convert it to PNG or JPEG"
+    num_bands, bits = tags.get(_SAMPLES, 1), max(tags.get(_BITS, (1,)))
+    if tags.get(_PLANES) == _SEPARATE and num_bands > 1 and bits > 8:
+        return (
+            f"is a TIFF of {num_bands} bands of {bits} bits that are stored one after another, which is not read. "
+            f"Write 8-bit files: gdal_translate -co INTERLEAVE=PIXEL {_TO_BYTES}"
+        )
+    return None
 
 
 def explain_tiff(file: IO[bytes]) -> str | None:
@@ -63,6 +76,6 @@ def explain_tiff(file: IO[bytes]) -> str | None:
         return None
     bands = "1 band" if num_bands == 1 else f"{num_bands} bands"
     return (
-        f"is a TIFF of {bands} of {bits}-bit {numbers} numbers, which is not read. Write one band, or three as "
-        "red, green and blue, to 8-bit files: gdal_translate -b 4 -b 3 -b 2 -scale -ot Byte IN.tif OUT.tif"
+        f"is a TIFF of {bands} of {bits}-bit {numbers} numbers, which is not read. Write one band, or three as red, "
+        f"green and blue, to 8-bit files: gdal_translate -b 4 -b 3 -b 2 {_TO_BYTES}"
     )

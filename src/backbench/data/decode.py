@@ -35,7 +35,7 @@ from PIL import (
 )
 
 from backbench.config import GreyScale
-from backbench.data.bands import TIFF_STARTS, explain_tiff, find_remarks, is_raw
+from backbench.data.bands import TIFF_STARTS, explain_tiff, find_remarks, refuse_tiff
 from backbench.data.colour import UnusablePixels, read_deep, to_rgb
 from backbench.data.grey import Depth, measure_depth
 from backbench.data.in_flight import GATE
@@ -219,8 +219,8 @@ def open_image(file: IO[bytes], max_pixels: int) -> Image.Image:
     """An image of a format that is read, from its header alone; the caller closes it.
 
     Raises:
-        UnidentifiedImageError: it is none. DecompressionBombError: more than `max_pixels`. UnusablePixels: a raw
-            file of a camera, or no pixels. Whatever else Pillow raises on hostile bytes.
+        UnidentifiedImageError: it is none. DecompressionBombError: more than `max_pixels`. UnusablePixels: see
+            `bands.refuse_tiff`, or no pixels. Whatever else Pillow raises on hostile bytes.
     """
     start = _read_start(file)
     if is_heif(start) and has_heif():
@@ -228,8 +228,8 @@ def open_image(file: IO[bytes], max_pixels: int) -> Image.Image:
     else:
         file.seek(0)
         image = Image.open(file, formats=FORMATS)
-    if image.format == "TIFF" and is_raw(image, start):
-        raise UnusablePixels("is a camera raw file, which is not read; convert it to PNG or JPEG")
+    if image.format == "TIFF" and (reason := refuse_tiff(image, start)):
+        raise UnusablePixels(reason)
     if image.width * image.height > max_pixels:
         raise Image.DecompressionBombError(f"{image.width:,} x {image.height:,} pixels")
     if image.width < 1 or image.height < 1:

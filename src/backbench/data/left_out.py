@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from backbench.data.listing import LOSSES, Ignored
 from backbench.data.wording import count, list_some, quote
 
-NUM_GROUPS = 8
+MAX_REASONS = 10
+MAX_REASONS_IN_LINE = 5
 NUM_NAMES = 3
 
 
@@ -29,14 +30,17 @@ def find_lost(entries: Iterable[Ignored]) -> list[Ignored]:
 def list_left_out(entries: Sequence[Ignored]) -> list[str]:
     """One line for each reason, with the first names: "'a.nef', 'b.nef' and 7 more: an image format that ..."."""
     groups = group_by_reason(entries)
-    lines = [_describe(reason, found) for reason, found in groups[:NUM_GROUPS]]
-    rest = sum(len(found) for _, found in groups[NUM_GROUPS:])
-    return [*lines, f"... and {rest:,} more (all of them with --json)"] if rest else lines
+    litter = [_describe(reason, found) for reason, found in groups if found[0].loss == "litter"]
+    others = [_describe(reason, found) for reason, found in groups if found[0].loss != "litter"]
+    rest = sum(len(found) for _, found in groups[MAX_REASONS : len(others)])
+    cut = [f"... and {rest:,} more (all of them with --json)"] if rest else []
+    return [*others[:MAX_REASONS], *cut, *litter]
 
 
 def summarise(entries: Sequence[Ignored]) -> str:
     """All that was left out, in one line."""
-    return list_some((_describe(reason, found) for reason, found in group_by_reason(entries)), 2, "; ")
+    reasons = (_describe(reason, found) for reason, found in group_by_reason(entries))
+    return list_some(reasons, MAX_REASONS_IN_LINE, "; ")
 
 
 def warn_of_lost(entries: Sequence[Ignored]) -> list[str]:
