@@ -209,7 +209,10 @@ def test_a_second_census_decodes_nothing_and_knows_the_scale(
     assert first.colours[:, 3].min() > 0.3  # brightness by that scale
 
 
-def test_added_images_may_change_the_scale_and_with_it_what_was_measured(tmp_path: Path) -> None:
+def test_added_images_may_change_the_scale_and_with_it_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(census_module, "_cache_file", lambda folder, *_: folder / "one.safetensors")
     folder, cache = write_source(tmp_path / "set", dark), tmp_path / "cache"
     census_of(folder, cache)
     for number in range(4):

@@ -76,6 +76,6 @@ def explain_tiff(file: IO[bytes]) -> str | None:
         return None
     bands = "1 band" if num_bands == 1 else f"{num_bands} bands"
     return (
-        f"is a TIFF of {bands} of {bits}-bit {numbers} numbers, which is not read. Write one band, or three as red, "
-        f"green and blue, to 8-bit files: gdal_translate -b 4 -b 3 -b 2 {_TO_BYTES}"
+        f"is a TIFF of {bands} of {bits}-bit {numbers} numbers, which is not read. Write one band, or three as "
+        f"red, green and blue, to 8-bit files: gdal_translate -b 4 -b 3 -b 2 {_TO_BYTES}"
     )
