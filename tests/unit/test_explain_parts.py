@@ -9,20 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from PIL import Image
 from torch import nn
 
 from backbench.backbones.networks.vit import VisionTransformer
 from backbench.backbones.networks.vit_config import ViTConfig
 from backbench.catalog import find_model
+from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import ConfigError, DataError, MissingExtra, ModelError
 from backbench.explain.embedding import embed_features
 from backbench.explain.filters import first_filters, principal_filters
 from backbench.explain.inside import draw_inside
+from backbench.explain.of_runs import draw_map, name_runs
 from backbench.explain.positions import position_similarity
 from backbench.explain.samples import order_by_chance, order_by_interest, read_samples
 from backbench.progress import Progress
 from backbench.records import Predictions
+from backbench.run import run
 
 
 def make_timm(name: str, **options: object) -> nn.Module:
@@ -206,3 +210,16 @@ def test_it_is_said_when_images_are_left_out(tmp_path: Path) -> None:
     samples, faults = read_samples([str(tmp_path)], 2, [], Hearing())
     assert (len(samples), faults) == (2, [])
     assert said == ["the first 2 of 3 images are explained; --num takes more"]
+
+
+def test_a_map_of_runs_of_one_name_holds_each(tmp_path: Path) -> None:
+    """They once wrote over one another, so that one map of two was drawn, with nothing said."""
+    data = DataConfig(source="digits", limit=60)
+    methods = (MethodConfig(name="knn", options={"ks": [1]}), MethodConfig(name="knn", options={"ks": [5]}))
+    records = [run(RunConfig(data=data, model="pixels", method=method), out=tmp_path) for method in methods]
+    figure, faults = draw_map([tmp_path / record.run_id for record in records], "pca")
+    assert faults == []
+    written = " ".join(text.get_text() for text in figure.findobj(Text))
+    for name in name_runs(records):
+        assert name in written
+    assert len(set(name_runs(records))) == 2

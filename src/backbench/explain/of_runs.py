@@ -23,6 +23,7 @@ from backbench.records import Predictions, RunRecord
 from backbench.report.pictures.embedding import draw_embedding
 from backbench.report.pictures.of_run import HISTORY_FILE
 from backbench.report.pictures.sheets import draw_grid
+from backbench.report.row_names import find_differences
 
 NUM_IN_GRID = 30
 MOST_MAPPED = 1000
@@ -105,7 +106,7 @@ def draw_map(
     points: dict[str, np.ndarray] = {}
     wrong: dict[str, np.ndarray] = {}
     faults: list[str] = []
-    for run in runs:
+    for run, name in zip(runs, name_runs([ledger.read_record(run) for run in runs]), strict=True):
         record, predictions = ledger.read_answers(run)
         if record.data.manifest_digest != data.manifest.digest:
             raise ConfigError(
@@ -114,7 +115,6 @@ def draw_map(
         values = (
             None if len(points) == MOST_MAPS else _find_values(run, record, data, rows, load, device, progress)
         )
-        name = run_name(record)
         if values is None:
             why = (
                 f"a map holds {MOST_MAPS}" if len(points) == MOST_MAPS else "it has neither features nor a bundle"
@@ -133,6 +133,15 @@ def draw_map(
 def run_name(record: RunRecord) -> str:
     """Model and method."""
     return f"{record.model_name} + {record.config.method.name}"
+
+
+def name_runs(records: Sequence[RunRecord]) -> list[str]:
+    """Model and method of each, with what sets it apart where several have the same."""
+    words = find_differences(records)
+    return [
+        f"{run_name(record)} ({word})" if word else run_name(record)
+        for record, word in zip(records, words, strict=True)
+    ]
 
 
 def _find_values(
