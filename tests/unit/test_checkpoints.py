@@ -88,6 +88,8 @@ def _load(path: str) -> Any:
     spec = card.resolve(path)
     assert spec is not None
     assert spec.load is not None
+    assert spec.check is not None
+    spec.check()  # as a ranking does before any work
     return spec.load(0)
 
 

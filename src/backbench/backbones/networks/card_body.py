@@ -180,8 +180,8 @@ def fold_grey(state: State, own: Mapping[str, torch.Tensor], where: str) -> Stat
         raise ModelError(
             f"{where}: the card says in_chans = 1, and no first layer here takes grey images. Leave it out."
         )
-    shares = torch.tensor(GREY).reshape(1, 3, 1, 1)
-    return {name: tensor * shares if name in stems else tensor for name, tensor in state.items()}
+    spread = {name: torch.cat([share * state[name] for share in GREY], dim=1) for name in stems}
+    return {**state, **spread}
 
 
 def make_architecture(architecture: str, options: Mapping[str, Any]) -> nn.Module:
