@@ -79,6 +79,7 @@ def rank(
     """
     from pathlib import Path
 
+    from backbench.backbones.card_folders import expand_cards
     from backbench.catalog import find_model
     from backbench.progress import make_progress
     from backbench.runtime import decide_device, decide_precision
@@ -88,7 +89,7 @@ def rank(
     check_budget(budget_seconds)
     model_names, method_configs = list_models(models), list_methods(methods)
     check_top(top, method_configs)
-    for name in model_names:
+    for name in expand_cards(model_names, "models"):
         find_model(name, "models")
     decided = decide_device(device)
     choices = {

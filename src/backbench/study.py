@@ -16,6 +16,7 @@ from typing import Any
 
 from backbench import ledger
 from backbench.adapt import adapt_run, keep_probe
+from backbench.backbones.card_folders import expand_cards
 from backbench.backbones.defaults import decide_models
 from backbench.backbones.faults import describe_faults, find_faults, refuse_faulty
 from backbench.catalog import ModelSpec, find_method, find_model
@@ -170,7 +171,7 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
     for method in request.methods:
         resolve_options(find_method(method.name), method)
     _check_top(request)
-    asked = list({model.name: model for model in map(find_model, request.models)}.values())
+    asked = _find_models(request.models)
     ledger.prepare_root(request.out)
 
     found = survey(request.data, progress)
@@ -214,6 +215,19 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
         interrupted = True
         bench.warnings.append("interrupted: this is what was finished; the same command goes on from here")
     return _conclude(bench, interrupted)
+
+
+def _find_models(names: Sequence[str]) -> list[ModelSpec]:
+    """The models of these names, each once. ConfigError for one that is not there, or two of one name."""
+    found: dict[str, ModelSpec] = {}
+    for model in map(find_model, expand_cards(names)):
+        other = found.setdefault(model.name, model)
+        if other.identity != model.identity:
+            raise ConfigError(
+                f"'{model.name}' is the name of two models in --models: {other.file or 'the published one'} and "
+                f"{model.file or 'the published one'}. Change 'name' in one of the cards."
+            )
+    return list(found.values())
 
 
 def _check_top(request: RankRequest) -> None:

@@ -387,3 +387,32 @@ def test_choices_of_splits_and_options_are_carried_out_and_recorded(photos: Path
             assert record["config"]["method"]["options"] == {"ks": [3]}
         elif row["method"] == "centroid":
             assert record["config"]["method"]["options"] == {}
+
+
+@pytest.mark.parametrize("form", ["folder", "quoted", "words", "words first"])
+def test_all_cards_of_a_folder_are_ranked(
+    ranked: tuple[Path, dict[str, Any], Path], tmp_path: Path, form: str
+) -> None:
+    """Also where a shell has made several words of '*.toml'."""
+    from backbench.backbones.included import FOLDER
+
+    for name in ("tiny_cnn.cifar100", "tiny_vit.cifar100"):
+        for file in FOLDER.glob(f"{name}.*"):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    cards = sorted(tmp_path.glob("*.toml"))
+    words = {
+        "folder": [ranked[0], "--models", tmp_path],
+        "quoted": [ranked[0], "--models", f"{tmp_path}/*.toml"],
+        "words": [ranked[0], "--models", *cards],
+        "words first": ["--models", *cards, ranked[0]],
+    }[form]
+    document = rank_json(*words, "--methods", "centroid", "--out", tmp_path / "runs")
+    found = {row["model"] for row in document["rows"] if not row["control"]}
+    assert found == {"tiny_cnn.cifar100", "tiny_vit.cifar100"}
+
+
+def test_other_words_are_still_refused(ranked: tuple[Path, dict[str, Any], Path], tmp_path: Path) -> None:
+    for words in ([ranked[0], "more"], [ranked[0], "a.toml"], ["a", "b", "--models", "x.toml"]):
+        done = backbench("rank", *words, "--out", tmp_path / "runs")
+        assert done.returncode == 2
+        assert "unexpected extra argument" in done.stderr

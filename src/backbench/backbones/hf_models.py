@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from backbench.backbones.model_index import hub_cache_folder
-from backbench.backbones.weights_folder import find_folder
+from backbench.backbones.weights_folder import find_repo
 from backbench.catalog import ModelSpec
 from backbench.documents import parse_json
 from backbench.errors import ConfigError, shown
@@ -43,7 +43,7 @@ def resolve(name: str) -> ModelSpec | None:
     if "\0" in name:
         return None
     if name.startswith(PREFIX) and REPO.fullmatch(said) and not said.startswith("."):
-        given = find_folder(f"hf--{said.replace('/', '--')}")
+        given = find_repo(said)
         return _hub_spec(said) if given is None else _folder_spec(given, said)
     folder = Path(said).expanduser() if said.startswith("~/") else Path(said)
     if name.startswith(PREFIX):

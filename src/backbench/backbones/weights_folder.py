@@ -1,21 +1,26 @@
 """Weights files of a person's own folder, looked up by model name before anything is fetched.
 
 The environment variable BACKBENCH_WEIGHTS names the folder. For a model NAME it may hold a card `NAME.toml`, or
-the weights as published: `NAME.safetensors`, `.pth` or `.bin`; `/` in a name is written `--`, and a timm name may
-stand without its tag. A model of transformers is a folder as that library writes it, `hf--ORG--NAME/`.
+the weights as published: `NAME.safetensors`, `.pth` or `.bin`, `NAME/model.safetensors`, or what the hub's client
+and torch.hub keep in their caches; `/` in a name is written `--`, and a timm name may stand without its tag. A
+model of transformers is a folder as that library writes it, `hf--ORG--NAME/`, or one of the hub's cache.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from backbench.backbones import card, timm_models, torchvision_models
+from backbench.backbones.model_index import HUB_FILES, hub_repo, rows_of, torch_file
 from backbench.catalog import ModelSpec
-from backbench.storage import digest_file
+from backbench.errors import nearest
+from backbench.storage import digest_file, read_file
 
 FIRST = True
 """Asked before the modules that would fetch."""
@@ -30,9 +35,7 @@ def resolve(name: str) -> ModelSpec | None:
         return None
     published = torchvision_models.resolve(name) or timm_models.resolve(name)
     real = name if published is None else published.name
-    stems = dict.fromkeys([name, real, real.partition(".")[0]])
-    names = (f"{stem.replace('/', '--')}{suffix}" for stem in stems for suffix in (".toml", *SUFFIXES))
-    found = next((file for name in names if (file := find_file(name)) is not None), None)
+    found = next(filter(None, map(_find, _list_places(real, name))), None)
     if found is None:
         return None
     if found.suffix == ".toml":
@@ -53,6 +56,86 @@ def resolve(name: str) -> ModelSpec | None:
         check=partial(check, file=found),
         identity=identity,
     )
+
+
+def _list_places(real: str, asked: str) -> list[str]:
+    """Where in the folder the weights of a model may lie, in the order of looking; '*' stands for a revision.
+
+    Args:
+        real: its full name. asked: as it was asked for, perhaps without a tag.
+    """
+    stems = [stem.replace("/", "--") for stem in dict.fromkeys([asked, real, real.partition(".")[0]])]
+    places = [f"{stem}{suffix}" for stem in stems for suffix in (".toml", *SUFFIXES)]
+    row = rows_of("timm").get(real) or rows_of("torchvision").get(real.removeprefix(torchvision_models.PREFIX))
+    if row is None:
+        return places
+    places += [f"{stem}/{file}" for stem in stems for file in HUB_FILES]
+    repo = hub_repo(row) if "hub_id" in row else None
+    if repo is None:
+        file = torch_file(row["url"]).name
+        return [*places, *(f"{folder}{file}" for folder in ("", "checkpoints/", "hub/checkpoints/"))]
+    return [*places, *(f"{folder}/{file}" for folder in _hub_folders(repo) for file in HUB_FILES)]
+
+
+def _hub_folders(repo: str) -> list[str]:
+    """Where the hub's client keeps a repository, in its cache and in its home."""
+    name = f"models--{repo.replace('/', '--')}/snapshots/*"
+    return [name, f"hub/{name}"]
+
+
+def _find(place: str) -> Path | None:
+    """The file at a place in the folder; of several revisions the main one, else the last by name."""
+    root, star, inner = place.partition("*")
+    if not star:
+        return find_file(place)
+    return next(
+        (file for each in _list_revisions(root) if (file := find_file(f"{each}{inner}")) is not None), None
+    )
+
+
+def _list_revisions(snapshots: str) -> Iterator[str]:
+    folder = find_folder(snapshots)
+    if folder is None:
+        return
+    with suppress(OSError, UnicodeDecodeError):
+        revision = read_file(folder.parent / "refs" / "main", 1_000).decode().strip()
+        if revision.isalnum():
+            yield f"{snapshots}{revision}"
+    with suppress(OSError):
+        yield from sorted((f"{snapshots}{entry.name}" for entry in folder.iterdir()), reverse=True)
+
+
+def find_repo(repo: str) -> Path | None:
+    """The folder of a transformers model ORG/NAME in the weights folder; None if there is none."""
+    plain = repo.replace("/", "--")
+    for place in (f"hf--{plain}", plain, repo):
+        if (found := find_folder(place)) is not None:
+            return found
+    revisions = (each for place in _hub_folders(repo) for each in _list_revisions(place.removesuffix("*")))
+    return next((found for each in revisions if (found := find_folder(each)) is not None), None)
+
+
+def describe_search(name: str) -> str:
+    """A line of a message: that the weights of a model are not in the folder, and what they could be called there.
+
+    '' where no folder is named.
+    """
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if not folder:
+        return ""
+    told = f"  looked in: {folder} ({FOLDER_VARIABLE})"
+    try:
+        there = sorted(entry.name for entry in Path(folder).iterdir())
+    except OSError as error:
+        return f"{told}, which can't be read: {error.strerror}\n"
+    if name.startswith("hf/"):
+        repo = name.removeprefix("hf/")
+        places = [f"hf--{repo.replace('/', '--')}/", *(f"{place}/" for place in _hub_folders(repo))]
+    else:
+        places = _list_places(name, name)
+    close = nearest(name.replace("/", "--"), there, limit=1)
+    near = f"\n  nearest there: {close[0]}" if close else ""
+    return f"{told} for {', '.join(places)}{near}\n"
 
 
 def find_folder(name: str) -> Path | None:

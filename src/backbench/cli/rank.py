@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from backbench.study import Ranking
 
 
-@click.command()
+@click.command(context_settings={"allow_extra_args": True})
 @data_argument
 @click.option(
-    "--models", default="", help="Names or card files, with commas.  [default: a short list for this machine]"
+    "--models",
+    default="",
+    help="Names, cards, folders of cards, with commas.  [default: a short list for this machine]",
 )
 @click.option(
     "--methods",
@@ -112,6 +114,7 @@ def rank(
     from backbench.study import RankRequest
     from backbench.study import rank as rank_models
 
+    data, models = take_cards(click.get_current_context(), data, models)
     names = dict.fromkeys(split_names(methods, "--methods"))
     decided_device = decide_device(device)
     request = RankRequest(
@@ -193,6 +196,18 @@ def _list_next(ranking: Ranking) -> list[tuple[str, str]]:
         lines.append(("Keep this model", keep_command(run)))
     shown = run if run is not None else ranking.out / (best if best is not None else ranking.rows[0]).run_id
     return [*lines, ("Look at its run", show_command(shown)), ("See all runs", report_command(ranking.out))]
+
+
+def take_cards(context: click.Context, data: str, models: str) -> tuple[str, str]:
+    """DATA and --models, where a shell has made several words of `--models *.toml`. UsageError for other words."""
+    words = [data, *context.args]
+    cards = [word for word in words if word.lower().endswith(".toml")]
+    rest = [word for word in words if word not in cards]
+    if not context.args:
+        return data, models
+    if not models or len(rest) != 1:
+        raise click.UsageError(f"Got unexpected extra arguments ({' '.join(context.args)})", context)
+    return rest[0], ",".join([models, *cards])
 
 
 def split_names(text: str, option: str = "--models") -> tuple[str, ...]:

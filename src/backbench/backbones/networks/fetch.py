@@ -13,6 +13,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from backbench.backbones.model_index import HUB_FILES
+from backbench.backbones.weights_folder import describe_search
 from backbench.errors import ModelError
 
 ASK_TIMEOUT_SECONDS = 5.0
@@ -65,6 +66,7 @@ def _not_on_hub(repo: str, name: str, files: Sequence[str], reason: str) -> Mode
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
     return ModelError(
         f"the weights of '{name}' are not on this machine and could not be fetched.\n"
+        f"{describe_search(name)}"
         f"  looked for: {files[0]} of {repo} in {folder}\n"
         f"  then asked: {constants.ENDPOINT}: {reason}\n"
         f"  to get it: run 'hf download {repo} {files[0]}' where there is a network and copy that folder "
@@ -106,6 +108,7 @@ def ask_address(url: str, name: str, file: Path) -> None:
 def _not_at_address(url: str, name: str, file: Path, error: Exception) -> ModelError:
     return ModelError(
         f"the weights of '{name}' are not on this machine and could not be fetched.\n"
+        f"{describe_search(name)}"
         f"  looked for: {file}\n"
         f"  then asked: {url}: {describe_failure(error)}\n"
         f"  to get it: download that address where there is a network and put the file there, "

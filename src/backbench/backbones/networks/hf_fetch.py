@@ -13,6 +13,7 @@ from backbench.backbones.networks.fetch import (
 )
 from backbench.backbones.networks.hf_body import import_transformers, read_config
 from backbench.backbones.shards import MAX_INDEX_BYTES
+from backbench.backbones.weights_folder import describe_search
 from backbench.documents import parse_json
 from backbench.errors import ModelError
 from backbench.storage import read_file
@@ -107,6 +108,7 @@ def _fetch(repo: str, file: str, revision: str) -> Path:
         place = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
         raise ModelError(
             f"the model 'hf/{repo}' is not on this machine and could not be fetched.\n"
+            f"{describe_search(f'hf/{repo}')}"
             f"  looked for: {file} of {repo} in {place}\n"
             f"  then asked: {constants.ENDPOINT}: {describe_failure(error)}\n"
             f"  to get it: run 'hf download {repo}' where there is a network and copy that folder here, or name a "
