@@ -30,13 +30,14 @@ _NUMBERED = re.compile(r"^((?:blocks|layers|stages|encoder\.layers\.encoder_laye
 _NUM_PREFIX_TOKENS = (1, 0, 2, 5)
 
 
-def explain_misfit(own: State, state: State, architecture: str) -> str:
+def explain_misfit(own: State, state: State, architecture: str, otherwise: str = _UNKNOWN) -> str:
     """One or two sentences: why `state` does not fit a network with the tensors `own`, and what to do.
 
     Args:
         own: all tensors of the network, on any device, head included where it is needed.
         state: the tensors of the file, by the network's names as far as these are known.
         architecture: as the card says it, 'timm/NAME'.
+        otherwise: what to say where the cause is not known.
     """
     return (
         _other_code(own, state, architecture)
@@ -45,7 +46,7 @@ def explain_misfit(own: State, state: State, architecture: str) -> str:
         or _tokens(own, state)
         or _depth(own, state)
         or _head(own, state)
-        or _UNKNOWN
+        or otherwise
     )
 
 

@@ -10,9 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from backbench.backbones.networks.checkpoint import State
+from backbench.backbones.networks.checkpoint import State, find_state
 from backbench.backbones.networks.fetch import prefer_no_telemetry
-from backbench.backbones.networks.weights_file import tell_reason
+from backbench.backbones.networks.misfit import explain_misfit
+from backbench.backbones.networks.outline import make_outline
+from backbench.backbones.networks.weights import check_state
+from backbench.backbones.networks.weights_file import open_weights, tell_reason
 from backbench.config import Preprocess
 from backbench.errors import ModelError
 
@@ -40,11 +43,26 @@ def load_network(name: str, file: Path) -> nn.Module:
     try:
         network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # timm and torch report a wrong or damaged file in many ways
+        _explain_failure(name, file)
         raise ModelError(
             f"{file} can't be loaded as '{name}': {tell_reason(error)}. "
             f"If it is damaged, delete it and it will be fetched again."
         ) from error
     return network
+
+
+def _explain_failure(name: str, file: Path) -> None:
+    """Raises ModelError if it can be told what keeps a file from being that of a published model."""
+    held = open_weights(file)
+    outline = make_outline(lambda: make_network(name, {}))
+    if outline is not None:
+        own = outline.state_dict()
+        taken = find_state(
+            held, own, where=str(file), convert=lambda state: convert_names(state, outline, str(file))
+        )
+        otherwise = f"It is not the whole file of '{name}': delete it, and it is fetched again."
+        advice = explain_misfit(own, taken.state, f"timm/{name}", otherwise)
+        check_state(own, taken.state, where=str(file), advice=advice)
 
 
 def make_network(architecture: str, options: Mapping[str, Any]) -> nn.Module:
