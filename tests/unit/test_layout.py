@@ -74,6 +74,11 @@ def add(root: Path, *names: str) -> None:
                 target.write_bytes(path.encode())
 
 
+def write(root: Path, name: str) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_bytes(b"x")
+
+
 def parts(tree: Tree) -> dict[str, int]:
     return {part: tree.parts.count(part) for part in ("train", "val", "test") if part in tree.parts}
 
@@ -241,16 +246,44 @@ def test_flat_splits_are_no_classes(root: Path) -> None:
         scan_folder(root)
 
 
-@pytest.mark.parametrize("name", ["test.csv", "test.txt", "meta/test_list.txt", "splits/testlist01.txt"])
+TEST_FILES = [
+    "test.csv",
+    "TEST.txt",
+    "meta/test_list.txt",
+    "splits/testlist01.txt",
+    "test.zip",
+    "test.tar.gz",
+    "test",
+]
+
+
+@pytest.mark.parametrize("name", TEST_FILES)
 @pytest.mark.parametrize(
     "layout", [("cat/1.jpg", "dog/1.jpg"), ("train",), ("images/cat/1.jpg", "images/dog/1.jpg")]
 )
 def test_a_list_of_test_images_stops(root: Path, name: str, layout: tuple[str, ...]) -> None:
-    add(root, *layout, name)
-    with pytest.raises(DataError, match=rf"'{name}'.*list of test images.*--split.*--ignore {name}"):
+    add(root, *layout)
+    write(root, name)
+    with pytest.raises(DataError, match=rf"'{name}'.*list or archive of test images.*--split.*--ignore {name}"):
         scan_folder(root)
     assert set(scan_folder(root, ignore=[name]).labels) == {"cat", "dog"}
     assert set(scan_folder(root, has_split=True).labels) == {"cat", "dog"}
+
+
+@pytest.mark.parametrize(
+    "name", ["latest.csv", "contest", "requirements.txt", "test.py", "train.csv", "test_model.pth"]
+)
+def test_other_files_do_not_stop(root: Path, name: str) -> None:
+    add(root, "train")
+    write(root, name)
+    assert parts(scan_folder(root)) == {"train": 2}
+
+
+def test_a_test_folder_inside_a_folder_beside_train_stops(root: Path) -> None:
+    add(root, "train", "extra/test")
+    with pytest.raises(DataError, match=r"'extra/test/' beside 'train/'.*--ignore extra"):
+        scan_folder(root)
+    assert parts(scan_folder(root, ignore=["extra"])) == {"train": 2}
 
 
 def test_a_list_beside_a_test_folder_is_no_matter(root: Path) -> None:

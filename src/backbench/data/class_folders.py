@@ -40,7 +40,7 @@ def find_class_folders(walk: Walk, given: Mapping[str, str] | None, *, has_split
             layout.refuse_same_folders(where, held)
         found = [ClassFolder(walk.prefix + name, name, None, path) for name, path in top.items()]
     if "test" not in walk.part_folders.values() and not has_split:
-        layout.refuse_test_lists(walk.root, _list_tables(walk, top, held))
+        layout.refuse_test_files(walk.root, _list_tables(walk, top, held))
     return found
 
 

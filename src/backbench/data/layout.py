@@ -10,14 +10,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from backbench.data.file_kinds import find_suffix
 from backbench.data.listing import PARTS
 from backbench.data.part_names import hints_at_part, is_filler, parse_part
 from backbench.data.wording import count, list_some, quote
 from backbench.errors import ConfigError, DataError, nearest
 
-LIST_SUFFIXES = frozenset(
-    (".csv", ".tsv", ".txt", ".lst", ".list", ".json", ".jsonl", ".parquet", ".xls", ".xlsx")
-)
+# fmt: off
+SPLIT_SUFFIXES = frozenset((
+    ".csv", ".tsv", ".txt", ".lst", ".list", ".json", ".jsonl", ".parquet", ".xls", ".xlsx", ".npy", ".npz", ".h5",
+    ".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".tfrecord", "",
+))
+# fmt: on
+"""Of files that may hold a split: lists of images, and images packed together."""
 OTHER_LAYOUTS = (
     "One folder for each class is expected (FOLDER/class/image.jpg), or FOLDER/train/class/image.jpg with val/ "
     "and test/ beside train/. Labels in a table instead? Give a CSV file with the columns 'file' and 'label'."
@@ -97,21 +102,22 @@ def empty_part(root: str, folder: str, part: str, reasons: Iterable[str]) -> Dat
         if any("outside any class folder" in reason for reason in found)
         else ""
     )
-    is_link = any("link" in reason for reason in found)
+    is_link = any("leads out" in reason for reason in found)
     return DataError(
         f"'{folder}/' in '{root}' looks like the {part} split, but gives no image with a label: {told}. {labels}"
         f"No other {part} split is made beside it. {_way_out(folder, is_link=is_link)}"
     )
 
 
-def refuse_test_lists(root: str, files: Iterable[str]) -> None:
-    """DataError for a file that looks like the list of a test split, where the folders give none."""
-    lists = [path for path in files if _is_test_list(path)]
-    if lists:
+def refuse_test_files(root: str, files: Iterable[str]) -> None:
+    """DataError for a file that looks like a test split, as a list or packed, where the folders give none."""
+    found = [path for path in files if _is_test_file(path)]
+    if found:
         raise DataError(
-            f"'{lists[0]}' in '{root}' looks like a list of test images, and the folders give no test split. "
-            "A new one is not made beside it. Put the list into a table with the columns id and part and give it "
-            f"with --split, or leave it out and let a test split be made: --ignore {quote_word(lists[0])}."
+            f"'{found[0]}' in '{root}' looks like a list or archive of test images, and folders give no test "
+            "split. No new one is made beside it. Put a list into a table with the columns id and part and give "
+            "that with --split; unpack an archive into test/; or leave it out and let a test split be made: "
+            f"--ignore {quote_word(found[0])}."
         )
 
 
@@ -182,7 +188,7 @@ def _refuse_unusable(root: str, top: Mapping[str, Held], unusable: Mapping[str, 
         if top and (parse_part(name) or (hints_at_part(name) == "test" and not has_test)):
             raise DataError(
                 f"'{name}' in '{root}' looks like a split of your own, and can't be used: it is {reason}. Without "
-                f"it another split would be made in its place. {_way_out(name, is_link='link' in reason)}"
+                f"it another split would be made in its place. {_way_out(name, is_link='leads out' in reason)}"
             )
 
 
@@ -215,6 +221,12 @@ def _refuse_suspects(root: str, top: Mapping[str, Held], named: Mapping[str, str
     classes = _real_folders(top[train])
     for name in others:
         below = _real_folders(top[name])
+        inner = next((folder for folder in top[name].folders if parse_part(folder) == "test"), None)
+        if inner is not None:
+            raise DataError(
+                f"'{name}/{inner}/' beside '{train}/' in '{root}' looks like a test split. No new one is made "
+                f"beside it. Move it beside '{train}/', or leave it out: --ignore {quote_word(name)}."
+            )
         is_alike = _is_alike(classes, below)
         if is_alike or (hints_at_part(name) == "test" and (below or top[name].num_images)):
             why = f"has class folders of '{train}/'" if is_alike else "has the name of one"
@@ -236,11 +248,12 @@ def _is_alike(first: set[str], second: set[str]) -> bool:
     return shared >= MIN_SHARED and 2 * shared >= min(len(first), len(second))
 
 
-def _is_test_list(path: str) -> bool:
-    stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
-    return (
-        bool(dot) and f".{suffix.lower()}" in LIST_SUFFIXES and "test" in (parse_part(stem), hints_at_part(stem))
-    )
+def _is_test_file(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    suffix = find_suffix(name)
+    stem = name[: len(name) - len(suffix)].removesuffix(".tar")
+    is_test = parse_part(stem) == "test" or (bool(suffix) and hints_at_part(stem) == "test")
+    return is_test and suffix in SPLIT_SUFFIXES
 
 
 def _way_out(name: str, *, is_link: bool) -> str:
