@@ -22,7 +22,7 @@ from backbench.adapt import adapt
 from backbench.cli import app
 from backbench.cli.serve import address_of, decide_token, open_socket
 from backbench.config import DataConfig, MethodConfig, RunConfig
-from backbench.errors import ConfigError, MissingExtra
+from backbench.errors import ConfigError
 from conftest import make_photos
 
 START = "from backbench.cli import main; main()"
@@ -192,5 +192,5 @@ def test_mistakes_end_in_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "--token" in str(error_of("serve", tmp_path, "--host", "0.0.0.0"))
     monkeypatch.setitem(sys.modules, "fastapi", None)
     error = error_of("serve", tmp_path)
-    assert isinstance(error, MissingExtra)
-    assert "backbench[serve]" in str(error)
+    assert isinstance(error, ConfigError)
+    assert "'fastapi', which belongs to backbench" in str(error)

@@ -47,14 +47,17 @@ def serve(
     \b
     Example: backbench serve runs/photos-resnet18-full-0123456789.bundle runs/other.bundle
     """
-    from backbench.errors import MissingExtra
+    from backbench.errors import ConfigError
 
     try:
         import fastapi  # noqa: F401
         import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise MissingExtra(error.name or "fastapi", "serve", "The page to try models") from error
+        raise ConfigError(
+            f"The page to try models needs the package '{error.name}', which belongs to backbench and is not "
+            "installed. Install backbench again: pip install --upgrade backbench"
+        ) from error
     token = decide_token(host, token)
     listening = open_socket(host, port)
     with listening:

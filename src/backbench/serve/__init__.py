@@ -1,1 +1,1 @@
-"""`backbench serve`: a local page and an HTTP API to try trained models; needs the extra `serve`."""
+"""`backbench serve`: a local page and an HTTP API to try trained models."""
