@@ -25,7 +25,7 @@ from backbench.engine.cache import find_features
 from backbench.errors import BackbenchError, BadImage, ConfigError, DataError, StorageError
 from backbench.openings import check_openings, count_openings
 from backbench.progress import SILENT, Progress
-from backbench.records import Cost, ModelFacts
+from backbench.records import Cost, ModelFacts, RunRecord
 from backbench.report.comparability import warn_of_changed, warn_of_old
 from backbench.report.page.inputs import (
     Comparison,
@@ -206,7 +206,7 @@ def _make_group(members: list[StoredRun], folders: dict[str, Path]) -> _Group:
     openings = count_openings(root, first.data.manifest_digest) or None
     manifest, notes = None, []
     try:
-        manifest = _read_manifest(folders[first.run_id] / ledger.MANIFEST_FILE, first.data.manifest_digest)
+        manifest = _read_manifest(folders[first.run_id] / ledger.MANIFEST_FILE, first)
     except DataError as error:
         notes.append(f"Groups, class counts and images are missing: {error}")
     details = DataDetails(num_openings=openings) if manifest is None else _describe(manifest, openings, members)
@@ -214,10 +214,10 @@ def _make_group(members: list[StoredRun], folders: dict[str, Path]) -> _Group:
     return _Group(make_comparison(members, details), folders, manifest, notes)
 
 
-def _read_manifest(path: Path, digest: str) -> Manifest:
-    """The manifest of a run, by the digest in its record. DataError if it can't be read, or is another."""
-    manifest = read_manifest(path)
-    if manifest.digest != digest:
+def _read_manifest(path: Path, record: RunRecord) -> Manifest:
+    """The manifest of a run. DataError if it can't be read, or is not the one that its record names."""
+    manifest = read_manifest(path, sha256=record.files.get(path.name) if record.checksum else None)
+    if manifest.digest != record.data.manifest_digest:
         raise DataError(f"{path}: this is not the manifest that the run was measured on")
     return manifest
 

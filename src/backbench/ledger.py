@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +27,18 @@ from backbench.config import digest_json
 from backbench.documents import parse_json
 from backbench.errors import ConfigError, ModelError, StorageError, nearest
 from backbench.evaluate.recompute import correct_figures, is_consistent
+from backbench.npz import read_npz
 from backbench.progress import SILENT, Progress
 from backbench.records import FIRST_VERSION, SCHEMA_VERSION, Predictions, RunRecord
-from backbench.storage import digest_file, read_file, storage_error, sync_file, sync_folder, write_synced
+from backbench.storage import (
+    digest_file,
+    open_file,
+    read_file,
+    storage_error,
+    sync_file,
+    sync_folder,
+    write_synced,
+)
 
 RECORD_FILE = "record.json"
 PREDICTIONS_FILE = "predictions.npz"
@@ -147,8 +156,7 @@ def read_whole(folder: Path) -> tuple[RunRecord, Predictions | None]:
     if record.status != "done":
         return record, None
     path = folder / PREDICTIONS_FILE
-    content = read_unchanged(path, record)
-    predictions = _parse_predictions(content, path)
+    predictions = _read_known_predictions(path, record)
     try:
         if len(predictions.ids) != record.data.num_test:
             raise ValueError(f"{len(predictions.ids):,} answers for {record.data.num_test:,} test images")
@@ -184,30 +192,45 @@ def read_unchanged(path: Path, record: RunRecord) -> bytes:
 
 def read_predictions(folder: Path) -> Predictions:
     """The predictions in a run folder, whatever its record says. StorageError if they are missing or damaged."""
-    path = folder / PREDICTIONS_FILE
-    try:
-        content = read_file(path)
-    except OSError as error:
-        raise StorageError(f"{path} is damaged or missing ({error}). Delete {folder} to run it again.") from error
-    return _parse_predictions(content, path)
+
+    def load(stream: BufferedReader) -> Mapping[str, np.ndarray]:
+        with np.load(stream, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    return _read_predictions(folder / PREDICTIONS_FILE, load)
 
 
-def _parse_predictions(content: bytes, path: Path) -> Predictions:
+def _read_known_predictions(path: Path, record: RunRecord) -> Predictions:
+    """As they were when the run was written; else StorageError."""
+
+    def load(stream: BufferedReader) -> Mapping[str, np.ndarray]:
+        arrays = read_npz(stream, record.files.get(path.name))
+        if arrays is None:
+            raise _changed(path)
+        return arrays
+
+    return _read_predictions(path, load)
+
+
+def _read_predictions(path: Path, load: Callable[[BufferedReader], Mapping[str, np.ndarray]]) -> Predictions:
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            labels, probabilities = arrays["labels"], arrays["probabilities"]
-            if labels.dtype.kind != "i" or probabilities.dtype.kind != "f":
-                raise ValueError(f"labels are {labels.dtype}, probabilities are {probabilities.dtype}")
-            return Predictions(
-                ids=tuple(arrays["ids"].tolist()),
-                labels=labels,
-                probabilities=probabilities,
-                classes=tuple(arrays["classes"].tolist()),
-            )
-    except MemoryError:
+        with open_file(path) as stream:
+            arrays = load(stream)
+        labels, probabilities = arrays["labels"], arrays["probabilities"]
+        if labels.dtype.kind != "i" or probabilities.dtype.kind != "f":
+            raise ValueError(f"labels are {labels.dtype}, probabilities are {probabilities.dtype}")
+        return Predictions(
+            ids=tuple(arrays["ids"].tolist()),
+            labels=labels,
+            probabilities=probabilities,
+            classes=tuple(arrays["classes"].tolist()),
+        )
+    except (MemoryError, StorageError):
         raise
     except Exception as error:  # zipfile and numpy raise many kinds; all mean the same here
-        raise StorageError(f"{path} is damaged ({error}). Delete {path.parent} to run it again.") from error
+        raise StorageError(
+            f"{path} is damaged or missing ({error}). Delete {path.parent} to run it again."
+        ) from error
 
 
 def find_finished(root: Path, run_id: str, *, progress: Progress = SILENT) -> RunRecord | None:
