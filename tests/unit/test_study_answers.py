@@ -647,6 +647,25 @@ def test_gains_and_validation_figures_of_seen_images_say_so_too() -> None:
     assert "too good" not in table.rows[0][5]
 
 
+def test_a_trial_shows_no_difference_to_what_is_published() -> None:
+    cell = make_cell("a", range(20))
+    entries = [
+        _published(value=0.845),
+        _published(column="seconds", figure="seconds", value=100),
+        _published(column="images", figure="num_train", value=50_000),
+        _published(column="loss", figure="nll", value=0.1),
+    ]
+    ((row,),), ((quiet,),) = (
+        [table.rows for table in make_published_tables(entries, [cell], is_trial=is_trial)]
+        for is_trial in (False, True)
+    )
+    assert row[1::2] == quiet[1::2]  # what was published stays
+    assert [ours.partition(", ")[0] for ours in row[2::2] if " points" in ours] == [quiet[2]]
+    assert not any(word in " ".join(quiet) for word in ("points", "times as", ", +", ", -"))
+    (table,) = make_published_tables(entries, [cell], is_trial=True)
+    assert "a trial it would mean nothing" in table.notes[0]
+
+
 def test_a_published_gain_and_the_recall_of_a_class_stand_beside_ours() -> None:
     few, all_images = make_cell("a", range(40), group="few"), make_cell("a", range(20))
     recall = {"bee": Metric(value=0.7, n=100)}

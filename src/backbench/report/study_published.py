@@ -9,12 +9,17 @@ from typing import Any
 from backbench.report.study_cells import COUNTS, PERCENT, Cell, describe_fit, mark_seen, over_seeds
 from backbench.report.study_tables import Table
 
+NOT_COMPARED = "No difference to what is published is shown: in a trial it would mean nothing."
 
-def make_published_tables(published: Sequence[Any], cells: Sequence[Cell]) -> list[Table]:
+
+def make_published_tables(
+    published: Sequence[Any], cells: Sequence[Cell], *, is_trial: bool = False
+) -> list[Table]:
     """The study's own tables in its own form, ours beside each figure, and the reason where ours must differ.
 
     Args:
         published: `studies.schema.Published` entries.
+        is_trial: weights or images are not those of the study, so differences to its figures are left out.
     """
     tables = []
     for title in dict.fromkeys(entry.table for entry in published):
@@ -27,9 +32,10 @@ def make_published_tables(published: Sequence[Any], cells: Sequence[Cell]) -> li
             line = [row]
             for column in columns:
                 entry = places.get((row, column))
-                line += ["", ""] if entry is None else _compare_figure(entry, cells, reasons)
+                line += ["", ""] if entry is None else _compare_figure(entry, cells, reasons, is_trial=is_trial)
             rows.append(tuple(line))
-        notes = [f"[{number}] {text}" for number, text in enumerate(reasons, 1)]
+        notes = [NOT_COMPARED] if is_trial else []
+        notes += [f"[{number}] {text}" for number, text in enumerate(reasons, 1)]
         wanted = {
             (entry.group, entry.model, entry.method) for entry in entries if entry.figure.startswith("train_")
         }
@@ -40,9 +46,10 @@ def make_published_tables(published: Sequence[Any], cells: Sequence[Cell]) -> li
     return tables
 
 
-def _compare_figure(entry: Any, cells: Sequence[Cell], reasons: Sequence[str]) -> list[str]:
+def _compare_figure(entry: Any, cells: Sequence[Cell], reasons: Sequence[str], *, is_trial: bool) -> list[str]:
     """The figure as published; ours with the difference, and the number of the reason for it."""
     wanted = (entry.group, entry.model, entry.method, entry.data)
+    beside = None if entry.value is None or is_trial else float(entry.value)
     found = _find_cells(cells, *wanted)
     theirs = "not stated" if entry.value is None else _show_published(entry)
     mark = "" if entry.why is None else f" [{reasons.index(entry.why) + 1}]"
@@ -56,9 +63,9 @@ def _compare_figure(entry: Any, cells: Sequence[Cell], reasons: Sequence[str]) -
     if entry.label is not None and all(entry.label not in cell.record.data.classes for cell in found):
         return [theirs, f"there is no class '{entry.label}' here"]
     if entry.over is not None:
-        return [theirs, f"{_show_gain(found, _find_cells(cells, entry.over, *wanted[1:]), entry)}{mark}"]
+        return [theirs, f"{_show_gain(found, _find_cells(cells, entry.over, *wanted[1:]), entry, beside)}{mark}"]
     ours = over_seeds(found, entry.figure, entry.label)
-    gap = _gap(entry.figure, None if entry.value is None else float(entry.value), _values(found, entry).values())
+    gap = _gap(entry.figure, beside, _values(found, entry).values())
     return [theirs, f"{ours}{gap and f', {gap}'}{mark}"]
 
 
@@ -87,7 +94,7 @@ def _values(cells: Sequence[Cell], entry: Any) -> dict[int, float]:
     return {seed: metric.value for seed, metric in found.items() if metric is not None}
 
 
-def _show_gain(cells: Sequence[Cell], over: Sequence[Cell], entry: Any) -> str:
+def _show_gain(cells: Sequence[Cell], over: Sequence[Cell], entry: Any, beside: float | None) -> str:
     """How much more it is than over there, over the seeds that both have, and beside the published gain."""
     mine, theirs = _values(cells, entry), _values(over, entry)
     seeds = [seed for seed in mine if seed in theirs]
@@ -99,7 +106,7 @@ def _show_gain(cells: Sequence[Cell], over: Sequence[Cell], entry: Any) -> str:
     shown = f"{mean:+.1f} points"
     if len(gains) > 1:
         shown += f" ({min(gains):+.1f} to {max(gains):+.1f} over {len(gains)} seeds)"
-    gap = 0.0 if entry.value is None else mean - 100 * float(entry.value)
+    gap = 0.0 if beside is None else mean - 100 * beside
     if abs(gap) >= 0.05:
         shown += f", {abs(gap):.1f} points {'more' if gap > 0 else 'less'} than published"
     for words, group in (("", cells), (f" in '{entry.over}'", over)):

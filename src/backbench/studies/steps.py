@@ -44,6 +44,11 @@ class Settings:
     only: tuple[str, ...] = ()
 
     @property
+    def is_trial(self) -> bool:
+        """Whether weights or images are not those of the study, so that figures are not to be held against it."""
+        return self.random_weights or self.limit is not None
+
+    @property
     def runs(self) -> Path:
         """Folder of the run records."""
         return self.out / "runs"

@@ -78,7 +78,7 @@ def write_up(
         about=" ".join(outcome.study.about.split()),
         source=outcome.study.source,
         answers=tuple(answers),
-        tables=tuple(make_published_tables(outcome.study.published, outcome.cells)),
+        tables=tuple(make_published_tables(outcome.study.published, outcome.cells, is_trial=settings.is_trial)),
         here=(
             *(f"'{name}': {what}" for name, what in list_groups(outcome, settings)),
             *describe_here(outcome, settings),
@@ -197,7 +197,8 @@ def render_study(
         parts.append("\n\n".join(["## Questions", *(_render_answer(ask, answer) for ask, answer in answers)]))
     if study.published:
         parts.append("# As published, and here")
-        parts.append(render_tables(make_published_tables(study.published, outcome.cells), heading).strip())
+        tables = make_published_tables(study.published, outcome.cells, is_trial=settings.is_trial)
+        parts.append(render_tables(tables, heading).strip())
     if outcome.cells:
         tables = [
             make_data_table(outcome.cells),
