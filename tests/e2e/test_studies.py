@@ -106,6 +106,8 @@ def test_the_smoke_form_runs_every_cell(file: Path, tmp_path: Path) -> None:
     assert "not run" not in tables
     assert all(question.ask in tables for question in study.questions)
     assert tables.count("(a trial)") >= 2
+    assert ("in a trial it would mean nothing" in tables) == bool(study.published)
+    assert "than published" not in tables
     page = (tmp_path / "report.html").read_text()
     assert "A trial, its figures mean nothing" in page
     assert all(escape(entry.row) in page for entry in study.published)

@@ -24,10 +24,12 @@ def find_faults(models: Iterable[ModelSpec]) -> dict[str, BackbenchError]:
     Cost: a request for each model to fetch, at most some seconds; half a second for each whose weights are here.
     """
     asked = list({model.name: model for model in models}.values())
-    absent = {base_name(model.name): model for model in asked if model.ask and not is_on_disk(model)}
+    absent = [model for model in asked if model.ask is not None and not is_on_disk(model)]
+    sources = {base_name(model.name): model for model in absent}
     with ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="ask") as pool:
-        refused = dict(zip(absent, pool.map(_ask, absent.values()), strict=True))
-    found = {model.name: refused.get(base_name(model.name)) or _check(model) for model in asked}
+        refused = dict(zip(sources, pool.map(_ask, sources.values()), strict=True))
+    found = {model.name: refused[base_name(model.name)] for model in absent}
+    found |= {model.name: _check(model) for model in asked if found.get(model.name) is None}
     faults = {name: error for name, error in found.items() if error is not None}
     wrong = {name: error for name, error in faults.items() if isinstance(error, ConfigError)}
     if wrong:

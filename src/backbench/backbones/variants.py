@@ -79,6 +79,7 @@ def _random_spec(spec: ModelSpec) -> ModelSpec:
         pretrained_on=None,
         download_bytes=0 if spec.blueprint is not None else spec.download_bytes,
         find_weights=None if spec.blueprint is not None else spec.find_weights,
+        ask=None if spec.blueprint is not None else spec.ask,
         check=None if spec.blueprint is not None else spec.check,
         identity="",
         file=None if spec.file is None else f"{spec.file}@{RANDOM}",
