@@ -15,6 +15,8 @@ from backbench.evaluate.metrics import score
 from backbench.held_out import Labelled
 from backbench.records import DataFacts, MethodFacts, Metric, ModelFacts, RunRecord
 from backbench.report.bundle_card import render_bundle_card
+from backbench.report.show import describe_figures
+from backbench.report.text import percent
 
 CLASSES = ("ant", "bee", "fly")
 LABELS = np.arange(60) % 3
@@ -64,6 +66,24 @@ def test_the_accuracy_of_what_is_answered_has_its_interval() -> None:
 def test_the_heading_says_how_many_were_left_out() -> None:
     text = render_evaluation({"bundle": "b", **_measure(0.6)})
     assert text.startswith("b on the test part of 'insects': 60 of the 355 test images (295 left out: the model")
+
+
+def test_figures_are_printed_as_show_prints_them_and_the_threshold_is_explained() -> None:
+    document = _measure(0.6)
+    lines = render_evaluation({"bundle": "b", **document}).splitlines()
+    metrics = {name: Metric.model_validate(metric) for name, metric in document["metrics"].items()}
+    for label, text in describe_figures(metrics, 60, is_tempered=True):
+        assert f"{label:<18}{text}" in lines
+    accuracy = metrics["accuracy"]
+    assert f"Accuracy          {percent(accuracy.value, 60):<9}" in "\n".join(lines)
+    assert any(line.startswith("Log loss") and "(after the temperature; " in line for line in lines)
+    assert any("60.0 % or more, the model's threshold" in line for line in lines)
+    assert any(line.startswith("ant ") and " % " in line and line.endswith("  of 20") for line in lines)
+    assert not any("likelihood" in line or "0.6000" in line for line in lines)
+    plain = measure(IMAGES, LOGITS, LABELS, CLASSES, temperature=1.0, threshold=0.0)
+    text = render_evaluation({"bundle": "b", **plain})
+    assert "temperature" not in text
+    assert "threshold" not in text
 
 
 def test_a_card_says_which_confidences_a_figure_is_of() -> None:

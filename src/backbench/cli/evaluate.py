@@ -178,37 +178,35 @@ def measure(
         },
         "metrics": {name: metric.model_dump() for name, metric in metrics.items()},
         "per_class": {name: metric.model_dump() for name, metric in per_class.items()},
+        "temperature": temperature,
+        "threshold": threshold,
         "warnings": warnings,
     }
 
 
-LABELS = {
-    "accuracy": "accuracy",
-    "top5": "top-5 accuracy",
-    "per_class_mean": "class mean",
-    "macro_f1": "macro F1",
-    "nll": "neg. log likelihood",
-    "ece": "calibration error",
-    "brier": "Brier score",
-    "calibrated_nll": "neg. log lik., after",
-    "calibrated_ece": "cal. error, after",
-    "coverage": "not unsure",
-    "answered_accuracy": "accuracy of those",
-}
-
-
 def render_evaluation(document: dict[str, Any]) -> str:
-    """The figures, then every class, the least recognised first."""
-    from backbench.report.text import pad, printable, shorten
+    """The figures as `backbench show` prints them, then every class, the least recognised first."""
+    from backbench.records import Metric
+    from backbench.report.show import describe_figure, describe_figures
+    from backbench.report.text import pad, percent, printable, shorten
 
-    data = document["data"]
+    data, num, threshold = document["data"], document["data"]["num_images"], document["threshold"]
     lines = [f"{printable(document['bundle'])} on {printable(data['said'])}: {_num_images(data)}", ""]
-    lines += [f"{LABELS[name]:<20} {_figure(metric)}" for name, metric in document["metrics"].items()]
-    lines.append("after: of the confidences as they are given, after the temperature; the others are before it")
+    metrics = {name: Metric.model_validate(metric) for name, metric in document["metrics"].items()}
+    figures = describe_figures(metrics, num, is_tempered=document["temperature"] != 1.0)
+    lines += [f"{label:<18}{text}" for label, text in figures]
+    if threshold > 0:
+        lines.append(
+            f"Answered: confidence of {percent(threshold, num)} or more, the model's threshold. Below it an "
+            "answer is marked '?' (unsure)."
+        )
     lines += ["", "recall of each class, the least first:"]
     ordered = sorted(document["per_class"].items(), key=lambda item: (item[1]["value"], item[0]))
-    for name, metric in ordered:
-        lines.append(f"{pad(shorten(printable(name), 32), 32)} {_figure(metric)}")
+    for name, given in ordered:
+        metric = Metric.model_validate(given)
+        lines.append(
+            f"{pad(shorten(printable(name), 32), 32)} {describe_figure(metric, metric.n)}  of {metric.n:,}"
+        )
     lines += [f"warning: {printable(warning)}" for warning in document["warnings"]]
     return "\n".join(lines)
 
@@ -220,9 +218,3 @@ def _num_images(data: dict[str, Any]) -> str:
         return f"{num:,} {'image' if num == 1 else 'images'}"
     kind = "test images" if data["part"] == "test" else "images"
     return f"{num:,} of the {num + num_seen:,} {kind} ({num_seen:,} left out: the model was trained on them)"
-
-
-def _figure(metric: dict[str, Any]) -> str:
-    if metric["low"] is None:
-        return f"{metric['value']:.4f}"
-    return f"{metric['value']:.4f}  ({metric['low']:.4f} to {metric['high']:.4f}, n = {metric['n']:,})"

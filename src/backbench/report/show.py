@@ -52,7 +52,7 @@ def describe_record(record: RunRecord) -> list[tuple[str, str]]:
     parts = [
         ("Run", f"{record.run_id}, {record.status}, {record.started}"),
         *_failure(record),
-        *_figures(record),
+        *describe_figures(record.metrics, record.data.num_test, is_tempered=record.is_tempered),
         ("Weakest classes", _weakest(record)),
         ("Data", _data(record)),
         ("Model", _model(record)),
@@ -79,30 +79,37 @@ def _failure(record: RunRecord) -> list[tuple[str, str]]:
     return [("Failed", record.failure.message)]
 
 
-def _figures(record: RunRecord) -> list[tuple[str, str]]:
+def describe_figures(metrics: Mapping[str, Metric], n: int, *, is_tempered: bool) -> list[tuple[str, str]]:
+    """(label, text) of each figure on n test images, those of confidences after the temperature where it is known.
+
+    Args:
+        metrics: by name, as in a record. is_tempered: a temperature changes the confidences.
+    """
     found = []
     for key, label in _FIGURES:
-        metric = record.served_metric(key)
+        metric = metrics.get(f"calibrated_{key}", metrics.get(key))
         if metric is not None:
-            text = _figure(metric, record.data.num_test, as_percent=key not in _NOT_PERCENT)
-            found.append((label, text + _temperature_note(record, key)))
+            note = _temperature_note(metrics, key, n) if is_tempered else ""
+            found.append((label, describe_figure(metric, n, as_percent=key not in _NOT_PERCENT) + note))
     return found
 
 
-def _temperature_note(record: RunRecord, key: str) -> str:
-    """Which confidences a figure is of, where a temperature makes those given others than the plain ones."""
-    if not record.is_tempered or key not in _OF_CONFIDENCE:
+def _temperature_note(metrics: Mapping[str, Metric], key: str, n: int) -> str:
+    """Which confidences a figure is of."""
+    if key not in _OF_CONFIDENCE:
         return ""
-    if f"calibrated_{key}" not in record.metrics:
+    if f"calibrated_{key}" not in metrics:
         return " (before the temperature)"
-    plain = record.metrics.get(key)
+    plain = metrics.get(key)
     if plain is None:
         return " (after the temperature)"
-    shown = f"{plain.value:.3f}" if key in _NOT_PERCENT else percent(plain.value, record.data.num_test)
+    shown = f"{plain.value:.3f}" if key in _NOT_PERCENT else percent(plain.value, n)
     return f" (after the temperature; {shown} before)"
 
 
-def _figure(metric: Metric, n: int, *, as_percent: bool) -> str:
+def describe_figure(metric: Metric, n: int, *, as_percent: bool = True) -> str:
+    """'93.1 %   90.5 to 95.0': the value and, where there is one, its interval."""
+
     def shown(value: float) -> str:
         return percent(value, n, unit=False) if as_percent else f"{value:.3f}"
 
