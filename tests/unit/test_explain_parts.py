@@ -16,7 +16,7 @@ from torch import nn
 from backbench.backbones.networks.vit import VisionTransformer
 from backbench.backbones.networks.vit_config import ViTConfig
 from backbench.catalog import find_model
-from backbench.config import DataConfig, MethodConfig, RunConfig
+from backbench.config import DataConfig, GreyScale, MethodConfig, RunConfig
 from backbench.errors import ConfigError, DataError, MissingExtra, ModelError
 from backbench.explain.embedding import embed_features
 from backbench.explain.filters import first_filters, principal_filters
@@ -223,3 +223,9 @@ def test_a_map_of_runs_of_one_name_holds_each(tmp_path: Path) -> None:
     for name in name_runs(records):
         assert name in written
     assert len(set(name_runs(records))) == 2
+
+
+def test_images_with_more_than_8_bits_are_explained_by_the_scale_of_training(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 511, np.uint16)).save(tmp_path / "x.png")
+    samples, _ = read_samples([str(tmp_path / "x.png")], 1, [], grey=GreyScale(integers=(0.0, 1022.0)))
+    assert samples[0].image.mean() == 128

@@ -269,6 +269,17 @@ def test_what_is_odd_about_the_depth_of_images_is_said(tmp_path: Path) -> None:
     assert "Nothing is wrong" not in text
 
 
+def test_files_of_several_ranges_in_one_source_are_told(tmp_path: Path) -> None:
+    def make(label: int, number: int) -> np.ndarray:
+        return draw(10 * number + label, 0, (1, 255)[number % 2], np.float32)
+
+    data = load(write_source(tmp_path / "set", make, suffix="tif"))
+    assert data.manifest.grey == GreyScale(floats=(0, 255))
+    (warning,) = (each for each in data.warnings if "sixteenth" in each)
+    assert warning.startswith("8 images use")
+    assert "'coarse/0.tif'" in warning
+
+
 def test_a_whole_range_calls_for_no_word(tmp_path: Path) -> None:
     data = load(write_source(tmp_path / "set", lambda label, number: draw(10 * number + label, 0, 65535)))
     assert data.manifest.grey == GreyScale(integers=(0, 65535))

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from backbench.cli import app
+from backbench.data.decode import FORMATS
 from backbench.errors import ConfigError, StorageError
 from backbench.progress import Progress
 from backbench.serve import inbox
@@ -57,6 +58,10 @@ def test_an_entry_is_an_image_with_its_provenance(tmp_path: Path) -> None:
     remove_entry(tmp_path / "inbox", entry)
     remove_entry(tmp_path / "inbox", entry)
     assert not list((tmp_path / "inbox").iterdir())
+
+
+def test_an_image_of_every_format_that_is_read_can_be_kept() -> None:
+    assert set(inbox.SUFFIXES) == {*FORMATS, "MPO", "HEIF"}
 
 
 def test_an_export_is_a_table_for_training_with_each_image_once(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ _TRIMMED_IMAGES = 100
 _MOST_SORTED = 1 << 20
 _TOPS = tuple(float(2**bits - 1) for bits in range(8, 17))
 _NARROW = 4
+_FAINT = 16
 
 Span = tuple[float, float]
 
@@ -125,4 +126,12 @@ def _warn_of_span(rows: Sequence[int], depths: Mapping[int, Depth], span: Span, 
         what = count(len(beyond), "image goes", "images go")
         names = list_some((quote(ids[row]) for row in beyond), 3)
         warnings.append(f"{what} beyond the grey scale of the source ({black} to {white}), clipped there: {names}")
+    faint = [row for row in rows if depths[row].white - depths[row].black < (span[1] - span[0]) / _FAINT]
+    if faint:
+        what = count(len(faint), "image uses", "images use")
+        names = list_some((quote(ids[row]) for row in faint), 3)
+        warnings.append(
+            f"{what} less than a sixteenth of the grey scale of the source ({black} to {white}): {names}. Little "
+            "can be seen in such images. Were the files written with several ranges?"
+        )
     return warnings

@@ -44,6 +44,8 @@ SUFFIXES = {
     "BMP": ".bmp",
     "TIFF": ".tif",
     "PPM": ".ppm",
+    "AVIF": ".avif",
+    "HEIF": ".heic",
 }
 
 
