@@ -207,10 +207,7 @@ def extract_for(
     from backbench.backbones.networks.selftest import check_backbone
     from backbench.engine.features import extract_features
 
-    assert model.load is not None  # every spec has one of the two
-    backbone = model.load(config.seed)
-    if backbone.facts.checkpoint:
-        progress.say(f"{model.name}: used of its weights file: {backbone.facts.checkpoint}.")
+    backbone = load_backbone(model, config.seed, progress)
     check_backbone(backbone)
     extraction = extract_features(
         backbone,
@@ -238,6 +235,24 @@ def extract_for(
     seen = count_seen(model, data)
     warnings = (*_warn_of_rounding(extraction.cost, config.precision), *warn_of_seen(model, data))
     return Extracted(backbone.facts, extraction.values, extraction.cost, warnings, seen, backbone)
+
+
+_TOLD: set[tuple[str, str]] = set()
+"""Name and content of models whose choice of weights was told."""
+
+
+def load_backbone(model: ModelSpec, seed: int, progress: Progress = SILENT) -> Backbone:
+    """The network of a model that sees pixels; which tensors of its file were taken is told once.
+
+    Raises:
+        ModelError: weights missing or unfit.
+    """
+    assert model.load is not None  # every spec but those of controls has it
+    backbone: Backbone = model.load(seed)
+    if backbone.facts.checkpoint and (model.name, model.identity) not in _TOLD:
+        _TOLD.add((model.name, model.identity))
+        progress.say(f"{model.name}: used of its weights file: {backbone.facts.checkpoint}.")
+    return backbone
 
 
 def _warn_of_rounding(cost: Cost, precision: Precision) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from backbench.run import (
     describe_data,
     extract_for,
     feature_task,
+    load_backbone,
     resolve_options,
     test_groups,
     warn_of_seen,
@@ -169,9 +170,8 @@ def _image_task(
             workspace.credit(extracted.cost.num_images / extracted.cost.images_per_second)
         return feature_task(config, data, extracted.values, device)
 
-    assert model.load is not None  # checked by the callers
     return ImageTask(
-        backbone=model.load(config.seed),
+        backbone=load_backbone(model, config.seed, progress),
         read=data.read,
         train=_part("train", data),
         val=_part("val", data),

@@ -283,6 +283,12 @@ def test_what_was_taken_of_a_checkpoint_is_said_once_and_recorded(
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("state_dict_ema") == 1
+    tuned = backbench(
+        *("adapt", ranked[0], "--model", tmp_path / "both.toml", "--method", "head", "--out", tmp_path / "tuned"),
+        *("--set", "recipe.epochs=1"),
+    )
+    assert tuned.returncode == 0, tuned.stderr
+    assert tuned.stderr.count("state_dict_ema") == 1
     runs = list((tmp_path / "r").glob("*both*/record.json"))
     assert len(runs) == 2
     for path in runs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,36 @@ def test_two_cards_of_one_name_are_refused(tmp_path: Path, state: dict[str, Any]
     request = RankRequest(data=DataConfig(source="digits"), models=(str(cards),), out=tmp_path / "runs")
     with pytest.raises(ConfigError, match=r"'a' is the name of two models in --models: .*a\.toml and .*b\.toml"):
         rank(request)
+
+
+class _Canary:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", [NAME, "torchvision/squeezenet1_1"])
+def test_code_in_a_file_of_the_folder_is_never_run(folder: Path, state: dict[str, Any], name: str) -> None:
+    import torch
+
+    torch.save(state | {"x": _Canary(folder / "canary")}, folder / f"{name.replace('/', '--')}.pth")
+    spec = find_model(name)
+    assert spec.load is not None
+    assert spec.check is not None
+    for use in (spec.check, lambda: spec.load(0)):  # type: ignore[misc]
+        with pytest.raises(ModelError, match="can run code"):
+            use()
+    assert not (folder / "canary").exists()
+
+
+def test_a_file_of_another_model_names_the_cause(folder: Path) -> None:
+    import timm
+    import torch
+
+    torch.save(timm.create_model("test_vit", depth=3).state_dict(), folder / "test_vit.r160_in1k.pth")
+    spec = find_model("test_vit")
+    assert spec.load is not None
+    with pytest.raises(ModelError, match="It has 3 blocks and the network has"):
+        spec.load(0)

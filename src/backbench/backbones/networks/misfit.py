@@ -17,6 +17,7 @@ _TRANSFORMERS = re.compile(
     r"(^|\.)(embeddings\.(patch_embeddings|cls_token|position_embeddings|patch_embedding)\b|embedder\.embedder\."
     r"|encoder\.layers?\.\d+\.(attention\.|self_attn\.|intermediate\.|blocks\.)"
     r"|encoder\.stages\.\d+\.layers\.|encoder\.layers\.\d+\.blocks\.\d+\.layernorm)"
+    r"|^(mobilenet_v[12]|efficientnet|pvt|pvt_v2|poolformer|mobilevit|mobilevitv2|levit|cvt)\."
 )
 _TORCHVISION = re.compile(
     r"(^|\.)(encoder\.layers\.encoder_layer_\d|conv_proj\.|features\.\d+\.\d+\.|features\.\d+\.weight"
