@@ -155,6 +155,14 @@ class TestLinks:
         (root / "test").symlink_to("store/2020")
         assert parts(scan_folder(root)) == {"train": 2, "test": 2}
 
+    def test_a_test_folder_of_a_class_that_leads_out(self, root: Path) -> None:
+        add(root.parent, "shared")
+        add(root, "cat/train/1.jpg", "dog/train/1.jpg", "dog/test/1.jpg")
+        (root / "cat" / "test").symlink_to("../../shared/cat")
+        with pytest.raises(DataError, match=r"'cat/test/'.*1 x a link that leads out.*--follow-links"):
+            scan_folder(root)
+        assert parts(scan_folder(root, follow_outside=True)) == {"train": 2, "test": 2}
+
     def test_class_folders_that_lead_out(self, root: Path) -> None:
         add(root.parent, "shared")
         add(root, "train", "test/")

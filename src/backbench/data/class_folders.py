@@ -34,7 +34,7 @@ def find_class_folders(walk: Walk, given: Mapping[str, str] | None, *, has_split
     if roles:
         found = _list_parts(walk, top, roles)
     elif layout.find_inner_parts(where, held, given):
-        found = _list_inner_parts(walk, top)
+        found = _list_inner_parts(walk, top, held)
     else:
         if given is None:
             layout.refuse_same_folders(where, held)
@@ -113,11 +113,17 @@ def _list_parts(walk: Walk, top: Mapping[str, str], roles: Mapping[str, str]) ->
     return found
 
 
-def _list_inner_parts(walk: Walk, top: Mapping[str, str]) -> list[ClassFolder]:
-    """The part folders below each class folder."""
+def _list_inner_parts(walk: Walk, top: Mapping[str, str], held: Mapping[str, Held]) -> list[ClassFolder]:
+    """The part folders below each class folder. DataError for one that is a link which leads out."""
     found: list[ClassFolder] = []
     for label, path in top.items():
-        for name, below in list_folders(walk, path, f"{walk.prefix}{label}/").items():
+        listed = list_folders(walk, path, f"{walk.prefix}{label}/")
+        for name in held[label].folders:
+            part = parse_part(name)
+            if part is not None and name not in listed:
+                folder_id = f"{walk.prefix}{label}/{name}"
+                raise layout.empty_part(walk.root, folder_id, part, [walk.ignored[folder_id].reason])
+        for name, below in listed.items():
             folder_id, part = f"{walk.prefix}{label}/{name}", parse_part(name)
             if part is None:
                 walk.leave_out(folder_id, BESIDE)

@@ -117,9 +117,9 @@ def scan_entries(walk: Walk, path: str, prefix: str) -> list[os.DirEntry[str]]:
 
 
 def look(walk: Walk, path: str, folder_id: str) -> Held:
-    """What is right in a folder, but for links that lead out and what is to be left out."""
+    """What is right in a folder, but for what is to be left out; links to folders count, wherever they lead."""
     entries = [entry for entry in list_visible(path) if f"{folder_id}/{entry.name}" not in walk.unwanted]
-    folders = [e.name for e in entries if _is_folder(e) and not (e.is_symlink() and leads_out(walk, e.path))]
+    folders = [entry.name for entry in entries if _is_folder(entry)]
     num_images = sum(find_suffix(entry.name) in IMAGE_SUFFIXES for entry in entries) if entries else 0
     return Held(tuple(sorted(folders, key=sort_key)), num_images)
 
