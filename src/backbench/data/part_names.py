@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _WORDS = {
     "train": """train training trains trn traindata tr learn learning trainings
@@ -34,6 +35,7 @@ _PART_OF = {word: part for part, words in _WORDS.items() for word in words.split
 _NUMBER = re.compile(r"\d+|[ivx]{1,4}")
 
 
+@lru_cache(maxsize=4096)
 def parse_part(text: str) -> str | None:
     """'train', 'val' or 'test' for a name that means one of them and nothing else, as in 'Testing', 'held_out',
     'test_images', 'train1' or 'Prüfung'; None for any other name."""

@@ -87,9 +87,11 @@ def load_table(config: DataConfig, table: Table, *, name: str, folder: Path) -> 
     read, told, warnings = _read_samples(table, config)
     labelled, ignored = _leave_out_missing(path, read)
     labels, merged = merge_spellings([sample.label for sample in labelled])
-    samples, repeats = _drop_repeats(
-        path, [replace(sample, label=label) for sample, label in zip(labelled, labels, strict=True)]
-    )
+    written = [
+        sample if sample.label == label else replace(sample, label=label)
+        for sample, label in zip(labelled, labels, strict=True)
+    ]
+    samples, repeats = _drop_repeats(path, written)
     images = list(samples)
     found, moved = find_files(
         path, images, folder=folder, root=config.image_root, must_be_whole=config.on_bad == "fail"
