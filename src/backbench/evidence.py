@@ -26,6 +26,7 @@ from backbench.errors import BackbenchError, BadImage, ConfigError, DataError, S
 from backbench.openings import check_openings, count_openings
 from backbench.progress import SILENT, Progress
 from backbench.records import Cost, ModelFacts, RunRecord
+from backbench.report.commands import name_root
 from backbench.report.comparability import warn_of_changed, warn_of_old
 from backbench.report.page.inputs import (
     Comparison,
@@ -262,18 +263,8 @@ def _gather_evidence(group: _Group, request: ReportRequest, progress: Progress) 
         explanations=explanations,
         bundles={run: (folder.name, _folder_bytes(folder)) for run, folder in bundles.items()},
         notes=tuple(notes),
-        root=_name_root(group.folders),
+        root=name_root(group.folders.values()),
     )
-
-
-def _name_root(folders: Mapping[str, Path]) -> str | None:
-    """The folder of these runs from where we are if it lies there, else in full; None of several."""
-    roots = {folder.parent for folder in folders.values()}
-    if len(roots) > 1:
-        return None
-    (root,) = roots
-    here = Path.cwd().resolve()
-    return str(root.relative_to(here)) if root.is_relative_to(here) else str(root)
 
 
 def _open_images(group: _Group, notes: list[str], progress: Progress) -> Callable[[str], np.ndarray] | None:

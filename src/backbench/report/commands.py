@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from backbench.config import DataConfig
@@ -54,6 +54,20 @@ def data_options(data: DataConfig) -> list[str]:
         else:
             words += [option] if value is True else [option, str(value)]
     return words
+
+
+def name_root(runs: Iterable[Path]) -> str | None:
+    """The folder of these runs, from where we are if it lies there, else in full; None of several.
+
+    Args:
+        runs: full paths of their folders.
+    """
+    roots = {run.parent for run in runs}
+    if len(roots) != 1:
+        return None
+    (root,) = roots
+    here = Path.cwd().resolve()
+    return str(root.relative_to(here)) if root.is_relative_to(here) else str(root)
 
 
 def bundle_of(run: Path) -> Path:

@@ -13,9 +13,10 @@ from backbench.report.rows import Row
 from backbench.report.text import in_csv, printable
 
 _CSV_FIELDS = (
-    "data", "manifest", "model", "method", "difference", "run_id", "status", "control", "rank_low", "rank_high",
+    "data", "manifest", "model", "method", "run_id", "status", "control", "rank_low", "rank_high",
     "tied_with_best", "accuracy", "low", "high", "n", "p_value", "per_class_mean", "top5", "nll", "total_seconds",
     "images_per_second", "peak_memory_bytes", "parameters", "flops", "licence", "precision", "warnings", "error",
+    "difference",
 )  # fmt: skip
 
 
