@@ -250,7 +250,7 @@ def explain_marks(answers: Sequence[tuple[str, Sequence[Prediction]]], threshold
     if any(answer.is_strange for answer in said):
         lines += [
             "strange  unlike the training images, so label and confidence mean little.",
-            "         Of images like the training images, about 2 in 100 get this mark too.",
+            "         Of the validation images, 2 in 100 get this mark too.",
         ]
     return "\n".join(lines)
 
