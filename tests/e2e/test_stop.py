@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 
+from backbench import stopping
 from backbench.openings import count_openings
+from backbench.runtime import catch_signals
+from backbench.stopping import stop_status
 
 WAIT = """
 import sys, time
@@ -87,6 +90,14 @@ def test_a_ranking_that_is_ended_tells_what_is_finished(number: int, photos: Pat
     there = {path.parent.name for path in out.glob("*/record.json")}
     assert {row["run_id"] for row in document["rows"]} == there
     assert not list(out.glob(".writing-*"))
+
+
+def test_a_signal_that_training_waits_for_decides_the_status_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "_received", signal.SIGINT)
+    with catch_signals() as stop_signal:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop_signal() == signal.SIGTERM
+    assert stop_status() == 143
 
 
 RAISE = """

@@ -191,6 +191,8 @@ def test_an_old_record_that_is_right_is_read_and_said_once(runs: Path) -> None:
     *_, warnings = gather_report(ReportRequest((str(runs),), has_images=False, map_method="none"))
     assert len(warnings) == 1
     assert warnings[0].startswith("2 of 2 records were written before records had a checksum")
+    shown = " ".join(CliRunner().invoke(app, ["show", str(runs / "first")]).output.split())
+    assert "Warning the record was written before records had a checksum" in shown
 
 
 def swap_labels(folder: Path) -> None:

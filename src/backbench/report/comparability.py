@@ -77,7 +77,11 @@ def warn_of_old(records: Sequence[RunRecord]) -> list[str]:
     num = sum(record.schema_version == FIRST_VERSION for record in records)
     if not num:
         return []
-    which = f"{num} of {len(records)} records {'was' if num == 1 else 'were'}"
+    which = (
+        "the record was"
+        if len(records) == 1
+        else f"{num} of {len(records)} records {'was' if num == 1 else 'were'}"
+    )
     return [f"{which} written before records had a checksum: only what their predictions give can be checked"]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from backbench.progress import format_bytes, format_seconds
 from backbench.records import Metric, RunRecord
+from backbench.report.comparability import warn_of_old
 from backbench.report.text import describe_augment, percent, plural, printable, quantity, shorten, wrap
 
 _INDENT = 18
@@ -62,7 +63,7 @@ def describe_record(record: RunRecord) -> list[tuple[str, str]]:
         ("Cost", _cost(record)),
         ("Settings", _settings(record)),
         ("Environment", _pairs(record.environment)),
-        *(("Warning", warning) for warning in record.warnings),
+        *(("Warning", warning) for warning in (*record.warnings, *warn_of_old([record]))),
     ]
     return [(label, text) for label, text in parts if text]
 
