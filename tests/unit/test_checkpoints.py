@@ -361,14 +361,25 @@ def test_names_of_the_original_code_are_converted(tmp_path: Path) -> None:
         torch.testing.assert_close(backbone(images), network(images))
 
 
-def test_conversion_never_resizes(tmp_path: Path) -> None:
-    """timm would interpolate these position embeddings without a word."""
+@pytest.mark.parametrize("size", [160, 96])
+def test_conversion_never_resizes(tmp_path: Path, size: int) -> None:
+    """Of DINOv2 with registers, as its authors name them. timm would resize the positions without a word."""
     import torch
 
-    state = _vit(img_size=96)
-    state["mask_token"] = torch.zeros(1, state["cls_token"].shape[-1])
-    message = _complaint(_write(tmp_path, state, architecture="timm/test_vit", size=160))
-    assert "img_size" in message
+    state = _vit(img_size=size, reg_tokens=2, no_embed_class=True)
+    width = state["cls_token"].shape[-1]
+    state["register_tokens"] = state.pop("reg_token")
+    state["mask_token"] = torch.zeros(1, width)
+    state["pos_embed"] = torch.cat([torch.ones(1, 1, width), state["pos_embed"]], dim=1)
+    more = "options = { reg_tokens = 2, no_embed_class = true }"
+    path = _write(tmp_path, state, architecture="timm/test_vit", size=160, more=more)
+    if size == 160:
+        body = _load(path).body.state_dict()
+        assert bool((body["pos_embed"] == state["pos_embed"][:, 1:]).all())
+        assert bool((body["cls_token"] == state["cls_token"] + 1).all())
+        assert bool((body["reg_token"] == state["register_tokens"]).all())
+    else:
+        assert "pos_embed is for another image size" in _complaint(path)
 
 
 @pytest.mark.parametrize(

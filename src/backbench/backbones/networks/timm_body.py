@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from backbench.backbones.networks.checkpoint import State, find_state
 from backbench.backbones.networks.fetch import prefer_no_telemetry
@@ -94,14 +94,19 @@ def convert_names(state: State, network: nn.Module, where: str) -> State | None:
         converted = dict(convert(dict(state), network))
     except Exception:  # a state that is not of this network fails in many ways
         return None
-    sizes = {tensor.numel() for tensor in state.values()}
-    resized = [name for name, tensor in converted.items() if _RESIZED.search(name) and tensor.numel() not in sizes]
+    resized = [name for name, tensor in converted.items() if _RESIZED.search(name) and _is_resized(tensor, state)]
     if resized:
         raise ModelError(
             f"{where}: its {resized[0]} is for another image size than the network's: set options.img_size and "
             "preprocess.size in the card to the size it was trained at."
         )
     return converted
+
+
+def _is_resized(tensor: Tensor, state: State) -> bool:
+    """Whether there is no tensor of that size in the file, but for the positions of one or two tokens."""
+    width = tensor.shape[-1] if tensor.ndim else 1
+    return not any(0 <= each.numel() - tensor.numel() <= 2 * width for each in state.values())
 
 
 def drop_head(network: Any) -> nn.Module:
