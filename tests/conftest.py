@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from real import copy_textiles, write_crops, write_lite0
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -25,6 +27,34 @@ def shared() -> Path:
     if not (folder / "weights").is_dir():
         pytest.skip("no folder with real images and weights beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The card of an EfficientNet-Lite0 with real ImageNet weights; see `real.py`."""
+    return write_lite0(tmp_path_factory.mktemp("lite0"))
+
+
+@pytest.fixture(scope="session")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight crops of each of three photographs, in folders named as ImageNet names what they show."""
+    return write_crops(tmp_path_factory.mktemp("crops") / "photographs")
+
+
+@pytest.fixture(scope="session")
+def textiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 simulated textiles of each of three classes: good ones, local faults, faults all over."""
+    return copy_textiles(tmp_path_factory.mktemp("textiles") / "simulated", 24)
+
+
+@pytest.fixture(scope="session")
+def lite0_bundle(lite0: Path, crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with real weights, a logistic head on the crops: what exports start from, with known answers."""
+    import backbench
+
+    run = backbench.adapt(crops, lite0, "logistic", out=tmp_path_factory.mktemp("lite0-runs"), quiet=True)
+    assert run.bundle is not None
+    return run.bundle
 
 
 @pytest.fixture(scope="session")

@@ -209,6 +209,7 @@ def extract_for(
 
     backbone = load_backbone(model, config.seed, progress)
     check_backbone(backbone)
+    doubts = warn_of_input(config, backbone)
     extraction = extract_features(
         backbone,
         data.read,
@@ -233,7 +234,7 @@ def extract_for(
             precision=config.precision,
         )
     seen = count_seen(model, data)
-    warnings = (*_warn_of_rounding(extraction.cost, config.precision), *warn_of_seen(model, data))
+    warnings = (*doubts, *_warn_of_rounding(extraction.cost, config.precision), *warn_of_seen(model, data))
     return Extracted(backbone.facts, extraction.values, extraction.cost, warnings, seen, backbone)
 
 
@@ -253,6 +254,16 @@ def load_backbone(model: ModelSpec, seed: int, progress: Progress = SILENT) -> B
         _TOLD.add((model.name, model.identity))
         progress.say(f"{model.name}: used of its weights file: {backbone.facts.checkpoint}.")
     return backbone
+
+
+def warn_of_input(config: RunConfig, backbone: Backbone) -> tuple[str, ...]:
+    """What its weights say against the scale of pixels that a card gives; other models come with their own."""
+    if config.model_file is None:
+        return ()
+    from backbench.backbones.networks.input_check import doubt_input
+
+    doubt = doubt_input(backbone)
+    return () if doubt is None else (doubt,)
 
 
 def _warn_of_rounding(cost: Cost, precision: Precision) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from backbench.run import (
     load_backbone,
     resolve_options,
     test_groups,
+    warn_of_input,
     warn_of_seen,
 )
 from backbench.runtime import describe_environment, keep_memory, peak_memory_bytes
@@ -72,6 +73,7 @@ def tune_run(
         workspace.write_state(CONFIG, with_absolute_paths(config).model_dump(mode="json"))
     made: list[Cost] = []
     task = _image_task(config, data, model, device, deadline, progress, workspace, made)
+    doubts = warn_of_input(config, task.backbone)  # before training moves its weights
     tuned: Tuned = method.adapt(task, options, Training(workspace, deadline, stop_signal or never_stop, progress))
     refuse_unlearnt(tuned)
     fit_seconds = workspace.elapsed_seconds()
@@ -116,6 +118,7 @@ def tune_run(
             *tuned.warnings,
             *_warn_of_no_validation(tuned, task),
             *([cut] if cut else []),
+            *doubts,
             *warn_of_seen(model, data),
         ),
         num_val_seen=seen.num_val,
