@@ -15,6 +15,7 @@ from backbench.config import RunConfig
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError, nearest
 from backbench.locks import Lock
 from backbench.progress import SILENT, Progress
+from backbench.report.commands import show_command
 from backbench.storage import read_file, storage_error
 
 FOLDER = ".working"
@@ -130,7 +131,7 @@ def find_unfinished(out: Path, given: str) -> tuple[str, RunConfig]:
         )
     if finished and wanted:
         raise ConfigError(
-            f"run '{finished[0]}' is finished: there is nothing to resume. See: backbench show {finished[0]}"
+            f"run '{finished[0]}' is finished: there is nothing to resume. See: {show_command(out / finished[0])}"
         )
     if not out.is_dir():
         raise ConfigError(

@@ -112,8 +112,9 @@ def test_unfinished_runs_are_found_by_the_beginning_of_their_id(tmp_path: Path) 
     (tmp_path / "digits-c-3").mkdir()
     (tmp_path / "digits-c-3" / "record.json").touch()
     for given in ("digits-c", "runs/digits-c-3", "runs/digits-c-3.bundle/"):
-        with pytest.raises(ConfigError, match="'digits-c-3' is finished: there is nothing to resume"):
+        with pytest.raises(ConfigError, match="'digits-c-3' is finished: there is nothing to resume") as refused:
             find_unfinished(tmp_path, given)
+        assert str(refused.value).endswith(f"backbench show {tmp_path}/digits-c-3")
     (tmp_path / "digits-c-4").mkdir()
     (tmp_path / "digits-c-4" / "record.json").touch()
     with pytest.raises(ConfigError, match="'digits-c' is the beginning of 2 runs, and all are finished"):
