@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from backbench.config import Frozen, Preprocess, RunConfig
 
@@ -18,6 +18,16 @@ CORRECTED = "record.json does not say what its predictions say:"
 """How the first warning of a record begins whose figures were replaced; see `evaluate.recompute`."""
 CUT_BY_BUDGET = "training was cut by the budget"
 """How the warning of a record begins whose training had no time to end."""
+
+
+def _check_folder_name(run_id: str) -> str:
+    if run_id in ("", ".", "..") or not run_id.isprintable() or any(char in run_id for char in "/\\:"):
+        raise ValueError("no name of a folder")
+    return run_id
+
+
+RunId = Annotated[str, AfterValidator(_check_folder_name)]
+"""Joined to paths, and shown in commands: what leads out of a folder is no run's."""
 
 
 class Metric(Frozen):
@@ -113,7 +123,7 @@ class RunRecord(Frozen):
     """One finished or failed run, immutable once written; 'diverged': training met what is no finite number."""
 
     schema_version: int = SCHEMA_VERSION
-    run_id: str
+    run_id: RunId
     status: Literal["done", "failed", "diverged"]
     started: str = Field(description="UTC, ISO 8601")
     config: RunConfig
@@ -135,14 +145,6 @@ class RunRecord(Frozen):
     )
     failure: Failure | None = None
     checksum: str | None = Field(default=None, description="SHA-256 of all else here; None in old records")
-
-    @field_validator("run_id")
-    @classmethod
-    def _names_a_folder(cls, run_id: str) -> str:
-        """It is joined to paths, and shown in commands: a name that leads out of its folder is no run's."""
-        if run_id in ("", ".", "..") or not run_id.isprintable() or any(char in run_id for char in "/\\:"):
-            raise ValueError("no name of a folder")
-        return run_id
 
     @property
     def model_name(self) -> str:

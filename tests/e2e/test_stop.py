@@ -55,7 +55,7 @@ def stop(place: str, arguments: list[object], number: int, *, times: int = 1) ->
         time.sleep(0.05)
     out, rest = running.communicate(timeout=120)
     assert "Traceback" not in said + rest, rest
-    return subprocess.CompletedProcess(arguments, running.returncode, out, said + rest)
+    return subprocess.CompletedProcess(list(map(str, arguments)), running.returncode, out, said + rest)
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,16 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from pydantic import TypeAdapter, ValidationError
 
 import backbench
 from backbench import ledger
+from backbench.backbones.bundle_files import TrainingFacts
 from backbench.cli import app
 from backbench.config import DataConfig, MethodConfig, RunConfig, digest_json
 from backbench.data.manifest import Manifest, write_manifest
@@ -313,3 +315,14 @@ def test_figures_kept_for_other_data_that_were_changed_are_computed_again(tmp_pa
         change(kept)
         place.write_text(json.dumps(kept))
         assert _read_found(place) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "r/../../../../home/me", "/etc", "a\\b", "C:x", "a\0b", "a\nb"]
+)
+def test_an_id_that_leads_out_of_a_folder_is_no_runs(name: str) -> None:
+    for kind in (RunRecord, TrainingFacts):
+        field = TypeAdapter(Annotated[str, *kind.model_fields["run_id"].metadata])
+        assert field.validate_python("digits-pixels-logistic-c3a4860873.cut-12") != name
+        with pytest.raises(ValidationError, match="no name of a folder"):
+            field.validate_python(name)

@@ -18,7 +18,7 @@ from backbench.backbones.networks.build import Build
 from backbench.config import Frozen, Preprocess, SmallClasses, digest_json
 from backbench.documents import parse_json
 from backbench.errors import ConfigError, ModelError, StorageError, nearest, shown
-from backbench.records import ModelFacts
+from backbench.records import ModelFacts, RunId
 from backbench.report.commands import keep_command
 from backbench.storage import digest_file, read_file
 
@@ -41,7 +41,7 @@ MAX_MODEL_BYTES = 64_000_000
 class TrainingFacts(Frozen):
     """Which run made the classifier, and on which images and split, so that its test part can be found again."""
 
-    run_id: str
+    run_id: RunId
     record_digest: str = Field(description="see `engine.bundle.digest_record`")
     method: str | None
     data: str
