@@ -934,6 +934,8 @@ def test_the_front_goes_on_with_the_reason_for_each_and_the_best_of_it_after_tha
     for page in written[:2]:
         text = unescape(page.read_text())
         assert all(reason in text for reason in reasons)
+        assert "most common size in train" in text
+        assert "8 x 8 (all)" in text
         assert "ot asked for: 'four', an option of this study (--only)" in text
     assert run_study(small, settings).choices == []
     only = run_study(study, Settings(out=tmp_path, limit=200, only=("four",)))

@@ -79,6 +79,7 @@ def write_up(
         source=outcome.study.source,
         answers=tuple(answers),
         tables=tuple(make_published_tables(outcome.study.published, outcome.cells, is_trial=settings.is_trial)),
+        more=(make_data_table(outcome.cells),),
         here=(
             *(f"'{name}': {what}" for name, what in list_groups(outcome, settings)),
             *describe_here(outcome, settings),

@@ -28,6 +28,7 @@ class Foreword:
 
     Args:
         answers: question -> what the runs say, item by item.
+        more: tables that nobody published, such as that of its data.
         here: what was run, on which images, and what differs from the study's file, in sentences.
         choices: which models went on to later rankings, in sentences.
         undone: reason -> what of the study is not there for it.
@@ -37,6 +38,7 @@ class Foreword:
     source: str
     answers: tuple[tuple[str, tuple[str, ...]], ...] = ()
     tables: tuple[Table, ...] = ()
+    more: tuple[Table, ...] = ()
     here: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     undone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
