@@ -87,7 +87,10 @@ class Run:
         from backbench.errors import ConfigError
 
         if self.bundle is None:
-            raise ConfigError(f"run {self.record.run_id} left no model. Make it with its keep().")
+            raise ConfigError(
+                f"run {self.record.run_id} left no model. Make it, from features that are there already: "
+                f"backbench.open_run({str(self.path)!r}).keep()"
+            )
         return load_bundle(self.bundle)
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -166,8 +167,27 @@ def test_a_probe_of_a_ranking_has_no_model_and_says_how_to_make_it(
     best = ranked[2].best
     assert best is not None
     assert best.bundle is None
-    with pytest.raises(ConfigError, match=r"backbench\.adapt\('.*photos', 'pixels', method='"):
+    with pytest.raises(ConfigError, match=rf"backbench\.open_run\('.*{best.path.name}'\)\.keep\(\)"):
         _ = best.classifier
+
+
+def test_the_recommended_run_can_be_kept_as_it_was_measured(
+    ranked: tuple[Path, Path, backbench.Study], tmp_path: Path
+) -> None:
+    photos, out, made = ranked
+    kept = backbench.open_study(shutil.copytree(out, tmp_path / "runs"))
+    run = kept.recommended
+    assert run is not None
+    assert made.recommended is not None
+    assert run.record == made.recommended.record
+    before = (tmp_path / "runs" / "openings.jsonl").read_bytes()
+    assert run.keep(quiet=True) == run.path.with_name(f"{run.path.name}.bundle") == run.bundle
+    assert (tmp_path / "runs" / "openings.jsonl").read_bytes() == before  # no test image was looked at
+    images = {f"{path.parent.name}/{path.name}": path for path in photos.glob("*/*.png")}
+    told = run.predictions
+    answers = run.classifier.predict([images[name] for name in told.ids])
+    said = [told.classes[label] for label in told.probabilities.argmax(axis=1)]
+    assert [answer.label for answer in answers] == said
 
 
 def test_an_adapted_run_predicts_and_shows_its_training(adapted: backbench.Run) -> None:

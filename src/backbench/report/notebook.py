@@ -35,7 +35,7 @@ _SHARES = {
 }
 _DRAWN = ("Accuracy", "Top-5", "Class mean", "Macro F1", "Weakest classes", "Warning")
 
-_KEEP = "<p>Keep this model: <code>.recommended.keep()</code></p>"
+_KEEP = "<p>Keep this model: .recommended.keep()</p>"
 
 _STYLE = """
 .backbench{font-size:13px;line-height:1.45;max-width:1100px;overflow-x:auto}
