@@ -56,6 +56,8 @@ def check_size(build: Build, own_size: tuple[int, int], size: int, *, name: str,
             body, _ = resize_body(body, build, size, name=name, is_trained=is_trained)
             run_once(body, (size, size), "meta")
     except Exception as error:  # networks object in as many ways as there are networks
+        if isinstance(error, ModelError) and not _wants_values(error):
+            raise
         if not _wants_values(error):
             raise does_not_run(name, (size, size), error) from error
 
