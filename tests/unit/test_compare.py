@@ -17,6 +17,7 @@ from backbench.evaluate.compare import (
     permutation_by_group,
     rank_rows,
     unbeaten_controls,
+    units_to_prove,
 )
 from backbench.evaluate.power import critical_counts
 
@@ -335,3 +336,14 @@ def test_a_control_is_beaten_by_more_right_answers_that_are_proved() -> None:
     assert unbeaten_controls(rows[[3, 1, 0]], [False, True, True]) == [(2, 1), (), ()]
     # where all images hang together nothing is proved
     assert unbeaten_controls(rows[:3], controls[:3], ["one"] * n) == [(2,), (2,), ()]
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 4, 13])
+def test_a_proof_takes_so_many_test_images_or_groups(num_rows: int) -> None:
+    needed = units_to_prove(num_rows)
+    for units, groups in ((needed, None), (needed, np.repeat(np.arange(needed), 5).tolist())):
+        for fewer in (0, 1):
+            n = (units - fewer) * (1 if groups is None else 5)
+            correct = np.stack([*np.ones((num_rows, n), dtype=bool), np.zeros(n, dtype=bool)])
+            told = unbeaten_controls(correct, [False] * num_rows + [True], None if groups is None else groups[:n])
+            assert [bool(each) for each in told[:num_rows]] == [bool(fewer)] * num_rows

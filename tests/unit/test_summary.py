@@ -132,6 +132,33 @@ def test_at_chance_nothing_is_recommended() -> None:
     assert find([*rows, majority]).recommended is None
 
 
+@pytest.mark.parametrize(
+    ("units", "told"),
+    [
+        ({"n": 96, "num_groups": 5}, "The 96 test images form only 5 groups, which can't prove any difference: "),
+        ({"n": 5}, "5 test images can't prove any difference: "),
+    ],
+)
+def test_too_few_test_images_or_groups_for_any_proof_are_not_told_as_a_model_that_learned_nothing(
+    units: dict[str, int], told: str
+) -> None:
+    lost = {"at_chance": True, "unbeaten": ("untrained", "majority"), "tied_with_best": True}
+    rows = [replace(row, **(units | lost)) for row in (BEST, TIED)]  # type: ignore[arg-type]
+    colour = replace(COLOUR, accuracy=0.6, tied_with_best=True)
+    said = summarise([*rows, colour, replace(MAJORITY, tied_with_best=True)], DATA)
+    assert said[0].startswith("Highest is convnext_tiny with a logistic head: right on ")
+    assert said[0].endswith("It is not proved better than a control.")
+    need = "2 rows need at least 7" + " groups" * ("num_groups" in units)
+    assert said[1] == told + need + "."
+    found = find([*rows, colour, replace(MAJORITY, tied_with_best=True)])
+    assert (found.recommended, found.units_needed) == (rows[0], 7)
+    assert [alarm.is_near for _, alarm in found.alarms] == [False]  # more than half of the gain; no tie is told
+    low = [replace(row, accuracy=0.1, low=0.0) for row in rows]
+    assert find([*low, replace(MAJORITY, tied_with_best=True)]).kind == "chance"
+    enough = [replace(row, n=96, num_groups=7) for row in rows]
+    assert find([*enough, replace(MAJORITY, tied_with_best=True)]).kind == "chance"
+
+
 def test_the_best_row_that_is_not_proved_better_than_a_control_is_no_clear_winner() -> None:
     colour = replace(COLOUR, accuracy=0.92, tied_with_best=True)
     said = summarise([replace(BEST, unbeaten=("colour",)), WORSE, colour, MAJORITY], DATA)

@@ -198,6 +198,15 @@ def unbeaten_controls(
     return found
 
 
+def units_to_prove(num_rows: int, alpha: float = ALPHA) -> int:
+    """Fewest test images, or groups of them, with which one of so many rows can be proved better than a control.
+
+    Where each of k favours the same row, the tests above give p = 2^(1 - k), and Holm's first step multiplies it
+    by the number of rows. With 5 groups even a single row is never proved better.
+    """
+    return math.floor(1 + math.log2(max(1, num_rows) / alpha)) + 1
+
+
 def _family(row: int, rows: list[int], p: np.ndarray) -> dict[int, float]:
     """Holm-adjusted p of `row` against each of `rows`, itself left out."""
     against = [other for other in rows if other != row]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from backbench.evaluate.compare import Alarm, control_alarms
+from backbench.evaluate.compare import Alarm, control_alarms, units_to_prove
 from backbench.evaluate.power import smallest_provable_gap
 from backbench.report.commands import keep_command
 from backbench.report.rows import MAJORITY, Row
@@ -47,8 +47,9 @@ class Findings:
 
     Args:
         kind: 'nothing' finished; 'untrusted': every model was trained on test images; 'chance': no row is proved
-            better than always answering one class; 'alone': there is one row; 'unproved': the best is not proved
-            better than some control; 'tied': all rows are; 'winner': some row is worse than the best.
+            better than always answering one class, and a proof was possible or none is above it; 'alone': there
+            is one row; 'unproved': the best is not proved better than some control; 'tied': all rows are;
+            'winner': some row is worse than the best.
         best: the row with most right answers of those that may be called the best.
         recommended: the row to keep, the best or a cheaper one tied with it; None where no row is worth it.
         tied: the other rows that can't be told apart from the best.
@@ -58,6 +59,7 @@ class Findings:
         seen: rows whose models were trained on test images. failed: rows without figures.
         control: the strongest control; alarms: controls that come too near, worst first.
         unbeaten: rows that are not proved better than some control.
+        units_needed: how many test images, or groups of them, any proof needs, where there are fewer; else None.
     """
 
     kind: Kind
@@ -72,6 +74,7 @@ class Findings:
     control: Row | None
     alarms: tuple[tuple[Row, Alarm], ...]
     unbeaten: tuple[Row, ...]
+    units_needed: int | None
 
     def to_json(self, out: Path | None = None) -> dict[str, Any]:
         """The verdict, and the row to keep (None: none) with the command that does, for programs.
@@ -93,10 +96,11 @@ def find(rows: Sequence[Row]) -> Findings:
     best = next((row for row in done if row.is_best), done[0] if done else None)
     tied = tuple(row for row in done if row.tied_with_best and row is not best)
     cheaper, is_cheapest = (None, False) if best is None else _price(best, tied)
+    units_needed = None if best is None else _units_needed(best, len(done))
     kind: Kind
     if best is None:
         kind = "untrusted" if seen else "nothing"
-    elif all(row.at_chance for row in done):
+    elif all(row.at_chance for row in done) and not (units_needed and _is_above_majority(best, rows)):
         kind = "chance"
     elif len(done) == 1:
         kind = "alone"
@@ -118,9 +122,21 @@ def find(rows: Sequence[Row]) -> Findings:
         seen=seen,
         failed=tuple(row for row in rows if row.has_failed),
         control=next((row for row in rows if row.control and row.accuracy is not None), None),
-        alarms=tuple(_find_alarms(rows)),
+        alarms=tuple(_find_alarms(rows, can_prove=units_needed is None)),
         unbeaten=tuple(row for row in done if row.unbeaten),
+        units_needed=units_needed,
     )
+
+
+def _units_needed(best: Row, num_rows: int) -> int | None:
+    """How many test images or groups any proof takes, where there are fewer; None: a proof is possible."""
+    needed = units_to_prove(num_rows)
+    return needed if (best.num_groups or best.n) < needed else None
+
+
+def _is_above_majority(best: Row, rows: Sequence[Row]) -> bool:
+    majority = [row.accuracy or 0.0 for row in rows if row.control and row.model == MAJORITY]
+    return bool(majority) and (best.accuracy or 0.0) > max(majority)
 
 
 def _price(best: Row, tied: Sequence[Row]) -> tuple[Cheaper | None, bool]:
@@ -143,7 +159,8 @@ def total_seconds(row: Row) -> float:
     return row.seconds.get("total", 0.0)
 
 
-def _find_alarms(rows: Sequence[Row]) -> list[tuple[Row, Alarm]]:
+def _find_alarms(rows: Sequence[Row], *, can_prove: bool) -> list[tuple[Row, Alarm]]:
+    """Controls that come too near; where nothing can be proved, a tie is no sign of it."""
     shown = [row for row in rows if row.accuracy is not None and not row.num_test_seen]
     best = next((row for row in shown if row.is_best), None)
     majority = next((row.accuracy for row in shown if row.control and row.model == MAJORITY), 0.0)
@@ -152,7 +169,7 @@ def _find_alarms(rows: Sequence[Row]) -> list[tuple[Row, Alarm]]:
         [row.control for row in shown],
         [row.model for row in shown],
         majority or 0.0,
-        [row.tied_with_best for row in shown],
+        [row.tied_with_best and can_prove for row in shown],
         n=max((row.n for row in shown), default=0),
         is_pretrained=best is not None and best.pretrained,
     )

@@ -33,6 +33,7 @@ class Row:
     taught the model's weights; where there are any, the row has figures, but no rank, tie or test. `difference`:
     words that set the row apart from rows of the same model and method. `unbeaten`: controls that it is not proved
     better than, strongest first. `at_chance`: it is not proved better than always answering one class.
+    `num_groups`: groups that its test images form; None where each stands alone.
     """
 
     model: str
@@ -75,6 +76,7 @@ class Row:
     difference: str = ""
     unbeaten: tuple[str, ...] = ()
     at_chance: bool = False
+    num_groups: int | None = None
 
     @property
     def has_failed(self) -> bool:
@@ -155,6 +157,9 @@ def make_rows(
         return rows  # a control is no answer to which model is best
     kept = [place for place, index in enumerate(answered) if not rows[index].num_test_seen]
     rows = _ranked(rows, [answered[place] for place in kept], matrix[kept], groups, alpha)
+    if groups is not None:
+        num_groups = int(group_numbers(groups).max()) + 1
+        rows = [row if row.accuracy is None else replace(row, num_groups=num_groups) for row in rows]
     _, sizes = np.unique(next(given.labels for given in told if given is not None), return_counts=True)
     return _mark_chance(rows, float(sizes.max() / sizes.sum()))
 

@@ -39,7 +39,7 @@ def summarise(rows: Sequence[Row], data: DataFacts, *, num_openings: int | None 
     best = found.best
     if best is None:
         return _untrusted(found) if found.seen else _nothing(found)
-    said = [_verdict(found, best), *_seen(found.seen)]
+    said = [_verdict(found, best), *_few_units(found, best), *_seen(found.seen)]
     if found.kind == "chance":
         said.append("Check the labels, add images, or try other models: none of these rows is worth keeping.")
     elif found.tied:
@@ -60,7 +60,7 @@ def lead_sentences(found: Findings) -> list[str]:
     if best is None:
         return _untrusted(found)[1:] if found.seen else _nothing(found)[1:]
     ties = [_ties(found, best)] if found.tied and found.kind != "chance" else []
-    return [*_seen(found.seen), *ties, *_weakest(best)]
+    return [*_few_units(found, best), *_seen(found.seen), *ties, *_weakest(best)]
 
 
 def control_warnings(rows: Sequence[Row]) -> list[str]:
@@ -131,6 +131,18 @@ def _verdict(found: Findings, best: Row) -> str:
         rows = "Both rows" if found.num_rows == 2 else f"All {found.num_rows} rows"
         return f"{rows} are tied. Highest is {who}: {figures}."
     return f"Use {who}: {figures}."
+
+
+def _few_units(found: Findings, best: Row) -> list[str]:
+    """That so few test images, or groups of them, prove nothing."""
+    if found.units_needed is None:
+        return []
+    images = plural(best.n, "test image")
+    need = f"{plural(found.num_rows, 'row')} need{'s' * (found.num_rows == 1)} at least {found.units_needed}"
+    if best.num_groups is None:
+        return [f"{images} can't prove any difference: {need}."]
+    groups = plural(best.num_groups, "group")
+    return [f"The {images} form only {groups}, which can't prove any difference: {need} groups."]
 
 
 def describe_cheaper(cheaper: Cheaper, best: Row) -> str:

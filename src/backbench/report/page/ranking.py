@@ -238,9 +238,10 @@ def describe_certainty(comparison: Comparison) -> Box:
     elif found.num_rows:
         others = f"all {found.num_rows - 1} others" if found.num_rows > 2 else "the other"
         facts.append(("the best", f"apart from {others}"))
-    facts.append(
-        ("test images", f"{comparison.data.num_test:,}" + (" – few" if comparison.data.num_test < 50 else ""))
-    )
+    num_groups = None if comparison.best is None else comparison.best.row.num_groups
+    groups = "" if num_groups is None else f" in {plural(num_groups, 'group')}"
+    is_few = comparison.data.num_test < 50 or found.units_needed is not None
+    facts.append(("test images", f"{comparison.data.num_test:,}{groups}" + " – few" * is_few))
     if comparison.details.num_openings:
         facts.append(("test part opened", plural(comparison.details.num_openings, "time")))
     method = next((entry.record.method for entry in comparison.ranked if entry.row.is_best), None)
