@@ -400,6 +400,56 @@ def test_several_columns_of_splits_need_a_choice(images: Path) -> None:
         read(images, text, split_column="split_3")
 
 
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("Usage", ("Training", "Training", "PublicTest", "PublicTest", "PrivateTest", "PrivateTest")),
+        ("dataset", ("dev", "dev", "dev", "dev", "test", "test")),
+        ("type", ("train", "train", "train", "extra", "test", "test")),
+        ("test", ("0", "0", "0", "0", "1", "1")),
+        ("validation", ("no", "no", "no", "no", "yes", "yes")),
+    ],
+)
+def test_no_split_is_made_beside_a_column_that_looks_like_one(
+    images: Path, column: str, values: tuple[str, ...]
+) -> None:
+    with pytest.raises(DataError, match=rf"column '{column}' looks like a split: it holds '{values[0]}'") as error:
+        read(images, split_table(column, *values))
+    assert "--split-column none" in str(error.value)
+    assert set(read(images, split_table(column, *values), split_column="none").parts) == {None}
+
+
+@pytest.mark.parametrize("values", [("rain", "rain", "snow"), ("test", "test", "control"), ("1", "0", "1")])
+def test_other_columns_of_few_words_are_no_splits(images: Path, values: tuple[str, ...]) -> None:
+    listing = read(images, split_table("weather", *values, *values))
+    assert set(listing.parts) == {None}
+    assert "splits" not in notes(listing)
+
+
+def test_a_flag_that_was_asked_for(images: Path) -> None:
+    listing = read(images, split_table("test", *"001100"), split_column="test")
+    assert listing.parts == ("train", "train", "test", "test", "train", "train")
+
+
+@pytest.mark.parametrize("empty", ["", "nan", "NA", "None"])
+def test_an_empty_cell_of_splits_is_not_said(images: Path, empty: str) -> None:
+    listing = read(images, split_table("phase", "train", "train", "TEST", "test", empty, empty))
+    assert listing.parts == ("train", "train", "test", "test", None, None)
+
+
+@pytest.mark.parametrize(("values", "is_made"), [("train val", True), ("train train", True), ("train test", False)])
+def test_a_test_split_that_the_table_lacks_is_said_to_be_made(images: Path, values: str, is_made: bool) -> None:
+    listing = read(images, split_table("split", *values.split() * 3))
+    assert "splits from column 'split'" in notes(listing)
+    assert ("no test split is given" in notes(listing)) is is_made
+
+
+@pytest.mark.parametrize("empty", ["", "nan", "NA", "n/a", "None"])
+def test_images_without_a_group_do_not_form_one(images: Path, empty: str) -> None:
+    listing = read(images, split_table("camera", "x", "x", empty, empty, empty, "y"), group_column="camera")
+    assert listing.groups == ("x", "x", None, None, None, "y")
+
+
 def test_a_column_that_was_asked_for_must_hold_splits(images: Path) -> None:
     with pytest.raises(DataError, match=r"column 'fold' holds '0' in row 2.*--split-column none"):
         read(images, split_table("fold", *"012012"), split_column="fold")

@@ -117,7 +117,7 @@ def load_table(config: DataConfig, table: Table, *, name: str, folder: Path) -> 
         parts=tuple(sample.part for sample in ordered),
         files=tuple(files[sample.image] for sample in ordered),
         ignored=(*ignored, *repeats),
-        facts={"notes": (_describe_columns(told),)} | ({"warnings": tuple(warnings)} if warnings else {}),
+        facts={"notes": (_describe_columns(told) + _describe_test(ordered),)} | ({"warnings": tuple(warnings)} if warnings else {}),
     )
 
 
@@ -139,7 +139,7 @@ def _read_samples(table: Table, config: DataConfig) -> tuple[list[_Sample], dict
     refuse_addresses(table.path, images, table.row_numbers)
     columns = zip(images, labels, groups, parts, table.row_numbers, strict=True)
     samples = [
-        _Sample(normalise_path(image), label, group or None, part or None, number)
+        _Sample(normalise_path(image), label, None if is_missing(group) else group, part or None, number)
         for image, label, group, part, number in columns
     ]
     told = {"images": image_name, "labels": label_name, "groups": group_name, "splits": part_name}
@@ -160,6 +160,13 @@ def _find_images(table: Table, asked: str | None) -> str:
 def _describe_columns(told: dict[str, str]) -> str:
     text = ", ".join(f"{what} from column {quote(name)}" for what, name in told.items())
     return text[0].upper() + text[1:]
+
+
+def _describe_test(samples: Sequence[_Sample]) -> str:
+    """That a test split is made, where the table says splits and none is for testing."""
+    parts = {sample.part for sample in samples}
+    is_made = parts != {None} and "test" not in parts
+    return "; no test split is given, so one is made of these images" if is_made else ""
 
 
 def _leave_out_missing(path: Path, samples: Sequence[_Sample]) -> tuple[list[_Sample], list[Ignored]]:
