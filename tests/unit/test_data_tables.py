@@ -437,7 +437,9 @@ def test_an_empty_cell_of_splits_is_not_said(images: Path, empty: str) -> None:
     assert listing.parts == ("train", "train", "test", "test", None, None)
 
 
-@pytest.mark.parametrize(("values", "is_made"), [("train val", True), ("train train", True), ("train test", False)])
+@pytest.mark.parametrize(
+    ("values", "is_made"), [("train val", True), ("train train", True), ("train test", False)]
+)
 def test_a_test_split_that_the_table_lacks_is_said_to_be_made(images: Path, values: str, is_made: bool) -> None:
     listing = read(images, split_table("split", *values.split() * 3))
     assert "splits from column 'split'" in notes(listing)

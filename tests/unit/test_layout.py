@@ -254,6 +254,26 @@ def test_flat_splits_are_no_classes(root: Path) -> None:
         scan_folder(root)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["test", "hidden_test", "test_unlabeled", "testA", "kaggle-test", "validation", "val2017", "Prüfung neu"],
+)
+def test_images_without_labels_beside_class_folders_are_no_class(root: Path, name: str) -> None:
+    add(root, "cat/1.jpg", "dog/1.jpg", f"{name}/1.jpg")
+    with pytest.raises(DataError, match=rf"'{name}/'.*1 image beside the class folders 'cat', 'dog'.*--ignore"):
+        scan_folder(root)
+    assert scan_folder(root, ignore=[name]).class_names == ("cat", "dog")
+    assert name in scan_folder(root, split_folders={}).class_names
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "plane", "bus"), ("test_a", "test_b", "test_c"), ("contest", "latest")]
+)
+def test_classes_whose_names_only_sound_like_splits(root: Path, names: tuple[str, ...]) -> None:
+    add(root, *(f"{name}/1.jpg" for name in names))
+    assert set(scan_folder(root).class_names) == set(names)
+
+
 TEST_FILES = [
     "test.csv",
     "TEST.txt",

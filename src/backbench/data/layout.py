@@ -71,7 +71,7 @@ def find_roles(
     if not any(top[name].folders for name in named):
         if named and not any(top[name].num_images for name in others):
             return named  # flat splits: that they hold no classes is said later
-        _refuse_flat_test(root, top, named, others)
+        _refuse_flat_test(root, top)
         return {}
     _refuse_mixture(root, top, named, others)
     for part in PARTS:
@@ -192,15 +192,20 @@ def _refuse_unusable(root: str, top: Mapping[str, Held], unusable: Mapping[str, 
             )
 
 
-def _refuse_flat_test(root: str, top: Mapping[str, Held], named: Mapping[str, str], others: Sequence[str]) -> None:
-    """Stop at test/ with images beside class folders with images: more likely unlabelled images than a class."""
-    tests = [name for name in named if named[name] == "test" and top[name].num_images]
-    beside = [name for name in (*others, *named) if name not in tests and top[name].num_images]
+def _refuse_flat_test(root: str, top: Mapping[str, Held]) -> None:
+    """Stop at test/, hidden_test/ or val/ with images beside class folders with images: more likely unlabelled
+    images than a class. A class may well be called "train", and then one beside it "val"."""
+    filled = [name for name in top if top[name].num_images]
+    parts = {name: parse_part(name) for name in filled}
+    no_classes = {"test"} if "train" in parts.values() else {"val", "test"}
+    tests = [name for name in filled if parts[name] in no_classes or hints_at_part(name) == "test"]
+    beside = [name for name in filled if name not in tests]
     if tests and len(beside) >= MIN_CLASSES_BESIDE:
         raise DataError(
             f"'{tests[0]}/' in '{root}' holds {count(top[tests[0]].num_images, 'image')} beside the class folders "
-            f"{list_some(map(quote, beside), 3)}. Are these test images without labels, or a class? Leave it out "
-            f"with --ignore {quote_word(tests[0])}, or make it a class with --split-folders none."
+            f"{list_some(map(quote, beside), 3)}. Are these {parts[tests[0]] or 'test'} images without labels, "
+            f"or a class? Leave it out with --ignore {quote_word(tests[0])}, or make it a class with "
+            "--split-folders none."
         )
 
 

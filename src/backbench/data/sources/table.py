@@ -117,7 +117,8 @@ def load_table(config: DataConfig, table: Table, *, name: str, folder: Path) -> 
         parts=tuple(sample.part for sample in ordered),
         files=tuple(files[sample.image] for sample in ordered),
         ignored=(*ignored, *repeats),
-        facts={"notes": (_describe_columns(told) + _describe_test(ordered),)} | ({"warnings": tuple(warnings)} if warnings else {}),
+        facts={"notes": (_describe_columns(told) + _describe_test(ordered),)}
+        | ({"warnings": tuple(warnings)} if warnings else {}),
     )
 
 
