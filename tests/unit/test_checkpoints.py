@@ -307,6 +307,11 @@ MISFITS = {
     "depth": (lambda: _vit(depth=3), "It has 3 blocks and the network has"),
     "width": (lambda: _vit(embed_dim=128), "another size"),
     "registers": (lambda: _vit(reg_tokens=2), "It has 2 register tokens"),
+    "adapters": (lambda: {f"base_model.model.blocks.0.attn.qkv.lora_{side}.weight": each
+                          for side, each in zip("AB", _vit().values(), strict=False)}, "merge_and_unload"),
+    "merged names": (lambda: {f"base_model.model.{name.replace('qkv', 'qkv.base_layer')}": each
+                              for name, each in _vit().items()}, "merge_and_unload"),
+    "bitsandbytes": (lambda: _vit() | {"blocks.0.attn.qkv.weight.absmax": _vit()["cls_token"]}, "It is quantized"),
     "clip": (lambda: {"visual.conv1.weight": _vit()["cls_token"], "visual.proj": _vit()["cls_token"]}, "CLIP"),
     "parametrised": (
         lambda: {name.replace("attn.qkv.weight", "attn.qkv.parametrizations.weight.original0"): each
@@ -543,6 +548,68 @@ def test_damaged_archives_are_told_in_whole_sentences(tmp_path: Path, state: dic
         archive.writestr("archive/version", b"3\n")
     (tmp_path / "w.pth").write_bytes(packed.getvalue())
     assert "can run code" in _complaint(path)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Run 'git lfs pull'"),
+        (b"<html>sign in</html>", "a web page"),
+        (b"", "an empty file. Fetch it again"),
+        (b"\x1f\x8b" + bytes(50), "packed with gzip. Unpack it"),
+        (b"model.pth" + bytes(248) + b"ustar" + bytes(1000), "a tar archive. Unpack it"),
+    ],
+)
+def test_what_is_no_weights_file_is_named_whatever_its_suffix(
+    tmp_path: Path, name: str, content: bytes, expected: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert expected in _complaint(_write(tmp_path, None, name=name))
+
+
+def test_archives_that_are_no_checkpoint_and_cut_ones(tmp_path: Path, state: dict[str, Any]) -> None:
+    path = _write(tmp_path, state)
+    whole = (tmp_path / "w.pth").read_bytes()
+    (tmp_path / "w.pth").write_bytes(whole[: len(whole) // 2])
+    assert "its end is missing" in _complaint(path)
+    for inner, expected in (
+        ("deep/model.pth", "a zip archive. Unpack it"),
+        ("model.weights.h5", "a file of Keras"),
+    ):
+        with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+            archive.writestr(inner, b"x")
+        assert expected in _complaint(path)
+
+
+def test_a_checkpoint_called_safetensors_is_read_by_its_content(tmp_path: Path, state: dict[str, Any]) -> None:
+    assert _holds(_load(_write(tmp_path, state, name="w.safetensors")), state)
+
+
+def test_one_part_of_weights_in_parts_names_the_index(tmp_path: Path, state: dict[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    name = "model-00001-of-00002.safetensors"
+    save_file(state, tmp_path / name)
+    path = _write(tmp_path, None, name=name)
+    assert "is part 1 of 2 of the weights. Put all parts" in _complaint(path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    assert "Write weights = 'model.safetensors.index.json' into the card" in _complaint(path)
+    save_file(state, tmp_path / "model-00001-of-00001.safetensors")
+    assert _holds(_load(_write(tmp_path, None, name="model-00001-of-00001.safetensors")), state)
+
+
+def test_weights_without_values_and_quantized_ones(tmp_path: Path, state: dict[str, Any]) -> None:
+    import torch
+
+    first = next(iter(state))
+    path = _write(tmp_path, state | {first: state[first].to("meta")})
+    assert f"no values, as of {first}" in _complaint(path)
+    assert "is quantized" in _complaint(_write(tmp_path, state | {first: state[first].to(torch.int8)}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        small = torch.quantize_per_tensor(state[first], 0.1, 0, torch.qint8)
+    assert "is quantized" in _complaint(_write(tmp_path, state | {first: small}))
 
 
 def test_a_file_that_holds_itself(tmp_path: Path, state: dict[str, Any]) -> None:

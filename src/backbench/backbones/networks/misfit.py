@@ -28,6 +28,12 @@ _TIMM = re.compile(
 )
 _CLIP = re.compile(r"(^|\.)(visual\.(conv1|transformer|trunk|proj)\b|transformer\.resblocks\.\d)")
 _NUMBERED = re.compile(r"^((?:blocks|layers|stages|encoder\.layers\.encoder_layer_|layer)[._]?)(\d+)\.")
+_ADAPTER = re.compile(r"(^|\.)(lora_[A-Za-z]+|hada_w\d_[ab]|lokr_w\d|ia3_l|oft_[rR])(\.|$)|\.base_layer\.")
+_OF_QUANTIZED = re.compile(
+    r"(^|[._])(zero_point|zero_points|_packed_params|qweight|qzeros|scb|absmax|quant_map|quant_state"
+    r"|weight_scale)([._]|$)",
+    re.IGNORECASE,
+)
 _NUM_PREFIX_TOKENS = (1, 0, 2, 5)
 
 
@@ -41,7 +47,9 @@ def explain_misfit(own: State, state: State, architecture: str, otherwise: str =
         otherwise: what to say where the cause is not known.
     """
     return (
-        _other_code(own, state, architecture)
+        _adapters(state)
+        or _quantized(own, state)
+        or _other_code(own, state, architecture)
         or _channels(own, state)
         or _positions(own, state, architecture)
         or _tokens(own, state)
@@ -49,6 +57,21 @@ def explain_misfit(own: State, state: State, architecture: str, otherwise: str =
         or _head(own, state)
         or otherwise
     )
+
+
+def _adapters(state: State) -> str:
+    if not any(_ADAPTER.search(name) for name in state):
+        return ""
+    return (
+        "It holds adapters (LoRA) that belong to the weights of another file. Merge the two and save the network: "
+        "in peft, model.merge_and_unload() and then save its state_dict()."
+    )
+
+
+def _quantized(own: State, state: State) -> str:
+    if not any(_OF_QUANTIZED.search(name) for name in state if name not in own):
+        return ""
+    return "It is quantized: give the weights as they were before, or save the network dequantized."
 
 
 def _other_code(own: State, state: State, architecture: str) -> str:

@@ -31,12 +31,29 @@ def put_state(
     own = body.state_dict()
     check_state(own, state, where=where, unused=unused)
     kept = {name: state.get(name, own[name]) for name in own}
+    _refuse_kinds(own, kept, where)
     bad = [name for name, tensor in kept.items() if own[name].is_floating_point() and not _is_usable(tensor)]
     if bad:
         raise ModelError(
             f"{where} is damaged: {', '.join(bad[:NUM_NAMED])} hold values that are not finite fractions."
         )
     body.load_state_dict(kept, strict=True)
+
+
+def _refuse_kinds(own: Mapping[str, torch.Tensor], kept: Mapping[str, torch.Tensor], where: str) -> None:
+    """ModelError for tensors without values, and for whole numbers where the network has fractions."""
+    hollow = [name for name, tensor in kept.items() if tensor.is_meta and not own[name].is_meta]
+    if hollow:
+        raise ModelError(
+            f"{where} holds names and shapes, but no values, as of {hollow[0]} (tensors on torch's meta device). "
+            "Save it again from a network that was loaded in full."
+        )
+    whole = [name for name, tensor in kept.items() if own[name].is_floating_point() > tensor.is_floating_point()]
+    if whole:
+        raise ModelError(
+            f"{where} is quantized: {', '.join(whole[:NUM_NAMED])} {'holds' if len(whole) == 1 else 'hold'} whole "
+            "numbers. Give the weights as they were before, or save the network dequantized."
+        )
 
 
 def check_state(

@@ -22,6 +22,8 @@ from backbench.storage import open_file
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LONGEST_REASON = 200
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.")
+"""In the names of weights that are split over several files."""
 
 
 class _Aside:
@@ -89,23 +91,47 @@ def open_weights(path: Path) -> object:
     """
     if path.name.endswith(INDEX_SUFFIX):
         return _open_parts(path)
-    try:
-        with open_file(path) as stream:
-            start = stream.read(512)
-    except OSError as error:
-        raise ModelError(f"{path} can't be read: {error.strerror}.") from error
-    if path.suffix == ".safetensors" or start[8:9] == b"{":
+    _refuse_part(path)
+    return _open_file(path)
+
+
+def _open_file(path: Path) -> object:
+    start = _read_start(path)
+    if start[8:9] == b"{":
         return _open_safetensors(path)
     other = _name_kind(path, start)
     if other is not None:
         raise ModelError(f"{path} is {other}")
-    return _open_pickled(path)
+    is_pickled = start.startswith((b"PK", b"\x80"))
+    return _open_safetensors(path) if path.suffix == ".safetensors" and not is_pickled else _open_pickled(path)
+
+
+def _read_start(path: Path) -> bytes:
+    try:
+        with open_file(path) as stream:
+            return stream.read(512)
+    except OSError as error:
+        raise ModelError(f"{path} can't be read: {error.strerror}.") from error
+
+
+def _refuse_part(path: Path) -> None:
+    """ModelError for one part of weights that are split over several files."""
+    found = _PART.search(path.name)
+    if found is None or int(found[2]) == 1:
+        return
+    indices = sorted(other.name for other in path.parent.glob(f"*{INDEX_SUFFIX}"))
+    way = (
+        f"Write weights = '{indices[0]}' into the card."
+        if indices
+        else f"Put all parts and their index (model.safetensors{INDEX_SUFFIX}) into a folder, and name the index."
+    )
+    raise ModelError(f"{path} is part {int(found[1])} of {int(found[2])} of the weights. {way}")
 
 
 def _open_parts(path: Path) -> object:
     whole: dict[str, Any] = {}
     for part in list_parts(path):
-        held = open_weights(part)
+        held = _open_file(part)
         if isinstance(held, dict):
             whole |= held
     return whole
@@ -125,6 +151,10 @@ def check_whole(path: Path) -> None:
     """Raises ModelError for a safetensors file that is damaged or shorter than it says; reads its header alone."""
     from safetensors import SafetensorError, safe_open
 
+    start = _read_start(path)
+    other = None if start[8:9] == b"{" else _name_kind(path, start)
+    if other is not None:
+        raise ModelError(f"{path} is {other}")
     try:
         with safe_open(path, framework="pt") as file:
             file.keys()
@@ -138,6 +168,8 @@ def _not_whole(path: Path, error: Exception) -> ModelError:
 
 def _name_kind(path: Path, start: bytes) -> str | None:
     """What a file that holds no pickle is, and what to do; None for one that the restricted loader should try."""
+    if not start:
+        return "an empty file. Fetch it again."
     if start.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS, not the file itself. Run 'git lfs pull' in its repository."
     if start.startswith(b"\x89HDF"):
@@ -146,16 +178,22 @@ def _name_kind(path: Path, start: bytes) -> str | None:
         return "a web page, not a weights file. Fetch it again; the address may need a login."
     if start[:1] == b"\x08" and start[2:3] in (b"\x12", b"\x1a", b":"):
         return "an ONNX graph, whose tensors have no names of a network. Give the PyTorch weights it was made of."
+    if start[257:262] == b"ustar":
+        return "a tar archive. Unpack it, and name the weights file that is in it."
+    if start.startswith(b"\x1f\x8b"):
+        return "packed with gzip. Unpack it, and name the file that comes out."
     return _name_archive(path) if start.startswith(b"PK") else None
 
 
 def _name_archive(path: Path) -> str | None:
-    """TorchScript and torch.export files, which are archives as checkpoints are."""
+    """Archives that are no checkpoint, though checkpoints are archives too: cut ones, programs and others."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return None
+        return "damaged, or its end is missing: its list of contents can't be read. Fetch or copy it again."
+    if any(name.endswith(".weights.h5") for name in names):
+        return "a file of Keras. Give weights of PyTorch."
     if any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names):
         return (
             "a TorchScript file, which is a program. If you trust it, write its weights to a file of their own:\n"
@@ -168,6 +206,8 @@ def _name_archive(path: Path) -> str | None:
             f'  program = torch.export.load("{path.name}")\n'
             f'  torch.save(program.state_dict, "{_converted(path)}")'
         )
+    if not any(name.rpartition("/")[2] == "data.pkl" for name in names):
+        return "a zip archive. Unpack it, and name the weights file that is in it."
     return None
 
 
@@ -175,11 +215,15 @@ def _open_pickled(path: Path) -> object:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_STAND_INS):
             warnings.simplefilter("ignore", UserWarning)  # of newer pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with open_file(path) as stream:  # a path would be read by its suffix
+                return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(f"{path} was refused: {_explain_refusal(path, str(error))}") from error
     except Exception as error:  # a crafted file makes the reader fail in many ways
-        raise ModelError(f"{path} is not a readable PyTorch weights file: {tell_reason(error)}.") from error
+        reason = tell_reason(error)
+        raise ModelError(
+            f"{path} is not a readable PyTorch weights file: {reason}. It may be damaged. Fetch it again."
+        ) from error
 
 
 def _explain_refusal(path: Path, told: str) -> str:
