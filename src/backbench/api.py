@@ -77,6 +77,7 @@ def rank(
         BackbenchError: see `study.rank`. Interrupted: stopped before any run was finished.
     Cost: see `study.rank`. An interrupt gives the study of what is finished.
     """
+    arguments = locals()
     from pathlib import Path
 
     from backbench.backbones.card_folders import expand_cards
@@ -92,25 +93,8 @@ def rank(
     for name in expand_cards(model_names, "models"):
         find_model(name, "models")
     decided = decide_device(device)
-    choices = {
-        "limit": limit,
-        "train_limit": train_limit,
-        "on_bad": on_bad,
-        "image_column": image_column,
-        "label_column": label_column,
-        "group_column": group_column,
-        "split_column": split_column,
-        "image_root": None if image_root is None else to_text(image_root, "image_root", "a folder"),
-        "split_folders": split_folders,
-        "ignore": (ignore,) if isinstance(ignore, str) else tuple(ignore),
-        "follow_links": follow_links,
-        "test_fraction": test_fraction,
-        "val_fraction": val_fraction,
-        "min_images": min_images,
-        "small_classes": small_classes,
-    }
     request = RankRequest(
-        data=make_data_config(data, seed=seed, split=split, choices=choices),
+        data=make_data_config(arguments),
         models=model_names,
         methods=method_configs,
         seed=seed,
@@ -170,6 +154,7 @@ def adapt(
     Raises:
         BackbenchError: see `adapt.adapt`. Interrupted: what was done is saved.
     """
+    arguments = locals()
     import time
     from pathlib import Path
 
@@ -184,25 +169,8 @@ def adapt(
     (method_config,) = list_methods({method: options or {}})
     is_tuning = find_method(method, "method").kind == "tune"
     spec = find_model(to_text(model, "model", "a name, a card, or an own run or bundle"), "model")
-    choices = {
-        "limit": limit,
-        "train_limit": train_limit,
-        "on_bad": on_bad,
-        "image_column": image_column,
-        "label_column": label_column,
-        "group_column": group_column,
-        "split_column": split_column,
-        "image_root": None if image_root is None else to_text(image_root, "image_root", "a folder"),
-        "split_folders": split_folders,
-        "ignore": (ignore,) if isinstance(ignore, str) else tuple(ignore),
-        "follow_links": follow_links,
-        "test_fraction": test_fraction,
-        "val_fraction": val_fraction,
-        "min_images": min_images,
-        "small_classes": small_classes,
-    }
     config = RunConfig(
-        data=make_data_config(data, seed=seed, split=split, choices=choices),
+        data=make_data_config(arguments),
         model=spec.name,
         model_file=spec.file,
         method=method_config,

@@ -14,16 +14,20 @@ if TYPE_CHECKING:
     Checked = TypeVar("Checked", bound=Frozen)
 
 
-def make_data_config(data: Source, *, seed: int, split: Source | None, choices: Mapping[str, Any]) -> DataConfig:
-    """The DataConfig of these arguments; `choices`: its other fields."""
+def make_data_config(arguments: Mapping[str, Any]) -> DataConfig:
+    """The DataConfig of all arguments of `rank` or `adapt`, by name; those of other things are left out."""
     from backbench.config import DataConfig
 
-    values = {
-        "source": to_text(data, "data", "a folder, a CSV or Parquet file, or a name such as 'digits'"),
-        "split": None if split is None else to_text(split, "split", "a manifest.json or a CSV file"),
-        "split_seed": seed,
-        **choices,
-    }
+    values = {name: value for name, value in arguments.items() if name in DataConfig.model_fields}
+    values["source"] = to_text(
+        arguments["data"], "data", "a folder, a CSV or Parquet file, or a name such as 'digits'"
+    )
+    values["split_seed"] = arguments["seed"]
+    for name, allowed in (("split", "a manifest.json or a CSV file"), ("image_root", "a folder")):
+        if values[name] is not None:
+            values[name] = to_text(values[name], name, allowed)
+    if isinstance(values["ignore"], str):
+        values["ignore"] = [values["ignore"]]
     return check(DataConfig, values)
 
 

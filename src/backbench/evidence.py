@@ -25,7 +25,7 @@ from backbench.engine.cache import find_features
 from backbench.errors import BackbenchError, BadImage, ConfigError, DataError, StorageError
 from backbench.openings import check_openings, count_openings
 from backbench.progress import SILENT, Progress
-from backbench.records import Cost, ModelFacts, RunRecord
+from backbench.records import BUNDLE_SUFFIX, Cost, ModelFacts, RunRecord
 from backbench.report.commands import name_root
 from backbench.report.comparability import warn_of_changed, warn_of_old
 from backbench.report.page.inputs import (
@@ -117,7 +117,7 @@ def find_run_folders(given: Sequence[str], out: Path) -> list[Path]:
         inside = _runs_inside(path)
         if inside and not (path / ledger.RECORD_FILE).is_file():
             found += inside
-        elif path.is_dir() and not (path / ledger.RECORD_FILE).is_file() and path.suffix != ledger.BUNDLE_SUFFIX:
+        elif path.is_dir() and not (path / ledger.RECORD_FILE).is_file() and path.suffix != BUNDLE_SUFFIX:
             raise ConfigError(
                 f"the folder {text} holds no runs: no folder in it has a {ledger.RECORD_FILE}. Give the "
                 "folder that --out named in `backbench rank`, or run folders."

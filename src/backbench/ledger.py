@@ -29,7 +29,7 @@ from backbench.errors import ConfigError, ModelError, StorageError, nearest
 from backbench.evaluate.recompute import correct_figures, is_consistent
 from backbench.npz import read_npz
 from backbench.progress import SILENT, Progress
-from backbench.records import FIRST_VERSION, SCHEMA_VERSION, Predictions, RunRecord
+from backbench.records import BUNDLE_SUFFIX, FIRST_VERSION, SCHEMA_VERSION, Predictions, RunRecord
 from backbench.storage import (
     digest_file,
     open_file,
@@ -44,7 +44,6 @@ RECORD_FILE = "record.json"
 PREDICTIONS_FILE = "predictions.npz"
 MANIFEST_FILE = "manifest.json"
 OPENINGS_FILE = "openings.jsonl"
-BUNDLE_SUFFIX = ".bundle"
 CUT, FAILED = ".cut-", ".failed-"
 """What follows the id of a run that was cut, with the steps it made, or that failed, with which time it is."""
 ORPHAN_AGE_SECONDS = 24 * 3600.0

@@ -16,6 +16,8 @@ FIRST_VERSION = 1
 """Of records that carry none."""
 CORRECTED = "record.json does not say what its predictions say:"
 """How the first warning of a record begins whose figures were replaced; see `evaluate.recompute`."""
+BUNDLE_SUFFIX = ".bundle"
+"""What follows the id of a run in the name of the folder with its model, beside it."""
 CUT_BY_BUDGET = "training was cut by the budget"
 """How the warning of a record begins whose training had no time to end."""
 

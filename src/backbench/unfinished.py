@@ -15,6 +15,7 @@ from backbench.config import RunConfig
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError, nearest
 from backbench.locks import Lock
 from backbench.progress import SILENT, Progress
+from backbench.records import BUNDLE_SUFFIX
 from backbench.report.commands import show_command
 from backbench.storage import read_file, storage_error
 
@@ -112,7 +113,7 @@ def find_unfinished(out: Path, given: str) -> tuple[str, RunConfig]:
     Raises:
         ConfigError: there is none, several, or it is finished.
     """
-    folder, wanted = out / FOLDER, Path(given).name.removesuffix(ledger.BUNDLE_SUFFIX)
+    folder, wanted = out / FOLDER, Path(given).name.removesuffix(BUNDLE_SUFFIX)
     names = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}.json"))
     matching = _select(names, wanted)
     if len(matching) == 1:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backbench import runtime
 from backbench.backbones import defaults, included
 from backbench.catalog import find_model
 from backbench.config import DataConfig, MethodConfig, RunConfig
@@ -67,7 +68,7 @@ def test_the_short_list_without_network_is_described_as_it_is(monkeypatch: pytes
         def warn(self, text: str) -> None:
             told.append(text)
 
-    monkeypatch.setattr(defaults, "has_network", lambda: False)
+    monkeypatch.setattr(runtime, "has_network", lambda: False)
     monkeypatch.setattr(defaults, "is_on_disk", lambda spec: False)
     chosen = defaults.decide_models("photos", "cpu", Told())
     assert [spec.name for spec in chosen] == list(defaults.EMBEDDED_MODELS)

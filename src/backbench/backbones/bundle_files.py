@@ -18,7 +18,7 @@ from backbench.backbones.networks.build import Build
 from backbench.config import Frozen, Preprocess, SmallClasses, digest_json
 from backbench.documents import parse_json
 from backbench.errors import ConfigError, ModelError, StorageError, nearest, shown
-from backbench.records import ModelFacts, RunId
+from backbench.records import BUNDLE_SUFFIX, ModelFacts, RunId
 from backbench.report.commands import keep_command
 from backbench.storage import digest_file, read_file
 
@@ -30,7 +30,6 @@ MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 SEEN_FILE = "seen.safetensors"
 CARD_FILE = "README.md"
-SUFFIX = ".bundle"
 RECORD_FILE = "record.json"
 RUNS_FOLDER = Path("runs")
 """Where runs lie unless they are told to lie elsewhere; see --out."""
@@ -80,7 +79,9 @@ def _place(path: Path) -> Path | None:
 
     The bare name of what is not here is looked up among the runs.
     """
-    places = [each for start in meanings_of(path) for each in (start, start.with_name(f"{start.name}{SUFFIX}"))]
+    places = [
+        each for start in meanings_of(path) for each in (start, start.with_name(f"{start.name}{BUNDLE_SUFFIX}"))
+    ]
     # unlike Path.is_file, os.path.isfile never raises, whatever the name
     return next((place for place in places if os.path.isfile(place / MODEL_FILE)), None)  # noqa: PTH113
 
@@ -112,7 +113,7 @@ def find_bundle(folder: Path) -> Path:
             raise ConfigError(f"the run {shown(meant.name)} left no bundle. Make it: {keep_command(meant)}")
     if os.path.lexists(folder):
         raise ConfigError(
-            f"{shown(str(folder))} is not a bundle: it has no {MODEL_FILE}. Give a folder RUN{SUFFIX}, as "
+            f"{shown(str(folder))} is not a bundle: it has no {MODEL_FILE}. Give a folder RUN{BUNDLE_SUFFIX}, as "
             "backbench adapt writes it."
         )
     beside = {path.name: path for path in list_beside(folder)}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from backbench.catalog import ModelSpec, find_model, find_source
-from backbench.progress import Progress
-from backbench.runtime import has_network
+
+if TYPE_CHECKING:
+    from backbench.progress import Progress
 
 EMBEDDED_MODELS = ("pixels", "tiny_cnn.cifar100", "tiny_vit.cifar100")
 SMALL = (  # one of each kind that a CPU runs at several images a second or better; 380 MB of weights in all
@@ -38,6 +41,8 @@ def is_on_disk(spec: ModelSpec) -> bool:
 
 def decide_models(source: str, device: str, progress: Progress) -> list[ModelSpec]:
     """A short list that fits the data and the machine, less what can't be had without a network."""
+    from backbench.runtime import has_network
+
     known = find_source(source)
     if known is not None and known.is_embedded:  # embedded data: embedded models, no network
         return [find_model(name) for name in EMBEDDED_MODELS]

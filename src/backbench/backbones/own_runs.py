@@ -17,7 +17,6 @@ from backbench.backbones.bundle_files import (
     MODEL_FILE,
     RECORD_FILE,
     SEEN_FILE,
-    SUFFIX,
     WEIGHTS_FILE,
     StoredBackbone,
     check_digest,
@@ -32,7 +31,7 @@ from backbench.backbones.bundle_files import (
 )
 from backbench.catalog import ModelSpec
 from backbench.errors import ConfigError, shown
-from backbench.records import ModelFacts
+from backbench.records import BUNDLE_SUFFIX, ModelFacts
 
 
 def resolve(name: str) -> ModelSpec | None:
@@ -47,7 +46,7 @@ def resolve(name: str) -> ModelSpec | None:
         return None
     path = Path(name).expanduser() if name.startswith("~/") else Path(name)
     if not is_bundle(path):
-        if not os.path.isdir(path) and not name.endswith(SUFFIX):  # noqa: PTH112 - unlike Path.is_dir, it never raises
+        if not os.path.isdir(path) and not name.endswith(BUNDLE_SUFFIX):  # noqa: PTH112 - unlike Path.is_dir, it never raises
             if list_beside(path):
                 find_bundle(path)  # says what there is
             return None
@@ -86,7 +85,7 @@ def resolve(name: str) -> ModelSpec | None:
 
 def _is_path(name: str) -> bool:
     has_folder = "/" in name or os.sep in name
-    return "\0" not in name and (has_folder or name.endswith(SUFFIX) or name in (".", ".."))
+    return "\0" not in name and (has_folder or name.endswith(BUNDLE_SUFFIX) or name in (".", ".."))
 
 
 def read_stored(folder: Path) -> StoredBackbone:

@@ -178,11 +178,12 @@ def _make_subject(given: str, taken: set[str]) -> Subject:
     """With a name of its own, that any file system takes."""
     from backbench.backbones.bundle_files import find_bundle, is_bundle
     from backbench.explain.samples import run_of_bundle
+    from backbench.records import BUNDLE_SUFFIX
 
     path = Path(given)
     own = _run_folder(path)
     bundle = find_bundle(path) if is_bundle(path) else None
-    plain = re.sub(r"[^\w.+-]+", "_", path.resolve().name.removesuffix(".bundle")).strip("._")[:LONGEST_NAME]
+    plain = re.sub(r"[^\w.+-]+", "_", path.resolve().name.removesuffix(BUNDLE_SUFFIX)).strip("._")[:LONGEST_NAME]
     name, number = plain or "model", 2
     while name in taken:
         name, number = f"{plain or 'model'}-{number}", number + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 
@@ -54,18 +53,19 @@ def openimages(
     """
     from backbench.cli.output import print_json
     from backbench.progress import make_progress
+    from backbench.report.commands import write_command
     from backbench.studies.subset import SubsetRequest, describe_subset, get_subset, plan_subset
 
     request = SubsetRequest(folder, tuple(dict.fromkeys(classes)), per_class, tuple(dict.fromkeys(splits)))
     with make_progress(quiet=quiet) as progress:
         plan = get_subset(request, progress) if download else plan_subset(request)
-    words = ["backbench", "study", "openimages", str(folder)]
+    words = ["study", "openimages", str(folder)]
     words += [word for name in request.classes for word in ("--classes", name)]
     words += ["--per-class", str(per_class), *(word for part in request.parts for word in ("--split", part))]
     if as_json:
         print_json(plan.to_json())
     else:
-        for sentence in describe_subset(plan, shlex.join([*words, "--download"])):
+        for sentence in describe_subset(plan, write_command([*words, "--download"])):
             print(sentence)
     if any(file.state == "damaged" for file in plan.files) or (download and not plan.is_whole):
         sys.exit(1)

@@ -20,6 +20,7 @@ from backbench.explain.embedding import embed_features, embedding_name
 from backbench.explain.samples import read_test_samples
 from backbench.progress import SILENT, Progress
 from backbench.records import Predictions, RunRecord
+from backbench.report.commands import bundle_of
 from backbench.report.pictures.embedding import draw_embedding
 from backbench.report.pictures.of_run import HISTORY_FILE
 from backbench.report.pictures.sheets import draw_grid
@@ -160,7 +161,7 @@ def _find_values(
         values = find_features(record.cost, hashes, record.model.dim)
         if values is not None:
             return values
-    bundle = run.with_name(f"{run.name}{ledger.BUNDLE_SUFFIX}")
+    bundle = bundle_of(run)
     if not bundle.is_dir():
         return None
     return extract_features(

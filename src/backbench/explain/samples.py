@@ -16,7 +16,7 @@ from backbench.data.gather import gather_pictures
 from backbench.data.load import load_data
 from backbench.errors import BadImage, ConfigError, DataError
 from backbench.progress import SILENT, Progress
-from backbench.records import Predictions
+from backbench.records import BUNDLE_SUFFIX, Predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Sample:
 
 def run_of_bundle(bundle: Path) -> Path | None:
     """The folder of the run that wrote this bundle, `RUN` beside `RUN.bundle`; None if it is not there."""
-    run = bundle.with_name(bundle.name.removesuffix(".bundle"))
+    run = bundle.with_name(bundle.name.removesuffix(BUNDLE_SUFFIX))
     return run if (run / ledger.RECORD_FILE).is_file() else None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from backbench.config import DataConfig
-from backbench.ledger import BUNDLE_SUFFIX
+from backbench.records import BUNDLE_SUFFIX
 from backbench.report.text import printable
 
 _NOT_OF_COMMANDS = ("source", "split_seed", "limit", "train_limit", "max_pixels")

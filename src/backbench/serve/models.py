@@ -20,13 +20,12 @@ from backbench.engine.features import extract_features
 from backbench.engine.gallery import Gallery, Neighbour
 from backbench.errors import BackbenchError, BadImage, ConfigError
 from backbench.evaluate.calibrate import is_calibrated
-from backbench.records import Metric
+from backbench.records import BUNDLE_SUFFIX, Metric
 from backbench.serve.batching import Batcher
 
 MAX_PIXELS = 25_000_000
 MOST_MODELS = 16
 _OVERLAY_PIXELS = 640
-_BUNDLE_SUFFIX = ".bundle"
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ def name_models(folders: Sequence[Path]) -> list[str]:
     """The folders' names without '.bundle'; the second of one name is called 'name-2', and so on."""
     names: list[str] = []
     for folder in folders:
-        plain = folder.name.removesuffix(_BUNDLE_SUFFIX) or folder.name
+        plain = folder.name.removesuffix(BUNDLE_SUFFIX) or folder.name
         name, number = plain, 1
         while name in names:
             number += 1
@@ -209,7 +208,7 @@ def name_models(folders: Sequence[Path]) -> list[str]:
 
 def _load_model(folder: Path, name: str, device: str) -> Model:
     classifier = load_bundle(folder)
-    run = folder.with_name(folder.name.removesuffix(_BUNDLE_SUFFIX))
+    run = folder.with_name(folder.name.removesuffix(BUNDLE_SUFFIX))
     model = Model(
         name=name,
         classifier=classifier,
