@@ -180,7 +180,7 @@ def adapt_run(
         wait_for_all()  # until the first one holds the run
         from backbench.engine.gallery import warn_of_kept
 
-        bundle = out / f"{run_id}.bundle"
+        bundle = bundle_of(out / run_id)
         finished = ledger.find_finished(out, run_id, progress=progress)
         if finished is not None and bundle.is_dir():
             if not with_gallery:
@@ -265,7 +265,7 @@ def _write_bundle(
 ) -> Path:
     from backbench.engine.bundle import write_bundle
 
-    bundle = out / f"{record.run_id}.bundle"
+    bundle = bundle_of(out / record.run_id)
     if is_first() and not bundle.is_dir():  # another process may have been first
         where: Any = {"out": out, "device": device, "progress": progress}
         gallery = _look_at_training(record, classifier, data, features, with_gallery=with_gallery, **where)

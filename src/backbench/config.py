@@ -226,6 +226,12 @@ def augment_preset(name: str) -> Augment:
 
 CAME_LATER = ("attention_dropout", "mlp_dropout")
 """Settings of a recipe that records have only where they are on."""
+ONLY_WITH = {
+    "momentum": ("optimizer", "sgd"),
+    "plateau_factor": ("schedule", "plateau"),
+    "plateau_patience": ("schedule", "plateau"),
+}
+"""Settings of a recipe that do nothing but with that value of another."""
 
 
 class Recipe(Frozen):

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Callable
 from typing import Any
 
-MOST_LEVELS = 64
+MAX_LEVELS = 64
 """Nothing that backbench reads is nested deeper than a few levels; what is would end in a stack that is full."""
 
 
@@ -15,7 +15,7 @@ class TooDeep(ValueError):
     """It is nested deeper than anything that is read here."""
 
     def __init__(self) -> None:
-        super().__init__(f"it is nested more than {MOST_LEVELS} levels deep")
+        super().__init__(f"it is nested more than {MAX_LEVELS} levels deep")
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -38,7 +38,7 @@ def parse_toml(text: str, parse_float: Callable[[str], Any] = float) -> dict[str
 def check_depth(value: Any) -> Any:
     """The value; TooDeep for one that no later step may meet."""
     level = [value]
-    for _ in range(MOST_LEVELS):
+    for _ in range(MAX_LEVELS):
         level = [
             part
             for whole in level

@@ -26,7 +26,7 @@ from backbench.errors import BackbenchError, BadImage, ConfigError, DataError, S
 from backbench.openings import check_openings, count_openings
 from backbench.progress import SILENT, Progress
 from backbench.records import BUNDLE_SUFFIX, Cost, ModelFacts, RunRecord
-from backbench.report.commands import name_root
+from backbench.report.commands import bundle_of, name_root
 from backbench.report.comparability import warn_of_changed, warn_of_old
 from backbench.report.page.inputs import (
     Comparison,
@@ -366,7 +366,7 @@ def _find_features(group: _Group, model: ModelFacts, cost: Cost) -> np.ndarray |
 
 
 def _find_bundles(folders: dict[str, Path]) -> dict[str, Path]:
-    beside = {run: folder.with_name(f"{folder.name}.bundle") for run, folder in folders.items()}
+    beside = {run: bundle_of(folder) for run, folder in folders.items()}
     return {run: folder for run, folder in beside.items() if (folder / "model.json").is_file()}
 
 

@@ -15,10 +15,12 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from backbench.documents import parse_json
+from backbench.storage import read_file
 
 POLL_SECONDS = 0.05
 UNWRITTEN_SECONDS = 10.0
 """After so long a file that names no owner is what a killed process left, not one that is being written."""
+MAX_OWNER_BYTES = 10_000
 NO_LOCKS = frozenset((errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL))
 """What network shares, FUSE and the like answer that have no locks, though the file can be written."""
 
@@ -115,7 +117,7 @@ def _make_native(path: Path) -> Any:
 
 def _read_owner(path: Path) -> dict[str, Any]:
     try:
-        owner = parse_json(path.read_bytes())
+        owner = parse_json(read_file(path, MAX_OWNER_BYTES))
         return {"host": str(owner["host"]), "pid": int(owner["pid"]), "token": str(owner["token"])}
     except (OSError, ValueError, LookupError, TypeError):
         return {}

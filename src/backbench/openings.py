@@ -92,8 +92,9 @@ def check_openings(root: Path) -> tuple[str, ...]:
     num = entries.count(None)
     if not num:
         return ()
-    lines = "1 line is" if num == 1 else f"{num:,} lines are"
-    return (f"{root / OPENINGS_FILE}: {lines} damaged; each counts as one look at the test part",)
+    return (
+        f"{root / OPENINGS_FILE}: {num:,} damaged line{'s' * (num > 1)}; each counts as one look at the test part",
+    )
 
 
 def _read_entries(root: Path) -> list[dict[str, Any] | None] | None:

@@ -13,7 +13,7 @@ from backbench.config import Augment, Frozen, Precision
 from backbench.data.survey import Survey
 from backbench.evaluate.power import smallest_provable_gap
 from backbench.progress import format_bytes, format_seconds
-from backbench.report.text import join_names
+from backbench.report.text import join_names, plural
 from backbench.speeds import UNKNOWN_FLOPS, guess_forward, list_guessed
 
 START_SECONDS = 3.0
@@ -37,16 +37,14 @@ class Plan:
 
     def sentences(self, num_methods: int, training_seconds: float = 0.0) -> list[str]:
         """Lines for the terminal; where a cost is a guess, that is said."""
-        num_models = len(self.seconds)
-        models = f"{num_models} model{'s' if num_models != 1 else ''}"
-        methods = f"{num_methods} method{'s' if num_methods != 1 else ''}"
+        work = f"{plural(len(self.seconds), 'model')} x {plural(num_methods, 'method')}"
         parts = [format_bytes(self.download_bytes)] if self.download_bytes else []
         parts += [f"{join_names(self.unsized)} (size not known)"] if self.unsized else []
         fetch = f"{' and '.join(parts) or 'nothing'} to download"
         rest = "in all"
         if training_seconds:
             rest = f"and up to about {format_seconds(training_seconds)} of training (roughly)"
-        line = f"{models} x {methods}, {fetch}, about {format_seconds(sum(self.seconds.values()))} {rest}."
+        line = f"{work}, {fetch}, about {format_seconds(sum(self.seconds.values()))} {rest}."
         return [line, *describe_guessed(self.guessed)]
 
 

@@ -16,7 +16,7 @@ from typing import IO
 from backbench.errors import StorageError
 
 TEMPORARY = ".tmp"
-MOST_BYTES = 4_000_000_000
+MAX_BYTES = 4_000_000_000
 """Of any file that is read as one piece."""
 IN_OUT = "choose another folder with --out"
 IN_CACHE = "set BACKBENCH_CACHE to another folder"
@@ -96,7 +96,7 @@ def open_file(path: Path | str) -> BufferedReader:
     raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, f"it is {kind}, not a file", str(path))
 
 
-def read_file(path: Path | str, max_bytes: int = MOST_BYTES) -> bytes:
+def read_file(path: Path | str, max_bytes: int = MAX_BYTES) -> bytes:
     """All bytes of a regular file; OSError as `open_file`, and for one that is larger than `max_bytes`."""
     with open_file(path) as stream:
         if os.fstat(stream.fileno()).st_size > max_bytes:

@@ -18,7 +18,7 @@ from backbench.catalog import find_model
 from backbench.cli.adapt import parse_settings
 from backbench.data.manifest import read_manifest
 from backbench.data.openimages_labels import read_parents
-from backbench.documents import MOST_LEVELS, TooDeep, parse_json, parse_toml
+from backbench.documents import MAX_LEVELS, TooDeep, parse_json, parse_toml
 from backbench.elsewhere import _read_found
 from backbench.engine.checkpoint import Workspace
 from backbench.errors import BackbenchError, ConfigError
@@ -131,12 +131,12 @@ def test_impossible_speeds_are_none(speed: Any, tmp_path: Path, monkeypatch: pyt
     ],
 )
 def test_a_setting_that_is_nested_too_deeply_is_an_error(setting: str) -> None:
-    with pytest.raises(ConfigError, match=rf"--set .{{60}}\.\.\. can't be used: .*more than {MOST_LEVELS} levels"):
+    with pytest.raises(ConfigError, match=rf"--set .{{60}}\.\.\. can't be used: .*more than {MAX_LEVELS} levels"):
         parse_settings((setting,))
 
 
 def test_what_is_nested_as_far_as_allowed_is_read() -> None:
-    text = "[" * MOST_LEVELS + "]" * MOST_LEVELS
+    text = "[" * MAX_LEVELS + "]" * MAX_LEVELS
     assert parse_json(text) == json.loads(text)
     assert parse_toml(f"a = {text[1:-1]}")["a"] == json.loads(text[1:-1])
     with pytest.raises(TooDeep):

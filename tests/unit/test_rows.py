@@ -24,7 +24,7 @@ from backbench.records import (
     RunRecord,
 )
 from backbench.report.comparability import gather_warnings
-from backbench.report.rows import best_row, comparability_warnings, make_rows
+from backbench.report.rows import best_row, make_rows
 
 N = 200
 CLASSES = ("ant", "bee", "fly")
@@ -223,15 +223,15 @@ def test_settings_that_differ_are_listed_and_those_of_another_method_are_not() -
         _adapted("full", 1, _recipe(**changes)),
         _record("other", _predictions(9)),
     ]
-    (warning,) = [text for text in comparability_warnings(records) if text.startswith("settings differ")]
+    (warning,) = [text for text in gather_warnings(records, []) if text.startswith("settings differ")]
     for words in ("augmentation (none; basic)", "epochs (10; 2)", "optimizer (adamw; sgd)", "batch size (64; 8)",
                   "label smoothing (0; 0.1)"):  # fmt: skip
         assert words in warning
     apart = [_adapted("full", 0, _recipe(dropout=0.5)), _adapted("lora", 1, _recipe(epochs=3))]
-    (warning,) = [text for text in comparability_warnings(apart) if text.startswith("settings differ")]
+    (warning,) = [text for text in gather_warnings(apart, []) if text.startswith("settings differ")]
     assert "epochs (10; 3)" in warning
     assert "dropout" not in warning
-    assert comparability_warnings(records[:1]) == []
+    assert gather_warnings(records[:1], []) == []
 
 
 def test_warnings_come_by_severity_and_leaks_first() -> None:
@@ -351,7 +351,7 @@ def test_untrained_weights_are_marked() -> None:
     rows = make_rows(records, told)
     assert [row.is_untrained for row in rows] == [False, True, False]
     assert "untrained weights" in rows[1].warnings
-    assert "untrained weights: tiny_cnn" in comparability_warnings(records)
+    assert "untrained weights: tiny_cnn" in gather_warnings(records, [])
 
 
 def test_what_makes_rows_incomparable_is_said() -> None:
@@ -362,8 +362,8 @@ def test_what_makes_rows_incomparable_is_said() -> None:
         _record("c", told[2], size=518, precision="bf16", seed=3, processor="b", fitted_on="train"),
         _record("colour", told[3], control=True, seed=9),
     ]
-    assert comparability_warnings(records[:2]) == []
-    said = " | ".join(comparability_warnings(records))
+    assert gather_warnings(records[:2], []) == []
+    said = " | ".join(gather_warnings(records, []))
     for words in (
         "input sizes differ (224 to 518 px)",
         "precision differs",
@@ -402,7 +402,7 @@ def test_best_row_and_nothing() -> None:
     assert best_row(correct, [False, False, True]) == 1
     assert best_row(correct, [True, True, True]) == 2
     assert make_rows([], []) == []
-    assert comparability_warnings([]) == []
+    assert gather_warnings([], []) == []
     assert [row.status for row in make_rows([_record("a", None)], [None])] == ["failed"]
 
 
@@ -427,7 +427,7 @@ def test_a_row_trained_on_test_images_is_not_crowned() -> None:
     assert own.accuracy == pytest.approx(0.99)
     others = make_rows(records[1:], told[1:])
     assert [row for row in rows if row.model != "own"] == others, "it takes no place and no share of the tests"
-    (warning,) = [text for text in comparability_warnings(records) if "not ranked" in text]
+    (warning,) = [text for text in gather_warnings(records, []) if "not ranked" in text]
     assert warning.startswith("own is not ranked: 40 of the 200 test images were among the images")
 
 

@@ -155,10 +155,8 @@ def resolve(name: str) -> ModelSpec | None:
         path = path.expanduser()
     card, text = read_card(path)
     weights = find_weights(card, path)
-    status = weights.stat()
-    content = _digest_file(str(weights.resolve()), (status.st_mtime_ns, status.st_size))
-    for part in list_parts(weights) if weights.name.endswith(INDEX_SUFFIX) else ():
-        content += digest_file(part)
+    parts = list_parts(weights) if weights.name.endswith(INDEX_SUFFIX) else []
+    content = "".join(map(_digest, [weights, *parts]))
     size = card.preprocess.size
     row = _index_row(card.architecture) if card.feature_layer is None else {}
     has_same_size = size[0] == size[1] == row.get("height", row.get("size"))
@@ -260,6 +258,11 @@ def _index_row(architecture: str) -> dict[str, Any]:
     if library == "timm":
         name = f"{name}.{default_tag(name)}"
     return rows_of(library).get(name, {})
+
+
+def _digest(path: Path) -> str:
+    status = path.stat()
+    return _digest_file(str(path.resolve()), (status.st_mtime_ns, status.st_size))
 
 
 @lru_cache(maxsize=64)

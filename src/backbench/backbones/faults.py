@@ -9,7 +9,7 @@ from backbench.backbones.defaults import is_on_disk
 from backbench.catalog import ModelSpec, base_name
 from backbench.errors import BackbenchError, ConfigError, ModelError
 
-MOST_AT_ONCE = 8
+MAX_AT_ONCE = 8
 
 
 def find_faults(models: Iterable[ModelSpec]) -> dict[str, BackbenchError]:
@@ -26,7 +26,7 @@ def find_faults(models: Iterable[ModelSpec]) -> dict[str, BackbenchError]:
     asked = list({model.name: model for model in models}.values())
     absent = [model for model in asked if model.ask is not None and not is_on_disk(model)]
     sources = {base_name(model.name): model for model in absent}
-    with ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="ask") as pool:
+    with ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="ask") as pool:
         refused = dict(zip(sources, pool.map(_ask, sources.values()), strict=True))
     found = {model.name: refused[base_name(model.name)] for model in absent}
     found |= {model.name: _check(model) for model in asked if found.get(model.name) is None}

@@ -201,10 +201,11 @@ def _estimate(config: RunConfig, options: Frozen, num_images: int, num_train: in
 
 
 def _describe_state(out: Path, run_id: str) -> str:
+    from backbench.report.commands import bundle_of
     from backbench.unfinished import CONFIG, working_folder
 
     if (out / run_id / "record.json").is_file():
-        is_whole = (out / f"{run_id}.bundle").is_dir()
+        is_whole = bundle_of(out / run_id).is_dir()
         return FINISHED if is_whole else "finished, without its bundle, which would be made"
     is_begun = (working_folder(out, run_id) / f"{CONFIG}.json").is_file()
     return "unfinished: it would go on where it was cut" if is_begun else "new"
@@ -337,7 +338,7 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
     Raises:
         ConfigError: no '=', one key both a value and a group, or a value that is nested too deeply.
     """
-    from backbench.documents import MOST_LEVELS, TooDeep, parse_json
+    from backbench.documents import MAX_LEVELS, TooDeep, parse_json
     from backbench.errors import ConfigError
 
     found: dict[str, Any] = {}
@@ -347,7 +348,7 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
         if not equals or not all(path):
             raise ConfigError(f"--set '{setting}' is no KEY=VALUE, such as options.blocks=3 or recipe.epochs=20.")
         try:
-            if len(path) > MOST_LEVELS:
+            if len(path) > MAX_LEVELS:
                 raise TooDeep
             value = parse_json(text)
         except TooDeep as error:

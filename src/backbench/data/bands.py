@@ -7,6 +7,8 @@ from typing import IO
 
 from PIL import Image, ImageFile, TiffImagePlugin
 
+from backbench.data.wording import count
+
 DEEP_COLOURS = "with 16 bits for each colour: the upper 8 bits are used"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TO_BYTES = "-scale LOW HIGH 0 255 -ot Byte IN.tif OUT.tif, with the same LOW and HIGH for all files"
@@ -74,8 +76,7 @@ def explain_tiff(file: IO[bytes]) -> str | None:
         numbers = _NUMBERS.get(max(folder.get(_SAMPLE_FORMAT, (1,))), "complex")
     except Exception:  # the list of what Pillow raises on hostile bytes is long and not documented
         return None
-    bands = "1 band" if num_bands == 1 else f"{num_bands} bands"
     return (
-        f"is a TIFF of {bands} of {bits}-bit {numbers} numbers, which is not read. Write one band, or three as "
+        f"is a TIFF of {count(num_bands, 'band')} of {bits}-bit {numbers} numbers, which is not read. Write one band, or three as "
         f"red, green and blue, to 8-bit files: gdal_translate -b 4 -b 3 -b 2 {_TO_BYTES}"
     )

@@ -1,15 +1,10 @@
 """Which files are pictures: by the suffix of their names, and where that tells nothing by their first bytes."""
 
-# Strings, not Paths: a folder may hold a million files.
-# ruff: noqa: PTH116
-
 from __future__ import annotations
-
-import os
-import stat
 
 from backbench.data.listing import Loss
 from backbench.data.sniff import START_BYTES, find_image_format, find_unread_format
+from backbench.storage import open_file
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset((
@@ -61,9 +56,7 @@ def judge_other(path: str, suffix: str) -> tuple[str, Loss]:
 def _read_start(path: str) -> bytes:
     """The first bytes of a regular file; empty where it can't be read, as what it holds does not matter then."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return b""
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return file.read(START_BYTES)
     except OSError:
         return b""

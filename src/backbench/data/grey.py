@@ -28,11 +28,11 @@ UNSCALED = (
 )
 _MANY_VALUES = 2**12 - 1  # of a camera; fewer in a file of 16 bits call for a word
 _PLAIN = ((0.0, 1.0), (0.0, 65535.0))
-_LEAST_TRIMMED_PIXELS = 64
-_LEAST_TRIMMED_IMAGES = 20
+_MIN_TRIMMED_PIXELS = 64
+_MIN_TRIMMED_IMAGES = 20
 _TRIMMED_PIXELS = 1000
 _TRIMMED_IMAGES = 100
-_MOST_SORTED = 1 << 20
+_MAX_SORTED = 1 << 20
 _TOPS = tuple(float(2**bits - 1) for bits in range(8, 17))
 _NARROW = 4
 _FAINT = 16
@@ -58,8 +58,8 @@ def measure_depth(values: np.ndarray) -> Depth:
         values: (h, w) of any integer or float type, finite.
     """
     flat = values.reshape(-1)
-    some = flat[:: math.ceil(flat.size / _MOST_SORTED)]
-    trimmed = math.ceil(some.size / _TRIMMED_PIXELS) if some.size >= _LEAST_TRIMMED_PIXELS else 0
+    some = flat[:: math.ceil(flat.size / _MAX_SORTED)]
+    trimmed = math.ceil(some.size / _TRIMMED_PIXELS) if some.size >= _MIN_TRIMMED_PIXELS else 0
     places = (trimmed, some.size - 1 - trimmed)
     ordered = np.partition(some, places)
     black, white = (float(ordered[place]) for place in places)
@@ -78,7 +78,7 @@ def decide_scale(depths: Iterable[Depth]) -> GreyScale | None:
 def _decide_span(depths: Sequence[Depth], tops: Sequence[float]) -> Span | None:
     if not depths:
         return None
-    trimmed = math.ceil(len(depths) / _TRIMMED_IMAGES) if len(depths) >= _LEAST_TRIMMED_IMAGES else 0
+    trimmed = math.ceil(len(depths) / _TRIMMED_IMAGES) if len(depths) >= _MIN_TRIMMED_IMAGES else 0
     black = sorted(depth.black for depth in depths)[trimmed]
     white = sorted((depth.white for depth in depths), reverse=True)[trimmed]
     top = next((top for top in tops if white <= top), None) if black >= 0 else None

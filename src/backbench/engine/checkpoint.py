@@ -29,7 +29,7 @@ from backbench.storage import read_file, sync_folder, write_atomically
 CHECKPOINT_VERSION = 3
 KEEP = 2
 ELAPSED = "elapsed"
-_MOST_BYTES = 1 << 50
+_MAX_BYTES = 1 << 50
 _NAME = re.compile(r"(?P<phase>.+)-(?P<step>\d{9})\.ckpt")
 
 
@@ -108,7 +108,7 @@ class Workspace:
             steps = [step for step in steps if step == at_step]
         for step in steps:
             try:
-                return _parse(read_file(self._path(phase, step), _MOST_BYTES))
+                return _parse(read_file(self._path(phase, step), _MAX_BYTES))
             except (OSError, ValueError) as error:
                 self.progress.warn(f"{self._path(phase, step)} is not used: {error}")
         if steps:

@@ -42,7 +42,7 @@ THUMBNAIL_PIXELS = 96
 NUM_SAMPLES = 5
 SAMPLE_PIXELS = 256
 _MOST_VALIDATION = 600
-_MOST_KNOWN = 10_000
+_MAX_KNOWN = 10_000
 _MOST_TRIED = 12  # test images whose answer is looked at again, as a small copy may be answered otherwise
 _MOST_FILE_BYTES = 8_000_000
 
@@ -131,8 +131,8 @@ def find_known(data: Data, features: np.ndarray) -> Known:
     """The same of more images, as (n, dim) features of all rows of the manifest are there."""
     manifest = data.manifest
     rng = make_rng(0, "gallery")
-    train = _take_evenly(manifest.part_rows("train"), manifest.labels, _MOST_KNOWN, rng)
-    val = rng.permutation(manifest.part_rows("val"))[:_MOST_KNOWN].tolist()
+    train = _take_evenly(manifest.part_rows("train"), manifest.labels, _MAX_KNOWN, rng)
+    val = rng.permutation(manifest.part_rows("val"))[:_MAX_KNOWN].tolist()
     return Known(train, val, features[train], features[val])
 
 

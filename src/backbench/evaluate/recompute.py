@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -34,25 +34,21 @@ def is_consistent(record: RunRecord, predictions: Predictions) -> bool:
     )
 
 
-def correct_figures(
-    record: RunRecord, predictions: Predictions, groups: Sequence[Hashable | None] | None = None
-) -> RunRecord:
+def correct_figures(record: RunRecord, predictions: Predictions) -> RunRecord:
     """The record with the figures that its predictions give, and a warning first where it said others.
 
-    Args:
-        groups: of each image; None where they are not known: then intervals that need them are left as they are.
+    Intervals that need the groups of the images, which are not known here, are left as they are.
 
     Raises:
         ModelError, ValueError: the predictions are no classifier's, see `metrics.score`.
-    Cost: some milliseconds for 10,000 images of ten classes; with groups, that of `bootstrap_by_group`.
+    Cost: some milliseconds for 10,000 images of ten classes.
     """
     told = dict(record.metrics)
-    has_groups = groups is not None or record.data.num_groups is None
     changed = []
-    for name, metric in _recompute(record, predictions, groups).items():
+    for name, metric in _recompute(record, predictions).items():
         tolerance = TEMPERED_TOLERANCE if name.startswith("calibrated_") else TOLERANCE
         said = told.get(name)
-        has_interval = has_groups or name not in OF_GROUPS
+        has_interval = record.data.num_groups is None or name not in OF_GROUPS
         if said is None and name != "accuracy":  # a figure that is younger than the record
             continue
         if said is None or not _is_near(said, metric, tolerance, has_interval=has_interval):
@@ -70,10 +66,8 @@ def correct_figures(
     )
 
 
-def _recompute(
-    record: RunRecord, predictions: Predictions, groups: Sequence[Hashable | None] | None
-) -> dict[str, Metric]:
-    found = score(predictions.probabilities, predictions.labels, groups)
+def _recompute(record: RunRecord, predictions: Predictions) -> dict[str, Metric]:
+    found = score(predictions.probabilities, predictions.labels)
     if record.is_tempered:
         tempered = at_temperature(predictions.probabilities, record.temperature)
         calibrated = score(tempered, predictions.labels)

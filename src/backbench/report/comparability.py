@@ -29,7 +29,7 @@ _NOT_ASKED = (
     "model", "weights", "input", "resize", "interpolation", "crop fraction", "precision", "seed", "exact resize",
 )  # fmt: skip
 """Said by the row's name, or by a warning of its own."""
-_MOST_VALUES = 4
+_MAX_VALUES = 4
 _LEAKS = ("byte for byte also in", "in several of the given parts")
 _BROKEN = ("interrupted: ", "the budget ended before", "have two labels or more", "has two labels or more")
 NOT_STATED = "none"
@@ -46,7 +46,7 @@ def gather_warnings(
         control_warnings: see `summary.control_warnings`.
         given: of the data and of the work, in any order.
     """
-    done = _ordinary(records)
+    done = list(filter(_is_ordinary, records))
     changed, old = warn_of_changed(records), warn_of_old(records)
     levels = (
         changed,
@@ -85,14 +85,8 @@ def warn_of_old(records: Sequence[RunRecord]) -> list[str]:
     return [f"{which} written before records had a checksum: only what their predictions give can be checked"]
 
 
-def comparability_warnings(records: Sequence[RunRecord]) -> list[str]:
-    """Sentences, once for the ranking, on what differs between its runs besides model and method."""
-    done = _ordinary(records)
-    return [*_warn_of_seen(done), *_warn_of_unequal(done), *_warn_of_untrained(done)]
-
-
-def _ordinary(records: Sequence[RunRecord]) -> list[RunRecord]:
-    return [record for record in records if record.status == "done" and not is_control(record)]
+def _is_ordinary(record: RunRecord) -> bool:
+    return record.status == "done" and not is_control(record)
 
 
 def _warn_of_seen(done: Sequence[RunRecord]) -> list[str]:
@@ -140,8 +134,8 @@ def _find_unequal(done: Sequence[RunRecord]) -> dict[str, list[str]]:
 
 def _join_values(values: Sequence[str]) -> str:
     """'5; 20': with semicolons, as values may be lists themselves."""
-    more = len(values) - _MOST_VALUES
-    return "; ".join([*values[:_MOST_VALUES], *([f"and {more} more"] if more > 0 else [])])
+    more = len(values) - _MAX_VALUES
+    return "; ".join([*values[:_MAX_VALUES], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _warn_of_untrained(done: Sequence[RunRecord]) -> list[str]:
@@ -179,13 +173,13 @@ def _aspect(record: RunRecord, aspect: str) -> object:
 
 def row_warnings(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
     """For each record: its own warnings, and where it departs from what most rows have."""
-    done = [record for record in records if record.status == "done" and not is_control(record)]
+    done = list(filter(_is_ordinary, records))
     usual = {aspect: _commonest([_aspect(record, aspect) for record in done]) for aspect, _ in _ASPECTS}
     usual_size = _commonest([size for record in done if (size := input_size(record)) is not None])
     found = []
     for record in records:
         notes = list(record.warnings)
-        if record in done:
+        if _is_ordinary(record):
             if is_untrained(record):
                 notes.append("untrained weights")
             size = input_size(record)

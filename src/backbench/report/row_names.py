@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backbench.config import AUGMENT_PRESETS
+from backbench.config import AUGMENT_PRESETS, ONLY_WITH
 from backbench.records import CUT_BY_BUDGET, RunRecord
-from backbench.report.study_cells import ONLY_WITH
 from backbench.report.text import describe_augment, printable, shorten
 
 _NAMED_FIRST = (

@@ -12,12 +12,11 @@ from backbench.errors import ConfigError, DataError
 from backbench.evaluate.compare import ALPHA, design_effect, needed_images, rank_rows, unbeaten_controls
 from backbench.evaluate.intervals import bootstrap_rows_by_group, group_numbers
 from backbench.records import Metric, Predictions, RunRecord
-from backbench.report.comparability import comparability_warnings, input_size, is_control, row_warnings
+from backbench.report.comparability import input_size, is_control, row_warnings
 from backbench.report.row_names import find_differences
 
 MAJORITY = "majority"
 """The control that always answers the commonest class."""
-__all__ = ["MAJORITY", "STAGES", "Row", "best_row", "comparability_warnings", "make_rows"]
 
 STAGES = ("read", "decode", "resize", "forward", "head")
 

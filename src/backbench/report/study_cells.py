@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backbench.config import CAME_LATER
+from backbench.config import CAME_LATER, ONLY_WITH
 from backbench.records import Metric, RunRecord
 
 FIT_NOTE = (
@@ -26,12 +26,6 @@ OF_TEST = ("accuracy", "top5", "nll", "recall", "per_class_mean")
 OF_VAL = ("val_accuracy", "val_nll")
 CHOSEN = {"head_learning_rate": "learning_rate", "weight_decay": "weight_decay"}
 """What `head` chooses on validation, by its name in the recipe."""
-ONLY_WITH = {
-    "momentum": ("optimizer", "sgd"),
-    "plateau_factor": ("schedule", "plateau"),
-    "plateau_patience": ("schedule", "plateau"),
-}
-"""Settings of a recipe that do nothing but with that value of another."""
 
 
 @dataclass(frozen=True)

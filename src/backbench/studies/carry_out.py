@@ -18,6 +18,7 @@ from backbench.elsewhere import evaluate_elsewhere, read_source, was_evaluated
 from backbench.errors import BackbenchError, BudgetExceeded, Interrupted, StorageError
 from backbench.progress import SILENT, Progress
 from backbench.records import RunRecord
+from backbench.report.commands import bundle_of
 from backbench.report.rows import Row
 from backbench.report.study_cells import Cell
 from backbench.report.study_front import select_front
@@ -318,7 +319,7 @@ def _list_missing(step: Step, asked_for: Sequence[tuple[Row, str]]) -> list[str]
 
 def _make_cell(step: Step, model: str, record: RunRecord, settings: Settings, progress: Progress) -> Cell:
     """The cell of a finished run. A probe that was cut before its bundle was written gets it here."""
-    bundle = settings.runs / f"{record.run_id}.bundle"
+    bundle = bundle_of(settings.runs / record.run_id)
     if not bundle.is_dir():
         bundle = adapt(record.config, out=settings.runs, device=settings.device, progress=progress).bundle
     return Cell(

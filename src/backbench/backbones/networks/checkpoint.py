@@ -26,7 +26,7 @@ _SLOW_COPIES = {"encoder_k.": "encoder_q.", "momentum_encoder.": "base_encoder."
 """Of MoCo, beside the encoder that its authors evaluate."""
 _UNIFORM = ("module.", "_orig_mod.", "model.", "backbone.", "timm_model.", "net.", "network.", "encoder.")
 _DEEPEST = 4
-_MOST_LISTED = 5
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _list_places(key: str, state: State, needed: set[str], choice: Choice, clean
                 counts[name[:at]] = counts.get(name[:at], 0) + 1
     most = max(counts.values())
     likely = [prefix for prefix, count in counts.items() if count == most]
-    return [_make_place(key, prefix, state, needed, clean) for prefix in likely[: _MOST_LISTED if most else 1]]
+    return [_make_place(key, prefix, state, needed, clean) for prefix in likely[: _MAX_LISTED if most else 1]]
 
 
 def _make_place(key: str, prefix: str, state: State, needed: set[str], clean: Rename) -> _Place:
@@ -250,5 +250,5 @@ def _weights_kind(place: _Place) -> str:
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return ", ".join(shown(name) for name in names[:_MOST_LISTED]) + more
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(shown(name) for name in names[:_MAX_LISTED]) + more

@@ -1,27 +1,17 @@
-"""Networks made without memory, to see whether weights fit them and at what size of image they run."""
+"""Whether weights fit their network, and at what sizes of images it runs, seen before it takes memory."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-import torch
 from torch import nn
 
 from backbench.backbones.networks.build import Build
 from backbench.backbones.networks.measure import does_not_run, run_once
+from backbench.backbones.networks.outline import without_memory
 from backbench.backbones.networks.rebuild import make_random
 from backbench.backbones.networks.resized import resize_body
 from backbench.errors import ModelError
-
-
-@contextmanager
-def without_memory() -> Iterator[None]:
-    """Networks made within have shapes and no values; what is put into them is dropped, once it is seen to fit."""
-    with warnings.catch_warnings(), torch.device("meta"):
-        warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")
-        yield
 
 
 def check_body(

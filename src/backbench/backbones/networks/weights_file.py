@@ -236,9 +236,7 @@ def _explain_refusal(path: Path, told: str) -> str:
         )
     name = found[1]
     library = name.partition(".")[0]
-    lines = [
-        f'  checkpoint = torch.load("{path.name}", map_location="cpu", weights_only={False})'
-    ]  # a text, no call
+    lines = [f'  checkpoint = torch.load("{path.name}", map_location="cpu", weights_only=False)']
     if library == "ultralytics":
         what = f"it holds a whole model of ultralytics ({name})"
         lines.append(f'  torch.save(checkpoint["model"].float().state_dict(), "{_converted(path)}")')
