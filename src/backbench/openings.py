@@ -92,9 +92,8 @@ def check_openings(root: Path) -> tuple[str, ...]:
     num = entries.count(None)
     if not num:
         return ()
-    return (
-        f"{root / OPENINGS_FILE}: {num:,} damaged line{'s' * (num > 1)}; each counts as one look at the test part",
-    )
+    damaged = f"{num:,} damaged line{'s' * (num > 1)}"
+    return (f"{root / OPENINGS_FILE}: {damaged}; each counts as one look at the test part",)
 
 
 def _read_entries(root: Path) -> list[dict[str, Any] | None] | None:

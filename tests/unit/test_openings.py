@@ -63,7 +63,7 @@ def test_a_damaged_line_counts_and_swallows_no_other(tmp_path: Path, damage: byt
     assert count_openings(tmp_path, "a") == 2 + num + glued
     assert count_openings(tmp_path, "b") == num  # nobody knows whose it was
     (said,) = check_openings(tmp_path)
-    assert f"openings.jsonl: {num} line" in said
+    assert f"openings.jsonl: {num} damaged line" in said
     last = (tmp_path / "openings.jsonl").read_bytes().splitlines()[-1]
     assert json.loads(last)["run"] == "after"
 

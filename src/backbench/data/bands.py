@@ -77,6 +77,6 @@ def explain_tiff(file: IO[bytes]) -> str | None:
     except Exception:  # the list of what Pillow raises on hostile bytes is long and not documented
         return None
     return (
-        f"is a TIFF of {count(num_bands, 'band')} of {bits}-bit {numbers} numbers, which is not read. Write one band, or three as "
-        f"red, green and blue, to 8-bit files: gdal_translate -b 4 -b 3 -b 2 {_TO_BYTES}"
+        f"is a TIFF of {count(num_bands, 'band')} of {bits}-bit {numbers} numbers, which is not read. Write "
+        f"one band, or three as red, green and blue, to 8-bit files: gdal_translate -b 4 -b 3 -b 2 {_TO_BYTES}"
     )

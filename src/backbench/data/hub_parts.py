@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from backbench.config import DataConfig
-from backbench.data.part_names import parse_part
+from backbench.data.part_names import PLAIN_PARTS, parse_part
 from backbench.data.wording import count, list_some, quote
 from backbench.errors import ConfigError, DataError
-
-PLAIN_PARTS = ("train", "val", "valid", "validation", "test")
 
 
 def choose_parts(splits: Mapping[str, Any], config: DataConfig) -> tuple[dict[str, Any], list[str]]:

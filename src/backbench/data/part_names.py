@@ -6,6 +6,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
+PLAIN_PARTS = frozenset(("train", "val", "valid", "validation", "test"))
+"""Names that leave no doubt."""
 _WORDS = {
     "train": """train training trains trn traindata tr learn learning trainings
         lern lernen lerndaten entrainement apprentissage entrenamiento entreno treino treinamento addestramento

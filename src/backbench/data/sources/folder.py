@@ -7,14 +7,12 @@ from pathlib import Path
 from backbench.config import DataConfig
 from backbench.data.left_out import warn_of_lost
 from backbench.data.listing import PARTS, Listing
-from backbench.data.part_names import parse_part
+from backbench.data.part_names import PLAIN_PARTS, parse_part
 from backbench.data.scanner import Tree, scan_folder
 from backbench.data.wording import count, list_some, quote
 from backbench.errors import ConfigError
 from backbench.progress import Progress
 
-PLAIN = frozenset(("train", "val", "valid", "validation", "test"))
-"""Names of folders that leave no doubt."""
 LAST_RESORT = True
 """Any folder will do, so modules that know a special kind of folder are asked first."""
 
@@ -74,7 +72,7 @@ def _describe_parts(tree: Tree) -> tuple[str, ...]:
     if any("/" in name for name in folders) and len(folders) > len(PARTS):
         return (f"Splits from the folders in each class folder: {list_some(map(quote, folders), 3)}",)
     told = [f"{part} from {quote(name + '/')}" for name, part in folders.items()]
-    if not found or (set(folders) <= PLAIN and "test" in found):
+    if not found or (set(folders) <= PLAIN_PARTS and "test" in found):
         return ()
     if "test" in found:
         return (f"Splits: {list_some(told, 6)}",)
