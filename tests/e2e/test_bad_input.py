@@ -45,6 +45,7 @@ TYPOS = {
     "kind": (["list", "model"], "models"),
     "filter": (["list", "models", "--filter", "resnet5O"], "filter"),
     "folder": (["scan", "photso"], "photso"),
+    "url": (["scan", "https://example.org/photos.zip"], "is a URL"),
 }
 
 

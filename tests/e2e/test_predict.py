@@ -20,7 +20,7 @@ import backbench
 from backbench.adapt import Adapted, adapt
 from backbench.catalog import find_model
 from backbench.cli import app
-from backbench.cli.predict import check_csv_target, write_csv
+from backbench.cli.predict import check_csv_target, split_arguments, write_csv
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.data.load import load_data
 from backbench.data.manifest import read_manifest
@@ -431,3 +431,9 @@ def test_small_classes_are_those_of_the_training_again(
     assert (made.record.config.data.min_images, made.record.config.data.small_classes) == (5, how)
     manifest = json.loads((made.run / "manifest.json").read_text())
     assert any("fewer than 5 images" in warning for warning in manifest["warnings"])
+
+
+def test_a_url_is_named_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backbench.backbones.bundle_files.is_bundle", lambda path: path.name == "bundle")
+    with pytest.raises(ConfigError, match=r"'https://x.org/a.jpg' is a URL.*download it first"):
+        split_arguments(["bundle", "https://x.org/a.jpg"])

@@ -457,6 +457,69 @@ def test_a_column_that_was_asked_for_must_hold_splits(images: Path) -> None:
         read(images, split_table("fold", *"012012"), split_column="fold")
 
 
+@pytest.mark.parametrize(("one", "zero"), [("1", "0"), ("1.0", "0.0"), ("True", "False")])
+@pytest.mark.parametrize("mark", [",", ", ", ";"])
+def test_a_column_for_each_class_gives_labels(images: Path, one: str, zero: str, mark: str) -> None:
+    rows = [("filename", "ant", "bee", "cow")]
+    rows += [
+        (f"images/{number}.png", *(one if number % 3 == place else zero for place in range(3)))
+        for number in range(6)
+    ]
+    listing = read(images, "\n".join(mark.join(row) for row in rows))
+    assert listing.labels == ("ant", "bee", "cow") * 2
+    assert "labels from column 'class whose column holds 1'" in notes(listing)
+
+
+def test_columns_for_classes_beside_others(images: Path) -> None:
+    rows = "".join(
+        f"images/{i}.png,{i * 7},{int(i < 3)},{int(i > 2)},{'test' if i % 2 else 'train'}\n" for i in range(6)
+    )
+    listing = read(images, f"file,age,ant,bee,split\n{rows}")
+    assert listing.labels == ("ant",) * 3 + ("bee",) * 3
+    assert listing.parts == ("train", "test") * 3
+    assert read(images, f"file,age,ant,bee,split\n{rows}", split_column="none").labels == listing.labels
+
+
+@pytest.mark.parametrize(("cells", "told"), [("1,1", r"row 2 \('ant' and 'bee'\)"), ("0,0", r"row 2 \(none\)")])
+def test_rows_of_several_classes_or_none_stop(images: Path, cells: str, told: str) -> None:
+    with pytest.raises(
+        DataError, match=rf"'ant', 'bee' look like one column for each class.*{told}.*--label-column"
+    ):
+        read(images, f"file,ant,bee\nimages/0.png,{cells}\nimages/1.png,0,1\n")
+
+
+def test_spaces_after_separators_and_separators_at_the_end(images: Path) -> None:
+    quoted = read(images, '"file", "label"\n"images/0.png", "a"\n"images/1.png", "b, c"\n')
+    assert quoted.labels == ("a", "b, c")
+    assert read(images, "file,label\nimages/0.png,a,\nimages/1.png,b,\n").labels == ("a", "b")
+    with pytest.raises(DataError, match="row 2 has 3 fields"):
+        read(images, "file,label\nimages/0.png,a,c\nimages/1.png,b,\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("images/{}.PNG", "'0.png' is there: names differ in upper and lower case"),
+        ("images/{}.jpg", "in their suffix"),
+    ],
+)
+def test_names_that_differ_a_little_from_the_files_are_the_cause(images: Path, name: str, told: str) -> None:
+    with pytest.raises(DataError, match=f"none of its 2 images is there.*{told}"):
+        read(images, f"file,label\n{name.format(0)},a\n{name.format(1)},b\n")
+
+
+def test_labels_of_several_words_are_joined_only_where_each_is_a_class(images: Path) -> None:
+    joined = read(
+        images,
+        "file,label\n" + "".join(f"images/{i}.png,{('rust', 'scab', 'rust scab')[i % 3]}\n" for i in range(6)),
+    )
+    assert "1 label of 2 images looks like several labels for one image ('rust scab')" in warnings(joined)
+    plain = read(
+        images, "file,label\n" + "".join(f"images/{i}.png,{('rust', 'red rust')[i % 2]}\n" for i in range(6))
+    )
+    assert not warnings(plain)
+
+
 def test_a_table_of_test_images_beside_that_of_training_is_named(images: Path) -> None:
     (images / "test.csv").write_text("file\nimages/1.png\n")
     assert "'test.csv' beside 'train.csv'" in warnings(

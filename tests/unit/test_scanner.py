@@ -54,6 +54,25 @@ def test_class_folders(root: Path) -> None:
     assert tree.nested == ()
 
 
+def test_folders_of_images_beside_splits_are_told_as_lost(root: Path) -> None:
+    add(root, "train/cat/1.jpg", "test/cat/2.jpg", "train_augmented/cat/3.jpg", "masks/4.jpg", "notes/a.txt")
+    add(root, "whole/dog/train/1.jpg")
+    assert [entry.path for entry in find_lost(scan_folder(root).ignored)] == ["masks", "train_augmented", "whole"]
+
+
+def test_paths_of_windows_that_became_names_are_the_cause(root: Path) -> None:
+    add(root, "data\\cat\\1.jpg", "data\\dog\\1.jpg")
+    with pytest.raises(DataError, match=r"1.jpg' hold backslashes.*Unpack it again with 'unzip'"):
+        scan_folder(root)
+
+
+@pytest.mark.parametrize("name", ["train.zip", "photos.tar.gz", "all.7z"])
+def test_an_archive_in_place_of_images_is_the_cause(root: Path, name: str) -> None:
+    add(root, name)
+    with pytest.raises(DataError, match=rf"'{name}' is an archive: unpack it, and give the folder"):
+        scan_folder(root)
+
+
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
 def test_parts(root: Path, val: str) -> None:
     add(root, "train/cat/1.jpg", "train/dog/1.jpg", f"{val}/cat/1.jpg", "test/dog/1.jpg", "notes/a.txt")
@@ -208,7 +227,9 @@ class TestLinks:
         (root / "above").unlink()
         tree = scan_folder(root, follow_outside=True)
         assert tree.ids == ("cat/1.jpg", "cat/file.jpg", "cat/folder/3.jpg", "linked/2.jpg", "sibling/1.jpg")
-        assert reasons(tree) == {"linked/1.jpg": "the same file as cat/file.jpg"}
+        assert reasons(tree) == {
+            "linked/1.jpg": "the same file as cat/file.jpg, which is in another class or split"
+        }
 
     def test_a_part_that_is_a_link_out(self, root: Path) -> None:
         add(root.parent, "elsewhere/cat/1.jpg")
@@ -240,12 +261,29 @@ class TestLinks:
         (root / "cat" / "1.jpg").symlink_to("../.annex/0a1b")
         assert scan_folder(root).ids == ("cat/1.jpg",)
 
+    @pytest.mark.parametrize(
+        ("first", "second", "is_lost"),
+        [
+            ("cat/1.jpg", "cat/2.jpg", False),
+            ("cat/1.jpg", "dog/1.jpg", True),
+            ("train/cat/1.jpg", "test/cat/2.jpg", True),
+            ("train/cat/1.jpg", "train/dog/1.jpg", True),
+        ],
+    )
+    def test_one_file_in_two_classes_or_splits_is_told_as_lost(
+        self, root: Path, first: str, second: str, is_lost: bool
+    ) -> None:
+        add(root, first, *(str(Path(name).with_name("own.jpg")) for name in (first, second)))
+        os.link(root / first, root / second)
+        lost = [entry.path for entry in find_lost(scan_folder(root).ignored)]
+        assert lost == [second] * is_lost
+
     def test_hard_links(self, root: Path) -> None:
         add(root, "cat/1.jpg", "dog/2.jpg")
         os.link(root / "cat/1.jpg", root / "dog/1.jpg")
         tree = scan_folder(root)
         assert tree.ids == ("cat/1.jpg", "dog/2.jpg")
-        assert reasons(tree) == {"dog/1.jpg": "the same file as cat/1.jpg"}
+        assert reasons(tree) == {"dog/1.jpg": "the same file as cat/1.jpg, which is in another class or split"}
 
     def test_dead_and_circular_links(self, root: Path) -> None:
         add(root, "cat/1.jpg")

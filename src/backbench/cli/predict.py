@@ -110,6 +110,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         ConfigError: no bundle comes first, nothing follows, or there is no such path; with the nearest there is.
     """
     from backbench.backbones.bundle_files import find_bundle, is_bundle
+    from backbench.data.image_paths import is_address
     from backbench.errors import ConfigError
 
     num = next((row for row, given in enumerate(arguments) if not is_bundle(Path(given))), len(arguments))
@@ -119,6 +120,10 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     if not images:
         raise ConfigError(f"no images to look at after {' '.join(bundles)}. Give image files, or folders of them.")
     for given in images:
+        if is_address(given):
+            raise ConfigError(
+                f"'{given}' is a URL. Images are read from disk only: download it first, and give the file."
+            )
         if not Path(given).exists():
             raise ConfigError(f"there is no image, folder or bundle '{given}'.{say_nearest(Path(given))}")
         if is_bundle(Path(given)):

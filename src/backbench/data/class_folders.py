@@ -109,8 +109,12 @@ def _list_parts(walk: Walk, top: Mapping[str, str], roles: Mapping[str, str]) ->
         if not below and roles[name] == "train":
             raise DataError(f"'{top[name]}' holds no class folders. {OTHER_LAYOUTS}")
     for name in top.keys() - roles.keys():
-        walk.leave_out(walk.prefix + name, BESIDE)
+        _leave_beside(walk, walk.prefix + name, top[name])
     return found
+
+
+def _leave_beside(walk: Walk, folder_id: str, path: str) -> None:
+    walk.leave_out(folder_id, BESIDE, "picture" if has_images(path) else "other")
 
 
 def _list_inner_parts(walk: Walk, top: Mapping[str, str], held: Mapping[str, Held]) -> list[ClassFolder]:
@@ -126,7 +130,7 @@ def _list_inner_parts(walk: Walk, top: Mapping[str, str], held: Mapping[str, Hel
         for name, below in listed.items():
             folder_id, part = f"{walk.prefix}{label}/{name}", parse_part(name)
             if part is None:
-                walk.leave_out(folder_id, BESIDE)
+                _leave_beside(walk, folder_id, below)
             else:
                 walk.part_folders[folder_id] = part
                 found.append(ClassFolder(folder_id, label, part, below))

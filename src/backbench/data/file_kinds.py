@@ -24,6 +24,7 @@ PLAIN_SUFFIXES = frozenset((  # files that are so many, or so plainly no picture
     ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mp3", ".wav", ".aae", ".xmp", ".shp", ".shx", ".dbf", ".prj",
 ))
 # fmt: on
+PACKED = frozenset((".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar"))
 LITTER = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin"))
 HIDDEN = "hidden, or litter of an operating system"
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from backbench.data.file_kinds import IMAGE_SUFFIXES, find_suffix
 from backbench.data.wording import count, list_some, quote
 from backbench.errors import DataError
 
@@ -22,12 +23,17 @@ MAX_FOLDERS = 40
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
 
 
+def is_address(text: str) -> bool:
+    """Whether a text is a URL: of the web, of a store of objects, or with the data in it."""
+    return _ADDRESS.match(text) is not None
+
+
 def refuse_addresses(path: Path, images: Sequence[str], row_numbers: Sequence[int]) -> None:
     """DataError if images are named by URLs: nothing is downloaded."""
     found = [
         f"{quote(image[:80])} in row {number}"
         for image, number in zip(images, row_numbers, strict=True)
-        if _ADDRESS.match(image)
+        if is_address(image)
     ]
     if found:
         raise DataError(
@@ -77,7 +83,7 @@ def find_files(
     raise DataError(
         f"{path}: none of its {count(len(files), 'image')} is there: {shown}. Relative paths start at the "
         f"table's folder, so the first was looked for at {quote(str(files[0]))}."
-        f"{several}{_describe_first(images[0])} "
+        f"{several}{_describe_first(images[0])}{_describe_twin(files[0])} "
         "Name their folder with --image-root FOLDER. Is this the right --image-column?"
     )
 
@@ -86,6 +92,23 @@ def _describe_first(image: str) -> str:
     if re.match(r"[A-Za-z]:/", image):
         return " It is an absolute path of a Windows machine."
     return " It is an absolute path, perhaps of another machine." if image.startswith("/") else ""
+
+
+def _describe_twin(file: Path) -> str:
+    """What is there in its place under a name that differs in case, or in the suffix."""
+    try:
+        beside = sorted(entry.name for entry in os.scandir(file.parent))
+    except OSError:
+        return ""
+    same = [name for name in beside if name.casefold() == file.name.casefold()]
+    if same:
+        return (
+            f" {quote(same[0])} is there: names differ in upper and lower case. Write them as the files have it."
+        )
+    stems = [name for name in beside if Path(name).stem == file.stem and find_suffix(name) in IMAGE_SUFFIXES]
+    if stems:
+        return f" {quote(stems[0])} is there: the names differ in their suffix. Write them as the files have it."
+    return ""
 
 
 def _search(folder: Path, images: Sequence[str]) -> Iterator[list[Path]]:

@@ -102,6 +102,9 @@ def _find_joined(counts: Counter[str]) -> list[str]:
         found += [
             label for label, parts in whole.items() if any(uses[piece] > 1 or piece in counts for piece in parts)
         ]
+    # of words, only where each is a class itself: "healthy leaf" is one class, "rust scab" beside both is two
+    words = {label: label.split() for label in counts}
+    found += [label for label, parts in words.items() if len(parts) > 1 and all(part in counts for part in parts)]
     return sorted(dict.fromkeys(found), key=lambda label: (-counts[label], label))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from backbench.catalog import find_path_loader, find_source, list_sources
 from backbench.config import DataConfig
 from backbench.data.census import Census, take_census
+from backbench.data.image_paths import is_address
 from backbench.data.limit import limit_listing
 from backbench.data.listing import Listing
 from backbench.data.manifest import Manifest, make_manifest, read_split
@@ -103,7 +104,8 @@ def _list_all(config: DataConfig, progress: Progress) -> Listing:
     if load_path is None:
         raise ConfigError(
             f"{config.source} is neither a folder, a {', '.join(TABLE_SUFFIXES[:-1])} or {TABLE_SUFFIXES[-1]} "
-            "table nor a known archive. Unpack other archives first and give the folder; save spreadsheets as CSV."
+            "table nor a known archive. Unpack other archives first and give the folder; save spreadsheets as CSV "
+            "and JSON as lines (.jsonl), one object for each image."
         )
     found: Listing = load_path(config, path, progress)
     return found
@@ -141,6 +143,10 @@ def _exists(path: str) -> bool:
 
 def _unknown_source(source: str) -> ConfigError:
     """Says which names there are, and what lies beside the path that was meant."""
+    if is_address(source):
+        return ConfigError(
+            f"{quote(source)} is a URL, and data is read from disk only. Download it first, and give the folder."
+        )
     names = [spec.name for spec in list_sources()]
     folder, _, name = source.rstrip("/").rpartition("/")
     try:

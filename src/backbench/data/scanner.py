@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backbench.data.class_folders import check_parts, find_class_folders
-from backbench.data.file_kinds import IMAGE_SUFFIXES, find_suffix, judge_other
+from backbench.data.file_kinds import IMAGE_SUFFIXES, PACKED, find_suffix, judge_other
 from backbench.data.layout import OTHER_LAYOUTS
 from backbench.data.left_out import warn_of_lost
 from backbench.data.listing import Ignored
@@ -239,7 +239,11 @@ def _add_file(
         return
     before = walk.seen.setdefault((status.st_dev, status.st_ino), file_id)
     if before != file_id and walk.is_labelled:
-        walk.leave_out(file_id, f"the same file as {before}")
+        first = walk.files[before][1]
+        if (first.label, first.part) == (owner.label, owner.part):
+            walk.leave_out(file_id, f"the same file as {before}")
+        else:  # a copy in its place would be a leak, or have two labels
+            walk.leave_out(file_id, f"the same file as {before}, which is in another class or split", "picture")
     else:
         walk.files[file_id] = (path, owner)
 
@@ -299,6 +303,15 @@ def _no_images(walk: Walk, what: str) -> DataError:
     num_loose = sum(suffix in IMAGE_SUFFIXES for suffix in walk.suffixes.elements())
     loose = f", {num_loose:,} of them images outside any class folder" if num_loose and not walk.files else ""
     lost = "".join(f" {warning}." for warning in warn_of_lost(walk.left_out)) if not (num_links or loose) else ""
+    windows = next((name for name in walk.ignored if "\\" in name), None)
+    if windows is not None:
+        loose += (
+            f". Names such as {quote(windows)} hold backslashes: an archive made on Windows was unpacked without "
+            "its folders. Unpack it again with 'unzip' or '7z x', which make them"
+        )
+    packed = [name for name in walk.ignored if find_suffix(name) in PACKED and not walk.files]
+    if packed:
+        loose += f". {quote(packed[0])} is an archive: unpack it, and give the folder that comes out"
     tables = [name for name in walk.ignored if find_suffix(name) in (".csv", ".tsv", ".jsonl", ".parquet")]
     table = f" Does '{tables[0]}' in it name labels? Then give that file in place of the folder." if tables else ""
     return DataError(f"'{walk.root}' holds {what}. {seen}{loose}.{links}{lost}{table} {OTHER_LAYOUTS}")

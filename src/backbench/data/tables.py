@@ -106,7 +106,7 @@ def _parse_csv(path: Path, text: str, warnings: tuple[str, ...]) -> Table:
     if delimiter is None:
         return _parse_list(path, text, warnings)
     # strict: otherwise one stray quotation mark silently swallows all rows up to the next
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     header: list[str] | None = None
     rows: list[list[str]] = []
     numbers: list[int] = []
@@ -119,7 +119,9 @@ def _parse_csv(path: Path, text: str, warnings: tuple[str, ...]) -> Table:
             header = _name_columns(stripped)
             if header == stripped:
                 continue
-        if len(fields) != len(header):
+        if len(stripped) == len(header) + 1 and not stripped[-1]:
+            stripped.pop()  # a separator at the end of the line
+        if len(stripped) != len(header):
             wrong.append(f"row {number} has {count(len(fields), 'field')}")
         else:
             rows.append(stripped)
@@ -154,7 +156,7 @@ def _guess_delimiter(text: str) -> str | None:
 
     def judge(mark: str) -> tuple[bool, bool, int]:
         try:
-            reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=True)
             rows = [row for row in itertools.islice(reader, NUM_LOOKED_AT) if any(map(str.strip, row))]
         except csv.Error:
             rows = [next(csv.reader([text.lstrip().partition("\n")[0]], delimiter=mark), [])]

@@ -10,10 +10,11 @@ from backbench.config import DataConfig
 from backbench.data.image_paths import find_files, refuse_addresses
 from backbench.data.label_text import is_missing, merge_spellings, warn_of_labels
 from backbench.data.listing import PARTS, Ignored, Listing
+from backbench.data.one_hot import COLUMN, add_labels, find_class_columns
 from backbench.data.part_columns import NO_COLUMN, read_parts
 from backbench.data.part_names import parse_part
 from backbench.data.scanner import sort_key
-from backbench.data.splitfile import normalise_path
+from backbench.data.splitfile import PART_COLUMNS, normalise_path
 from backbench.data.tables import IMAGE_NAME, TABLE_SUFFIXES, Table, find_column, read_table
 from backbench.data.wording import count, list_some, quote
 from backbench.errors import ConfigError, DataError
@@ -125,8 +126,8 @@ def load_table(config: DataConfig, table: Table, *, name: str, folder: Path) -> 
 def _read_samples(table: Table, config: DataConfig) -> tuple[list[_Sample], dict[str, str], list[str]]:
     """One sample for each row, the names of the columns by what they hold, and warnings."""
     image_name = _find_images(table, config.image_column)
-    label_name = str(find_column(table, config.label_column, LABEL_COLUMNS, "labels", "--label-column"))
     group_name = find_column(table, config.group_column, GROUP_COLUMNS, "groups", "--group-column", needed=False)
+    table, label_name = _find_labels(table, config, (image_name, group_name))
     asked = config.split_column if config.split is None else NO_COLUMN
     part_name, parts, warnings = read_parts(table, asked, (image_name, label_name, group_name))
     images, labels = table.columns[image_name], table.columns[label_name]
@@ -145,6 +146,17 @@ def _read_samples(table: Table, config: DataConfig) -> tuple[list[_Sample], dict
     ]
     told = {"images": image_name, "labels": label_name, "groups": group_name, "splits": part_name}
     return samples, {what: name for what, name in told.items() if name is not None}, warnings
+
+
+def _find_labels(table: Table, config: DataConfig, taken: Sequence[str | None]) -> tuple[Table, str]:
+    """The column of labels; the table gets one where it has a column for each class."""
+    if config.label_column is None and find_column(table, None, LABEL_COLUMNS, "", "", needed=False) is None:
+        asked = None if config.split_column == NO_COLUMN else config.split_column
+        parts = find_column(table, asked, PART_COLUMNS, "", "--split-column", needed=False)
+        classes = find_class_columns(table, (*taken, parts))
+        if classes:
+            return add_labels(table, classes), COLUMN
+    return table, str(find_column(table, config.label_column, LABEL_COLUMNS, "labels", "--label-column"))
 
 
 def _find_images(table: Table, asked: str | None) -> str:
