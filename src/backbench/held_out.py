@@ -80,7 +80,7 @@ def choose_images(
     if census.depths and facts.grey is None:
         warnings.append(f"{count(len(census.depths), 'image')} {UNSCALED}")
     if census.bad:
-        warnings.append(f"{count(len(census.bad), 'image')} that can't be read left out")
+        warnings.append(f"{count(len(census.bad), 'image')} that can't be read: left out")
     rows, names = _settle_as_in_training(listing, census, rows, facts.training)
     chosen = _choose_part(config, facts, listing, census, rows, seen, bundle)
     kept = _leave_out_seen(chosen.rows, census, seen)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tokenize
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ FORBIDDEN_CALLS = (
 )
 
 
+@cache
 def code_of(source: str) -> str:
     """The source without comments and the text of strings: a message may name what no code may do."""
     told = {tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}

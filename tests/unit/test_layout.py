@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from pathlib import Path
 
@@ -296,6 +297,16 @@ def test_a_list_of_test_images_stops(root: Path, name: str, layout: tuple[str, .
         scan_folder(root)
     assert set(scan_folder(root, ignore=[name]).labels) == {"cat", "dog"}
     assert set(scan_folder(root, has_split=True).labels) == {"cat", "dog"}
+
+
+@pytest.mark.parametrize("name", ["test set's", "my test", "$HOME test", "测试集"])
+def test_the_way_out_can_be_copied_into_a_shell(root: Path, name: str) -> None:
+    add(root, "train/cat/1.jpg", "train/dog/1.jpg", f"{name}/1.jpg")
+    with pytest.raises(DataError) as told:
+        scan_folder(root)
+    word = shlex.split(str(told.value).partition("--ignore ")[2])[0].removesuffix(".")
+    assert word == name
+    assert parts(scan_folder(root, ignore=[word])) == {"train": 2}
 
 
 @pytest.mark.parametrize(

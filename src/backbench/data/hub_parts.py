@@ -8,7 +8,7 @@ from typing import Any
 
 from backbench.config import DataConfig
 from backbench.data.part_names import PLAIN_PARTS, parse_part
-from backbench.data.wording import count, list_some, quote
+from backbench.data.wording import count, list_some, quote, quote_word
 from backbench.errors import ConfigError, DataError
 
 
@@ -39,7 +39,7 @@ def choose_parts(splits: Mapping[str, Any], config: DataConfig) -> tuple[dict[st
         if len(same) > 1 and len(plain) != 1:
             raise DataError(
                 f"{source} has two parts for one: {list_some(map(quote, same))}. "
-                f"Leave one out: --ignore {same[-1]}."
+                f"Leave one out: --ignore {quote_word(same[-1])}."
             )
         used += plain if len(same) > 1 else same
         others += [name for name in same if name not in used]  # such as 'eval' beside 'test'
@@ -51,5 +51,5 @@ def empty_part(source: str, name: str, num_rows: int) -> DataError:
     return DataError(
         f"{source}: none of the {count(num_rows, 'row')} of {quote(name)} has both an image and a label, so "
         f"nothing can be measured on them, and no other {parse_part(name)} split is made beside them. To leave "
-        f"them out and let a split be made: --ignore {name}."
+        f"them out and let a split be made: --ignore {quote_word(name)}."
     )

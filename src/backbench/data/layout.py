@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from backbench.data.file_kinds import find_suffix
 from backbench.data.listing import PARTS
 from backbench.data.part_names import hints_at_part, is_filler, parse_part
-from backbench.data.wording import count, list_some, quote
+from backbench.data.wording import count, list_some, quote, quote_word
 from backbench.errors import ConfigError, DataError, nearest
 
 # fmt: off
@@ -77,9 +77,10 @@ def find_roles(
     for part in PARTS:
         same = [name for name in named if named[name] == part]
         if len(same) > 1:
+            first, second = map(quote_word, same[:2])
             raise DataError(
                 f"'{root}' has two folders for {part}: '{same[0]}/' and '{same[1]}/'. Keep one, leave one out "
-                f"with --ignore {same[1]}, or say what each is: --split-folders {same[0]}={part},{same[1]}=..."
+                f"with --ignore {second}, or say what each is: --split-folders {first}={part},{second}=..."
             )
     if "train" not in named.values():
         first = next(iter(named))
@@ -157,13 +158,6 @@ def find_inner_parts(root: str, top: Mapping[str, Held], given: Mapping[str, str
         f"class folder '{suspect}/' in '{root}' holds '{inner}/', which looks like a test split. Either each "
         "class folder holds train/ and test/, or the folders above the classes do. Move it, leave it out with "
         f"--ignore {quote_word(f'{suspect}/{inner}')}, or count its images for the class: --split-folders none."
-    )
-
-
-def quote_word(text: str) -> str:
-    """The text as one word of a command line."""
-    return (
-        text if text.replace("/", "").replace("_", "").replace("-", "").replace(".", "").isalnum() else quote(text)
     )
 
 

@@ -276,9 +276,8 @@ def read_manifest(path: Path, *, sha256: str | None = None) -> Manifest:
             is_unchanged = manifest.digest == document.get("digest")
         else:
             is_unchanged = hashlib.sha256(content).hexdigest() == sha256
-            manifest.__dict__["digest"] = str(
-                document.get("digest")
-            )  # as it was then; where it is kept once computed
+            # as it was when it was written, in the place where the property keeps what it computed
+            manifest.__dict__["digest"] = str(document.get("digest"))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: the manifest is damaged: {type(error).__name__}: {error}") from error
     if not is_unchanged:

@@ -6,11 +6,10 @@ import re
 from collections.abc import Sequence
 
 from backbench.data.label_text import is_missing
-from backbench.data.layout import quote_word
 from backbench.data.part_names import hints_at_part, parse_part
 from backbench.data.splitfile import PART_COLUMNS
 from backbench.data.tables import Table, find_column
-from backbench.data.wording import list_some, quote
+from backbench.data.wording import list_some, quote, quote_word
 from backbench.errors import DataError
 
 OPTION = "--split-column"
@@ -65,7 +64,7 @@ def read_parts(
     warnings = [
         f"column {quote(other)} may say how to split, and was not used: it holds "
         f"{list_some(map(quote, dict.fromkeys(filter(None, table.columns[other]))), 3)}. To use it, write train, "
-        f"val or test into it and name it with {OPTION} {other}"
+        f"val or test into it and name it with {OPTION} {quote_word(other)}"
         for other in unused
         if name is None
     ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
+
+from backbench.errors import printable
 
 
 def quote(name: str) -> str:
@@ -13,6 +16,11 @@ def quote(name: str) -> str:
 def escape(name: str) -> str:
     """The name without quotes; what can't be printed is escaped."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in name)
+
+
+def quote_word(text: str) -> str:
+    """The text as one word of a command line, to be copied into a shell."""
+    return printable(shlex.quote(text))
 
 
 def list_some(items: Iterable[str], limit: int = 5, separator: str = ", ") -> str:
