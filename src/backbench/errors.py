@@ -143,7 +143,8 @@ def unknown_name(
     if close:
         suggestion = "Did you mean " + " or ".join(f"'{name}'" for name in close) + "?"
     elif len(names) <= 12:
-        suggestion = "Allowed: " + ", ".join(names) + "."
+        is_quoted = any("," in name for name in names)
+        suggestion = "Allowed: " + ", ".join(f"'{name}'" if is_quoted else name for name in names) + "."
     else:
         suggestion = f"{len(names)} names are known."
     return ConfigError(f"unknown {kind} {shown(given)} in {where}. {suggestion} See: {hint}")

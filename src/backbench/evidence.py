@@ -256,7 +256,7 @@ def _gather_evidence(group: _Group, request: ReportRequest, progress: Progress) 
     if request.num_explained and bundles and read is not None:
         explanations = _explain(group, bundles, wanted[: request.num_explained], read, progress)
     elif request.num_explained and not bundles:
-        notes.append("No explanations: no run here has a bundle; backbench adapt writes one.")
+        notes.append("No explanations: no run here has a bundle; backbench keep RUN writes one.")
     return Evidence(
         thumbnails=thumbnails,
         maps=maps,

@@ -99,7 +99,7 @@ class _PlainBar:
             rate = self.done / max(now - self.started, 1e-9)
             left = (self.total - self.done) / max(rate, 1e-9)
             print(
-                f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, "
+                f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {format_rate(rate)}, "
                 f"{format_seconds(left)} left",
                 file=self.stream,
                 flush=True,
@@ -147,7 +147,7 @@ class RichProgress(Progress):
         class Speed(ProgressColumn):
             def render(self, task: Any) -> Text:
                 unit = task.fields["unit"]
-                return Text(f"{task.speed:,.0f} {unit}/s" if task.speed else unit)
+                return Text(format_rate(task.speed, f" {unit}") if task.speed else unit)
 
         self.console = Console(stderr=True, highlight=False)
         label = TextColumn("{task.description}", markup=False)
@@ -198,6 +198,11 @@ def make_progress(*, quiet: bool = False) -> Progress:
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         return RichProgress()
     return PlainProgress()
+
+
+def format_rate(rate: float, unit: str = "") -> str:
+    """'1,234/s', and '0.4/s' below ten."""
+    return f"{rate:,.0f}{unit}/s" if rate >= 9.95 else f"{rate:.1f}{unit}/s"
 
 
 def format_seconds(seconds: float) -> str:

@@ -183,6 +183,8 @@ def test_a_run_that_left_no_bundle_is_missed_in_words(world: World, tmp_path: Pa
     shutil.copytree(world.vit_run, tmp_path / "alone")
     done = invoke("explain", tmp_path / "alone", world.cnn, "--num", 1, "--map", "none", "--out", tmp_path / "out")
     assert "alone is not among the explanations: it left no bundle" in done.stderr
+    told = str(error_of(tmp_path / "alone", world.photos, "--out", tmp_path / "out"))
+    assert told.endswith(f"Write it first: backbench keep {tmp_path / 'alone'}")
 
 
 def test_images_are_read_before_any_picture_is_drawn(world: World, tmp_path: Path) -> None:

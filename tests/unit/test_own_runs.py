@@ -190,7 +190,7 @@ def test_a_damaged_bundle_is_refused(world: World, tmp_path: Path) -> None:
 def test_what_is_no_bundle_is_said(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where there are no runs, as there are beside the tests after `make demo`
     ranked = run(config_for(world.photos, "knn"), out=tmp_path)
-    with pytest.raises(ConfigError, match=r"no bundle beside it.*backbench adapt"):
+    with pytest.raises(ConfigError, match=r"no bundle beside it.*: backbench keep "):
         find_model(str(tmp_path / ranked.run_id))
     with pytest.raises(ConfigError, match="is not a bundle"):
         find_model(str(world.photos))

@@ -12,7 +12,7 @@ from backbench import runtime
 from backbench.cli.adapt import _run
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import Interrupted
-from backbench.progress import SILENT, STEPS, Progress, RichProgress, Stoppable
+from backbench.progress import SILENT, STEPS, Progress, RichProgress, Stoppable, format_rate
 
 
 def test_a_signal_ends_the_work_under_a_bar() -> None:
@@ -55,6 +55,11 @@ def test_adapt_listens_before_it_trains(
         _run(config, tmp_path / "runs", "cpu", None, as_json=True, quiet=True, with_gallery=False)
     assert stopped.value.exit_status == 130
     assert not list((tmp_path / "runs").glob("*"))  # as the images were read
+
+
+@pytest.mark.parametrize(("rate", "told"), [(0.42, "0.4/s"), (9.94, "9.9/s"), (9.96, "10/s"), (1234, "1,234/s")])
+def test_slow_work_is_not_told_as_none(rate: float, told: str) -> None:
+    assert format_rate(rate) == told
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import html
 import io
 import json
 import re
@@ -204,6 +205,35 @@ def test_splits_of_one_data_set_are_told_apart_where_they_are_listed():
     name = few[0].record.data.name
     assert f"{name}, 7 training images" in seen
     assert f"{name}, {whole[0].record.data.num_train} training images" in seen
+
+
+def _with_groups(run: StoredRun, column: str | None) -> StoredRun:
+    data = run.record.config.data.model_copy(update={"group_column": column})
+    config = run.record.config.model_copy(update={"data": data})
+    return replace(run, record=run.record.model_copy(update={"config": config}))
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        ("camera", ["pets, no groups", "pets, groups from 'camera'"]),
+        (None, ["pets, manifest aaaaaaaa", "pets, manifest dddddddd"]),
+    ],
+)
+def test_parts_of_one_page_never_have_the_same_name(column: str | None, told: list[str]):
+    other = [_with_groups(run, column) for run in make_runs(manifest="d" * 64)]
+    page = render_report([make_comparison(make_runs()), make_comparison(other)])
+    assert "2 comparisons" in read_page(page).seen
+    for name in told:
+        assert html.unescape(page).count(name) == 2, name  # in the list, and over its own part
+
+
+def test_a_best_row_without_ties_is_not_called_the_cheapest():
+    alone, tied = make_comparison(make_runs((0.95, 0.4))), make_comparison(make_runs((0.95, 0.95)))
+    assert not alone.findings.tied
+    assert "no other row is tied" in ranking.conclude_cost(alone).lower()
+    assert tied.findings.tied
+    assert "no other row is tied" not in ranking.conclude_cost(tied).lower()
 
 
 def test_training_is_drawn_on_one_scale_and_one_epoch_is_a_line_of_the_table():

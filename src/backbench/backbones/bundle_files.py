@@ -114,7 +114,7 @@ def find_bundle(folder: Path) -> Path:
     if os.path.lexists(folder):
         raise ConfigError(
             f"{shown(str(folder))} is not a bundle: it has no {MODEL_FILE}. Give a folder RUN{BUNDLE_SUFFIX}, as "
-            "backbench adapt writes it."
+            "backbench keep and backbench adapt write it."
         )
     beside = {path.name: path for path in list_beside(folder)}
     close = nearest(folder.name, beside)

@@ -32,6 +32,7 @@ from backbench.backbones.bundle_files import (
 from backbench.catalog import ModelSpec
 from backbench.errors import ConfigError, shown
 from backbench.records import BUNDLE_SUFFIX, ModelFacts
+from backbench.report.commands import keep_command
 
 
 def resolve(name: str) -> ModelSpec | None:
@@ -52,8 +53,8 @@ def resolve(name: str) -> ModelSpec | None:
             return None
         if os.path.isfile(path / RECORD_FILE):  # noqa: PTH113 - as above
             raise ConfigError(
-                f"the run {shown(name)} has no bundle beside it, so there are no tuned weights to start from: "
-                "backbench rank keeps none of a probe. Make one with backbench adapt."
+                f"the run {shown(name)} has no bundle beside it, so there are no weights to start from. "
+                f"Write it first: {keep_command(path)}"
             )
     folder = find_bundle(path)
     stored = read_stored(folder)

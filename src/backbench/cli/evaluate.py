@@ -60,9 +60,9 @@ def evaluate(
 ) -> None:
     """Measure a trained model on labelled images: accuracy with interval, and every class.
 
-    BUNDLE is what `backbench adapt` wrote; DATA is as for `backbench rank`. If DATA has a test part, that alone
-    counts; if it is what the model was made from, the test part of its run; otherwise all images do. Images that
-    the model was trained on are left out.
+    BUNDLE is what `backbench keep` or `adapt` wrote; DATA is as for `backbench rank`. If DATA has a test part,
+    that alone counts; if it is what the model was made from, the test part of its run; otherwise all images do.
+    Images that the model was trained on are left out.
     """
     from backbench.backbones.bundle_files import find_bundle
     from backbench.cli.output import print_json

@@ -192,10 +192,11 @@ def _make_subject(given: str, taken: set[str]) -> Subject:
 
 def _refuse_images(subjects: Sequence[Subject]) -> None:
     from backbench.errors import ConfigError
+    from backbench.report.commands import keep_command
 
     raise ConfigError(
         f"there is no model to explain images with: {subjects[0].given} is a run that kept none. "
-        "Write one with backbench adapt, and give RUN.bundle."
+        f"Write it first: {keep_command(Path(subjects[0].given))}"
     )
 
 

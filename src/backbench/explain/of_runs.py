@@ -125,7 +125,7 @@ def draw_map(
         points[name] = embed_features(values, method, seed)
         wrong[name] = _is_wrong(predictions, [data.manifest.ids[row] for row in rows])
     if not points:
-        raise ConfigError("no map: no run has features in the cache, nor a bundle. backbench adapt writes one.")
+        raise ConfigError("no map: no run has features in the cache, nor a bundle. Write one: backbench keep RUN")
     note = f"{embedding_name(method, seed)}, of features"
     labels = data.manifest.labels[rows]
     return draw_embedding(points, labels, wrong, data.manifest.classes, note=note, theme=theme), faults

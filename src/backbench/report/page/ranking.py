@@ -308,6 +308,8 @@ def conclude_cost(comparison: Comparison) -> str:
         )
     if found.tied and not found.is_cheapest:
         return "No row that can't be told apart from the best is much cheaper."
+    if not found.tied:
+        return "No other row is tied with the best, so there is none to take for its cost."
     return "The best row is also the cheapest of those that can't be told apart from it."
 
 

@@ -12,6 +12,7 @@ from importlib.resources import files
 from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateNotFound
 from markupsafe import Markup
 
+from backbench.errors import shown
 from backbench.report.page import marks
 from backbench.report.page.inputs import Comparison, Evidence
 from backbench.report.page.view import make_view
@@ -88,6 +89,7 @@ def render_report(
             title=marks.name(title, 160),
             views=views,
             names=_name_apart(comparisons),
+            headings=_name_apart(comparisons, with_sizes=False),
             has_splits=len({found.data.name for found in comparisons}) < len(comparisons),
             foreword=foreword,
             policy=policy,
@@ -98,19 +100,35 @@ def render_report(
     )
 
 
-def _name_apart(comparisons: Sequence[Comparison]) -> list[str]:
-    """The data set of each comparison; of one that is there more than once, with what tells its splits apart."""
+def _name_apart(comparisons: Sequence[Comparison], *, with_sizes: bool = True) -> list[str]:
+    """The data set of each comparison; of one that is there more than once, with what tells its splits apart.
+
+    The manifest's digest does where nothing shorter does. `with_sizes=False` leaves out the number of training
+    images, for places that show it anyway.
+    """
+    data = [found.entries[0].record.config.data for found in comparisons]
     names = [found.data.name for found in comparisons]
     sizes = [f"{found.data.num_train:,} training images" for found in comparisons]
-    seeds = [f"split by seed {found.entries[0].record.config.data.split_seed}" for found in comparisons]
-    for words in (sizes, seeds):
+    seeds = [f"split by seed {config.split_seed}" for config in data]
+    groups = [
+        f"groups from {shown(config.group_column)}" if config.group_column else "no groups" for config in data
+    ]
+    digests = [f"manifest {found.data.manifest_digest[:8]}" for found in comparisons]
+    titles = list(names)
+    for words in (sizes, seeds, groups, digests):
         variants: dict[str, set[str]] = {}
         for name, word in zip(names, words, strict=True):
             variants.setdefault(name, set()).add(word)
+        is_split = [len(variants[name]) > 1 for name in names]
         names = [
-            f"{name}, {word}" if len(variants[name]) > 1 else name for name, word in zip(names, words, strict=True)
+            f"{name}, {word}" if split else name for name, word, split in zip(names, words, is_split, strict=True)
         ]
-    return names
+        if with_sizes or words is not sizes:
+            titles = [
+                f"{text}, {word}" if split else text
+                for text, word, split in zip(titles, words, is_split, strict=True)
+            ]
+    return titles
 
 
 @cache
