@@ -13,6 +13,7 @@ import pytest
 from backbench import ledger
 from backbench.backbones.bundle_files import find_bundle, read_document
 from backbench.backbones.card import read_card
+from backbench.backbones.model_index import main_revision
 from backbench.backbones.shards import list_parts
 from backbench.catalog import find_model
 from backbench.cli.adapt import parse_settings
@@ -75,6 +76,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "inbox": (f"{'a' * 32}.json", lambda path: list_entries(path.parent)),
     "figures elsewhere": ("x.json", _read_found),
     "owner of a lock": ("x.lock.owner", _read_owner),
+    "revision of a repository": ("models--a--b/refs/main", lambda path: main_revision(path.parents[1])),
     "index of weights": ("model.safetensors.index.json", list_parts),
     "hierarchy": ("hierarchy.json", read_parents),
 }

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backbench.backbones.model_index import hub_cache_folder
+from backbench.backbones.model_index import find_snapshot
 from backbench.backbones.weights_folder import find_repo
 from backbench.catalog import ModelSpec
 from backbench.documents import parse_json
@@ -129,13 +129,8 @@ def _make_spec(
 
 def _cached_folder(repo: str) -> Path | None:
     """Where the hub's client keeps the main revision; None if it does not."""
-    place = hub_cache_folder() / f"models--{repo.replace('/', '--')}"
-    try:
-        commit = read_file(place / "refs" / "main", MAX_CARD_BYTES).decode().strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    folder = place / "snapshots" / commit
-    return folder if (folder / CONFIG_FILE).is_file() else None
+    folder = find_snapshot(repo)
+    return folder if folder is not None and (folder / CONFIG_FILE).is_file() else None
 
 
 def _find_hub_weights(repo: str) -> Path | None:

@@ -77,10 +77,22 @@ def find_torch_file(url: str) -> Path | None:
 
 def find_in_hub_cache(repo: str, names: Sequence[str] = HUB_FILES) -> Path | None:
     """The first of these files of the repository's main revision on this machine; None if there is none."""
-    folder = hub_cache_folder() / f"models--{repo.replace('/', '--')}"
-    try:
-        commit = read_file(folder / "refs" / "main", MAX_REF_BYTES).decode().strip()
-    except OSError:
-        return None
-    files = (folder / "snapshots" / commit / name for name in names)
+    folder = find_snapshot(repo)
+    files = () if folder is None else (folder / name for name in names)
     return next((file for file in files if file.is_file()), None)
+
+
+def find_snapshot(repo: str) -> Path | None:
+    """The folder of the repository's main revision in the hub's cache; None where none is said there."""
+    folder = hub_cache_folder() / f"models--{repo.replace('/', '--')}"
+    revision = main_revision(folder)
+    return None if revision is None else folder / "snapshots" / revision
+
+
+def main_revision(folder: Path) -> str | None:
+    """The main revision of a repository, by its folder in the hub's cache or in a copy of it; None: not known."""
+    try:
+        revision = read_file(folder / "refs" / "main", MAX_REF_BYTES).decode().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return revision if revision.isalnum() else None

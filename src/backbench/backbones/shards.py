@@ -16,8 +16,17 @@ def list_parts(index: Path) -> list[Path]:
     """The files that an index such as `model.safetensors.index.json` names, in order of name.
 
     Raises:
-        ModelError: it is no such index, or names a file that is missing or not beside it.
+        ModelError: as `read_names`; or a file is missing.
     """
+    parts = [index.parent / name for name in read_names(index)]
+    for part in parts:
+        if not part.is_file():
+            raise ModelError(f"{part}, a part of the weights that {index.name} names, is not there.")
+    return parts
+
+
+def read_names(index: Path) -> list[str]:
+    """Names of the files that an index names, in order. ModelError: it is none, or names what is not beside it."""
     try:
         named = sorted(set(parse_json(read_file(index, MAX_INDEX_BYTES))["weight_map"].values()))
     except OSError as error:
@@ -27,8 +36,4 @@ def list_parts(index: Path) -> list[Path]:
     for name in named:
         if not isinstance(name, str) or name != Path(name).name or name.endswith(INDEX_SUFFIX):
             raise ModelError(f"{index} names {str(name)[:80]!r}, which is no weights file beside it.")
-        if not (index.parent / name).is_file():
-            raise ModelError(
-                f"{index.parent / name}, a part of the weights that {index.name} names, is not there."
-            )
-    return [index.parent / name for name in named]
+    return named

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from backbench.backbones import card, timm_models, torchvision_models
-from backbench.backbones.model_index import HUB_FILES, hub_repo, rows_of, torch_file
+from backbench.backbones.model_index import HUB_FILES, hub_repo, main_revision, rows_of, torch_file
 from backbench.catalog import ModelSpec
 from backbench.errors import nearest
-from backbench.storage import digest_file, read_file
+from backbench.storage import digest_file
 
 FIRST = True
 """Asked before the modules that would fetch."""
@@ -97,10 +97,9 @@ def _list_revisions(snapshots: str) -> Iterator[str]:
     folder = find_folder(snapshots)
     if folder is None:
         return
-    with suppress(OSError, UnicodeDecodeError):
-        revision = read_file(folder.parent / "refs" / "main", 1_000).decode().strip()
-        if revision.isalnum():
-            yield f"{snapshots}{revision}"
+    revision = main_revision(folder.parent)
+    if revision is not None:
+        yield f"{snapshots}{revision}"
     with suppress(OSError):
         yield from sorted((f"{snapshots}{entry.name}" for entry in folder.iterdir()), reverse=True)
 

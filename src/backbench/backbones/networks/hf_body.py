@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from backbench.backbones.hf_models import CONFIG_FILE, MAX_CONFIG_BYTES, PREPROCESS_FILE
 from backbench.backbones.networks.fetch import prefer_no_telemetry
 from backbench.backbones.networks.hf_preprocess import read_preprocess
 from backbench.backbones.networks.weights import is_finite
@@ -21,9 +22,6 @@ from backbench.errors import MissingExtra, ModelError
 from backbench.storage import read_file
 
 LIBRARY = "transformers"
-CONFIG_FILE = "config.json"
-PREPROCESS_FILE = "preprocessor_config.json"
-MAX_CONFIG_BYTES = 20_000_000
 _CLASS_TOKEN_FIRST = ("dinov2", "dinov2_with_registers")
 """Kinds whose classifier sees the class token, then the mean of the others: the class token alone is kept, as timm
 does, and most of what is published on them."""

@@ -12,11 +12,9 @@ from backbench.backbones.networks.fetch import (
     prefer_no_telemetry,
 )
 from backbench.backbones.networks.hf_body import import_transformers, read_config
-from backbench.backbones.shards import MAX_INDEX_BYTES
+from backbench.backbones.shards import read_names
 from backbench.backbones.weights_folder import describe_search
-from backbench.documents import parse_json
 from backbench.errors import ModelError
-from backbench.storage import read_file
 
 NEEDED = ("config.json", "preprocessor_config.json")
 WEIGHTS_FILE = "model.safetensors"
@@ -70,13 +68,9 @@ def _fetch_weights(repo: str, revision: str) -> None:
         index = _fetch(repo, INDEX_FILE, revision)
     except ModelError:
         raise whole from None
-    try:
-        named = sorted(set(parse_json(read_file(index, MAX_INDEX_BYTES))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ModelError(f"{index} is not a readable index of weights.") from error
-    for part in named:
-        if not isinstance(part, str) or "/" in part or not part.endswith(".safetensors"):
-            raise ModelError(f"{index} names {part!r}, which is no safetensors file beside it.")
+    for part in read_names(index):
+        if not part.endswith(".safetensors"):
+            raise ModelError(f"{index} names {part[:80]!r}, which is no safetensors file.")
         _fetch(repo, part, revision)
 
 
