@@ -266,7 +266,7 @@ def find_whole(
 
 
 def find_run(root: Path, given: str) -> Path:
-    """The run folder that `given` means: a path, a run id, or the unique beginning of one; else ConfigError.
+    """The run folder that `given` means: its path or run id, or the unique beginning of either; else ConfigError.
 
     A bundle `RUN.bundle` means the run that wrote it, where that lies beside it.
     """
@@ -277,6 +277,8 @@ def find_run(root: Path, given: str) -> Path:
         return path
     if path.name == RECORD_FILE and path.is_file():
         return path.parent
+    if path.name and path.parent != Path() and path.parent.is_dir():  # the beginning of one, by its path
+        root, given = path.parent, path.name
     names = [entry.name for entry in root.iterdir() if (entry / RECORD_FILE).is_file()] if root.is_dir() else []
     matching = [name for name in names if name.startswith(given)] if given else []
     if given in names or len(matching) == 1:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from backbench.cli.output import wrap_lines
+from backbench.cli.output import as_called, wrap_lines
 
 
 def _run_in_terminal(width: int, *arguments: str) -> list[str]:
@@ -62,3 +62,23 @@ def test_results_are_wrapped_in_a_terminal_and_whole_in_a_pipe(monkeypatch: pyte
     assert all(line.startswith("    word") for line in lines[1:-1])
     monkeypatch.delenv("COLUMNS")
     assert wrap_lines(text) == text
+
+
+def test_a_command_to_paste_names_the_program_as_the_shell_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, other = tmp_path / "my venv" / "bin" / "backbench", tmp_path / "other" / "backbench"
+    for program in (inside, other):
+        program.parent.mkdir(parents=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(inside), "rank", "photos/"])
+    for folders, told in (
+        ("/nowhere", f"'{inside}' keep runs/x"),
+        (str(other.parent), f"'{inside}' keep runs/x"),  # another installation may not know this run
+        (str(inside.parent), "backbench keep runs/x"),
+    ):
+        monkeypatch.setenv("PATH", folders)
+        assert as_called("backbench keep runs/x") == told
+    monkeypatch.setattr(sys, "argv", ["/usr/lib/pytest/__main__.py"])
+    assert as_called("backbench keep runs/x") == "backbench keep runs/x"

@@ -321,13 +321,15 @@ def _print_document(adapted: Adapted) -> None:
 
 
 def _print_figures(adapted: Adapted) -> None:
-    from backbench.cli.output import is_colourful, terminal_width
+    from backbench.cli.output import as_called, is_colourful, terminal_width
     from backbench.report.commands import predict_command
     from backbench.report.table import render_record
     from backbench.report.text import printable
 
     print(render_record(adapted.record, width=terminal_width(), colour=is_colourful()))
-    print(f"\nYour model: {printable(str(adapted.bundle))}\nUse it:     {predict_command(adapted.bundle)}")
+    print(
+        f"\nYour model: {printable(str(adapted.bundle))}\nUse it:     {as_called(predict_command(adapted.bundle))}"
+    )
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:

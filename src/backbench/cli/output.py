@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
+from pathlib import Path
 from typing import IO, Any
 
 
@@ -28,6 +30,16 @@ def has_line_drawing() -> bool:
 def wrap_lines(text: str, indent: str = "") -> str:
     """`text` in lines that fit the terminal, broken at spaces alone; in a pipe or a file as it is."""
     return _fit(text, terminal_width(), indent) if _is_wrapped() else text
+
+
+def as_called(command: str) -> str:
+    """A command that begins with 'backbench', as this terminal finds it: by the path it was called by, where the
+    shell would not find this installation by its name alone."""
+    called = Path(sys.argv[0])
+    found = shutil.which("backbench")
+    if called.stem != "backbench" or not called.is_file() or (found is not None and called.samefile(found)):
+        return command
+    return shlex.quote(str(called)) + command.removeprefix("backbench")
 
 
 def print_error(text: str) -> None:

@@ -172,7 +172,7 @@ def _keep(ranking: Ranking, device: str, progress: Progress) -> None:
 
 
 def _print_conclusion(ranking: Ranking) -> None:
-    from backbench.cli.output import wrap_lines
+    from backbench.cli.output import as_called, wrap_lines
     from backbench.report.text import printable
 
     print()
@@ -181,7 +181,7 @@ def _print_conclusion(ranking: Ranking) -> None:
     for warning in ranking.warnings:
         print(wrap_lines(printable(f"warning: {warning}"), indent="  "))
     if ranking.rows:
-        print("\n" + "\n".join(f"{label + ':':<17} {text}" for label, text in _list_next(ranking)))
+        print("\n" + "\n".join(f"{label + ':':<17} {as_called(text)}" for label, text in _list_next(ranking)))
 
 
 def _list_next(ranking: Ranking) -> list[tuple[str, str]]:
