@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backbench import ledger
+from backbench.backbones.faults import find_faults, refuse_faulty
 from backbench.catalog import MethodSpec, ModelSpec, find_method, find_model
 from backbench.config import RunConfig
 from backbench.data.load import Data, load_data
@@ -34,6 +35,7 @@ from backbench.run import (
     decide_run_id,
     extract_for,
     feature_task,
+    is_begun,
     record_failure,
     resolve_options,
 )
@@ -84,6 +86,8 @@ def adapt(
         raise ConfigError(f"'{method.name}' is solved by one process: leave torchrun away, or choose another.")
     model = find_model(config.model_file or config.model, "--model")
     refuse_model(model, method)
+    if not is_begun(out, model):
+        refuse_faulty(find_faults([model]), 1)
     ledger.prepare_root(out)
     found = survey(config.data, progress)
     for sentence in (*found.sentences(), describe_power(found.num_test)):

@@ -126,6 +126,11 @@ def decide_run_id(config: RunConfig, data: Data, model: ModelSpec) -> str:
     return f"{words}-{digest_json(identity)[:10]}"
 
 
+def is_begun(out: Path, model: ModelSpec) -> bool:
+    """Whether there are runs of the model, or of one whose name begins alike: finished ones need no weights."""
+    return any(out.glob(f"*-{slug(model.name)}-*"))
+
+
 def resolve_options(method: MethodSpec, config: MethodConfig, *, from_file: bool = False) -> Frozen:
     """All options of a method, checked; ConfigError names the option, what was given and what is allowed.
 

@@ -39,9 +39,9 @@ from backbench.run import (
     decide_run_id,
     describe_data,
     extract_for,
+    is_begun,
     record_failure,
     resolve_options,
-    slug,
     test_groups,
 )
 from backbench.runtime import catch_signals
@@ -125,10 +125,11 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
     new = [model for model in models if not is_begun(request.out, model)]
     faults = find_faults(model for model in new if model.name not in request.checked)
     refuse_faulty(faults, len(models))
-    plan = make_plan(models, found, device=request.device, precision=request.precision)
+    usable = [model for model in models if model.name not in faults]
+    plan = make_plan(usable, found, device=request.device, precision=request.precision)
     tunings = [find_method(method.name) for method in _tunings(request)]
     training_seconds = estimate_training(
-        models,
+        usable,
         [(spec, resolve_options(spec, method)) for spec, method in zip(tunings, _tunings(request), strict=True)],
         found.parts["train"],
         top=request.top,
@@ -190,9 +191,10 @@ def _rank_models(bench: _Bench, models: Sequence[ModelSpec], plan: Plan) -> None
     probes = [method for method in bench.request.methods if find_method(method.name).kind == "probe"]
     tunings = _tunings(bench.request)
     has_answer = False
-    for model in sorted(models, key=lambda model: plan.seconds[model.name]):
+    seconds = {model.name: plan.seconds.get(model.name, 0.0) for model in models}  # what can't be used takes none
+    for model in sorted(models, key=lambda model: seconds[model.name]):
         bench.models_left -= 1
-        needed = plan.seconds[model.name] if has_answer else 0.0
+        needed = seconds[model.name] if has_answer else 0.0
         try:
             _rank_one(bench, model, probes, deadline=bench.deadline, needed_seconds=needed)
             has_answer = has_answer or (bool(probes) and model.name not in bench.faults)
@@ -337,11 +339,6 @@ def _config_of(request: RankRequest, model: ModelSpec, method: MethodConfig) -> 
         precision=_precision_for(method, request) if sees_pixels else "fp32",
         exact_resize=request.exact_resize and sees_pixels,
     )
-
-
-def is_begun(out: Path, model: ModelSpec) -> bool:
-    """Whether there are runs of the model, or of one whose name begins alike: finished ones need no weights."""
-    return any(out.glob(f"*-{slug(model.name)}-*"))
 
 
 def _is_done(bench: _Bench, model: ModelSpec) -> bool:

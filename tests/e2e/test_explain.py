@@ -179,6 +179,15 @@ def test_a_failed_run_does_not_keep_the_others_from_being_drawn(world: World, tm
     assert (tmp_path / "out" / "done" / "confusion.png").is_file()
 
 
+def test_a_run_of_which_nothing_can_be_drawn_ends_with_status_1(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.vit_run, tmp_path / "damaged")
+    (tmp_path / "damaged" / "predictions.npz").write_bytes(b"")
+    done = invoke("explain", tmp_path / "damaged", "--map", "none", "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "no pictures of" in done.stderr
+    assert done.stdout.strip() == ""
+
+
 def test_a_run_that_left_no_bundle_is_missed_in_words(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.vit_run, tmp_path / "alone")
     done = invoke("explain", tmp_path / "alone", world.cnn, "--num", 1, "--map", "none", "--out", tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from backbench.backbones import card, timm_models, torchvision_models
 from backbench.backbones.faults import find_faults
 from backbench.backbones.model_index import rows_of, torch_file
 from backbench.catalog import find_model
-from backbench.config import DataConfig, MethodConfig
+from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import ConfigError, MissingExtra, ModelError
 from backbench.progress import Progress
 from backbench.study import RankRequest, rank
@@ -290,6 +291,37 @@ def test_faults_are_told_once_and_before_any_control(photos: Path, sound: Path, 
     assert [(row.model, row.method) for row in failed] == [("cut", "knn")]
     assert {row.method for row in ranking.rows if row.model == "pixels"} == {"knn", "ridge"}
     assert ranking.best is not None
+
+
+def test_a_card_without_its_weights_is_told_with_the_others(photos: Path, sound: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.safetensors").write_bytes(cut((sound / "test_vit.safetensors").read_bytes()))
+    broken = write_card(tmp_path, "timm/test_vit", "cut.safetensors")
+    bare = write_card(tmp_path, "timm/test_vit", "gone.safetensors")
+    said = Said()
+    ranking = rank(request(photos, tmp_path / "runs", bare, broken, f"{bare}@64", "pixels"), said)
+    (told,) = [line for line in said.lines if "can't be used" in line]
+    assert told.startswith("warning: 3 of 4 models can't be used.\n")
+    assert "gone, gone@64: weights file " in told
+    assert "\ncut: " in told
+    assert "1 model x 2 methods, nothing to download" in "\n".join(said.lines)  # of those that can be used
+    assert {row.model for row in ranking.rows if row.has_failed} == {"cut", "gone", "gone@64"}
+    assert ranking.best is not None
+
+
+@pytest.mark.parametrize("case", ["gone", "cut"])
+def test_adapt_finds_what_is_wrong_with_a_card_before_it_reads_images(
+    case: str, photos: Path, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cut.safetensors").write_bytes(cut((sound / "test_vit.safetensors").read_bytes()))
+    card = write_card(tmp_path, "timm/test_vit", f"{case}.safetensors")
+    adapt = importlib.import_module("backbench.adapt")  # whose name is a function of the package
+    monkeypatch.setattr(adapt, "survey", lambda *_, **__: pytest.fail("images were looked for"))
+    config = RunConfig(
+        data=DataConfig(source=str(photos)), model=case, model_file=card, method=MethodConfig(name="full")
+    )
+    with pytest.raises(ModelError, match=f"{case}.safetensors"):
+        adapt.adapt(config, out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_what_is_finished_needs_no_weights(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,7 +168,15 @@ def test_figures_of_an_old_record_are_those_of_its_predictions(runs: Path, name:
     record, _ = ledger.read_whole(runs / "first")
     assert record.metrics[name].value == pytest.approx(true.metrics[name].value, abs=1e-3)
     assert record.metrics[name].n == NUM or name in ("per_class_mean", "macro_f1")
-    assert record.warnings[0].startswith(f"record.json does not say what its predictions say: {name} ")
+    assert re.match(
+        f"record.json does not say what its predictions say: (the interval of )?{name}[ .]", record.warnings[0]
+    )
+
+
+def test_an_interval_that_alone_was_changed_is_named(runs: Path) -> None:
+    edit(runs / "first", lambda document: put(document, ("metrics", "accuracy", "low"), 0.001), checksum="none")
+    (warning,) = ledger.read_whole(runs / "first")[0].warnings
+    assert "predictions say: the interval of accuracy. Those of the predictions" in warning
 
 
 def test_classes_of_an_old_record_are_those_of_its_predictions(runs: Path) -> None:

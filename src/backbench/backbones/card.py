@@ -144,9 +144,10 @@ TABLES = {
 def resolve(name: str) -> ModelSpec | None:
     """The spec of a card file; None if `name` is not that of a TOML file.
 
+    Where the weights it names are not there, its `check` and its `load` raise the ModelError that says so.
+
     Raises:
         ConfigError: there is no such file, or it does not say what a card must.
-        ModelError: the weights it names are not there.
     """
     if not name.lower().endswith(SUFFIX) or "\0" in name:
         return None
@@ -154,9 +155,12 @@ def resolve(name: str) -> ModelSpec | None:
     if name.startswith("~/"):
         path = path.expanduser()
     card, text = read_card(path)
-    weights = find_weights(card, path)
-    parts = list_parts(weights) if weights.name.endswith(INDEX_SUFFIX) else []
-    content = "".join(map(_digest, [weights, *parts]))
+    try:
+        weights = find_weights(card, path)
+        parts = list_parts(weights) if weights.name.endswith(INDEX_SUFFIX) else []
+        content = "".join(map(_digest, [weights, *parts]))
+    except ModelError as error:
+        return _spec_without_weights(card, path, error)
     size = card.preprocess.size
     row = _index_row(card.architecture) if card.feature_layer is None else {}
     has_same_size = size[0] == size[1] == row.get("height", row.get("size"))
@@ -173,6 +177,26 @@ def resolve(name: str) -> ModelSpec | None:
         licence=card.licence,
         file=str(path),
         identity=hashlib.sha256(f"{content} {hashlib.sha256(text).hexdigest()}".encode()).hexdigest(),
+    )
+
+
+def _spec_without_weights(card: Card, path: Path, fault: ModelError) -> ModelSpec:
+    """So that it is told with the faults of other models, and these are ranked."""
+
+    def refuse(*_: Any) -> Any:
+        raise ModelError(str(fault))
+
+    return ModelSpec(
+        name=card.name,
+        summary=f"card {path.name}: {card.architecture}, its weights are not there",
+        load=refuse,
+        load_head=refuse if _has_head(card) else None,
+        check=refuse,
+        pretrained_on=card.pretrained_on,
+        input_size=card.preprocess.size[0],
+        licence=card.licence,
+        file=str(path),
+        identity="no weights",
     )
 
 

@@ -119,7 +119,7 @@ def explain(
         print_json({"schema": 1, "pictures": pictures, "explanations": answers, "errors": faults})
     else:
         print("\n".join(printable(picture["path"]) for picture in pictures))
-    if faults:
+    if faults or not pictures:
         sys.exit(1)
 
 

@@ -52,7 +52,13 @@ def correct_figures(record: RunRecord, predictions: Predictions) -> RunRecord:
         if said is None and name != "accuracy":  # a figure that is younger than the record
             continue
         if said is None or not _is_near(said, metric, tolerance, has_interval=has_interval):
-            changed.append(f"{name} {_show(said)} where they give {metric.value:.4f}")
+            told_alike = said is not None and _show(said) == _show(metric)
+            what = (
+                f"the interval of {name}"
+                if told_alike
+                else f"{name} {_show(said)} where they give {_show(metric)}"
+            )
+            changed.append(what)
             told[name] = metric
     per_class = per_class_recall(predictions.probabilities, predictions.labels, predictions.classes)
     if not _are_near(record.per_class, per_class):

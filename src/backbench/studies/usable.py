@@ -9,8 +9,8 @@ from backbench.backbones.faults import describe_faults, find_faults, refuse_faul
 from backbench.catalog import find_model
 from backbench.errors import BackbenchError
 from backbench.progress import Progress
+from backbench.run import is_begun
 from backbench.studies.steps import Settings, Step
-from backbench.study import is_begun
 
 
 @dataclass(frozen=True)
