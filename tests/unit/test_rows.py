@@ -380,6 +380,17 @@ def test_what_makes_rows_incomparable_is_said() -> None:
     assert "precision: bf16, most rows fp32" in rows["c"]
 
 
+def test_without_a_majority_no_row_departs_from_most_rows() -> None:
+    told = [_predictions(10), _predictions(11)]
+    records = [_record("a", told[0]), _record("b", told[1], size=518, precision="bf16")]
+    for order in (records, records[::-1]):
+        rows = {row.model: row.warnings for row in make_rows(order, told)}
+        assert rows == {"a": ("precision: fp32, other rows bf16",), "b": ("precision: bf16, other rows fp32",)}
+    records.append(_record("c", _predictions(12), precision="fp16"))
+    rows = {row.model: row.warnings for row in make_rows(records, [*told, _predictions(12)])}
+    assert rows["b"] == ("input 518 px, most rows 224", "precision: bf16, other rows fp32, fp16")
+
+
 def test_a_row_that_is_not_proved_better_than_a_control_is_marked_with_the_strongest_such() -> None:
     told = [*map(_predictions, (10, 60, 62)), _predictions(64, shift=30), _predictions(120)]
     names = ("best", "level", "worse", "colour", "majority")

@@ -172,10 +172,13 @@ def _aspect(record: RunRecord, aspect: str) -> object:
 
 
 def row_warnings(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
-    """For each record: its own warnings, and where it departs from what most rows have."""
+    """For each record: its own warnings, and where it departs from what most rows have.
+
+    Where no value is that of most rows, each row's is named beside the others'; input sizes have their column.
+    """
     done = list(filter(_is_ordinary, records))
-    usual = {aspect: _commonest([_aspect(record, aspect) for record in done]) for aspect, _ in _ASPECTS}
-    usual_size = _commonest([size for record in done if (size := input_size(record)) is not None])
+    values = {aspect: Counter(_aspect(record, aspect) for record in done) for aspect, _ in _ASPECTS}
+    usual_size = _usual(Counter(size for record in done if (size := input_size(record)) is not None))
     found = []
     for record in records:
         notes = list(record.warnings)
@@ -183,18 +186,21 @@ def row_warnings(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
             if is_untrained(record):
                 notes.append("untrained weights")
             size = input_size(record)
-            if size is not None and size != usual_size:
+            if size is not None and usual_size is not None and size != usual_size:
                 notes.append(f"input {_size_text(size)} px, most rows {_size_text(usual_size)}")
             for aspect, _ in _ASPECTS:
-                if _aspect(record, aspect) != usual[aspect]:
-                    words = _ASPECT_WORDS[aspect].removeprefix("the ")
-                    notes.append(f"{words}: {_aspect(record, aspect)}, most rows {usual[aspect]}")
+                own, usual = _aspect(record, aspect), _usual(values[aspect])
+                if own != usual:
+                    others = ", ".join(str(value) for value in values[aspect] if value != own)
+                    which = f"other rows {others}" if usual is None else f"most rows {usual}"
+                    notes.append(f"{_ASPECT_WORDS[aspect].removeprefix('the ')}: {own}, {which}")
         found.append(tuple(dict.fromkeys(notes)))
     return found
 
 
-def _commonest(values: list[Any]) -> Any:
-    return Counter(values).most_common(1)[0][0] if values else None
+def _usual(values: Counter[Any]) -> Any:
+    """The value of more than half of the rows; None where there is none."""
+    return next((value for value, count in values.items() if 2 * count > values.total()), None)
 
 
 def _size_text(size: tuple[int, int]) -> str:
