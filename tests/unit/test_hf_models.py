@@ -322,7 +322,7 @@ def test_networks_that_are_not_offered_are_named(tmp_path: Path, kind: str) -> N
 def test_a_folder_without_preprocessing_is_refused(tmp_path: Path) -> None:
     folder = save(tmp_path / "model", "vit")
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(ModelError, match=r"preprocessor_config\.json"):
+    with pytest.raises(ModelError, match=r"no preprocessor_config\.json.*AutoImageProcessor.*save_pretrained"):
         features_here(folder, picture())
 
 
@@ -443,3 +443,9 @@ def test_the_size_before_the_crop_comes_back_exactly(crop: int) -> None:
 def test_what_cannot_be_said_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ModelError):
         read(**changes)
+
+
+def test_a_folder_of_timm_names_the_card_to_write(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18", "num_classes": 7}')
+    with pytest.raises(ModelError, match="write a card into the folder, with architecture = 'timm/resnet18'"):
+        hf_body.read_config(tmp_path)

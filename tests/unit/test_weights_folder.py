@@ -198,6 +198,40 @@ def test_a_folder_or_pattern_stands_for_its_cards(tmp_path: Path, monkeypatch: p
         expand_cards(["empty/*.toml"])
 
 
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("model.pth", "It holds 'model.pth': write a card beside it"),
+        ("adapter_config.json", "merge_and_unload"),
+        ("checkpoint-500/config.json", "Is 'it/checkpoint-500' meant"),
+    ],
+)
+def test_a_folder_without_cards_says_what_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "it" / file).parent.mkdir(parents=True)
+    (tmp_path / "it" / file).write_text("{}")
+    with pytest.raises(ConfigError, match=f"'it' in --models holds no card.*{told}"):
+        expand_cards(["it"])
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors", "model.onnx"])
+def test_a_weights_file_is_no_model(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ConfigError, match="is a weights file, not a model: write a card beside it"):
+        find_model(str(tmp_path / name))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="A model of transformers goes by its folder"):
+        find_model(str(tmp_path / name))
+
+
+def test_a_folder_of_transformers_without_weights_is_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ConfigError, match=r"has no model.safetensors.*save_pretrained"):
+        find_model(str(tmp_path))
+
+
 def test_two_cards_of_one_name_are_refused(tmp_path: Path, state: dict[str, Any]) -> None:
     cards = _write_cards(tmp_path / "cards", "a", "b")
     _save(state, cards / "w.safetensors")

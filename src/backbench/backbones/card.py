@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 from functools import lru_cache, partial
 from pathlib import Path
@@ -43,6 +44,10 @@ from backbench.storage import digest_file, read_file
 
 SUFFIX = ".toml"
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", INDEX_SUFFIX)
+WRITE_A_CARD = (
+    "write a card beside it, which says what network it is and how images are prepared ('Your own weights' in the "
+    "README), and name the card."
+)
 OTHER_FORMATS = {
     ".onnx": "an ONNX graph",
     ".h5": "a file of Keras",
@@ -147,9 +152,12 @@ def resolve(name: str) -> ModelSpec | None:
     Where the weights it names are not there, its `check` and its `load` raise the ModelError that says so.
 
     Raises:
-        ConfigError: there is no such file, or it does not say what a card must.
+        ConfigError: there is no such file, or it does not say what a card must; or it is a weights file itself.
     """
-    if not name.lower().endswith(SUFFIX) or "\0" in name:
+    if "\0" in name:
+        return None
+    if not name.lower().endswith(SUFFIX):
+        _refuse_weights(name)
         return None
     path = Path(name)
     if name.startswith("~/"):
@@ -226,6 +234,15 @@ def _check_grey(card: Card, path: Path) -> None:
             f"card '{path}': with options.in_chans = 1 the three values of preprocess.mean, and those of "
             "preprocess.std, must be the same: those of the grey images that it was trained on."
         )
+
+
+def _refuse_weights(name: str) -> None:
+    """ConfigError for the path of a weights file, which says too little to be a model."""
+    path = Path(name).expanduser() if name.startswith("~/") else Path(name)
+    if name.lower().endswith((*WEIGHTS_SUFFIXES, *OTHER_FORMATS)) and os.path.isfile(path):  # noqa: PTH113 - never raises
+        is_model = (path.parent / "config.json").is_file()
+        folder = f" A model of transformers goes by its folder, '{path.parent}'." if is_model else ""
+        raise ConfigError(f"'{name}' is a weights file, not a model: {WRITE_A_CARD}{folder}")
 
 
 def find_weights(card: Card, path: Path) -> Path:

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from backbench.backbones.bundle_files import RECORD_FILE, is_bundle
-from backbench.backbones.card import SUFFIX
+from backbench.backbones.card import SUFFIX, WEIGHTS_SUFFIXES, WRITE_A_CARD
 from backbench.backbones.hf_models import CONFIG_FILE
 from backbench.catalog import find_model
 from backbench.errors import ConfigError, shown
 
+ADAPTER_FILE = "adapter_config.json"
 _WILD = frozenset("*?[")
 
 
@@ -41,9 +42,23 @@ def _expand(name: str, where: str) -> list[str]:
     if not cards:
         raise ConfigError(
             f"the folder {shown(name)} in {where} holds no card (*{SUFFIX}), and is no bundle, no run and no "
-            "model of transformers."
+            f"model of transformers.{_say_what_is_there(folder)}"
         )
     return cards
+
+
+def _say_what_is_there(folder: Path) -> str:
+    """What else the folder holds that may be meant, and how to use it."""
+    if (folder / ADAPTER_FILE).is_file():
+        return (
+            " It holds adapters of peft, which belong to the weights of another model: merge them with "
+            "model.merge_and_unload(), and save that model with save_pretrained()."
+        )
+    inner = sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}"))
+    if inner:
+        return f" Is {shown(str(inner[-1]))} meant, which is a model?"
+    weights = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(WEIGHTS_SUFFIXES))
+    return f" It holds {shown(weights[0])}: {WRITE_A_CARD}" if weights else ""
 
 
 def _is_model(name: str, folder: Path) -> bool:

@@ -58,7 +58,10 @@ def resolve(name: str) -> ModelSpec | None:
 
 
 def _is_model_folder(folder: Path) -> bool:
-    return os.path.isfile(folder / CONFIG_FILE) and bool(_weights_files(folder))  # noqa: PTH113 - as above
+    """Whether a folder holds a config of transformers, and is no bundle, which may hold one too."""
+    from backbench.backbones.bundle_files import is_bundle
+
+    return os.path.isfile(folder / CONFIG_FILE) and not is_bundle(folder)  # noqa: PTH113 - as above
 
 
 def _weights_files(folder: Path) -> list[Path]:

@@ -86,9 +86,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not a readable config of transformers: {error}.") from error
     kind = said.get("model_type") if isinstance(said, dict) else None
     if not isinstance(kind, str):
-        raise ModelError(
-            f"{path} names no 'model_type', so it is none of transformers. A model of timm goes by its timm name."
+        of_timm = said.get("architecture") if isinstance(said, dict) else None
+        way = (
+            "It is a model of timm: use its timm name, or for own weights write a card into the folder, with "
+            f"architecture = 'timm/{of_timm}' and weights = 'model.safetensors'."
+            if isinstance(of_timm, str)
+            else "A model of timm goes by its timm name."
         )
+        raise ModelError(f"{path} names no 'model_type', so it is none of transformers. {way}")
     check_kind(kind)
     return clean_config(said)
 
@@ -201,7 +206,11 @@ def load_preprocess(folder: Path, name: str) -> Preprocess:
     transformers = import_transformers()
     path = folder / PREPROCESS_FILE
     if not path.is_file():
-        raise ModelError(f"{name} has no {PREPROCESS_FILE}, so how its images are prepared is not known.")
+        raise ModelError(
+            f"{name} has no {PREPROCESS_FILE}, so how its images are prepared is not known. Put into {folder} the "
+            "one of the model that it was trained from, with "
+            "AutoImageProcessor.from_pretrained(MODEL).save_pretrained(FOLDER)."
+        )
     try:
         with _silence():
             processor = transformers.AutoImageProcessor.from_pretrained(
