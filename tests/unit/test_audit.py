@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,11 @@ def test_every_warning_is_printed(folder: Path, tmp_path: Path) -> None:
     assert "no test image" in text
     assert "gone.png" in text
     assert "Nothing is wrong" not in text
+
+
+def test_a_warning_that_asks_ends_in_its_question_mark(folder: Path) -> None:
+    found = replace(audit_source(DataConfig(source=str(folder))), warnings=("is it so?", "it is so"))
+    assert {"warning: is it so?", "warning: it is so."} <= set(found.sentences())
 
 
 def test_broken_files_are_findings_not_errors(folder: Path) -> None:

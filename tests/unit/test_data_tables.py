@@ -601,6 +601,27 @@ class TestFoldersWithMetadata:
         (tmp_path / "set" / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
         assert self.load(tmp_path / "set").parts.count("test") == 4
 
+    @pytest.mark.parametrize(("column", "is_refused"), [("train,test", False), (",", False), ("test,train", True)])
+    def test_folders_and_a_column_that_say_two_splits_stop(
+        self, tmp_path: Path, column: str, is_refused: bool
+    ) -> None:
+        rows = []
+        for number in range(8):
+            part, said = ("train", "test")[number % 2], column.split(",")[number % 2]
+            write_image(tmp_path / "set" / part / f"{number}.png", seed=number)
+            rows.append(f"{part}/{number}.png,{'ab'[number // 4]},{said}")
+        (tmp_path / "set" / "metadata.csv").write_text("\n".join(["file_name,label,split", *rows]))
+        if not is_refused:
+            assert self.load(tmp_path / "set").parts.count("test") == 4
+            return
+        with pytest.raises(
+            DataError, match=r"8 images the folder and column 'split' say two splits: 'train/0\.png'"
+        ):
+            self.load(tmp_path / "set")
+        for name in ("split", "folder of the image"):
+            listing = self.load(tmp_path / "set", split_column=name)
+            assert (listing.parts[0] == listing.ids[0].split("/")[0]) is (name != "split")
+
     def test_a_test_split_without_labels_stops(self, tmp_path: Path) -> None:
         root = tmp_path / "set"
         self.fill(root, "train", "metadata.csv")

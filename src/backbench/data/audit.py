@@ -143,7 +143,10 @@ class Audit:
         if self.parts:
             lines.append("Parts: " + ", ".join(f"{num:,} {part}" for part, num in self.parts.items()) + ".")
         lines += [f"{escape(note)}." for note in self.read_as]
-        lines += [f"warning: {escape(warning)}." for warning in (*self.notes, *self.warnings)]
+        lines += [
+            f"warning: {escape(warning)}{'' if warning.endswith('?') else '.'}"
+            for warning in (*self.notes, *self.warnings)
+        ]
         lines += _list_entries("broken file", self.broken)
         lines += _list_sets("in several parts (a leak)", self.leaks)
         lines += _list_sets("with several labels", self.conflicts)

@@ -15,11 +15,11 @@ from backbench.data.listing import Ignored, Listing
 from backbench.data.part_names import is_filler, parse_part
 from backbench.data.scanner import scan_pictures
 from backbench.data.sources.table import LABEL_COLUMNS, load_table
-from backbench.data.splitfile import normalise_path
+from backbench.data.splitfile import PART_COLUMNS, normalise_path
 from backbench.data.tables import Table, find_column, read_table
 from backbench.data.walk import LEFT_OUT, list_visible
-from backbench.data.wording import list_some, quote
-from backbench.errors import BackbenchError
+from backbench.data.wording import count, list_some, quote
+from backbench.errors import BackbenchError, DataError
 from backbench.progress import Progress
 
 NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -61,6 +61,7 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
     if has_folders:
         table = replace(table, columns={**table.columns, FOLDER_COLUMN: [part or "" for part in parts]})
         if config.split_column is None:
+            _refuse_other_splits(table, parts)
             config = config.model_copy(update={"split_column": FOLDER_COLUMN})
     listing = load_table(config, table, name=path.resolve().name or "images", folder=path)
     refuses = config.split is None and config.split_column == FOLDER_COLUMN
@@ -72,6 +73,20 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
     warnings = (*listing.facts.get("warnings", ()), *warn_of_lost(unnamed))
     facts = listing.facts | {"notes": notes} | ({"warnings": warnings} if warnings else {})
     return replace(listing, ignored=(*listing.ignored, *unnamed), facts=facts)
+
+
+def _refuse_other_splits(table: Table, parts: Sequence[str | None]) -> None:
+    """DataError where a column of splits says another one than the folders of the images."""
+    column = find_column(table, None, PART_COLUMNS, "splits", "", needed=False)
+    said = [] if column is None else [parse_part(text) for text in table.columns[column]]
+    other = [row for row, part in enumerate(said) if part is not None and part != parts[row]]
+    if other:
+        image, text = (table.columns[name][other[0]] for name in (IMAGE_COLUMN, str(column)))
+        raise DataError(
+            f"{table.path}: for {count(len(other), 'image')} the folder and column {quote(str(column))} say two "
+            f"splits: {quote(image)} is {quote(text)} there. "
+            f"Name the one that counts: --split-column {column}, or --split-column {quote(FOLDER_COLUMN)}."
+        )
 
 
 def _find_metadata(root: Path) -> list[Path]:
