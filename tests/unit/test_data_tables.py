@@ -508,6 +508,23 @@ def test_names_that_differ_a_little_from_the_files_are_the_cause(images: Path, n
         read(images, f"file,label\n{name.format(0)},a\n{name.format(1)},b\n")
 
 
+@pytest.mark.parametrize("form", ["[{}]", '["{}"]', "['{}']", "[ '{}', ]"])
+def test_lists_of_one_label_are_that_label(images: Path, form: str) -> None:
+    rows = "".join(
+        json.dumps({"file": f"images/{i}.png", "label": form.format("ab"[i % 2])}) + "\n" for i in range(5)
+    )
+    listing = read(images, rows + '{"file": "images/5.png", "label": "[]"}\n', "labels.jsonl")
+    assert listing.labels == ("a", "b", "a", "b", "a")
+    assert "several labels" not in warnings(listing)
+
+
+def test_lists_of_several_labels_stay_and_are_named(images: Path) -> None:
+    rows = [{"file": f"images/{i}.png", "label": (["a"], ["a", "b"])[i % 2]} for i in range(6)]
+    listing = read(images, "".join(f"{json.dumps(row)}\n" for row in rows), "labels.jsonl")
+    assert set(listing.labels) == {'["a"]', '["a", "b"]'}
+    assert "like several labels for one image" in warnings(listing)
+
+
 def test_labels_of_several_words_are_joined_only_where_each_is_a_class(images: Path) -> None:
     joined = read(
         images,

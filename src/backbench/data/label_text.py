@@ -16,12 +16,21 @@ JOINERS = ("|", ";", ",", "/", "+", "&")
 MANY_NUMBERS = 20
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[+-]?\d+)?", re.IGNORECASE)
+_LIST_OF_ONE = re.compile(r"""\[\s*(["']?)([^"',\[\]]*)\1\s*,?\s*\]""")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 
 
 def is_missing(label: str) -> bool:
     """Whether a cell says that there is no label."""
     return label.casefold() in MISSING or label == "None"
+
+
+def unwrap_lists(labels: Sequence[str]) -> list[str]:
+    """Labels that are all written as lists of at most one ('["cat"]', "['dog']", '[3]', '[]'), without it."""
+    found = [_LIST_OF_ONE.fullmatch(label) for label in labels if not is_missing(label)]
+    if not found or None in found:
+        return list(labels)
+    return [label if is_missing(label) else str(_LIST_OF_ONE.sub(r"\2", label)) for label in labels]
 
 
 def merge_spellings(labels: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from backbench.config import DataConfig
 from backbench.data.image_paths import find_files, refuse_addresses
-from backbench.data.label_text import is_missing, merge_spellings, warn_of_labels
+from backbench.data.label_text import is_missing, merge_spellings, unwrap_lists, warn_of_labels
 from backbench.data.listing import PARTS, Ignored, Listing
 from backbench.data.one_hot import COLUMN, add_labels, find_class_columns
 from backbench.data.part_columns import NO_COLUMN, read_parts
@@ -130,7 +130,7 @@ def _read_samples(table: Table, config: DataConfig) -> tuple[list[_Sample], dict
     table, label_name = _find_labels(table, config, (image_name, group_name))
     asked = config.split_column if config.split is None else NO_COLUMN
     part_name, parts, warnings = read_parts(table, asked, (image_name, label_name, group_name))
-    images, labels = table.columns[image_name], table.columns[label_name]
+    images, labels = table.columns[image_name], unwrap_lists(table.columns[label_name])
     groups = [""] * len(table) if group_name is None else table.columns[group_name]
     empty = [str(number) for value, number in zip(images, table.row_numbers, strict=True) if not value]
     if empty:
