@@ -369,7 +369,7 @@ def test_random_labels_are_not_recommended(tmp_path: Path) -> None:
     table.write_text("\n".join(["image,label", *rows]))
     done = backbench("rank", table, "--models", "pixels", "--methods", "knn", "--out", tmp_path / "runs", "--keep")
     assert done.returncode == 0, done.stderr
-    assert "Nothing useful was learned" in done.stdout
+    assert "proved better than always giving one answer" in " ".join(done.stdout.split())
     assert "backbench keep" not in done.stdout
     assert "--keep: no model is written" in done.stderr
 

@@ -118,11 +118,8 @@ def _verdict(found: Findings, best: Row) -> str:
         figures += "; its weights are untrained, so a pretrained model should do better"
     who = f"{printable(best.model)} with {_head(best)}"
     if found.kind == "chance":
-        rows, highest = ("the only row is not", "") if found.num_rows == 1 else ("no row is", "Highest is ")
-        return (
-            f"Nothing useful was learned: {rows} proved better than always giving one answer. "
-            f"{highest}{who}: {figures}."
-        )
+        rows, highest = ("The only row is not", "") if found.num_rows == 1 else ("No row is", "Highest is ")
+        return f"{rows} proved better than always giving one answer. {highest}{who}: {figures}."
     if found.kind == "alone":
         return f"{who} is {figures}. It is the only row, so there is no ranking: add a second model."
     if found.kind == "unproved":
