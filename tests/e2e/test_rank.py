@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib
 import json
 import os
 import re
@@ -17,10 +18,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from backbench import study
+from backbench.cli import app
 from backbench.config import DataConfig, MethodConfig
+from backbench.errors import StorageError
 
 ROW_KEYS = {
     "model", "method", "run_id", "accuracy", "low", "high", "n", "rank_low", "rank_high", "tied_with_best",
@@ -340,6 +344,27 @@ def test_rank_keep_writes_the_recommended_model(ranked: tuple[Path, dict[str, An
     assert done.returncode == 0, done.stderr
     again = backbench("keep", document["best"]["run_id"], "--out", tmp_path / "runs", "--json")
     assert json.loads(again.stdout)["bundle"] == str(bundle)
+
+
+@pytest.mark.parametrize("error", [StorageError("the disk is full"), KeyboardInterrupt(), RuntimeError("?")])
+def test_a_model_that_can_not_be_kept_does_not_cost_the_answer(
+    error: BaseException,
+    ranked: tuple[Path, dict[str, Any], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    photos, _, _ = ranked
+    monkeypatch.setattr(importlib.import_module("backbench.adapt"), "keep_run", fail)
+    given = ["rank", photos, "--models", "pixels", "--methods", "knn", "--keep", "--json", "--out", tmp_path]
+    done = CliRunner().invoke(app, list(map(str, given)))
+    document = json.loads(done.stdout)
+    assert document["best"]["model"] == "pixels"
+    assert document["bundle"] is None
+    assert done.exit_code != 0
+    assert isinstance(error, KeyboardInterrupt) or done.exception is error
 
 
 def test_what_can_not_be_kept_is_said(ranked: tuple[Path, dict[str, Any], Path], tmp_path: Path) -> None:

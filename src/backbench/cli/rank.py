@@ -141,8 +141,12 @@ def rank(
     )
     with make_progress(quiet=quiet) as progress:
         ranking = rank_models(request, progress)
-        if is_kept and not ranking.interrupted:
-            _keep(ranking, decided_device, progress)
+        fault: BaseException | None = None
+        try:
+            if is_kept and not ranking.interrupted:
+                _keep(ranking, decided_device, progress)
+        except (Exception, KeyboardInterrupt) as error:
+            fault = error  # told after the answer, which is whole
     if as_json:
         print_json(ranking.to_json())
     else:
@@ -151,6 +155,8 @@ def rank(
         )
         print(table)
         _print_conclusion(ranking)
+    if fault is not None:
+        raise fault
     if ranking.interrupted:
         sys.exit(stop_status())
     if ranking.has_failures:
