@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -18,11 +19,23 @@ class Hub:
     """A server on the loopback that answers like the hub: files of repositories, with ETag and commit."""
 
     files: dict[str, bytes] = field(default_factory=dict)  # '/owner/repo/resolve/main/file' -> body
+    folder: Path | None = None  # of more files, by the same paths; they may be written while the hub is up
     cut: set[str] = field(default_factory=set)  # paths whose body ends half-way
     gated: set[str] = field(default_factory=set)  # repositories, 'owner/repo', that ask for a login
     is_down: bool = False  # answers 503 to everything
     asked: list[str] = field(default_factory=list)
     url: str = ""
+
+    def find(self, path: str) -> bytes | None:
+        """The body at a path; None if there is none."""
+        if self.folder is not None and (place := self.folder / path.removeprefix("/")).is_file():
+            return place.read_bytes()
+        return self.files.get(path)
+
+    def has_repo(self, path: str) -> bool:
+        """Whether there is a file of a repository, '/owner/repo'."""
+        is_written = self.folder is not None and (self.folder / path.removeprefix("/")).is_dir()
+        return is_written or any(each.startswith(path + "/") for each in self.files)
 
 
 def _make_handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
@@ -49,11 +62,10 @@ def _make_handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            body = hub.files.get(self.path)
+            body = hub.find(self.path)
             if body is None:
                 self.send_response(404)
-                repo = self.path.split("/resolve/")[0]
-                known = any(path.startswith(repo + "/") for path in hub.files)
+                known = hub.has_repo(self.path.split("/resolve/")[0])
                 self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
                 self.send_header("X-Repo-Commit", COMMIT)
                 self.send_header("Content-Length", "0")

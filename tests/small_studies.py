@@ -1,6 +1,9 @@
 """Carries out a study under its own model names, without --random-weights, beside a hub whose networks are small.
 
-    python small_studies.py STUDY.toml OUT PHOTOS URL      # URL of the hub; prints what came out, as JSON
+    python small_studies.py STUDY.toml OUT PHOTOS URL [FOLDER]
+
+URL is that of the hub, FOLDER the one whose files it serves: weights of every model of the study are made there.
+What comes of it is printed as JSON.
 
 Names, addresses, formats and checks are the real ones. Only what the libraries build under the large names is
 small: relatives of the same family, most of them from the study's [trial].
@@ -13,7 +16,7 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -134,7 +137,7 @@ def _transformers_repo(repo: str) -> dict[str, bytes]:
         }
 
 
-def point_addresses(url: str, files: dict[str, bytes]) -> None:
+def point_addresses(url: str, files: Iterable[str]) -> None:
     """Let what is fetched by address be fetched from that server."""
     for path in files:
         if path.startswith("/models/"):
@@ -152,12 +155,16 @@ class Heard(Progress):
         self.warnings.append(sentence)
 
 
-def main(file: str, out: str, photos: str, url: str) -> None:
+def main(file: str, out: str, photos: str, url: str, served: str = "") -> None:
     """Carry out the study on these photos; every training has one epoch."""
     study = read_study(Path(file))
     shrink(study)
     torch.set_num_threads(1)
-    files = json.loads(Path(out, "files.json").read_text())
+    files = make_files(study) if served else {}
+    for path, content in files.items():
+        place = Path(served + path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
     point_addresses(url, files)
     data = {name: photos for group in study.groups for name in (*group.data, *group.test_on)}
     settings = Settings(out=Path(out), data=data, limit=30, epochs=1)

@@ -254,7 +254,7 @@ data = "digits"
         ("front_of = 'two'\nfront_size = 1\nbest_of = 'two'", "both choose its models: leave one of them out"),
         (
             "optional = true" + GROUP.replace("DATA", "digits"),
-            "goes on from 'one', which is optional; so must it be",
+            "starts from 'one', which is optional, so it has to be optional too",
         ),
         ("[families]\npixls = 'x'", "families: 'pixls' is no model of the study. Did you mean 'pixels'"),
         ("after_data = 'digits'", "need 'after'"),

@@ -22,18 +22,6 @@ TESTS = Path(__file__).parents[1]
 STUDIES = sorted((TESTS.parent / "studies").glob("*.toml"))
 DEAD = "http://127.0.0.1:9"
 """The discard port: nobody listens."""
-FILES = """
-import json, sys
-from pathlib import Path
-from backbench.studies.schema import read_study
-from small_studies import make_files, shrink
-study = read_study(Path(sys.argv[1]))
-shrink(study)
-for path, content in make_files(study).items():
-    place = Path(sys.argv[2] + path)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_bytes(content)
-"""
 
 
 def python(*arguments: object, home: Path, endpoint: str = DEAD) -> subprocess.CompletedProcess[str]:
@@ -53,31 +41,21 @@ def python(*arguments: object, home: Path, endpoint: str = DEAD) -> subprocess.C
     return subprocess.run(command, env={**kept, **places}, capture_output=True, text=True, timeout=600)
 
 
-def carry_out(file: Path, tmp_path: Path, url: str) -> dict[str, Any]:
+def carry_out(file: Path, tmp_path: Path, url: str, *served: Path) -> dict[str, Any]:
+    """What comes of the study beside that hub, which serves the folder where small weights are made, if any."""
     photos = make_photos(tmp_path / "photos", classes=("airplane", "cat", "dog"), num=10)
-    done = python(TESTS / "small_studies.py", file, tmp_path, photos, url, home=tmp_path, endpoint=url)
+    done = python(TESTS / "small_studies.py", file, tmp_path, photos, url, *served, home=tmp_path, endpoint=url)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def serve(file: Path, tmp_path: Path, hub: Hub) -> None:
-    """Let the hub serve small weights under the names of the study."""
-    pytest.importorskip("transformers")
-    done = python("-c", FILES, file, tmp_path / "served", home=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    served = tmp_path / "served"
-    for path in served.rglob("*"):
-        if path.is_file():
-            hub.files["/" + path.relative_to(served).as_posix()] = path.read_bytes()
-    (tmp_path / "files.json").write_text(json.dumps(list(hub.files)))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_a_study_starts_from_the_weights_that_a_hub_serves(file: Path, tmp_path: Path, hub: Hub) -> None:
-    serve(file, tmp_path, hub)
-    found = carry_out(file, tmp_path, hub.url)
+    pytest.importorskip("transformers")
+    hub.folder = tmp_path / "served"
+    found = carry_out(file, tmp_path, hub.url, hub.folder)
     assert found["error"] is None
     assert found["undone"] == []
     study = read_study(file)
@@ -105,7 +83,6 @@ def test_a_study_starts_from_the_weights_that_a_hub_serves(file: Path, tmp_path:
 @pytest.mark.slow
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_without_weights_a_study_says_so_once_and_runs_what_needs_none(file: Path, tmp_path: Path) -> None:
-    (tmp_path / "files.json").write_text("[]")
     found = carry_out(file, tmp_path, DEAD)
     study = read_study(file)
     first = [group for group in study.groups if group.after is None and not group.optional]

@@ -62,7 +62,7 @@ def list_files(folder: Path, parts: tuple[str, ...]) -> list[OfficialFile]:
 
 
 def fetch_missing(files: list[OfficialFile], progress: Progress) -> None:
-    """Fetch those that are missing; what was cut goes on where it ended.
+    """Fetch those that are missing; an interrupted download resumes.
 
     Raises:
         DownloadError: one can't be had. StorageError: it can't be written.

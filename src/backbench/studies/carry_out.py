@@ -216,8 +216,8 @@ def _choose_among(
     names = join_names(list(found.taken))
     rule = "by accuracy on validation against FLOPs, one of each family first"
     said = [f"{step.title}: {names}, chosen {among} {rule}"]
-    said += [f"{step.title}: {model} goes on: {why}" for model, why in found.taken.items()]
-    said += [f"{step.title}: {model} does not: {why}" for model, why in found.left.items()]
+    said += [f"{step.title}: {model} is taken: {why}" for model, why in found.taken.items()]
+    said += [f"{step.title}: {model} is left out: {why}" for model, why in found.left.items()]
     return list(found.taken), said
 
 

@@ -262,7 +262,8 @@ class StudyFile(Frozen):
             for earlier in group.earlier:
                 if by_name[earlier].optional and not group.optional:
                     raise ValueError(
-                        f"group '{group.name}' goes on from '{earlier}', which is optional; so must it be"
+                        f"group '{group.name}' starts from '{earlier}', which is optional, so it has to be "
+                        "optional too"
                     )
         places = [(entry.table, entry.row, entry.column) for entry in self.published]
         for number, entry in enumerate(self.published):
