@@ -637,6 +637,23 @@ def test_the_threshold_of_the_model_is_marked_where_it_lies() -> None:
     assert "The dot: at the threshold" not in render_report([make_comparison(runs)])
 
 
+def test_groups_in_several_parts_are_not_told_as_kept_whole() -> None:
+    def tell(warnings: tuple[str, ...]) -> list[str]:
+        runs = []
+        for run in make_runs():
+            data = run.record.data.model_copy(update={"num_groups": 10})
+            runs.append(replace(run, record=run.record.model_copy(update={"data": data})))
+        comparison = make_comparison(runs, DataDetails(warnings=warnings))
+        return [render_data_card([comparison]), render_report([comparison])]
+
+    lost = "10 groups sit in several of the given parts: images of a test group were trained on"
+    for text in tell(()):
+        assert re.search("[Gg]roups kept in one part", text)
+    for text in tell((lost,)):
+        assert not re.search("[Gg]roups kept in one part", text)
+        assert re.search("Groups, some of them in several parts: 10|whose given parts share groups", text)
+
+
 def test_confidences_on_cards_are_those_that_predict_gives() -> None:
     runs = make_runs((0.8, 0.7))
     given = runs[0].predictions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from backbench.report.comparability import are_groups_whole
 from backbench.report.export import in_markdown
 from backbench.report.page.inputs import Comparison, Entry
 from backbench.report.page.marks import plural
@@ -92,6 +93,8 @@ def render_data_card(comparisons: Sequence[Comparison]) -> str:
 
 def _data_card(comparison: Comparison) -> str:
     data, details = comparison.data, comparison.details
+    is_whole = are_groups_whole(comparison.warnings)
+    where = "Groups kept in one part" if is_whole else "Groups, some of them in several parts"
     opened = "not known" if details.num_openings is None else plural(details.num_openings, "time")
     lines = [
         f"# {in_markdown(data.name)}",
@@ -99,7 +102,7 @@ def _data_card(comparison: Comparison) -> str:
         f"{plural(data.num_train + data.num_val + data.num_test, 'image')} of {len(data.classes)} classes: "
         f"{data.num_train:,} to train on, {data.num_val:,} to choose on, {data.num_test:,} to measure on.",
         "",
-        f"- Groups kept in one part: {data.num_groups if data.num_groups else 'none known'}",
+        f"- {where}: {data.num_groups if data.num_groups else 'none known'}",
         f"- Left out as broken: {data.num_skipped}",
         f"- Test part opened: {opened}",
         f"- Manifest: {data.manifest_digest}",

@@ -30,9 +30,15 @@ _NOT_ASKED = (
 )  # fmt: skip
 """Said by the row's name, or by a warning of its own."""
 _MAX_VALUES = 4
-_LEAKS = ("byte for byte also in", "in several of the given parts")
+_SPLIT_GROUPS = "in several of the given parts"
+_LEAKS = ("byte for byte also in", _SPLIT_GROUPS)
 _BROKEN = ("interrupted: ", "the budget ended before", "have two labels or more", "has two labels or more")
 NOT_STATED = "none"
+
+
+def are_groups_whole(warnings: Sequence[str]) -> bool:
+    """Whether no warning says that a group sits in several parts."""
+    return not any(_SPLIT_GROUPS in text for text in warnings)
 
 
 def gather_warnings(

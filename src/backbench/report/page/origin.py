@@ -10,6 +10,7 @@ from typing import Any
 
 from backbench.records import RunRecord
 from backbench.report.commands import bundle_of, data_options, keep_command, predict_command, write_command
+from backbench.report.comparability import are_groups_whole
 from backbench.report.page.inputs import Comparison, Entry, Evidence
 from backbench.report.page.marks import plural
 from backbench.report.text import printable
@@ -103,6 +104,12 @@ def _options(record: RunRecord) -> list[str]:
     return [*words, *data_options(config.data), *["--exact-resize"] * config.exact_resize]
 
 
+def _describe_groups(comparison: Comparison) -> str:
+    if are_groups_whole(comparison.warnings):
+        return "whole groups kept in one part"
+    return "whose given parts share groups"
+
+
 def describe_methods(comparison: Comparison) -> str:
     """A paragraph for the methods section of a paper: what was compared, on what, and how it was tested."""
     data = comparison.data
@@ -116,7 +123,7 @@ def describe_methods(comparison: Comparison) -> str:
         f"({', '.join(printable(method) for method in methods)}) were compared on "
         f"{printable(data.name)} ({plural(len(data.classes), 'class', 'classes')}; {data.num_train:,} training, "
         f"{data.num_val:,} validation and {data.num_test:,} test images"
-        + (", whole groups kept in one part" if grouped or data.num_groups else "")
+        + (f", {_describe_groups(comparison)}" if grouped or data.num_groups else "")
         + ").",
         "Hyper-parameters were chosen on the validation images; the test images were used once for each run.",
         "Accuracies are given with "
