@@ -254,7 +254,7 @@ def find_whole(
             read_unchanged(folder / Path(name).name, record)
         if record.run_id == run_id:
             return record, predictions
-        reason = f"{folder / RECORD_FILE} is of another run, '{record.run_id}'"
+        reason = f"{folder / RECORD_FILE} is of another run, '{record.run_id}'."
     except (ConfigError, StorageError, OSError) as error:
         reason = str(error)
     aside = root / f"{run_id}.damaged-{time.time_ns()}"

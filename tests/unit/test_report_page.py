@@ -288,6 +288,16 @@ def test_doubled_and_failed_attempts_of_one_run_count_once():
     comparison = make_comparison([failed, *runs, runs[1]])
     assert len(comparison.entries) == len(runs)
     assert all(row.status == "done" for row in comparison.rows)
+    assert not any("several folders" in warning for warning in comparison.warnings)
+
+
+def test_runs_of_one_id_that_differ_are_said_to_be_left_out():
+    runs = make_runs()
+    other = replace(runs[1], record=runs[1].record.model_copy(update={"run_id": runs[0].record.run_id}))
+    comparison = make_comparison([*runs, other])
+    assert len(comparison.entries) == len(runs)
+    (warning,) = [warning for warning in comparison.warnings if "several folders" in warning]
+    assert runs[0].record.run_id in warning
 
 
 def test_predictions_in_another_order_of_images_and_classes_are_put_in_one():

@@ -153,6 +153,7 @@ def make_comparison(runs: Sequence[StoredRun], details: DataDetails | None = Non
         ConfigError, DataError: the runs can't be compared; see `make_rows`.
     """
     details = details if details is not None else DataDetails()
+    doubles = _warn_of_doubles(runs)
     runs = _without_doubles(runs)
     records = [run.record for run in runs]
     rows = make_rows(records, [run.predictions for run in runs], _usable_groups(runs, details))
@@ -170,7 +171,7 @@ def make_comparison(runs: Sequence[StoredRun], details: DataDetails | None = Non
         labels=first.labels if first is not None else np.zeros(0, np.int64),
         classes=first.classes if first is not None else data.classes,
         summary=tuple(summarise(rows, data, num_openings=details.num_openings)),
-        warnings=tuple(gather_warnings(records, control_warnings(rows), details.warnings)),
+        warnings=tuple(gather_warnings(records, control_warnings(rows), [*doubles, *details.warnings])),
         details=details,
     )
 
@@ -181,6 +182,32 @@ def group_runs(runs: Sequence[StoredRun]) -> list[list[StoredRun]]:
     for run in runs:
         groups.setdefault(run.record.data.manifest_digest, []).append(run)
     return list(groups.values())
+
+
+def _warn_of_doubles(runs: Sequence[StoredRun]) -> list[str]:
+    """Of each id under which folders hold other answers or another model: one of them is left out."""
+    first: dict[str, StoredRun] = {}
+    found: dict[str, None] = {}
+    for run in runs:
+        if run.predictions is None:
+            continue
+        known = first.setdefault(run.record.run_id, run)
+        one, other = run.record.config, known.record.config
+        if (one.model, one.method) != (other.model, other.method) or not _is_same(
+            run.predictions, known.predictions
+        ):
+            found[run.record.run_id] = None
+    return [
+        f"several folders hold a run {run_id}, with different settings or predictions: only the latest is shown"
+        for run_id in found
+    ]
+
+
+def _is_same(one: Predictions, other: Predictions | None) -> bool:
+    """But for what machines differ in."""
+    if other is None or one.ids != other.ids or one.probabilities.shape != other.probabilities.shape:
+        return False
+    return bool(np.allclose(one.probabilities, other.probabilities, atol=1e-2))
 
 
 def _without_doubles(runs: Sequence[StoredRun]) -> list[StoredRun]:
