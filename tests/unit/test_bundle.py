@@ -236,7 +236,11 @@ def set_at(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (lambda document: document.pop("preprocess"), ModelError, "has no preprocessing"),
         (set_at("preprocess", value=None), ModelError, "has no preprocessing"),
         (set_at("preprocess", "size", value=[0]), ModelError, "preprocess.size"),
-        (set_at("preprocess", "size", value=[20_000, 20_000]), ModelError, "each side must be 1 to 4096 pixels"),
+        (
+            set_at("preprocess", "size", value=[20_000, 20_000]),
+            ModelError,
+            "': each side must be 1 to 4096 pixels",
+        ),
         (set_at("preprocess", "size", value=[32, 0]), ModelError, "each side must be 1 to 4096 pixels"),
         (set_at("preprocess", "std", value=[0.5, 0.0, 0.5]), ModelError, "above 0"),
         (set_at("build", "options", value={"img_size": 20_000}), ModelError, "build.options.img_size"),

@@ -169,7 +169,8 @@ def validate(kind: type[Facts], path: Path, document: dict[str, Any]) -> Facts:
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(str(part) for part in fault["loc"])
-        said = "is missing" if fault["type"] == "missing" else f"= {str(fault['input'])[:60]!r}: {fault['msg']}"
+        why = fault["msg"].removeprefix("Value error, ")
+        said = "is missing" if fault["type"] == "missing" else f"= {str(fault['input'])[:60]!r}: {why}"
         raise ModelError(f"{path}: '{place}' {said}. Write the bundle again.") from error
     except ValueError as error:
         raise ModelError(f"{path}: {error}") from error
