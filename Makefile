@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Small real images and weights, beside the checkout.
 SHARED ?= ../shared
 # One thread for each test process: two processes that both use two threads are slower than one.
-PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 .PHONY: demo test check browser format bench report screenshots clean
 
