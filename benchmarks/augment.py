@@ -23,7 +23,7 @@ import torchvision
 from torchvision.transforms import InterpolationMode, v2
 
 from backbench.config import AUGMENT_PRESETS, Augment, Preprocess
-from backbench.engine.augment import augment_batch
+from backbench.training.augment import augment_batch
 
 NUM_CLASSES = 10
 ALPHAS = {"mixup": 0.2, "cutmix": 1.0}

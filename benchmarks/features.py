@@ -57,7 +57,7 @@ def make_network(name: str) -> Any:
 
 
 def wrap(body: Any, name: str, size: int = SIZE) -> Any:
-    from backbench.backbones.networks.measure import Origin, make_backbone
+    from backbench.backbones.core.measure import Origin, make_backbone
     from backbench.config import Preprocess
 
     preprocess = Preprocess(size=(size, size), mean=MEAN, std=STD)
@@ -126,9 +126,9 @@ def our_way(options: dict[str, Any]) -> dict[str, Any]:
     """Hash, extract once, logistic head with a sweep of its strength; then the same again from the cache."""
     from backbench.data.listing import Listing
     from backbench.data.store import PixelStore
-    from backbench.engine.features import extract_features
-    from backbench.engine.task import Features, Task
+    from backbench.inference.features import extract_features
     from backbench.methods.logistic import LogisticOptions, adapt
+    from backbench.task import Features, Task
 
     files, names, num_train = list_images(Path(options["data"]))
     classes, labels = np.unique(names, return_inverse=True)
@@ -171,7 +171,7 @@ def engines(options: dict[str, Any]) -> dict[str, Any]:
     """Images per CPU-second of timm's eager fp32 and of the accelerated copy, in turn."""
     import torch
 
-    from backbench.engine.accelerate import accelerate
+    from backbench.inference.accelerate import accelerate
 
     body = make_network(options["model"])
     backbone = wrap(body, options["model"])
@@ -201,7 +201,7 @@ def inputs(options: dict[str, Any]) -> dict[str, Any]:
     from torchvision import transforms
 
     from backbench.config import Preprocess
-    from backbench.engine.resize import prepare_batch
+    from backbench.inference.resize import prepare_batch
 
     high, wide = options["shape"]
     fraction = options["crop_fraction"]
@@ -237,7 +237,7 @@ def growth(options: dict[str, Any]) -> dict[str, Any]:
 
     import torch
 
-    from backbench.engine.features import extract_features
+    from backbench.inference.features import extract_features
 
     torch.manual_seed(0)
     body = torch.nn.Sequential(

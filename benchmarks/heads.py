@@ -67,8 +67,8 @@ def fit_backbench(
     strengths: Sequence[float],
     tolerance: float | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    from backbench.engine.logistic import fit_logistic
-    from backbench.engine.standardise import Rows, measure_scale
+    from backbench.heads.logistic import fit_logistic
+    from backbench.heads.standardise import Rows, measure_scale
 
     rows = Rows([values], measure_scale([values]), "cpu")
     limits = {} if tolerance is None else {"tolerance": tolerance, "loss_floor": 1.0}
@@ -309,8 +309,8 @@ def section_share(rounds: int) -> list[str]:
 
 def measure_method(job: dict[str, Any]) -> dict[str, Any]:
     """CPU and wall seconds of one method's `adapt` with its defaults."""
-    from backbench.catalog import find_method
-    from backbench.engine.task import Features, Task
+    from backbench.registry import find_method
+    from backbench.task import Features, Task
 
     values, labels = make_examples(job["num"], job["classes"])
     cut = len(values) * 4 // 5

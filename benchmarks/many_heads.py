@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from backbench.config import Recipe
-from backbench.engine.batches import FeatureBatches
-from backbench.engine.checkpoint import Workspace
-from backbench.engine.head_modules import make_linear, make_mlp
-from backbench.engine.many_heads import ManyHeads, Setting, make_grid, spread_phase
-from backbench.engine.optimise import Phase
-from backbench.engine.task import Features
-from backbench.engine.train import fit
+from backbench.heads.head_modules import make_linear, make_mlp
 from backbench.methods.head import DECAYS, RATES
 from backbench.runtime import make_torch_rng
+from backbench.task import Features
+from backbench.training.batches import FeatureBatches
+from backbench.training.checkpoint import Workspace
+from backbench.training.many_heads import ManyHeads, Setting, make_grid, spread_phase
+from backbench.training.optimise import Phase
+from backbench.training.train import fit
 
 EPOCHS = 3
 

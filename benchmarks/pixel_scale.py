@@ -52,11 +52,11 @@ def write_adapted(wrong: Path, data: str) -> Path | None:
     from safetensors.torch import save_file
     from torch import nn
 
-    from backbench.catalog import find_model
     from backbench.config import DataConfig
     from backbench.data.load import load_data
-    from backbench.engine.resize import prepare_batch
-    from backbench.engine.tune import are_norms_folded
+    from backbench.inference.resize import prepare_batch
+    from backbench.registry import find_model
+    from backbench.training.tune import are_norms_folded
 
     load = find_model(str(wrong)).load
     assert load is not None  # a card runs a network

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from backbench.adapt import adapt
-from backbench.catalog import find_model
 from backbench.config import DataConfig, MethodConfig, RunConfig
-from backbench.records import RunRecord
+from backbench.records.schema import RunRecord
+from backbench.registry import find_model
+from backbench.runs.run import adapt
 
 RESULTS = Path(__file__).parent / "results" / "quantized.md"
 HEADER = """| model | scheme | test | validation | same head, float | mean, least cosine | size | images/s |

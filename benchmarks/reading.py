@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from backbench import ledger
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.data.manifest import Manifest, read_manifest, write_manifest
 from backbench.documents import parse_json
-from backbench.evaluate.calibrate import softmax
-from backbench.evaluate.metrics import per_class_recall, score
-from backbench.evidence import _read_manifest
-from backbench.records import DataFacts, Predictions, RunRecord
+from backbench.explain.evidence import _read_manifest
+from backbench.records import folders as ledger
+from backbench.records.schema import DataFacts, Predictions, RunRecord
+from backbench.stats.calibrate import softmax
+from backbench.stats.metrics import per_class_recall, score
 from backbench.storage import digest_file
 
 NUM_TEST, TURNS, READINGS = 10_000, 4, 12

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import Browser, sync_playwright
 
-from backbench.evidence import make_thumbnail
+from backbench.explain.evidence import make_thumbnail
 from backbench.report.page.inputs import DataDetails, Evidence, FeatureMap, make_comparison
 from backbench.report.page.render import render_report
 from backbench.report.page.view import wanted_images

@@ -32,14 +32,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from backbench.catalog import find_model, list_methods
+from backbench.classifier.bundle import write_bundle
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.data.load import load_data
-from backbench.engine import accelerate, batches, tune
-from backbench.engine.bundle import write_bundle
-from backbench.engine.checkpoint import Checkpoint, Workspace
 from backbench.errors import Interrupted, StorageError
-from backbench.tuning import tune_run
+from backbench.inference import accelerate
+from backbench.registry import find_model, list_methods
+from backbench.runs.train import tune_run
+from backbench.training import batches, tune
+from backbench.training.checkpoint import Checkpoint, Workspace
 
 LOADED = (accelerate, tune)  # before the forks, so that each has it already
 CLASSES, EACH, SIDE = 3, {"train": 12, "val": 2, "test": 2}, 16

@@ -198,11 +198,11 @@ import numpy as np, torch
 from torch import nn
 from torch.nn import functional as F
 from backbench.config import Recipe
-from backbench.engine.batches import Activations, FeatureBatches
-from backbench.engine.checkpoint import Workspace
-from backbench.engine.optimise import Phase
-from backbench.engine.train import fit
-from backbench.backbones.networks.cnn import CNN
+from backbench.training.batches import Activations, FeatureBatches
+from backbench.training.checkpoint import Workspace
+from backbench.training.optimise import Phase
+from backbench.training.train import fit
+from backbench.backbones.architectures.cnn import CNN
 torch.set_num_threads(1)
 torch.manual_seed(0)
 STEPS, BATCH = 24, 128

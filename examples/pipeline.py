@@ -81,8 +81,8 @@ for label in classes[:20]:
 # are of: change it and run the cells again.
 
 # %%
-from backbench.report.pictures.of_run import draw_run
-from backbench.report.pictures.style import save_figure
+from backbench.report.figures.of_run import draw_run
+from backbench.report.figures.style import save_figure
 
 
 def show(figure, name):

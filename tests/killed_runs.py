@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from backbench import storage
-from backbench.adapt import adapt
-from backbench.catalog import list_methods, list_models
+from backbench.classifier import bundle
 from backbench.config import RunConfig
-from backbench.engine import bundle, tune
-from backbench.engine import train as training
-from backbench.ledger import read_predictions, read_record
+from backbench.records.folders import read_predictions, read_record
+from backbench.registry import list_methods, list_models
+from backbench.runs.run import adapt
+from backbench.training import train as training
+from backbench.training import tune
 
 LOADED = (bundle, tune, list_methods(), list_models())
 POINTS = ("half written", "any time", "not moved yet", "any time", "just moved", "any time")

@@ -19,20 +19,20 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from backbench.adapt import adapt
-from backbench.catalog import find_model
+from backbench.classifier.classifier import Classifier
 from backbench.config import Augment, DataConfig, MethodConfig, Recipe, RunConfig
-from backbench.engine.batches import FeatureBatches, ImageBatches
-from backbench.engine.checkpoint import Workspace
-from backbench.engine.classifier import Classifier
-from backbench.engine.distributed import wait_for_all
-from backbench.engine.features import extract_features
-from backbench.engine.head_modules import make_linear
-from backbench.engine.optimise import Phase
-from backbench.engine.task import Features, Part
-from backbench.engine.train import fit
+from backbench.distributed import wait_for_all
 from backbench.errors import BackbenchError, Interrupted
+from backbench.heads.head_modules import make_linear
+from backbench.inference.features import extract_features
+from backbench.registry import find_model
+from backbench.runs.run import adapt
 from backbench.runtime import make_torch_rng
+from backbench.task import Features, Part
+from backbench.training.batches import FeatureBatches, ImageBatches
+from backbench.training.checkpoint import Workspace
+from backbench.training.optimise import Phase
+from backbench.training.train import fit
 
 WORLDS = (3, 2)
 NAMES = ("a", "b", "c")

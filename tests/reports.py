@@ -7,9 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from backbench.config import DataConfig, MethodConfig, Preprocess, RunConfig
-from backbench.evaluate.metrics import per_class_recall, score
-from backbench.records import Cost, DataFacts, Failure, MethodFacts, ModelFacts, Predictions, RunRecord
-from backbench.report.page.inputs import StoredRun
+from backbench.records.schema import (
+    Cost,
+    DataFacts,
+    Failure,
+    MethodFacts,
+    ModelFacts,
+    Predictions,
+    RunRecord,
+    StoredRun,
+)
+from backbench.stats.metrics import per_class_recall, score
 
 CLASSES = ("cat", "dog", "owl")
 

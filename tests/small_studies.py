@@ -30,14 +30,14 @@ from torchvision import models
 from torchvision.models import _api
 
 from backbench.backbones import own
-from backbench.backbones.model_index import hub_repo, rows_of
-from backbench.backbones.networks import vit_config
+from backbench.backbones.architectures import vit_config
+from backbench.backbones.core.model_index import hub_repo, rows_of
 from backbench.errors import BackbenchError
 from backbench.progress import Progress
-from backbench.studies.carry_out import run_study
+from backbench.studies.run import run_study
 from backbench.studies.schema import StudyFile, read_study
 from backbench.studies.steps import SIZE_SUFFIX, Settings
-from backbench.studies.write_up import write_up
+from backbench.studies.write import write_up
 from loopback_hub import COMMIT
 
 TIMM: dict[str, tuple[str, dict[str, Any]]] = {  # those without a small relative in timm

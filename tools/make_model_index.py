@@ -142,7 +142,7 @@ def index_torchvision(limit: int | None) -> dict[str, Any]:
     import torchvision
     from torchvision import models
 
-    from backbench.backbones.networks.torchvision_body import published_options
+    from backbench.backbones.loaders.torchvision import published_options
 
     rows: list[list[Any]] = []
     for name in models.list_models(module=models)[:limit]:
@@ -166,7 +166,7 @@ def index_torchvision(limit: int | None) -> dict[str, Any]:
 
 def make_headless(name: str, options: dict[str, Any]) -> Any:
     """A torchvision network without its head, as it is run."""
-    from backbench.backbones.networks.torchvision_body import drop_head, make_network
+    from backbench.backbones.loaders.torchvision import drop_head, make_network
 
     return drop_head(make_network(name, options))
 

@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backbench.arguments import check_budget, check_top, list_methods, list_models, make_data_config, to_text
-from backbench.opened import Run, Study
+from backbench.results import Run, Study
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from backbench.arguments import Methods, Source
+    from backbench.classifier.classifier import Classifier
     from backbench.config import OnBad
-    from backbench.engine.classifier import Classifier
-    from backbench.study import Ranking
+    from backbench.runs.rank import Ranking
 
 
 def rank(
@@ -81,11 +81,11 @@ def rank(
     from pathlib import Path
 
     from backbench.backbones.card_folders import expand_cards
-    from backbench.catalog import find_model
     from backbench.progress import make_progress
+    from backbench.registry import find_model
+    from backbench.runs.rank import RankRequest
+    from backbench.runs.rank import rank as rank_models
     from backbench.runtime import decide_device, decide_precision
-    from backbench.study import RankRequest
-    from backbench.study import rank as rank_models
 
     check_budget(budget_seconds)
     model_names, method_configs = list_models(models), list_methods(methods)
@@ -158,10 +158,10 @@ def adapt(
     import time
     from pathlib import Path
 
-    from backbench.adapt import adapt as adapt_model
-    from backbench.catalog import find_method, find_model
     from backbench.config import RunConfig
     from backbench.progress import Stoppable, make_progress
+    from backbench.registry import find_method, find_model
+    from backbench.runs.run import adapt as adapt_model
     from backbench.runtime import catch_signals, decide_device, decide_precision
 
     check_budget(budget_seconds)
@@ -200,7 +200,7 @@ def open_run(run: Source, *, out: Source = "runs") -> Run:
     """
     from pathlib import Path
 
-    from backbench.ledger import find_run
+    from backbench.records.folders import find_run
 
     return Run(find_run(Path(out), os.fspath(run)).resolve())
 
@@ -218,7 +218,7 @@ def open_study(folder: Source = "runs", *, data: str | None = None) -> Study:
     from pathlib import Path
 
     from backbench.errors import ConfigError, nearest, shown, unknown_name
-    from backbench.evidence import find_run_folders
+    from backbench.records.folders import find_run_folders
     from backbench.report.text import join_names
 
     given = (to_text(folder, "folder", "the folder of the runs"),)
@@ -257,11 +257,12 @@ def load(path: Source) -> Classifier:
         path: the bundle's folder, or that of the run that wrote it.
 
     Raises:
-        BackbenchError: not a bundle, damaged, or written by a newer backbench; see `engine.bundle.load_bundle`.
+        BackbenchError: not a bundle, damaged, or written by a newer backbench; see
+            `classifier.bundle.load_bundle`.
     """
     from pathlib import Path
 
-    from backbench.engine.bundle import load_bundle
+    from backbench.classifier.bundle import load_bundle
 
     return load_bundle(Path(path))
 
@@ -270,7 +271,7 @@ def _open_folders(given: Sequence[str], folders: Sequence[Path]) -> list[Study]:
     """One study for each set of test images; of a whole folder, what can't be read is left out and said."""
     from dataclasses import replace
 
-    from backbench.evidence import ReportRequest, gather_report
+    from backbench.explain.evidence import ReportRequest, gather_report
 
     request = ReportRequest(tuple(given), has_images=False, map_method="none", num_explained=0)
     comparisons, _, left_out = gather_report(request)
@@ -286,7 +287,7 @@ def _to_study(ranking: Ranking, out: Path) -> Study:
     from dataclasses import replace
 
     from backbench.errors import Interrupted
-    from backbench.ledger import find_attempt
+    from backbench.records.folders import find_attempt
 
     if not ranking.rows:
         raise Interrupted(signal.SIGINT)

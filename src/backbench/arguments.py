@@ -93,8 +93,8 @@ def check_budget(budget_seconds: object) -> None:
 
 def check_top(top: object, methods: Sequence[MethodConfig]) -> None:
     """ConfigError for what is no number of models, or where no probe of `methods` could choose which to train."""
-    from backbench.catalog import find_method
     from backbench.errors import ConfigError
+    from backbench.registry import find_method
 
     kinds = {find_method(method.name, "methods").kind for method in methods}
     if top is None:

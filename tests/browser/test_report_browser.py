@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backbench.evidence import make_thumbnail
+from backbench.explain.evidence import make_thumbnail
 from backbench.report.page.inputs import DataDetails, Evidence, FeatureMap, make_comparison
 from backbench.report.page.render import render_report
 from backbench.report.page.view import wanted_images

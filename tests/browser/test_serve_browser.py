@@ -17,12 +17,12 @@ import torch
 import uvicorn
 from PIL import Image
 
-from backbench.catalog import find_model
-from backbench.engine.bundle import write_bundle
-from backbench.engine.classifier import Classifier
-from backbench.engine.gallery import Gallery, Sample, to_jpeg
-from backbench.engine.head_modules import make_linear
-from backbench.engine.strangeness import Strangeness
+from backbench.classifier.bundle import write_bundle
+from backbench.classifier.classifier import Classifier
+from backbench.classifier.gallery import Gallery, Sample, to_jpeg
+from backbench.classifier.strangeness import Strangeness
+from backbench.heads.head_modules import make_linear
+from backbench.registry import find_model
 from backbench.report.text import in_csv
 from backbench.serve.app import make_app
 from backbench.serve.inbox import list_entries

@@ -14,7 +14,7 @@ from PIL import Image
 
 from backbench.cli import app
 from backbench.errors import BackbenchError, ConfigError, DataError
-from backbench.ledger import read_predictions
+from backbench.records.folders import read_predictions
 from conftest import make_photos
 
 

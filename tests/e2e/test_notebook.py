@@ -96,7 +96,7 @@ def test_a_notebook_of_a_study_runs_in_its_trial_form(
 @pytest.mark.parametrize("name", OF_STUDIES)
 def test_every_name_in_the_real_form_is_one_there_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings cell alone, without the trial: its models and data set are known to the catalog."""
-    from backbench.catalog import find_model, find_source
+    from backbench.registry import find_model, find_source
 
     monkeypatch.delenv("BACKBENCH_TRIAL", raising=False)
     names: dict[str, Any] = {"__name__": "__main__"}

@@ -17,20 +17,20 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import backbench
-from backbench.adapt import Adapted, adapt
-from backbench.catalog import find_model
+from backbench.classifier.bundle import write_bundle
+from backbench.classifier.classifier import Classifier, Prediction
 from backbench.cli import app
 from backbench.cli.predict import check_csv_target, split_arguments, write_csv
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.data.load import load_data
 from backbench.data.manifest import read_manifest
-from backbench.engine.bundle import write_bundle
-from backbench.engine.classifier import Classifier, Prediction
-from backbench.engine.head_modules import to_module
 from backbench.errors import BackbenchError, ConfigError, DataError
-from backbench.ledger import read_predictions
-from backbench.openings import count_openings
-from backbench.run import run
+from backbench.heads.head_modules import to_module
+from backbench.records.folders import read_predictions
+from backbench.records.openings import count_openings
+from backbench.registry import find_model
+from backbench.runs.probe import run
+from backbench.runs.run import Adapted, adapt
 from conftest import make_photos
 
 CLASSES = ("circle", "cross", "stripes")
@@ -71,9 +71,9 @@ class World:
         self.other = write_bundle(root / "=other", self.fit(config))
 
     def fit(self, config: RunConfig) -> Classifier:
-        from backbench.engine.task import Task
         from backbench.methods.centroid import CentroidOptions, adapt
-        from backbench.run import extract_for, features_of
+        from backbench.runs.extract import extract_for, features_of
+        from backbench.task import Task
 
         data = load_data(config.data)
         extracted = extract_for(find_model("pixels"), config, data, device="cpu")
@@ -172,7 +172,7 @@ def test_deep_images_are_predicted_by_the_scale_they_were_trained_with(tmp_path:
 def test_a_csv_never_replaces_what_is_no_table_of_answers(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backbench.engine.bundle.load_bundle", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("backbench.classifier.bundle.load_bundle", lambda *_: pytest.fail("a model was loaded"))
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(b"precious")
     for target, said in ((photo, "not written over"), (tmp_path, "is a folder"), (photo / "a.csv", "no folder")):
@@ -434,6 +434,6 @@ def test_small_classes_are_those_of_the_training_again(
 
 
 def test_a_url_is_named_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backbench.backbones.bundle_files.is_bundle", lambda path: path.name == "bundle")
+    monkeypatch.setattr("backbench.backbones.core.bundle_files.is_bundle", lambda path: path.name == "bundle")
     with pytest.raises(ConfigError, match=r"'https://x.org/a.jpg' is a URL.*download it first"):
         split_arguments(["bundle", "https://x.org/a.jpg"])

@@ -21,10 +21,10 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
-from backbench import study
 from backbench.cli import app
 from backbench.config import DataConfig, MethodConfig
 from backbench.errors import StorageError
+from backbench.runs import rank as study
 
 ROW_KEYS = {
     "model", "method", "run_id", "accuracy", "low", "high", "n", "rank_low", "rank_high", "tied_with_best",
@@ -357,7 +357,7 @@ def test_a_model_that_can_not_be_kept_does_not_cost_the_answer(
         raise error
 
     photos, _, _ = ranked
-    monkeypatch.setattr(importlib.import_module("backbench.adapt"), "keep_run", fail)
+    monkeypatch.setattr(importlib.import_module("backbench.runs.run"), "keep_run", fail)
     given = ["rank", photos, "--models", "pixels", "--methods", "knn", "--keep", "--json", "--out", tmp_path]
     done = CliRunner().invoke(app, list(map(str, given)))
     document = json.loads(done.stdout)

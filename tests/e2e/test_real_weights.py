@@ -13,13 +13,13 @@ from PIL import Image
 from test_rank import rank_json
 
 import backbench
-from backbench.adapt import adapt
-from backbench.backbones.networks.input_check import doubt_input
-from backbench.catalog import find_model
+from backbench.backbones.core.input_check import doubt_input
+from backbench.classifier.bundle import load_bundle
 from backbench.cli import app
 from backbench.config import DataConfig, MethodConfig, RunConfig
-from backbench.engine.bundle import load_bundle
-from backbench.engine.resize import prepare_batch
+from backbench.inference.resize import prepare_batch
+from backbench.registry import find_model
+from backbench.runs.run import adapt
 from real import IMAGENET, PHOTOGRAPHS, write_card
 
 STUDY = Path(__file__).parents[2] / "studies" / "cifar10-transfer.toml"

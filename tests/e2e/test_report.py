@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from backbench.ledger import read_record, write_run
+from backbench.records.folders import read_record, write_run
 from reports import make_runs
 
 
@@ -164,7 +164,7 @@ def test_a_mistake_ends_in_a_message(made: Path, tmp_path: Path, monkeypatch, ar
 
 def test_a_page_without_explanations_never_loads_torch(made: Path):
     code = (
-        "import sys\nfrom backbench.evidence import ReportRequest, gather_report\n"
+        "import sys\nfrom backbench.explain.evidence import ReportRequest, gather_report\n"
         "from backbench.report.page.render import render_report\n"
         f"asked = ReportRequest(runs=({str(made / 'runs')!r},), map_method='none', num_explained=0)\n"
         "found = gather_report(asked)\n"

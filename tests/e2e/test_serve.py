@@ -18,11 +18,11 @@ import httpx2 as httpx
 import pytest
 from click.testing import CliRunner
 
-from backbench.adapt import adapt
 from backbench.cli import app
 from backbench.cli.serve import address_of, decide_token, open_socket
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import ConfigError
+from backbench.runs.run import adapt
 from conftest import make_photos
 
 START = "from backbench.cli import main; main()"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from backbench import stopping
-from backbench.openings import count_openings
+from backbench.records.openings import count_openings
 from backbench.runtime import catch_signals
 from backbench.stopping import stop_status
 
@@ -61,12 +61,12 @@ def stop(place: str, arguments: list[object], number: int, *, times: int = 1) ->
 @pytest.mark.parametrize(
     ("place", "arguments"),
     [
-        ("backbench.evidence.gather_report", ["report", "runs"]),
+        ("backbench.explain.evidence.gather_report", ["report", "runs"]),
         ("backbench.cli.explain.split_subjects", ["explain", "x.bundle"]),
         ("backbench.data.audit.audit", ["scan", "PHOTOS"]),
-        ("backbench.backbones.bundle_files.find_bundle", ["evaluate", "x.bundle", "PHOTOS"]),
+        ("backbench.backbones.core.bundle_files.find_bundle", ["evaluate", "x.bundle", "PHOTOS"]),
         ("backbench.studies.schema.read_study", ["study", "run", "x.toml"]),
-        ("backbench.study.survey", ["rank", "PHOTOS"]),
+        ("backbench.runs.rank.survey", ["rank", "PHOTOS"]),
     ],
 )
 def test_a_verb_that_is_ended_says_so_in_a_word(place: str, arguments: list[str], photos: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_verb_that_is_ended_says_so_in_a_word(place: str, arguments: list[str]
 @pytest.mark.parametrize("number", STATUS)
 def test_a_ranking_that_is_ended_tells_what_is_finished(number: int, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs"
-    place = "backbench.engine.features._compute"
+    place = "backbench.inference.features._compute"
     times = 2 if number == signal.SIGTERM else 1  # as supervisors send it; a second Ctrl-C ends all at once
     done = stop(place, ["rank", photos, "--models", "tiny_cnn", "--out", out, "--json"], number, times=times)
     assert done.returncode == STATUS[signal.Signals(number)]
@@ -102,11 +102,11 @@ def test_a_signal_that_training_waits_for_decides_the_status_too(monkeypatch: py
 
 RAISE = """
 import sys
-import backbench.evidence
+import backbench.explain.evidence
 def fail(*given, **named):
     import numpy, torch
     numpy.empty(10**16) if sys.argv[-1] == "numpy" else torch.empty(10**16)
-backbench.evidence.gather_report = fail
+backbench.explain.evidence.gather_report = fail
 from backbench.cli import main
 main()
 """

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from backbench.catalog import find_method
 from backbench.cli import app
 from backbench.errors import ConfigError
-from backbench.run import resolve_options
+from backbench.registry import find_method, resolve_options
 from backbench.studies.schema import read_study
 from backbench.studies.steps import Settings, plan_steps
 

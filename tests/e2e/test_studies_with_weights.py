@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backbench.catalog import base_name, find_model
+from backbench.registry import base_name, find_model
 from backbench.studies.schema import read_study
 from conftest import make_photos
 from loopback_hub import Hub, hub

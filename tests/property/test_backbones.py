@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backbench import catalog
+from backbench import registry as catalog
 from backbench.errors import BackbenchError, ConfigError
 
 OWN = ("pixels", "tiny_cnn", "tiny_vit", "untrained")
@@ -47,8 +47,8 @@ def card(request: pytest.FixtureRequest, shared: Path) -> str:
 def _check_contract(name: str) -> None:
     import torch
 
-    from backbench.backbones.networks.selftest import check_backbone
-    from backbench.backbones.networks.weights import digest_weights
+    from backbench.backbones.core.selftest import check_backbone
+    from backbench.backbones.core.weights import digest_weights
 
     spec, backbone = catalog.find_model(name), _load(name)
     facts = backbone.facts

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from backbench.config import Recipe
-from backbench.records import MethodFacts, RunRecord
+from backbench.records.commands import keep_command
+from backbench.records.schema import MethodFacts, RunRecord, StoredRun
 from backbench.report.cards import render_model_card
-from backbench.report.commands import keep_command
 from backbench.report.export import render_json, render_markdown
 from backbench.report.findings import Kind
 from backbench.report.notebook import render_study
-from backbench.report.page.inputs import Comparison, Evidence, StoredRun, make_comparison
+from backbench.report.page.inputs import Comparison, Evidence, make_comparison
 from backbench.report.page.render import render_report
 from backbench.report.table import render_table
 from reports import make_failure, make_runs

@@ -11,12 +11,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from backbench.catalog import MethodSpec, list_methods
-from backbench.engine import standardise
-from backbench.engine.choose import score_logits
-from backbench.engine.heads import Fitted
-from backbench.engine.task import Features, Task
 from backbench.errors import DataError
+from backbench.heads import standardise
+from backbench.heads.choose import score_logits
+from backbench.heads.heads import Fitted
+from backbench.registry import MethodSpec, list_methods
+from backbench.task import Features, Task
 
 METHODS = [method for method in list_methods() if method.kind == "probe" and not method.needs_head]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from backbench.evaluate.compare import Rank, holm, mcnemar_exact, needed_images, permutation_by_group, rank_rows
-from backbench.evaluate.intervals import bootstrap_by_group, wilson_interval
-from backbench.evaluate.metrics import score
-from backbench.evaluate.power import smallest_provable_gap
 from backbench.report.text import cell_width, printable, shorten
+from backbench.stats.compare import Rank, holm, mcnemar_exact, needed_images, permutation_by_group, rank_rows
+from backbench.stats.intervals import bootstrap_by_group, wilson_interval
+from backbench.stats.metrics import score
+from backbench.stats.power import smallest_provable_gap
 
 SCALE = float(os.environ.get("BACKBENCH_TEST_SCALE", "1"))
 

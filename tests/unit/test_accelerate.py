@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from backbench.backbones.networks.base import Backbone
-from backbench.catalog import find_model
+from backbench.backbones.core.base import Backbone
 from backbench.config import Preprocess
-from backbench.engine import accelerate as module
-from backbench.engine.accelerate import _OneDNNLinear, _try_onednn_linears, accelerate
-from backbench.engine.resize import prepare_batch
-from backbench.records import ModelFacts
+from backbench.inference import accelerate as module
+from backbench.inference.accelerate import _OneDNNLinear, _try_onednn_linears, accelerate
+from backbench.inference.resize import prepare_batch
+from backbench.records.schema import ModelFacts
+from backbench.registry import find_model
 
 
 @pytest.fixture(autouse=True)

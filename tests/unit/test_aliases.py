@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from backbench.backbones import aliases, timm_models
-from backbench.catalog import find_model, list_models
 from backbench.errors import ConfigError
+from backbench.registry import find_model, list_models
 
 
 @pytest.mark.parametrize("alias", aliases.ALIASES)

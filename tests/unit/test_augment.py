@@ -12,15 +12,15 @@ from scipy import stats
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as reference
 
-from backbench.engine.augment import colour, geometry, mixing
-from backbench.engine.augment.rand_augment import (
+from backbench.training.augment import colour, geometry, mixing
+from backbench.training.augment.rand_augment import (
     OPERATIONS,
     Operations,
     draw_operations,
     move_matrix,
     rand_augment,
 )
-from backbench.engine.order import draw_uniforms
+from backbench.training.order import draw_uniforms
 
 LEAST_P = 1e-3  # seeds are fixed, so this fails by a change of the code alone
 NUM_DRAWS = 3000

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 import backbench
 from backbench.config import AUGMENT_PRESETS, Augment, Preprocess, augment_preset
-from backbench.engine.augment import augment_batch
-from backbench.engine.resize import prepare_batch
 from backbench.errors import ConfigError
+from backbench.inference.resize import prepare_batch
+from backbench.training.augment import augment_batch
 
 PREPROCESS = Preprocess(size=(24, 28), crop_fraction=0.9)
 NUM_CLASSES = 5
@@ -137,7 +137,7 @@ def test_the_cache_of_the_machine_changes_nothing(augment: Augment, monkeypatch:
     images = make_images()
     expected, _ = augmented(images, augment)
     for cache_bytes in (1, 5 * 24 * 28 * 12, 11 * 24 * 28 * 12):
-        monkeypatch.setattr("backbench.engine.augment.batch.CACHE_BYTES", cache_bytes)
+        monkeypatch.setattr("backbench.training.augment.batch.CACHE_BYTES", cache_bytes)
         torch.testing.assert_close(augmented(images, augment)[0], expected, rtol=0, atol=1e-5)
 
 
@@ -280,11 +280,12 @@ def test_lengths_that_disagree_are_refused(wrong: dict) -> None:
 def test_only_training_augments() -> None:
     """Seeds S0, S1, S3 and S4 augmented what they measured on: evaluation must not be able to."""
     root = Path(backbench.__file__).parent
-    measured = [*root.glob("evaluate/*.py"), *root.glob("data/**/*.py"), *root.glob("backbones/**/*.py")]
-    measured += [root / name for name in ("run.py", "study.py", "engine/features.py", "engine/resize.py")]
-    for path in measured:
-        if path.exists():
-            assert not re.search(r"engine\.augment|engine import .*augment", path.read_text()), path
+    folders = ("stats", "data", "backbones", "inference", "classifier", "heads", "runs")
+    measured = {folder: list(root.glob(f"{folder}/**/*.py")) for folder in folders}
+    assert all(measured.values())  # the check looked at something in each
+    for path in (path for paths in measured.values() for path in paths):
+        assert not re.search(r"training\.augment|training import .*augment", path.read_text()), path
+    assert any("training.augment" in path.read_text() for path in root.glob("training/*.py"))
 
 
 # configuration

@@ -58,7 +58,7 @@ def _complaint(path: str, kind: type[BackbenchError]) -> str:
 
 
 def test_a_card_loads(tmp_path: Path, state: dict[str, Any]) -> None:
-    from backbench.backbones.networks.selftest import check_backbone
+    from backbench.backbones.core.selftest import check_backbone
 
     backbone = _load(_write(tmp_path, {name: tensor.half() for name, tensor in state.items()}))
     check_backbone(backbone)

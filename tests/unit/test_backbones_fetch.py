@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from backbench.backbones import timm_models
-from backbench.backbones.model_index import find_in_hub_cache, torch_file
-from backbench.backbones.networks.fetch import fetch_from_address, hash_in_name
+from backbench.backbones.core.fetch import fetch_from_address, hash_in_name
+from backbench.backbones.core.model_index import find_in_hub_cache, torch_file
 from backbench.errors import ModelError
 from loopback_hub import Hub, hub
 
@@ -40,7 +40,7 @@ def _run(code: str, endpoint: str, home: Path, **more: str) -> dict[str, str]:
 
 LOAD = f"""
 import json
-from backbench.catalog import find_model
+from backbench.registry import find_model
 from backbench.errors import ModelError
 try:
     facts = find_model("{MODEL}").load(0).facts
@@ -52,7 +52,7 @@ except ModelError as error:
 
 FETCH = """
 import json
-from backbench.backbones.networks.fetch import fetch_from_hub
+from backbench.backbones.core.fetch import fetch_from_hub
 from backbench.errors import ModelError
 try:
     print(json.dumps({"path": str(fetch_from_hub("timm/a_model", "a_model"))}))
@@ -66,7 +66,7 @@ def test_a_timm_model_is_fetched_once_and_then_needs_no_hub(hub: Hub, tmp_path: 
     import timm
     from safetensors.torch import save
 
-    from backbench.backbones.networks.weights import digest_weights
+    from backbench.backbones.core.weights import digest_weights
 
     whole = timm.create_model("test_vit")
     hub.files[f"/timm/{MODEL}/resolve/main/model.safetensors"] = save(whole.state_dict())

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from backbench import catalog
-from backbench.backbones import defaults, model_index, timm_models, torchvision_models
+from backbench import registry as catalog
+from backbench.backbones import timm_models, torchvision_models
+from backbench.backbones.core import defaults, model_index
 from backbench.errors import ConfigError
 
 
@@ -92,8 +93,8 @@ def test_everything_listed_is_found_again() -> None:
 
 def test_listing_imports_no_library() -> None:
     code = (
-        "import sys; from backbench.catalog import list_models, find_model\n"
-        "from backbench.backbones import defaults\n"
+        "import sys; from backbench.registry import list_models, find_model\n"
+        "from backbench.backbones.core import defaults\n"
         "assert len(list_models()) > 1500; defaults.is_on_disk(find_model('resnet50')); find_model('tiny_vit')\n"
         "defaults.default_models('cpu')\n"
         "found = {'torch', 'timm', 'torchvision', 'huggingface_hub', 'safetensors'} & set(sys.modules)\n"

@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from backbench.backbones.networks import selftest, timm_body, torchvision_body
-from backbench.backbones.networks.base import Backbone
-from backbench.backbones.networks.cut import cut_at
-from backbench.backbones.networks.measure import Origin, copy_to_meta, make_backbone, measure_body
-from backbench.backbones.networks.tiny_nets import TinyCNN, TinyViT, make_untrained
-from backbench.backbones.networks.undrawn import undrawn
-from backbench.backbones.networks.weights import digest_weights, is_finite, put_state
+from backbench.backbones.architectures.tiny_nets import TinyCNN, TinyViT, make_untrained
+from backbench.backbones.core import selftest
+from backbench.backbones.core.base import Backbone
+from backbench.backbones.core.cut import cut_at
+from backbench.backbones.core.measure import Origin, copy_to_meta, make_backbone, measure_body
+from backbench.backbones.core.skip_init import undrawn
+from backbench.backbones.core.weights import digest_weights, is_finite, put_state
+from backbench.backbones.loaders import timm as timm_body
+from backbench.backbones.loaders import torchvision as torchvision_body
 from backbench.config import Preprocess
 from backbench.errors import ModelError
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from backbench import catalog
-from backbench.backbones.model_index import rows_of, torch_file
+from backbench import registry as catalog
+from backbench.backbones.core.model_index import rows_of, torch_file
 from backbench.errors import ModelError
 
 
@@ -33,9 +33,9 @@ def test_the_same_network_as_torchvisions_own(name: str) -> None:
     import torch
     from torchvision import models
 
-    from backbench.backbones.networks import torchvision_body
-    from backbench.backbones.networks.selftest import check_backbone
-    from backbench.backbones.networks.weights import digest_weights
+    from backbench.backbones.core.selftest import check_backbone
+    from backbench.backbones.core.weights import digest_weights
+    from backbench.backbones.loaders import torchvision as torchvision_body
 
     torch.manual_seed(1)
     state = torchvision_body.make_network(name).state_dict()

@@ -16,18 +16,19 @@ import torch
 from torch import nn
 
 import backbench
-from backbench.backbones.model_index import rows_of
-from backbench.backbones.networks.base import Backbone
-from backbench.backbones.networks.build import Build
-from backbench.catalog import find_model
+from backbench.backbones.core.base import Backbone
+from backbench.backbones.core.build import Build
+from backbench.backbones.core.model_index import rows_of
+from backbench.classifier import bundle
+from backbench.classifier.bundle import digest_record, load_bundle, read_facts, write_bundle
+from backbench.classifier.classifier import Classifier
 from backbench.config import DataConfig, MethodConfig, RunConfig, digest_json
-from backbench.engine import bundle
-from backbench.engine.bundle import digest_record, load_bundle, read_facts, write_bundle
-from backbench.engine.classifier import Classifier
-from backbench.engine.head_modules import make_linear, make_mlp, to_module
-from backbench.engine.heads import NeighbourHead
 from backbench.errors import BackbenchError, ConfigError, ModelError, StorageError
-from backbench.records import DataFacts, MethodFacts, Metric, RunRecord
+from backbench.heads.head_modules import make_linear, make_mlp, to_module
+from backbench.heads.heads import NeighbourHead
+from backbench.records.schema import DataFacts, MethodFacts, RunRecord
+from backbench.registry import find_model
+from backbench.stats.metric import Metric
 
 NAMES = ("ant", "bee", "naïve <b>`x`|")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backbench.evaluate.calibrate import (
+from backbench.stats.calibrate import (
     HIGHEST_TEMPERATURE,
     LOWEST_TEMPERATURE,
     calibrate,

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backbench.catalog import find_source, list_sources
 from backbench.config import DataConfig
 from backbench.data.load import load_data, load_listing
 from backbench.data.sources import caltech
@@ -25,6 +24,7 @@ from backbench.data.sources.caltech import CALTECH101, CALTECH256, Archive, load
 from backbench.data.survey import survey
 from backbench.errors import ConfigError, DataError, DownloadError
 from backbench.progress import SILENT
+from backbench.registry import find_source, list_sources
 from backbench.runtime import cache_folder
 
 CONFIG = DataConfig(source="caltech256")

@@ -12,19 +12,20 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from backbench.classifier import bundle
 from backbench.cli import app
 from backbench.cli.study import render_estimates, split_pairs
-from backbench.engine import bundle
 from backbench.errors import ConfigError, MissingExtra
 from backbench.progress import SILENT
-from backbench.records import Metric
-from backbench.studies import carry_out, drawings
-from backbench.studies.carry_out import Outcome, run_study
+from backbench.stats.metric import Metric
+from backbench.studies import drawings
+from backbench.studies import run as carry_out
 from backbench.studies.document import is_less_than_there, make_document
 from backbench.studies.estimate import estimate_steps
+from backbench.studies.run import Outcome, run_study
 from backbench.studies.schema import StudyFile
 from backbench.studies.steps import Settings, find_missing, plan_steps
-from backbench.studies.write_up import _tell_apart, write_up
+from backbench.studies.write import _tell_apart, write_up
 from listings import write_image
 
 STUDY: dict[str, Any] = {
@@ -129,7 +130,7 @@ def test_an_interrupt_ends_the_study_and_draws_nothing(monkeypatch: pytest.Monke
         return [tmp_path / "tables.md"], []
 
     monkeypatch.setattr(carry_out, "rank", lambda request, progress: _ranking(interrupted=True))
-    monkeypatch.setattr("backbench.studies.write_up.write_up", write_up)
+    monkeypatch.setattr("backbench.studies.write.write_up", write_up)
     file = Path(__file__).parents[2] / "studies" / "default.toml"
     done = CliRunner().invoke(app, ["study", "run", str(file), "--out", str(tmp_path), "--quiet"])
     assert done.exit_code == 130
@@ -763,7 +764,7 @@ def test_an_interrupt_while_pictures_are_drawn_still_writes_the_pages(
     def interrupt(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("backbench.studies.write_up.draw_study", interrupt)
+    monkeypatch.setattr("backbench.studies.write.draw_study", interrupt)
     file = Path(__file__).parents[2] / "studies" / "default.toml"
     call = ["study", "run", str(file), "--out", str(tmp_path), "--quiet", "--json", "--limit", "60"]
     done = CliRunner().invoke(app, [*call, "--random-weights"])

@@ -14,9 +14,9 @@ from backbench.config import DataConfig, GreyScale
 from backbench.data import census as census_module
 from backbench.data import decode
 from backbench.data.census import Census, take_census
+from backbench.data.image_stats import COLOUR_NAMES, FACT_NAMES, measure_colours
 from backbench.data.listing import Listing
 from backbench.data.load import load_listing
-from backbench.data.measure import COLOUR_NAMES, FACT_NAMES, measure_colours
 from backbench.data.store import PixelStore
 from backbench.errors import BadImage
 from backbench.progress import Progress

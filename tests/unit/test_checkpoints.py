@@ -418,7 +418,7 @@ def test_weights_for_grey_images_see_the_grey_value(tmp_path: Path, architecture
 
 
 def test_own_networks_unwrap_too(tmp_path: Path) -> None:
-    from backbench.backbones.networks.own_body import make_untrained_body
+    from backbench.backbones.loaders.own import make_untrained_body
 
     for name, size in (("cnn_small", 32), ("vit_tiny_patch16_32", 32)):
         state = dict(make_untrained_body(name, 0).state_dict())
@@ -624,7 +624,7 @@ def test_networks_that_do_not_fit_are_never_made(
 ) -> None:
     import torch
 
-    from backbench.backbones.networks import timm_body
+    from backbench.backbones.loaders import timm as timm_body
 
     made = []
     make = timm_body.make_network

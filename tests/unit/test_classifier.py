@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from backbench.catalog import find_model
+from backbench.classifier.classifier import Classifier
 from backbench.config import GreyScale
-from backbench.engine.classifier import Classifier
-from backbench.engine.features import extract_features
-from backbench.engine.head_modules import HeadModule, build_head, make_linear, make_mlp, to_module
-from backbench.engine.heads import CosineHead, Head, LinearHead, NeighbourHead, normalise_rows
-from backbench.engine.resize import prepare_batch
 from backbench.errors import ConfigError, DataError, ModelError
-from backbench.evaluate.calibrate import softmax
+from backbench.heads.head_modules import HeadModule, build_head, make_linear, make_mlp, to_module
+from backbench.heads.heads import CosineHead, Head, LinearHead, NeighbourHead, normalise_rows
+from backbench.inference.features import extract_features
+from backbench.inference.resize import prepare_batch
 from backbench.progress import Progress
+from backbench.registry import find_model
+from backbench.stats.calibrate import softmax
 
 NAMES = ("ant", "bee", "cow")
 DIM = 24

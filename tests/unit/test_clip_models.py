@@ -16,15 +16,14 @@ from torch import nn
 from torch.nn import functional
 
 from backbench.backbones import clip_models
-from backbench.backbones.networks import clip_body
-from backbench.backbones.networks.original_head import TextHead
-from backbench.backbones.networks.rebuild import make_random, rebuild
-from backbench.catalog import find_method, find_model
+from backbench.backbones.core.original_head import TextHead
+from backbench.backbones.core.rebuild import make_random, rebuild
+from backbench.backbones.loaders import clip as clip_body
 from backbench.config import MethodConfig, Preprocess
-from backbench.engine.zeroshot import describe_classes
 from backbench.errors import ConfigError, MissingExtra, ModelError
+from backbench.heads.class_mapping import describe_classes
 from backbench.methods.zeroshot import TEMPLATES, map_classes
-from backbench.run import resolve_options
+from backbench.registry import find_method, find_model, resolve_options
 
 SIDE, DIM = 16, 8
 TINY = {

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from backbench.backbones.networks.cnn import CNN, PATCH, LeNet, SmallCNN, whitening_filters
-from backbench.backbones.networks.measure import count_parameters, measure_body
-from backbench.backbones.networks.own_body import make_untrained_body
-from backbench.backbones.networks.selftest import check_backbone
-from backbench.catalog import find_model, list_models
+from backbench.backbones.architectures.cnn import CNN, PATCH, LeNet, SmallCNN, whitening_filters
+from backbench.backbones.core.measure import count_parameters, measure_body
+from backbench.backbones.core.selftest import check_backbone
+from backbench.backbones.loaders.own import make_untrained_body
 from backbench.errors import ModelError
+from backbench.registry import find_model, list_models
 
 
 @pytest.mark.parametrize("name", ["cnn", "cnn_small", "lenet"])

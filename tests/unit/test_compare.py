@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from backbench.evaluate.compare import (
+from backbench.stats.compare import (
     control_alarms,
     design_effect,
     holm,
@@ -19,7 +19,7 @@ from backbench.evaluate.compare import (
     unbeaten_controls,
     units_to_prove,
 )
-from backbench.evaluate.power import critical_counts
+from backbench.stats.power import critical_counts
 
 
 def _pair(only_a: int, only_b: int, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backbench.evaluate.confusion import ConfusedPair, cluster_order, count_confusion, most_confused
-from backbench.evaluate.reliability import at_temperature, reliability_bins
+from backbench.stats.confusion import ConfusedPair, cluster_order, count_confusion, most_confused
+from backbench.stats.reliability import at_temperature, reliability_bins
 
 
 def test_counts_have_true_classes_in_rows_and_answers_in_columns() -> None:

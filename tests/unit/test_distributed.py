@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 import processes
-from backbench.engine import distributed, whole_norm
-from backbench.engine.whole_norm import _WholeBatchNorm, refuse_checkpoints
+from backbench import distributed
 from backbench.errors import ConfigError
+from backbench.training import sync_batch_norm as whole_norm
+from backbench.training.sync_batch_norm import _WholeBatchNorm, refuse_checkpoints
 from conftest import make_photos
 
 MEMBERS = [(world, number) for world in processes.WORLDS for number in range(world)]

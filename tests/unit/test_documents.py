@@ -10,26 +10,26 @@ from typing import Any
 
 import pytest
 
-from backbench import ledger
-from backbench.backbones.bundle_files import find_bundle, read_document
 from backbench.backbones.card import read_card
-from backbench.backbones.model_index import main_revision
+from backbench.backbones.core.bundle_files import find_bundle, read_document
+from backbench.backbones.core.model_index import main_revision
 from backbench.backbones.shards import list_parts
-from backbench.catalog import find_model
 from backbench.cli.adapt import parse_settings
 from backbench.data.manifest import read_manifest
 from backbench.data.openimages_labels import read_parents
 from backbench.documents import MAX_LEVELS, TooDeep, parse_json, parse_toml
-from backbench.elsewhere import _read_found
-from backbench.engine.checkpoint import Workspace
 from backbench.errors import BackbenchError, ConfigError
 from backbench.locks import _read_owner
-from backbench.openings import count_openings
 from backbench.progress import SILENT
+from backbench.records import folders as ledger
+from backbench.records.openings import count_openings
+from backbench.records.resume import find_unfinished
+from backbench.registry import find_model
+from backbench.runs.cross_dataset import _read_found
+from backbench.runs.speeds import guess_forward
 from backbench.serve.inbox import list_entries
-from backbench.speeds import guess_forward
 from backbench.studies.schema import read_study
-from backbench.unfinished import find_unfinished
+from backbench.training.checkpoint import Workspace
 
 BAD: dict[str, bytes] = {
     "nothing": b"",

@@ -12,14 +12,13 @@ import torch
 from test_tune import outcome, stop_after
 from torch import nn
 
-from backbench.adapt import adapt
-from backbench.backbones.networks.vit import VisionTransformer
-from backbench.backbones.networks.vit_config import ViTConfig
-from backbench.catalog import find_method
+from backbench.backbones.architectures.vit import VisionTransformer
+from backbench.backbones.architectures.vit_config import ViTConfig
 from backbench.config import DataConfig, MethodConfig, Recipe, RunConfig
-from backbench.engine.dropout import dropping
 from backbench.errors import ConfigError, Interrupted
-from backbench.run import resolve_options
+from backbench.registry import find_method, resolve_options
+from backbench.runs.run import adapt
+from backbench.training.dropout import dropping
 from conftest import make_photos
 
 SMALL = ViTConfig(patch=8, width=48, depth=3, heads=4, hidden=96, image_size=(32, 32))

@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backbench.classifier.card import render_bundle_card
 from backbench.cli.evaluate import measure, render_evaluation
 from backbench.config import DataConfig, MethodConfig, Preprocess, RunConfig
-from backbench.evaluate.calibrate import measure_answered, softmax
-from backbench.evaluate.intervals import bootstrap_by_group, wilson_interval
-from backbench.evaluate.metrics import score
-from backbench.held_out import Labelled
-from backbench.records import DataFacts, MethodFacts, Metric, ModelFacts, RunRecord
-from backbench.report.bundle_card import render_bundle_card
-from backbench.report.show import describe_figures
+from backbench.records.schema import DataFacts, MethodFacts, ModelFacts, RunRecord
+from backbench.report.record_text import describe_figures
 from backbench.report.text import percent
+from backbench.runs.evaluate import Labelled
+from backbench.stats.calibrate import measure_answered, softmax
+from backbench.stats.intervals import bootstrap_by_group, wilson_interval
+from backbench.stats.metric import Metric
+from backbench.stats.metrics import score
 
 CLASSES = ("ant", "bee", "fly")
 LABELS = np.arange(60) % 3

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbench.backbones.networks.vit import VisionTransformer
-from backbench.backbones.networks.vit_config import ViTConfig
-from backbench.backbones.networks.weights import digest_weights
+from backbench.backbones.architectures.vit import VisionTransformer
+from backbench.backbones.architectures.vit_config import ViTConfig
+from backbench.backbones.core.weights import digest_weights
 from backbench.errors import ModelError
 from backbench.explain.attention import attention_maps, overhear_attention, roll_out, rollout, stretch
 from backbench.explain.tokens import reads_class_token, shape_grid, token_grid

@@ -14,15 +14,15 @@ from pytorch_grad_cam.utils.image import scale_cam_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from backbench.backbones.networks.base import Backbone
-from backbench.backbones.networks.weights import digest_weights
-from backbench.catalog import find_model
+from backbench.backbones.core.base import Backbone
+from backbench.backbones.core.weights import digest_weights
+from backbench.classifier.classifier import Classifier
 from backbench.config import Preprocess
-from backbench.engine.classifier import Classifier
-from backbench.engine.head_modules import HeadSpec, build_head, make_linear
 from backbench.errors import ModelError
 from backbench.explain.cam import explain_by_cam, grad_cam
-from backbench.records import ModelFacts
+from backbench.heads.head_modules import HeadSpec, build_head, make_linear
+from backbench.records.schema import ModelFacts
+from backbench.registry import find_model
 
 NAMES = ("ant", "bee", "cow")
 SIZE = 64
@@ -137,7 +137,7 @@ def test_images_are_not_square() -> None:
 
 
 def test_a_network_cut_at_a_layer() -> None:
-    from backbench.backbones.networks.cut import cut_at
+    from backbench.backbones.core.cut import cut_at
 
     classifier = classify(cut_at(make_timm("resnet18").eval(), "layer3"))
     cam = explain_by_cam(classifier, make_batch(), torch.tensor([0, 1]))

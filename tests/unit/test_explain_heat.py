@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from backbench.backbones.networks.weights import digest_weights
-from backbench.catalog import find_model
+from backbench.backbones.core.weights import digest_weights
+from backbench.classifier.classifier import Classifier
 from backbench.config import Preprocess
-from backbench.engine.classifier import Classifier
-from backbench.engine.head_modules import make_linear
-from backbench.engine.resize import prepare_batch
 from backbench.errors import ConfigError
 from backbench.explain.heat import RAMP, Heat, colour, explain_image, explain_images, overlay, seen_box
 from backbench.explain.samples import Sample
 from backbench.explain.sheet import Explanation, draw_explanations
+from backbench.heads.head_modules import make_linear
+from backbench.inference.resize import prepare_batch
+from backbench.registry import find_model
 
 NAMES = ("ant", "bee", "cow")
 

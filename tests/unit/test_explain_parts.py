@@ -13,9 +13,8 @@ from matplotlib.text import Text
 from PIL import Image
 from torch import nn
 
-from backbench.backbones.networks.vit import VisionTransformer
-from backbench.backbones.networks.vit_config import ViTConfig
-from backbench.catalog import find_model
+from backbench.backbones.architectures.vit import VisionTransformer
+from backbench.backbones.architectures.vit_config import ViTConfig
 from backbench.config import DataConfig, GreyScale, MethodConfig, RunConfig
 from backbench.errors import ConfigError, DataError, MissingExtra, ModelError
 from backbench.explain.embedding import embed_features
@@ -25,8 +24,9 @@ from backbench.explain.of_runs import draw_map, name_runs
 from backbench.explain.positions import position_similarity
 from backbench.explain.samples import order_by_chance, order_by_interest, read_samples
 from backbench.progress import Progress
-from backbench.records import Predictions
-from backbench.run import run
+from backbench.records.schema import Predictions
+from backbench.registry import find_model
+from backbench.runs.probe import run
 
 
 def make_timm(name: str, **options: object) -> nn.Module:

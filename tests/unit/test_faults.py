@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backbench import study
 from backbench.backbones import card, timm_models, torchvision_models
+from backbench.backbones.core.model_index import rows_of, torch_file
 from backbench.backbones.faults import find_faults
-from backbench.backbones.model_index import rows_of, torch_file
-from backbench.catalog import find_model
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import ConfigError, MissingExtra, ModelError
 from backbench.progress import Progress
-from backbench.study import RankRequest, rank
+from backbench.registry import find_model
+from backbench.runs import rank as study
+from backbench.runs.rank import RankRequest, rank
 from loopback_hub import Hub, hub
 
 __all__ = ["hub"]
@@ -30,7 +30,7 @@ __all__ = ["hub"]
 FIND = """
 import json, sys
 from backbench.backbones.faults import find_faults
-from backbench.catalog import find_model
+from backbench.registry import find_model
 faults = find_faults(find_model(name) for name in sys.argv[1:])
 print(json.dumps({name: str(error) for name, error in faults.items()}))
 """
@@ -314,7 +314,7 @@ def test_adapt_finds_what_is_wrong_with_a_card_before_it_reads_images(
 ) -> None:
     (tmp_path / "cut.safetensors").write_bytes(cut((sound / "test_vit.safetensors").read_bytes()))
     card = write_card(tmp_path, "timm/test_vit", f"{case}.safetensors")
-    adapt = importlib.import_module("backbench.adapt")  # whose name is a function of the package
+    adapt = importlib.import_module("backbench.runs.run")  # whose name is a function of the package
     monkeypatch.setattr(adapt, "survey", lambda *_, **__: pytest.fail("images were looked for"))
     config = RunConfig(
         data=DataConfig(source=str(photos)), model=case, model_file=card, method=MethodConfig(name="full")

@@ -14,10 +14,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from backbench.config import Preprocess
-from backbench.engine import cache
-from backbench.engine.cache import feature_key, feature_path, find_features, read_features, write_features
+from backbench.inference import cache
+from backbench.inference.cache import feature_key, feature_path, find_features, read_features, write_features
 from backbench.progress import Progress
-from backbench.records import Cost, ModelFacts
+from backbench.records.schema import Cost, ModelFacts
 
 COST = Cost(seconds={"read": 0.5, "decode": 1.0, "forward": 2.5}, images_per_second=12.5, num_images=7)
 

@@ -17,16 +17,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from backbench.backbones.networks.base import Backbone
-from backbench.catalog import find_model
+from backbench.backbones.core.base import Backbone
 from backbench.config import Preprocess
-from backbench.engine import features as module
-from backbench.engine.cache import feature_path
-from backbench.engine.features import Extraction, decide_batch_size, extract_features
-from backbench.engine.resize import prepare_batch
 from backbench.errors import BackbenchError, BadImage, BudgetExceeded, ModelError
+from backbench.inference import features as module
+from backbench.inference.cache import feature_path
+from backbench.inference.features import Extraction, decide_batch_size, extract_features
+from backbench.inference.resize import prepare_batch
 from backbench.progress import Bar, Progress
-from backbench.records import ModelFacts
+from backbench.records.schema import ModelFacts
+from backbench.registry import find_model
 
 
 def make_backbone(body: nn.Module | None = None, dim: int = 8, digest: str = "a" * 64, side: int = 32) -> Backbone:

@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import nn
 
-from backbench.adapt import adapt
-from backbench.catalog import find_model
 from backbench.config import DataConfig, MethodConfig, Precision, Recipe, RunConfig
-from backbench.engine import step
-from backbench.engine.batches import FeatureBatches
-from backbench.engine.checkpoint import Workspace
-from backbench.engine.features import extract_features
-from backbench.engine.optimise import Phase
-from backbench.engine.task import Features
-from backbench.engine.train import FitResult, fit, never_stop
 from backbench.errors import ConfigError, Interrupted, TrainingDiverged
+from backbench.inference.features import extract_features
+from backbench.registry import find_model
+from backbench.runs.run import adapt
 from backbench.runtime import autocast, decide_precision
+from backbench.task import Features
+from backbench.training import step
+from backbench.training.batches import FeatureBatches
+from backbench.training.checkpoint import Workspace
+from backbench.training.optimise import Phase
+from backbench.training.train import FitResult, fit, never_stop
 from conftest import make_photos
 
 RECIPE = Recipe(epochs=4, batch_size=8, learning_rate=0.03, warmup_epochs=0, patience=0)

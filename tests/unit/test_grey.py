@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backbench.catalog import find_model
 from backbench.config import DataConfig, GreyScale
 from backbench.data import census as census_module
 from backbench.data import decode
@@ -20,7 +19,8 @@ from backbench.data.grey import decide_scale, measure_depth
 from backbench.data.load import Data, load_data, load_listing
 from backbench.data.manifest import read_manifest, write_manifest
 from backbench.data.store import PixelStore
-from backbench.engine.cache import feature_key
+from backbench.inference.cache import feature_key
+from backbench.registry import find_model
 
 SHAPE = (32, 40)
 

@@ -17,19 +17,19 @@ import torch
 from PIL import Image
 
 from backbench.backbones import hf_models
-from backbench.backbones.networks import hf_body
-from backbench.backbones.networks.build import Build
-from backbench.backbones.networks.hf_preprocess import read_preprocess
-from backbench.backbones.networks.parts import parts_of
-from backbench.backbones.networks.rebuild import make_random, rebuild
-from backbench.backbones.networks.stages import stages_of
-from backbench.catalog import find_model
-from backbench.engine.bundle import load_bundle, write_bundle
-from backbench.engine.classifier import Classifier
-from backbench.engine.head_modules import make_linear
-from backbench.engine.lora import add_lora, merge_lora
-from backbench.engine.resize import prepare_batch
+from backbench.backbones.core.build import Build
+from backbench.backbones.core.parts import parts_of
+from backbench.backbones.core.rebuild import make_random, rebuild
+from backbench.backbones.core.stages import stages_of
+from backbench.backbones.loaders import hf as hf_body
+from backbench.backbones.loaders.hf_preprocess import read_preprocess
+from backbench.classifier.bundle import load_bundle, write_bundle
+from backbench.classifier.classifier import Classifier
 from backbench.errors import ConfigError, ModelError
+from backbench.heads.head_modules import make_linear
+from backbench.inference.resize import prepare_batch
+from backbench.registry import find_model
+from backbench.training.lora import add_lora, merge_lora
 
 transformers = pytest.importorskip("transformers")
 
@@ -341,7 +341,7 @@ def test_the_hubs_cache_is_enough_and_offline_is_said(tmp_path: Path) -> None:
     (place / "refs").mkdir()
     (place / "refs" / "main").write_text("0123abc")
     code = """
-from backbench.catalog import find_model
+from backbench.registry import find_model
 from backbench.errors import ModelError
 spec = find_model("hf/me/mine")
 facts = spec.load(0).facts

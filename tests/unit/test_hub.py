@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backbench.catalog import find_source
 from backbench.config import DataConfig
 from backbench.data.listing import Listing
 from backbench.data.load import load_data, load_listing
 from backbench.data.sources import hub
 from backbench.errors import ConfigError, DataError, DownloadError, MissingExtra
+from backbench.registry import find_source
 from backbench.runtime import cache_folder
 
 datasets = pytest.importorskip("datasets")

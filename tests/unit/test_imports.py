@@ -88,8 +88,8 @@ def test_importing_the_package_starts_no_thread_socket_or_process() -> None:
         "seen = []\n"
         "watched = ('socket.connect', 'socket.bind', 'subprocess.Popen', 'os.fork', 'os.posix_spawn')\n"
         "sys.addaudithook(lambda event, args: seen.append(event) if event in watched else None)\n"
-        "import backbench, backbench.cli, backbench.catalog, backbench.study\n"
-        "backbench.catalog.list_models()\n"
+        "import backbench, backbench.cli, backbench.registry, backbench.runs.rank\n"
+        "backbench.registry.list_models()\n"
         "assert not seen, seen\n"
         "assert threading.active_count() == 1\n"
     )

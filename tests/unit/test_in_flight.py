@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backbench.catalog import find_model
 from backbench.config import DataConfig
 from backbench.data import census, decode
 from backbench.data.in_flight import PixelGate
 from backbench.data.load import load_data
-from backbench.engine import features
 from backbench.errors import BadImage
+from backbench.inference import features
+from backbench.registry import find_model
 from listings import write_image
 
 PIXELS = 40 * 30

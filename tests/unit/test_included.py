@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from backbench import runtime
-from backbench.backbones import defaults, included
-from backbench.catalog import find_model
+from backbench.backbones import included
+from backbench.backbones.core import defaults
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.progress import Progress
-from backbench.run import run
+from backbench.registry import find_model
+from backbench.runs.probe import run
 
 NAMES = ("tiny_cnn.cifar100", "tiny_vit.cifar100")
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from backbench.backbones.networks.base import Backbone
-from backbench.backbones.networks.input_check import MAX_DISTANCE, PHOTOGRAPHS, _draw_photographs, doubt_input
-from backbench.catalog import find_model
+from backbench.backbones.core.base import Backbone
+from backbench.backbones.core.input_check import MAX_DISTANCE, PHOTOGRAPHS, _draw_photographs, doubt_input
 from backbench.config import Preprocess
-from backbench.records import ModelFacts
+from backbench.records.schema import ModelFacts
+from backbench.registry import find_model
 from real import HALF, IMAGENET, write_card
 
 Scale = tuple[tuple[float, ...], tuple[float, ...]]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from backbench.evaluate.distributions import beta_below, binomial_below, student_quantile
-from backbench.evaluate.intervals import (
+from backbench.stats.distributions import beta_below, binomial_below, student_quantile
+from backbench.stats.intervals import (
     bootstrap_by_group,
     bootstrap_rows_by_group,
     group_numbers,

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from backbench.engine import lbfgs, logistic, standardise
-from backbench.engine.lbfgs import Diverged, minimise
-from backbench.engine.logistic import fit_logistic
-from backbench.engine.standardise import Rows, Scale, measure_scale
 from backbench.errors import DataError
+from backbench.heads import lbfgs, logistic, standardise
+from backbench.heads.lbfgs import Diverged, minimise
+from backbench.heads.logistic import fit_logistic
+from backbench.heads.standardise import Rows, Scale, measure_scale
 
 
 @pytest.fixture(autouse=True)
@@ -411,7 +411,7 @@ def test_constant_but_for_rounding_is_constant() -> None:
 
 
 def test_the_weights_of_a_scale_unfold() -> None:
-    from backbench.engine.ridge import unfold
+    from backbench.heads.ridge import unfold
 
     scale = Scale(np.array([3.0, -1.0]), np.array([0.5, 0.0]))
     weights, bias = unfold(np.array([[2.0, 9.0]]), np.array([1.0]), scale)

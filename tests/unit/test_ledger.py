@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backbench import ledger
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import ConfigError, StorageError
-from backbench.evidence import find_run_folders
-from backbench.openings import count_openings, log_opening
-from backbench.records import DataFacts, Failure, Metric, Predictions, RunRecord
+from backbench.records import folders as ledger
+from backbench.records.folders import find_run_folders
+from backbench.records.openings import count_openings, log_opening
+from backbench.records.schema import DataFacts, Failure, Predictions, RunRecord
+from backbench.stats.metric import Metric
 
 
 def make_record(run_id: str = "digits-pixels-ridge-0123456789", status: str = "done") -> RunRecord:

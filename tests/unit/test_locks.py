@@ -17,7 +17,7 @@ import pytest
 from backbench import locks
 from backbench.errors import StorageError
 from backbench.locks import Lock
-from backbench.unfinished import hold_probe, hold_run
+from backbench.records.resume import hold_probe, hold_run
 
 NO_LOCKS = [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL]
 

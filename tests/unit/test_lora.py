@@ -13,12 +13,12 @@ from timm.models.resnet import Bottleneck, ResNet
 from timm.models.resnetv2 import ResNetV2
 from torch import nn
 
-from backbench.backbones.networks.vit import VisionTransformer
-from backbench.backbones.networks.vit_config import ViTConfig
-from backbench.backbones.networks.weights import digest_weights
-from backbench.engine.lora import TARGETS, add_lora, merge_lora
-from backbench.engine.optimise import Phase, freeze_for
+from backbench.backbones.architectures.vit import VisionTransformer
+from backbench.backbones.architectures.vit_config import ViTConfig
+from backbench.backbones.core.weights import digest_weights
 from backbench.errors import ConfigError
+from backbench.training.lora import TARGETS, add_lora, merge_lora
+from backbench.training.optimise import Phase, freeze_for
 
 SIZE = 32
 

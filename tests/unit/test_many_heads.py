@@ -13,15 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from backbench.adapt import adapt
-from backbench.catalog import find_method
+from backbench.classifier.bundle import load_bundle
 from backbench.config import DataConfig, MethodConfig, Recipe, RunConfig
-from backbench.engine import train
-from backbench.engine.batches import FeatureBatches
-from backbench.engine.bundle import load_bundle
-from backbench.engine.checkpoint import Workspace
-from backbench.engine.head_modules import HeadModule, HeadSpec, build_head, make_linear, make_mlp
-from backbench.engine.many_heads import (
+from backbench.errors import ConfigError, Interrupted, ModelError, TrainingDiverged
+from backbench.heads.head_modules import HeadModule, HeadSpec, build_head, make_linear, make_mlp
+from backbench.methods.head import HeadOptions, _decide_grid
+from backbench.registry import find_method, resolve_options
+from backbench.runs.run import adapt
+from backbench.runtime import make_torch_rng
+from backbench.task import Features
+from backbench.training import train
+from backbench.training.batches import FeatureBatches
+from backbench.training.checkpoint import Workspace
+from backbench.training.many_heads import (
     ManyHeads,
     Setting,
     choose_head,
@@ -31,14 +35,9 @@ from backbench.engine.many_heads import (
     spread_phase,
     warn_of_diverged,
 )
-from backbench.engine.optimise import Phase
-from backbench.engine.task import Features
-from backbench.engine.train import FitResult
-from backbench.engine.tune import Tuned, training_figures
-from backbench.errors import ConfigError, Interrupted, ModelError, TrainingDiverged
-from backbench.methods.head import HeadOptions, _decide_grid
-from backbench.run import resolve_options
-from backbench.runtime import make_torch_rng
+from backbench.training.optimise import Phase
+from backbench.training.train import FitResult
+from backbench.training.tune import Tuned, training_figures
 
 DIM, CLASSES = 6, 3
 GRID = make_grid((1e-3, 0.03, 0.3), (0.0, 0.5))

@@ -9,8 +9,8 @@ import pytest
 from sklearn import metrics as oracle
 
 from backbench.errors import ModelError
-from backbench.evaluate.intervals import wilson_interval
-from backbench.evaluate.metrics import confusion_counts, per_class_recall, score
+from backbench.stats.intervals import wilson_interval
+from backbench.stats.metrics import confusion_counts, per_class_recall, score
 
 
 def _case(seed: int, n: int = 200, classes: int = 7) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from backbench.catalog import find_source, list_sources
 from backbench.config import DataConfig
 from backbench.data import openimages_download
 from backbench.data.listing import Listing
@@ -20,6 +19,7 @@ from backbench.data.openimages_download import Missing, fetch_images
 from backbench.data.sources.openimages import describe_mapping
 from backbench.errors import ConfigError, DataError, DownloadError
 from backbench.progress import SILENT
+from backbench.registry import find_source, list_sources
 from listings import write_image
 
 NAMES = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backbench.errors import StorageError
-from backbench.openings import check_openings, count_openings, log_opening, one_look
+from backbench.records.openings import check_openings, count_openings, log_opening, one_look
 
 OLD = '{"time": "2026-01-01T00:00:00Z", "manifest": "a", "run": "digits-x-1"}\n'
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from scipy import stats
 
-from backbench.engine.order import draw_uniforms, epoch_order, num_pieces, piece_at
 from backbench.runtime import stream_seed
+from backbench.training.order import draw_uniforms, epoch_order, num_pieces, piece_at
 
 LEAST_P = 1e-4  # seeds are fixed, so this fails by a change of the code alone
 MASK = 2**64 - 1

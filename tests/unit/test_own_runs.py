@@ -12,17 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backbench.adapt import Adapted, adapt
-from backbench.backbones.bundle_files import SEEN_FILE, find_bundle, is_bundle
-from backbench.backbones.networks.weights import digest_weights
-from backbench.catalog import find_model
+from backbench.backbones.core.bundle_files import SEEN_FILE, find_bundle, is_bundle
+from backbench.backbones.core.weights import digest_weights
+from backbench.classifier.bundle import digest_record, load_bundle, read_bundle_seen, read_facts
 from backbench.config import DataConfig, MethodConfig, RunConfig, digest_json
 from backbench.data.load import load_data
-from backbench.data.seen import add_seen, find_seen, read_seen, write_seen
-from backbench.engine.bundle import digest_record, load_bundle, read_bundle_seen, read_facts
+from backbench.data.trained_on import add_seen, find_seen, read_seen, write_seen
 from backbench.errors import ConfigError, StorageError
-from backbench.run import decide_run_id, run
-from backbench.study import RankRequest, rank
+from backbench.registry import find_model
+from backbench.runs.identity import decide_run_id
+from backbench.runs.probe import run
+from backbench.runs.rank import RankRequest, rank
+from backbench.runs.run import Adapted, adapt
 from conftest import make_photos
 
 ONE_EPOCH = {"recipe": {"epochs": 1}}
@@ -232,7 +233,7 @@ def test_an_int8_bundle_is_no_start(world: World, tmp_path: Path) -> None:
 
 def test_finding_an_own_run_needs_no_torch(world: World) -> None:
     script = (
-        "import sys; from backbench.catalog import find_model; "
+        "import sys; from backbench.registry import find_model; "
         f"print(find_model({str(world.first.run)!r}).pretrained_on); assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

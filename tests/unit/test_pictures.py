@@ -17,23 +17,24 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from backbench import ledger
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import ConfigError, StorageError
-from backbench.evaluate.confusion import count_confusion
-from backbench.evaluate.metrics import per_class_recall, score
-from backbench.records import Cost, DataFacts, Failure, MethodFacts, Metric, ModelFacts, Predictions, RunRecord
-from backbench.report.pictures import style
-from backbench.report.pictures.calibration import draw_coverage, draw_reliability
-from backbench.report.pictures.classes import draw_class_heat_map, draw_per_class
-from backbench.report.pictures.confusion import draw_confusion
-from backbench.report.pictures.curves import draw_learning_curves
-from backbench.report.pictures.embedding import draw_embedding
-from backbench.report.pictures.labels import place_labels, spread_labels
-from backbench.report.pictures.of_run import write_comparison_pictures, write_run_pictures
-from backbench.report.pictures.scatter import COSTS, draw_cost, pareto_front
-from backbench.report.pictures.sheets import draw_grid
+from backbench.records import folders as ledger
+from backbench.records.schema import Cost, DataFacts, Failure, MethodFacts, ModelFacts, Predictions, RunRecord
+from backbench.report.figures import style
+from backbench.report.figures.calibration import draw_coverage, draw_reliability
+from backbench.report.figures.classes import draw_class_heat_map, draw_per_class
+from backbench.report.figures.confusion import draw_confusion
+from backbench.report.figures.curves import draw_learning_curves
+from backbench.report.figures.embedding import draw_embedding
+from backbench.report.figures.labels import place_labels, spread_labels
+from backbench.report.figures.of_run import write_comparison_pictures, write_run_pictures
+from backbench.report.figures.scatter import COSTS, draw_cost, pareto_front
+from backbench.report.figures.sheets import draw_grid
 from backbench.report.rows import Row
+from backbench.stats.confusion import count_confusion
+from backbench.stats.metric import Metric
+from backbench.stats.metrics import per_class_recall, score
 
 HOSTILE = (
     "$x^2$",
@@ -121,7 +122,7 @@ def _contrast(first: str, second: str) -> float:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_and_marks_stand_out_from_what_is_behind_them(theme: str) -> None:
-    from backbench.report.pictures.matrix import on_step
+    from backbench.report.figures.matrix import on_step
 
     look = style.ROLES[theme]
     assert _contrast(look["text"], look["page"]) > 7
@@ -561,9 +562,9 @@ def test_a_damaged_history_is_named(content: str, tmp_path: Path) -> None:
 
 def test_neither_help_nor_the_ranking_loads_matplotlib_nor_pictures_torch_or_pyplot() -> None:
     code = (
-        "import sys, backbench.cli, backbench.study, backbench.report.table\n"
+        "import sys, backbench.cli, backbench.runs.rank, backbench.report.table\n"
         "assert 'matplotlib' not in sys.modules\n"
-        "import backbench.report.pictures.of_run, backbench.report.pictures.sheets\n"
+        "import backbench.report.figures.of_run, backbench.report.figures.sheets\n"
         "assert 'matplotlib' in sys.modules\n"
         "assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)\n"
     )

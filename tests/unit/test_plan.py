@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from backbench import speeds
-from backbench.adapt import adapt
-from backbench.catalog import ModelSpec, find_method, find_model, list_methods
 from backbench.config import DataConfig, MethodConfig, Precision, RunConfig
 from backbench.errors import ConfigError
-from backbench.plan import (
+from backbench.registry import ModelSpec, find_method, find_model, list_methods, resolve_options
+from backbench.runs import speeds
+from backbench.runs.estimate import (
     START_SECONDS,
     Plan,
     count_passes,
@@ -21,9 +20,16 @@ from backbench.plan import (
     estimate_training,
     guess_seconds,
 )
-from backbench.run import resolve_options
+from backbench.runs.run import adapt
+from backbench.runs.speeds import (
+    FORWARD_SHARE,
+    SPEED_FILE,
+    UNKNOWN_FLOPS,
+    UNMEASURED,
+    list_guessed,
+    remember_speed,
+)
 from backbench.runtime import cache_folder
-from backbench.speeds import FORWARD_SHARE, SPEED_FILE, UNKNOWN_FLOPS, UNMEASURED, list_guessed, remember_speed
 
 CHEAP, DEAR = ModelSpec("cheap", "", flops=1e9), ModelSpec("dear", "", flops=4e9)
 ODD = ModelSpec("hf/odd", "")

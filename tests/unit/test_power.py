@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from backbench.evaluate.compare import mcnemar_exact
-from backbench.evaluate.power import critical_counts, smallest_provable_gap
+from backbench.stats.compare import mcnemar_exact
+from backbench.stats.power import critical_counts, smallest_provable_gap
 
 
 @pytest.mark.parametrize(

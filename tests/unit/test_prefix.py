@@ -10,22 +10,22 @@ import pytest
 import torch
 from torch import nn
 
-from backbench.backbones.networks.base import Backbone
-from backbench.backbones.networks.weights import digest_weights
-from backbench.catalog import find_model
+from backbench.backbones.core.base import Backbone
+from backbench.backbones.core.weights import digest_weights
+from backbench.classifier.classifier import Classifier
 from backbench.config import Augment, Recipe
-from backbench.engine import prefix, tune
-from backbench.engine.batches import ImageBatches
-from backbench.engine.checkpoint import Workspace
-from backbench.engine.classifier import Classifier
-from backbench.engine.head_modules import make_linear
-from backbench.engine.optimise import Phase
-from backbench.engine.prefix import cut_prefix
-from backbench.engine.task import Part
-from backbench.engine.train import fit
-from backbench.engine.tune import head_names, last_stages
+from backbench.heads.head_modules import make_linear
 from backbench.progress import SILENT
+from backbench.registry import find_model
 from backbench.runtime import make_torch_rng
+from backbench.task import Part
+from backbench.training import prefix, tune
+from backbench.training.batches import ImageBatches
+from backbench.training.checkpoint import Workspace
+from backbench.training.optimise import Phase
+from backbench.training.prefix import cut_prefix
+from backbench.training.train import fit
+from backbench.training.tune import head_names, last_stages
 
 NUM = 22
 IMAGES = np.random.default_rng(0).integers(0, 128, (NUM, 32, 32, 3), dtype=np.uint8)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from backbench.engine.choose import Score, choose_best, fit_scale, is_beyond_edge, score_logits
-from backbench.engine.heads import CosineHead, LinearHead, NeighbourHead, normalise_rows, spread_classes
-from backbench.engine.ridge import decompose, fit_ridge
-from backbench.engine.standardise import Rows, measure_scale
-from backbench.engine.task import Features, Task
 from backbench.errors import ConfigError
+from backbench.heads.choose import Score, choose_best, fit_scale, is_beyond_edge, score_logits
+from backbench.heads.heads import CosineHead, LinearHead, NeighbourHead, normalise_rows, spread_classes
+from backbench.heads.ridge import decompose, fit_ridge
+from backbench.heads.standardise import Rows, measure_scale
 from backbench.methods import centroid, knn, logistic, ridge
+from backbench.task import Features, Task
 
 
 def make_features(num: int, dim: int, classes: int, *, seed: int = 0, separation: float = 0.7) -> Features:
@@ -180,7 +180,7 @@ def test_a_sweep_ends_where_weaker_penalties_only_overfit(classes: int, monkeypa
 
 
 def test_sweeps_are_told_when_their_edge_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backbench.engine.choose.is_beyond_edge", lambda *_: True)
+    monkeypatch.setattr("backbench.heads.choose.is_beyond_edge", lambda *_: True)
     task = make_task()
     assert "C, " in logistic.adapt(task, logistic.LogisticOptions(num_values=3)).warnings[0]
     assert "penalty, " in ridge.adapt(task, ridge.RidgeOptions(num_values=3)).warnings[0]
@@ -236,7 +236,7 @@ def test_several_k_at_once_are_each_k_alone_whatever_the_blocks(monkeypatch: pyt
     task = make_task()
     heads = {k: knn._store([task.train.values], task.train.labels, task, "plain", k, 0.07) for k in (1, 5, 50)}
     expected = {k: head.logits(task.val.values) for k, head in heads.items()}
-    monkeypatch.setattr("backbench.engine.heads.SIMILARITIES_PER_BLOCK", 700)
+    monkeypatch.setattr("backbench.heads.heads.SIMILARITIES_PER_BLOCK", 700)
     for k, found in zip((1, 5, 50), heads[1].logits_for(task.val.values, (1, 5, 50)), strict=True):
         np.testing.assert_allclose(found, expected[k], rtol=1e-5, atol=1e-6)
 

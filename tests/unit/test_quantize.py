@@ -12,19 +12,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from backbench import ledger
-from backbench.adapt import adapt
-from backbench.backbones.networks.base import Backbone
-from backbench.backbones.networks.build import Build
-from backbench.backbones.networks.rebuild import make_random, rebuild
-from backbench.backbones.networks.weights import digest_weights, plain_state, weights_bytes
-from backbench.catalog import find_model
+from backbench.backbones.core.base import Backbone
+from backbench.backbones.core.build import Build
+from backbench.backbones.core.rebuild import make_random, rebuild
+from backbench.backbones.core.weights import digest_weights, plain_state, weights_bytes
+from backbench.classifier.bundle import load_bundle
 from backbench.config import DataConfig, MethodConfig, Preprocess, RunConfig
-from backbench.engine import features, quantize
-from backbench.engine.accelerate import accelerate
-from backbench.engine.bundle import load_bundle
-from backbench.engine.int8 import Int8Conv2d, LearningConv2d, input_steps, is_int8
-from backbench.engine.quantize import (
+from backbench.errors import BudgetExceeded, ConfigError, ModelError
+from backbench.inference import features, quantize
+from backbench.inference.accelerate import accelerate
+from backbench.inference.int8 import Int8Conv2d, LearningConv2d, input_steps, is_int8
+from backbench.inference.quantize import (
     decide_kind,
     decide_schemes,
     finish_learning,
@@ -33,10 +31,12 @@ from backbench.engine.quantize import (
     quantize_backbone,
     rebuild_int8,
 )
-from backbench.engine.resize import prepare_batch
-from backbench.errors import BudgetExceeded, ConfigError, ModelError
+from backbench.inference.resize import prepare_batch
 from backbench.methods import quantized
-from backbench.records import ModelFacts
+from backbench.records import folders as ledger
+from backbench.records.schema import ModelFacts
+from backbench.registry import find_model
+from backbench.runs.run import adapt
 from conftest import make_photos
 
 SIZE = 32

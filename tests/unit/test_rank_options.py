@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from backbench.cli.rank import make_data_config, parse_split_folders, with_settings
+from backbench.cli.parse import make_data_config, parse_split_folders
+from backbench.cli.rank import with_settings
 from backbench.config import MethodConfig
 from backbench.errors import ConfigError
 

@@ -17,13 +17,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from backbench import study
 from backbench.cli import app
 from backbench.cli.adapt import parse_settings
 from backbench.config import Augment
-from backbench.evaluate.reliability import at_temperature
-from backbench.evidence import make_thumbnail
-from backbench.records import MethodFacts, Metric
+from backbench.explain.evidence import make_thumbnail
+from backbench.records.schema import MethodFacts, StoredRun
 from backbench.report.cards import render_data_card, render_model_card
 from backbench.report.export import in_csv, in_markdown, render_csv, render_json, render_markdown
 from backbench.report.page import classes, doubt, faults, marks, ranking
@@ -33,7 +31,6 @@ from backbench.report.page.inputs import (
     Evidence,
     Explanation,
     FeatureMap,
-    StoredRun,
     Thumbnail,
     group_runs,
     make_comparison,
@@ -43,6 +40,9 @@ from backbench.report.page.origin import compare_settings, repeat_commands
 from backbench.report.page.render import make_environment, render_report
 from backbench.report.page.view import MOST_THUMBNAILS, wanted_images
 from backbench.report.text import printable
+from backbench.runs import rank as study
+from backbench.stats.metric import Metric
+from backbench.stats.reliability import at_temperature
 from reports import CLASSES, HOSTILE_NAMES, make_failure, make_runs
 
 VOID = {"meta", "br", "img", "input", "link", "hr", "wbr"}

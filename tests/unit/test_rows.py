@@ -10,10 +10,7 @@ import pytest
 from backbench.config import DataConfig, MethodConfig, Preprocess, Recipe, RunConfig
 from backbench.data import checks
 from backbench.errors import ConfigError, DataError
-from backbench.evaluate.compare import needed_images
-from backbench.evaluate.intervals import bootstrap_by_group
-from backbench.evaluate.metrics import per_class_recall, score
-from backbench.records import (
+from backbench.records.schema import (
     CUT_BY_BUDGET,
     Cost,
     DataFacts,
@@ -25,6 +22,9 @@ from backbench.records import (
 )
 from backbench.report.comparability import gather_warnings
 from backbench.report.rows import best_row, make_rows
+from backbench.stats.compare import needed_images
+from backbench.stats.intervals import bootstrap_by_group
+from backbench.stats.metrics import per_class_recall, score
 
 N = 200
 CLASSES = ("ant", "bee", "fly")

@@ -20,14 +20,14 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import backbench
-from backbench.catalog import find_model
-from backbench.engine.bundle import write_bundle
-from backbench.engine.classifier import Classifier
-from backbench.engine.gallery import Gallery, Sample, to_jpeg
-from backbench.engine.head_modules import make_linear
-from backbench.engine.strangeness import Strangeness
+from backbench.classifier.bundle import write_bundle
+from backbench.classifier.classifier import Classifier
+from backbench.classifier.gallery import Gallery, Sample, to_jpeg
+from backbench.classifier.strangeness import Strangeness
 from backbench.errors import ConfigError
 from backbench.explain.heat import Heat
+from backbench.heads.head_modules import make_linear
+from backbench.registry import find_model
 from backbench.serve import app as serve_app
 from backbench.serve import models as serve_models
 from backbench.serve.app import make_app

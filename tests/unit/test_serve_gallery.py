@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backbench.adapt import adapt
+from backbench.classifier import gallery as galleries
+from backbench.classifier.bundle import find_bundle, load_bundle, load_gallery
+from backbench.classifier.gallery import INDEX_FILE, Gallery, know_features, make_gallery, to_jpeg
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.data.load import load_data
-from backbench.engine import gallery as galleries
-from backbench.engine.bundle import find_bundle, load_bundle, load_gallery
-from backbench.engine.gallery import INDEX_FILE, Gallery, know_features, make_gallery, to_jpeg
 from backbench.errors import BadImage, StorageError
-from backbench.ledger import read_predictions
 from backbench.progress import Progress
+from backbench.records.folders import read_predictions
+from backbench.runs.run import adapt
 from conftest import make_photos
 
 

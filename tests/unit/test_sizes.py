@@ -11,16 +11,16 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from backbench.adapt import adapt
 from backbench.cli import app
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.data.census import take_census
 from backbench.data.load import load_listing
 from backbench.data.sizes import common_size, common_sizes
 from backbench.data.store import PixelStore
-from backbench.elsewhere import evaluate_elsewhere, read_source
-from backbench.report.study_cells import Cell
-from backbench.report.study_tables import SIZE_NOTE, make_data_table
+from backbench.runs.cross_dataset import evaluate_elsewhere, read_source
+from backbench.runs.run import adapt
+from backbench.studies.analysis.cells import Cell
+from backbench.studies.analysis.tables import SIZE_NOTE, make_data_table
 
 
 @pytest.fixture

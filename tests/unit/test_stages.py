@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torchvision import models
 
-from backbench.backbones.networks import torchvision_body
-from backbench.backbones.networks.base import Backbone
-from backbench.backbones.networks.cut import cut_at
-from backbench.backbones.networks.own_body import make_untrained_body
-from backbench.backbones.networks.parts import KINDS, SELECTIONS
-from backbench.backbones.networks.stages import Stage, parts_of, stages_of
-from backbench.catalog import find_model
+from backbench.backbones.core.base import Backbone
+from backbench.backbones.core.cut import cut_at
+from backbench.backbones.core.parts import KINDS, SELECTIONS
+from backbench.backbones.core.stages import Stage, parts_of, stages_of
+from backbench.backbones.loaders import torchvision as torchvision_body
+from backbench.backbones.loaders.own import make_untrained_body
+from backbench.registry import find_model
 
 BLOCKS12 = [f"blocks.{index}" for index in range(12)]
 TIMM = {  # what the stages are called, from input to output

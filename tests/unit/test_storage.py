@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from backbench import storage
-from backbench.backbones.bundle_files import check_file
+from backbench.backbones.core.bundle_files import check_file
 from backbench.backbones.shards import list_parts
-from backbench.catalog import find_model
 from backbench.data.manifest import read_manifest
-from backbench.data.seen import read_seen
 from backbench.data.tables import read_table
-from backbench.engine.zeroshot import read_map
+from backbench.data.trained_on import read_seen
 from backbench.errors import BackbenchError, StorageError
+from backbench.heads.class_mapping import read_map
+from backbench.registry import find_model
 from backbench.studies.schema import read_study
 
 
@@ -184,19 +184,19 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
 
 
 def _read_bundle(path: Path) -> object:
-    from backbench.backbones.bundle_files import read_document
+    from backbench.backbones.core.bundle_files import read_document
 
     return read_document(path.parent)
 
 
 def _read_record(path: Path) -> object:
-    from backbench.ledger import read_record
+    from backbench.records.folders import read_record
 
     return read_record(path.parent)
 
 
 def _read_classes(path: Path) -> object:
-    from backbench.backbones.networks.original_head import read_head_classes
+    from backbench.backbones.core.original_head import read_head_classes
 
     return read_head_classes(path.name, path.parent, "the card")
 

@@ -15,17 +15,17 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 import backbench
-from backbench.adapt import adapt
-from backbench.backbones.bundle_files import MODEL_FILE
-from backbench.catalog import find_model
+from backbench.backbones.core.bundle_files import MODEL_FILE
+from backbench.classifier.bundle import load_bundle, load_gallery, write_bundle
+from backbench.classifier.classifier import Classifier
+from backbench.classifier.strangeness import FILE, MIN_VALIDATION, fit_strangeness, read_strangeness
 from backbench.cli import app
 from backbench.config import DataConfig, MethodConfig, RunConfig, digest_json
 from backbench.data.load import load_data
-from backbench.engine.bundle import load_bundle, load_gallery, write_bundle
-from backbench.engine.classifier import Classifier
-from backbench.engine.head_modules import make_linear
-from backbench.engine.strangeness import FILE, MIN_VALIDATION, fit_strangeness, read_strangeness
 from backbench.errors import StorageError
+from backbench.heads.head_modules import make_linear
+from backbench.registry import find_model
+from backbench.runs.run import adapt
 from backbench.storage import digest_file
 from conftest import make_photos
 

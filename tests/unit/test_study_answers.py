@@ -13,13 +13,15 @@ import pytest
 from pydantic import ValidationError
 
 from backbench.config import Augment, DataConfig, MethodConfig, Recipe, RunConfig
-from backbench.evaluate.metrics import score
-from backbench.records import Cost, DataFacts, MethodFacts, Metric, ModelFacts, Predictions, RunRecord
-from backbench.report.study_answers import NOTHING, Asked, answer_question
-from backbench.report.study_cells import FIT_NOTE, SMOOTHED_NOTE, Cell
-from backbench.report.study_published import make_published_tables
-from backbench.report.study_recipes import LAYER_DECAY_NOTE, make_recipe_table
-from backbench.report.study_tables import make_data_table, make_group_tables, render_tables
+from backbench.records.schema import Cost, DataFacts, MethodFacts, ModelFacts, Predictions, RunRecord
+from backbench.report.markdown import render_tables
+from backbench.stats.metric import Metric
+from backbench.stats.metrics import score
+from backbench.studies.analysis.answers import NOTHING, Asked, answer_question
+from backbench.studies.analysis.cells import FIT_NOTE, SMOOTHED_NOTE, Cell
+from backbench.studies.analysis.published import make_published_tables
+from backbench.studies.analysis.recipes import LAYER_DECAY_NOTE, make_recipe_table
+from backbench.studies.analysis.tables import make_data_table, make_group_tables
 from backbench.studies.schema import Published
 
 N = 200

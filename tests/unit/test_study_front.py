@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backbench.records import Metric
-from backbench.report.study_front import select_front
+from backbench.stats.metric import Metric
+from backbench.studies.analysis.front import select_front
 
 
 def cell(model: str, accuracy: float, flops: float | None, test: float = 0.5, method: str = "logistic") -> Any:

@@ -16,8 +16,8 @@ from test_openimages import make_id, write_jpeg
 from backbench.cli import app
 from backbench.config import DataConfig
 from backbench.data import openimages_download, openimages_files
+from backbench.data.class_names import match_names
 from backbench.data.load import load_listing
-from backbench.elsewhere import match_names
 from backbench.errors import ConfigError, DataError
 from backbench.studies.subset import SubsetRequest, get_subset, plan_subset
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from backbench.records import DataFacts
+from backbench.records.schema import DataFacts
 from backbench.report.findings import find
 from backbench.report.rows import Row
 from backbench.report.summary import control_warnings, summarise

@@ -16,18 +16,19 @@ from click.testing import CliRunner
 from pydantic import TypeAdapter, ValidationError
 
 import backbench
-from backbench import ledger
-from backbench.backbones.bundle_files import TrainingFacts
+from backbench.backbones.core.bundle_files import TrainingFacts
 from backbench.cli import app
 from backbench.config import DataConfig, MethodConfig, RunConfig, digest_json
 from backbench.data.manifest import Manifest, write_manifest
-from backbench.elsewhere import Elsewhere, _read_found, _write_found
 from backbench.errors import StorageError
-from backbench.evaluate.calibrate import measure_answered, softmax
-from backbench.evaluate.metrics import per_class_recall, score
-from backbench.evidence import ReportRequest, gather_report
+from backbench.explain.evidence import ReportRequest, gather_report
 from backbench.progress import Progress
-from backbench.records import DataFacts, MethodFacts, Metric, Predictions, RunRecord
+from backbench.records import folders as ledger
+from backbench.records.schema import DataFacts, MethodFacts, Predictions, RunRecord
+from backbench.runs.cross_dataset import Elsewhere, _read_found, _write_found
+from backbench.stats.calibrate import measure_answered, softmax
+from backbench.stats.metric import Metric
+from backbench.stats.metrics import per_class_recall, score
 
 NUM, CLASSES, TEMPERATURE = 120, tuple("abcdefg"), 1.7
 

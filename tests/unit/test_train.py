@@ -16,14 +16,14 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from backbench.config import Recipe
-from backbench.engine import train
-from backbench.engine.batches import FeatureBatches
-from backbench.engine.checkpoint import Checkpoint, Workspace
-from backbench.engine.loop import LoopState, Standing
-from backbench.engine.optimise import Phase, make_optimizer, rate_factor, set_training_mode
-from backbench.engine.task import Features
 from backbench.errors import ConfigError, Interrupted, ModelError, StorageError, TrainingDiverged
 from backbench.progress import Progress
+from backbench.task import Features
+from backbench.training import train
+from backbench.training.batches import FeatureBatches
+from backbench.training.checkpoint import Checkpoint, Workspace
+from backbench.training.loop import LoopState, Standing
+from backbench.training.optimise import Phase, make_optimizer, rate_factor, set_training_mode
 
 NAMES = ("a", "b", "c")
 

@@ -16,34 +16,34 @@ import torch
 from matplotlib.text import Text
 from torch import nn
 
-from backbench import ledger
-from backbench.adapt import adapt
-from backbench.backbones.networks.base import Backbone
-from backbench.backbones.networks.weights import digest_weights
-from backbench.catalog import find_method, find_model, list_methods
+from backbench.backbones.core.base import Backbone
+from backbench.backbones.core.weights import digest_weights
+from backbench.classifier.bundle import load_bundle
+from backbench.classifier.classifier import Classifier
 from backbench.cli.adapt import parse_settings
 from backbench.config import Augment, DataConfig, MethodConfig, Recipe, RunConfig
 from backbench.data.load import load_data
-from backbench.engine import batches, features, tune
-from backbench.engine.augment.batch import augment_batch
-from backbench.engine.batches import FeatureBatches, ImageBatches
-from backbench.engine.bundle import load_bundle
-from backbench.engine.checkpoint import Workspace
-from backbench.engine.classifier import Classifier
-from backbench.engine.head_modules import HeadModule, make_linear
-from backbench.engine.optimise import Phase
-from backbench.engine.task import Features, ImageTask, Part
-from backbench.engine.train import FitResult, fit
-from backbench.engine.tune import Standardised, family_of, last_stages, make_phase
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, TrainingDiverged
-from backbench.evidence import read_run
+from backbench.heads.head_modules import HeadModule, make_linear
+from backbench.inference import features
+from backbench.records import folders as ledger
+from backbench.records.folders import read_run
+from backbench.records.resume import find_unfinished
+from backbench.registry import find_method, find_model, list_methods, resolve_options
+from backbench.report.figures.of_run import draw_run
 from backbench.report.page.inputs import make_comparison
 from backbench.report.page.render import render_report
-from backbench.report.pictures.of_run import draw_run
 from backbench.report.rows import make_rows
-from backbench.run import resolve_options
+from backbench.runs.run import adapt
 from backbench.runtime import make_torch_rng
-from backbench.unfinished import find_unfinished
+from backbench.task import Features, ImageTask, Part
+from backbench.training import batches, tune
+from backbench.training.augment.batch import augment_batch
+from backbench.training.batches import FeatureBatches, ImageBatches
+from backbench.training.checkpoint import Workspace
+from backbench.training.optimise import Phase
+from backbench.training.train import FitResult, fit
+from backbench.training.tune import Standardised, family_of, last_stages, make_phase
 from conftest import make_photos
 
 TUNING = sorted(spec.name for spec in list_methods() if spec.kind == "tune")
@@ -197,8 +197,8 @@ def test_training_a_head_on_features_equals_training_it_through_the_frozen_netwo
 
 
 def test_standardisation_is_folded_into_the_head() -> None:
-    from backbench.engine.head_modules import make_mlp
-    from backbench.engine.standardise import measure_scale
+    from backbench.heads.head_modules import make_mlp
+    from backbench.heads.standardise import measure_scale
 
     rng = np.random.default_rng(0)
     values = (rng.normal(size=(50, 5)) * [1, 10, 100, 1e-3, 0] + 3).astype(np.float32)
@@ -218,7 +218,7 @@ def test_families_and_stages() -> None:
 
 
 def test_stages_near_the_input_learn_more_slowly() -> None:
-    from backbench.engine.classifier import Classifier
+    from backbench.classifier.classifier import Classifier
 
     load = find_model("tiny_vit").load
     assert load is not None
@@ -319,7 +319,7 @@ def test_norms_that_were_folded_away_do_not_begin_to_go_by_each_batch(
 
     spec = find_model("tiny_cnn.cifar100")
     if folded:
-        adapting = import_module("backbench.adapt")  # the package has a function of this name
+        adapting = import_module("backbench.runs.run")  # the package has a function of this name
         monkeypatch.setattr(adapting, "find_model", lambda *_: replace(spec, load=load))
     monkeypatch.setattr(tune, "train_phase", look)
     record = adapt(config_for(photos, method, model="tiny_cnn.cifar100"), out=tmp_path).record

@@ -19,19 +19,20 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
-from backbench import tuning
-from backbench.adapt import adapt
 from backbench.config import DataConfig, MethodConfig, RunConfig
-from backbench.engine.checkpoint import Checkpoint, Workspace
-from backbench.engine.optimise import capture_optimizer, restore_optimizer
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError
 from backbench.progress import Progress
-from backbench.unfinished import find_unfinished, hold_run, lock_path, with_absolute_paths
+from backbench.records.resume import find_unfinished, hold_run, lock_path
+from backbench.runs import train as tuning
+from backbench.runs.identity import with_absolute_paths
+from backbench.runs.run import adapt
+from backbench.training.checkpoint import Checkpoint, Workspace
+from backbench.training.optimise import capture_optimizer, restore_optimizer
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from backbench.unfinished import hold_run
+from backbench.records.resume import hold_run
 with hold_run(Path(sys.argv[1]), "run"):
     print("held", flush=True)
     time.sleep(60)

@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from backbench.backbones.defaults import is_on_disk
-from backbench.backbones.model_index import hub_cache_folder, rows_of, torch_file
-from backbench.backbones.networks import measure
-from backbench.backbones.networks.base import Backbone
-from backbench.backbones.networks.build import Build
-from backbench.backbones.networks.measure import Origin, make_backbone, measure_body
-from backbench.backbones.networks.rebuild import make_random, rebuild
-from backbench.backbones.networks.resized import at_size
+from backbench.backbones.core import measure
+from backbench.backbones.core.base import Backbone
+from backbench.backbones.core.build import Build
+from backbench.backbones.core.defaults import is_on_disk
+from backbench.backbones.core.measure import Origin, make_backbone, measure_body
+from backbench.backbones.core.model_index import hub_cache_folder, rows_of, torch_file
+from backbench.backbones.core.rebuild import make_random, rebuild
+from backbench.backbones.core.resized import at_size
 from backbench.backbones.own import GOOGLE_URL
-from backbench.catalog import base_name, find_model
 from backbench.config import Preprocess
 from backbench.data.survey import Range, Survey
 from backbench.errors import ConfigError, ModelError
-from backbench.plan import make_plan
+from backbench.registry import base_name, find_model
+from backbench.runs.estimate import make_plan
 
 
 def make(architecture: str, size: int) -> Backbone:

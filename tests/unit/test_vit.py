@@ -17,25 +17,25 @@ import torch
 from torch import nn
 
 from backbench.backbones import card
-from backbench.backbones.networks.measure import count_parameters, measure_body
-from backbench.backbones.networks.selftest import check_backbone
-from backbench.backbones.networks.tiny_nets import TinyViT, make_untrained
-from backbench.backbones.networks.vit import (
+from backbench.backbones.architectures.tiny_nets import TinyViT, make_untrained
+from backbench.backbones.architectures.vit import (
     LayerScale,
     VisionTransformer,
     drop_head,
     resize_positions,
 )
-from backbench.backbones.networks.vit_config import (
+from backbench.backbones.architectures.vit_config import (
     ViTConfig,
     config_of_name,
     count_vit_flops,
     count_vit_parameters,
     list_names,
 )
-from backbench.backbones.networks.vit_weights import convert_google, make_vit_from_state, read_google
-from backbench.catalog import find_model
+from backbench.backbones.architectures.vit_weights import convert_google, make_vit_from_state, read_google
+from backbench.backbones.core.measure import count_parameters, measure_body
+from backbench.backbones.core.selftest import check_backbone
 from backbench.errors import BackbenchError, ModelError
+from backbench.registry import find_model
 
 SMALL = ViTConfig(patch=8, width=48, depth=3, heads=4, hidden=96, image_size=(32, 32))
 TOLERANCE = 1e-5

@@ -10,11 +10,11 @@ import pytest
 
 from backbench.backbones import weights_folder
 from backbench.backbones.card_folders import expand_cards
-from backbench.backbones.networks.fetch import ask_hub, fetch_from_address
-from backbench.catalog import find_model
+from backbench.backbones.core.fetch import ask_hub, fetch_from_address
 from backbench.config import DataConfig
 from backbench.errors import ConfigError, ModelError
-from backbench.study import RankRequest, rank
+from backbench.registry import find_model
+from backbench.runs.rank import RankRequest, rank
 
 NAME = "test_resnet.r160_in1k"
 REVISION = "0123456789abcdef0123456789abcdef01234567"

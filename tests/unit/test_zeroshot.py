@@ -14,8 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from backbench.adapt import adapt as adapt_model
-from backbench.backbones.networks.original_head import (
+from backbench.backbones.core.original_head import (
     OriginalHead,
     classes_of_size,
     read_head_classes,
@@ -24,22 +23,22 @@ from backbench.backbones.networks.original_head import (
     take_timm_head,
     take_torchvision_head,
 )
-from backbench.backbones.networks.timm_body import make_network
-from backbench.catalog import find_method, find_model
-from backbench.cli.rank import with_map
+from backbench.backbones.loaders.timm import make_network
+from backbench.classifier.bundle import load_bundle
+from backbench.cli.parse import with_map
 from backbench.config import DataConfig, MethodConfig, RunConfig
+from backbench.data.class_names import match_names
 from backbench.data.synsets import ID, TABLES, find_table, plain_name, read_table
-from backbench.elsewhere import match_names
-from backbench.engine.bundle import load_bundle
-from backbench.engine.head_modules import HeadSpec, build_head, to_module
-from backbench.engine.heads import GroupedHead
-from backbench.engine.task import Features, Task
-from backbench.engine.zeroshot import find_counterparts, read_map
 from backbench.errors import ConfigError, ModelError
-from backbench.evaluate.calibrate import softmax
+from backbench.heads.class_mapping import find_counterparts, read_map
+from backbench.heads.head_modules import HeadSpec, build_head, to_module
+from backbench.heads.heads import GroupedHead
 from backbench.methods import zeroshot
-from backbench.report.show import render_record
-from backbench.run import resolve_options
+from backbench.registry import find_method, find_model, resolve_options
+from backbench.report.record_text import render_record
+from backbench.runs.run import adapt as adapt_model
+from backbench.stats.calibrate import softmax
+from backbench.task import Features, Task
 
 IMAGENET = read_subset("imagenet-1k")
 TABBY, TIGER_CAT, BEAGLE, SORREL = "n02123045", "n02123159", "n02088364", "n02389026"
@@ -447,7 +446,7 @@ def test_real_weights_answer_as_published(shared: Path) -> None:
 
     spec = find_model(str(shared / "weights" / "mobilenetv2_100.toml"))
     head, backbone = spec.load_head(), spec.load(0)  # type: ignore[misc]
-    from backbench.engine.resize import prepare_batch
+    from backbench.inference.resize import prepare_batch
 
     names = ("airplane", "ship", "bird", "truck")
     paths = [sorted((shared / "data/cifar10-mini/test" / name).iterdir())[:5] for name in names]

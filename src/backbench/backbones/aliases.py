@@ -8,7 +8,7 @@ default weights of it, here as everywhere. The seeds' own weights of such names 
 from __future__ import annotations
 
 from backbench.backbones import timm_models, torchvision_models
-from backbench.catalog import ModelSpec
+from backbench.registry import ModelSpec
 
 ALIASES = {
     # torchvision's own networks, by the names torchvision gives them

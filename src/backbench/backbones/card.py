@@ -30,16 +30,17 @@ import os
 import re
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from backbench.backbones.model_index import default_tag, rows_of
+from backbench.backbones.core.build import ArchitectureOptions
+from backbench.backbones.core.model_index import default_tag, rows_of
 from backbench.backbones.shards import INDEX_SUFFIX, list_parts
-from backbench.catalog import ModelSpec
-from backbench.config import MAX_INPUT_SIDE, Frozen, Preprocess
+from backbench.config import Frozen, Preprocess
 from backbench.documents import parse_toml
 from backbench.errors import ConfigError, ModelError, nearest
+from backbench.registry import ModelSpec
 from backbench.storage import digest_file, read_file
 
 SUFFIX = ".toml"
@@ -85,41 +86,12 @@ Line = Annotated[str, Field(max_length=300), AfterValidator(_check_line)]
 """Text that ends up in tables and terminals."""
 
 
-Side = Annotated[int, Field(ge=1, le=MAX_INPUT_SIDE)]
-"""Pixels."""
-
-
 class CardPreprocess(Preprocess):
     """How images are prepared; size and normalisation have no default, as they belong to the weights."""
 
     size: Annotated[tuple[int, int], BeforeValidator(_square)]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-
-
-class CardOptions(Frozen):
-    """What of an architecture a card may set; nothing that opens a file or the network is among it."""
-
-    num_classes: int | None = Field(default=None, ge=0, le=1_000_000)
-    in_chans: Literal[1, 3] | None = None
-    img_size: Side | tuple[Side, Side] | None = None
-    patch_size: Side | None = None
-    pad_type: Literal["", "same"] | None = None
-    global_pool: str | None = None
-    class_token: bool | None = None
-    reg_tokens: int | None = Field(default=None, ge=0, le=10_000)
-    no_embed_class: bool | None = None
-    dynamic_img_size: bool | None = None
-    embed_dim: int | None = Field(default=None, ge=1, le=65_536)
-    depth: int | None = Field(default=None, ge=1, le=1_000)
-    num_heads: int | None = Field(default=None, ge=1, le=65_536)
-    qkv_bias: bool | None = None
-    act_layer: str | None = None
-    norm_layer: str | None = None
-    width_mult: float | None = Field(default=None, gt=0, le=100)
-    bn_eps: float | None = Field(default=None, gt=0)
-    transform_input: bool | None = None
-    image_size: Side | None = None
 
 
 class Card(Frozen):
@@ -136,12 +108,12 @@ class Card(Frozen):
     pretrained_on: Line = "not stated"
     head_classes: Line | None = None
     feature_layer: Line | None = None
-    options: CardOptions = CardOptions()
+    options: ArchitectureOptions = ArchitectureOptions()
 
 
 TABLES = {
     "": Card.model_fields,
-    "options": CardOptions.model_fields,
+    "options": ArchitectureOptions.model_fields,
     "preprocess": CardPreprocess.model_fields,
 }
 
@@ -314,8 +286,8 @@ def _digest_file(path: str, _stamp: tuple[int, int]) -> str:
 
 def _load(card: Card, weights: Path, _seed: int) -> Any:
     """The backbone of the card; the seed has no effect on trained weights."""
-    from backbench.backbones.networks.build import Build
-    from backbench.backbones.networks.measure import Origin, make_backbone
+    from backbench.backbones.core.build import Build
+    from backbench.backbones.core.measure import Origin, make_backbone
 
     body, remark = _load_body(card, weights)
     return make_backbone(
@@ -332,7 +304,7 @@ def _load(card: Card, weights: Path, _seed: int) -> Any:
 
 def _load_body(card: Card, weights: Path) -> Any:
     """The body, and a remark on the tensors that were taken."""
-    from backbench.backbones.networks.card_body import load_card_body
+    from backbench.backbones.loaders.card import load_card_body
 
     options = _constructor_options(card).model_dump(exclude_none=True)
     return load_card_body(card.architecture, options, _weights_of(card, weights), card.feature_layer)
@@ -342,19 +314,19 @@ def _check(card: Card, weights: Path) -> None:
     if card.architecture.startswith("backbench/"):  # whose files decide how they are made
         _load(card, weights, 0)
         return
-    from backbench.backbones.networks.dry import check_body
+    from backbench.backbones.core.dry import check_body
 
     check_body(lambda: _load_body(card, weights)[0], partial(_load, card, weights, 0), card.preprocess.size)
 
 
-def _constructor_options(card: Card) -> CardOptions:
+def _constructor_options(card: Card) -> ArchitectureOptions:
     """The options of the network, which takes coloured images whatever its weights were trained on."""
     return card.options.model_copy(update={"in_chans": None})
 
 
 def _weights_of(card: Card, weights: Path) -> Any:
-    from backbench.backbones.networks.card_body import CardWeights
-    from backbench.backbones.networks.checkpoint import Choice
+    from backbench.backbones.core.checkpoint import Choice
+    from backbench.backbones.loaders.card import CardWeights
 
     return CardWeights(weights, Choice(card.key, card.prefix), card.options.in_chans or 3)
 
@@ -367,8 +339,8 @@ def _has_head(card: Card) -> bool:
 
 def _load_head(card: Card, weights: Path, path: Path) -> Any:
     """The classifier in the weights file; ModelError if it does not belong to the features."""
-    from backbench.backbones.networks import original_head
-    from backbench.backbones.networks.card_body import load_card_network
+    from backbench.backbones.core import original_head
+    from backbench.backbones.loaders.card import load_card_network
 
     library = card.architecture.partition("/")[0]
     classes = original_head.read_head_classes(card.head_classes or "", path.parent, f"card '{path}'")

@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from backbench.backbones.bundle_files import RECORD_FILE, is_bundle
 from backbench.backbones.card import SUFFIX, WEIGHTS_SUFFIXES, WRITE_A_CARD
+from backbench.backbones.core.bundle_files import RECORD_FILE, is_bundle
 from backbench.backbones.hf_models import CONFIG_FILE
-from backbench.catalog import find_model
 from backbench.errors import ConfigError, shown
+from backbench.registry import find_model
 
 ADAPTER_FILE = "adapter_config.json"
 _WILD = frozenset("*?[")

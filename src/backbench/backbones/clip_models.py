@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from backbench.backbones.weights_folder import SUFFIXES, find_file
-from backbench.catalog import ModelSpec
 from backbench.errors import ConfigError, MissingExtra, shown
+from backbench.registry import ModelSpec
 from backbench.storage import digest_file
 
 PREFIX = "open_clip/"
@@ -72,7 +72,7 @@ def _make_spec(name: str, model: str, tag: str | None, weights: Path | None, **m
 
 def _check(name: str, model: str, tag: str | None, weights: Path | None) -> None:
     """The library alone knows where weights are published, so they are asked for here."""
-    from backbench.backbones.networks import clip_body
+    from backbench.backbones.loaders import clip as clip_body
 
     if weights is None:
         clip_body.ask_weights(model, tag or "", name)
@@ -81,8 +81,8 @@ def _check(name: str, model: str, tag: str | None, weights: Path | None) -> None
 
 
 def _load(name: str, model: str, tag: str | None, weights: Path | None, trained_on: str, _seed: int) -> Any:
-    from backbench.backbones.networks import clip_body
-    from backbench.backbones.networks.measure import Origin, make_backbone
+    from backbench.backbones.core.measure import Origin, make_backbone
+    from backbench.backbones.loaders import clip as clip_body
 
     file = weights or clip_body.fetch_weights(model, tag or "", name)
     network = clip_body.load_network(model, tag, file, name)
@@ -99,14 +99,14 @@ def _load(name: str, model: str, tag: str | None, weights: Path | None, trained_
 
 def _load_head(name: str, model: str, tag: str | None, weights: Path | None) -> Any:
     """The part that reads texts."""
-    from backbench.backbones.networks import clip_body
+    from backbench.backbones.loaders import clip as clip_body
 
     file = weights or clip_body.fetch_weights(model, tag or "", name)
     return clip_body.make_text_head(clip_body.load_network(model, tag, file, name), model, name)
 
 
 def _blueprint(name: str, model: str, tag: str | None) -> Any:
-    from backbench.backbones.networks import clip_body
+    from backbench.backbones.loaders import clip as clip_body
 
     network = clip_body.load_network(model, tag, None, name)
     return clip_body.make_build(model, tag), clip_body.read_preprocess(network)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backbench.catalog import ModelSpec
+from backbench.registry import ModelSpec
 
 if TYPE_CHECKING:
     from backbench.data.census import Census

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from backbench.backbones.defaults import is_on_disk
-from backbench.catalog import ModelSpec, base_name
+from backbench.backbones.core.defaults import is_on_disk
 from backbench.errors import BackbenchError, ConfigError, ModelError
+from backbench.registry import ModelSpec, base_name
 
 MAX_AT_ONCE = 8
 

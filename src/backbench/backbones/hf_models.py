@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backbench.backbones.model_index import find_snapshot
+from backbench.backbones.core.model_index import find_snapshot
 from backbench.backbones.weights_folder import find_repo
-from backbench.catalog import ModelSpec
 from backbench.documents import parse_json
 from backbench.errors import ConfigError, shown
+from backbench.registry import ModelSpec
 from backbench.storage import digest_file, open_file, read_file
 
 PREFIX = "hf/"
@@ -59,7 +59,7 @@ def resolve(name: str) -> ModelSpec | None:
 
 def _is_model_folder(folder: Path) -> bool:
     """Whether a folder holds a config of transformers, and is no bundle, which may hold one too."""
-    from backbench.backbones.bundle_files import is_bundle
+    from backbench.backbones.core.bundle_files import is_bundle
 
     return os.path.isfile(folder / CONFIG_FILE) and not is_bundle(folder)  # noqa: PTH113 - as above
 
@@ -173,7 +173,7 @@ def read_licence(folder: Path) -> str:
 
 
 def _ask_hub(repo: str) -> None:
-    from backbench.backbones.networks.hf_fetch import ask_repo
+    from backbench.backbones.loaders.hf_fetch import ask_repo
 
     ask_repo(repo)
 
@@ -186,8 +186,8 @@ def _check_hub(repo: str) -> None:
 
 def _check_folder(name: str, folder: Path) -> None:
     """The library offers no way to see whether weights fit but to load them; here files are opened alone."""
-    from backbench.backbones.networks.hf_body import load_preprocess, read_config
-    from backbench.backbones.networks.weights_file import check_whole
+    from backbench.backbones.core.weights_file import check_whole
+    from backbench.backbones.loaders.hf import load_preprocess, read_config
 
     read_config(folder)
     load_preprocess(folder, name)
@@ -197,23 +197,23 @@ def _check_folder(name: str, folder: Path) -> None:
 
 
 def _load_hub(repo: str, seed: int) -> Any:
-    from backbench.backbones.networks.hf_fetch import fetch_repo
+    from backbench.backbones.loaders.hf_fetch import fetch_repo
 
     folder = fetch_repo(repo)
     return _load_folder(PREFIX + repo, folder, repo, f"{repo} at {folder.name}", seed)
 
 
 def _load_hub_head(repo: str) -> Any:
-    from backbench.backbones.networks.hf_fetch import fetch_repo
+    from backbench.backbones.loaders.hf_fetch import fetch_repo
 
     return _load_folder_head(PREFIX + repo, fetch_repo(repo))
 
 
 def _load_folder(name: str, folder: Path, pretrained_on: str, source: str, _seed: int) -> Any:
     """The backbone; the seed has no effect on trained weights."""
-    from backbench.backbones.networks.build import Build
-    from backbench.backbones.networks.hf_body import LIBRARY, load_body
-    from backbench.backbones.networks.measure import Origin, make_backbone
+    from backbench.backbones.core.build import Build
+    from backbench.backbones.core.measure import Origin, make_backbone
+    from backbench.backbones.loaders.hf import LIBRARY, load_body
 
     body, config, preprocess = load_body(folder, name)
     architecture = f"{LIBRARY}/{config['model_type']}"
@@ -229,6 +229,6 @@ def _load_folder(name: str, folder: Path, pretrained_on: str, source: str, _seed
 
 def _load_folder_head(name: str, folder: Path) -> Any:
     """The classifier in the folder; ModelError if it has none."""
-    from backbench.backbones.networks.hf_body import load_head
+    from backbench.backbones.loaders.hf import load_head
 
     return load_head(folder, name)

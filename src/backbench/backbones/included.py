@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backbench.backbones import card
 from backbench.backbones.tiny import SPECS as UNTRAINED
-from backbench.catalog import ModelSpec
+from backbench.registry import ModelSpec
 
 FOLDER = Path(__file__).with_name("included")
 

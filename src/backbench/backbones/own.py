@@ -10,15 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backbench.backbones.networks.vit_config import (
+from backbench.backbones.architectures.vit_config import (
     ViTConfig,
     config_of_name,
     count_vit_flops,
     count_vit_parameters,
     list_names,
 )
-from backbench.catalog import ModelSpec
 from backbench.config import Preprocess
+from backbench.registry import ModelSpec
 
 PREFIX = "backbench/"
 LICENCE = "Apache-2.0"
@@ -64,8 +64,8 @@ def _vit_spec(name: str, config: ViTConfig) -> ModelSpec:
 
 def _load(name: str, network: str, preprocess: Preprocess, seed: int) -> Any:
     """The backbone with random weights of the seed."""
-    from backbench.backbones.networks.measure import Origin, make_backbone
-    from backbench.backbones.networks.own_body import make_untrained_body
+    from backbench.backbones.core.measure import Origin, make_backbone
+    from backbench.backbones.loaders.own import make_untrained_body
 
     return make_backbone(
         make_untrained_body(network, seed),
@@ -92,15 +92,15 @@ GOOGLE_URL = "https://storage.googleapis.com/vit_models/imagenet21k/ViT-B_16.npz
 
 
 def _find_google() -> Path | None:
-    from backbench.backbones.model_index import find_torch_file
+    from backbench.backbones.core.model_index import find_torch_file
     from backbench.backbones.weights_folder import find_file
 
     return find_file("ViT-B_16.npz") or find_torch_file(GOOGLE_URL)
 
 
 def _ask_google(name: str) -> None:
-    from backbench.backbones.model_index import torch_file
-    from backbench.backbones.networks.fetch import ask_address
+    from backbench.backbones.core.fetch import ask_address
+    from backbench.backbones.core.model_index import torch_file
 
     ask_address(GOOGLE_URL, name, torch_file(GOOGLE_URL))
 
@@ -112,10 +112,10 @@ def _check_google(name: str) -> None:
 
 def _load_google(name: str, _seed: int) -> Any:
     """Our ViT-B/16 with the original weights, from the weights folder, this machine, or fetched."""
-    from backbench.backbones.model_index import torch_file
-    from backbench.backbones.networks.fetch import fetch_from_address
-    from backbench.backbones.networks.measure import Origin, make_backbone
-    from backbench.backbones.networks.own_body import load_own_body
+    from backbench.backbones.core.fetch import fetch_from_address
+    from backbench.backbones.core.measure import Origin, make_backbone
+    from backbench.backbones.core.model_index import torch_file
+    from backbench.backbones.loaders.own import load_own_body
 
     file = _find_google() or fetch_from_address(GOOGLE_URL, name, torch_file(GOOGLE_URL))
     return make_backbone(

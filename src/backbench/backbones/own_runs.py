@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backbench.backbones.bundle_files import (
+from backbench.backbones.core.bundle_files import (
     BODY_PREFIX,
     MODEL_FILE,
     RECORD_FILE,
@@ -29,10 +29,10 @@ from backbench.backbones.bundle_files import (
     tensors_below,
     validate,
 )
-from backbench.catalog import ModelSpec
 from backbench.errors import ConfigError, shown
-from backbench.records import BUNDLE_SUFFIX, ModelFacts
-from backbench.report.commands import keep_command
+from backbench.records.commands import keep_command
+from backbench.records.schema import BUNDLE_SUFFIX, ModelFacts
+from backbench.registry import ModelSpec
 
 
 def resolve(name: str) -> ModelSpec | None:
@@ -136,8 +136,8 @@ def _check(folder: Path) -> None:
 
 def _load(folder: Path, _seed: int) -> Any:
     """The backbone of the bundle; the seed has no effect on trained weights."""
-    from backbench.backbones.networks.base import Backbone
-    from backbench.backbones.networks.rebuild import rebuild
+    from backbench.backbones.core.base import Backbone
+    from backbench.backbones.core.rebuild import rebuild
 
     stored = read_stored(folder)
     weights = folder / WEIGHTS_FILE

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from backbench.catalog import ModelSpec
 from backbench.config import Preprocess
+from backbench.registry import ModelSpec
 
 PREPROCESS = Preprocess(size=(16, 16), interpolation="bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 """Bilinear, which never overshoots, so that the values stay in 0..1."""
 
 
 def _load_pixels(_seed: int) -> Any:
-    from backbench.backbones.networks.measure import Origin, make_backbone
-    from backbench.backbones.networks.tiny_nets import Flatten
+    from backbench.backbones.architectures.tiny_nets import Flatten
+    from backbench.backbones.core.measure import Origin, make_backbone
 
     return make_backbone(
         Flatten(),

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backbench.backbones.model_index import (
+from backbench.backbones.core.model_index import (
     default_tag,
     find_in_hub_cache,
     find_torch_file,
@@ -14,7 +14,7 @@ from backbench.backbones.model_index import (
     rows_of,
     torch_file,
 )
-from backbench.catalog import ModelSpec
+from backbench.registry import ModelSpec
 
 
 def list_specs() -> list[ModelSpec]:
@@ -62,9 +62,9 @@ def _spec(row: dict[str, Any]) -> ModelSpec:
 
 def _load(name: str, _seed: int, file: Path | None = None) -> Any:
     """The backbone, its weights from `file`, this machine, or fetched; the seed has no effect on these."""
-    from backbench.backbones.networks import timm_body
-    from backbench.backbones.networks.build import Build
-    from backbench.backbones.networks.measure import Origin, make_backbone
+    from backbench.backbones.core.build import Build
+    from backbench.backbones.core.measure import Origin, make_backbone
+    from backbench.backbones.loaders import timm as timm_body
 
     row = rows_of("timm")[name]
     body = timm_body.load_pretrained(name, file or _weights_file(row))
@@ -80,15 +80,16 @@ def _load(name: str, _seed: int, file: Path | None = None) -> Any:
 
 
 def _blueprint(name: str) -> Any:
-    from backbench.backbones.networks import timm_body
-    from backbench.backbones.networks.build import Build
+    from backbench.backbones.core.build import Build
+    from backbench.backbones.loaders import timm as timm_body
 
     return Build(architecture=f"timm/{name}"), timm_body.published_preprocess(name)
 
 
 def _load_head(name: str, file: Path | None = None) -> Any:
     """The classifier the model was published with; ModelError if it is not one for a part of ImageNet."""
-    from backbench.backbones.networks import original_head, timm_body
+    from backbench.backbones.core import original_head
+    from backbench.backbones.loaders import timm as timm_body
 
     network: Any = timm_body.load_network(name, file or _weights_file(rows_of("timm")[name]))
     classes = original_head.classes_of_size(network.num_classes, name)
@@ -97,7 +98,7 @@ def _load_head(name: str, file: Path | None = None) -> Any:
 
 
 def _ask(row: dict[str, Any]) -> None:
-    from backbench.backbones.networks.fetch import ask_address, ask_hub
+    from backbench.backbones.core.fetch import ask_address, ask_hub
 
     repo = hub_repo(row)
     if repo is None:
@@ -110,15 +111,15 @@ def _check(name: str, file: Path | None = None) -> None:
     file = file or _find_weights(rows_of("timm")[name])
     if file is None:
         return
-    from backbench.backbones.networks import timm_body
-    from backbench.backbones.networks.dry import check_body
+    from backbench.backbones.core.dry import check_body
+    from backbench.backbones.loaders import timm as timm_body
 
     load = partial(timm_body.load_network, name, file)
     check_body(load, load)
 
 
 def _weights_file(row: dict[str, Any]) -> Path:
-    from backbench.backbones.networks.fetch import fetch_from_address, fetch_from_hub
+    from backbench.backbones.core.fetch import fetch_from_address, fetch_from_hub
 
     repo = hub_repo(row)
     if repo is None:

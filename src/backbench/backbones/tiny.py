@@ -5,16 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from backbench.catalog import ModelSpec
 from backbench.config import Preprocess
+from backbench.registry import ModelSpec
 
 PREPROCESS = Preprocess(size=(32, 32), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 NETWORKS = {"tiny_cnn": "TinyCNN", "tiny_vit": "TinyViT"}
 
 
 def _load(name: str, network: str, is_control: bool, seed: int) -> Any:
-    from backbench.backbones.networks import tiny_nets
-    from backbench.backbones.networks.measure import Origin, make_backbone
+    from backbench.backbones.architectures import tiny_nets
+    from backbench.backbones.core.measure import Origin, make_backbone
 
     return make_backbone(
         tiny_nets.make_untrained(getattr(tiny_nets, NETWORKS[network]), seed, network),

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backbench.backbones.model_index import find_torch_file, rows_of, torch_file
-from backbench.catalog import ModelSpec
+from backbench.backbones.core.model_index import find_torch_file, rows_of, torch_file
 from backbench.config import Preprocess
+from backbench.registry import ModelSpec
 
 PREFIX = "torchvision/"
 
@@ -45,9 +45,9 @@ def _spec(row: dict[str, Any]) -> ModelSpec:
 
 def _load(name: str, _seed: int, file: Path | None = None) -> Any:
     """The backbone, its weights from `file`, this machine, or fetched; the seed has no effect on these."""
-    from backbench.backbones.networks import torchvision_body
-    from backbench.backbones.networks.fetch import fetch_from_address
-    from backbench.backbones.networks.measure import Origin, make_backbone
+    from backbench.backbones.core.fetch import fetch_from_address
+    from backbench.backbones.core.measure import Origin, make_backbone
+    from backbench.backbones.loaders import torchvision as torchvision_body
 
     row = rows_of("torchvision")[name]
     file = file or fetch_from_address(row["url"], PREFIX + name, torch_file(row["url"]))
@@ -62,8 +62,8 @@ def _load(name: str, _seed: int, file: Path | None = None) -> Any:
 
 
 def _blueprint(name: str) -> Any:
-    from backbench.backbones.networks import torchvision_body
-    from backbench.backbones.networks.build import Build
+    from backbench.backbones.core.build import Build
+    from backbench.backbones.loaders import torchvision as torchvision_body
 
     row = rows_of("torchvision")[name]
     options = torchvision_body.published_options(name, row["size"])
@@ -72,8 +72,9 @@ def _blueprint(name: str) -> Any:
 
 def _load_head(name: str, file: Path | None = None) -> Any:
     """The classifier the model was published with, for ImageNet-1k; ModelError if it is not one linear layer."""
-    from backbench.backbones.networks import original_head, torchvision_body
-    from backbench.backbones.networks.fetch import fetch_from_address
+    from backbench.backbones.core import original_head
+    from backbench.backbones.core.fetch import fetch_from_address
+    from backbench.backbones.loaders import torchvision as torchvision_body
 
     row = rows_of("torchvision")[name]
     file = file or fetch_from_address(row["url"], PREFIX + name, torch_file(row["url"]))
@@ -83,7 +84,7 @@ def _load_head(name: str, file: Path | None = None) -> Any:
 
 
 def _ask(row: dict[str, Any]) -> None:
-    from backbench.backbones.networks.fetch import ask_address
+    from backbench.backbones.core.fetch import ask_address
 
     ask_address(row["url"], PREFIX + row["name"], torch_file(row["url"]))
 
@@ -93,8 +94,8 @@ def _check(name: str, file: Path | None = None) -> None:
     file = file or find_torch_file(row["url"])
     if file is None:
         return
-    from backbench.backbones.networks import torchvision_body
-    from backbench.backbones.networks.dry import check_body
+    from backbench.backbones.core.dry import check_body
+    from backbench.backbones.loaders import torchvision as torchvision_body
 
     load = partial(torchvision_body.load_network, name, file, row["size"])
     check_body(load, load)

@@ -12,8 +12,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from backbench.catalog import ModelSpec, find_model
 from backbench.errors import ConfigError
+from backbench.registry import ModelSpec, find_model
 
 FIRST = True
 """Asked before the modules that would take the whole name for one of theirs, and refuse it."""
@@ -91,23 +91,23 @@ def _check_resized(name: str, spec: ModelSpec, size: int) -> None:
         spec.check()
     if spec.blueprint is None:  # how it is built is known with its weights only
         return
-    from backbench.backbones.networks.dry import check_size
+    from backbench.backbones.core.dry import check_size
 
     build, preprocess = spec.blueprint()
     check_size(build, preprocess.size, size, name=name, is_trained=spec.pretrained_on is not None)
 
 
 def _load_resized(name: str, load: Any, size: int, seed: int) -> Any:
-    from backbench.backbones.networks.resized import at_size
+    from backbench.backbones.core.resized import at_size
 
     return at_size(load(seed), name, size)
 
 
 def _load_random(name: str, spec: ModelSpec, seed: int, *, size: int | None = None) -> Any:
     """The architecture of `spec` with random weights of the seed; no download where there is a blueprint."""
-    from backbench.backbones.networks.measure import Origin, make_backbone
-    from backbench.backbones.networks.rebuild import make_random
-    from backbench.backbones.networks.resized import resize_body
+    from backbench.backbones.core.measure import Origin, make_backbone
+    from backbench.backbones.core.rebuild import make_random
+    from backbench.backbones.core.resized import resize_body
     from backbench.runtime import stream_seed
 
     assert spec.load is not None  # checked by _random_spec
@@ -135,8 +135,8 @@ def _load_random(name: str, spec: ModelSpec, seed: int, *, size: int | None = No
 
 def _load_random_head(spec: ModelSpec) -> Any:
     """A classifier of the shape that the model was published with, as untrained as its features."""
-    from backbench.backbones.networks import original_head
-    from backbench.backbones.networks.card_body import make_architecture
+    from backbench.backbones.core import original_head
+    from backbench.backbones.loaders.card import make_architecture
     from backbench.errors import ModelError
 
     if spec.blueprint is None:

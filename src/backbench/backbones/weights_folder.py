@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from backbench.backbones import card, timm_models, torchvision_models
-from backbench.backbones.model_index import HUB_FILES, hub_repo, main_revision, rows_of, torch_file
-from backbench.catalog import ModelSpec
+from backbench.backbones.core.model_index import HUB_FILES, hub_repo, main_revision, rows_of, torch_file
 from backbench.errors import nearest
+from backbench.registry import ModelSpec
 from backbench.storage import digest_file
 
 FIRST = True

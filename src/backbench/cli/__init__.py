@@ -74,7 +74,7 @@ def app(context: click.Context) -> None:
 
 
 def _refuse_torchrun(verb: str | None) -> None:
-    from backbench.engine.distributed import num_launched
+    from backbench.distributed import num_launched
     from backbench.errors import ConfigError
 
     if num_launched() > 1 and verb not in ("adapt", "resume"):
@@ -90,7 +90,7 @@ for verb in VERBS:
 def _print_error(error: Exception) -> None:
     """On stderr; of several processes each says what it met, but for a wish to stop, which reaches all of them."""
     from backbench.cli.output import print_error
-    from backbench.engine.distributed import launched_number
+    from backbench.distributed import launched_number
     from backbench.errors import Interrupted
 
     number = launched_number()

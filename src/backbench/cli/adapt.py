@@ -23,11 +23,11 @@ from backbench.cli.options import (
     split_options,
     table_options,
 )
-from backbench.cli.rank import make_data_config, parse_duration, with_map
+from backbench.cli.parse import make_data_config, parse_duration, with_map
 
 if TYPE_CHECKING:
-    from backbench.adapt import Adapted
     from backbench.config import Frozen, OnBad, RunConfig
+    from backbench.runs.run import Adapted
 
 FINISHED = "finished"
 
@@ -85,12 +85,11 @@ def adapt(
                --method last-blocks --set options.blocks=3
              backbench adapt birds/ --model runs/RUN      (its tuned weights, a new head)
     """
-    from backbench.adapt import refuse_model
-    from backbench.catalog import find_method, find_model
     from backbench.cli.output import print_json
     from backbench.config import MethodConfig, RunConfig
-    from backbench.engine.distributed import launched_number
-    from backbench.run import resolve_options
+    from backbench.distributed import launched_number
+    from backbench.registry import find_method, find_model, resolve_options
+    from backbench.runs.run import refuse_model
     from backbench.runtime import decide_device, decide_precision
 
     budget_seconds = None if budget is None else parse_duration(budget)
@@ -137,16 +136,16 @@ def _plan(
 
     Cost: the images are read once, for the id of the run, unless they have to be downloaded first.
     """
-    from backbench.catalog import find_method, find_model
     from backbench.cli.output import wrap_lines
     from backbench.config import MethodConfig
     from backbench.data.load import load_data
     from backbench.data.survey import survey
-    from backbench.plan import describe_guessed, describe_power
     from backbench.progress import format_seconds, make_progress
+    from backbench.registry import find_method, find_model
     from backbench.report.text import printable
-    from backbench.run import decide_run_id
-    from backbench.speeds import list_guessed
+    from backbench.runs.estimate import describe_guessed, describe_power
+    from backbench.runs.identity import decide_run_id
+    from backbench.runs.speeds import list_guessed
 
     method, model = find_method(config.method.name), find_model(config.model_file or config.model)
     with make_progress(quiet=quiet) as progress:
@@ -189,8 +188,8 @@ def _plan(
 
 def _estimate(config: RunConfig, options: Frozen, num_images: int, num_train: int, device: str) -> float:
     """Seconds of the features and of the training."""
-    from backbench.catalog import find_method, find_model
-    from backbench.plan import estimate_training, guess_seconds
+    from backbench.registry import find_method, find_model
+    from backbench.runs.estimate import estimate_training, guess_seconds
 
     model = find_model(config.model_file or config.model)
     method = find_method(config.method.name)
@@ -201,8 +200,8 @@ def _estimate(config: RunConfig, options: Frozen, num_images: int, num_train: in
 
 
 def _describe_state(out: Path, run_id: str) -> str:
-    from backbench.report.commands import bundle_of
-    from backbench.unfinished import CONFIG, working_folder
+    from backbench.records.commands import bundle_of
+    from backbench.records.resume import CONFIG, working_folder
 
     if (out / run_id / "record.json").is_file():
         is_whole = bundle_of(out / run_id).is_dir()
@@ -241,8 +240,8 @@ def resume(
     quiet: bool,
 ) -> None:
     """Go on with a run that was cut. RUN is its id, or the beginning of one."""
+    from backbench.records.resume import find_unfinished
     from backbench.runtime import decide_device
-    from backbench.unfinished import find_unfinished
 
     budget_seconds = None if budget is None else parse_duration(budget)
     run_id, config = find_unfinished(Path(out), run)
@@ -269,9 +268,9 @@ def _run(
     with_gallery: bool,
     resume: str | None = None,
 ) -> None:
-    from backbench.adapt import adapt as adapt_model
-    from backbench.engine.distributed import is_first, join_processes
+    from backbench.distributed import is_first, join_processes
     from backbench.progress import Stoppable, make_progress
+    from backbench.runs.run import adapt as adapt_model
     from backbench.runtime import catch_signals
 
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
@@ -322,7 +321,7 @@ def _print_document(adapted: Adapted) -> None:
 
 def _print_figures(adapted: Adapted) -> None:
     from backbench.cli.output import as_called, is_colourful, terminal_width
-    from backbench.report.commands import predict_command
+    from backbench.records.commands import predict_command
     from backbench.report.table import render_record
     from backbench.report.text import printable
 

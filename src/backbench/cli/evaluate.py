@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from backbench.config import OnBad
-    from backbench.held_out import Labelled
     from backbench.progress import Progress
+    from backbench.runs.evaluate import Labelled
 
 
 @click.command()
@@ -64,12 +64,13 @@ def evaluate(
     that alone counts; if it is what the model was made from, the test part of its run; otherwise all images do.
     Images that the model was trained on are left out.
     """
-    from backbench.backbones.bundle_files import find_bundle
+    from backbench.backbones.core.bundle_files import find_bundle
+    from backbench.classifier.bundle import load_bundle, read_bundle_seen, read_facts
     from backbench.cli.output import print_json
-    from backbench.cli.rank import make_data_config
-    from backbench.engine.bundle import load_bundle, read_bundle_seen, read_facts
-    from backbench.held_out import choose_images, match_classes
+    from backbench.cli.parse import make_data_config
+    from backbench.data.class_names import match_classes
     from backbench.progress import make_progress
+    from backbench.runs.evaluate import choose_images
     from backbench.runtime import decide_device, decide_precision
 
     folder = find_bundle(Path(bundle))
@@ -123,8 +124,8 @@ def note_opening(out: Path | None, bundle: Path, digest: str, name: str, progres
         StorageError: it can't be written in `out`.
     """
     from backbench.errors import StorageError
-    from backbench.ledger import OPENINGS_FILE
-    from backbench.openings import log_opening
+    from backbench.records.folders import OPENINGS_FILE
+    from backbench.records.openings import log_opening
 
     root = bundle.absolute().parent if out is None else out
     if out is None and not (root / OPENINGS_FILE).is_file():
@@ -152,8 +153,8 @@ def measure(
     plain softmax, `calibrated_nll` and `calibrated_ece` of the answers as given, after the temperature.
     """
     from backbench.data.wording import list_some, quote
-    from backbench.evaluate.calibrate import measure_answered, softmax
-    from backbench.evaluate.metrics import per_class_recall, score
+    from backbench.stats.calibrate import measure_answered, softmax
+    from backbench.stats.metrics import per_class_recall, score
 
     groups = images.groups if any(group is not None for group in images.groups) else None
     probabilities, answers = softmax(logits), softmax(logits, temperature)
@@ -186,9 +187,9 @@ def measure(
 
 def render_evaluation(document: dict[str, Any]) -> str:
     """The figures as `backbench show` prints them, then every class, the least recognised first."""
-    from backbench.records import Metric
-    from backbench.report.show import describe_figure, describe_figures
+    from backbench.report.record_text import describe_figure, describe_figures
     from backbench.report.text import pad, percent, printable, shorten
+    from backbench.stats.metric import Metric
 
     data, num, threshold = document["data"], document["data"]["num_images"], document["threshold"]
     lines = [f"{printable(document['bundle'])} on {printable(data['said'])}: {_num_images(data)}", ""]

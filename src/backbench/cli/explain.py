@@ -14,7 +14,7 @@ import click
 from backbench.cli.options import device_option, json_option, quiet_option
 
 if TYPE_CHECKING:
-    from backbench.engine.classifier import Classifier
+    from backbench.classifier.classifier import Classifier
     from backbench.explain.samples import Sample
     from backbench.explain.sheet import Explanation
     from backbench.progress import Progress
@@ -131,10 +131,10 @@ def split_subjects(arguments: Sequence[str]) -> tuple[list[Subject], list[str]]:
     Raises:
         ConfigError: no model comes first, or there is no such path; with the nearest there is.
     """
-    from backbench.backbones.bundle_files import find_bundle
+    from backbench.backbones.core.bundle_files import find_bundle
     from backbench.cli.predict import say_nearest
     from backbench.errors import ConfigError
-    from backbench.ledger import OPENINGS_FILE
+    from backbench.records.folders import OPENINGS_FILE
 
     arguments = [given for given in arguments if Path(given).name != OPENINGS_FILE] or list(arguments)
     num = next((row for row, given in enumerate(arguments) if not _is_subject(Path(given))), len(arguments))
@@ -152,15 +152,15 @@ def split_subjects(arguments: Sequence[str]) -> tuple[list[Subject], list[str]]:
 
 
 def _is_subject(path: Path) -> bool:
-    from backbench.backbones.bundle_files import is_bundle
+    from backbench.backbones.core.bundle_files import is_bundle
 
     return is_bundle(path) or _run_folder(path) is not None
 
 
 def _run_folder(path: Path) -> Path | None:
     """The folder of a run, by its path or, for a bare name, among the runs."""
-    from backbench.backbones.bundle_files import meanings_of
-    from backbench.ledger import RECORD_FILE
+    from backbench.backbones.core.bundle_files import meanings_of
+    from backbench.records.folders import RECORD_FILE
 
     return next((meant for meant in meanings_of(path) if (meant / RECORD_FILE).is_file()), None)
 
@@ -176,9 +176,9 @@ def _add_subject(subjects: list[Subject], found: Subject) -> None:
 
 def _make_subject(given: str, taken: set[str]) -> Subject:
     """With a name of its own, that any file system takes."""
-    from backbench.backbones.bundle_files import find_bundle, is_bundle
+    from backbench.backbones.core.bundle_files import find_bundle, is_bundle
     from backbench.explain.samples import run_of_bundle
-    from backbench.records import BUNDLE_SUFFIX
+    from backbench.records.schema import BUNDLE_SUFFIX
 
     path = Path(given)
     own = _run_folder(path)
@@ -192,7 +192,7 @@ def _make_subject(given: str, taken: set[str]) -> Subject:
 
 def _refuse_images(subjects: Sequence[Subject]) -> None:
     from backbench.errors import ConfigError
-    from backbench.report.commands import keep_command
+    from backbench.records.commands import keep_command
 
     raise ConfigError(
         f"there is no model to explain images with: {subjects[0].given} is a run that kept none. "
@@ -208,7 +208,7 @@ def _draw_runs(
     if not runs:
         return []
     from backbench.errors import BackbenchError
-    from backbench.report.pictures.of_run import write_comparison_pictures, write_run_pictures
+    from backbench.report.figures.of_run import write_comparison_pictures, write_run_pictures
 
     pictures, drawn = [], []
     for subject in runs:
@@ -238,7 +238,7 @@ def _draw_runs(
 
 def _draw_photographs(run: Path, folder: Path, look: Look, progress: Progress) -> list[Path]:
     from backbench.explain.of_runs import draw_answers
-    from backbench.report.pictures.style import save_figure
+    from backbench.report.figures.style import save_figure
 
     paths = []
     for name, figure in draw_answers(run, theme=look.theme, progress=progress).items():
@@ -249,7 +249,7 @@ def _draw_photographs(run: Path, folder: Path, look: Look, progress: Progress) -
 
 def _draw_map(folders: Sequence[Path], look: Look, method: str, device: str, progress: Progress) -> list[Path]:
     from backbench.explain.of_runs import draw_map
-    from backbench.report.pictures.style import save_figure
+    from backbench.report.figures.style import save_figure
 
     figure, faults = draw_map(folders, method, device=device, theme=look.theme, progress=progress)
     for fault in faults:
@@ -263,7 +263,7 @@ def _explain_models(
     models: Sequence[Subject], samples: Sequence[Sample], look: Look, kind: str, device: str, progress: Progress
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Explain the same images by each model, one model in memory at a time: (pictures, explanations)."""
-    from backbench.engine.bundle import load_bundle
+    from backbench.classifier.bundle import load_bundle
 
     columns: list[list[Explanation]] = []
     of_models: list[dict[str, Any]] = []
@@ -285,7 +285,7 @@ def _find_samples(
     models: Sequence[Subject], images: Sequence[str], num: int, progress: Progress
 ) -> tuple[list[Sample], list[str]]:
     """The images to explain, and why some can't be read: found before any long work."""
-    from backbench.engine.bundle import read_facts
+    from backbench.classifier.bundle import read_facts
     from backbench.errors import ConfigError
     from backbench.explain.samples import choose_test_samples, read_samples
 
@@ -329,7 +329,7 @@ def _draw_sheets(
     samples: Sequence[Sample], models: Sequence[Subject], rows: Sequence[Sequence[Explanation]], look: Look
 ) -> list[dict[str, Any]]:
     from backbench.explain.sheet import ROWS_PER_SHEET, draw_explanations
-    from backbench.report.pictures.style import save_figure
+    from backbench.report.figures.style import save_figure
 
     pictures = []
     num_sheets = -(-len(samples) // ROWS_PER_SHEET)
@@ -351,7 +351,7 @@ def _draw_sheets(
 
 def _say_models(models: Sequence[Subject]) -> list[tuple[str, str]]:
     """Network and method of each model; the bundle's own name in place of the method where these are the same."""
-    from backbench.engine.bundle import read_facts
+    from backbench.classifier.bundle import read_facts
 
     said = []
     for model in models:
@@ -365,7 +365,7 @@ def _say_models(models: Sequence[Subject]) -> list[tuple[str, str]]:
 
 def _draw_network(classifier: Classifier, model: Subject, look: Look) -> list[dict[str, Any]]:
     from backbench.explain.inside import draw_inside
-    from backbench.report.pictures.style import save_figure
+    from backbench.report.figures.style import save_figure
 
     backbone = classifier.backbone
     pictures = []

@@ -25,10 +25,10 @@ def keep(run: str, out: str, device: str, no_gallery: bool, as_json: bool, quiet
     \b
     Example: backbench keep runs/photos-resnet50.a1_in1k-logistic-0123456789
     """
-    from backbench.adapt import keep_run
     from backbench.cli.adapt import print_adapted
-    from backbench.ledger import find_run
     from backbench.progress import Stoppable, make_progress
+    from backbench.records.folders import find_run
+    from backbench.runs.run import keep_run
     from backbench.runtime import catch_signals, decide_device
 
     folder, decided = find_run(Path(out), run), decide_device(device)

@@ -44,7 +44,7 @@ def _searched(entry: dict[str, Any]) -> str:
 
 
 def _entries(kind: str) -> list[dict[str, Any]]:
-    from backbench.catalog import list_methods, list_models, list_sources
+    from backbench.registry import list_methods, list_models, list_sources
 
     if kind == "methods":
         return [{"name": spec.name, "summary": spec.summary} for spec in list_methods()]

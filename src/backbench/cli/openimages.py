@@ -53,7 +53,7 @@ def openimages(
     """
     from backbench.cli.output import print_json
     from backbench.progress import make_progress
-    from backbench.report.commands import write_command
+    from backbench.records.commands import write_command
     from backbench.studies.subset import SubsetRequest, describe_subset, get_subset, plan_subset
 
     request = SubsetRequest(folder, tuple(dict.fromkeys(classes)), per_class, tuple(dict.fromkeys(splits)))

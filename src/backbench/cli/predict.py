@@ -15,7 +15,7 @@ import click
 from backbench.cli.options import inference_options, json_option, quiet_option
 
 if TYPE_CHECKING:
-    from backbench.engine.classifier import Prediction
+    from backbench.classifier.classifier import Prediction
 
 LABEL_WIDTH = 24
 DEFAULT_TOP = 5
@@ -52,8 +52,8 @@ def predict(
     \b
     Example: backbench predict runs/photos-resnet18-full-0123456789.bundle new_photos/ --csv answers.csv
     """
+    from backbench.classifier.bundle import load_bundle
     from backbench.cli.output import print_json
-    from backbench.engine.bundle import load_bundle
     from backbench.errors import printable
     from backbench.progress import make_progress
     from backbench.runtime import decide_device, decide_precision
@@ -109,7 +109,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises:
         ConfigError: no bundle comes first, nothing follows, or there is no such path; with the nearest there is.
     """
-    from backbench.backbones.bundle_files import find_bundle, is_bundle
+    from backbench.backbones.core.bundle_files import find_bundle, is_bundle
     from backbench.data.image_paths import is_address
     from backbench.errors import ConfigError
 

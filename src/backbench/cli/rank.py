@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +21,14 @@ from backbench.cli.options import (
     split_options,
     table_options,
 )
+from backbench.cli.parse import make_data_config, parse_duration, split_names, with_map
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from backbench.config import DataConfig, MethodConfig, OnBad
+    from backbench.config import MethodConfig, OnBad
     from backbench.progress import Progress
-    from backbench.study import Ranking
+    from backbench.runs.rank import Ranking
 
 
 @click.command(context_settings={"allow_extra_args": True})
@@ -109,10 +109,10 @@ def rank(
     from backbench.config import MethodConfig
     from backbench.progress import make_progress
     from backbench.report.table import render_table
+    from backbench.runs.rank import RankRequest
+    from backbench.runs.rank import rank as rank_models
     from backbench.runtime import decide_device, decide_precision
     from backbench.stopping import stop_status
-    from backbench.study import RankRequest
-    from backbench.study import rank as rank_models
 
     data, models = take_cards(click.get_current_context(), data, models)
     names = dict.fromkeys(split_names(methods, "--methods"))
@@ -165,8 +165,8 @@ def rank(
 
 def _keep(ranking: Ranking, device: str, progress: Progress) -> None:
     """Write the model of the recommended run; say so where there is none."""
-    from backbench.adapt import keep_run
     from backbench.progress import Stoppable
+    from backbench.runs.run import keep_run
     from backbench.runtime import catch_signals
 
     if ranking.recommended is None:
@@ -192,7 +192,7 @@ def _print_conclusion(ranking: Ranking) -> None:
 
 def _list_next(ranking: Ranking) -> list[tuple[str, str]]:
     """What to do with the answer: (what it is for, command); commands stay on one line, to be copied."""
-    from backbench.report.commands import keep_command, predict_command, report_command, show_command
+    from backbench.records.commands import keep_command, predict_command, report_command, show_command
     from backbench.report.text import printable
 
     run, best, lines = ranking.recommended, ranking.best, []
@@ -216,44 +216,14 @@ def take_cards(context: click.Context, data: str, models: str) -> tuple[str, str
     return rest[0], ",".join([models, *cards])
 
 
-def split_names(text: str, option: str = "--models") -> tuple[str, ...]:
-    """Names from a comma-separated option; stray spaces and commas do no harm. ConfigError if only those."""
-    from backbench.errors import ConfigError
-
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names and (text or option == "--methods"):
-        raise ConfigError(f"{option} is '{text}': it needs at least one name. See: backbench list {option[2:]}")
-    return names
-
-
-def with_map(methods: Sequence[MethodConfig], class_map: str | None) -> tuple[MethodConfig, ...]:
-    """The methods, those that take the model's own classifier with this map. ConfigError if none of them does."""
-    from backbench.catalog import find_method
-    from backbench.errors import ConfigError
-
-    takers = [method.name for method in methods if find_method(method.name, "--methods").needs_head]
-    if class_map is None:
-        return tuple(methods)
-    if not takers:
-        given = ", ".join(method.name for method in methods)
-        raise ConfigError(f"--map {class_map} is for the method zeroshot, and here it is {given}. Leave it out.")
-    return tuple(
-        method.model_copy(update={"options": {**method.options, "map": class_map}})
-        if method.name in takers
-        else method
-        for method in methods
-    )
-
-
 def with_settings(methods: Sequence[MethodConfig], settings: Sequence[str]) -> list[MethodConfig]:
     """The methods with the options of `--set`: KEY=VALUE for each that has it, METHOD:KEY=VALUE for one.
 
     Raises:
         ConfigError: no method has the option, or it can't have that value.
     """
-    from backbench.catalog import find_method
     from backbench.cli.adapt import parse_settings
-    from backbench.run import resolve_options
+    from backbench.registry import find_method, resolve_options
 
     given: dict[str, list[str]] = {method.name: [] for method in methods}
     for setting in settings:
@@ -273,8 +243,8 @@ def with_settings(methods: Sequence[MethodConfig], settings: Sequence[str]) -> l
 
 def _find_takers(setting: str, only: str | None, key: str, methods: Sequence[str]) -> list[str]:
     """The methods that have the option `key`; of the method `only` alone where that is named."""
-    from backbench.catalog import find_method
     from backbench.errors import ConfigError, nearest
+    from backbench.registry import find_method
 
     if only is not None and only not in methods:
         close = nearest(only, methods)
@@ -293,74 +263,3 @@ def _find_takers(setting: str, only: str | None, key: str, methods: Sequence[str
         hint = f"Did you mean '{close[0]}'?" if close else f"Options there: {', '.join(known) or 'none'}."
         raise ConfigError(f"--set {setting}: no option '{option}' of the method {' or '.join(asked)}. {hint}")
     return takers
-
-
-def parse_duration(text: str) -> float:
-    """Seconds in '90s', '10m', '1.5h' or '45' (seconds). ConfigError otherwise."""
-    from backbench.errors import ConfigError
-
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)?", text.strip().lower())
-    if match is None or float(match[1]) <= 0:
-        raise ConfigError(f"--budget '{text}' is no duration. Use a positive number with s, m or h: 90s, 10m, 2h.")
-    return float(match[1]) * {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, None: 1}[match[2]]
-
-
-def make_data_config(
-    source: str,
-    *,
-    split: str | None,
-    seed: int,
-    on_bad: OnBad,
-    image_column: str | None,
-    label_column: str | None,
-    group_column: str | None,
-    choices: Mapping[str, Any],
-) -> DataConfig:
-    """A DataConfig from the options that the verbs share; `choices`: see `options.layout_options`, `size_options`.
-
-    Raises:
-        ConfigError: a fraction out of its range, or --split-folders without names of splits.
-    """
-    from backbench.config import DataConfig
-    from backbench.errors import ConfigError
-
-    given = dict(choices)
-    for name in ("test_fraction", "val_fraction"):
-        if not 0.0 < given.get(name, 0.5) < 1.0:
-            raise ConfigError(f"--{name.replace('_', '-')} {given[name]:g}: it has to be between 0 and 1, as 0.2.")
-    if "small_classes" in given and "min_images" not in given:
-        raise ConfigError(
-            "--small-classes says what is done with classes below --min-images N: give that as well."
-        )
-    if "split_folders" in given:
-        given["split_folders"] = parse_split_folders(given["split_folders"])
-    return DataConfig(
-        source=source,
-        split=split,
-        split_seed=seed,
-        on_bad=on_bad,
-        image_column=image_column,
-        label_column=label_column,
-        group_column=group_column,
-        **given,
-    )
-
-
-def parse_split_folders(text: str) -> dict[str, str]:
-    """'2019=train,2020=test' -> {'2019': 'train', '2020': 'test'}; 'none' -> {}. ConfigError otherwise."""
-    from backbench.errors import ConfigError
-
-    if text.strip().casefold() == "none":
-        return {}
-    found: dict[str, str] = {}
-    for pair in filter(None, map(str.strip, text.split(","))):
-        name, equals, part = (piece.strip() for piece in pair.rpartition("="))
-        if not equals or not name or part not in ("train", "val", "test"):
-            raise ConfigError(
-                f"--split-folders '{text}': '{pair}' is no FOLDER=SPLIT, with train, val or test for SPLIT. Write "
-                "it as --split-folders 2019=train,2020=test, or none."
-            )
-        found[name.strip("/")] = part
-    if not found:
-        raise ConfigError("--split-folders is empty. Write FOLDER=train,OTHER=test, or none.")
-    return found

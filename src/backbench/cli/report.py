@@ -59,7 +59,7 @@ def report(
              backbench report runs/ --format md
     """
     from backbench.errors import ConfigError, printable, shown
-    from backbench.evidence import ReportRequest, gather_report
+    from backbench.explain.evidence import ReportRequest, gather_report
     from backbench.progress import make_progress
     from backbench.report.cards import render_data_card, render_model_card
     from backbench.report.export import render_csv, render_json, render_markdown

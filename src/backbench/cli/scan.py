@@ -42,7 +42,7 @@ def scan(
     DATA is as for `backbench rank`. Exit status 1 when there is trouble.
     """
     from backbench.cli.output import print_json, wrap_lines
-    from backbench.cli.rank import make_data_config
+    from backbench.cli.parse import make_data_config
     from backbench.data.audit import audit_source
     from backbench.progress import make_progress
 

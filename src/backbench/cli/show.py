@@ -19,7 +19,7 @@ def show(run: str, out: str, as_json: bool) -> None:
     RUN is a run folder, a run id, or the beginning of one.
     """
     from backbench.cli.output import is_colourful, print_json, terminal_width
-    from backbench.ledger import find_run, read_whole
+    from backbench.records.folders import find_run, read_whole
     from backbench.report.table import render_record
 
     record, _ = read_whole(find_run(Path(out), run))

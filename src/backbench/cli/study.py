@@ -75,16 +75,16 @@ def run(
     """
     from backbench.backbones.weights_folder import FOLDER_VARIABLE
     from backbench.cli.output import print_json
-    from backbench.cli.rank import parse_duration
+    from backbench.cli.parse import parse_duration
     from backbench.progress import make_progress
     from backbench.runtime import decide_device, decide_precision
     from backbench.stopping import stop_status
-    from backbench.studies.carry_out import run_study
     from backbench.studies.document import is_less_than_there, make_document
     from backbench.studies.estimate import estimate_steps
+    from backbench.studies.run import run_study
     from backbench.studies.schema import read_study
     from backbench.studies.steps import Settings, find_missing
-    from backbench.studies.write_up import write_up
+    from backbench.studies.write import write_up
 
     seconds = None if budget is None else parse_duration(budget)
     found = read_study(file)
@@ -160,9 +160,9 @@ def split_pairs(given: Sequence[str]) -> dict[str, str]:
 def render_estimates(title: str, estimates: Sequence[Estimate], missing: Sequence[str] = ()) -> str:
     """Rankings, their runs and rough times as a text table, and what that counts and does not."""
     from backbench.cli.output import wrap_lines
-    from backbench.plan import describe_guessed
     from backbench.progress import format_seconds
     from backbench.report.text import plural
+    from backbench.runs.estimate import describe_guessed
 
     names = [step.title for step in estimates]
     names += [f"  {cell.model} + {cell.method}" for step in estimates for cell in step.cells]

@@ -23,9 +23,9 @@ from backbench.config import GreyScale
 from backbench.data import decode
 from backbench.data.colour import is_deep
 from backbench.data.grey import Depth, decide_scale
+from backbench.data.image_stats import COLOUR_NAMES, FACT_NAMES, measure_array, measure_colours, measure_file
 from backbench.data.in_flight import GATE
 from backbench.data.listing import Listing
-from backbench.data.measure import COLOUR_NAMES, FACT_NAMES, measure_array, measure_colours, measure_file
 from backbench.data.store import PixelStore
 from backbench.documents import parse_json
 from backbench.errors import BadImage, StorageError

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from backbench.catalog import find_path_loader, find_source, list_sources
 from backbench.config import DataConfig
 from backbench.data.census import Census, take_census
 from backbench.data.image_paths import is_address
@@ -21,6 +20,7 @@ from backbench.data.tables import TABLE_SUFFIXES
 from backbench.data.wording import quote
 from backbench.errors import ConfigError, DataError, unknown_name
 from backbench.progress import SILENT, Progress
+from backbench.registry import find_path_loader, find_source, list_sources
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median_low
 
-from backbench.catalog import SourceSpec, find_source
 from backbench.config import DataConfig
 from backbench.data import decode
 from backbench.data.left_out import group_by_reason
@@ -22,6 +21,7 @@ from backbench.data.splits import assign_parts, merge_units
 from backbench.data.wording import count, escape, list_some, quote
 from backbench.errors import BadImage
 from backbench.progress import SILENT, Progress
+from backbench.registry import SourceSpec, find_source
 from backbench.runtime import cache_folder, make_rng, num_workers
 
 BLOCK = 32

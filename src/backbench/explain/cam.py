@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from backbench.backbones.networks.cut import is_channels_last
-from backbench.backbones.networks.stages import stages_of
-from backbench.engine.classifier import Classifier
+from backbench.backbones.core.cut import is_channels_last
+from backbench.backbones.core.stages import stages_of
+from backbench.classifier.classifier import Classifier
 from backbench.errors import ModelError
 from backbench.explain.attention import stretch
 from backbench.explain.tokens import in_eval_mode, token_grid

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from backbench.classifier.classifier import Classifier
 from backbench.config import Preprocess
-from backbench.engine.classifier import Classifier
-from backbench.engine.resize import crop_origin, prepare_batch, resized_shape
 from backbench.errors import ConfigError, ModelError, shown, unknown_name
 from backbench.explain.attention import overhear_attention, read_patches, roll_out, stretch
 from backbench.explain.cam import explain_by_cam
 from backbench.explain.tokens import device_of, in_eval_mode, reads_class_token
+from backbench.inference.resize import crop_origin, prepare_batch, resized_shape
 from backbench.progress import SILENT, Progress
 
 KINDS = ("auto", "rollout", "attention", "grad-cam")

@@ -8,23 +8,23 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from backbench import ledger
+from backbench.classifier.bundle import load_bundle
+from backbench.classifier.classifier import Classifier
 from backbench.data.load import Data, load_data
-from backbench.engine.bundle import load_bundle
-from backbench.engine.cache import find_features
-from backbench.engine.classifier import Classifier
-from backbench.engine.features import extract_features
 from backbench.errors import ConfigError
-from backbench.evaluate.reliability import at_temperature
 from backbench.explain.embedding import embed_features, embedding_name
 from backbench.explain.samples import read_test_samples
+from backbench.inference.cache import find_features
+from backbench.inference.features import extract_features
 from backbench.progress import SILENT, Progress
-from backbench.records import Predictions, RunRecord
-from backbench.report.commands import bundle_of
-from backbench.report.pictures.embedding import draw_embedding
-from backbench.report.pictures.of_run import HISTORY_FILE
-from backbench.report.pictures.sheets import draw_grid
+from backbench.records import folders as ledger
+from backbench.records.commands import bundle_of
+from backbench.records.schema import Predictions, RunRecord
+from backbench.report.figures.embedding import draw_embedding
+from backbench.report.figures.of_run import HISTORY_FILE
+from backbench.report.figures.sheets import draw_grid
 from backbench.report.row_names import find_differences
+from backbench.stats.reliability import at_temperature
 
 NUM_IN_GRID = 30
 MOST_MAPPED = 1000

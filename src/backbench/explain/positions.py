@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from backbench.backbones.networks.vit import VisionTransformer
-from backbench.backbones.networks.vit_config import count_patches
+from backbench.backbones.architectures.vit import VisionTransformer
+from backbench.backbones.architectures.vit_config import count_patches
 from backbench.errors import ModelError
 from backbench.explain.tokens import shape_grid
 

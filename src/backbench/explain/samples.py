@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from backbench import ledger
 from backbench.config import GreyScale
 from backbench.data.gather import gather_pictures
 from backbench.data.load import load_data
 from backbench.errors import BadImage, ConfigError, DataError
 from backbench.progress import SILENT, Progress
-from backbench.records import BUNDLE_SUFFIX, Predictions
+from backbench.records import folders as ledger
+from backbench.records.schema import BUNDLE_SUFFIX, Predictions
 
 
 @dataclass(frozen=True, eq=False)

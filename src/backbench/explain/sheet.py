@@ -12,7 +12,7 @@ from PIL import Image
 
 from backbench.explain.heat import Heat, colour, overlay
 from backbench.explain.samples import Sample
-from backbench.report.pictures.style import (
+from backbench.report.figures.style import (
     LINE,
     MARGIN,
     Look,

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from backbench.catalog import MethodSpec
 from backbench.config import Frozen
+from backbench.registry import MethodSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from backbench.engine.heads import CosineHead, Fitted, LinearHead
-    from backbench.engine.task import Task
+    from backbench.heads.heads import CosineHead, Fitted, LinearHead
+    from backbench.task import Task
 
 DEFAULT_COSINE_SCALE = 10.0
 SMALLEST_WITHIN_SHARE = 0.01
@@ -39,9 +39,9 @@ def adapt(task: Task, options: CentroidOptions) -> Fitted:
 
     Cost: a few passes over the features.
     """
-    from backbench.engine.choose import choose_best, fit_prior, fit_scale, score_logits
-    from backbench.engine.heads import Fitted
-    from backbench.engine.standardise import measure_scale
+    from backbench.heads.choose import choose_best, fit_prior, fit_scale, score_logits
+    from backbench.heads.heads import Fitted
+    from backbench.heads.standardise import measure_scale
 
     if not measure_scale([task.train.values]).inverse_std.any():
         return fit_prior(task)
@@ -73,7 +73,7 @@ def adapt(task: Task, options: CentroidOptions) -> Fitted:
 
 def _fit_cosine(parts: Sequence[np.ndarray], labels: np.ndarray, num_classes: int, scale: float) -> CosineHead:
     """Cosine of the features, less the mean of all, with the class means less the same."""
-    from backbench.engine.heads import ABSENT_LOGIT, CosineHead, normalise_rows
+    from backbench.heads.heads import ABSENT_LOGIT, CosineHead, normalise_rows
 
     present, means = _class_means(parts, labels, num_classes)
     shares = np.bincount(labels, minlength=num_classes)[present] / len(labels)
@@ -87,9 +87,9 @@ def _fit_cosine(parts: Sequence[np.ndarray], labels: np.ndarray, num_classes: in
 
 def _fit_euclidean(parts: Sequence[np.ndarray], labels: np.ndarray, num_classes: int, scale: float) -> LinearHead:
     """Minus half the squared distance to each class mean, less what all classes share: linear in the features."""
-    from backbench.engine.heads import LinearHead, spread_classes
-    from backbench.engine.ridge import unfold
-    from backbench.engine.standardise import Scale, measure_scale
+    from backbench.heads.heads import LinearHead, spread_classes
+    from backbench.heads.ridge import unfold
+    from backbench.heads.standardise import Scale, measure_scale
 
     present, means = _class_means(parts, labels, num_classes)
     overall = measure_scale(parts)

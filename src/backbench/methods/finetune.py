@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from backbench.catalog import MethodSpec
 from backbench.config import Augment, Frozen, Recipe
+from backbench.registry import MethodSpec
 
 if TYPE_CHECKING:
-    from backbench.engine.task import ImageTask
-    from backbench.engine.tune import Training, Tuned
+    from backbench.task import ImageTask
+    from backbench.training.tune import Training, Tuned
 
 CROP_AND_FLIP = Augment(crop="random-resized", scale=(0.35, 1.0), flip=True)
 """Milder than ImageNet's: with few images an object that is mostly cut away does more harm than good."""
@@ -40,7 +40,7 @@ class FullOptions(Frozen):
 
 def adapt_last_blocks(task: ImageTask, options: LastBlocksOptions, training: Training) -> Tuned:
     """Train the head and the last blocks."""
-    from backbench.engine.tune import last_stages
+    from backbench.training.tune import last_stages
 
     return _adapt("last-blocks", task, last_stages(task.backbone.body, options.blocks), options.recipe, training)
 
@@ -51,7 +51,7 @@ def adapt_parts(task: ImageTask, options: PartsOptions, training: Training) -> T
     Raises:
         ConfigError: a kind that there is not, or that this backbone has nothing of.
     """
-    from backbench.backbones.networks.stages import parts_of
+    from backbench.backbones.core.stages import parts_of
     from backbench.errors import ConfigError, unknown_name
 
     known = parts_of(task.backbone.body)
@@ -74,8 +74,9 @@ def adapt_full(task: ImageTask, options: FullOptions, training: Training) -> Tun
 
 
 def _adapt(name: str, task: ImageTask, names: Iterable[str], recipe: Recipe, training: Training) -> Tuned:
-    from backbench.engine.head_modules import make_linear
-    from backbench.engine.tune import (
+    from backbench.heads.head_modules import make_linear
+    from backbench.runtime import make_torch_rng
+    from backbench.training.tune import (
         Tuned,
         describe_norms,
         make_classifier,
@@ -84,7 +85,6 @@ def _adapt(name: str, task: ImageTask, names: Iterable[str], recipe: Recipe, tra
         standardise,
         train_phase,
     )
-    from backbench.runtime import make_torch_rng
 
     refuse_weightless(task, name)
     rng = make_torch_rng(task.seed, "head")

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from backbench.catalog import MethodSpec
 from backbench.config import Augment, Frozen, Recipe
+from backbench.registry import MethodSpec
 
 if TYPE_CHECKING:
-    from backbench.engine.task import ImageTask
-    from backbench.engine.tune import Training, Tuned
+    from backbench.task import ImageTask
+    from backbench.training.tune import Training, Tuned
 
 
 class GradualOptions(Frozen):
@@ -34,9 +34,10 @@ def adapt(task: ImageTask, options: GradualOptions, training: Training) -> Tuned
 
     Source: Howard and Ruder 2018 (ULMFiT).
     """
-    from backbench.backbones.networks.stages import stages_of
-    from backbench.engine.head_modules import make_linear
-    from backbench.engine.tune import (
+    from backbench.backbones.core.stages import stages_of
+    from backbench.heads.head_modules import make_linear
+    from backbench.runtime import make_torch_rng
+    from backbench.training.tune import (
         Tuned,
         describe_norms,
         last_stages,
@@ -46,7 +47,6 @@ def adapt(task: ImageTask, options: GradualOptions, training: Training) -> Tuned
         standardise,
         train_phase,
     )
-    from backbench.runtime import make_torch_rng
 
     refuse_weightless(task, "gradual")
     body = task.backbone.body

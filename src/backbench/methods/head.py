@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 
-from backbench.catalog import MethodSpec
 from backbench.config import CAME_LATER, Frozen, Recipe
 from backbench.errors import ConfigError
+from backbench.registry import MethodSpec
 
 if TYPE_CHECKING:
-    from backbench.engine.head_modules import HeadModule
-    from backbench.engine.many_heads import Setting
-    from backbench.engine.task import ImageTask
-    from backbench.engine.tune import Training, Tuned
+    from backbench.heads.head_modules import HeadModule
+    from backbench.task import ImageTask
+    from backbench.training.many_heads import Setting
+    from backbench.training.tune import Training, Tuned
 
 
 Rate = Annotated[float, Field(gt=0.0, le=10.0)]
@@ -74,7 +74,7 @@ class MlpHeadOptions(HeadOptions):
 
 def adapt_head(task: ImageTask, options: HeadOptions, training: Training) -> Tuned:
     """Train linear heads, keep one; the backbone is frozen."""
-    from backbench.engine.head_modules import make_linear
+    from backbench.heads.head_modules import make_linear
     from backbench.runtime import make_torch_rng
 
     rng = make_torch_rng(task.seed, "head")
@@ -84,7 +84,7 @@ def adapt_head(task: ImageTask, options: HeadOptions, training: Training) -> Tun
 
 def adapt_mlp_head(task: ImageTask, options: MlpHeadOptions, training: Training) -> Tuned:
     """Train heads with one hidden layer, keep one; the backbone is frozen."""
-    from backbench.engine.head_modules import make_mlp
+    from backbench.heads.head_modules import make_mlp
     from backbench.runtime import make_torch_rng
 
     rng = make_torch_rng(task.seed, "head")
@@ -93,7 +93,7 @@ def adapt_mlp_head(task: ImageTask, options: MlpHeadOptions, training: Training)
 
 
 def _adapt(task: ImageTask, head: HeadModule, options: HeadOptions, training: Training) -> Tuned:
-    from backbench.engine.many_heads import (
+    from backbench.training.many_heads import (
         ManyHeads,
         choose_head,
         describe_heads,
@@ -101,7 +101,7 @@ def _adapt(task: ImageTask, head: HeadModule, options: HeadOptions, training: Tr
         spread_phase,
         warn_of_diverged,
     )
-    from backbench.engine.tune import Tuned, make_classifier, make_phase, standardise, train_phase
+    from backbench.training.tune import Tuned, make_classifier, make_phase, standardise, train_phase
 
     grid, warnings = _decide_grid(options, len(task.val))
     heads = ManyHeads(head, len(grid))
@@ -123,8 +123,8 @@ def _adapt(task: ImageTask, head: HeadModule, options: HeadOptions, training: Tr
 
 def _decide_grid(options: HeadOptions, num_val: int) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
     """The rates and decays to try, and what to say of them; one of each where no validation can choose."""
-    from backbench.engine.many_heads import make_grid
-    from backbench.engine.tune import HEAD_RATE
+    from backbench.training.many_heads import make_grid
+    from backbench.training.tune import HEAD_RATE
 
     recipe = options.recipe
     rates, decays = _decide_values(options)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from backbench.catalog import MethodSpec
 from backbench.config import Frozen
+from backbench.registry import MethodSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backbench.engine.heads import Fitted, NeighbourHead
-    from backbench.engine.task import Task
+    from backbench.heads.heads import Fitted, NeighbourHead
+    from backbench.task import Task
 
 Similarity = Literal["plain", "standardised"]
 
@@ -37,9 +37,9 @@ def adapt(task: Task, options: KnnOptions) -> Fitted:
 
     Cost: n_val x n_train x dim products for each similarity; the head keeps a copy of the features.
     """
-    from backbench.engine.choose import choose_best, fit_prior, score_logits
-    from backbench.engine.heads import Fitted
-    from backbench.engine.standardise import measure_scale
+    from backbench.heads.choose import choose_best, fit_prior, score_logits
+    from backbench.heads.heads import Fitted
+    from backbench.heads.standardise import measure_scale
 
     if not measure_scale([task.train.values]).inverse_std.any():
         return fit_prior(task)
@@ -77,8 +77,8 @@ def decide_ks(asked: Sequence[int], num_stored: int) -> list[int]:
 def _store(
     parts: Sequence[np.ndarray], labels: np.ndarray, task: Task, kind: Similarity, k: int, temperature: float
 ) -> NeighbourHead:
-    from backbench.engine.heads import NeighbourHead, normalise_rows
-    from backbench.engine.standardise import measure_scale
+    from backbench.heads.heads import NeighbourHead, normalise_rows
+    from backbench.heads.standardise import measure_scale
 
     dim = parts[0].shape[1]
     mean, inverse_std = np.zeros(dim, dtype=np.float32), np.ones(dim, dtype=np.float32)

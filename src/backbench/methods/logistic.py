@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from backbench.catalog import MethodSpec
 from backbench.config import Frozen
+from backbench.registry import MethodSpec
 
 if TYPE_CHECKING:
-    from backbench.engine.choose import Score
-    from backbench.engine.heads import Fitted, LinearHead
-    from backbench.engine.logistic import LogisticFits, Spectrum
-    from backbench.engine.standardise import Rows, Scale
-    from backbench.engine.task import Task
+    from backbench.heads.choose import Score
+    from backbench.heads.heads import Fitted, LinearHead
+    from backbench.heads.logistic import LogisticFits, Spectrum
+    from backbench.heads.standardise import Rows, Scale
+    from backbench.task import Task
 
 
 SWEEP_TOLERANCE = 1e-3
@@ -59,10 +59,10 @@ def adapt(task: Task, options: LogisticOptions) -> Fitted:
 
     Cost: a sweep costs 100 to 300 passes over the features, the refit 10 to 100.
     """
-    from backbench.engine.choose import choose_best, fit_prior, is_beyond_edge
-    from backbench.engine.heads import Fitted
-    from backbench.engine.logistic import fit_logistic, measure_spectrum
-    from backbench.engine.standardise import Rows, measure_scale
+    from backbench.heads.choose import choose_best, fit_prior, is_beyond_edge
+    from backbench.heads.heads import Fitted
+    from backbench.heads.logistic import fit_logistic, measure_spectrum
+    from backbench.heads.standardise import Rows, measure_scale
 
     scale = measure_scale([task.train.values])
     if not scale.inverse_std.any():
@@ -110,8 +110,8 @@ def _sweep(
     The weakest penalties cost most passes by far, and on features that tell the classes apart they only overfit:
     the sweep ends when `PATIENCE` values in a row have neither been chosen nor been the most accurate.
     """
-    from backbench.engine.choose import choose_best, score_logits
-    from backbench.engine.logistic import fit_logistic
+    from backbench.heads.choose import choose_best, score_logits
+    from backbench.heads.logistic import fit_logistic
 
     heads: list[LinearHead] = []
     scores: list[Score] = []
@@ -138,8 +138,8 @@ def _refit(
     task: Task, strength: float, before: LinearHead, limits: dict[str, Any], spectrum: Spectrum
 ) -> tuple[LinearHead, LogisticFits]:
     """Fit train and validation together, from the weights found on train alone."""
-    from backbench.engine.logistic import fit_logistic
-    from backbench.engine.standardise import Rows, measure_scale
+    from backbench.heads.logistic import fit_logistic
+    from backbench.heads.standardise import Rows, measure_scale
 
     parts = [task.train.values, task.val.values]
     labels = np.concatenate([task.train.labels, task.val.labels])
@@ -156,8 +156,8 @@ def _refit(
 
 def _unfold(weights: np.ndarray, bias: np.ndarray, scale: Scale) -> LinearHead:
     """The head for features as they are, from weights for standardised ones."""
-    from backbench.engine.heads import LinearHead
-    from backbench.engine.ridge import unfold
+    from backbench.heads.heads import LinearHead
+    from backbench.heads.ridge import unfold
 
     raw_weights, raw_bias = unfold(weights, bias, scale)
     return LinearHead(raw_weights.astype(np.float32), raw_bias.astype(np.float32))

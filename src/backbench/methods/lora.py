@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from backbench.catalog import MethodSpec
 from backbench.config import Augment, Frozen, Recipe
+from backbench.registry import MethodSpec
 
 if TYPE_CHECKING:
-    from backbench.engine.task import ImageTask
-    from backbench.engine.tune import Training, Tuned
+    from backbench.task import ImageTask
+    from backbench.training.tune import Training, Tuned
 
 
 class LoraOptions(Frozen):
@@ -32,9 +32,10 @@ def adapt(task: ImageTask, options: LoraOptions, training: Training) -> Tuned:
         ConfigError: the network has none of the targets; the message says what it has.
     Source: Hu et al. 2021.
     """
-    from backbench.engine.head_modules import make_linear
-    from backbench.engine.lora import add_lora, merge_lora
-    from backbench.engine.tune import (
+    from backbench.heads.head_modules import make_linear
+    from backbench.runtime import make_torch_rng
+    from backbench.training.lora import add_lora, merge_lora
+    from backbench.training.tune import (
         Tuned,
         make_classifier,
         make_phase,
@@ -42,7 +43,6 @@ def adapt(task: ImageTask, options: LoraOptions, training: Training) -> Tuned:
         standardise,
         train_phase,
     )
-    from backbench.runtime import make_torch_rng
 
     refuse_weightless(task, "lora")
     rng = make_torch_rng(task.seed, "head")

@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from backbench.catalog import MethodSpec, find_method
 from backbench.config import Frozen, Recipe
 from backbench.errors import ConfigError
+from backbench.registry import MethodSpec, find_method
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from backbench.backbones.networks.base import Backbone
-    from backbench.backbones.networks.build import Scheme
-    from backbench.engine.heads import LinearHead
-    from backbench.engine.quantize import Kind, Ranges
-    from backbench.engine.task import ImageTask, Part, Task
-    from backbench.engine.train import FitResult
-    from backbench.engine.tune import Training, Tuned
+    from backbench.backbones.core.base import Backbone
+    from backbench.backbones.core.build import Scheme
+    from backbench.heads.heads import LinearHead
+    from backbench.inference.quantize import Kind, Ranges
+    from backbench.task import ImageTask, Part, Task
+    from backbench.training.train import FitResult
+    from backbench.training.tune import Training, Tuned
 
 LEAST_COSINE = 0.9
 """Mean cosine of the float and the int8 features of an image; below, int8 broke something."""
@@ -71,8 +71,8 @@ def adapt(task: ImageTask, options: QuantizedOptions, training: Training) -> Tun
         BudgetExceeded: the time left is too short for the int8 features.
     Cost: the float features, the int8 ones, a pass of the calibration images; with `qat_epochs` those epochs.
     """
-    from backbench.engine.quantize import decide_kind, decide_schemes, measure_ranges
-    from backbench.engine.tune import Tuned, make_classifier, refuse_weightless
+    from backbench.inference.quantize import decide_kind, decide_schemes, measure_ranges
+    from backbench.training.tune import Tuned, make_classifier, refuse_weightless
 
     refuse_weightless(task, "quantized")
     name = task.backbone.facts.name
@@ -105,7 +105,7 @@ def adapt(task: ImageTask, options: QuantizedOptions, training: Training) -> Tun
         **figures,
     }
     warnings += _describe_slowness(choices)
-    from backbench.engine.head_modules import to_module
+    from backbench.heads.head_modules import to_module
 
     classifier = make_classifier(replace(task, backbone=form.backbone), to_module(head))
     return Tuned(classifier, phases, choices, tuple(warnings), has_solved_head=True)
@@ -132,7 +132,7 @@ def _check_training(options: QuantizedOptions, kind: Kind, name: str) -> None:
 
 def _calibration(task: ImageTask, num: int) -> list[Tensor]:
     """Normalised images, some at a time, spread evenly over the training part."""
-    from backbench.engine.resize import prepare_batch
+    from backbench.inference.resize import prepare_batch
 
     if not len(task.train):
         raise ConfigError("there are no training images")
@@ -149,7 +149,7 @@ def _choose(
     task: ImageTask, features: Task, schemes: tuple[Scheme, ...], ranges: Ranges, training: Training
 ) -> _Form:
     """The first scheme that keeps the features, or the one that keeps most of them."""
-    from backbench.engine.quantize import quantize_backbone
+    from backbench.inference.quantize import quantize_backbone
 
     forms: list[_Form] = []
     for scheme in schemes:
@@ -167,10 +167,10 @@ def _learn(
     """Train convolutions and head through int8, from the head that is best on the float features."""
     import copy
 
-    from backbench.backbones.networks.base import Backbone
-    from backbench.engine.head_modules import to_module
-    from backbench.engine.quantize import describe_int8, finish_learning, make_learning
-    from backbench.engine.tune import make_classifier, make_phase, train_phase
+    from backbench.backbones.core.base import Backbone
+    from backbench.heads.head_modules import to_module
+    from backbench.inference.quantize import describe_int8, finish_learning, make_learning
+    from backbench.training.tune import make_classifier, make_phase, train_phase
 
     body = copy.deepcopy(task.backbone.body)
     names = make_learning(body, ranges)
@@ -193,7 +193,7 @@ def _judge(task: ImageTask, features: Task, backbone: Backbone, scheme: Scheme, 
 
 
 def _extract(task: ImageTask, backbone: Backbone, part: Part, training: Training) -> np.ndarray:
-    from backbench.engine.features import extract_features
+    from backbench.inference.features import extract_features
 
     extraction = extract_features(
         backbone,
@@ -211,7 +211,7 @@ def _extract(task: ImageTask, backbone: Backbone, part: Part, training: Training
 
 def _solve(task: ImageTask, features: Task, form: _Form, training: Training) -> tuple[LinearHead, dict[str, Any]]:
     """The head on int8 features; and how right it is on validation, on these and on the float ones."""
-    from backbench.engine.choose import score_logits
+    from backbench.heads.choose import score_logits
 
     if not len(task.val):
         head, chosen = _fit_head(replace(features, train=replace(features.train, values=form.values)))
@@ -261,7 +261,7 @@ def _speed(backbone: Backbone, batch: Tensor, device: str) -> float:
     """Images per second of the network alone, the best of some passes of one small batch."""
     import time
 
-    from backbench.engine.accelerate import accelerate
+    from backbench.inference.accelerate import accelerate
     from backbench.runtime import synchronise
 
     network, batch = accelerate(backbone, device=device), batch.to(device)

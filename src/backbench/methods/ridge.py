@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from backbench.catalog import MethodSpec
 from backbench.config import Frozen
+from backbench.registry import MethodSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backbench.engine.heads import Fitted, LinearHead
-    from backbench.engine.task import Task
+    from backbench.heads.heads import Fitted, LinearHead
+    from backbench.task import Task
 
 DEFAULT_SCALE = 5.0
 """Scores to logits where nothing can be measured: targets lie 2 apart, so a perfect score has odds of e^10."""
@@ -52,9 +52,9 @@ def adapt(task: Task, options: RidgeOptions) -> Fitted:
 
     Cost: two eigendecompositions of a matrix of min(n, dim) rows, two products of n x dim^2.
     """
-    from backbench.engine.choose import choose_best, fit_prior, fit_scale, is_beyond_edge, score_logits
-    from backbench.engine.heads import Fitted
-    from backbench.engine.standardise import measure_scale
+    from backbench.heads.choose import choose_best, fit_prior, fit_scale, is_beyond_edge, score_logits
+    from backbench.heads.heads import Fitted
+    from backbench.heads.standardise import measure_scale
 
     if not measure_scale([task.train.values]).inverse_std.any():
         return fit_prior(task)
@@ -92,9 +92,9 @@ def _solve(
     parts: Sequence[np.ndarray], labels: np.ndarray, task: Task, penalties: Sequence[float]
 ) -> list[LinearHead]:
     """One head for each penalty, its logits the regression scores of the classes that have examples."""
-    from backbench.engine.heads import LinearHead, spread_classes
-    from backbench.engine.ridge import decompose, unfold
-    from backbench.engine.standardise import Rows, measure_scale
+    from backbench.heads.heads import LinearHead, spread_classes
+    from backbench.heads.ridge import decompose, unfold
+    from backbench.heads.standardise import Rows, measure_scale
 
     scale = measure_scale(parts)
     present, dense = np.unique(labels, return_inverse=True)
@@ -108,7 +108,7 @@ def _solve(
 
 
 def _scaled(head: LinearHead, scale: float) -> LinearHead:
-    from backbench.engine.heads import LinearHead
+    from backbench.heads.heads import LinearHead
 
     return LinearHead(np.float32(scale) * head.weights, np.float32(scale) * head.bias)
 

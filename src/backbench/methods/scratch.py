@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from backbench.catalog import MethodSpec
 from backbench.config import Augment, Frozen, Recipe
+from backbench.registry import MethodSpec
 
 if TYPE_CHECKING:
-    from backbench.engine.task import ImageTask
-    from backbench.engine.tune import Training, Tuned
+    from backbench.task import ImageTask
+    from backbench.training.tune import Training, Tuned
 
 RATES = {"transformer": 1e-3, "convnet": 3e-3}
 SMALL_INPUT = 64
@@ -36,11 +36,18 @@ def adapt(task: ImageTask, options: ScratchOptions, training: Training) -> Tuned
     """
     from dataclasses import replace
 
-    from backbench.backbones.networks.rebuild import make_random
-    from backbench.engine.head_modules import make_linear
-    from backbench.engine.tune import Tuned, family_of, make_classifier, make_phase, refuse_weightless, train_phase
+    from backbench.backbones.core.rebuild import make_random
     from backbench.errors import ConfigError
+    from backbench.heads.head_modules import make_linear
     from backbench.runtime import make_torch_rng, stream_seed
+    from backbench.training.tune import (
+        Tuned,
+        family_of,
+        make_classifier,
+        make_phase,
+        refuse_weightless,
+        train_phase,
+    )
 
     refuse_weightless(task, "scratch")
     backbone = task.backbone

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from backbench.catalog import MethodSpec, find_method
 from backbench.config import Augment, Frozen, Recipe
+from backbench.registry import MethodSpec, find_method
 
 if TYPE_CHECKING:
-    from backbench.engine.task import ImageTask
-    from backbench.engine.tune import Training, Tuned
+    from backbench.task import ImageTask
+    from backbench.training.tune import Training, Tuned
 
 
 class TwoPhaseOptions(Frozen):
@@ -41,10 +41,11 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tune
     """
     from dataclasses import replace
 
-    from backbench.engine.head_modules import to_module
-    from backbench.engine.heads import LinearHead
-    from backbench.engine.task import Features
-    from backbench.engine.tune import (
+    from backbench.errors import ConfigError
+    from backbench.heads.head_modules import to_module
+    from backbench.heads.heads import LinearHead
+    from backbench.task import Features
+    from backbench.training.tune import (
         Tuned,
         describe_norms,
         last_stages,
@@ -53,7 +54,6 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tune
         refuse_weightless,
         train_phase,
     )
-    from backbench.errors import ConfigError
 
     refuse_weightless(task, "two-phase")
     probe = find_method(options.probe, "options.probe")

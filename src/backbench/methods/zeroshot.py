@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from backbench.catalog import MethodSpec
 from backbench.config import Frozen
 from backbench.errors import ConfigError, ModelError
+from backbench.registry import MethodSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from backbench.backbones.networks.original_head import OriginalHead, TextHead
-    from backbench.engine.heads import Fitted, GroupedHead
-    from backbench.engine.task import Task
-    from backbench.engine.zeroshot import Counterpart
+    from backbench.backbones.core.original_head import OriginalHead, TextHead
+    from backbench.heads.class_mapping import Counterpart
+    from backbench.heads.heads import Fitted, GroupedHead
+    from backbench.task import Task
 
 _SHOWN = 8
 
@@ -67,7 +67,7 @@ class ZeroShotOptions(Frozen):
             return values
         from pathlib import Path
 
-        from backbench.engine.zeroshot import read_map
+        from backbench.heads.class_mapping import read_map
 
         rest = {name: value for name, value in values.items() if name != "map"}
         return rest | {"mapping": {**rest.get("mapping", {}), **read_map(Path(str(values["map"])).expanduser())}}
@@ -83,8 +83,8 @@ def adapt(task: Task, options: ZeroShotOptions) -> Fitted:
         ConfigError: see `map_classes`.
     Cost: loading the network once more.
     """
-    from backbench.engine.choose import score_logits
-    from backbench.engine.heads import Fitted
+    from backbench.heads.choose import score_logits
+    from backbench.heads.heads import Fitted
 
     original, found = map_classes(task.class_names, task.load_head, options)
     head = _group(original.weights, original.bias, original.classes, found)
@@ -122,8 +122,8 @@ def map_classes(
             does not fit; no class has a counterpart.
     Cost: loading the network.
     """
-    from backbench.backbones.networks.original_head import TextHead
-    from backbench.engine.zeroshot import describe_classes, find_counterparts
+    from backbench.backbones.core.original_head import TextHead
+    from backbench.heads.class_mapping import describe_classes, find_counterparts
 
     try:
         original = refuse_headless(load_head)()
@@ -145,7 +145,7 @@ def _group(weights: Any, bias: Any, classes: tuple[str, ...], found: Mapping[str
     """The rows that stand for a class; one that stands for two is there twice."""
     import numpy as np
 
-    from backbench.engine.heads import GroupedHead
+    from backbench.heads.heads import GroupedHead
 
     rows_of: dict[str, list[int]] = {}
     for row, each in enumerate(classes):
@@ -161,7 +161,7 @@ def _group(weights: Any, bias: Any, classes: tuple[str, ...], found: Mapping[str
 
 
 def _describe(found: Mapping[str, Counterpart]) -> dict[str, Any]:
-    from backbench.engine.zeroshot import describe_id
+    from backbench.heads.class_mapping import describe_id
 
     num_mapped = sum(bool(counterpart.ids) for counterpart in found.values())
     return {
@@ -173,7 +173,7 @@ def _describe(found: Mapping[str, Counterpart]) -> dict[str, Any]:
 
 
 def _warnings(found: Mapping[str, Counterpart]) -> tuple[str, ...]:
-    from backbench.engine.zeroshot import GUESSED
+    from backbench.heads.class_mapping import GUESSED
 
     warnings = []
     unmapped = [name for name, counterpart in found.items() if not counterpart.ids]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from backbench.records import CORRECTED, FIRST_VERSION, RunRecord
+from backbench.records.schema import CORRECTED, FIRST_VERSION, RunRecord
 from backbench.report.row_names import list_settings
 
 _ASPECT_WORDS = {

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from backbench.evaluate.compare import Alarm, control_alarms, units_to_prove
-from backbench.evaluate.power import smallest_provable_gap
-from backbench.report.commands import keep_command
+from backbench.records.commands import keep_command
 from backbench.report.rows import MAJORITY, Row
+from backbench.stats.compare import Alarm, control_alarms, units_to_prove
+from backbench.stats.power import smallest_provable_gap
 
 Kind = Literal["nothing", "untrusted", "chance", "alone", "unproved", "tied", "winner"]
 _CHEAPER = 1.2  # below this ratio seconds are not worth a word

@@ -11,16 +11,17 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from backbench.evaluate.calibrate import is_calibrated
 from backbench.progress import format_bytes
-from backbench.records import Metric, ModelFacts, RunRecord
+from backbench.records.schema import ModelFacts, RunRecord, StoredRun
 from backbench.report.page import charts
-from backbench.report.page.inputs import Comparison, StoredRun, make_comparison
+from backbench.report.page.inputs import Comparison, make_comparison
 from backbench.report.page.inside import draw_training
 from backbench.report.page.marks import join_marks, make_axis, name, plural, tag
 from backbench.report.page.ranking import COLUMNS, Line, decide_axis, make_lines
-from backbench.report.show import describe_record
+from backbench.report.record_text import describe_record
 from backbench.report.text import join_names, percent, quantity
+from backbench.stats.calibrate import is_calibrated
+from backbench.stats.metric import Metric
 
 MOST_LINES = 30
 MOST_CLASSES = 12
@@ -130,7 +131,7 @@ def render_classifier(
     Args:
         facts: of its backbone, with the preprocessing of the classifier.
         num_bytes: of all its weights.
-        temperature, threshold: see `engine.classifier.Classifier`.
+        temperature, threshold: see `classifier.classifier.Classifier`.
     """
     size = f"{quantity(facts.num_parameters)} parameters in the backbone; {format_bytes(num_bytes)}, on {device}"
     told = "calibrated on validation images" if is_calibrated(temperature) else "not calibrated"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backbench.records import DataFacts
-from backbench.report.commands import bundle_of
+from backbench.records.commands import bundle_of
+from backbench.records.schema import DataFacts
 from backbench.report.findings import find
 from backbench.report.rows import Row
 

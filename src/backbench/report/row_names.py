@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backbench.config import AUGMENT_PRESETS, ONLY_WITH
-from backbench.records import CUT_BY_BUDGET, RunRecord
+from backbench.records.schema import CUT_BY_BUDGET, RunRecord
 from backbench.report.text import describe_augment, printable, shorten
 
 _NAMED_FIRST = (

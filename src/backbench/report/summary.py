@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backbench.evaluate.compare import control_words
 from backbench.progress import format_seconds
-from backbench.records import DataFacts
+from backbench.records.schema import DataFacts
 from backbench.report.findings import Cheaper, Findings, find, total_seconds
 from backbench.report.rows import Row
 from backbench.report.text import join_names, percent, plural, printable
+from backbench.stats.compare import control_words
 
 __all__ = ["control_warnings", "describe_cheaper", "join_names", "lead_sentences", "summarise"]
 

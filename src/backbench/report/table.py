@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from backbench.progress import format_bytes, format_seconds
+from backbench.report.record_text import render_record
 from backbench.report.rows import Row
-from backbench.report.show import render_record
 from backbench.report.text import (
     cell_width,
     duration,

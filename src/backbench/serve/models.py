@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from backbench.classifier.bundle import BundleFacts, find_bundle, load_bundle, load_gallery, read_facts
+from backbench.classifier.classifier import Classifier, Prediction, failed
+from backbench.classifier.gallery import Gallery, Neighbour
 from backbench.data.decode import decode_image
-from backbench.engine.bundle import BundleFacts, find_bundle, load_bundle, load_gallery, read_facts
-from backbench.engine.classifier import Classifier, Prediction, failed
-from backbench.engine.features import extract_features
-from backbench.engine.gallery import Gallery, Neighbour
 from backbench.errors import BackbenchError, BadImage, ConfigError
-from backbench.evaluate.calibrate import is_calibrated
-from backbench.records import BUNDLE_SUFFIX, Metric
+from backbench.inference.features import extract_features
+from backbench.records.schema import BUNDLE_SUFFIX
 from backbench.serve.batching import Batcher
+from backbench.stats.calibrate import is_calibrated
+from backbench.stats.metric import Metric
 
 MAX_PIXELS = 25_000_000
 MOST_MODELS = 16
@@ -167,7 +168,7 @@ def find_calibration_error(run: Path | None) -> float | None:
 
 
 def _find_metric(run: Path | None, name: str) -> Metric | None:
-    from backbench.ledger import read_whole
+    from backbench.records.folders import read_whole
 
     if run is None:
         return None
@@ -184,7 +185,7 @@ def load_models(given: Sequence[Path], *, device: str) -> list[Model]:
         given: bundles, or the folders of the runs that wrote them.
 
     Raises:
-        ConfigError: no such bundle, none, or too many. BackbenchError: see `engine.bundle.load_bundle`.
+        ConfigError: no such bundle, none, or too many. BackbenchError: see `classifier.bundle.load_bundle`.
     """
     folders = list(dict.fromkeys(find_bundle(path).resolve() for path in given))
     if not 1 <= len(folders) <= MOST_MODELS:

@@ -8,7 +8,7 @@ from typing import Any
 
 from backbench.documents import parse_json
 from backbench.storage import read_file
-from backbench.studies.carry_out import Outcome
+from backbench.studies.run import Outcome
 from backbench.studies.steps import Settings
 
 DOCUMENT_FILE = "study.json"

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from backbench import ledger
-from backbench.engine.bundle import load_bundle
-from backbench.engine.classifier import Classifier
+from backbench.classifier.bundle import load_bundle
+from backbench.classifier.classifier import Classifier
 from backbench.errors import BackbenchError, MissingExtra
 from backbench.explain.heat import explain_images
 from backbench.explain.inside import draw_inside
@@ -20,11 +19,12 @@ from backbench.explain.of_runs import draw_map, draw_rows
 from backbench.explain.samples import choose_test_samples, order_by_chance
 from backbench.explain.sheet import Explanation, draw_explanations
 from backbench.progress import SILENT, Progress
-from backbench.records import Metric
-from backbench.report.pictures.bars import draw_grouped_bars
-from backbench.report.pictures.of_run import write_comparison_pictures, write_run_pictures
-from backbench.report.pictures.style import save_figure
-from backbench.report.study_cells import Cell
+from backbench.records import folders as ledger
+from backbench.report.figures.bars import draw_grouped_bars
+from backbench.report.figures.of_run import write_comparison_pictures, write_run_pictures
+from backbench.report.figures.style import save_figure
+from backbench.stats.metric import Metric
+from backbench.studies.analysis.cells import Cell
 from backbench.studies.schema import Drawing, StudyFile
 
 NUM_EXPLAINED = 6

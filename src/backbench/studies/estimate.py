@@ -6,13 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from backbench.catalog import ModelSpec, SourceSpec, find_method, find_model, find_source
 from backbench.config import MethodConfig
 from backbench.data.load import load_listing
 from backbench.errors import BackbenchError
-from backbench.plan import estimate_training, guess_seconds
-from backbench.run import resolve_options
-from backbench.speeds import list_guessed
+from backbench.registry import ModelSpec, SourceSpec, find_method, find_model, find_source, resolve_options
+from backbench.runs.estimate import estimate_training, guess_seconds
+from backbench.runs.speeds import list_guessed
 from backbench.studies.schema import StudyFile
 from backbench.studies.steps import Settings, Step, choose, plan_steps
 

@@ -30,8 +30,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from backbench.config import Frozen
 from backbench.documents import parse_toml
 from backbench.errors import ConfigError, nearest
-from backbench.report.study_cells import PERCENT
 from backbench.storage import read_file
+from backbench.studies.analysis.cells import PERCENT
 
 Figure = Literal[
     "accuracy",

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from backbench.backbones.variants import RANDOM
-from backbench.catalog import find_method, find_model, find_source, list_sources
 from backbench.config import DataConfig, MethodConfig, Precision
 from backbench.errors import ConfigError, nearest, unknown_name
-from backbench.run import resolve_options
+from backbench.registry import find_method, find_model, find_source, list_sources, resolve_options
+from backbench.runs.rank import RankRequest
 from backbench.studies.schema import Columns, Group, StudyFile
-from backbench.study import RankRequest
 
 SIZE_SUFFIX = re.compile(r"@\d+$")
 

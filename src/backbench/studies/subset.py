@@ -10,13 +10,13 @@ from typing import Any
 
 from backbench.config import DataConfig
 from backbench.data import openimages_download
+from backbench.data.class_names import match_names
 from backbench.data.openimages_download import TYPICAL_BYTES, Missing, fetch_images
 from backbench.data.openimages_files import OfficialFile, fetch_missing, list_files
 from backbench.data.openimages_labels import LabelMap, read_names, read_parents, read_wanted
 from backbench.data.sources.openimages import CLASS_LIST, choose_missing, look, read_annotations
 from backbench.data.synsets import TABLES, read_table
 from backbench.data.wording import count, list_some, quote
-from backbench.elsewhere import match_names
 from backbench.errors import ConfigError, DataError, StorageError
 from backbench.progress import SILENT, Progress, format_bytes
 from backbench.storage import write_atomically

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backbench.backbones.faults import describe_faults, find_faults, refuse_faulty
-from backbench.catalog import find_model
 from backbench.errors import BackbenchError
 from backbench.progress import Progress
-from backbench.run import is_begun
+from backbench.registry import find_model
+from backbench.runs.probe import is_begun
 from backbench.studies.steps import Settings, Step
 
 

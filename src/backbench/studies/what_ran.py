@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from backbench.catalog import find_source
-from backbench.report.study_cells import Cell
-from backbench.studies.carry_out import Outcome
+from backbench.registry import find_source
+from backbench.studies.analysis.cells import Cell
+from backbench.studies.run import Outcome
 from backbench.studies.steps import Settings, chosen_groups, source_of
 
 

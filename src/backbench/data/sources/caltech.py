@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backbench.catalog import SourceSpec
 from backbench.config import DataConfig
 from backbench.data.archive import extract_archive
 from backbench.data.fetch import fetch_file
@@ -26,6 +25,7 @@ from backbench.data.wording import count, list_some, quote
 from backbench.errors import DataError, DownloadError
 from backbench.locks import Lock
 from backbench.progress import Progress
+from backbench.registry import SourceSpec
 from backbench.runtime import cache_folder
 from backbench.storage import IN_CACHE, storage_error
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from backbench.catalog import SourceSpec
 from backbench.config import DataConfig
 from backbench.data.fetch import fetch_file
 from backbench.data.listing import Listing
@@ -23,6 +22,7 @@ from backbench.data.unpickle import read_plain_pickle
 from backbench.data.wording import list_some, quote
 from backbench.errors import DataError
 from backbench.progress import Progress
+from backbench.registry import SourceSpec
 from backbench.runtime import cache_folder
 
 SIDE = 32

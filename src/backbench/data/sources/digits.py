@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from backbench.catalog import SourceSpec
 from backbench.config import DataConfig
 from backbench.data.listing import Listing
 from backbench.progress import Progress
+from backbench.registry import SourceSpec
 
 NUM_IMAGES = 1797
 LICENCE = "CC BY 4.0"

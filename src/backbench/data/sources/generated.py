@@ -9,12 +9,12 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from backbench.catalog import SourceSpec, list_sources
 from backbench.config import DataConfig
 from backbench.data.listing import Listing
 from backbench.data.synsets import TABLES, read_table
 from backbench.errors import unknown_name
 from backbench.progress import Progress
+from backbench.registry import SourceSpec, list_sources
 from backbench.runtime import make_rng
 
 PREFIX = "generated:"

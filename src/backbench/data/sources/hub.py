@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from backbench.catalog import SourceSpec
 from backbench.config import DataConfig
 from backbench.data.hub_columns import find_group_column, find_image_column, find_label_column, make_label_reader
 from backbench.data.hub_parts import choose_parts, empty_part
@@ -27,6 +26,7 @@ from backbench.data.wording import count, escape, list_some, quote
 from backbench.errors import ConfigError, DataError, DownloadError, MissingExtra
 from backbench.locks import Lock
 from backbench.progress import Progress
+from backbench.registry import SourceSpec
 from backbench.runtime import cache_folder, has_network
 from backbench.storage import IN_CACHE, storage_error
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from backbench.catalog import SourceSpec
 from backbench.config import DataConfig
 from backbench.data import openimages_download
 from backbench.data.listing import Ignored, Listing
@@ -26,6 +25,7 @@ from backbench.data.scanner import sort_key
 from backbench.data.wording import count, escape, list_some, quote
 from backbench.errors import ConfigError, DataError, shown
 from backbench.progress import Progress, format_bytes
+from backbench.registry import SourceSpec
 
 PREFIX = "openimages:"
 CLASS_LIST = "classes.txt"

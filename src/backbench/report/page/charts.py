@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
+from backbench.report.figures.labels import Box, nearest_in, place_labels
 from backbench.report.page.doubt import Bin
 from backbench.report.page.marks import Axis, join_marks, make_axis, make_log_axis, tag
-from backbench.report.pictures.labels import Box, nearest_in, place_labels
 
 _BOX = 1000  # units of the stretched box of curves and clouds
 _NARROW, _WIDE = (240.0, 264.0), (600.0, 352.0)  # pixels of the cost chart on the smallest and on a large screen

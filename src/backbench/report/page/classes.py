@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from backbench.evaluate.confusion import cluster_order
 from backbench.report.page import charts, faults
 from backbench.report.page.inputs import Comparison
 from backbench.report.page.marks import make_axis, name, tag
+from backbench.stats.confusion import cluster_order
 
 MOST_CLASS_ROWS = 40
 MOST_COUNTED_CLASSES = 15

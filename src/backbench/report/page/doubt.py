@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from backbench.evaluate.calibrate import coverage_curve
-from backbench.evaluate.compare import holm, mcnemar_exact, permutation_by_group
-from backbench.evaluate.distributions import normal_quantile
-from backbench.evaluate.intervals import group_numbers, wilson_interval
 from backbench.report.page.inputs import Comparison, Entry
+from backbench.stats.calibrate import coverage_curve
+from backbench.stats.compare import holm, mcnemar_exact, permutation_by_group
+from backbench.stats.distributions import normal_quantile
+from backbench.stats.intervals import group_numbers, wilson_interval
 
 MOST_PAIRED_ROWS = 12
 RELIABILITY_BINS = 10

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from backbench.evaluate.confusion import count_confusion
-from backbench.evaluate.intervals import wilson_interval
 from backbench.report.page.inputs import Comparison, Entry
+from backbench.stats.confusion import count_confusion
+from backbench.stats.intervals import wilson_interval
 
 MOST_PAIRS = 12
 IMAGES_OF_PAIR = 3

@@ -9,21 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from backbench.evaluate.reliability import at_temperature
-from backbench.records import DataFacts, Predictions, RunRecord
+from backbench.records.schema import DataFacts, Predictions, RunRecord, StoredRun
 from backbench.report.comparability import gather_warnings
 from backbench.report.findings import Findings, find
 from backbench.report.rows import Row, make_rows
 from backbench.report.summary import control_warnings, summarise
-
-
-@dataclass(frozen=True, eq=False)
-class StoredRun:
-    """One run folder as it was read: predictions only of finished runs, `history` only of trained ones."""
-
-    record: RunRecord
-    predictions: Predictions | None = None
-    history: Mapping[str, Any] | None = None
+from backbench.stats.reliability import at_temperature
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backbench.records import RunRecord
-from backbench.report.commands import bundle_of, data_options, keep_command, predict_command, write_command
+from backbench.records.commands import bundle_of, data_options, keep_command, predict_command, write_command
+from backbench.records.schema import RunRecord
 from backbench.report.comparability import are_groups_whole
 from backbench.report.page.inputs import Comparison, Entry, Evidence
 from backbench.report.page.marks import plural

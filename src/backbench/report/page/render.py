@@ -13,10 +13,10 @@ from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateNotFound
 from markupsafe import Markup
 
 from backbench.errors import shown
+from backbench.report.markdown import Table
 from backbench.report.page import marks
 from backbench.report.page.inputs import Comparison, Evidence
 from backbench.report.page.view import make_view
-from backbench.report.study_tables import Table
 
 _PACKAGE = "backbench.report.page"
 MOST_PAGE_BYTES = 8_000_000

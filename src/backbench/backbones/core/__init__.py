@@ -1,0 +1,1 @@
+"""Backbones as modules: how they are described, built, measured and loaded with weights."""

@@ -1,0 +1,38 @@
+"""The noun all backbones share: a `Backbone` turns a batch of normalised images into features."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from backbench.backbones.core.build import Build
+from backbench.config import Preprocess
+from backbench.records.schema import ModelFacts
+
+
+class Backbone(nn.Module):
+    """A network without its classification head, together with what is known of it.
+
+    Args:
+        body: (batch, 3, height, width) float -> (batch, dim) float.
+        facts: name, dim, preprocessing, digest of the weights, licence, ...
+        build: how to make the body again without a download; None: it can't be put in a bundle.
+
+    `forward` takes images normalised as `facts.preprocess` says. It is loaded in eval mode.
+    """
+
+    def __init__(self, body: nn.Module, facts: ModelFacts, build: Build | None = None) -> None:
+        super().__init__()
+        self.body = body
+        self.facts = facts
+        self.build = build
+        self.eval()
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How images must be prepared; every backbone has one."""
+        assert self.facts.preprocess is not None  # only controls lack it, and they are no Backbone
+        return self.facts.preprocess
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.body(batch)

@@ -1,0 +1,156 @@
+"""Finds weights files on this machine, or fetches them: from the Hugging Face hub, or by address."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from http import HTTPStatus
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from backbench.backbones.core.model_index import HUB_FILES
+from backbench.backbones.weights_folder import describe_search
+from backbench.errors import ModelError
+
+ASK_TIMEOUT_SECONDS = 5.0
+DOWNLOAD_TIMEOUT_SECONDS = 20.0
+
+
+def fetch_from_hub(repo: str, name: str, files: Sequence[str] = HUB_FILES) -> Path:
+    """The weights file of a hub repository: the copy on this machine if there is one, else a download.
+
+    Args:
+        files: what it may be called there, in the order they are looked for.
+
+    Raises:
+        ModelError: it is not here and can't be had; says what was looked for, where, why it failed, how to get it.
+    """
+    prefer_no_telemetry()
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    for file in files:
+        found = try_to_load_from_cache(repo, file)
+        if isinstance(found, str):
+            return Path(found)
+    file = ask_hub(repo, name, files)  # as hf_hub_download alone tries a dead server for half a minute
+    try:
+        return Path(hf_hub_download(repo, file, etag_timeout=ASK_TIMEOUT_SECONDS))
+    except Exception as error:  # no network any more, disk full, ...: each in its own words
+        raise _not_on_hub(repo, name, files, describe_failure(error)) from error
+
+
+def ask_hub(repo: str, name: str, files: Sequence[str] = HUB_FILES) -> str:
+    """Which of `files` a hub repository has, the first of them; nothing is fetched. Errors as `fetch_from_hub`."""
+    prefer_no_telemetry()
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for file in files:
+        try:
+            get_hf_file_metadata(hf_hub_url(repo, file), timeout=ASK_TIMEOUT_SECONDS)
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # no network, refused, gated, ...: each in its own words
+            raise _not_on_hub(repo, name, files, describe_failure(error)) from error
+        return file
+    raise _not_on_hub(repo, name, files, "the repository has no such file")
+
+
+def _not_on_hub(repo: str, name: str, files: Sequence[str], reason: str) -> ModelError:
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    return ModelError(
+        f"the weights of '{name}' are not on this machine and could not be fetched.\n"
+        f"{describe_search(name)}"
+        f"  looked for: {files[0]} of {repo} in {folder}\n"
+        f"  then asked: {constants.ENDPOINT}: {reason}\n"
+        f"  to get it: run 'hf download {repo} {files[0]}' where there is a network and copy that folder "
+        f"here, or name a card, a small TOML file beside a weights file you have."
+    )
+
+
+def fetch_from_address(url: str, name: str, file: Path) -> Path:
+    """The weights file at `url`, kept as `file`; a hash that the file's name ends in is checked.
+
+    Raises:
+        ModelError: as in `fetch_from_hub`.
+    """
+    if file.is_file():
+        return file
+    aside = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _download(url, aside, hash_in_name(file.name))
+        aside.replace(file)
+    except (OSError, HTTPException) as error:
+        aside.unlink(missing_ok=True)
+        raise _not_at_address(url, name, file, error) from error
+    return file
+
+
+def ask_address(url: str, name: str, file: Path) -> None:
+    """Raises ModelError, as `fetch_from_address`, unless there is something at `url`; nothing is fetched."""
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=ASK_TIMEOUT_SECONDS).close()
+    except HTTPError as error:
+        error.close()
+        if error.code not in (HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED):  # it answers GET alone
+            raise _not_at_address(url, name, file, error) from error
+    except (OSError, HTTPException) as error:
+        raise _not_at_address(url, name, file, error) from error
+
+
+def _not_at_address(url: str, name: str, file: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"the weights of '{name}' are not on this machine and could not be fetched.\n"
+        f"{describe_search(name)}"
+        f"  looked for: {file}\n"
+        f"  then asked: {url}: {describe_failure(error)}\n"
+        f"  to get it: download that address where there is a network and put the file there, "
+        f"or name a card, a small TOML file beside a weights file you have."
+    )
+
+
+def _download(url: str, file: Path, first_digits: str | None) -> None:
+    """All bytes at `url`, and the right ones, in `file`; OSError or HTTPException otherwise."""
+    digest, num_bytes = hashlib.sha256(), 0
+    try:
+        response = urlopen(url, timeout=DOWNLOAD_TIMEOUT_SECONDS)
+    except HTTPError as error:
+        error.close()
+        raise
+    with response, open(file, "wb") as stream:
+        while block := response.read(1 << 20):
+            digest.update(block)
+            num_bytes += len(block)
+            stream.write(block)
+        announced = response.headers.get("Content-Length")
+    if announced is not None and num_bytes != int(announced):
+        raise OSError(f"{num_bytes:,} bytes came of {int(announced):,}")
+    if first_digits is not None and not digest.hexdigest().startswith(first_digits):
+        raise OSError(f"what came is not the file: its SHA-256 does not begin with {first_digits}")
+
+
+def prefer_no_telemetry() -> None:
+    """Keep the hub's client, if it is not imported yet, from finding out which program runs it, by default."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def hash_in_name(file: str) -> str | None:
+    """The first hex digits of its SHA-256 that a file's name ends in, as 'resnet18-f37072fd.pth' does; or None."""
+    match = re.search(r"-([0-9a-f]{8,64})\.pth$", file)
+    return match.group(1) if match else None
+
+
+def describe_failure(error: BaseException) -> str:
+    """One line: what went wrong at the bottom of a chain of errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip()
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__

@@ -1,0 +1,1 @@
+"""Backbones of other libraries, and of cards and networks of our own."""

@@ -1,0 +1,213 @@
+"""Networks of open_clip: the part that sees images as a body, the part that reads texts as what classifies."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from backbench.backbones.core.build import Build
+from backbench.backbones.core.fetch import ask_hub, describe_failure, fetch_from_hub, prefer_no_telemetry
+from backbench.backbones.core.model_index import find_in_hub_cache
+from backbench.backbones.core.original_head import TextHead
+from backbench.backbones.core.weights_file import check_whole
+from backbench.config import Preprocess
+from backbench.errors import MissingExtra, ModelError, unknown_name
+
+LIBRARY = "open_clip"
+HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""What open_clip calls weights in a hub repository, in the order it looks for them."""
+TEXTS_AT_ONCE = 256
+_PREPROCESS = ("size", "mean", "std", "interpolation", "resize_mode")
+_RESIZE = {"shortest": "short-side", "squash": "squash"}
+
+
+class ClipBody(nn.Module):
+    """Embeddings of images, of length 1: (batch, 3, height, width) float -> (batch, dim)."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        values = self.visual(batch)
+        return functional.normalize(values[0] if isinstance(values, tuple) else values, dim=-1)
+
+
+def import_open_clip() -> Any:
+    """The library; MissingExtra says how to get it."""
+    prefer_no_telemetry()
+    try:
+        import open_clip
+    except ImportError as error:
+        raise MissingExtra("open_clip_torch", "clip", "A model of images and texts by 'open_clip/...'") from error
+    return open_clip
+
+
+def fetch_weights(model: str, tag: str, name: str) -> Path:
+    """The weights of that tag: the copy on this machine, else a download.
+
+    Raises:
+        ConfigError: open_clip knows no such model, or no such weights of it; with the nearest.
+        ModelError: they can't be had; says what was looked for and how to get it.
+    """
+    repo, files = _find_repo(model, tag, name)
+    return fetch_from_hub(repo, name, files)
+
+
+def ask_weights(model: str, tag: str, name: str) -> None:
+    """Raises what keeps the weights of that tag from being had, as `fetch_weights`; fetches none."""
+    repo, files = _find_repo(model, tag, name)
+    file = find_in_hub_cache(repo, files)
+    if file is None:
+        ask_hub(repo, name, files)
+    elif file.suffix == ".safetensors":
+        check_whole(file)
+
+
+def _find_repo(model: str, tag: str, name: str) -> tuple[str, tuple[str, ...]]:
+    """The repository of the hub that holds the weights of that tag, and what they may be called there."""
+    library = import_open_clip()
+    _check_model(library, model, name)
+    found = library.get_pretrained_cfg(model, tag)
+    if not found:
+        tags = library.list_pretrained_tags_by_model(model)
+        raise unknown_name(f"weights of {model}", tag, tags, f"the model {name}", "open_clip.list_pretrained()")
+    repo, _, file = str(found.get("hf_hub", "")).rpartition("/")
+    if not repo:
+        url = str(found.get("url", ""))
+        raise ModelError(
+            f"the weights of {name} are published outside the hub, at {url}. Fetch that file and name it in the "
+            f"place of the tag, as in open_clip/{model}:./{Path(url).name}."
+        )
+    return repo, (file,) if file else HUB_FILES
+
+
+def _check_model(library: Any, model: str, name: str) -> None:
+    if model not in library.list_models():
+        raise unknown_name("model of open_clip", model, library.list_models(), name, "open_clip.list_models()")
+
+
+def load_network(model: str, tag: str | None, weights: Path | None, name: str) -> Any:
+    """The whole network in eval mode, nothing trainable; without weights its values are random and mean nothing.
+
+    Args:
+        tag: how the weights were trained: it decides an activation and the preprocessing. None: as the model says.
+
+    Raises:
+        ConfigError: no such model. ModelError: the file is no weights of it.
+    """
+    library = import_open_clip()
+    _check_model(library, model, name)
+    said = library.get_pretrained_cfg(model, tag) if tag is not None else {}
+    try:
+        with _quietly(), torch.random.fork_rng(devices=[]):
+            network = library.create_model(
+                model,
+                pretrained=None if weights is None else str(weights),
+                force_quick_gelu=bool(said.get("quick_gelu")),
+                force_preprocess_cfg={key: said[key] for key in _PREPROCESS if key in said},
+                pretrained_text=False,
+            )
+    except Exception as error:  # whatever the library says of a damaged file, or of one of another network
+        raise ModelError(f"{weights or model} can't be opened as {name}: {describe_failure(error)}") from error
+    network.eval().requires_grad_(False)
+    return network
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what the library logs and warns of while it builds."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def make_build(model: str, tag: str | None) -> Build:
+    """How the part that sees images is made again, see `make_body`."""
+    said = import_open_clip().get_pretrained_cfg(model, tag) if tag is not None else {}
+    return Build(architecture=f"{LIBRARY}/{model}", config={"quick_gelu": bool(said.get("quick_gelu"))})
+
+
+def make_body(model: str, config: Mapping[str, Any], seed: int = 0) -> nn.Module:
+    """The part that sees images, with random weights of that seed.
+
+    Raises:
+        ModelError: the installed open_clip can't make it. MissingExtra: it is not installed.
+    """
+    library = import_open_clip()
+    device = "meta" if torch.get_default_device().type == "meta" else "cpu"  # see outline.py
+    quick = bool(config.get("quick_gelu"))
+    try:
+        with _quietly(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = library.create_model(model, device=device, force_quick_gelu=quick, pretrained_text=False)
+    except Exception as error:
+        raise ModelError(f"the installed open_clip can't make {model}: {describe_failure(error)}") from error
+    return ClipBody(network.visual).eval()
+
+
+def read_preprocess(network: Any) -> Preprocess:
+    """What the network was trained with, as open_clip says it.
+
+    Raises:
+        ModelError: a way of resizing that we do not do.
+    """
+    said = network.visual.preprocess_cfg
+    size = said["size"]
+    resize = _RESIZE.get(said.get("resize_mode") or "shortest")
+    if resize is None:
+        raise ModelError(f"open_clip resizes for this model by '{said['resize_mode']}', which is not done here.")
+    return Preprocess.model_validate(
+        {
+            "size": (size, size) if isinstance(size, int) else tuple(size),
+            "resize": resize,
+            "interpolation": said.get("interpolation") or "bicubic",
+            "mean": tuple(said["mean"]),
+            "std": tuple(said["std"]),
+        }
+    )
+
+
+def make_text_head(network: Any, model: str, name: str) -> TextHead:
+    """What makes classes of words.
+
+    Raises:
+        ModelError: its tokenizer can't be had: some are fetched from the hub.
+    """
+    library = import_open_clip()
+    try:
+        with _quietly():
+            tokenizer = library.get_tokenizer(model)
+    except Exception as error:
+        raise ModelError(f"the tokenizer of {name} can't be had: {describe_failure(error)}") from error
+    scale = float(network.logit_scale.detach().exp())
+    return TextHead(_embedder(network, tokenizer), scale)
+
+
+def _embedder(
+    network: Any, tokenizer: Callable[[list[str]], torch.Tensor]
+) -> Callable[[Sequence[str]], np.ndarray]:
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        blocks = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), TEXTS_AT_ONCE):
+                tokens = tokenizer(list(texts[start : start + TEXTS_AT_ONCE]))
+                blocks.append(network.encode_text(tokens, normalize=True).float())
+        values: np.ndarray = torch.cat(blocks).numpy()
+        return values
+
+    return embed

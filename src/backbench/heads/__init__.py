@@ -1,0 +1,1 @@
+"""Heads on frozen features: what they are, and how they are solved and chosen."""

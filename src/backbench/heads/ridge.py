@@ -1,0 +1,139 @@
+"""Ridge regression in closed form: every penalty and every class from one eigendecomposition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbench.errors import ConfigError
+from backbench.heads.lbfgs import scalar_type
+from backbench.heads.standardise import BLOCK_ROWS, Rows, Scale, measure_scale, to_tensor
+
+SMALLEST_SHARE = 1e-10
+"""An eigenvalue below this share of the largest is rounding: its direction holds no examples."""
+
+
+@dataclass(frozen=True)
+class RidgePath:
+    """The solutions for all penalties: weights = vectors @ (projected / (values + l2)).
+
+    vectors: (dim, rank); values: (rank,) eigenvalues of the covariance of the standardised rows;
+    projected: (rank, classes), what the targets are along the vectors; targets_mean: (classes,); all float64.
+    """
+
+    vectors: Tensor
+    values: Tensor
+    projected: Tensor
+    targets_mean: Tensor
+
+    def solve(self, l2: float) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (classes, dim) and intercepts (classes,) on standardised features, float64.
+
+        With l2 = 0 it is the least-squares solution of the smallest norm.
+        """
+        weights = self.vectors @ (self.projected / (self.values + l2)[:, None])
+        return weights.T.double().cpu().numpy(), self.targets_mean.double().cpu().numpy()
+
+
+def decompose(rows: Rows, labels: np.ndarray, num_classes: int, *, dual: bool | None = None) -> RidgePath:
+    """Everything about +1 (own class) / -1 (another) targets that does not depend on the penalty.
+
+    Args:
+        rows: n standardised rows; their mean is 0, so that the intercept is the targets' mean.
+        labels: (n,) int in 0..num_classes-1.
+        dual: decompose the (n, n) products of rows rather than the (dim, dim) covariance; None: the smaller.
+
+    Cost: O(n dim m + m^3) time and O(m^2) memory in float64, m = min(n, dim).
+    """
+    count, dim = len(rows), rows.dim
+    kind = scalar_type(rows.mean)
+    classes = to_tensor(labels, rows.device)
+    targets = torch.nn.functional.one_hot(classes, num_classes).to(kind) * 2.0 - 1.0
+    targets_mean = targets.mean(dim=0)
+    if count < dim if dual is None else dual:
+        values, outer = _eigh(_outer_products(rows, kind) / count)
+        is_kept = values > SMALLEST_SHARE * values[-1].clamp_min(SMALLEST_SHARE)
+        values, outer = values[is_kept], outer[:, is_kept]
+        vectors = _transposed_product(rows, outer) / torch.sqrt(values * count)
+    else:
+        values, vectors = _eigh(_covariance(rows, kind))
+        is_kept = values > SMALLEST_SHARE * values[-1].clamp_min(SMALLEST_SHARE)
+        values, vectors = values[is_kept], vectors[:, is_kept]
+    projected = vectors.T @ _transposed_product(rows, targets - targets_mean) / count
+    return RidgePath(vectors, values, projected, targets_mean)
+
+
+def fit_ridge(features: Tensor, labels: Tensor, *, num_classes: int, l2: float) -> Tensor:
+    """Solve one-against-rest ridge regression on frozen features in closed form.
+
+    Minimises mean squared error + l2 |weights|^2 for targets +1 (the class) and -1 (any other).
+
+    Args:
+        features: (n, dim) float; standardised here, so any scale will do.
+        labels: (n,) int in 0..num_classes-1.
+        num_classes: rows of the result; a class without examples gets a constant -1 target.
+        l2: penalty on squared weights per example, >= 0, dimensionless after standardising.
+
+    Returns:
+        (num_classes, dim + 1) weights on the features as given, the last column the unpenalised intercept;
+        dtype and device of `features`.
+
+    Raises:
+        ConfigError: `l2` is negative or not finite.
+        DataError: no rows, or features that are not finite.
+
+    Cost: O(n dim^2 + dim^3) time, O(dim^2) memory; the dual form is used when n < dim.
+    Source: Hoerl and Kennard 1970.
+    """
+    if not (math.isfinite(l2) and l2 >= 0):
+        raise ConfigError(f"l2 = {l2}: the ridge penalty is a finite number, 0 or more")
+    values = features.detach().float().cpu().numpy()
+    scale = measure_scale([values])
+    rows = Rows([values], scale, str(features.device))
+    path = decompose(rows, labels.cpu().numpy(), num_classes)
+    weights, bias = unfold(*path.solve(l2), scale)
+    return torch.from_numpy(np.column_stack([weights, bias])).to(features.dtype).to(features.device)
+
+
+def unfold(weights: np.ndarray, bias: np.ndarray, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and bias on standardised features -> the same on features as extracted; float64."""
+    raw = weights.astype(np.float64) * scale.inverse_std
+    return raw, bias - raw @ scale.mean
+
+
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    values, vectors = torch.linalg.eigh(matrix.cpu())  # not every device has it
+    return values.to(matrix.device), vectors.to(matrix.device)
+
+
+def _blocks(rows: Rows, kind: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+    for first, block in rows.blocks(BLOCK_ROWS):
+        yield first, block.to(kind)
+
+
+def _covariance(rows: Rows, kind: torch.dtype) -> Tensor:
+    total = torch.zeros(rows.dim, rows.dim, dtype=kind, device=rows.device)
+    for _, block in _blocks(rows, kind):  # in float32 the rounding would be as large as the smallest penalties
+        total.addmm_(block.T, block)
+    return total / len(rows)
+
+
+def _outer_products(rows: Rows, kind: torch.dtype) -> Tensor:
+    total = torch.empty(len(rows), len(rows), dtype=kind, device=rows.device)
+    for first, left in _blocks(rows, kind):
+        for second, right in _blocks(rows, kind):
+            total[first : first + len(left), second : second + len(right)] = left @ right.T
+    return total
+
+
+def _transposed_product(rows: Rows, columns: Tensor) -> Tensor:
+    """(dim, k): rows' transposed times (n, k) columns."""
+    total = torch.zeros(rows.dim, columns.shape[1], dtype=columns.dtype, device=rows.device)
+    for first, block in _blocks(rows, columns.dtype):
+        total += block.T @ columns[first : first + len(block)]
+    return total

@@ -1,0 +1,116 @@
+"""Looks at test parts: `openings.jsonl` beside the run folders, a line for each run whose test part was opened.
+
+The lines of one ranking carry the id of one look: a person sees its table once, however many rows it has. Older
+lines carry none, and count one each. So does a line that can't be read, whatever test part it was of: the count
+may be too high, never too low.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from backbench.documents import parse_json
+from backbench.records.folders import OPENINGS_FILE, utc_now
+from backbench.storage import read_file, storage_error
+
+_LOOK: ContextVar[str | None] = ContextVar("look", default=None)
+_LINE_START = re.compile(rb'(?=\{"time")')
+"""A torn line and the one that was written behind it are two."""
+
+
+@contextmanager
+def one_look() -> Iterator[None]:
+    """What is opened within the block, by this thread, counts as one look."""
+    token = _LOOK.set(uuid.uuid4().hex)
+    try:
+        yield
+    finally:
+        _LOOK.reset(token)
+
+
+def log_opening(root: Path, manifest_digest: str, run_id: str) -> None:
+    """Note that the test part of a manifest was looked at; one write, so that lines of processes never mix.
+
+    A last line that was torn by a kill or a full disk is ended first.
+
+    Raises:
+        StorageError: it can't be noted, so the test part must not be opened.
+    """
+    entry = {
+        "time": utc_now(),
+        "manifest": manifest_digest,
+        "run": run_id,
+        "look": _LOOK.get() or uuid.uuid4().hex,
+    }
+    line = (json.dumps(entry) + "\n").encode()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(root / OPENINGS_FILE, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            if _is_torn(handle):
+                line = b"\n" + line
+            if os.write(handle, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(root / OPENINGS_FILE))
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise storage_error(root, error) from error
+
+
+def _is_torn(handle: int) -> bool:
+    if os.lseek(handle, 0, os.SEEK_END) == 0:
+        return False
+    os.lseek(handle, -1, os.SEEK_END)
+    return os.read(handle, 1) != b"\n"
+
+
+def count_openings(root: Path, manifest_digest: str) -> int | None:
+    """How many looks the test part of a manifest had; None: there is a list that can't be read."""
+    entries = _read_entries(root)
+    if entries is None:
+        return None
+    own = [entry for entry in entries if entry is None or entry["manifest"] == manifest_digest]
+    looks = [None if entry is None else entry.get("look") for entry in own]
+    named = {look for look in looks if isinstance(look, str)}
+    return len(named) + sum(not isinstance(look, str) for look in looks)
+
+
+def check_openings(root: Path) -> tuple[str, ...]:
+    """What to say of a list of openings that can't be read in whole; empty where nothing is wrong with it."""
+    entries = _read_entries(root)
+    if entries is None:
+        return (f"{root / OPENINGS_FILE} can't be read: how often the test part was opened is not known",)
+    num = entries.count(None)
+    if not num:
+        return ()
+    damaged = f"{num:,} damaged line{'s' * (num > 1)}"
+    return (f"{root / OPENINGS_FILE}: {damaged}; each counts as one look at the test part",)
+
+
+def _read_entries(root: Path) -> list[dict[str, Any] | None] | None:
+    """The lines, None for each that can't be read; None for a list that can't. No list is an empty one."""
+    try:
+        content = read_file(root / OPENINGS_FILE)
+    except FileNotFoundError:
+        return []
+    except OSError:
+        return None
+    lines = (line for text in content.split(b"\n") for line in _LINE_START.split(text) if line.strip())
+    return [_parse(line) for line in lines]
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = parse_json(line.decode())
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("manifest"), str) else None

@@ -1,0 +1,146 @@
+"""Runs that are not finished: where their state lies, who is at work on them, and how they are found again."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from backbench.config import RunConfig
+from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError, nearest
+from backbench.locks import Lock
+from backbench.progress import SILENT, Progress
+from backbench.records import folders as ledger
+from backbench.records.commands import show_command
+from backbench.records.schema import BUNDLE_SUFFIX
+from backbench.storage import read_file, storage_error
+
+FOLDER = ".working"
+CONFIG = "config"
+WAIT_SECONDS = 0.2
+
+
+def working_folder(out: Path, run_id: str) -> Path:
+    """Where a run keeps its state until it is finished; `out` is the folder of all runs."""
+    return out / FOLDER / run_id
+
+
+def lock_path(out: Path, run_id: str) -> Path:
+    """The file that whoever is at work on a run holds locked; the lock ends with its process, killed or not."""
+    return out / FOLDER / f"{run_id}.lock"
+
+
+@contextmanager
+def hold_run(
+    out: Path,
+    run_id: str,
+    *,
+    deadline: float | None = None,
+    stop_signal: Callable[[], int] | None = None,
+    progress: Progress = SILENT,
+) -> Iterator[None]:
+    """Within the block no other process works on this run; waits for one that does, and says so.
+
+    Raises:
+        Interrupted: `stop_signal` gave a signal while waiting.
+        BudgetExceeded: `deadline`, of `time.monotonic()`, passed while waiting.
+        StorageError: the lock can't be made.
+    """
+    path = lock_path(out, run_id)
+    lock = Lock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _acquire(lock, run_id, deadline, stop_signal, progress)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def hold_probe(
+    out: Path, run_id: str, *, deadline: float | None = None, progress: Progress = SILENT
+) -> Iterator[None]:
+    """As `hold_run`, of a run that keeps no state: nothing of it stays."""
+    with hold_run(out, run_id, deadline=deadline, progress=progress):
+        try:
+            yield
+        finally:
+            lock_path(out, run_id).unlink(missing_ok=True)
+
+
+def _acquire(
+    lock: Lock,
+    run_id: str,
+    deadline: float | None,
+    stop_signal: Callable[[], int] | None,
+    progress: Progress,
+) -> None:
+    if lock.acquire(0):
+        return
+    owner = f" ({lock.owner})" if lock.owner else ""
+    progress.say(f"{run_id}: another process is at work on this run; waiting for it to end{owner}")
+    while True:
+        if stop_signal is not None and (signal := stop_signal()) != 0:
+            raise Interrupted(signal)
+        if deadline is not None and time.monotonic() > deadline:
+            raise BudgetExceeded(f"the budget ended while another process is at work on '{run_id}'")
+        if lock.acquire(WAIT_SECONDS):
+            return
+
+
+def forget_refused(out: Path, run_id: str) -> None:
+    """Remove what a run left that was refused before its first checkpoint: there is nothing to go on with.
+
+    To be called while the run is held, by whoever holds it.
+    """
+    folder = working_folder(out, run_id)
+    if any(folder.glob("*.ckpt")):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    lock_path(out, run_id).unlink(missing_ok=True)
+
+
+def find_unfinished(out: Path, given: str) -> tuple[str, RunConfig]:
+    """Id and config of the run that was cut whose id is, or begins with, `given`; or whose folder that is.
+
+    Raises:
+        ConfigError: there is none, several, or it is finished.
+    """
+    folder, wanted = out / FOLDER, Path(given).name.removesuffix(BUNDLE_SUFFIX)
+    names = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}.json"))
+    matching = _select(names, wanted)
+    if len(matching) == 1:
+        path = folder / matching[0] / f"{CONFIG}.json"
+        try:
+            return matching[0], RunConfig.model_validate_json(read_file(path))
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{path} is damaged: start the run anew with `backbench adapt`.") from error
+    if matching:
+        few = ", ".join(matching[:5])
+        raise ConfigError(f"'{given}' is the beginning of {len(matching)} unfinished runs: {few}.")
+    finished = _select(sorted(path.parent.name for path in out.glob(f"*/{ledger.RECORD_FILE}")), wanted)
+    if len(finished) > 1 and wanted:
+        raise ConfigError(
+            f"'{given}' is the beginning of {len(finished)} runs, and all are finished: nothing is left to resume."
+        )
+    if finished and wanted:
+        raise ConfigError(
+            f"run '{finished[0]}' is finished: there is nothing to resume. See: {show_command(out / finished[0])}"
+        )
+    if not out.is_dir():
+        raise ConfigError(
+            f"no unfinished run '{given}': there is no folder {out}. Name that of the runs with --out."
+        )
+    close = nearest(wanted, names)
+    hint = f"Did you mean {close[0]}?" if close else f"Unfinished runs in {out}: {', '.join(names[:5]) or 'none'}."
+    raise ConfigError(f"no unfinished run '{given}'. {hint}")
+
+
+def _select(names: list[str], wanted: str) -> list[str]:
+    """The name that is wanted, or all that begin so."""
+    return [name for name in names if name == wanted] or [name for name in names if name.startswith(wanted)]

@@ -1,0 +1,199 @@
+"""Confusion matrices: numbers where there is room, clusters and the commonest pairs where there is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from backbench.report.figures.labels import nearest_in, place_labels
+from backbench.report.figures.matrix import (
+    KEY_HEIGHT,
+    add_cells,
+    add_key,
+    column_names_height,
+    decide_steps,
+    on_step,
+    ramp,
+    write_column_names,
+    write_row_names,
+)
+from backbench.report.figures.style import (
+    LINE,
+    MARGIN,
+    NUM_STEPS,
+    SMALL,
+    Look,
+    add_boxes,
+    add_marks,
+    canvas,
+    find_look,
+    fit_text,
+    header_height,
+    new_figure,
+    text_width,
+    widest,
+    write,
+    write_header,
+)
+from backbench.report.text import plural
+from backbench.stats.confusion import ConfusedPair, cluster_order, most_confused
+
+MOST_WITH_NUMBERS = 15
+MOST_WITH_NAMES = 60
+NUM_PAIRS = 12
+LIMITS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0)
+_KEY = ("to 2 %", "5", "10", "20", "35", "50", "100")
+_LARGE_KEY = ("to 10 %", "20", "35", "50", "100")  # in cells of a few pixels the palest steps can't be seen
+_NAME_LIMIT = 160.0
+_PAIRS_WIDTH = 330.0
+_LARGE_SIDE = 620.0
+_RING, _FAR = 7.0, 14.0  # pixels: radius of a ring round a pair, and from where its number needs a line to it
+
+
+def draw_confusion(
+    counts: np.ndarray, classes: Sequence[str], *, title: str = "What is taken for what", theme: str = "light"
+) -> Figure:
+    """A confusion matrix: rows are true classes, columns answers, colour is error.
+
+    Up to 15 classes each cell has its count and share of the row; up to 60 classes have their names, above there
+    is the matrix alone; from 16 on classes are clustered and the pairs most often confused stand beside it.
+
+    Args:
+        counts: (classes, classes) int, rows true, columns answered. title: '' for none.
+    """
+    look, num = find_look(theme), len(classes)
+    counts = np.asarray(counts)
+    if num > MOST_WITH_NUMBERS:
+        order = cluster_order(counts)
+        counts, classes = counts[np.ix_(order, order)], [classes[index] for index in order]
+    cell = _decide_cell(num)
+    has_names = num <= MOST_WITH_NAMES
+    left = MARGIN + (max(widest(classes, _NAME_LIMIT), 70.0) + 10 if has_names else 26)
+    names = column_names_height(classes, cell, _NAME_LIMIT) if has_names else 0.0
+    subtitle = _describe(counts)
+    top = header_height(title, subtitle) + LINE + names
+    side, extra = cell * num, 70.0 if num <= MOST_WITH_NUMBERS else _PAIRS_WIDTH + 40
+    pairs = most_confused(counts, classes, NUM_PAIRS) if num > MOST_WITH_NUMBERS else []
+    body = max(side, (len(pairs) * 2 + 3) * LINE - names if pairs else 0.0)
+    figure = new_figure(max(left + side + extra + MARGIN, 540), top + body + 16 + KEY_HEIGHT + 12, theme)
+    axes = canvas(figure)
+    write_header(figure, look, title, subtitle)
+    write(axes, left, top - names - 6, "answered →", look["muted"])
+    if has_names:
+        write(axes, left - 10, top - 6, "true ↓", look["muted"], align="right")
+        write_column_names(axes, look, classes, left, top, cell, _NAME_LIMIT)
+        write_row_names(axes, look, classes, left - 10, top, cell, _NAME_LIMIT)
+    else:
+        write(axes, left - 10, top, "← true", look["muted"], rotation=90, align="right")
+    _fill(axes, look, counts, left, top, cell)
+    if pairs:
+        _list_pairs(axes, look, pairs, left + side + 40, top - names)
+        _ring_pairs(axes, look, pairs, classes, left, top, cell)
+    elif num <= MOST_WITH_NUMBERS:
+        _write_numbers(axes, look, counts, left, top, cell)
+    title_of_key = "share of the true class's images; blank: none"
+    key = _KEY if has_names else _LARGE_KEY
+    add_key(axes, look, "error", key, title_of_key, left, top + body + 16, neutral="right")
+    return figure
+
+
+def _decide_cell(num: int) -> float:
+    if num <= 6:
+        return 72.0
+    if num <= MOST_WITH_NUMBERS:
+        return 54.0
+    if num <= MOST_WITH_NAMES:
+        return 20.0 if num <= 30 else 15.0
+    return max(_LARGE_SIDE / num, 1.0)
+
+
+def _describe(counts: np.ndarray) -> str:
+    total, right = int(counts.sum()), int(np.trace(counts))
+    empty = int((counts.sum(axis=1) == 0).sum())
+    missing = f", {empty} of them without test images" if empty else ""
+    return f"{right:,} of {total:,} test images right, {plural(len(counts), 'class', 'classes')}{missing}"
+
+
+def _fill(axes: Axes, look: Look, counts: np.ndarray, left: float, top: float, cell: float) -> None:
+    side = cell * len(counts)
+    add_boxes(axes, np.array([[left - 1, top - 1, side + 1, side + 1]]), "none", edge=look["rule"], width=1)
+    steps = _error_steps(counts)
+    steps[np.diag(counts.diagonal() > 0)] = NUM_STEPS + 1
+    add_cells(axes, [*ramp(look, "error"), look["neutral"]], steps, left, top, cell, cell)
+
+
+def _error_steps(counts: np.ndarray) -> np.ndarray:
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    np.fill_diagonal(shares, 0.0)
+    steps = decide_steps(shares, LIMITS)
+    palest = 1 if len(counts) <= MOST_WITH_NAMES else NUM_STEPS - len(_LARGE_KEY) + 1
+    return np.where(steps > 0, np.maximum(steps, palest), 0)
+
+
+def _write_numbers(axes: Axes, look: Look, counts: np.ndarray, left: float, top: float, cell: float) -> None:
+    steps, sizes = _error_steps(counts), counts.sum(axis=1)
+    right = left + cell * len(counts)
+    write(axes, right + 56, top - 6, "images", look["muted"], align="right")
+    for row, size in enumerate(sizes.tolist()):
+        middle = top + (row + 0.5) * cell
+        write(axes, right + 56, middle, f"{size:,}", look["muted"], align="right", valign="center")
+        for column in np.flatnonzero(counts[row]).tolist():
+            count = int(counts[row, column])
+            colour = on_step(look, int(steps[row, column]))
+            x = left + (column + 0.5) * cell - 0.5
+            write(axes, x, middle - 3, f"{count:,}", colour, bold=row != column, align="center")
+            write(axes, x, middle + 14, _share(count, size), colour, align="center")
+
+
+def _share(count: int, size: int) -> str:
+    percent = 100 * count / size
+    if percent < 1:
+        return "<1 %"
+    return ">99 %" if 99.5 <= percent < 100 else f"{percent:.0f} %"
+
+
+def _list_pairs(axes: Axes, look: Look, pairs: Sequence[ConfusedPair], left: float, top: float) -> None:
+    write(axes, left, top + SMALL, "Most often confused", look["text"], bold=True)
+    write(axes, left, top + SMALL + LINE, "both ways; images of each class", look["muted"])
+    for number, pair in enumerate(pairs, start=1):
+        y = top + SMALL + (2 * number + 0.4) * LINE
+        write(axes, left + 18, y, f"{number}", look["muted"], align="right")
+        name_room = (_PAIRS_WIDTH - 56) / 2
+        names = f"{fit_text(pair.first, name_room)} → {fit_text(pair.second, name_room)}"
+        write(axes, left + 28, y, names, look["text"])
+        there = f"{pair.num_first_as_second:,} of {pair.num_first:,}"
+        back = f"back {pair.num_second_as_first:,} of {pair.num_second:,}"
+        write(axes, left + 28, y + LINE - 3, f"{there}, {back}", look["muted"])
+
+
+def _ring_pairs(
+    axes: Axes,
+    look: Look,
+    pairs: Sequence[ConfusedPair],
+    classes: Sequence[str],
+    left: float,
+    top: float,
+    cell: float,
+) -> None:
+    """Rings where the listed pairs lie in a matrix too large for names."""
+    if len(classes) <= MOST_WITH_NAMES:
+        return
+    place = {name: index for index, name in enumerate(classes)}
+    corner, side = np.array([left, top]), cell * len(classes)
+    points = corner + (np.array([[place[pair.second], place[pair.first]] for pair in pairs]) + 0.5) * cell
+    add_marks(axes, points, "o", "none", look["text"], size=11)
+    sizes = [(text_width(f"{number}"), float(SMALL)) for number in range(1, len(pairs) + 1)]
+    boxes = place_labels(points, sizes, (left, top, left + side, top + side))
+    for number, (box, (x, y)) in enumerate(zip(boxes, points.tolist(), strict=True), start=1):
+        if box is None:
+            continue
+        near = nearest_in(box, x, y)
+        away = math.hypot(near[0] - x, near[1] - y)
+        if away > _FAR:
+            start = (x + (near[0] - x) * _RING / away, y + (near[1] - y) * _RING / away)
+            axes.plot([start[0], near[0]], [start[1], near[1]], color=look["text"], linewidth=0.75, zorder=4)
+        write(axes, box[0], box[3] - 2, f"{number}", look["text"])

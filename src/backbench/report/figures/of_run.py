@@ -1,0 +1,158 @@
+"""The pictures that run folders support, written as files: of one run, and of several compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from backbench.documents import parse_json
+from backbench.errors import ConfigError, StorageError
+from backbench.records import folders as ledger
+from backbench.records.schema import Predictions, RunRecord
+from backbench.report.figures.calibration import draw_coverage, draw_reliability
+from backbench.report.figures.classes import draw_class_heat_map, draw_per_class
+from backbench.report.figures.confusion import draw_confusion
+from backbench.report.figures.curves import draw_learning_curves
+from backbench.report.figures.scatter import draw_cost
+from backbench.report.figures.style import FORMATS, save_figure
+from backbench.report.rows import Row, make_rows
+from backbench.stats.confusion import count_confusion
+from backbench.stats.reliability import at_temperature
+from backbench.storage import storage_error
+
+HISTORY_FILE = "history.json"
+
+
+def draw_run(
+    record: RunRecord,
+    predictions: Predictions | None,
+    history: Mapping[str, Any] | None = None,
+    *,
+    theme: str = "light",
+) -> dict[str, Figure]:
+    """Every picture of one finished run, by name: confusion, classes, reliability, coverage, curves.
+
+    Where the run has a temperature its confidences are shown at it, as its bundle gives them. What there is no
+    material for is left out.
+    """
+    name = f"{record.model_name} + {record.config.method.name}"
+    figures: dict[str, Figure] = {}
+    if predictions is not None and len(predictions.ids):
+        labels, classes = predictions.labels, predictions.classes
+        counts = count_confusion(labels, predictions.probabilities.argmax(axis=1), len(classes))
+        choices = record.method.choices if record.method else {}
+        probabilities = at_temperature(predictions.probabilities, record.temperature)
+        threshold = choices.get("threshold")
+        figures["confusion"] = draw_confusion(counts, classes, title=f"What {name} takes for what", theme=theme)
+        figures["reliability"] = draw_reliability(probabilities, labels, title=f"Is {name} honest?", theme=theme)
+        figures["coverage"] = draw_coverage(
+            probabilities,
+            labels,
+            float(threshold) if threshold else None,
+            title=f"What does saying 'not sure' buy {name}?",
+            theme=theme,
+        )
+    if record.per_class:
+        figures["classes"] = draw_per_class(
+            record.per_class, title=f"Which classes {name} recognises", theme=theme
+        )
+    if history:
+        figures["curves"] = draw_learning_curves(history, title=f"How training of {name} went", theme=theme)
+    return figures
+
+
+def draw_comparison(
+    rows: Sequence[Row], records: Sequence[RunRecord], *, theme: str = "light"
+) -> dict[str, Figure]:
+    """Every picture of several runs on the same images: cost, and recall by class and model.
+
+    Args:
+        rows: of these records, see `rows.make_rows`.
+    """
+    figures = {"cost": draw_cost(rows, theme=theme)}
+    by_id = {record.run_id: record for record in records if record.status == "done" and record.per_class}
+    shown = [row for row in rows if row.run_id in by_id and not row.control]
+    if shown:
+        classes = by_id[shown[0].run_id].data.classes
+        recalls = np.full((len(classes), len(shown)), np.nan)
+        for column, row in enumerate(shown):
+            per_class = by_id[row.run_id].per_class
+            for index, name in enumerate(classes):
+                if name in per_class:
+                    recalls[index, column] = per_class[name].value
+        figures["class-heat-map"] = draw_class_heat_map(recalls, classes, [row.name for row in shown], theme=theme)
+    return figures
+
+
+def write_run_pictures(
+    folder: Path, out: Path, formats: Sequence[str] = FORMATS, theme: str = "light"
+) -> list[Path]:
+    """Write every picture that one run's folder supports into `out`; their paths.
+
+    Args:
+        folder: of a finished run. out: made if absent. formats: of 'svg', 'png'. theme: 'light' or 'dark'.
+
+    Raises:
+        ConfigError: no run folder, a failed run, an unknown format or theme.
+        StorageError: something can't be read or written.
+    """
+    _check_formats(formats)
+    record, predictions = ledger.read_whole(folder)
+    if predictions is None:
+        reason = f": {record.failure.message}" if record.failure else "."
+        raise ConfigError(f"run '{record.run_id}' failed, so there is nothing to draw{reason}")
+    return _write(draw_run(record, predictions, _read_history(folder, record), theme=theme), out, formats)
+
+
+def write_comparison_pictures(
+    folders: Sequence[Path], out: Path, formats: Sequence[str] = FORMATS, theme: str = "light"
+) -> list[Path]:
+    """Write the pictures that compare several runs on one manifest into `out`; their paths.
+
+    Raises:
+        ConfigError: no folders, no run folder among them, runs on different manifests, an unknown format or theme.
+        DataError, StorageError: see `rows.make_rows` and `ledger`.
+    """
+    _check_formats(formats)
+    if not folders:
+        raise ConfigError("no runs were given to compare: name at least one run folder.")
+    runs = [ledger.read_whole(folder) for folder in folders]
+    records = [record for record, _ in runs]
+    rows = make_rows(records, [predictions for _, predictions in runs])
+    return _write(draw_comparison(rows, records, theme=theme), out, formats)
+
+
+def _check_formats(formats: Sequence[str]) -> None:
+    for kind in formats:
+        if kind not in FORMATS:
+            raise ConfigError(f"unknown picture format '{kind}'. Allowed: {', '.join(FORMATS)}.")
+
+
+def _read_history(folder: Path, record: RunRecord) -> dict[str, Any] | None:
+    path = folder / HISTORY_FILE
+    if not path.exists():
+        return None
+    try:
+        history = parse_json(ledger.read_unchanged(path, record))
+    except ValueError as error:
+        raise StorageError(f"{path} is damaged: {error}. Delete {folder} to run it again.") from error
+    if not isinstance(history, dict) or not all(isinstance(phase, dict) for phase in history.values()):
+        raise StorageError(f"{path} is damaged: it is no training history. Delete {folder} to run it again.")
+    return history
+
+
+def _write(figures: Mapping[str, Figure], out: Path, formats: Sequence[str]) -> list[Path]:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(out, error) from error
+    paths = []
+    for name, figure in figures.items():
+        for kind in formats:
+            paths.append(out / f"{name}.{kind}")
+            save_figure(figure, paths[-1])
+    return paths

@@ -1,0 +1,233 @@
+"""The features of all images for one model, and what must be said of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from backbench.config import Precision, RunConfig
+from backbench.data.load import Data
+from backbench.data.trained_on import find_seen, read_seen
+from backbench.progress import SILENT, Progress
+from backbench.records.schema import Cost, ModelFacts
+from backbench.registry import MethodSpec, ModelSpec, find_method, find_model
+from backbench.runs.speeds import remember_speed
+from backbench.task import Features, Task
+
+if TYPE_CHECKING:
+    from backbench.backbones.core.base import Backbone
+
+MOST_ROUNDING = 0.1
+"""See `records.Cost.rounding`: 0.01 to 0.03 is usual in bf16, and one MobileNetV2 was met at 0.36."""
+
+
+class SeenCounts(NamedTuple):
+    """How many validation and test images taught a model's weights in an earlier run of one's own."""
+
+    num_val: int = 0
+    num_test: int = 0
+
+
+NOTHING_SEEN = SeenCounts()
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Features of every image of a manifest, in its order: values (n, dim) float32, and what they cost.
+
+    `backbone` is the network that made them, or could: whoever wants it as well need not load it again.
+    """
+
+    model: ModelFacts
+    values: np.ndarray
+    cost: Cost
+    warnings: tuple[str, ...] = ()
+    seen: SeenCounts = NOTHING_SEEN
+    backbone: Backbone | None = None
+
+
+def extract_for(
+    model: ModelSpec,
+    config: RunConfig,
+    data: Data,
+    *,
+    device: str,
+    deadline: float | None = None,
+    progress: Progress = SILENT,
+) -> Extracted:
+    """Features of all images of the manifest, from the cache where they are known.
+
+    Args:
+        deadline: `time.monotonic()` at which it must be done; BudgetExceeded as soon as that can't be.
+
+    Raises:
+        ModelError: weights missing or unfit. BadImage: a file changed since it was checked.
+        BudgetExceeded: see `deadline`.
+    """
+    if model.describe is not None:
+        return _describe_control(model, data)
+    from backbench.backbones.core.selftest import check_backbone
+    from backbench.inference.features import extract_features
+
+    backbone = load_backbone(model, config.seed, progress)
+    check_backbone(backbone)
+    doubts = warn_of_input(config, backbone)
+    extraction = extract_features(
+        backbone,
+        data.read,
+        data.manifest.hashes,
+        names=data.manifest.ids,
+        device=device,
+        precision=config.precision,
+        exact_resize=config.exact_resize,
+        deadline=deadline,
+        is_shared=True,
+        progress=progress,
+        stage_seconds=data.stage_seconds,
+        grey=data.manifest.grey,
+    )
+    if not extraction.cost.features_from_cache:
+        remember_speed(
+            model,
+            extraction.cost.num_images,
+            extraction.cost.seconds.get("forward", 0.0),
+            flops=backbone.facts.flops,
+            device=device,
+            precision=config.precision,
+        )
+    seen = count_seen(model, data)
+    warnings = (*doubts, *_warn_of_rounding(extraction.cost, config.precision), *warn_of_seen(model, data))
+    return Extracted(backbone.facts, extraction.values, extraction.cost, warnings, seen, backbone)
+
+
+_TOLD: set[tuple[str, str]] = set()
+"""Name and content of models whose choice of weights was told."""
+
+
+def load_backbone(model: ModelSpec, seed: int, progress: Progress = SILENT) -> Backbone:
+    """The network of a model that sees pixels; which tensors of its file were taken is told once.
+
+    Raises:
+        ModelError: weights missing or unfit.
+    """
+    assert model.load is not None  # every spec but those of controls has it
+    backbone: Backbone = model.load(seed)
+    if backbone.facts.checkpoint and (model.name, model.identity) not in _TOLD:
+        _TOLD.add((model.name, model.identity))
+        progress.say(f"{model.name}: used of its weights file: {backbone.facts.checkpoint}.")
+    return backbone
+
+
+def warn_of_input(config: RunConfig, backbone: Backbone) -> tuple[str, ...]:
+    """What its weights say against the scale of pixels that a card gives; other models come with their own."""
+    if config.model_file is None:
+        return ()
+    from backbench.backbones.core.input_check import doubt_input
+
+    doubt = doubt_input(backbone)
+    return () if doubt is None else (doubt,)
+
+
+def _warn_of_rounding(cost: Cost, precision: Precision) -> tuple[str, ...]:
+    if cost.rounding is None or cost.rounding < MOST_ROUNDING:
+        return ()
+    return (
+        f"{precision} moves the features by {100 * cost.rounding:.0f} % of how far those of different images lie "
+        "apart: its figures may be worse than those of --precision fp32",
+    )
+
+
+def count_seen(model: ModelSpec, data: Data) -> SeenCounts:
+    """Images that decide here, but taught the model's weights in an earlier run of one's own.
+
+    Raises:
+        StorageError: the list of those images can't be read.
+    """
+    if model.seen_file is None:
+        return NOTHING_SEEN
+    known = read_seen(Path(model.seen_file)).backbone
+
+    def count(part: str) -> int:
+        hashes = [data.manifest.hashes[row] for row in data.manifest.part_rows(part)]
+        return int(find_seen(hashes, known).sum())
+
+    return SeenCounts(num_val=count("val"), num_test=count("test"))
+
+
+def warn_of_seen(model: ModelSpec, data: Data) -> tuple[str, ...]:
+    """What to say where images that decide here taught the model's weights in an earlier run of one's own.
+
+    Raises:
+        StorageError: the list of those images can't be read.
+    """
+    seen, counts = count_seen(model, data), data.manifest.counts
+    found = []
+    for num, total, word, consequence in (
+        (seen.num_test, counts["test"], "test", "its figures are too good"),
+        (seen.num_val, counts["val"], "validation", "what is chosen on them is chosen too confidently"),
+    ):
+        if num:
+            share = f"{num:,} of {total:,} {word} images"
+            found.append(f"{share} were in the training images of {model.name}: {consequence}")
+    return tuple(found)
+
+
+def _describe_control(model: ModelSpec, data: Data) -> Extracted:
+    started = time.perf_counter()
+    assert model.describe is not None
+    values = np.asarray(model.describe(data.census), dtype=np.float32)[data.manifest.rows]
+    seconds = {"read": data.census.read_seconds, "decode": data.census.decode_seconds}
+    facts = ModelFacts(
+        name=model.name,
+        architecture=model.name,
+        dim=values.shape[1],
+        preprocess=None,
+        num_parameters=0,
+        flops=None,
+        weights_digest="",
+        pretrained_on=None,
+        is_control=True,
+    )
+    forward = time.perf_counter() - started
+    return Extracted(
+        facts,
+        values,
+        Cost(seconds=seconds | {"forward": forward}, images_per_second=None, num_images=len(values)),
+    )
+
+
+def _load_engine() -> None:
+    """Load what every head needs before the clock starts: no run is to pay for being the first."""
+    import backbench.heads.logistic  # noqa: F401 - and with it torch
+
+
+def feature_task(config: RunConfig, data: Data, values: np.ndarray, device: str) -> Task:
+    """Train and validation as features; `values` are those of all images of the manifest."""
+    return Task(
+        train=features_of("train", data, values),
+        val=features_of("val", data, values),
+        class_names=data.manifest.classes,
+        seed=config.seed,
+        device=device,
+        load_head=_find_head_loader(config, find_method(config.method.name)),
+    )
+
+
+def _find_head_loader(config: RunConfig, method: MethodSpec) -> Callable[[], Any] | None:
+    """What loads the classifier that the model was published with; None without one, or if `method` needs none."""
+    return find_model(config.model_file or config.model).load_head if method.needs_head else None
+
+
+def features_of(part: str, data: Data, values: np.ndarray) -> Features:
+    """The rows of one part, of the features of all images of the manifest."""
+    rows = data.manifest.part_rows(part)
+    return Features(
+        values=values[rows],
+        labels=data.manifest.labels[rows],
+        ids=tuple(data.manifest.ids[row] for row in rows),
+    )

@@ -1,0 +1,395 @@
+"""Many runs, one answer: the ranking of models x methods on one data set.
+
+Controls first, then the models from cheap to dear, so that there is an answer early. What is finished is
+read back, never computed again; what fails is a record and a row; the budget and Ctrl-C end the work, not
+the answer.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backbench.backbones.card_folders import expand_cards
+from backbench.backbones.core.defaults import decide_models
+from backbench.backbones.faults import describe_faults, find_faults, refuse_faulty
+from backbench.config import DataConfig, MethodConfig, Precision, RunConfig
+from backbench.data.load import Data, load_data
+from backbench.data.survey import survey
+from backbench.errors import BackbenchError, BudgetExceeded, ConfigError, Interrupted, StorageError
+from backbench.progress import SILENT, Progress, Stoppable, format_seconds
+from backbench.records import folders as ledger
+from backbench.records.openings import check_openings, count_openings, one_look
+from backbench.records.resume import hold_probe
+from backbench.records.schema import Predictions, RunRecord
+from backbench.registry import ModelSpec, find_method, find_model, resolve_options
+from backbench.report.comparability import gather_warnings
+from backbench.report.ranked import Ranking
+from backbench.report.rows import Row, make_rows
+from backbench.report.summary import control_warnings, join_names, summarise
+from backbench.report.table import render_live_line, render_table
+from backbench.runs.estimate import Plan, describe_power, estimate_training, make_plan
+from backbench.runs.extract import Extracted, extract_for
+from backbench.runs.identity import decide_run_id, describe_data, test_groups
+from backbench.runs.probe import complete_run, is_begun, record_failure
+from backbench.runs.run import adapt_run, keep_probe
+from backbench.runtime import catch_signals
+
+CONTROLS = ("majority", "colour", "file-facts", "untrained")
+CONTROL_METHOD = MethodConfig(name="logistic")
+
+
+@dataclass(frozen=True)
+class RankRequest:
+    """What to rank, and how. `models` empty: a short list that fits the data and the machine."""
+
+    data: DataConfig
+    models: tuple[str, ...] = ()
+    methods: tuple[MethodConfig, ...] = (MethodConfig(name="logistic"),)
+    seed: int = 0
+    precision: Precision = "fp32"
+    training_precision: Precision = "fp32"
+    device: str = "cpu"
+    exact_resize: bool = False
+    out: Path = Path("runs")
+    budget_seconds: float | None = None
+    top: int | None = None
+    """Methods that train are tried on this many models, the best by their probes on validation; None: on all."""
+    keeps_probes: bool = False
+    """Write a bundle of every probe too, while its head and network are at hand."""
+    checked: frozenset[str] = frozenset()
+    """Models that were found to be usable already, as by the study that this is a part of."""
+
+
+@dataclass
+class _Bench:
+    """A ranking at work: what it was asked, and what it has so far.
+
+    runs: each with its answers, None of a failed one; in one list, so that an interrupt finds both or neither.
+    faults: why models can't be used, told before any work.
+    """
+
+    request: RankRequest
+    data: Data
+    progress: Progress
+    deadline: float | None
+    runs: list[tuple[RunRecord, Predictions | None]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    not_started: list[str] = field(default_factory=list)
+    models_left: int = 0
+    faults: dict[str, BackbenchError] = field(default_factory=dict)
+
+    @property
+    def records(self) -> list[RunRecord]:
+        return [record for record, _ in self.runs]
+
+
+@one_look()
+def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
+    """Rank models x methods on the images of `request.data`.
+
+    Args:
+        request: what to rank.
+        progress: told what is there, what will be done, and each row as it arrives.
+
+    Raises:
+        ConfigError: a name or an option is wrong; found before any work.
+        DataError: the images can't be ranked on; says why and what to do.
+        StorageError: the output folder can't be written; found before any work where that is possible.
+
+    Cost: one pass over the images for the census, one for each model; nothing twice, over all calls.
+    """
+    deadline = None if request.budget_seconds is None else time.monotonic() + request.budget_seconds
+    for method in request.methods:
+        resolve_options(find_method(method.name), method)
+    _check_top(request)
+    asked = _find_models(request.models)
+    ledger.prepare_root(request.out)
+
+    found = survey(request.data, progress)
+    for sentence in (*found.sentences(), describe_power(found.num_test)):
+        progress.say(sentence)
+    models = asked or decide_models(request.data.source, request.device, progress)
+    new = [model for model in models if not is_begun(request.out, model)]
+    faults = find_faults(model for model in new if model.name not in request.checked)
+    refuse_faulty(faults, len(models))
+    usable = [model for model in models if model.name not in faults]
+    plan = make_plan(usable, found, device=request.device, precision=request.precision)
+    tunings = [find_method(method.name) for method in _tunings(request)]
+    training_seconds = estimate_training(
+        usable,
+        [(spec, resolve_options(spec, method)) for spec, method in zip(tunings, _tunings(request), strict=True)],
+        found.parts["train"],
+        top=request.top,
+        device=request.device,
+        precision=request.training_precision,
+    )
+    for sentence in plan.sentences(len(request.methods), training_seconds):
+        progress.say(sentence)
+
+    data = load_data(request.data, progress, listing=found.listing)
+    bench = _Bench(request, data, progress, deadline, warnings=list(data.warnings))
+    for warning in data.warnings:
+        progress.warn(warning)
+    bench.faults = faults | find_faults(
+        model for model in models if model not in new and not _is_done(bench, model)
+    )
+    refuse_faulty(bench.faults, len(models))
+    if bench.faults:
+        progress.warn(
+            f"{len(bench.faults)} of {len(models)} models can't be used.\n{describe_faults(bench.faults)}"
+        )
+    interrupted = False
+    try:
+        for name in CONTROLS:
+            _rank_one(bench, find_model(name), (CONTROL_METHOD,), deadline=None)
+        _rank_models(bench, models, plan)
+    except (KeyboardInterrupt, Interrupted):
+        interrupted = True
+        bench.warnings.append("interrupted: this is what was finished; the same command goes on from here")
+    return _conclude(bench, interrupted)
+
+
+def _find_models(names: Sequence[str]) -> list[ModelSpec]:
+    """The models of these names, each once. ConfigError for one that is not there, or two of one name."""
+    found: dict[str, ModelSpec] = {}
+    for model in map(find_model, expand_cards(names)):
+        other = found.setdefault(model.name, model)
+        if other.identity != model.identity:
+            raise ConfigError(
+                f"'{model.name}' is the name of two models in --models: {other.file or 'the published one'} and "
+                f"{model.file or 'the published one'}. Change 'name' in one of the cards."
+            )
+    return list(found.values())
+
+
+def _check_top(request: RankRequest) -> None:
+    """`--top` means something only where probes tell which models are best."""
+    kinds = {find_method(method.name).kind for method in request.methods}
+    if request.top is not None and kinds != {"probe", "tune"}:
+        raise ConfigError(
+            "--top chooses which models to train by their probes: give it with at least one of each in --methods, "
+            "such as logistic,two-phase."
+        )
+
+
+def _rank_models(bench: _Bench, models: Sequence[ModelSpec], plan: Plan) -> None:
+    """From cheap to dear, so that there is an answer early; starts nothing that the budget does not allow."""
+    bench.models_left = len(models)
+    probes = [method for method in bench.request.methods if find_method(method.name).kind == "probe"]
+    tunings = _tunings(bench.request)
+    has_answer = False
+    seconds = {model.name: plan.seconds.get(model.name, 0.0) for model in models}  # what can't be used takes none
+    for model in sorted(models, key=lambda model: seconds[model.name]):
+        bench.models_left -= 1
+        needed = seconds[model.name] if has_answer else 0.0
+        try:
+            _rank_one(bench, model, probes, deadline=bench.deadline, needed_seconds=needed)
+            has_answer = has_answer or (bool(probes) and model.name not in bench.faults)
+        except BudgetExceeded as reason:
+            bench.not_started.append(model.name)
+            bench.progress.say(f"{model.name}: left out, beyond the budget ({reason})")
+    if tunings:
+        _tune_best(bench, models, tunings)
+    if bench.not_started:
+        bench.warnings.append(
+            f"the budget ended before {join_names(bench.not_started)}; the same command with a larger --budget "
+            f"adds {'it' if len(bench.not_started) == 1 else 'them'} and computes nothing twice"
+        )
+
+
+def _tunings(request: RankRequest) -> list[MethodConfig]:
+    return [method for method in request.methods if find_method(method.name).kind == "tune"]
+
+
+def _tune_best(bench: _Bench, models: Sequence[ModelSpec], tunings: Sequence[MethodConfig]) -> None:
+    """Methods that train, on the models whose probes did best on validation; the test part has no say in it."""
+    by_probe: dict[str, float] = {}
+    asked = {model.name for model in models}  # controls are no candidates
+    for record in bench.records:
+        if record.config.model not in asked or record.method is None:
+            continue
+        if (accuracy := record.method.choices.get("val_accuracy")) is not None:
+            by_probe[record.config.model] = max(accuracy, by_probe.get(record.config.model, 0.0))
+    known = [model for model in models if model.name in by_probe or not by_probe]
+    if bench.request.top is not None:
+        known = _pass_over_seen(bench, known)
+    best_first = sorted(known, key=lambda model: -by_probe.get(model.name, 0.0))
+    for model in best_first[: bench.request.top]:
+        try:
+            _rank_one(bench, model, tunings, deadline=bench.deadline)
+        except BudgetExceeded as reason:
+            bench.not_started.append(f"{model.name} (training)")
+            bench.progress.say(f"{model.name}: left out, beyond the budget ({reason})")
+
+
+def _pass_over_seen(bench: _Bench, models: Sequence[ModelSpec]) -> list[ModelSpec]:
+    """`models` without those trained on validation images: these flatter them, so they can't choose among them."""
+    num_seen = {record.config.model: record.num_val_seen for record in bench.records if record.num_val_seen}
+    passed = [model.name for model in models if model.name in num_seen]
+    if passed:
+        theirs = "it was" if len(passed) == 1 else "they were"
+        warning = (
+            f"--top passes over {join_names(passed)}: {theirs} trained on validation images, by which it chooses. "
+            f"To train {'it' if len(passed) == 1 else 'them'} all the same, leave out --top"
+        )
+        bench.warnings.append(warning)
+        bench.progress.warn(warning)
+    return [model for model in models if model.name not in num_seen]
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether a Ctrl-C is behind an error: libraries that are being imported wrap it in errors of their own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _refuse_late(deadline: float | None, needed_seconds: float) -> None:
+    """BudgetExceeded where nothing more may be begun that takes so long."""
+    left = math.inf if deadline is None else deadline - time.monotonic()
+    if left <= 0 or needed_seconds > left:
+        about = f"needs about {format_seconds(needed_seconds)}" if needed_seconds else "no time is left"
+        raise BudgetExceeded(about)
+
+
+def _rank_one(
+    bench: _Bench,
+    model: ModelSpec,
+    methods: Sequence[MethodConfig],
+    *,
+    deadline: float | None,
+    needed_seconds: float = 0.0,
+) -> None:
+    """All methods on one model; its features are extracted only if a run is missing.
+
+    What is finished is read whatever the time; only what is missing needs any, `needed_seconds` for the features.
+    Errors of the model or of a method become failure records. StorageError and BudgetExceeded reach the caller.
+    """
+    request, data = bench.request, bench.data
+    extracted: list[Extracted] = []  # one at most: by the first run that needs it
+    fault = bench.faults.get(model.name)
+    for method in methods:
+        config = _config_of(request, model, method)
+        run_id = decide_run_id(config, data, model)
+        found = ledger.find_whole(request.out, run_id, progress=bench.progress)
+        is_tuning = find_method(method.name).kind == "tune"
+        if found is None:
+            _refuse_late(deadline, 0.0 if extracted else needed_seconds)
+            try:
+                if fault is not None:
+                    raise fault
+                if is_tuning:
+                    with catch_signals() as stop_signal:
+                        record = adapt_run(
+                            config,
+                            run_id,
+                            data,
+                            model,
+                            out=request.out,
+                            device=request.device,
+                            deadline=deadline,
+                            stop_signal=stop_signal,
+                            progress=Stoppable(bench.progress, stop_signal),
+                        ).record
+                else:
+                    record = _make_probe(bench, config, run_id, model, extracted, deadline)
+            except (BudgetExceeded, Interrupted):
+                raise
+            except Exception as error:
+                if isinstance(error, StorageError) and error is not fault:
+                    raise
+                if _is_interrupt(error):
+                    raise KeyboardInterrupt from error
+                facts = extracted[0].model if extracted else None
+                record = record_failure(config, run_id, data, error, facts, out=request.out, device=request.device)
+                if error is not fault:  # which is told already
+                    bench.progress.warn(f"{model.name} + {method.name} failed: {error}")
+            is_done = record.status == "done"
+            found = ledger.read_whole(request.out / record.run_id) if is_done else (record, None)
+        bench.runs.append(found)
+        _show(bench)
+        is_had = found[0].status == "done" or extracted or (is_tuning and fault is None)
+        if not is_had:  # one failure says it
+            return
+
+
+def _config_of(request: RankRequest, model: ModelSpec, method: MethodConfig) -> RunConfig:
+    sees_pixels = model.describe is None  # what looks at the census alone is the same in any precision
+    return RunConfig(
+        data=request.data,
+        model=model.name,
+        model_file=model.file,
+        method=method,
+        seed=request.seed,
+        precision=_precision_for(method, request) if sees_pixels else "fp32",
+        exact_resize=request.exact_resize and sees_pixels,
+    )
+
+
+def _is_done(bench: _Bench, model: ModelSpec) -> bool:
+    """Whether every run of the model seems to be there, by the names of their folders."""
+    configs = [_config_of(bench.request, model, method) for method in bench.request.methods]
+    ids = [decide_run_id(config, bench.data, model) for config in configs]
+    return all((bench.request.out / run_id).is_dir() for run_id in ids)
+
+
+def _make_probe(
+    bench: _Bench,
+    config: RunConfig,
+    run_id: str,
+    model: ModelSpec,
+    extracted: list[Extracted],
+    deadline: float | None,
+) -> RunRecord:
+    """Carry out a probe, or give back what another process finished meanwhile; fills `extracted` if need be."""
+    where: Any = {"out": bench.request.out, "device": bench.request.device}
+    with hold_probe(bench.request.out, run_id, deadline=deadline, progress=bench.progress):
+        finished = ledger.find_finished(bench.request.out, run_id)
+        if finished is not None:
+            return finished
+        if not extracted:
+            given: Any = {"device": bench.request.device, "deadline": deadline, "progress": bench.progress}
+            extracted.append(extract_for(model, config, bench.data, **given))
+        record, fitted = complete_run(config, run_id, bench.data, extracted[0], **where)
+        if bench.request.keeps_probes and not model.is_control:
+            keep_probe(record, fitted, extracted[0], bench.data, model, progress=bench.progress, **where)
+    return record
+
+
+def _precision_for(method: MethodConfig, request: RankRequest) -> Precision:
+    return request.training_precision if find_method(method.name).kind == "tune" else request.precision
+
+
+def _show(bench: _Bench) -> None:
+    rows = _make_rows(bench)
+    left = None if bench.deadline is None else bench.deadline - time.monotonic()
+    bench.progress.show(
+        render_live_line(rows, bench.models_left, left), lambda width: render_table(rows, width=width, colour=True)
+    )
+
+
+def _make_rows(bench: _Bench) -> list[Row]:
+    return make_rows(bench.records, [answers for _, answers in bench.runs], test_groups(bench.data))
+
+
+def _conclude(bench: _Bench, interrupted: bool) -> Ranking:
+    facts = describe_data(bench.data)
+    rows = _make_rows(bench)
+    openings = count_openings(bench.request.out, facts.manifest_digest)
+    return Ranking(
+        data=facts,
+        rows=rows,
+        summary=summarise(rows, facts, num_openings=openings),
+        warnings=gather_warnings(
+            bench.records, control_warnings(rows), [*bench.warnings, *check_openings(bench.request.out)]
+        ),
+        interrupted=interrupted,
+        out=bench.request.out,
+    )

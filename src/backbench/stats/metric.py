@@ -1,0 +1,16 @@
+"""A figure with its interval, as records hold it."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from backbench.config import Frozen
+
+
+class Metric(Frozen):
+    """A figure with its doubt: fractions in 0..1 unless the name says otherwise."""
+
+    value: float
+    low: float | None = Field(default=None, description="lower end of the 95 % interval")
+    high: float | None = Field(default=None, description="upper end of the 95 % interval")
+    n: int = Field(description="images (or classes, for a mean over classes) it rests on")

@@ -1,0 +1,1 @@
+"""Tables and answers of a study: pure functions of records, without torch."""

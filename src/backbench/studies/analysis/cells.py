@@ -1,0 +1,169 @@
+"""A run of a study, its figures, and how they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backbench.config import CAME_LATER, ONLY_WITH
+from backbench.records.schema import RunRecord
+from backbench.stats.metric import Metric
+
+FIT_NOTE = (
+    "Of methods that train, training figures are of images as the recipe augments them, with its dropout, while "
+    "the weights still changed."
+)
+SMOOTHED_NOTE = (
+    "Where the recipe smooths or mixes labels, the training loss is that of such labels, and is not to be held "
+    "against the validation loss, which is of the true ones."
+)
+PERCENT = ("accuracy", "top5", "train_accuracy", "val_accuracy", "per_class_mean", "recall")
+COUNTS = ("num_train", "num_val", "num_test", "num_images", "epochs", "batch_size")
+SETTINGS = ("epochs", "batch_size", "weight_decay")
+"""Of the recipe, what studies state beside their figures."""
+OF_TEST = ("accuracy", "top5", "nll", "recall", "per_class_mean")
+OF_VAL = ("val_accuracy", "val_nll")
+CHOSEN = {"head_learning_rate": "learning_rate", "weight_decay": "weight_decay"}
+"""What `head` chooses on validation, by its name in the recipe."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study, by the study's own names.
+
+    Args:
+        elsewhere: name of another source -> figures on it.
+        forgets: whether its method begins with random weights, whatever the model's are.
+    """
+
+    group: str
+    data: str
+    model: str
+    method: str
+    seed: int
+    record: RunRecord
+    folder: Path
+    bundle: Path
+    elsewhere: Mapping[str, Any] = field(default_factory=dict)
+    forgets: bool = False
+
+    def figure(self, name: str, label: str | None = None) -> Metric | None:
+        """A figure by name; 'seconds' is everything that the run cost, without reading files; 'num_train' and the
+        like count images, 'epochs' and the like are of the recipe, 'recall' is of the class `label`."""
+        if label is not None:
+            return self.record.per_class.get(label)
+        if name == "seconds":
+            cost = self.record.cost
+            busy = 0.0 if cost is None else sum(cost.seconds.values()) - cost.seconds.get("read", 0.0)
+            return None if cost is None else Metric(value=busy, n=cost.num_images)
+        if name in SETTINGS:
+            value = self.recipe.get(name)
+            return None if value is None else Metric(value=value, n=self.record.data.num_train)
+        if name in COUNTS:
+            parts = {part: getattr(self.record.data, part) for part in COUNTS[:3]}
+            return Metric(value=parts.get(name, sum(parts.values())), n=sum(parts.values()))
+        return self.record.metrics.get(name) or self.record.fit.get(name)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How it was trained, with what `head` chose on validation, less settings that did nothing; empty where
+        nothing was trained but a solved head."""
+        method = self.record.method
+        stated = None if method is None else method.options.get("recipe")
+        if method is None or not isinstance(stated, Mapping) or method.options.get("qat_epochs") == 0:
+            return {}
+        chosen = self.chosen
+        idle = {name for name, (other, needed) in ONLY_WITH.items() if stated.get(other) != needed}
+        off = dict.fromkeys(CAME_LATER, 0.0)  # which records leave out
+        return {name: value for name, value in {**off, **stated, **chosen}.items() if name not in idle}
+
+    @property
+    def kept_start(self) -> bool:
+        """Whether the state before training was best, so that there are no figures of training."""
+        choices = {} if self.record.method is None else self.record.method.choices
+        return any(value == 0 for key, value in choices.items() if key.endswith("_best_epoch"))
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What of the recipe the method chose on validation."""
+        choices = {} if self.record.method is None else self.record.method.choices
+        return {name: choices[key] for name, key in CHOSEN.items() if key in choices}
+
+    @property
+    def augment(self) -> Mapping[str, Any]:
+        """How training images were changed, as the method chose or the recipe has it; empty where nothing was."""
+        method, recipe = self.record.method, self.recipe
+        stated: Mapping[str, Any] = recipe.get("augment") or {}
+        return method.choices.get("augment", stated) if method is not None and recipe else {}
+
+
+def name_data(cell: Cell, among: Sequence[Cell]) -> str:
+    """The cell's data set, with the seed of its split and its training images where others of it have another."""
+    alike = [other for other in among if other.data == cell.data]
+    has_seeds = len({cell.seed, *(other.seed for other in alike)}) > 1
+    sizes = {other.record.data.num_train for other in alike if other.seed == cell.seed}
+    seed = f", seed {cell.seed}" if has_seeds else ""
+    images = f", {cell.record.data.num_train:,} training images" if len(sizes) > 1 else ""
+    return f"{cell.data}{seed}{images}"
+
+
+def describe_fit(trained: Sequence[Cell]) -> tuple[str, ...]:
+    """What training figures are of, for runs with a recipe; nothing where there is none."""
+    is_soft = any(
+        cell.recipe.get("label_smoothing") or cell.augment.get("mixup") or cell.augment.get("cutmix")
+        for cell in trained
+    )
+    return ((FIT_NOTE,) if trained else ()) + ((SMOOTHED_NOTE,) if is_soft else ())
+
+
+def over_seeds(cells: Sequence[Cell], figure: str, label: str | None = None) -> str:
+    """One run's figure with its interval, or mean and range over seeds."""
+    metrics = [metric for cell in cells if (metric := cell.figure(figure, label)) is not None]
+    if not metrics:
+        return "-"
+    mark = mark_seen(figure, cells)
+    if len(metrics) == 1:
+        return show_figure(figure, metrics[0]) + mark
+    values = [metric.value for metric in metrics]
+    if figure in COUNTS + SETTINGS and len(set(values)) == 1:  # asked for, not measured
+        return show_value(figure, values[0])
+    low, high = show_value(figure, min(values)), show_value(figure, max(values))
+    return f"{show_value(figure, sum(values) / len(values))} ({low} to {high} over {len(values)} seeds){mark}"
+
+
+def mark_seen(figure: str, cells: Sequence[Cell]) -> str:
+    """' (too good: 3 test images had taught its weights)', where that is so of a run; else ''."""
+    counts = [
+        cell.record.num_test_seen if figure in OF_TEST else cell.record.num_val_seen if figure in OF_VAL else 0
+        for cell in cells
+    ]
+    part = "test" if figure in OF_TEST else "validation"
+    return f" (too good: {max(counts):,} {part} images had taught its weights)" if any(counts) else ""
+
+
+def show_figure(name: str, metric: Metric | None) -> str:
+    """A figure with its interval, '-' if there is none."""
+    if metric is None:
+        return "-"
+    text = show_value(name, metric.value)
+    if metric.low is None or metric.high is None or name not in PERCENT:
+        return text
+    return f"{text} ({100 * metric.low:.1f} to {100 * metric.high:.1f})"
+
+
+def show_setting(value: object) -> str:
+    """A setting of a recipe or method; '-' where it is left to the family."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def show_value(name: str, value: float) -> str:
+    """'93.1 %', '0.2345', '12 s'."""
+    if name in PERCENT:
+        return f"{100 * value:.1f} %"
+    if name in COUNTS:
+        return f"{value:,.0f}"
+    return f"{value:,.0f}" if name == "seconds" and value >= 10 else f"{value:.3g}"

@@ -1,0 +1,294 @@
+"""The runs that a question is asked of: which may be compared, how they differ, and the tests between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from backbench.records.schema import Predictions
+from backbench.report.rows import Row, make_rows
+from backbench.report.text import describe_augment
+from backbench.stats.compare import ALPHA, permutation_by_group
+from backbench.stats.intervals import group_numbers
+from backbench.studies.analysis.cells import Cell, name_data, show_figure, show_setting
+
+NOTHING = "No finished run can answer it."
+NOT_STATED = "none"
+RANDOM = "random"
+MOST_VALUES = 4
+"""Of a setting in which runs differ, before the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question's finished runs.
+
+    Args:
+        cells: of its groups, each with a test accuracy.
+        told: run id -> answers to the test images.
+        groups: manifest digest -> test image -> its group, of data whose images hang together.
+        order: the question's groups of runs, in its order.
+        model: the one in question, and `models`: the family in question; for rules that need them.
+    """
+
+    cells: Sequence[Cell]
+    told: Mapping[str, Predictions] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, Hashable | None]] = field(default_factory=dict)
+    model: str | None = None
+    models: Sequence[str] = ()
+    order: Sequence[str] = ()
+
+    def title(self, cell: Cell) -> str:
+        """The run's model; with the group, where it has runs in several that would else read alike: one method in
+        two groups, or weights that an earlier group left."""
+        alike = [other for other in self.cells if split_of(other) == split_of(cell)]
+        is_twin = len({other.record.run_id for other in alike if other.method == cell.method}) > 1
+        has_starts = len({other.record.model_name for other in alike}) > 1
+        return f"{cell.model} ('{cell.group}')" if is_twin or has_starts else cell.model
+
+    def name(self, cell: Cell) -> str:
+        """'resnet18 + full on cifar10': one run among all."""
+        return f"{self.title(cell)} + {cell.method} on {name_data(cell, self.cells)}"
+
+    def unique_cells(self) -> list[Cell]:
+        """Each run of a model once, though it may stand in several groups, with what any of them tried it on."""
+        found: dict[tuple[str, str, str], Cell] = {}
+        for cell in self.cells:
+            key = cell.data, cell.model, cell.record.run_id
+            first = found.setdefault(key, cell)
+            if cell.elsewhere.keys() - first.elsewhere.keys():
+                found[key] = replace(first, elsewhere={**cell.elsewhere, **first.elsewhere})
+        return list(found.values())
+
+    def by_data(self) -> Iterator[tuple[str, list[Cell]]]:
+        """Runs with the same images in every part, under the name of their data set: where the training images
+        differ, whatever does better may owe it to them. A run that stands in two groups counts once."""
+        splits: dict[tuple[str, str], list[Cell]] = {}
+        for cell in self.unique_cells():
+            splits.setdefault((cell.data, cell.record.data.manifest_digest), []).append(cell)
+        for (data, _), own in splits.items():
+            is_of_one_seed = len({cell.seed for cell in own}) == 1  # else the parts are the data's own
+            yield name_data(own[0], self.cells) if is_of_one_seed else data, own
+
+    def correct(self, cell: Cell) -> np.ndarray:
+        """(n,) bool: which test images it got right, in the order of their names."""
+        answers = self.told[cell.record.run_id]
+        right: np.ndarray = answers.correct[np.argsort(answers.ids, kind="stable")]
+        return right
+
+    def gains(self, cell: Cell, over: Cell) -> np.ndarray:
+        """(n,) int: for each test image 1 where only `cell` got it right, -1 where only `over` did, else 0."""
+        difference: np.ndarray = self.correct(cell).astype(np.int64) - self.correct(over)
+        return difference
+
+    def groups_of(self, cell: Cell, ids: Sequence[str]) -> list[Hashable | None] | None:
+        """The group of each of these test images; None where every image stands alone."""
+        known = self.groups.get(cell.record.data.manifest_digest)
+        return None if known is None else [known[each] for each in ids]
+
+    def p_value(self, cell: Cell, differences: np.ndarray) -> float:
+        """Of the exact paired test: two-sided, over images or, where they hang together, over groups.
+
+        Args:
+            cell: on the same images.
+            differences: (n,) int, for each image in the order of their names.
+        """
+        groups = self.groups_of(cell, sorted(self.told[cell.record.run_id].ids))
+        if groups is not None:
+            differences = np.rint(np.bincount(group_numbers(groups), weights=differences)).astype(np.int64)
+        return permutation_by_group(differences)
+
+
+def name_alike(asked: Asked) -> tuple[Asked, list[str]]:
+    """Runs by one name for each model, each once in its group, and a sentence on what that joins: two names of a
+    study can be one model here, as at one --image-size, and it must not be held against itself.
+
+    The name is that of the model in question, or of the family in question, else the first.
+    """
+    together: dict[str, list[str]] = {}  # name -> all names of its model
+    of_model: dict[tuple[str, str | None], str] = {}
+    for cell in asked.cells:
+        own = together.setdefault(cell.model, [cell.model])
+        same = together[of_model.setdefault(_identity(cell), cell.model)]
+        if own is not same:
+            same.extend(own)
+            together |= dict.fromkeys(own, same)
+    one_name = {}
+    for name, names in together.items():
+        wanted = [each for each in names if each == asked.model or each in asked.models]
+        one_name[name] = (wanted or names)[0]
+    cells: dict[tuple[str, ...], Cell] = {}
+    for cell in asked.cells:
+        renamed = replace(cell, model=one_name[cell.model])
+        cells.setdefault((cell.group, cell.data, renamed.model, cell.method, cell.record.run_id), renamed)
+    twins = dict.fromkeys(tuple(names) for names in together.values() if len(names) > 1)
+    said = [f"{join_all(names)} are one and the same model here." for names in twins]
+    return replace(asked, cells=list(cells.values())), said
+
+
+def _identity(cell: Cell) -> tuple[str, str | None]:
+    """Of the model as it was asked for here: name or run, with its size, and the card, if it has one."""
+    return cell.record.config.model, cell.record.config.model_file
+
+
+def place_of(cell: Cell) -> tuple[str, str, str, int]:
+    return cell.model, cell.method, cell.data, cell.seed
+
+
+def split_of(cell: Cell) -> tuple[str, str]:
+    return cell.model, cell.record.data.manifest_digest
+
+
+def best_on_validation(cells: Iterable[Cell]) -> Cell:
+    """The run with the highest accuracy on validation, of equal ones that with the least loss, then by name: the
+    test images decide nothing. Where validation images taught the weights a run comes after all others."""
+    return min(
+        cells,
+        key=lambda cell: (*place_on_validation([[cell]]), cell.model, cell.method, cell.group, cell.seed),
+    )
+
+
+def place_on_validation(runs: Collection[Sequence[Cell]]) -> tuple[bool, float, float]:
+    """What is least is best: the sum over `runs`, one entry for each data set, of the mean over its seeds."""
+    seen = any(cell.record.num_val_seen for own in runs for cell in own)
+    accuracy = sum(_mean_figure(own, "val_accuracy", 0.0) for own in runs)
+    return seen, -accuracy, sum(_mean_figure(own, "val_nll", math.inf) for own in runs)
+
+
+def _mean_figure(cells: Sequence[Cell], name: str, absent: float) -> float:
+    found = [cell.figure(name) for cell in cells]
+    return sum(absent if metric is None else metric.value for metric in found) / len(cells)
+
+
+def best_of_models(cells: Sequence[Cell]) -> dict[str, Cell]:
+    """Model -> of its runs the one that is best on validation."""
+    models = dict.fromkeys(cell.model for cell in cells)
+    return {model: best_on_validation(cell for cell in cells if cell.model == model) for model in models}
+
+
+def tell_apart(first: Cell, later: Cell) -> str:
+    """' Between them: training images 4,000 to 40,000, epochs 3 to 6.'; '' where nothing differs of two runs."""
+    if first.record.run_id == later.record.run_id:
+        return " They are one and the same run."
+    changes = list_changes(first, later)
+    return f" Between them: {', '.join(changes)}." if changes else ""
+
+
+def list_changes(first: Cell, later: Cell) -> list[str]:
+    """'epochs 3 to 6': every setting that another run has otherwise."""
+    one, two = list_settings(first), list_settings(later)
+    changes = [
+        f"{words} {one.get(words, NOT_STATED)} to {two.get(words, NOT_STATED)}"
+        for words in dict.fromkeys([*one, *two])
+        if one.get(words, NOT_STATED) != two.get(words, NOT_STATED)
+    ]
+    starts = [cell.record.model.weights_digest for cell in (first, later) if cell.record.model is not None]
+    if len(set(starts)) > 1 and one["start"] == two["start"] != RANDOM:
+        changes.append(f"start {one['start']}, of other weights")
+    return changes
+
+
+def tell_unlike(asked: Asked, splits: Iterable[Sequence[Cell]], *, told: Collection[str] = ()) -> list[str]:
+    """'Not alike in these runs: method (full; logistic), epochs of full (5; 20).', or nothing.
+
+    That every model has the same two methods favours none: unlike is what some have otherwise than others.
+
+    Args:
+        splits: of each data set the runs that were held against one another. What a method alone has is compared
+            among its runs.
+        told: settings that need no word.
+    """
+    unlike: dict[str, dict[str, None]] = {}
+    for cells in splits:
+        found: dict[str, dict[str, dict[str, None]]] = {}  # setting -> who has it -> its values
+        for cell in cells:
+            common, own = _list_comparable(cell)
+            for name, settings in ((cell.model, common), (asked.title(cell), own)):
+                for words, value in settings.items():
+                    found.setdefault(words, {}).setdefault(name, {})[value] = None
+        for words, by_name in found.items():
+            if len(set(map(frozenset, by_name.values()))) > 1 and words not in told:
+                unlike.setdefault(words, {}).update({value: None for own in by_name.values() for value in own})
+    shown = [f"{words} ({_join_values(list(values))})" for words, values in unlike.items()]
+    return [f"Not alike in these runs: {', '.join(shown)}."] if shown else []
+
+
+def _join_values(values: Sequence[str]) -> str:
+    """'5; 20': with semicolons, as values may be lists themselves."""
+    more = len(values) - MOST_VALUES
+    return "; ".join([*values[:MOST_VALUES], *([f"and {more} more"] if more > 0 else [])])
+
+
+def _list_comparable(cell: Cell) -> tuple[dict[str, str], dict[str, str]]:
+    """A run's settings by names that others have too: of any method, and of its own ('epochs of full')."""
+    facts, settings = cell.record.model, list_settings(cell)
+    before = None if facts is None or cell.forgets else facts.pretrained_on
+    del settings["start"]  # by the name of the model
+    common = {
+        "method": cell.method,
+        "input": settings.pop("input", NOT_STATED),
+        "training images": settings.pop("training images"),
+        "pretraining": before or NOT_STATED,
+        "precision": settings.pop("precision"),
+    }
+    return common, {f"{words} of {cell.method}": value for words, value in settings.items()}
+
+
+def list_settings(cell: Cell) -> dict[str, str]:
+    """All that was asked of a run, as words and their value; not what it chose on validation."""
+    facts, method = cell.record.model, cell.record.method
+    recipe = {key: value for key, value in cell.recipe.items() if key not in ("augment", *cell.chosen)}
+    options = {} if method is None else {key: value for key, value in method.options.items() if key != "recipe"}
+    found = {"training images": f"{cell.record.data.num_train:,}"}
+    if facts is not None and facts.preprocess is not None:
+        found["input"] = " x ".join(map(str, facts.preprocess.size)) + " px"
+    for key, value in (recipe | options).items():
+        rate = "the family's" if key.endswith("learning_rate") else "none"
+        found[key.replace("_", " ")] = rate if value is None else show_setting(value)
+    found["precision"] = cell.record.config.precision
+    if recipe:
+        found["augmentation"] = describe_augment(cell.augment) or "none"
+    found["start"] = RANDOM if cell.forgets else cell.record.model_name
+    return found
+
+
+def rank_cells(asked: Asked, cells: Sequence[Cell]) -> list[tuple[Cell, Row]]:
+    """Runs on the same test images, best first, each with its line of a ranking. A run that stands in two groups
+    stands there once."""
+    by_id = {cell.record.run_id: cell for cell in cells}
+    told = [asked.told[run_id] for run_id in by_id]
+    rows = make_rows([cell.record for cell in by_id.values()], told, asked.groups_of(cells[0], told[0].ids))
+    return [(by_id[row.run_id], row) for row in rows]
+
+
+def describe_test(asked: Asked, first: Cell, second: Cell) -> str:
+    """'p = 0.03, exact paired test on 1,000 images': whether two runs on the same images can be told apart."""
+    differences = asked.gains(first, second)
+    p_value = asked.p_value(first, differences)
+    apart = "" if p_value < ALPHA else "not to be told apart: "
+    return f"{apart}{show_p(p_value)}, exact paired test on {len(differences):,} images"
+
+
+def show_p(p_value: float) -> str:
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}".rstrip("0").rstrip(".")
+
+
+def accuracy(cell: Cell) -> float:
+    metric = cell.figure("accuracy")
+    return 0.0 if metric is None else metric.value
+
+
+def show_accuracy(cell: Cell) -> str:
+    return show_figure("accuracy", cell.figure("accuracy"))
+
+
+def percent_of(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def join_all(names: Sequence[str]) -> str:
+    unique = list(dict.fromkeys(names))
+    return " and ".join([", ".join(unique[:-1]), unique[-1]]) if len(unique) > 1 else unique[0]

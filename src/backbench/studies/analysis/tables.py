@@ -1,0 +1,138 @@
+"""A study's tables: its data, and what came out for each run. Pure, from records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backbench.report.markdown import Table
+from backbench.studies.analysis.cells import Cell, describe_fit, mark_seen, name_data, over_seeds, show_figure
+
+NAMES = {
+    "accuracy": "test accuracy",
+    "top5": "test top-5",
+    "nll": "test loss",
+    "train_accuracy": "training accuracy",
+    "train_nll": "training loss",
+    "val_accuracy": "validation accuracy",
+    "val_nll": "validation loss",
+    "seconds": "seconds",
+}
+
+
+PARTS = ("train", "val", "test")
+SIZE_NOTE = "Sizes are width x height in pixels, with the share of the split's images that have it."
+
+
+def make_data_table(cells: Sequence[Cell]) -> Table:
+    """Images of each part of every data set and their most common size; sources that models were tried on."""
+    rows: dict[str, tuple[str, ...]] = {}
+    for cell in cells:
+        facts = cell.record.data
+        parts = (facts.num_train, facts.num_val, facts.num_test)
+        shown = (cell.data, *(f"{num:,}" for num in (*parts, sum(parts), len(facts.classes))))
+        sizes = [_show_size(facts.common_sizes.get(part), num) for part, num in zip(PARTS, parts, strict=True)]
+        rows.setdefault(f"{cell.data} {parts}", (*shown, *sizes))
+    for cell in cells:
+        for source, found in cell.elsewhere.items():
+            classes = f"{len(found.mapping):,} in common with {cell.data}"
+            shown = (source, "-", "-", f"{found.num_images:,}", f"{found.num_images:,}", classes)
+            size = _show_size(found.common_size, found.num_images)
+            rows.setdefault(f"{source} {cell.data}", (*shown, "-", "-", size))
+    columns = ("images", "train", "validation", "test", "total", "classes")
+    more = ("most common size in train", "in validation", "in test")
+    return Table("Data", columns + more, tuple(rows.values()), (SIZE_NOTE,))
+
+
+def _show_size(size: tuple[int, int, int] | None, num_images: int) -> str:
+    """'640 x 480 (12 %)'; '-' where the record does not have it."""
+    if size is None or not num_images:
+        return "-"
+    width, height, num = size
+    share = f"{100 * num / num_images:.0f} %" if num < num_images else "all"
+    return f"{width:,} x {height:,} ({share})"
+
+
+def make_group_tables(cells: Sequence[Cell]) -> list[Table]:
+    """For each group: model and method by data set, test accuracy with its interval, and seconds."""
+    tables = []
+    for group in dict.fromkeys(cell.group for cell in cells):
+        own = [cell for cell in cells if cell.group == group]
+        data = list(dict.fromkeys(cell.data for cell in own))
+        columns = (
+            "model",
+            "method",
+            *(f"{name}, {what}" for name in data for what in ("test accuracy", "seconds")),
+        )
+        rows = []
+        for model, method in dict.fromkeys((cell.model, cell.method) for cell in own):
+            row = [model, method]
+            for name in data:
+                found = [cell for cell in own if (cell.model, cell.method, cell.data) == (model, method, name)]
+                row += [over_seeds(found, "accuracy"), over_seeds(found, "seconds")]
+            rows.append(tuple(row))
+        tables.append(Table(group, columns, tuple(rows), _describe_seconds(own)))
+        tables += _make_fit_table(group, own) + _make_elsewhere_table(group, own)
+    return tables
+
+
+def _describe_seconds(cells: Sequence[Cell]) -> tuple[str, ...]:
+    """What the seconds are: of both kinds of methods in one column, or of the one that there is."""
+    costs = [cell.record.cost for cell in cells if cell.record.cost is not None]
+    trained = ["fit" in cost.seconds for cost in costs]
+    notes = []
+    if not all(trained):
+        notes.append(
+            "of probes: how long decoding, resizing, network and head were busy, measured when features were made"
+        )
+    if any(trained):
+        notes.append(
+            "of methods that train: training and testing by the clock, features that lay in the cache as when "
+            "they were made"
+        )
+    return (f"Seconds {'; '.join(notes)}.",) if costs else ()
+
+
+def _make_fit_table(group: str, cells: Sequence[Cell]) -> list[Table]:
+    """Training and validation figures, where runs have them."""
+    wanted = ("train_accuracy", "val_accuracy", "train_nll", "val_nll")
+    with_fit = [cell for cell in cells if cell.record.fit]
+    if not with_fit:
+        return []
+    rows = [
+        (cell.model, cell.method, name_data(cell, cells), *(_show_fit(cell, name) for name in wanted))
+        for cell in with_fit
+    ]
+    columns = ("model", "method", "data", *(NAMES[name] for name in wanted))
+    notes = describe_fit([cell for cell in with_fit if cell.recipe])
+    return [Table(f"{group}: training and validation", columns, tuple(rows), notes)]
+
+
+def _show_fit(cell: Cell, name: str) -> str:
+    if cell.figure(name) is None and cell.kept_start:
+        return "- (the start was best)"
+    return show_figure(name, cell.figure(name)) + mark_seen(name, [cell])
+
+
+def _make_elsewhere_table(group: str, cells: Sequence[Cell]) -> list[Table]:
+    rows, notes = [], {}
+    for cell in cells:
+        own = cell.figure("accuracy")
+        for source, found in cell.elsewhere.items():
+            there = found.metrics["accuracy"]
+            rows.append(
+                (
+                    cell.model,
+                    cell.method,
+                    name_data(cell, cells),
+                    show_figure("accuracy", own) + mark_seen("accuracy", [cell]),
+                    source,
+                    show_figure("accuracy", there),
+                    f"{found.num_images:,}",
+                )
+            )
+            pairs = ", ".join(f"{theirs} = {ours}" for theirs, ours in sorted(found.mapping.items()))
+            notes[f"{source} for a model of {cell.data}: in common are {len(found.mapping)}: {pairs}"] = True
+    if not rows:
+        return []
+    columns = ("model", "method", "trained on", "own test part", "other source", "accuracy there", "images")
+    return [Table(f"{group}: on another source", columns, tuple(rows), tuple(notes))]

@@ -1,0 +1,369 @@
+"""Carries out a study: ranking after ranking, and what the figures say beside those that were published.
+
+Every ranking is one that `backbench rank` could make, so whatever is finished is read back, and the same command
+goes on where it was cut.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from backbench.errors import BackbenchError, BudgetExceeded, Interrupted, StorageError
+from backbench.progress import SILENT, Progress
+from backbench.records import folders as ledger
+from backbench.records.commands import bundle_of
+from backbench.records.schema import RunRecord
+from backbench.registry import find_method, find_model
+from backbench.report.rows import Row
+from backbench.report.text import join_names
+from backbench.runs.cross_dataset import evaluate_elsewhere, read_source, was_evaluated
+from backbench.runs.rank import Ranking, rank
+from backbench.runs.run import adapt
+from backbench.studies.analysis.cells import Cell
+from backbench.studies.analysis.comparable import best_on_validation
+from backbench.studies.analysis.front import select_front
+from backbench.studies.schema import StudyFile
+from backbench.studies.steps import (
+    Settings,
+    Step,
+    chain,
+    choose,
+    data_config,
+    find_missing,
+    plan_steps,
+    with_models,
+)
+from backbench.studies.usable import Usable, find_usable
+
+GOES_ON = "the same command goes on from there"
+ALL = "all runs"
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What of a study there is not, and why; each on one line."""
+
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}"
+
+
+@dataclass
+class Outcome:
+    """What came of a study: a cell for each run, by ranking in the study's order, and what went wrong.
+
+    Args:
+        choices: sentences on which model went on to later groups, and among how many it was chosen.
+        chosen: (group, data, seed) of rankings whose models an earlier group chose -> those models.
+        cut: (group, data, seed) of the rankings that the budget ended, so that the same command adds runs to them
+            -> the runs that it left out, or the word for all.
+    """
+
+    study: StudyFile
+    cells: list[Cell] = field(default_factory=list)
+    rankings: list[tuple[Step, Ranking]] = field(default_factory=list)
+    undone: list[Undone] = field(default_factory=list)
+    choices: list[str] = field(default_factory=list)
+    chosen: dict[tuple[str, str, int], list[str]] = field(default_factory=dict)
+    cut: dict[tuple[str, str, int], list[str]] = field(default_factory=dict)
+    interrupted: bool = False
+
+    def note(self, what: str, why: object) -> Undone:
+        """Remember what could not be done; `why`, often an error's text of several lines, as one line."""
+        self.undone.append(Undone(what, " ".join(str(why).split()).rstrip(".")))
+        return self.undone[-1]
+
+    def by_reason(self) -> dict[str, list[str]]:
+        """What there is not, by the reason why: a cause that stops twenty runs is said once."""
+        found: dict[str, list[str]] = {}
+        for undone in self.undone:
+            found.setdefault(undone.why, []).append(undone.what)
+        return found
+
+
+def run_study(
+    study: StudyFile, settings: Settings, *, budget_seconds: float | None = None, progress: Progress = SILENT
+) -> Outcome:
+    """Carry out every ranking of the study, and evaluate on other data what is to be.
+
+    Args:
+        budget_seconds: of everything; what does not fit is left out and said.
+
+    Raises:
+        ConfigError: the study names what there is not; found before any work.
+        ModelError: none of its models can be used; found before any work too.
+        StorageError: the output folder can't be written.
+
+    A data set that can't be had or a model that fails is noted, and the study goes on.
+    """
+    steps = plan_steps(study, settings)
+    for note in find_missing(study, settings):
+        progress.warn(note)
+    deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
+    outcome = Outcome(study)
+    usable = find_usable(steps, settings, progress)
+    for number, step in enumerate(steps, start=1):
+        if outcome.interrupted:
+            outcome.note(step.title, f"not started before the interrupt; {GOES_ON}")
+            continue
+        progress.say(f"{study.name} {number}/{len(steps)}: {step.title}")
+        try:
+            part = _leave_out(step, usable, outcome)
+            if part is None:
+                progress.say(f"{step.title}: left out, as none of its models can be used")
+                continue
+            ready = _go_on(part, outcome)
+            if ready is None:
+                progress.warn(str(outcome.undone[-1]))
+                continue
+            _carry_out(ready, outcome, settings, deadline, progress)
+        except BudgetExceeded:
+            outcome.cut[_place(step)] = [ALL]
+            outcome.note(step.title, f"not started, beyond the budget; {GOES_ON}")
+        except (KeyboardInterrupt, Interrupted):
+            outcome.interrupted = True
+        except StorageError:
+            raise
+        except BackbenchError as error:
+            progress.warn(str(outcome.note(step.title, error)))
+        if outcome.interrupted:
+            outcome.note(step.title, f"interrupted; {GOES_ON}")
+    return outcome
+
+
+def _place(step: Step) -> tuple[str, str, int]:
+    return step.group.name, step.data, step.seed
+
+
+def _leave_out(step: Step, usable: Usable, outcome: Outcome) -> Step | None:
+    """The step without models that can't be used, which are noted; None if none is left."""
+    names, faults = usable.split(step)
+    for model, why in faults.items():
+        outcome.note(f"{step.title}, {model}", why)
+    if not names:
+        return None
+    part = with_models(step, names)
+    return replace(part, request=replace(part.request, checked=usable.checked))
+
+
+def _go_on(step: Step, outcome: Outcome) -> Step | None:
+    """The step, its models as the group that it goes on from chose or left them; None, and noted, if none is."""
+    if step.group.chosen_from is None:
+        return _chain(step, outcome)
+    chosen = _choose_models(step, outcome)
+    if chosen:
+        outcome.chosen[_place(step)] = chosen
+    return _chain(choose(step, chosen), outcome) if chosen else None
+
+
+def _choose_models(step: Step, outcome: Outcome) -> list[str]:
+    """The models of the step that validation chose in the group it names; the test images have no say.
+
+    While the budget has left out some of that group's runs nothing is chosen, as one of them may be the best. Runs
+    that failed will not come: the others choose, and that is said.
+    """
+    before = next(group for group in outcome.study.groups if group.name == step.group.chosen_from)
+    place = (before.name, step.data, step.seed)
+    there = [model for model in step.names if model in outcome.chosen.get(place, step.names)]
+    rivals = {
+        (cell.model, cell.method): cell
+        for cell in outcome.cells
+        if (cell.group, cell.data, cell.seed) == place
+        and cell.model in there
+        and cell.figure("val_accuracy") is not None
+        and not cell.record.num_val_seen
+    }
+    asked = [(model, method) for model in there for method in before.methods]
+    absent = [f"{model} + {method}" for model, method in asked if (model, method) not in rivals]
+    left_out = [run for run in outcome.cut.get(place, ()) if run == ALL or run.partition(" + ")[0] in there]
+    if left_out:
+        why = f"waits for '{before.name}', where the budget left out {join_names(left_out)}; {GOES_ON}"
+        outcome.note(step.title, why)
+        outcome.cut[_place(step)] = [ALL]
+        return []
+    if not rivals:
+        outcome.note(
+            step.title,
+            f"nothing to choose from: no run of '{before.name}' is finished whose model saw no validation image",
+        )
+        return []
+    among = (
+        f"among {f'{len(rivals)} of ' if absent else 'all '}{len(asked)} runs of these models in '{before.name}'"
+    )
+    chosen, said = _choose_among(step, list(rivals.values()), outcome.study.families, among)
+    outcome.choices += said
+    if absent:
+        why = f"not there, or its model saw validation images: {join_names(absent)}"
+        outcome.note(
+            step.title, f"{join_names(chosen)} {'was' if len(chosen) == 1 else 'were'} chosen {among} ({why})"
+        )
+    return chosen
+
+
+def _choose_among(
+    step: Step, rivals: list[Cell], families: Mapping[str, str], among: str
+) -> tuple[list[str], list[str]]:
+    """The models that go on by the rule of the step's group, and sentences on why."""
+    if step.group.front_size is None:
+        best = best_on_validation(rivals)
+        return [best.model], [f"{step.title}: {best.model}, best on validation {among}"]
+    found = select_front(rivals, families, step.group.front_size)
+    names = join_names(list(found.taken))
+    rule = "by accuracy on validation against FLOPs, one of each family first"
+    said = [f"{step.title}: {names}, chosen {among} {rule}"]
+    said += [f"{step.title}: {model} is taken: {why}" for model, why in found.taken.items()]
+    said += [f"{step.title}: {model} is left out: {why}" for model, why in found.left.items()]
+    return list(found.taken), said
+
+
+def _chain(step: Step, outcome: Outcome) -> Step | None:
+    """The step from the weights that the earlier group left, of the same seed, or of the only one it has.
+
+    Models of which it left none are noted; None if that is so of all.
+    """
+    group = step.group
+    if group.after is None:
+        return step
+    earlier = [
+        cell
+        for cell in outcome.cells
+        if (cell.group, cell.data, cell.method) == (group.after, group.after_data, group.after_method)
+        and cell.model in step.names
+    ]
+    before = next(each for each in outcome.study.groups if each.name == group.after)
+    is_alone = len(before.seeds) == 1  # of those asked for: one that is missing is not to be replaced by another
+    bundles = {cell.model: cell.bundle for cell in earlier if cell.seed == step.seed or is_alone}
+    missing = [model for model in step.names if model not in bundles]
+    if missing and not (bundles and before.chosen_from):  # which goes on with these models, as it should
+        is_cut = any((name, data) == (group.after, group.after_data) for name, data, _ in outcome.cut)
+        if is_cut:
+            outcome.cut[_place(step)] = [
+                f"{model} + {method}" for model in missing for method in step.group.methods
+            ]
+        why = f"which the budget ended; {GOES_ON}" if is_cut else "see above"
+        needed = f"no finished {group.after_method} of '{group.after}' on {group.after_data}"
+        outcome.note(f"{step.title}, {join_names(missing)}", f"nothing to go on from: {needed}, {why}")
+    return chain(step, bundles) if bundles else None
+
+
+def _carry_out(
+    step: Step, outcome: Outcome, settings: Settings, deadline: float | None, progress: Progress
+) -> None:
+    left = None if deadline is None else deadline - time.monotonic()
+    if left is not None and left <= 0 and not _was_begun(step, settings):
+        raise BudgetExceeded("no time left")
+    ranking = rank(replace(step.request, budget_seconds=left), progress)
+    outcome.rankings.append((step, ranking))
+    names: dict[str, list[str]] = {}  # two of the study may be one here, as at one --image-size
+    for model, name in step.names.items():
+        names.setdefault(find_model(name).name, []).append(model)
+    asked_for = [(row, _asked_model(row, settings)) for row in ranking.rows if not row.control]
+    left_out = []
+    for row, model in [(row, model) for row, asked in asked_for for model in names.get(asked, ())]:
+        run = f"{model} + {row.method}"
+        if row.has_failed:
+            outcome.note(f"{step.title}, {run}", row.error)
+            continue
+        if not ledger.is_whole(row.run_id):  # its figures are real, but not those that the study asks for
+            left_out.append(run)
+            outcome.note(f"{step.title}, {run}", f"training was cut; {GOES_ON}")
+            continue
+        record, _ = ledger.read_whole(settings.runs / row.run_id)
+        outcome.cells.append(_make_cell(step, model, record, settings, progress))
+    outcome.interrupted = ranking.interrupted
+    missing = [] if ranking.interrupted else _list_missing(step, asked_for)
+    if deadline is not None:
+        left_out += missing
+    if left_out:
+        outcome.cut[_place(step)] = left_out
+    for run in missing:
+        why = "the budget ended" if deadline is not None else "not run"
+        outcome.note(f"{step.title}, {run}", f"{why}; {GOES_ON}")
+    if not ranking.interrupted:
+        _evaluate_elsewhere(step, outcome, settings, deadline, progress)
+
+
+def _was_begun(step: Step, settings: Settings) -> bool:
+    """Whether there are runs on the step's images: what is finished of them is read without time to speak of."""
+    for path in settings.runs.glob(f"*/{ledger.RECORD_FILE}"):
+        with suppress(StorageError):  # a damaged one is moved aside when its turn comes
+            if ledger.read_record(path.parent).config.data == step.request.data:
+                return True
+    return False
+
+
+def _asked_model(row: Row, settings: Settings) -> str:
+    """The model by the name it was asked for: weights that a card names go by another one in the row."""
+    folder = ledger.find_attempt(settings.runs, row.run_id, has_failed=row.has_failed)
+    is_there = (folder / ledger.RECORD_FILE).is_file()
+    return ledger.read_record(folder).config.model if is_there else row.model
+
+
+def _list_missing(step: Step, asked_for: Sequence[tuple[Row, str]]) -> list[str]:
+    """What the ranking was asked for and has no row of: beyond the budget, or after its model could not be had."""
+    there = {(asked, row.method) for row, asked in asked_for}
+    had = {asked for row, asked in asked_for if not row.has_failed}  # else no method could have it
+    failed = {asked for row, asked in asked_for if row.has_failed} - had
+    return [
+        f"{model} + {method.name}"
+        for model, name in step.names.items()
+        for method in step.request.methods
+        if (real := find_model(name).name) not in failed and (real, method.name) not in there
+    ]
+
+
+def _make_cell(step: Step, model: str, record: RunRecord, settings: Settings, progress: Progress) -> Cell:
+    """The cell of a finished run. A probe that was cut before its bundle was written gets it here."""
+    bundle = bundle_of(settings.runs / record.run_id)
+    if not bundle.is_dir():
+        bundle = adapt(record.config, out=settings.runs, device=settings.device, progress=progress).bundle
+    return Cell(
+        group=step.group.name,
+        data=step.data,
+        model=model,
+        method=record.config.method.name,
+        seed=step.seed,
+        record=record,
+        folder=settings.runs / record.run_id,
+        bundle=bundle,
+        forgets=find_method(record.config.method.name).forgets,
+    )
+
+
+def _evaluate_elsewhere(
+    step: Step, outcome: Outcome, settings: Settings, deadline: float | None, progress: Progress
+) -> None:
+    """Give the step's cells their figures on other data sets; whoever interrupts it keeps the cells."""
+    own = [place for place, cell in enumerate(outcome.cells) if (cell.group, cell.data, cell.seed) == _place(step)]
+    for name in step.group.test_on if own else ():
+        config = data_config(outcome.study, name, settings)
+        is_known = any(was_evaluated(outcome.cells[place].bundle, config.source) for place in own)
+        if not is_known and deadline is not None and time.monotonic() >= deadline:  # it may have to be fetched
+            outcome.note(f"{step.title} on {name}", f"the budget ended; {GOES_ON}")
+            continue
+        try:
+            source = read_source(config, progress)
+        except BackbenchError as error:
+            outcome.note(f"{step.title} on {name}", error)
+            continue
+        for place in own:
+            cell = outcome.cells[place]
+            try:
+                found = evaluate_elsewhere(
+                    cell.bundle,
+                    source,
+                    device=settings.device,
+                    precision=settings.precision,
+                    deadline=deadline,
+                    progress=progress,
+                )
+            except BackbenchError as error:
+                why = f"the budget ended; {GOES_ON}" if isinstance(error, BudgetExceeded) else error
+                outcome.note(f"{step.title}, {cell.model} + {cell.method} on {name}", why)
+            else:
+                outcome.cells[place] = replace(cell, elsewhere={**cell.elsewhere, name: found})

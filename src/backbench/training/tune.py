@@ -1,0 +1,400 @@
+"""What every method that trains a network shares: families and their rates, phases, and what comes out.
+
+A method says which parameters learn and what the head is; the rest is here and in `train.fit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from backbench.backbones.core.stages import stages_of
+from backbench.classifier.classifier import Classifier
+from backbench.config import Augment, Frozen, Recipe
+from backbench.errors import BudgetExceeded, ConfigError
+from backbench.heads.head_modules import HeadModule, LinearModule, MlpModule
+from backbench.heads.standardise import Scale, measure_scale
+from backbench.progress import SILENT, Progress
+from backbench.records.schema import CUT_BY_BUDGET, MethodFacts
+from backbench.runtime import free_memory, stream_seed
+from backbench.stats.metric import Metric
+from backbench.task import ImageTask
+from backbench.training.batches import Batches, FeatureBatches, ImageBatches
+from backbench.training.checkpoint import Workspace
+from backbench.training.dropout import dropping
+from backbench.training.optimise import Phase
+from backbench.training.prefix import Rest, cut_prefix
+from backbench.training.train import FitResult, fit, never_stop
+
+Family = Literal["transformer", "convnet"]
+BODY_RATE: dict[Family, float] = {"transformer": 5e-5, "convnet": 3e-4}
+"""AdamW, for a few hundred to some ten thousand images: layer norm networks break above 1e-4, batch norm ones
+learn slowly below it."""
+HEAD_RATE = 1e-3
+_NEVER_DECAYED = (
+    *("cls_token", "class_token", "class_embedding", "dist_token", "distillation_token"),
+    *("reg_token", "register_tokens", "mask_token"),
+    *("pos_emb", "position_embeddings", "positional_embedding"),
+)
+"""How names of these parameters begin in timm, torchvision, transformers and open_clip."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Where and how long a method may train. See `train.fit`."""
+
+    workspace: Workspace
+    deadline: float | None = None
+    stop_signal: Callable[[], int] = never_stop
+    progress: Progress = SILENT
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A trained classifier, in eval mode, and how it came about: one result for each phase, by name.
+
+    `has_solved_head`: its head was solved, not only trained by steps, so it is of use before the first of them.
+    """
+
+    classifier: Classifier
+    phases: dict[str, FitResult]
+    choices: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    has_solved_head: bool = False
+
+
+def training_figures(tuned: Tuned, num_train: int) -> dict[str, Metric]:
+    """Accuracy and loss on training images in the best epoch of the last phase: augmented, as the weights changed.
+
+    Empty where that is the start, before any step, or within an epoch that the budget cut.
+    """
+    last = next(reversed(tuned.phases.values()), None)
+    if last is None or not 1 <= last.best_epoch <= len(last.history):
+        return {}
+    figures = last.history[last.best_epoch - 1]
+    return {
+        "train_accuracy": Metric(value=figures.train_accuracy, n=num_train),
+        "train_nll": Metric(value=figures.train_loss, n=num_train),
+    }
+
+
+def describe_cut(tuned: Tuned) -> str | None:
+    """What to say of training that the budget ended; None if it ended by itself.
+
+    Such a run has an id of its own and its state is kept: the same command with more time goes on from there.
+    """
+    for name, result in tuned.phases.items():
+        if result.ended == "budget":
+            epochs = "1 whole epoch" if len(result.history) == 1 else f"{len(result.history)} whole epochs"
+            return (
+                f"{CUT_BY_BUDGET} in phase '{name}' after {epochs}: this is the best by then; the "
+                f"same command with a larger budget goes on from there"
+            )
+    return None
+
+
+def refuse_unlearnt(tuned: Tuned) -> None:
+    """Raises BudgetExceeded where the budget ended before anything was better than a random head."""
+    phases = tuned.phases
+    was_cut = any(result.ended == "budget" for result in phases.values())
+    if was_cut and not tuned.has_solved_head and all(result.best_epoch == 0 for result in phases.values()):
+        raise BudgetExceeded(
+            "the budget ended before anything was learnt, so there is no model yet and no test image was looked "
+            "at. What was done is saved: the same command with more time goes on from there."
+        )
+
+
+def describe_method(name: str, options: Frozen, tuned: Tuned) -> MethodFacts:
+    """The method as a record has it: all its options, and what was chosen and calibrated on the way."""
+    calibration = {"temperature": tuned.classifier.temperature, "threshold": tuned.classifier.threshold}
+    best = {f"{phase}_best_epoch": result.best_epoch for phase, result in tuned.phases.items()}
+    return MethodFacts(
+        name=name,
+        options=options.model_dump(mode="json"),
+        choices=tuned.choices | calibration | best,
+        fitted_on="train",
+    )
+
+
+def family_of(body: nn.Module) -> Family:
+    """'convnet' for networks that normalise by batch, 'transformer' for those that normalise by layer."""
+    for module in body.modules():
+        if isinstance(module, nn.LayerNorm) or "LayerNorm" in type(module).__name__:
+            return "transformer"
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return "convnet"
+    return "convnet"
+
+
+def body_names(names: Iterable[str]) -> frozenset[str]:
+    """Names as in the backbone's body -> names as in the classifier."""
+    return frozenset(f"backbone.body.{name}" for name in names)
+
+
+def head_names(classifier: Classifier) -> frozenset[str]:
+    """All parameters of the head, by their names in the classifier."""
+    return frozenset(f"head.{name}" for name, _ in classifier.head.named_parameters())
+
+
+def make_phase(
+    name: str, classifier: Classifier, body_parameters: Iterable[str], recipe: Recipe, *, fresh_head: bool
+) -> Phase:
+    """A phase that trains the head and `body_parameters`, named as in the body; rates by family and stage.
+
+    Batch norms that hold no statistics keep them so: see `are_norms_folded`.
+
+    Args:
+        fresh_head: the head was not solved before: it learns ten times as fast as the body.
+
+    Raises:
+        ConfigError: the body has none of these parameters.
+    """
+    body = classifier.backbone.body
+    chosen = list(body_parameters)
+    rate = recipe.learning_rate
+    if rate is None:
+        rate = BODY_RATE[family_of(body)] if chosen else HEAD_RATE
+    head_rate = recipe.head_learning_rate or (rate * 10 if fresh_head and chosen else rate)
+    rates = dict.fromkeys(head_names(classifier), head_rate / rate)
+    stages = stages_of(body)
+    for distance, stage in enumerate(reversed(stages)):
+        for parameter in stage.parameters:
+            rates[f"backbone.body.{parameter}"] = recipe.layer_decay**distance
+    trainable = head_names(classifier) | body_names(chosen)
+    decays = dict.fromkeys(body_names(_undecayed(body)) & trainable, 0.0)
+    keeps_statistics = classifier.backbone.facts.pretrained_on is not None and are_norms_folded(body)
+    recipe = recipe.model_copy(update={"learning_rate": rate})
+    return Phase(name, trainable, recipe, rates, decays, keeps_statistics=keeps_statistics)
+
+
+def are_norms_folded(body: nn.Module) -> bool:
+    """Whether all batch norms have mean 0 and variance 1: in pretrained weights, folded into the convolutions.
+
+    Such weights come from exports for inference. In training such a norm would divide by the statistics of each
+    batch, for which nothing in these weights makes up: the pretrained network would be gone at the first step.
+    """
+    norms = [module for module in body.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    tracked = [(norm.running_mean, norm.running_var) for norm in norms]
+    return bool(tracked) and all(
+        mean is not None and var is not None and not mean.any() and bool((var == 1).all()) for mean, var in tracked
+    )
+
+
+def describe_norms(classifier: Classifier, phase: Phase) -> tuple[str, ...]:
+    """What to say of a phase that kept the statistics of folded batch norms in which it would have moved them."""
+    norms = {
+        f"{prefix}.{name}"
+        for prefix, module in classifier.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for name, _ in module.named_parameters()
+    }
+    if not phase.keeps_statistics or not norms & phase.trainable:
+        return ()
+    return (
+        "the batch norms of these weights were folded into the convolutions before (all have mean 0 and variance "
+        "1), so they keep that and do not go by the statistics of each batch: see docs/protocol.md",
+    )
+
+
+def _undecayed(body: nn.Module) -> list[str]:
+    """Tokens and position embeddings, matrices by shape alone, and what timm's `no_weight_decay` names."""
+    stated: set[str] = getattr(body, "no_weight_decay", set)()
+    return [
+        name
+        for name, _ in body.named_parameters()
+        if name in stated or name.rpartition(".")[2].startswith(_NEVER_DECAYED)
+    ]
+
+
+def train_phase(classifier: Classifier, task: ImageTask, phase: Phase, training: Training) -> FitResult:
+    """Train one phase; on cached features where nothing but the head learns and images are not augmented."""
+    body = classifier.backbone.body
+    only_head = not any(name.startswith("backbone.") for name in phase.trainable)
+    arguments: dict[str, Any] = {
+        "class_names": task.class_names,
+        "workspace": training.workspace,
+        "seed": task.seed,
+        "device": task.device,
+        "precision": task.precision,
+        "deadline": training.deadline,
+        "stop_signal": training.stop_signal,
+        "progress": training.progress,
+    }
+    training.progress.say(describe_phase(classifier, phase))
+    smoothing = phase.recipe.label_smoothing
+    if only_head and phase.recipe.augment == Augment():
+        features = task.features()
+        batches: Batches = FeatureBatches(features.train, features.val, task.num_classes, smoothing, task.device)
+        return fit(classifier.head, batches, _phase_of_head(phase), **arguments)
+    if phase.recipe.gradient_checkpointing:
+        _checkpoint_gradients(body)
+    images = ImageBatches(
+        task.read,
+        task.train,
+        task.val,
+        task.num_classes,
+        classifier.backbone.preprocess,
+        phase.recipe.augment,
+        smoothing,
+        stream_seed(task.seed, f"augment/{phase.name}"),  # a later phase counts its epochs from 0 again
+        task.device,
+        task.exact_resize,
+    )
+    rest = _cut_prefix(classifier, phase, images, task, training.progress)
+    with dropping(body, phase.recipe):
+        if rest is None:
+            return fit(classifier, images, phase, **arguments)
+        with rest.replaying():
+            return fit(classifier, rest.batches, phase, **arguments)
+
+
+def _phase_of_head(phase: Phase) -> Phase:
+    """The same phase with the parameters' names as in the head, for a head that is trained on features."""
+
+    def shorten(names: Iterable[str]) -> frozenset[str]:
+        return frozenset(name.removeprefix("head.") for name in names if name.startswith("head."))
+
+    return Phase(
+        phase.name,
+        shorten(phase.trainable),
+        phase.recipe,
+        rates={name.removeprefix("head."): rate for name, rate in phase.rates.items() if name.startswith("head.")},
+        decays={name.removeprefix("head."): decay for name, decay in phase.decays.items()},
+        members=tuple(shorten(names) for names in phase.members),
+    )
+
+
+def _cut_prefix(
+    classifier: Classifier, phase: Phase, images: ImageBatches, task: ImageTask, progress: Progress
+) -> Rest | None:
+    """The network behind its frozen beginning; None where every epoch has to run all of it."""
+    recipe = phase.recipe
+    frozen = _frozen_prefix(classifier, phase)
+    if not frozen or recipe.augment != Augment() or recipe.gradient_checkpointing:
+        return None
+    rest = None
+    with (
+        suppress(torch.OutOfMemoryError),  # then every epoch runs all of it, in micro-batches that fit
+        progress.bar(f"{phase.name}: {frozen}", len(images.train) + images.num_val, "images") as bar,
+    ):
+        rest = cut_prefix(classifier, phase.trainable, images, precision=task.precision, tell=bar.advance)
+    free_memory(task.device)
+    if rest is not None:
+        progress.say(
+            f"{phase.name}: what is frozen up to {rest.boundary} ran once; its activations take "
+            f"{rest.num_bytes / 1e6:,.0f} MB, and every epoch trains on from there"
+        )
+    return rest
+
+
+def _checkpoint_gradients(body: nn.Module) -> None:
+    """Less memory for a third more time; ConfigError for a network that can't."""
+    switch = getattr(body, "set_grad_checkpointing", None)
+    if switch is None:
+        raise ConfigError("this model has no gradient checkpointing: leave recipe.gradient_checkpointing out.")
+    switch(True)
+
+
+def describe_phase(classifier: Classifier, phase: Phase) -> str:
+    """What learns, what is frozen, and what freezing saves, in one line."""
+    sizes = {name: parameter.numel() for name, parameter in classifier.named_parameters()}
+    trained = sum(size for name, size in sizes.items() if name in phase.trainable)
+    whole = sum(sizes.values())
+    saved = ""
+    if not any(name.startswith("backbone.") for name in phase.trainable):
+        saved = "; the backbone runs forward only"
+        if phase.recipe.augment == Augment():
+            saved = "; the backbone runs once, every epoch trains on its features"
+    elif frozen_stages := _frozen_prefix(classifier, phase):
+        saved = f"; no backward pass through {frozen_stages}"
+    return f"{phase.name}: {trained:,} of {whole:,} parameters learn, {whole - trained:,} are frozen{saved}"
+
+
+def _frozen_prefix(classifier: Classifier, phase: Phase) -> str:
+    """The stages from the input on in which nothing learns, as text."""
+    names = []
+    for stage in stages_of(classifier.backbone.body):
+        if body_names(stage.parameters) & phase.trainable:
+            break
+        names.append(stage.name)
+    return f"{names[0]} to {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def last_stages(body: nn.Module, num: int) -> list[str]:
+    """Parameter names of the last `num` stages of a body.
+
+    Raises:
+        ConfigError: it has fewer stages, or nothing to train.
+    """
+    stages = stages_of(body)
+    if not stages:
+        raise ConfigError("this model has no weights to train. Use a network, or the methods knn and logistic.")
+    if num > len(stages):
+        names = ", ".join(stage.name for stage in stages)
+        raise ConfigError(
+            f"blocks={num}: this model has {len(stages)} stages: {names}. Choose 1 to {len(stages)}."
+        )
+    return [name for stage in stages[-num:] for name in stage.parameters]
+
+
+class Standardised(nn.Module):
+    """A head in training, behind features brought to mean 0 and deviation 1, so that one rate fits all backbones.
+
+    Without this a backbone with small features learns a hundred times too slowly, and a comparison of
+    backbones becomes one of feature scales.
+    """
+
+    mean: Tensor
+    inverse_std: Tensor
+
+    def __init__(self, inner: HeadModule, scale: Scale) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("mean", torch.from_numpy(scale.mean.astype(np.float32)))
+        self.register_buffer("inverse_std", torch.from_numpy(scale.inverse_std.astype(np.float32)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        logits: Tensor = self.inner((values - self.mean) * self.inverse_std)
+        return logits
+
+    @torch.no_grad()
+    def fold(self) -> HeadModule:
+        """The same head for raw features: the first linear layer takes over the standardisation."""
+        inner = self.inner
+        first = inner.hidden if isinstance(inner, MlpModule) else inner
+        assert isinstance(first, nn.Linear | LinearModule)  # all that gradient steps train here
+        first.weight.mul_(self.inverse_std)
+        first.bias.sub_(first.weight @ self.mean)
+        return inner
+
+
+def standardise(task: ImageTask, head: HeadModule, *, body_learns: bool) -> Standardised:
+    """Put `head` behind the standardisation of the training part's frozen features.
+
+    A network that learns from random weights keeps raw features: what it gives before training says nothing of
+    what it will give.
+    """
+    if body_learns and task.backbone.facts.pretrained_on is None:
+        dim = task.backbone.facts.dim
+        return Standardised(head, Scale(np.zeros(dim), np.ones(dim)))
+    return Standardised(head, measure_scale([task.features().train.values]))
+
+
+def make_classifier(task: ImageTask, head: nn.Module) -> Classifier:
+    """The task's backbone under a head, on the task's device."""
+    return Classifier(task.backbone, head, task.class_names).to(task.device)
+
+
+def refuse_weightless(task: ImageTask, method: str) -> None:
+    """Raises ConfigError for a backbone without weights, such as `pixels`."""
+    if not any(True for _ in task.backbone.body.parameters()):
+        raise ConfigError(
+            f"'{method}' trains a network's weights, and {task.backbone.facts.name} has none. "
+            f"Use a network, or a probe: knn, centroid, ridge, logistic."
+        )
