@@ -80,5 +80,6 @@ def test_a_command_to_paste_names_the_program_as_the_shell_finds_it(
     ):
         monkeypatch.setenv("PATH", folders)
         assert as_called("backbench keep runs/x") == told
+        assert as_called("runs/x.bundle") == "runs/x.bundle"  # the model of `rank --keep` is a path, no command
     monkeypatch.setattr(sys, "argv", ["/usr/lib/pytest/__main__.py"])
     assert as_called("backbench keep runs/x") == "backbench keep runs/x"

@@ -34,7 +34,9 @@ def wrap_lines(text: str, indent: str = "") -> str:
 
 def as_called(command: str) -> str:
     """A command that begins with 'backbench', as this terminal finds it: by the path it was called by, where the
-    shell would not find this installation by its name alone."""
+    shell would not find this installation by its name alone. Other text stays as it is."""
+    if not command.startswith("backbench "):
+        return command
     called = Path(sys.argv[0])
     found = shutil.which("backbench")
     if called.stem != "backbench" or not called.is_file() or (found is not None and called.samefile(found)):
