@@ -15,7 +15,7 @@
 # GPU ran out of memory. This notebook does all three. Micro-batches make the large network fit: each step still
 # learns from 32 images, but computes only a few of them at a time.
 #
-# As it stands it downloads CIFAR-10 (170 MB) and two networks (240 MB). The first part takes minutes on a
+# It downloads CIFAR-10 (170 MB) and two networks (240 MB). The first part takes minutes on a
 # laptop; the others want a GPU.
 #
 # Set `BACKBENCH_TRIAL=1` to try the notebook itself: untrained small networks, 80 drawn images, no download.

@@ -15,7 +15,7 @@
 # runs both ways on the same images, with settings that suit the network, and shows why the first figure is far
 # too low.
 #
-# As it stands it downloads CIFAR-10 (170 MB) and ResNet-50 (100 MB, `pip install 'backbench[hf]'`). The frozen
+# It downloads CIFAR-10 (170 MB) and ResNet-50 (100 MB, `pip install 'backbench[hf]'`). The frozen
 # part takes minutes on a laptop; training wants a GPU. `backbench study run studies/cifar10-transfer.toml
 # --dry-run` says how long each run takes on this machine.
 #

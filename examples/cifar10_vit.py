@@ -15,7 +15,7 @@
 # only 30 % with 5,000. This notebook runs both networks with both amounts of images, and measures all of them
 # on the same test images.
 #
-# As it stands it downloads CIFAR-10 (170 MB) and two networks (450 MB, `pip install 'backbench[hf]'`), and
+# It downloads CIFAR-10 (170 MB) and two networks (450 MB, `pip install 'backbench[hf]'`), and
 # wants a GPU: `backbench study run studies/cifar10-transfer.toml --dry-run` says how long each run takes on
 # this machine.
 #

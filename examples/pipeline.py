@@ -14,7 +14,7 @@
 # Three networks (ResNet-18, EfficientNet-B0 and DINOv2) on one data set: how often each is right, what each
 # takes for what, how it groups the images, and what all of them say of one picture.
 #
-# As it stands it downloads CIFAR-10 (170 MB) and the networks (450 MB), and takes from minutes (GPU) to an hour
+# It downloads CIFAR-10 (170 MB) and the networks (450 MB), and takes from minutes (GPU) to an hour
 # (laptop): each network stays as it is, and a linear layer on top learns the classes. To look at networks that
 # were trained whole, run `backbench study run studies/minivision.toml` first and give its folders of runs
 # below.

@@ -74,8 +74,8 @@ def rank(
         quiet: nothing on stderr.
 
     Raises:
-        BackbenchError: see `study.rank`. Interrupted: stopped before any run was finished.
-    Cost: see `study.rank`. An interrupt gives the study of what is finished.
+        BackbenchError: see `runs.rank.rank`. Interrupted: stopped before any run was finished.
+    Cost: see `runs.rank.rank`. An interrupt gives the study of what is finished.
     """
     arguments = locals()
     from pathlib import Path
@@ -152,7 +152,7 @@ def adapt(
         data, seed and the rest: as for `rank`.
 
     Raises:
-        BackbenchError: see `adapt.adapt`. Interrupted: what was done is saved.
+        BackbenchError: see `runs.run.adapt`. Interrupted: what was done is saved.
     """
     arguments = locals()
     import time

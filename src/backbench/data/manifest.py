@@ -155,7 +155,7 @@ def make_manifest(listing: Listing, census: Census, config: DataConfig) -> Manif
     index_of = {name: index for index, name in enumerate(classes)}
     skipped = tuple(Ignored(listing.ids[row], reason) for row, reason in census.bad.items())
     if skipped:
-        warnings.append(f"{count(len(skipped), 'broken image')} left out before the split (--on-bad skip)")
+        warnings.append(f"{count(len(skipped), 'broken image')} left out before the split")
     declared = [name for name in listing.class_names or () if name not in settled.gone]
     warnings += checks.warn_of_parts(labels, parts, declared)
     warnings += checks.warn_of_content(labels, parts, hashes, groups)

@@ -26,8 +26,8 @@ STEP_FORWARDS = 3
 class Plan:
     """Estimated seconds of each model, and bytes to fetch; `training_seconds`: see `estimate_training`.
 
-    `guessed`: models whose cost is not known, see `speeds.list_guessed`. `unsized`: models to fetch whose size is
-    not known before.
+    `guessed`: models whose cost is not known, see `runs.speeds.list_guessed`.
+    `unsized`: models to fetch whose size is not known before.
     """
 
     seconds: dict[str, float]

@@ -201,7 +201,7 @@ def _describe_control(model: ModelSpec, data: Data) -> Extracted:
     )
 
 
-def _load_engine() -> None:
+def load_engine() -> None:
     """Load what every head needs before the clock starts: no run is to pay for being the first."""
     import backbench.heads.logistic  # noqa: F401 - and with it torch
 

@@ -1,7 +1,7 @@
-"""run(config) -> record: the steps of one run, readable on one screen.
+"""One run of a probe, from features to its record; and the record of any run that failed.
 
-A ranking runs many cells that share data and features, so the steps are functions of their own:
-`decide_run_id`, `extract_for`, `complete_run`.
+A ranking runs many probes on the same images and features: `runs.identity` names each, `runs.extract` makes the
+features once, `complete_run` does the rest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from backbench.records.openings import log_opening
 from backbench.records.resume import hold_probe
 from backbench.records.schema import Failure, MethodFacts, ModelFacts, Predictions, RunRecord
 from backbench.registry import ModelSpec, find_method, find_model, resolve_options
-from backbench.runs.extract import Extracted, _load_engine, extract_for, feature_task, features_of
+from backbench.runs.extract import Extracted, extract_for, feature_task, features_of, load_engine
 from backbench.runs.identity import decide_run_id, describe_data, slug, test_groups
 from backbench.runtime import describe_environment, peak_memory_bytes
 from backbench.stats.calibrate import softmax
@@ -78,7 +78,7 @@ def complete_run(
     method = find_method(config.method.name)
     options = resolve_options(method, config.method)
     manifest = data.manifest
-    _load_engine()
+    load_engine()
     clock = time.perf_counter()
     task = feature_task(config, data, extracted.values, device)
     fitted = method.adapt(task, options)

@@ -72,7 +72,7 @@ def adapt(
         stop_signal: see `training.train.fit`.
 
     Raises:
-        BackbenchError: see `run.run` and `training.train.fit`.
+        BackbenchError: see `runs.rank.rank` and `training.train.fit`.
     """
     resolve_options(method := find_method(config.method.name, "--method"), config.method)
     if method.kind == "probe" and num_processes() > 1:
@@ -238,7 +238,7 @@ def keep_probe(
     device: str,
     progress: Progress = SILENT,
 ) -> Path:
-    """Write the bundle of a probe that `run.complete_run` has just fitted, as `adapt` would; its folder.
+    """Write the bundle of a probe that `probe.complete_run` has just fitted, as `adapt` would; its folder.
 
     Raises:
         ModelError: how the backbone was made is not known. StorageError: the folder can't be written.

@@ -36,7 +36,7 @@ class Estimate:
 
     Args:
         fault: why the images that should lie here can't be listed; '' where nothing is wrong.
-        guessed: models whose cost is not known, by the study's names; see `plan.list_guessed`.
+        guessed: models whose cost is not known, by the study's names; see `runs.speeds.list_guessed`.
     """
 
     title: str

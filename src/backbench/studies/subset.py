@@ -113,10 +113,14 @@ def plan_subset(request: SubsetRequest) -> Subset:
         ConfigError: a set or list of classes that there is not, or one that `classes.txt` contradicts.
         DataError: a list or an annotation can't be used.
 
-    Cost: one reading of the official files that are there; a question to the server for the size of each.
+    Cost: two readings of the official files that are there; a question to the server for the size of each.
     """
     wanted = _read_classes(request)
-    files = list_files(request.folder, request.parts)
+    return _plan(request, wanted, list_files(request.folder, request.parts))
+
+
+def _plan(request: SubsetRequest, wanted: Mapping[str, list[str]], files: list[OfficialFile]) -> Subset:
+    """The plan with official files that are checked already."""
     plan = Subset(request, files)
     if not plan.is_readable:
         return plan
@@ -146,7 +150,7 @@ def get_subset(request: SubsetRequest, progress: Progress = SILENT) -> Subset:
         DataError: an official file on disk is damaged. ConfigError: see `plan_subset`.
         DownloadError, StorageError: something can't be had or kept.
     """
-    _read_classes(request)
+    wanted = _read_classes(request)
     files = list_files(request.folder, request.parts)
     for file in files:
         if file.state == "damaged":
@@ -155,8 +159,10 @@ def get_subset(request: SubsetRequest, progress: Progress = SILENT) -> Subset:
         request.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"the folder '{request.folder}' can't be made: {error.strerror}") from error
-    fetch_missing(files, progress)
-    plan = plan_subset(request)
+    if any(file.state == "missing" for file in files):
+        fetch_missing(files, progress)
+        files = list_files(request.folder, request.parts)
+    plan = _plan(request, wanted, files)
     for file in plan.files:
         if file.state != "there":
             raise DataError(f"{file.url} was fetched and is not what it should be: {file.found or file.state}.")
@@ -164,15 +170,16 @@ def get_subset(request: SubsetRequest, progress: Progress = SILENT) -> Subset:
     if not listed.is_file():
         text = "".join(f"{_as_field(each.name)}\n" for each in plan.classes)
         write_atomically(listed, text.encode(), f"the subset in {request.folder}")
-    if plan.images:
-        fetch_images(
-            request.folder,
-            plan.images,
-            progress,
-            max_pixels=MAX_PIXELS,
-            base_url=openimages_download.BASE_URL,
-        )
-    return plan_subset(request)
+    if not plan.images:
+        return plan
+    fetch_images(
+        request.folder,
+        plan.images,
+        progress,
+        max_pixels=MAX_PIXELS,
+        base_url=openimages_download.BASE_URL,
+    )
+    return _plan(request, wanted, files)
 
 
 def describe_subset(plan: Subset, command: str) -> list[str]:
