@@ -7,7 +7,7 @@ SHARED ?= ../shared
 # One thread for each test process: two processes that both use two threads are slower than one.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
-.PHONY: demo test check browser format bench report screenshots clean
+.PHONY: demo test check stress browser format bench report screenshots clean
 
 demo: $(VENV)/.installed  ## rank the included backbones on the embedded digits, fine-tune the best; no download
 	$(BIN)/backbench rank digits --models pixels,tiny_cnn.cifar100,tiny_vit.cifar100 \
@@ -25,6 +25,9 @@ check: $(VENV)/.installed-dev browser  ## what every commit passes: format, lint
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(PYTEST)
+
+stress: $(VENV)/.installed-dev browser  ## all tests, those on drawn cases with ten times as many, others in each run
+	BACKBENCH_TEST_SCALE=10 $(PYTEST)
 
 # The tests of pages need a Chromium; without one, and without the right to install it, they are skipped.
 browser:

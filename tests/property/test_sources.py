@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backbench.config import DataConfig
@@ -17,6 +17,7 @@ from backbench.data.label_text import is_missing, merge_spellings
 from backbench.data.load import load_data, load_listing
 from backbench.data.manifest import make_manifest, read_manifest, write_manifest
 from backbench.errors import BackbenchError
+from counts import cases
 from listings import CONFIG, census_of, make_listing, write_image
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), min_size=1, max_size=20)
@@ -29,7 +30,7 @@ any_name = st.text(st.characters(), min_size=1, max_size=20)
     st.sampled_from([",", ";", "\t"]),
     st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@cases(100)
 def test_labels_of_a_table_come_through(rows: list, mark: str, has_mark: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -42,12 +43,12 @@ def test_labels_of_a_table_come_through(rows: list, mark: str, has_mark: bool) -
         (folder / "t.csv").write_bytes(stream.getvalue().encode("utf-8-sig" if has_mark else "utf-8"))
         listing = load_listing(DataConfig(source=str(folder / "t.csv")))
         assert list(listing.labels) == merge_spellings([row[0] for row in rows])[0]
-        assert listing.groups == tuple(row[1] for row in rows)
+        assert listing.groups == tuple(None if is_missing(row[1]) else row[1] for row in rows)
         assert listing.ids == tuple(f"{number:03d}.png" for number in range(len(rows)))
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=100, deadline=None)
+@cases(100)
 def test_any_bytes_as_a_table_are_a_listing_or_one_clear_error(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:
         for suffix in (".csv", ".parquet"):
@@ -58,7 +59,7 @@ def test_any_bytes_as_a_table_are_a_listing_or_one_clear_error(data: bytes) -> N
 
 
 @given(st.dictionaries(any_name, st.integers(2, 6), min_size=2, max_size=6), st.integers(0, 3))
-@settings(max_examples=80, deadline=None)
+@cases(80)
 def test_a_manifest_survives_any_name(sizes: dict, seed: int) -> None:
     listing = make_listing([name for name, num in sizes.items() for _ in range(num)])
     try:

@@ -6,10 +6,11 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backbench.data.splits import assign_parts, merge_units
+from counts import cases
 
 FRACTIONS = {"test_fraction": 0.2, "val_fraction": 0.2}
 
@@ -31,7 +32,7 @@ def split(samples: list, fixed: list | None = None, seed: int = 0) -> tuple[list
 
 
 @given(st.lists(st.tuples(sample, fixed_part), max_size=60), st.integers(0, 5), st.randoms())
-@settings(max_examples=150, deadline=None)
+@cases(150)
 def test_any_order_of_the_list_gives_the_same_parts(rows: list, seed: int, random: object) -> None:
     ids = [f"image {number}" for number in range(len(rows))]
 
@@ -48,7 +49,7 @@ def test_any_order_of_the_list_gives_the_same_parts(rows: list, seed: int, rando
 
 
 @given(st.lists(sample, max_size=60), st.integers(0, 5))
-@settings(max_examples=150, deadline=None)
+@cases(150)
 def test_groups_and_identical_images_stay_together(samples: list, seed: int) -> None:
     units, parts = split(samples, seed=seed)
     of_unit = defaultdict(set)
@@ -64,7 +65,7 @@ def test_groups_and_identical_images_stay_together(samples: list, seed: int) -> 
 
 
 @given(st.lists(sample, max_size=60), st.integers(0, 5))
-@settings(max_examples=150, deadline=None)
+@cases(150)
 def test_no_cut_takes_the_last_of_a_class_from_training(samples: list, seed: int) -> None:
     _, parts = split(samples, seed=seed)
     trained = {values[0] for values, part in zip(samples, parts, strict=True) if part == "train"}
@@ -72,7 +73,7 @@ def test_no_cut_takes_the_last_of_a_class_from_training(samples: list, seed: int
 
 
 @given(st.lists(st.tuples(sample, fixed_part), max_size=60))
-@settings(max_examples=100, deadline=None)
+@cases(100)
 def test_fixed_parts_stay(rows: list) -> None:
     fixed = [row[1] for row in rows]
     _, parts = split([row[0] for row in rows], fixed)
@@ -92,7 +93,7 @@ def test_fixed_parts_stay(rows: list) -> None:
     st.floats(0.05, 0.6),
     st.floats(0.05, 0.6),
 )
-@settings(max_examples=100, deadline=None)
+@cases(100)
 def test_without_groups_each_class_is_cut_within_one_image(
     sizes: dict, seed: int, test_fraction: float, val_fraction: float
 ) -> None:
@@ -119,7 +120,7 @@ def test_without_groups_each_class_is_cut_within_one_image(
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5)), min_size=1, max_size=30), st.integers(0, 9))
-@settings(max_examples=100, deadline=None)
+@cases(100)
 def test_a_class_of_two_groups_is_trained_and_tested(groups: list, seed: int) -> None:
     samples = [(label, f"group {row}", "") for row, (label, num) in enumerate(groups) for _ in range(num)]
     units, parts = split(samples, seed=seed)

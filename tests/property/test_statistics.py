@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -15,12 +13,7 @@ from backbench.stats.compare import Rank, holm, mcnemar_exact, needed_images, pe
 from backbench.stats.intervals import bootstrap_by_group, wilson_interval
 from backbench.stats.metrics import score
 from backbench.stats.power import smallest_provable_gap
-
-SCALE = float(os.environ.get("BACKBENCH_TEST_SCALE", "1"))
-
-
-def cases(number: int) -> settings:
-    return settings(max_examples=max(1, int(number * SCALE)), deadline=None, derandomize=True, database=None)
+from counts import cases
 
 
 @st.composite
