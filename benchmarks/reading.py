@@ -24,7 +24,7 @@ from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.data.manifest import Manifest, read_manifest, write_manifest
 from backbench.documents import parse_json
 from backbench.explain.evidence import _read_manifest
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.records.schema import DataFacts, Predictions, RunRecord
 from backbench.stats.calibrate import softmax
 from backbench.stats.metrics import per_class_recall, score
@@ -73,31 +73,31 @@ def measure(read: Callable[[Path], Any], folder: Path) -> float:
 
 
 def report_before(folder: Path) -> Any:
-    record, predictions = record_before(folder), ledger.read_predictions(folder)
-    return record, predictions, predictions.correct, read_manifest(folder / ledger.MANIFEST_FILE)
+    record, predictions = record_before(folder), folders.read_predictions(folder)
+    return record, predictions, predictions.correct, read_manifest(folder / folders.MANIFEST_FILE)
 
 
 def report_now(folder: Path) -> Any:
-    record, predictions = ledger.read_answers(folder)
-    return record, predictions, predictions.correct, _read_manifest(folder / ledger.MANIFEST_FILE, record)
+    record, predictions = folders.read_answers(folder)
+    return record, predictions, predictions.correct, _read_manifest(folder / folders.MANIFEST_FILE, record)
 
 
 def rank_before(folder: Path) -> Any:
     record = record_before(folder)
     assert all(digest_file(folder / name) == digest for name, digest in record.files.items())
-    predictions = ledger.read_predictions(folder)
+    predictions = folders.read_predictions(folder)
     return record, predictions, predictions.correct
 
 
 def rank_now(folder: Path) -> Any:
-    found = ledger.find_whole(folder.parent, folder.name)
+    found = folders.find_whole(folder.parent, folder.name)
     assert found is not None
     assert found[1] is not None
     return found, found[1].correct
 
 
 def record_before(folder: Path) -> RunRecord:
-    text = (folder / ledger.RECORD_FILE).read_bytes()
+    text = (folder / folders.RECORD_FILE).read_bytes()
     assert parse_json(text)["schema_version"]
     return RunRecord.model_validate_json(text)
 
@@ -138,7 +138,7 @@ def write_run(root: Path, num_classes: int) -> Path:
         metrics=score(predictions.probabilities, labels),
         per_class=per_class_recall(predictions.probabilities, labels, classes),
     )
-    return ledger.write_run(root, record, predictions, lambda path: write_manifest(manifest, path))[1]
+    return folders.write_run(root, record, predictions, lambda path: write_manifest(manifest, path))[1]
 
 
 if __name__ == "__main__":

@@ -203,7 +203,7 @@ def test_an_interrupt_keeps_what_is_done(photos: Path, tmp_path: Path) -> None:
 def test_an_interrupt_between_a_run_and_its_answers_ends_in_a_table(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = study.ledger.read_whole
+    read = study.folders.read_whole
     asked = []
 
     def interrupt_the_third(folder: Path) -> Any:
@@ -212,7 +212,7 @@ def test_an_interrupt_between_a_run_and_its_answers_ends_in_a_table(
             raise KeyboardInterrupt
         return read(folder)
 
-    monkeypatch.setattr(study.ledger, "read_whole", interrupt_the_third)
+    monkeypatch.setattr(study.folders, "read_whole", interrupt_the_third)
     request = study.RankRequest(
         data=DataConfig(source=str(photos)),
         models=["pixels"],

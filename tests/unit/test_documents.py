@@ -21,7 +21,7 @@ from backbench.documents import MAX_LEVELS, TooDeep, parse_json, parse_toml
 from backbench.errors import BackbenchError, ConfigError
 from backbench.locks import _read_owner
 from backbench.progress import SILENT
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.records.openings import count_openings
 from backbench.records.resume import find_unfinished
 from backbench.registry import find_model
@@ -60,11 +60,11 @@ BAD: dict[str, bytes] = {
 }
 
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
-    "record": ("record.json", lambda path: ledger.read_record(path.parent)),
-    "whole run": ("record.json", lambda path: ledger.read_whole(path.parent)),
-    "finished run": ("run/record.json", lambda path: ledger.find_finished(path.parent.parent, "run")),
+    "record": ("record.json", lambda path: folders.read_record(path.parent)),
+    "whole run": ("record.json", lambda path: folders.read_whole(path.parent)),
+    "finished run": ("run/record.json", lambda path: folders.find_finished(path.parent.parent, "run")),
     "how to make a bundle": ("record.json", lambda path: find_bundle(path.parent)),
-    "predictions": ("predictions.npz", lambda path: ledger.read_predictions(path.parent)),
+    "predictions": ("predictions.npz", lambda path: folders.read_predictions(path.parent)),
     "openings": ("openings.jsonl", lambda path: count_openings(path.parent, "a")),
     "manifest": ("manifest.json", read_manifest),
     "bundle": ("model.json", lambda path: read_document(path.parent)),

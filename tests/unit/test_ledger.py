@@ -13,7 +13,7 @@ import pytest
 
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import ConfigError, StorageError
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.records.folders import find_run_folders
 from backbench.records.openings import count_openings, log_opening
 from backbench.records.schema import DataFacts, Failure, Predictions, RunRecord
@@ -50,19 +50,19 @@ def write_manifest(path: Path) -> None:
 
 
 def write(root: Path, record: RunRecord | None = None) -> RunRecord:
-    return ledger.write_run(root, record or make_record(), make_predictions(), write_manifest)[0]
+    return folders.write_run(root, record or make_record(), make_predictions(), write_manifest)[0]
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     written = write(tmp_path)
     folder = tmp_path / written.run_id
-    assert ledger.read_record(folder) == written
+    assert folders.read_record(folder) == written
     assert set(written.files) == {"predictions.npz", "manifest.json"}
-    predictions = ledger.read_predictions(folder)
+    predictions = folders.read_predictions(folder)
     assert predictions.ids == make_predictions().ids
     assert predictions.classes == ("0", "1")
     np.testing.assert_array_equal(predictions.probabilities, make_predictions().probabilities)
-    assert ledger.find_finished(tmp_path, written.run_id) == written
+    assert folders.find_finished(tmp_path, written.run_id) == written
 
 
 def test_two_runs_share_one_manifest_file(tmp_path: Path) -> None:
@@ -81,10 +81,10 @@ def test_a_record_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_failures_get_folders_of_their_own(tmp_path: Path) -> None:
     for _ in range(2):
-        ledger.write_run(tmp_path, make_record(status="failed"), None, write_manifest)
+        folders.write_run(tmp_path, make_record(status="failed"), None, write_manifest)
     names = sorted(entry.name for entry in tmp_path.iterdir() if not entry.name.startswith("."))
     assert names == [f"{make_record().run_id}.failed-1", f"{make_record().run_id}.failed-2"]
-    assert ledger.find_finished(tmp_path, make_record().run_id) is None
+    assert folders.find_finished(tmp_path, make_record().run_id) is None
 
 
 @pytest.mark.parametrize("name", ["predictions.npz", "manifest.json", "record.json"])
@@ -99,16 +99,16 @@ def test_a_damaged_run_is_run_again_and_nothing_is_lost(tmp_path: Path, name: st
         path.write_bytes(content)
     elif damage == "cut":
         path.write_bytes(content[:-1] if name != "record.json" else content[:-5])
-    assert ledger.find_finished(tmp_path, run_id) is None
+    assert folders.find_finished(tmp_path, run_id) is None
     assert list(tmp_path.glob(f"{run_id}.damaged-*"))
 
 
 def test_an_unwritable_root_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(StorageError, match=r"can't write .*file.*--out"):
-        ledger.prepare_root(tmp_path / "file" / "runs")
+        folders.prepare_root(tmp_path / "file" / "runs")
     with pytest.raises(StorageError, match="can't write"):
-        ledger.write_run(tmp_path / "file" / "runs", make_record(), make_predictions(), write_manifest)
+        folders.write_run(tmp_path / "file" / "runs", make_record(), make_predictions(), write_manifest)
 
 
 def test_a_failed_write_leaves_nothing_half_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_whatever_ends_a_write_leaves_no_half_written_run(tmp_path: Path, error:
         raise error
 
     with pytest.raises(type(error)):
-        ledger.write_run(tmp_path, make_record(), make_predictions(), fail)
+        folders.write_run(tmp_path, make_record(), make_predictions(), fail)
     assert not list(tmp_path.iterdir())
 
 
@@ -137,7 +137,7 @@ def test_old_orphans_are_swept_and_young_ones_kept(tmp_path: Path) -> None:
         folder.mkdir()
         stamp = folder.stat().st_mtime - age
         os.utime(folder, (stamp, stamp))
-    ledger.prepare_root(tmp_path)
+    folders.prepare_root(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == [".writing-young"]
 
 
@@ -147,24 +147,24 @@ def test_a_newer_schema_is_named_not_guessed(tmp_path: Path) -> None:
     document = json.loads(path.read_text()) | {"schema_version": 99}
     path.write_text(json.dumps(document))
     with pytest.raises(StorageError, match="newer backbench"):
-        ledger.read_record(tmp_path / run_id)
+        folders.read_record(tmp_path / run_id)
 
 
 def test_find_run_takes_a_folder_an_id_or_its_beginning(tmp_path: Path) -> None:
     for name in ("digits-a-ridge-11", "digits-b-ridge-22"):
         write(tmp_path, make_record(name))
-    assert ledger.find_run(tmp_path, "digits-a").name == "digits-a-ridge-11"
-    assert ledger.find_run(tmp_path, "digits-b-ridge-22").name == "digits-b-ridge-22"
-    assert ledger.find_run(tmp_path, str(tmp_path / "digits-a-ridge-11")).name == "digits-a-ridge-11"
-    assert ledger.find_run(Path("elsewhere"), str(tmp_path / "digits-a")) == tmp_path / "digits-a-ridge-11"
+    assert folders.find_run(tmp_path, "digits-a").name == "digits-a-ridge-11"
+    assert folders.find_run(tmp_path, "digits-b-ridge-22").name == "digits-b-ridge-22"
+    assert folders.find_run(tmp_path, str(tmp_path / "digits-a-ridge-11")).name == "digits-a-ridge-11"
+    assert folders.find_run(Path("elsewhere"), str(tmp_path / "digits-a")) == tmp_path / "digits-a-ridge-11"
     with pytest.raises(ConfigError, match=rf"neither a run folder nor a run id in {tmp_path}. Did you mean"):
-        ledger.find_run(Path("elsewhere"), str(tmp_path / "digits-a-rigde-11"))
+        folders.find_run(Path("elsewhere"), str(tmp_path / "digits-a-rigde-11"))
     with pytest.raises(ConfigError, match="beginning of 2 runs"):
-        ledger.find_run(tmp_path, "digits")
+        folders.find_run(tmp_path, "digits")
     with pytest.raises(ConfigError, match="Did you mean digits-a-ridge-11"):
-        ledger.find_run(tmp_path, "digits-a-rigde-11")
+        folders.find_run(tmp_path, "digits-a-rigde-11")
     with pytest.raises(ConfigError, match="no run"):
-        ledger.find_run(tmp_path / "nowhere", "x")
+        folders.find_run(tmp_path / "nowhere", "x")
 
 
 def test_of_attempts_at_one_run_a_folder_of_runs_means_the_one_that_got_furthest(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_of_attempts_at_one_run_a_folder_of_runs_means_the_one_that_got_furthest
         (tmp_path / name / "record.json").touch()
     means = [folder.name for folder in find_run_folders([str(tmp_path)], tmp_path)]
     assert means == ["a.cut-10", "b", "c.failed-10", "d.cut"]
-    assert [name for name in attempts if ledger.is_whole(name)] == ["b", "d.cut"]
+    assert [name for name in attempts if folders.is_whole(name)] == ["b", "d.cut"]
     by_name = find_run_folders([str(tmp_path / "a.cut-9"), "b.cut-99"], tmp_path)  # what is asked for is given
     assert [folder.name for folder in by_name] == ["a.cut-9", "b.cut-99"]
 
@@ -205,6 +205,6 @@ def test_processes_that_write_the_same_runs_do_not_disturb_one_another(tmp_path:
         assert worker.exitcode == 0
     assert count_openings(tmp_path, "m") == 80
     for number in range(20):
-        assert ledger.find_finished(tmp_path, f"run-{number}") is not None
+        assert folders.find_finished(tmp_path, f"run-{number}") is not None
     assert not list(tmp_path.glob(".writing-*"))
     shutil.rmtree(tmp_path)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import ConfigError, StorageError
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.records.schema import Cost, DataFacts, Failure, MethodFacts, ModelFacts, Predictions, RunRecord
 from backbench.report.figures import style
 from backbench.report.figures.calibration import draw_coverage, draw_reliability
@@ -510,7 +510,7 @@ def _write_run(
     ids = tuple(f"{index}.png" for index in range(60))
     told = Predictions(ids, labels, probabilities.astype(np.float32), classes) if is_done else None
     more = {"history.json": history.encode()} if history is not None else None
-    return ledger.write_run(root, record, told, lambda path: path.write_text("{}"), more)[1]
+    return folders.write_run(root, record, told, lambda path: path.write_text("{}"), more)[1]
 
 
 def test_a_run_leaves_every_picture_that_its_folder_supports(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from backbench.inference.quantize import (
 )
 from backbench.inference.resize import prepare_batch
 from backbench.methods import quantized
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.records.schema import ModelFacts
 from backbench.registry import find_model
 from backbench.runs.run import adapt
@@ -239,7 +239,7 @@ def test_the_bundle_holds_int8_and_answers_as_the_record_says(
     assert abs(choices["int8_val_accuracy"] - choices["float_val_accuracy"]) < 0.3
     classifier = load_bundle(adapted.bundle)
     assert is_int8(classifier)
-    predictions = ledger.read_predictions(adapted.run)
+    predictions = folders.read_predictions(adapted.run)
     answers = classifier.predict([photos / name for name in predictions.ids], top=3)
     classifier.predict([photos / predictions.ids[0]])  # with the kept inference copy
     sharpened = predictions.probabilities ** (1 / classifier.temperature)

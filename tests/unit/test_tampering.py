@@ -23,7 +23,7 @@ from backbench.data.manifest import Manifest, write_manifest
 from backbench.errors import StorageError
 from backbench.explain.evidence import ReportRequest, gather_report
 from backbench.progress import Progress
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.records.schema import DataFacts, MethodFacts, Predictions, RunRecord
 from backbench.runs.cross_dataset import Elsewhere, _read_found, _write_found
 from backbench.stats.calibrate import measure_answered, softmax
@@ -80,7 +80,7 @@ def write(root: Path, run_id: str, *, skill: float = 2.0) -> Path:
         fit={"val_accuracy": Metric(value=0.5, low=0.3, high=0.7, n=20)},
         num_test_seen=3,
     )
-    return ledger.write_run(root, record, predictions, lambda path: write_manifest(manifest, path))[1]
+    return folders.write_run(root, record, predictions, lambda path: write_manifest(manifest, path))[1]
 
 
 def edit(folder: Path, change: Any, *, checksum: str = "kept") -> None:
@@ -131,13 +131,13 @@ def runs(pristine: Path, tmp_path: Path) -> Path:
 
 
 def test_whole_runs_are_believed_and_nothing_is_said(runs: Path) -> None:
-    record, predictions = ledger.read_whole(runs / "first")
+    record, predictions = folders.read_whole(runs / "first")
     assert predictions is not None
     assert record.checksum is not None
     assert record.warnings == ()
     path = runs / "first" / "record.json"
     path.write_text(json.dumps(dict(reversed(json.loads(path.read_bytes()).items())), indent=3))  # another layout
-    assert ledger.find_finished(runs, "first") == record
+    assert folders.find_finished(runs, "first") == record
     assert gather_report(ReportRequest((str(runs),), has_images=False, map_method="none"))[2] == []
 
 
@@ -151,9 +151,9 @@ def test_every_value_of_a_record_is_covered_by_its_checksum(runs: Path) -> None:
         with pytest.raises(
             StorageError, match=r"first/record\.json (was changed after it was written|is damaged|was written by)"
         ):
-            ledger.read_record(runs / "first")
+            folders.read_record(runs / "first")
         path.write_bytes(content)
-    assert ledger.read_record(runs / "first").num_test_seen == 3
+    assert folders.read_record(runs / "first").num_test_seen == 3
 
 
 WITH_INTERVAL = ("accuracy", "top5", "per_class_mean", "nll", "calibrated_nll")
@@ -164,9 +164,9 @@ PARTS += [(name, part) for name in WITH_INTERVAL for part in ("low", "high")]
 
 @pytest.mark.parametrize(("name", "part"), PARTS)
 def test_figures_of_an_old_record_are_those_of_its_predictions(runs: Path, name: str, part: str) -> None:
-    true, _ = ledger.read_whole(runs / "first")
+    true, _ = folders.read_whole(runs / "first")
     edit(runs / "first", lambda document: put(document, ("metrics", name, part)), checksum="none")
-    record, _ = ledger.read_whole(runs / "first")
+    record, _ = folders.read_whole(runs / "first")
     assert record.metrics[name].value == pytest.approx(true.metrics[name].value, abs=1e-3)
     assert record.metrics[name].n == NUM or name in ("per_class_mean", "macro_f1")
     assert re.match(
@@ -176,14 +176,14 @@ def test_figures_of_an_old_record_are_those_of_its_predictions(runs: Path, name:
 
 def test_an_interval_that_alone_was_changed_is_named(runs: Path) -> None:
     edit(runs / "first", lambda document: put(document, ("metrics", "accuracy", "low"), 0.001), checksum="none")
-    (warning,) = ledger.read_whole(runs / "first")[0].warnings
+    (warning,) = folders.read_whole(runs / "first")[0].warnings
     assert "predictions say: the interval of accuracy. Those of the predictions" in warning
 
 
 def test_classes_of_an_old_record_are_those_of_its_predictions(runs: Path) -> None:
-    true, _ = ledger.read_whole(runs / "first")
+    true, _ = folders.read_whole(runs / "first")
     edit(runs / "first", lambda document: document["per_class"].pop("a"), checksum="none")
-    record, _ = ledger.read_whole(runs / "first")
+    record, _ = folders.read_whole(runs / "first")
     assert record.per_class == true.per_class
     assert "figures of its classes" in record.warnings[0]
 
@@ -191,7 +191,7 @@ def test_classes_of_an_old_record_are_those_of_its_predictions(runs: Path) -> No
 @pytest.mark.parametrize("name", ["accuracy", "nll"])
 def test_a_checksum_made_anew_does_not_help(runs: Path, name: str) -> None:
     edit(runs / "first", lambda document: put(document, ("metrics", name, "value"), 0.001), checksum="made")
-    record, _ = ledger.read_whole(runs / "first")
+    record, _ = folders.read_whole(runs / "first")
     assert record.metrics[name].value > 0.1
     assert record.warnings[0].startswith("record.json does not say what its predictions say")
 
@@ -199,7 +199,7 @@ def test_a_checksum_made_anew_does_not_help(runs: Path, name: str) -> None:
 def test_an_old_record_that_is_right_is_read_and_said_once(runs: Path) -> None:
     for name in ("first", "second-run"):
         edit(runs / name, lambda document: None, checksum="none")
-    assert ledger.read_whole(runs / "first")[0].warnings == ()
+    assert folders.read_whole(runs / "first")[0].warnings == ()
     *_, warnings = gather_report(ReportRequest((str(runs),), has_images=False, map_method="none"))
     assert len(warnings) == 1
     assert warnings[0].startswith("2 of 2 records were written before records had a checksum")
@@ -270,12 +270,12 @@ def test_a_changed_run_is_left_out_of_a_report_and_refused_by_name(runs: Path, d
 def test_a_changed_run_is_kept_aside_and_run_again_and_that_is_said(runs: Path, damage: str) -> None:
     DAMAGES[damage](runs / "first")
     log = Log()
-    assert ledger.find_finished(runs, "first", progress=log) is None
+    assert folders.find_finished(runs, "first", progress=log) is None
     (line,) = log.lines
     assert "first/" in line
     (kept,) = runs.glob("first.damaged-*")
     assert line.endswith(f"It is kept as {kept.name}, and run again")
-    assert ledger.find_finished(runs, "second-run") is not None
+    assert folders.find_finished(runs, "second-run") is not None
 
 
 def test_a_manifest_that_was_changed_is_no_part_of_a_report(runs: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_manifest_that_was_changed_is_no_part_of_a_report(runs: Path) -> None:
     path.write_text(text)
     _, (evidence,), _ = gather_report(ReportRequest((str(runs),), has_images=False, map_method="none"))
     assert any("missing: " in note for note in evidence.notes)
-    assert ledger.find_finished(runs, "first") is None
+    assert folders.find_finished(runs, "first") is None
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from backbench.data.load import load_data
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, TrainingDiverged
 from backbench.heads.head_modules import HeadModule, make_linear
 from backbench.inference import features
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.records.folders import read_run
 from backbench.records.resume import find_unfinished
 from backbench.registry import find_method, find_model, list_methods, resolve_options
@@ -134,7 +134,7 @@ def test_a_cut_run_ends_as_if_it_had_not_been_cut(method: str, photos: Path, tmp
 def test_the_bundle_answers_as_the_record_says(method: str, photos: Path, tmp_path: Path) -> None:
     adapted = adapt(config_for(photos, method), out=tmp_path)
     assert adapt(config_for(photos, method), out=tmp_path).record == adapted.record  # nothing is done twice
-    predictions = ledger.read_predictions(adapted.run)
+    predictions = folders.read_predictions(adapted.run)
     classifier = load_bundle(adapted.bundle)
     assert classifier.class_names == ("circle", "cross", "stripes")
     answers = classifier.predict([photos / name for name in predictions.ids])
@@ -149,7 +149,7 @@ def test_a_probe_can_be_walked_away_with_too(photos: Path, tmp_path: Path) -> No
     for method in ("logistic", "knn", "centroid", "ridge"):
         config = RunConfig(data=DataConfig(source=str(photos)), model="pixels", method=MethodConfig(name=method))
         adapted = adapt(config, out=tmp_path)
-        predictions = ledger.read_predictions(adapted.run)
+        predictions = folders.read_predictions(adapted.run)
         answers = load_bundle(adapted.bundle).predict([photos / name for name in predictions.ids])
         classes = predictions.classes
         assert [answer.label for answer in answers] == [
@@ -581,7 +581,7 @@ def test_training_that_diverges_says_so_in_its_record(photos: Path, tmp_path: Pa
     with pytest.raises(TrainingDiverged) as raised:
         adapt(config, out=tmp_path)
     (folder,) = tmp_path.glob("*.failed-*")
-    record = ledger.read_record(folder)
+    record = folders.read_record(folder)
     assert record.status == "diverged"
     assert record.failure is not None
     assert record.failure.step == raised.value.step

@@ -20,9 +20,8 @@ from backbench.data.store import PixelStore
 from backbench.errors import BackbenchError, BadImage, DataError, StorageError
 from backbench.inference.cache import find_features
 from backbench.progress import SILENT, Progress
-from backbench.records import folders as ledger
 from backbench.records.commands import bundle_of, name_root
-from backbench.records.folders import find_run_folders, read_run
+from backbench.records.folders import MANIFEST_FILE, find_run_folders, read_run
 from backbench.records.openings import check_openings, count_openings
 from backbench.records.schema import Cost, ModelFacts, RunRecord, StoredRun
 from backbench.report.comparability import warn_of_changed, warn_of_old
@@ -132,7 +131,7 @@ def _make_group(members: list[StoredRun], folders: dict[str, Path]) -> _Group:
     openings = count_openings(root, first.data.manifest_digest) or None
     manifest, notes = None, []
     try:
-        manifest = _read_manifest(folders[first.run_id] / ledger.MANIFEST_FILE, first)
+        manifest = _read_manifest(folders[first.run_id] / MANIFEST_FILE, first)
     except DataError as error:
         notes.append(f"Groups, class counts and images are missing: {error}")
     details = DataDetails(num_openings=openings) if manifest is None else _describe(manifest, openings, members)

@@ -17,7 +17,7 @@ from backbench.explain.samples import read_test_samples
 from backbench.inference.cache import find_features
 from backbench.inference.features import extract_features
 from backbench.progress import SILENT, Progress
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.records.commands import bundle_of
 from backbench.records.schema import Predictions, RunRecord
 from backbench.report.figures.embedding import draw_embedding
@@ -37,7 +37,7 @@ def draw_answers(run: Path, *, theme: str = "light", progress: Progress = SILENT
     Raises:
         ConfigError, DataError, StorageError: as `samples.read_test_samples`.
     """
-    record, predictions = ledger.read_answers(run)
+    record, predictions = folders.read_answers(run)
     num = len(predictions.ids)
     even = np.unique(np.linspace(0, num - 1, min(num, NUM_IN_GRID)).round().astype(int)).tolist()
     told = at_temperature(predictions.probabilities, record.temperature)[np.arange(num), predictions.labels]
@@ -61,7 +61,7 @@ def draw_rows(
     Raises:
         ConfigError, DataError, StorageError: as `samples.read_test_samples`.
     """
-    record, predictions = ledger.read_answers(run)
+    record, predictions = folders.read_answers(run)
     samples = read_test_samples(run, rows, progress)
     told = at_temperature(predictions.probabilities[list(rows)], record.temperature)
     return draw_grid(
@@ -101,14 +101,14 @@ def draw_map(
 
     Cost: features come from the cache where frozen networks left them; else the network runs on the images.
     """
-    first = ledger.read_record(runs[0])
+    first = folders.read_record(runs[0])
     data = load_data(first.config.data, progress)
     rows = data.manifest.part_rows("test")[:MOST_MAPPED]
     points: dict[str, np.ndarray] = {}
     wrong: dict[str, np.ndarray] = {}
     faults: list[str] = []
-    for run, name in zip(runs, name_runs([ledger.read_record(run) for run in runs]), strict=True):
-        record, predictions = ledger.read_answers(run)
+    for run, name in zip(runs, name_runs([folders.read_record(run) for run in runs]), strict=True):
+        record, predictions = folders.read_answers(run)
         if record.data.manifest_digest != data.manifest.digest:
             raise ConfigError(
                 f"run '{record.run_id}' is not on the images that {first.config.data.source} holds now."

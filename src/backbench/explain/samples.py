@@ -15,7 +15,7 @@ from backbench.data.gather import gather_pictures
 from backbench.data.load import load_data
 from backbench.errors import BadImage, ConfigError, DataError
 from backbench.progress import SILENT, Progress
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.records.schema import BUNDLE_SUFFIX, Predictions
 
 
@@ -31,7 +31,7 @@ class Sample:
 def run_of_bundle(bundle: Path) -> Path | None:
     """The folder of the run that wrote this bundle, `RUN` beside `RUN.bundle`; None if it is not there."""
     run = bundle.with_name(bundle.name.removesuffix(BUNDLE_SUFFIX))
-    return run if (run / ledger.RECORD_FILE).is_file() else None
+    return run if (run / folders.RECORD_FILE).is_file() else None
 
 
 def choose_test_samples(run: Path, num: int, progress: Progress = SILENT) -> list[Sample]:
@@ -43,7 +43,7 @@ def choose_test_samples(run: Path, num: int, progress: Progress = SILENT) -> lis
         ConfigError: not a run folder, a failed run, or images that are no longer those of the run.
         DataError, StorageError: the images or the run can't be read.
     """
-    _, predictions = ledger.read_answers(run)
+    _, predictions = folders.read_answers(run)
     return read_test_samples(run, order_by_interest(predictions)[:num], progress)
 
 
@@ -53,7 +53,7 @@ def read_test_samples(run: Path, rows: Sequence[int], progress: Progress = SILEN
     Raises:
         ConfigError: images that are no longer those of the run. DataError, StorageError: they can't be read.
     """
-    record, predictions = ledger.read_answers(run)
+    record, predictions = folders.read_answers(run)
     data = load_data(record.config.data, progress)
     if data.manifest.digest != record.data.manifest_digest:
         raise ConfigError(

@@ -30,7 +30,7 @@ from backbench.documents import parse_json
 from backbench.errors import ConfigError, ModelError, StorageError, nearest
 from backbench.npz import read_npz
 from backbench.progress import SILENT, Progress
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.records.recompute import correct_figures, is_consistent
 from backbench.records.schema import (
     BUNDLE_SUFFIX,
@@ -402,19 +402,19 @@ def find_run_folders(given: Sequence[str], out: Path) -> list[Path]:
         ConfigError: it means no run; the nearest names are given.
     """
     found: list[Path] = []
-    runs = [text for text in given if Path(text).name != ledger.OPENINGS_FILE]  # which is one of `RUNS/*`
+    runs = [text for text in given if Path(text).name != folders.OPENINGS_FILE]  # which is one of `RUNS/*`
     for text in runs or given:
         path = Path(text)
         inside = _runs_inside(path)
-        if inside and not (path / ledger.RECORD_FILE).is_file():
+        if inside and not (path / folders.RECORD_FILE).is_file():
             found += inside
-        elif path.is_dir() and not (path / ledger.RECORD_FILE).is_file() and path.suffix != BUNDLE_SUFFIX:
+        elif path.is_dir() and not (path / folders.RECORD_FILE).is_file() and path.suffix != BUNDLE_SUFFIX:
             raise ConfigError(
-                f"the folder {text} holds no runs: no folder in it has a {ledger.RECORD_FILE}. Give the "
+                f"the folder {text} holds no runs: no folder in it has a {folders.RECORD_FILE}. Give the "
                 "folder that --out named in `backbench rank`, or run folders."
             )
         else:
-            found.append(ledger.find_run(out, text))
+            found.append(folders.find_run(out, text))
     return list(dict.fromkeys(folder.resolve() for folder in found))
 
 
@@ -426,20 +426,20 @@ def _runs_inside(path: Path) -> list[Path]:
         for entry in path.iterdir()
         if entry.name not in _OWN_FILES
         and ".damaged-" not in entry.name
-        and (entry / ledger.RECORD_FILE).is_file()
+        and (entry / folders.RECORD_FILE).is_file()
     )
-    furthest = dict(sorted(ledger.how_far(entry.name) for entry in found))
-    return [entry for entry in found if ledger.how_far(entry.name) in furthest.items()]
+    furthest = dict(sorted(folders.how_far(entry.name) for entry in found))
+    return [entry for entry in found if folders.how_far(entry.name) in furthest.items()]
 
 
 def read_run(folder: Path) -> StoredRun:
     """What a run folder holds. ConfigError if it is none; StorageError if a file in it is damaged."""
-    record, predictions = ledger.read_whole(folder)
+    record, predictions = folders.read_whole(folder)
     history: dict[str, Any] | None = None
     path = folder / "history.json"
     if path.is_file() and path.stat().st_size <= MOST_HISTORY_BYTES:
         try:
-            history = _checked_history(parse_json(ledger.read_unchanged(path, record)))
+            history = _checked_history(parse_json(folders.read_unchanged(path, record)))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise StorageError(f"{path} is damaged: {error}. Delete {folder} to run it again.") from error
     return StoredRun(record, predictions, history)

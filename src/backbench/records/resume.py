@@ -12,7 +12,7 @@ from backbench.config import RunConfig
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError, nearest
 from backbench.locks import Lock
 from backbench.progress import SILENT, Progress
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.records.commands import show_command
 from backbench.records.schema import BUNDLE_SUFFIX
 from backbench.storage import read_file, storage_error
@@ -123,7 +123,7 @@ def find_unfinished(out: Path, given: str) -> tuple[str, RunConfig]:
     if matching:
         few = ", ".join(matching[:5])
         raise ConfigError(f"'{given}' is the beginning of {len(matching)} unfinished runs: {few}.")
-    finished = _select(sorted(path.parent.name for path in out.glob(f"*/{ledger.RECORD_FILE}")), wanted)
+    finished = _select(sorted(path.parent.name for path in out.glob(f"*/{folders.RECORD_FILE}")), wanted)
     if len(finished) > 1 and wanted:
         raise ConfigError(
             f"'{given}' is the beginning of {len(finished)} runs, and all are finished: nothing is left to resume."

@@ -164,7 +164,7 @@ class RunRecord(Frozen):
 
 
 class Predictions:
-    """The prediction ledger of one run: what the classifier said of each test image.
+    """The predictions of one run: what the classifier said of each test image.
 
     Args:
         ids: n sample ids, in manifest order.

@@ -21,7 +21,7 @@ from backbench.errors import (
     is_out_of_memory,
 )
 from backbench.progress import SILENT, Progress
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.records.openings import log_opening
 from backbench.records.resume import hold_probe
 from backbench.records.schema import Failure, MethodFacts, ModelFacts, Predictions, RunRecord
@@ -51,7 +51,7 @@ def run(
     model = find_model(config.model_file or config.model)
     run_id = decide_run_id(config, data, model)
     with hold_probe(out, run_id, progress=progress):
-        finished = ledger.find_finished(out, run_id, progress=progress)
+        finished = folders.find_finished(out, run_id, progress=progress)
         if finished is not None:
             return finished
         extracted = extract_for(model, config, data, device=device, progress=progress)
@@ -74,7 +74,7 @@ def complete_run(
     Raises:
         StorageError: the output folder can't be written.
     """
-    started = ledger.utc_now()
+    started = folders.utc_now()
     method = find_method(config.method.name)
     options = resolve_options(method, config.method)
     manifest = data.manifest
@@ -116,7 +116,7 @@ def complete_run(
         num_test_seen=extracted.seen.num_test,
     )
     predictions = Predictions(test.ids, test.labels, probabilities, manifest.classes)
-    record, _ = ledger.write_run(out, record, predictions, lambda path: write_manifest(manifest, path))
+    record, _ = folders.write_run(out, record, predictions, lambda path: write_manifest(manifest, path))
     return record, fitted
 
 
@@ -147,7 +147,7 @@ def record_failure(
     record = RunRecord(
         run_id=run_id,
         status="diverged" if isinstance(error, TrainingDiverged) else "failed",
-        started=ledger.utc_now(),
+        started=folders.utc_now(),
         config=config,
         data=describe_data(data),
         model=model,
@@ -159,7 +159,7 @@ def record_failure(
             traceback=None if expected else "".join(traceback.format_exception(error)),
         ),
     )
-    record, _ = ledger.write_run(out, record, None, lambda path: write_manifest(data.manifest, path))
+    record, _ = folders.write_run(out, record, None, lambda path: write_manifest(data.manifest, path))
     return record
 
 

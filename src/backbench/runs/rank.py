@@ -22,7 +22,7 @@ from backbench.data.load import Data, load_data
 from backbench.data.survey import survey
 from backbench.errors import BackbenchError, BudgetExceeded, ConfigError, Interrupted, StorageError
 from backbench.progress import SILENT, Progress, Stoppable, format_seconds
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.records.openings import check_openings, count_openings, one_look
 from backbench.records.resume import hold_probe
 from backbench.records.schema import Predictions, RunRecord
@@ -108,7 +108,7 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
         resolve_options(find_method(method.name), method)
     _check_top(request)
     asked = _find_models(request.models)
-    ledger.prepare_root(request.out)
+    folders.prepare_root(request.out)
 
     found = survey(request.data, progress)
     for sentence in (*found.sentences(), describe_power(found.num_test)):
@@ -278,7 +278,7 @@ def _rank_one(
     for method in methods:
         config = _config_of(request, model, method)
         run_id = decide_run_id(config, data, model)
-        found = ledger.find_whole(request.out, run_id, progress=bench.progress)
+        found = folders.find_whole(request.out, run_id, progress=bench.progress)
         is_tuning = find_method(method.name).kind == "tune"
         if found is None:
             _refuse_late(deadline, 0.0 if extracted else needed_seconds)
@@ -312,7 +312,7 @@ def _rank_one(
                 if error is not fault:  # which is told already
                     bench.progress.warn(f"{model.name} + {method.name} failed: {error}")
             is_done = record.status == "done"
-            found = ledger.read_whole(request.out / record.run_id) if is_done else (record, None)
+            found = folders.read_whole(request.out / record.run_id) if is_done else (record, None)
         bench.runs.append(found)
         _show(bench)
         is_had = found[0].status == "done" or extracted or (is_tuning and fault is None)
@@ -351,7 +351,7 @@ def _make_probe(
     """Carry out a probe, or give back what another process finished meanwhile; fills `extracted` if need be."""
     where: Any = {"out": bench.request.out, "device": bench.request.device}
     with hold_probe(bench.request.out, run_id, deadline=deadline, progress=bench.progress):
-        finished = ledger.find_finished(bench.request.out, run_id)
+        finished = folders.find_finished(bench.request.out, run_id)
         if finished is not None:
             return finished
         if not extracted:

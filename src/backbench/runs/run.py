@@ -24,7 +24,7 @@ from backbench.distributed import is_first, num_processes, wait_for_all
 from backbench.errors import BackbenchError, BudgetExceeded, ConfigError, Interrupted, PeerLost, StorageError
 from backbench.methods.zeroshot import map_classes, refuse_headless
 from backbench.progress import SILENT, Progress
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.records.commands import bundle_of
 from backbench.records.resume import forget_refused, hold_run, lock_path, working_folder
 from backbench.records.schema import RunRecord
@@ -81,14 +81,14 @@ def adapt(
     refuse_model(model, method)
     if not is_begun(out, model):
         refuse_faulty(find_faults([model]), 1)
-    ledger.prepare_root(out)
+    folders.prepare_root(out)
     found = survey(config.data, progress)
     for sentence in (*found.sentences(), describe_power(found.num_test)):
         progress.say(sentence)
     data = load_data(config.data, progress, listing=found.listing)
     run_id = decide_run_id(config, data, model)
     if resume is not None and run_id != resume:
-        if (out / resume / ledger.RECORD_FILE).is_file():
+        if (out / resume / folders.RECORD_FILE).is_file():
             raise ConfigError(
                 f"the model of run '{resume}' can't be made: its images, weights or options, or the rules of "
                 "backbench, have changed since. Rank or adapt once more, and keep that run."
@@ -136,7 +136,7 @@ def keep_run(
         BackbenchError: see `adapt`.
     Cost: none for a run that has its bundle. Of a probe, its features where they are not cached, and one fit.
     """
-    record = ledger.read_record(run)
+    record = folders.read_record(run)
     if record.status != "done":
         reason = "" if record.failure is None else f": {record.failure.message}"
         raise ConfigError(f"run '{run.name}' failed, so there is no model to keep{reason}")
@@ -178,7 +178,7 @@ def adapt_run(
         from backbench.classifier.gallery import warn_of_kept
 
         bundle = bundle_of(out / run_id)
-        finished = ledger.find_finished(out, run_id, progress=progress)
+        finished = folders.find_finished(out, run_id, progress=progress)
         if finished is not None and bundle.is_dir():
             if not with_gallery:
                 warn_of_kept(bundle, progress)
@@ -309,7 +309,7 @@ def _look_at_training(
         classifier.strangeness = fit_strangeness(known.train_features, labels, known.val_features)
         if not with_gallery:
             return None
-        predictions = ledger.read_predictions(out / record.run_id)
+        predictions = folders.read_predictions(out / record.run_id)
         return make_gallery(classifier, data, predictions, known, device=device)
     except Interrupted:
         raise
@@ -332,7 +332,7 @@ def _probe(
     """The record of a probe, as a ranking makes it, its head on the backbone, and the features of all images."""
     method = find_method(config.method.name)
     options: Any = resolve_options(method, config.method)
-    record = ledger.find_finished(out, run_id)
+    record = folders.find_finished(out, run_id)
     if record is None and method.needs_head:
         map_classes(data.manifest.classes, model.load_head, options)  # what is wrong is found before the long work
     extracted = extract_for(model, config, data, device=device, deadline=deadline, progress=progress)

@@ -19,7 +19,7 @@ from backbench.data.load import Data
 from backbench.data.manifest import write_manifest
 from backbench.distributed import is_first, num_processes
 from backbench.progress import SILENT, Progress
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.records.openings import log_opening
 from backbench.records.resume import CONFIG, working_folder
 from backbench.records.schema import Cost, Predictions, RunRecord
@@ -64,7 +64,7 @@ def tune_run(
     from backbench.training.tune import Training, describe_cut, describe_method, refuse_unlearnt, training_figures
 
     keep_memory()
-    started = ledger.utc_now()
+    started = folders.utc_now()
     method = find_method(config.method.name)
     options = resolve_options(method, config.method)
     workspace = Workspace(working_folder(out, run_id), progress)
@@ -79,7 +79,7 @@ def tune_run(
     cut = describe_cut(tuned)
     if cut is not None:
         progress.warn(cut)
-        run_id = ledger.cut_id(run_id, sum(result.num_steps for result in tuned.phases.values()))
+        run_id = folders.cut_id(run_id, sum(result.num_steps for result in tuned.phases.values()))
     classifier = tuned.classifier.to(device)
     val_logits = _logits(classifier, task.val, data, config, device, progress)
     calibrate_on(classifier, val_logits, task.val.labels)
@@ -126,7 +126,7 @@ def tune_run(
     if not is_first():
         return record, classifier
     history = {name: asdict(result) for name, result in tuned.phases.items()}
-    record, _ = ledger.write_run(
+    record, _ = folders.write_run(
         out,
         record,
         Predictions(test.ids, test.labels, softmax(logits), data.manifest.classes),

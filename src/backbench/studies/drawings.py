@@ -19,7 +19,7 @@ from backbench.explain.of_runs import draw_map, draw_rows
 from backbench.explain.samples import choose_test_samples, order_by_chance
 from backbench.explain.sheet import Explanation, draw_explanations
 from backbench.progress import SILENT, Progress
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.report.figures.bars import draw_grouped_bars
 from backbench.report.figures.of_run import write_comparison_pictures, write_run_pictures
 from backbench.report.figures.style import save_figure
@@ -161,7 +161,7 @@ def _draw_explanations(cells: Sequence[Cell], pen: _Pen) -> Figure:
 
 def _draw_grids(study: StudyFile, cell: Cell) -> dict[str, Figure]:
     """Prediction grids of the sizes the study asks for: fair samples, so that what is right can be counted."""
-    rows = order_by_chance(ledger.read_answers(cell.folder)[1])
+    rows = order_by_chance(folders.read_answers(cell.folder)[1])
     title = f"{cell.model} + {cell.method} on {cell.data}"
     return {f"grid-{num}": draw_rows(cell.folder, rows[:num], title=title) for num in study.grid_images}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from backbench.errors import BackbenchError, BudgetExceeded, Interrupted, StorageError
 from backbench.progress import SILENT, Progress
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.records.commands import bundle_of
 from backbench.records.schema import RunRecord
 from backbench.registry import find_method, find_model
@@ -269,11 +269,11 @@ def _carry_out(
         if row.has_failed:
             outcome.note(f"{step.title}, {run}", row.error)
             continue
-        if not ledger.is_whole(row.run_id):  # its figures are real, but not those that the study asks for
+        if not folders.is_whole(row.run_id):  # its figures are real, but not those that the study asks for
             left_out.append(run)
             outcome.note(f"{step.title}, {run}", f"training was cut; {GOES_ON}")
             continue
-        record, _ = ledger.read_whole(settings.runs / row.run_id)
+        record, _ = folders.read_whole(settings.runs / row.run_id)
         outcome.cells.append(_make_cell(step, model, record, settings, progress))
     outcome.interrupted = ranking.interrupted
     missing = [] if ranking.interrupted else _list_missing(step, asked_for)
@@ -290,18 +290,18 @@ def _carry_out(
 
 def _was_begun(step: Step, settings: Settings) -> bool:
     """Whether there are runs on the step's images: what is finished of them is read without time to speak of."""
-    for path in settings.runs.glob(f"*/{ledger.RECORD_FILE}"):
+    for path in settings.runs.glob(f"*/{folders.RECORD_FILE}"):
         with suppress(StorageError):  # a damaged one is moved aside when its turn comes
-            if ledger.read_record(path.parent).config.data == step.request.data:
+            if folders.read_record(path.parent).config.data == step.request.data:
                 return True
     return False
 
 
 def _asked_model(row: Row, settings: Settings) -> str:
     """The model by the name it was asked for: weights that a card names go by another one in the row."""
-    folder = ledger.find_attempt(settings.runs, row.run_id, has_failed=row.has_failed)
-    is_there = (folder / ledger.RECORD_FILE).is_file()
-    return ledger.read_record(folder).config.model if is_there else row.model
+    folder = folders.find_attempt(settings.runs, row.run_id, has_failed=row.has_failed)
+    is_there = (folder / folders.RECORD_FILE).is_file()
+    return folders.read_record(folder).config.model if is_there else row.model
 
 
 def _list_missing(step: Step, asked_for: Sequence[tuple[Row, str]]) -> list[str]:

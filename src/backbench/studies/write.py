@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backbench.explain.evidence import ReportRequest, gather_report
 from backbench.progress import SILENT, Progress
-from backbench.records import folders as ledger
+from backbench.records import folders
 from backbench.report.markdown import render_tables
 from backbench.report.page.inputs import Comparison
 from backbench.report.page.render import Foreword, render_report
@@ -162,7 +162,7 @@ def answer_questions(
         for found in comparisons
         if found.details.groups is not None
     }
-    told = {cell.record.run_id: ledger.read_answers(cell.folder)[1] for cell in outcome.cells}
+    told = {cell.record.run_id: folders.read_answers(cell.folder)[1] for cell in outcome.cells}
     answers = []
     for question in outcome.study.questions:
         cells = [cell for cell in outcome.cells if cell.group in question.groups]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from backbench.documents import parse_json
 from backbench.errors import ConfigError, StorageError
-from backbench.records import folders as ledger
+from backbench.records.folders import read_unchanged, read_whole
 from backbench.records.schema import Predictions, RunRecord
 from backbench.report.figures.calibration import draw_coverage, draw_reliability
 from backbench.report.figures.classes import draw_class_heat_map, draw_per_class
@@ -101,7 +101,7 @@ def write_run_pictures(
         StorageError: something can't be read or written.
     """
     _check_formats(formats)
-    record, predictions = ledger.read_whole(folder)
+    record, predictions = read_whole(folder)
     if predictions is None:
         reason = f": {record.failure.message}" if record.failure else "."
         raise ConfigError(f"run '{record.run_id}' failed, so there is nothing to draw{reason}")
@@ -115,12 +115,12 @@ def write_comparison_pictures(
 
     Raises:
         ConfigError: no folders, no run folder among them, runs on different manifests, an unknown format or theme.
-        DataError, StorageError: see `rows.make_rows` and `ledger`.
+        DataError, StorageError: see `rows.make_rows` and `records.folders`.
     """
     _check_formats(formats)
     if not folders:
         raise ConfigError("no runs were given to compare: name at least one run folder.")
-    runs = [ledger.read_whole(folder) for folder in folders]
+    runs = [read_whole(folder) for folder in folders]
     records = [record for record, _ in runs]
     rows = make_rows(records, [predictions for _, predictions in runs])
     return _write(draw_comparison(rows, records, theme=theme), out, formats)
@@ -137,7 +137,7 @@ def _read_history(folder: Path, record: RunRecord) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        history = parse_json(ledger.read_unchanged(path, record))
+        history = parse_json(read_unchanged(path, record))
     except ValueError as error:
         raise StorageError(f"{path} is damaged: {error}. Delete {folder} to run it again.") from error
     if not isinstance(history, dict) or not all(isinstance(phase, dict) for phase in history.values()):
