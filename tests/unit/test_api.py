@@ -21,7 +21,7 @@ from backbench.arguments import list_methods, list_models
 from backbench.cli import app
 from backbench.errors import BackbenchError, ConfigError, Interrupted, StorageError
 from backbench.records.schema import StoredRun
-from backbench.report.notebook import MOST_LINES, render_classifier, render_run, render_study
+from backbench.report.notebook import MAX_LINES, render_classifier, render_run, render_study
 from backbench.report.page.inputs import Comparison, make_comparison
 from backbench.runs import rank as study
 from backbench.stats.metric import Metric
@@ -376,9 +376,9 @@ def test_a_study_shows_intervals_ties_controls_and_figures_in_text() -> None:
 
 
 def test_long_studies_are_cut_and_say_so() -> None:
-    comparison = make_comparison(make_runs([0.9 - 0.005 * row for row in range(MOST_LINES + 5)]))
+    comparison = make_comparison(make_runs([0.9 - 0.005 * row for row in range(MAX_LINES + 5)]))
     seen = check_harmless(render_study(comparison))
-    assert seen.elements.count("tr") == 1 + MOST_LINES + 1
+    assert seen.elements.count("tr") == 1 + MAX_LINES + 1
     assert "5 rows more" in seen.text
 
 

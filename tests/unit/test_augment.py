@@ -22,7 +22,7 @@ from backbench.training.augment.rand_augment import (
 )
 from backbench.training.order import draw_uniforms
 
-LEAST_P = 1e-3  # seeds are fixed, so this fails by a change of the code alone
+MIN_P = 1e-3  # seeds are fixed, so this fails by a change of the code alone
 NUM_DRAWS = 3000
 SIZES = [(300, 400), (20, 100), (100, 30), (7, 5)]
 
@@ -42,7 +42,7 @@ def make_images(num: int = 8, height: int = 24, width: int = 32) -> torch.Tensor
 
 
 def same_law(ours: np.ndarray, theirs: np.ndarray) -> None:
-    assert stats.ks_2samp(ours, theirs).pvalue > LEAST_P
+    assert stats.ks_2samp(ours, theirs).pvalue > MIN_P
 
 
 def draw_theirs(transform: v2.Transform, height: int, width: int, names: tuple[str, ...]) -> np.ndarray:
@@ -155,7 +155,7 @@ def test_pad_offsets_follow_torchvisions_law() -> None:
     for column in ours.T:
         counts = np.bincount(column)
         assert len(counts) == 9
-        assert stats.chisquare(counts).pvalue > LEAST_P
+        assert stats.chisquare(counts).pvalue > MIN_P
     theirs = draw_theirs(v2.RandomCrop(32, padding=4), 32, 32, ("top", "left"))
     assert set(np.unique(theirs)) == set(range(9))
 
@@ -244,8 +244,8 @@ def test_jitter_follows_torchvisions_law() -> None:
     assert (drawn.factors[:, 2] == 1.0).all()
     counts = np.unique(drawn.orders, axis=0, return_counts=True)[1]
     assert len(counts) == 24
-    assert stats.chisquare(counts).pvalue > LEAST_P
-    assert stats.binomtest(int(drawn.is_on.sum()), len(drawn.is_on), 0.8).pvalue > LEAST_P
+    assert stats.chisquare(counts).pvalue > MIN_P
+    assert stats.binomtest(int(drawn.is_on.sum()), len(drawn.is_on), 0.8).pvalue > MIN_P
     columns = np.column_stack([drawn.orders[:, 0], drawn.is_on, drawn.factors[:, [0, 1, 3]]])
     assert abs(np.corrcoef(columns.T) - np.eye(5)).max() < 0.04
 
@@ -316,12 +316,12 @@ def test_operations_are_torchvisions_and_evenly_drawn() -> None:
     for place in range(2):
         counts = np.bincount(drawn.choices[:, place])
         assert len(counts) == 14
-        assert stats.chisquare(counts).pvalue > LEAST_P
+        assert stats.chisquare(counts).pvalue > MIN_P
         positive = int((drawn.signs[:, place] == 1.0).sum())
-        assert stats.binomtest(positive, len(drawn.signs)).pvalue > LEAST_P
+        assert stats.binomtest(positive, len(drawn.signs)).pvalue > MIN_P
     assert set(np.unique(drawn.signs)) == {-1.0, 1.0}
     cells = np.histogram2d(*drawn.choices.T, bins=14)[0]
-    assert stats.chisquare(cells.ravel()).pvalue > LEAST_P
+    assert stats.chisquare(cells.ravel()).pvalue > MIN_P
 
 
 # erasing, mixup, cutmix
@@ -339,7 +339,7 @@ def test_erased_boxes_follow_torchvisions_law(height: int, width: int) -> None:
 
 def test_erasing_has_its_probability_and_equals_torchvisions() -> None:
     boxes = mixing.draw_erasing(draw(mixing.NUM_ERASING_UNIFORMS), (24, 32), 0.25)
-    assert stats.binomtest(int((boxes[:, 2] > 0).sum()), len(boxes), 0.25).pvalue > LEAST_P
+    assert stats.binomtest(int((boxes[:, 2] > 0).sum()), len(boxes), 0.25).pvalue > MIN_P
     images = make_images(num=40) - 0.5
     ours = mixing.erase(images, boxes[:40])
     for image, box, pixels in zip(images, boxes.tolist(), ours, strict=False):
@@ -353,7 +353,7 @@ def test_shares_follow_the_beta_law(alpha: float) -> None:
     assert shares.max() <= 1.0
     inner = shares[(shares > 1e-12) & (shares < 1 - 1e-12)]  # nearer to 1 a float64 has no room
     low, high = stats.beta.cdf([1e-12, 1 - 1e-12], alpha, alpha)
-    assert stats.kstest(inner, lambda x: (stats.beta.cdf(x, alpha, alpha) - low) / (high - low)).pvalue > LEAST_P
+    assert stats.kstest(inner, lambda x: (stats.beta.cdf(x, alpha, alpha) - low) / (high - low)).pvalue > MIN_P
 
 
 @pytest.mark.parametrize("pair", [(0.0, 0.0), (0.0, 0.5), (0.0, 0.25), (1 - 2**-53, 0.25), (1 - 2**-53, 0.0)])
@@ -404,5 +404,5 @@ def test_mixing_chooses_evenly_between_the_two() -> None:
         is_cut.append(bool(((mixed == images) | (mixed == rolled)).all()))
         one, _ = mixing.mix_batch(images, targets, uniforms, mixup=0.0, cutmix=1.0)
         assert ((one == images) | (one == rolled)).all()
-    assert stats.binomtest(sum(is_cut), len(is_cut)).pvalue > LEAST_P
+    assert stats.binomtest(sum(is_cut), len(is_cut)).pvalue > MIN_P
     assert mixing.mix_batch(images, targets, uniforms, mixup=0.0, cutmix=0.0) == (images, targets)

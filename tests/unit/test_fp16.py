@@ -135,9 +135,9 @@ def test_a_skipped_step_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_overflow_without_end_is_divergence(tmp_path: Path) -> None:
-    with pytest.raises(TrainingDiverged, match=f"step {step.MOST_SKIPPED + 1}"):
+    with pytest.raises(TrainingDiverged, match=f"step {step.MAX_SKIPPED + 1}"):
         train(tmp_path, Net(frozenset(range(1, 100))), recipe=RECIPE.model_copy(update={"epochs": 10}))
-    assert state_of(tmp_path)["num_skipped"] < step.MOST_SKIPPED
+    assert state_of(tmp_path)["num_skipped"] < step.MAX_SKIPPED
 
 
 def test_a_run_cut_anywhere_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from scipy import stats
 from backbench.runtime import stream_seed
 from backbench.training.order import draw_uniforms, epoch_order, num_pieces, piece_at
 
-LEAST_P = 1e-4  # seeds are fixed, so this fails by a change of the code alone
+MIN_P = 1e-4  # seeds are fixed, so this fails by a change of the code alone
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
 
@@ -72,11 +72,11 @@ def test_numbers_are_uniform() -> None:
     assert drawn.max() < 1.0
     assert drawn.shape == (25_000, 4)
     for column in (*drawn.T, drawn.ravel()):
-        assert stats.kstest(column, "uniform").pvalue > LEAST_P
+        assert stats.kstest(column, "uniform").pvalue > MIN_P
     bits = (drawn.ravel() * 2**53).astype(np.uint64)
     for place in range(53):
         ones = int(((bits >> np.uint64(place)) & np.uint64(1)).sum())
-        assert stats.binomtest(ones, bits.size).pvalue > LEAST_P
+        assert stats.binomtest(ones, bits.size).pvalue > MIN_P
 
 
 def test_numbers_do_not_know_of_one_another() -> None:
@@ -90,15 +90,15 @@ def test_numbers_do_not_know_of_one_another() -> None:
         "other use": draw_uniforms(0, 0, np.arange(num), 1, "flip")[:, 0],
     }
     for name, other in others.items():
-        assert stats.pearsonr(base[:-1, 0], other).pvalue > LEAST_P, name
+        assert stats.pearsonr(base[:-1, 0], other).pvalue > MIN_P, name
         cells = np.histogram2d(base[:-1, 0], other, bins=16, range=[[0, 1], [0, 1]])[0]
-        assert stats.chisquare(cells.ravel()).pvalue > LEAST_P, name
+        assert stats.chisquare(cells.ravel()).pvalue > MIN_P, name
 
 
 def test_epochs_of_one_image_are_uniform() -> None:
     drawn = np.array([draw_uniforms(0, epoch, np.array([5]), 1, "crop")[0, 0] for epoch in range(4000)])
-    assert stats.kstest(drawn, "uniform").pvalue > LEAST_P
-    assert stats.pearsonr(drawn[1:], drawn[:-1]).pvalue > LEAST_P
+    assert stats.kstest(drawn, "uniform").pvalue > MIN_P
+    assert stats.pearsonr(drawn[1:], drawn[:-1]).pvalue > MIN_P
 
 
 @pytest.mark.parametrize("num", [0, 1, 2, 1000])
@@ -118,7 +118,7 @@ def test_every_order_is_as_likely() -> None:
     counts = dict.fromkeys(itertools.permutations(range(4)), 0)
     for epoch in range(4800):
         counts[tuple(epoch_order(0, epoch, 4).tolist())] += 1
-    assert stats.chisquare(list(counts.values())).pvalue > LEAST_P
+    assert stats.chisquare(list(counts.values())).pvalue > MIN_P
 
 
 def test_no_generator_is_moved() -> None:

@@ -132,7 +132,7 @@ def test_a_model_of_unknown_cost_is_said_to_be_guessed_until_it_has_run_here() -
 def test_runs_leave_the_speed_of_their_models(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speeds, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(speeds, "MIN_SECONDS", 0.0)
     options: dict[str, Any] = {"recipe": {"epochs": 1}} if method == "full" else {}
     config = RunConfig(
         data=DataConfig(source="digits", limit=60),

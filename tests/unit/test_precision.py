@@ -38,7 +38,7 @@ def test_features_that_less_than_fp32_moves_far_are_said_in_the_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def warnings_in(precision: Precision, limit: float, folder: str) -> list[str]:
-        monkeypatch.setattr("backbench.runs.extract.MOST_ROUNDING", limit)
+        monkeypatch.setattr("backbench.runs.extract.MAX_ROUNDING", limit)
         data = DataConfig(source="digits", limit=60)
         config = RunConfig(data=data, model="tiny_cnn", method=MethodConfig(name="ridge"), precision=precision)
         record = run(config, out=tmp_path / folder)

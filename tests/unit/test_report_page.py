@@ -38,7 +38,7 @@ from backbench.report.page.inputs import (
 from backbench.report.page.marks import make_log_axis
 from backbench.report.page.origin import compare_settings, repeat_commands
 from backbench.report.page.render import make_environment, render_report
-from backbench.report.page.view import MOST_THUMBNAILS, wanted_images
+from backbench.report.page.view import MAX_THUMBNAILS, wanted_images
 from backbench.report.text import printable
 from backbench.runs import rank as study
 from backbench.stats.metric import Metric
@@ -321,7 +321,7 @@ def test_twenty_runs_of_ten_thousand_images_stay_small():
     runs = make_runs(np.linspace(0.6, 0.9, 20), num_images=10_000, classes=[f"class {n}" for n in range(20)])
     comparison = make_comparison(runs)
     wanted = wanted_images(comparison)
-    assert 0 < len(wanted) <= MOST_THUMBNAILS
+    assert 0 < len(wanted) <= MAX_THUMBNAILS
     picture = Thumbnail("data:image/jpeg;base64," + "A" * 6_700, 128, 96)
     rows = np.arange(600)
     maps = tuple(FeatureMap(f"model_{n}", "pca", rows, np.zeros((600, 2))) for n in range(4))
@@ -523,8 +523,8 @@ def test_warnings_beyond_three_are_counted_in_the_box_and_rows_of_one_name_take_
 def test_one_thing_left_out_is_told_in_the_singular(num, monkeypatch):
     comparison = make_comparison(make_runs((0.5, 0.4), num_images=200, classes=[f"c{n}" for n in range(6)]))
     found = faults.find_faults(comparison)
-    monkeypatch.setattr(faults, "MOST_PAIRS", found.num_pairs - num)
-    monkeypatch.setattr(classes, "MOST_CLASS_ROWS", 6 - num)
+    monkeypatch.setattr(faults, "MAX_PAIRS", found.num_pairs - num)
+    monkeypatch.setattr(classes, "MAX_CLASS_ROWS", 6 - num)
     seen = read_page(render_report([comparison])).seen
     is_one = num == 1
     assert f"{num} rarer pair{'s' * (not is_one)} {'is' if is_one else 'are'} not listed." in seen

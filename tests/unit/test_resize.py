@@ -214,7 +214,7 @@ def test_a_panorama_is_not_resized_whole(exact: bool, monkeypatch: pytest.Monkey
         return plain(self, size, *args, **options)
 
     monkeypatch.setattr(Image.Image, "resize", watched)
-    monkeypatch.setattr("backbench.inference.resize._MOST_PIXELS", 1_000_000)
+    monkeypatch.setattr("backbench.inference.resize._MAX_PIXELS", 1_000_000)
     batch = prepare_batch([image], preprocess, exact=exact)
     assert made == [(64, 4), (64, 64)]
     whole = np.asarray(plain(Image.fromarray(image), (48000, 64), Image.Resampling.BICUBIC))[:, 23968:24032]

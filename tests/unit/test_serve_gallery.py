@@ -89,14 +89,14 @@ def test_one_sample_is_answered_wrongly_if_any_test_image_is(bundle: Path) -> No
 
 
 def test_a_large_data_set_leaves_a_small_gallery(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(galleries, "MOST_IMAGES", 9)
+    monkeypatch.setattr(galleries, "MAX_IMAGES", 9)
     data = load_data(DataConfig(source=str(bundle.parent.parent / "photos")))
     predictions = read_predictions(bundle.with_name(bundle.name.removesuffix(".bundle")))
     classifier = load_bundle(bundle)
     known = know_features(classifier, data)
     small = make_gallery(classifier, data, predictions, known)
     assert sorted(small.labels) == sorted(["circle", "cross", "stripes"] * 3)  # evenly, however few
-    monkeypatch.setattr(galleries, "MOST_THUMBNAIL_BYTES", 2000)
+    monkeypatch.setattr(galleries, "MAX_THUMBNAIL_BYTES", 2000)
     smaller = make_gallery(classifier, data, predictions, known)
     assert 0 < len(smaller.ids) < 9
     assert sum(map(len, smaller.thumbnails)) <= 2000

@@ -165,14 +165,14 @@ def test_a_slow_body_is_given_up() -> None:
 
 
 def test_uploads_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "MOST_UPLOADS", 0)
+    monkeypatch.setattr(guard, "MAX_UPLOADS", 0)
     status, headers = ask(Inner(), RULES)
     assert (status, headers["retry-after"]) == (503, "1")
     assert ask(Inner(), RULES, method="GET", path="/healthz")[0] == 200
 
 
 def test_the_bytes_of_all_uploads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "MOST_HELD_BYTES", 600)
+    monkeypatch.setattr(guard, "MAX_HELD_BYTES", 600)
     assert ask(Inner(), RULES, pieces=[b"x" * 500])[0] == 200
     assert ask(Inner(), RULES, pieces=[b"x" * 500] * 2)[0] == 503
 

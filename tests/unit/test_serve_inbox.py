@@ -144,7 +144,7 @@ def test_mistakes_end_in_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     log = Log()
     assert list_entries(tmp_path, log) == []
     assert log.lines == [f"left out: {tmp_path / 'bad.json'} is no entry of an inbox, or a damaged one."]
-    monkeypatch.setattr(inbox, "MOST_ENTRIES", 1)
+    monkeypatch.setattr(inbox, "MAX_ENTRIES", 1)
     with pytest.raises(StorageError, match="takes no more"):
         save_entry(tmp_path, make_png("red"), "PNG", said())
     assert count_entries(tmp_path) == 1

@@ -19,7 +19,7 @@ FIRST = True
 """Asked before the modules that would take the whole name for one of theirs, and refuse it."""
 RANDOM = "random"
 SIZE = re.compile(r"[1-9]\d{0,3}")
-LEAST_SIZE, MOST_SIZE = 8, 2048
+MIN_SIZE, MAX_SIZE = 8, 2048
 IMAGENET_CLASSES = 1000
 
 
@@ -36,9 +36,9 @@ def resolve(name: str) -> ModelSpec | None:
         return None
     if change == RANDOM:
         return _random_spec(find_model(base))
-    if not SIZE.fullmatch(change) or not LEAST_SIZE <= int(change) <= MOST_SIZE:
+    if not SIZE.fullmatch(change) or not MIN_SIZE <= int(change) <= MAX_SIZE:
         raise ConfigError(
-            f"model '{name}': after the @ comes an input size in pixels, {LEAST_SIZE} to {MOST_SIZE}, or "
+            f"model '{name}': after the @ comes an input size in pixels, {MIN_SIZE} to {MAX_SIZE}, or "
             f"'{RANDOM}', as in resnet50@160."
         )
     return _resized_spec(find_model(base), int(change))

@@ -68,7 +68,7 @@ _GALLERY_NOTE = f"""
 To pass the model on without them, remove that folder: it answers the same. To write none:
 `backbench adapt --no-gallery`.
 """
-_MOST_CHANGE = 1e-5  # of a feature or a logit, relative to the largest, from writing and reading back
+_MAX_CHANGE = 1e-5  # of a feature or a logit, relative to the largest, from writing and reading back
 
 
 class BundleFacts(StoredBackbone):
@@ -282,7 +282,7 @@ def _check_same(classifier: Classifier, folder: Path) -> None:
 
 
 def _is_close(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return bool(((other - one).abs() <= _MOST_CHANGE * one.abs().max().clamp_min(1.0)).all())
+    return bool(((other - one).abs() <= _MAX_CHANGE * one.abs().max().clamp_min(1.0)).all())
 
 
 def _load(folder: Path) -> Classifier:

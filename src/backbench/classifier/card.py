@@ -9,7 +9,7 @@ from backbench.records.schema import ModelFacts, RunRecord
 from backbench.report.text import plural
 from backbench.stats.metric import Metric
 
-MOST_CLASSES = 30
+MAX_CLASSES = 30
 FIGURES = {
     "accuracy": "accuracy",
     "top5": "top-5 accuracy",
@@ -72,8 +72,8 @@ def _describe(facts: ModelFacts, class_names: Sequence[str], preprocess: Preproc
 
 
 def _classes(class_names: Sequence[str]) -> str:
-    listed = ", ".join(_plain(name) for name in class_names[:MOST_CLASSES])
-    more = len(class_names) - MOST_CLASSES
+    listed = ", ".join(_plain(name) for name in class_names[:MAX_CLASSES])
+    more = len(class_names) - MAX_CLASSES
     return f"{listed} and {more} more (all in model.json)" if more > 0 else listed
 
 

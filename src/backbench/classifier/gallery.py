@@ -35,16 +35,16 @@ IMAGES_FILE = f"{FOLDER}/images.bin"
 INDEX_FILE = f"{FOLDER}/index.json"
 SCHEMA_VERSION = 1
 
-MOST_IMAGES = 600
-MOST_FEATURE_BYTES = 2_000_000
-MOST_THUMBNAIL_BYTES = 1_700_000
+MAX_IMAGES = 600
+MAX_FEATURE_BYTES = 2_000_000
+MAX_THUMBNAIL_BYTES = 1_700_000
 THUMBNAIL_PIXELS = 96
 NUM_SAMPLES = 5
 SAMPLE_PIXELS = 256
-_MOST_VALIDATION = 600
+_MAX_VALIDATION = 600
 _MAX_KNOWN = 10_000
-_MOST_TRIED = 12  # test images whose answer is looked at again, as a small copy may be answered otherwise
-_MOST_FILE_BYTES = 8_000_000
+_MAX_TRIED = 12  # test images whose answer is looked at again, as a small copy may be answered otherwise
+_MAX_FILE_BYTES = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ def know_features(
     """
     manifest = data.manifest
     rng = make_rng(0, "gallery")
-    train = _take_evenly(manifest.part_rows("train"), manifest.labels, MOST_IMAGES, rng)
-    val = rng.permutation(manifest.part_rows("val"))[:_MOST_VALIDATION].tolist()
+    train = _take_evenly(manifest.part_rows("train"), manifest.labels, MAX_IMAGES, rng)
+    val = rng.permutation(manifest.part_rows("val"))[:_MAX_VALIDATION].tolist()
     values = _extract(classifier, data, [*train, *val], device, progress)
     return Known(train, val, values[: len(train)], values[len(train) :])
 
@@ -149,9 +149,9 @@ def make_gallery(
     """
     manifest = data.manifest
     rng = make_rng(0, "gallery")
-    most = min(MOST_IMAGES, MOST_FEATURE_BYTES // (2 * classifier.backbone.facts.dim))
+    most = min(MAX_IMAGES, MAX_FEATURE_BYTES // (2 * classifier.backbone.facts.dim))
     train = _take_evenly(np.array(known.train, dtype=np.int64), manifest.labels, most, rng)
-    thumbnails = _within(MOST_THUMBNAIL_BYTES, (to_jpeg(data.read(row), THUMBNAIL_PIXELS, 75) for row in train))
+    thumbnails = _within(MAX_THUMBNAIL_BYTES, (to_jpeg(data.read(row), THUMBNAIL_PIXELS, 75) for row in train))
     train = train[: len(thumbnails)]
     place_of = {row: place for place, row in enumerate(known.train)}
     return Gallery(
@@ -234,7 +234,7 @@ def _parse(index: dict[str, Any], images: bytes, features: np.ndarray, dim: int)
 
 def _read_checked(path: Path, digest: str | None) -> bytes:
     try:
-        found = read_file(path, _MOST_FILE_BYTES)
+        found = read_file(path, _MAX_FILE_BYTES)
     except OSError as error:
         raise StorageError(f"{path} can't be read: {error.strerror}. Take a fresh copy of the bundle.") from error
     if hashlib.sha256(found).hexdigest() != digest:
@@ -306,7 +306,7 @@ def _choose_samples(
     places = [place for place in order if predictions.ids[place] in row_of]
     right = [place for place in places if predictions.correct[place]]
     wrong = [place for place in places if not predictions.correct[place]]
-    tried = [*_distinct(right, predictions.labels)[:_MOST_TRIED], *wrong[:_MOST_TRIED]]
+    tried = [*_distinct(right, predictions.labels)[:_MAX_TRIED], *wrong[:_MAX_TRIED]]
     if not tried:
         return ()
     rows = [row_of[predictions.ids[place]] for place in tried]

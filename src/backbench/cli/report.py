@@ -63,7 +63,7 @@ def report(
     from backbench.progress import make_progress
     from backbench.report.cards import render_data_card, render_model_card
     from backbench.report.export import render_csv, render_json, render_markdown
-    from backbench.report.page.render import MOST_PAGE_BYTES, render_report
+    from backbench.report.page.render import MAX_PAGE_BYTES, render_report
     from backbench.report.text import plural
     from backbench.storage import write_atomically
 
@@ -95,7 +95,7 @@ def report(
             }[kind]
             text = render(comparisons)
         data = text.encode("utf-8", "backslashreplace")
-        if len(data) > MOST_PAGE_BYTES:
+        if len(data) > MAX_PAGE_BYTES:
             progress.warn(f"the page has {len(data) / 1e6:.1f} MB: --no-images or fewer runs make it smaller")
     if target is None:
         sys.stdout.write(data.decode())

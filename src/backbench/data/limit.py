@@ -15,7 +15,7 @@ from backbench.data.listing import Listing
 from backbench.data.scanner import sort_key
 from backbench.runtime import make_rng
 
-LEAST_OF_A_CLASS = 4
+MIN_OF_A_CLASS = 4
 """Two to train on, one to validate on, one to test on."""
 
 
@@ -28,7 +28,7 @@ def limit_listing(listing: Listing, limit: int, seed: int) -> Listing:
     if len(listing) <= limit:
         return listing
     classes = sorted(set(listing.labels), key=sort_key)
-    kept = classes[: max(2, min(len(classes), limit // LEAST_OF_A_CLASS))]
+    kept = classes[: max(2, min(len(classes), limit // MIN_OF_A_CLASS))]
     strata = [
         (label, part) if label in kept else None for label, part in zip(listing.labels, listing.parts, strict=True)
     ]

@@ -26,7 +26,7 @@ from backbench.runtime import cache_folder, make_rng, num_workers
 
 BLOCK = 32
 NUM_EXAMPLES = 5
-LEAST_HEADER_SECONDS = 0.25
+MIN_HEADER_SECONDS = 0.25
 """Spent on headers even where listing a very large folder took all the time: some must be seen."""
 
 
@@ -117,7 +117,7 @@ def survey(config: DataConfig, progress: Progress = SILENT, seconds: float = 2.0
         return _from_published(spec, config)
     deadline = time.monotonic() + seconds
     listing = load_listing(config, progress)
-    headers, bad = _read_headers(listing, config, max(deadline, time.monotonic() + LEAST_HEADER_SECONDS))
+    headers, bad = _read_headers(listing, config, max(deadline, time.monotonic() + MIN_HEADER_SECONDS))
     num_read = len(headers) + len(bad)
     settled = settle_small_classes(listing.labels, config.min_images, config.small_classes)
     sizes = Counter(settled.labels)

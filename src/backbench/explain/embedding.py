@@ -11,7 +11,7 @@ from backbench.errors import ConfigError, MissingExtra, unknown_name
 METHODS = ("umap", "tsne", "pca")
 FEWEST = 5
 """Below so many images, there are no neighbourhoods to keep: PCA is taken whatever was asked."""
-_MOST_DIMS = 50
+_MAX_DIMS = 50
 """Dimensions that t-SNE and UMAP are given, by PCA: what lies beyond is mostly noise, and costs time."""
 
 
@@ -40,7 +40,7 @@ def embed_features(values: np.ndarray, method: str = "umap", seed: int = 0) -> n
     points = _reduce(values, 2)
     if len(values) < FEWEST or method == "pca" or not points.any():
         return points
-    reduced = _reduce(values, _MOST_DIMS) if values.shape[1] > _MOST_DIMS else values
+    reduced = _reduce(values, _MAX_DIMS) if values.shape[1] > _MAX_DIMS else values
     return _embed_tsne(reduced, points, seed) if method == "tsne" else _embed_umap(reduced, seed)
 
 

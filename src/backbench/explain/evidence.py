@@ -39,9 +39,9 @@ from backbench.report.page.view import wanted_images
 
 THUMBNAIL_PIXELS = 128
 EXPLANATION_PIXELS = 160
-MOST_THUMBNAIL_BYTES = 5_000
-MOST_MAPS = 4
-MOST_MAPPED = 600
+MAX_THUMBNAIL_BYTES = 5_000
+MAX_MAPS = 4
+MAX_MAPPED = 600
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def _make_thumbnails(
 
 
 def make_thumbnail(
-    pixels: np.ndarray, most_pixels: int = THUMBNAIL_PIXELS, most_bytes: int = MOST_THUMBNAIL_BYTES
+    pixels: np.ndarray, most_pixels: int = THUMBNAIL_PIXELS, most_bytes: int = MAX_THUMBNAIL_BYTES
 ) -> Thumbnail:
     """A JPEG of at most so many pixels a side and about so many bytes; small images are enlarged, never blurred.
 
@@ -255,12 +255,12 @@ def _make_maps(group: _Group, request: ReportRequest) -> tuple[FeatureMap, ...]:
     from backbench.explain.embedding import embed_features, embedding_name  # scikit-learn is slow to import
 
     comparison = group.comparison
-    step = max(1, -(-len(comparison.ids) // MOST_MAPPED))
+    step = max(1, -(-len(comparison.ids) // MAX_MAPPED))
     rows = np.arange(0, len(comparison.ids), step)
     found: dict[str, FeatureMap] = {}
     for entry in comparison.ranked:
         model, cost = entry.record.model, entry.record.cost
-        if len(found) == MOST_MAPS or model is None or cost is None or entry.row.model in found or len(rows) < 3:
+        if len(found) == MAX_MAPS or model is None or cost is None or entry.row.model in found or len(rows) < 3:
             continue
         values = _find_features(group, model, cost)
         if values is None:
@@ -326,6 +326,6 @@ def _explain(
             group.notes.append(f"No explanations by {entry.row.name}: {error}")
             continue
         for (image, pixels), heat in zip(shown.items(), heats, strict=True):
-            picture = make_thumbnail(overlay(pixels, heat), EXPLANATION_PIXELS, 2 * MOST_THUMBNAIL_BYTES)
+            picture = make_thumbnail(overlay(pixels, heat), EXPLANATION_PIXELS, 2 * MAX_THUMBNAIL_BYTES)
             found.append(Explanation(image, entry.row.name, picture, f"answers {heat.label} ({heat.summary})"))
     return tuple(found)

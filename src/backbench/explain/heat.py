@@ -29,7 +29,7 @@ RAMP = np.array(
 )
 """Colours from 0 to 1 in equal steps, each lighter than the one before, so that they also read in grey."""
 _BATCH_PIXELS = 8 * 224 * 224  # of network input at once: attention grows with the square of an image's pixels
-_LEAST_TINT = 0.35  # of the strength, where nothing is found: the photograph recedes there
+_MIN_TINT = 0.35  # of the strength, where nothing is found: the photograph recedes there
 _FADING = 1.25  # of the photograph's own colours, times the strength, so that they are not taken for heat
 _FLAT_OUTSIDE = 0.65  # how much of the grey outside the box is one tone
 _OUTSIDE_TONE = 215.0
@@ -198,7 +198,7 @@ def overlay(image: np.ndarray, heat: Heat, *, strength: float = 0.6) -> np.ndarr
     right, bottom = max(right, left + 1), max(bottom, top + 1)
     inside = _fade(image[top:bottom, left:right], _FADING * strength)
     values = _enlarge(heat.values, inside.shape[0], inside.shape[1])[..., None]
-    tint = strength * (_LEAST_TINT + (1.0 - _LEAST_TINT) * values)
+    tint = strength * (_MIN_TINT + (1.0 - _MIN_TINT) * values)
     made = (1.0 - _FLAT_OUTSIDE) * _to_grey(image) + _FLAT_OUTSIDE * _OUTSIDE_TONE
     made[top:bottom, left:right] = inside * (1.0 - tint) + colour(values[..., 0]) * tint
     return np.clip(made + 0.5, 0, 255).astype(np.uint8)

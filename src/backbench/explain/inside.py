@@ -10,7 +10,7 @@ from torch import nn
 from backbench.errors import ModelError
 from backbench.explain.filters import first_filters, principal_filters
 from backbench.explain.positions import position_similarity
-from backbench.explain.sheet import MOST_FILTERS, draw_filters, draw_positions
+from backbench.explain.sheet import MAX_FILTERS, draw_filters, draw_positions
 
 
 def draw_inside(body: nn.Module, name: str, *, theme: str = "light") -> dict[str, Figure]:
@@ -20,9 +20,7 @@ def draw_inside(body: nn.Module, name: str, *, theme: str = "light") -> dict[str
         filters = first_filters(body)
         principal = principal_filters(body)
         num = (
-            f"{len(filters):,}"
-            if len(filters) <= MOST_FILTERS
-            else f"the first {MOST_FILTERS} of {len(filters):,}"
+            f"{len(filters):,}" if len(filters) <= MAX_FILTERS else f"the first {MAX_FILTERS} of {len(filters):,}"
         )
         size = f"{filters.shape[2]} x {filters.shape[3]} pixels"
         said = f"{num} filters of {size}; brighter adds, darker takes away, mid-grey does nothing"

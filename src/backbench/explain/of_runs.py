@@ -27,8 +27,8 @@ from backbench.report.row_names import find_differences
 from backbench.stats.reliability import at_temperature
 
 NUM_IN_GRID = 30
-MOST_MAPPED = 1000
-MOST_MAPS = 6
+MAX_MAPPED = 1000
+MAX_MAPS = 6
 
 
 def draw_answers(run: Path, *, theme: str = "light", progress: Progress = SILENT) -> dict[str, Figure]:
@@ -103,7 +103,7 @@ def draw_map(
     """
     first = folders.read_record(runs[0])
     data = load_data(first.config.data, progress)
-    rows = data.manifest.part_rows("test")[:MOST_MAPPED]
+    rows = data.manifest.part_rows("test")[:MAX_MAPPED]
     points: dict[str, np.ndarray] = {}
     wrong: dict[str, np.ndarray] = {}
     faults: list[str] = []
@@ -113,13 +113,9 @@ def draw_map(
             raise ConfigError(
                 f"run '{record.run_id}' is not on the images that {first.config.data.source} holds now."
             )
-        values = (
-            None if len(points) == MOST_MAPS else _find_values(run, record, data, rows, load, device, progress)
-        )
+        values = None if len(points) == MAX_MAPS else _find_values(run, record, data, rows, load, device, progress)
         if values is None:
-            why = (
-                f"a map holds {MOST_MAPS}" if len(points) == MOST_MAPS else "it has neither features nor a bundle"
-            )
+            why = f"a map holds {MAX_MAPS}" if len(points) == MAX_MAPS else "it has neither features nor a bundle"
             faults.append(f"{name} is not on the map: {why}")
             continue
         points[name] = embed_features(values, method, seed)

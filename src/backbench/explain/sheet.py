@@ -32,10 +32,10 @@ GAP = 16.0
 ROWS_PER_SHEET = 12
 _PIXELS = 2  # of a picture for one of the figure: as sharp as the PNG
 _LEGEND = 20.0
-_LEAST_WIDTH = 700.0
+_MIN_WIDTH = 700.0
 _SMALL = 64
-MOST_FILTERS = 128
-_MOST_MAPS = 14
+MAX_FILTERS = 128
+_MAX_MAPS = 14
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def draw_explanations(
     look = find_look(theme)
     top = header_height(title, "-") + _LEGEND + 2 * LINE + 8
     heights = [_shown_size(sample.image)[1] + 2 * LINE + GAP for sample in samples]
-    width = max(2 * MARGIN + (1 + len(models)) * CELL_WIDTH + len(models) * GAP, _LEAST_WIDTH)
+    width = max(2 * MARGIN + (1 + len(models)) * CELL_WIDTH + len(models) * GAP, _MIN_WIDTH)
     figure = new_figure(width, top + sum(heights) + MARGIN, theme)
     page = canvas(figure)
     write_header(figure, look, title, _say_kinds(explanations))
@@ -174,7 +174,7 @@ def _scaled(heat: Heat, image: np.ndarray) -> Heat:
 def draw_filters(filters: np.ndarray, *, title: str, subtitle: str, theme: str = "light") -> Figure:
     """Filters, (n, 3, k, k) in 0..1, as a grid of tiles; at most the first 128."""
     look = find_look(theme)
-    shown = filters[:MOST_FILTERS]
+    shown = filters[:MAX_FILTERS]
     columns = min(16, len(shown))
     rows = -(-len(shown) // columns)
     side, gap = 40.0, 6.0
@@ -200,8 +200,8 @@ def draw_positions(similarity: np.ndarray, *, title: str, theme: str = "light") 
     """
     look = find_look(theme)
     num_rows, num_columns = similarity.shape[:2]
-    rows = np.unique(np.linspace(0, num_rows - 1, min(num_rows, _MOST_MAPS)).round().astype(int))
-    columns = np.unique(np.linspace(0, num_columns - 1, min(num_columns, _MOST_MAPS)).round().astype(int))
+    rows = np.unique(np.linspace(0, num_rows - 1, min(num_rows, _MAX_MAPS)).round().astype(int))
+    columns = np.unique(np.linspace(0, num_columns - 1, min(num_columns, _MAX_MAPS)).round().astype(int))
     num = num_rows * num_columns
     others = similarity.reshape(num, num)[~np.eye(num, dtype=bool)]  # each is 1 to itself, which tells nothing
     low, high = np.quantile(others, (0.01, 0.99)) if num > 1 else (0.0, 1.0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-_MOST_PREFIX = 16
+_MAX_PREFIX = 16
 _CLASS_TOKENS = ("cls_token", "class_token")
 _PATCH_POOLINGS = ("avg", "avgmax", "max", "map", "mean")
 """What timm and our own networks call pooling over patches."""
@@ -32,7 +32,7 @@ def token_grid(body: nn.Module, num_tokens: int, size: tuple[int, int]) -> Grid 
     the last blocks. Where it does not say, it is the smallest that leaves a grid of the image's proportions.
     """
     said = getattr(body, "num_prefix_tokens", None)
-    numbers = [said, 0] if isinstance(said, int) else range(_MOST_PREFIX + 1)
+    numbers = [said, 0] if isinstance(said, int) else range(_MAX_PREFIX + 1)
     for num_prefix in numbers:
         side = shape_grid(num_tokens - num_prefix, size)
         if side is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from backbench.heads.heads import Fitted, make_prior_head
 from backbench.task import Task
 
-SMALLEST_SCALE, LARGEST_SCALE = 1e-4, 1e4
+MIN_SCALE, MAX_SCALE = 1e-4, 1e4
 BISECTIONS = 40
 
 
@@ -66,7 +66,7 @@ def fit_scale(scores: np.ndarray, labels: np.ndarray) -> float:
     values /= spread
     true = np.take_along_axis(values, labels[:, None], axis=1)[:, 0]
     target = float(true.sum() + values.mean())
-    low, high = np.log(SMALLEST_SCALE), np.log(LARGEST_SCALE)
+    low, high = np.log(MIN_SCALE), np.log(MAX_SCALE)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         scaled = np.exp(middle) * values

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from backbench.config import Frozen
 from backbench.errors import ModelError
 from backbench.heads.heads import (
-    SMALLEST_PRIOR,
+    MIN_PRIOR,
     UNMAPPED_LOGIT,
     CosineHead,
     GroupedHead,
@@ -111,7 +111,7 @@ class NeighbourModule(HeadModule):
 
     def forward(self, values: Tensor) -> Tensor:
         spec = self.spec
-        prior = torch.bincount(self.labels, minlength=spec.classes).float() / spec.num_rows + SMALLEST_PRIOR
+        prior = torch.bincount(self.labels, minlength=spec.classes).float() / spec.num_rows + MIN_PRIOR
         queries = _unit_rows((values - self.mean) * self.inverse_std)
         similarity, nearest = (queries @ self.directions.T).topk(spec.k, dim=1)
         votes = torch.exp((similarity - similarity[:, :1]) / spec.temperature)

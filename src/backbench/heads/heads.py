@@ -16,7 +16,7 @@ BLOCK_ROWS = 4096
 SIMILARITIES_PER_BLOCK = 1 << 22
 ABSENT_LOGIT = -20.0
 """Logit of a class without examples, where the best of the others is at least 0: probability below 3e-9."""
-SMALLEST_PRIOR = 1e-9
+MIN_PRIOR = 1e-9
 UNMAPPED_LOGIT = -200.0
 """Logit of a class that stands for no row of a `GroupedHead`, where the best of the others is at least 0: its
 probability is 0 in float32."""
@@ -95,7 +95,7 @@ class NeighbourHead:
         """Logits for several k at once, from one pass over the similarities; each (n, classes) float32."""
         stored = to_tensor(self.directions, self.device)
         labels = to_tensor(self.labels, self.device)
-        prior = torch.bincount(labels, minlength=self.num_classes).float() / len(labels) + SMALLEST_PRIOR
+        prior = torch.bincount(labels, minlength=self.num_classes).float() / len(labels) + MIN_PRIOR
         out = [np.empty((len(values), self.num_classes), dtype=np.float32) for _ in ks]
         num_rows = max(1, SIMILARITIES_PER_BLOCK // len(labels))
         for first in range(0, len(values), num_rows):
@@ -173,7 +173,7 @@ def spread_classes(
 def make_prior_head(labels: np.ndarray, num_classes: int, dim: int) -> LinearHead:
     """What can be said of an image without looking: the classes' shares among `labels` ((n,) int)."""
     shares = np.bincount(labels, minlength=num_classes) / len(labels)
-    logits = np.log(shares + SMALLEST_PRIOR).astype(np.float32)
+    logits = np.log(shares + MIN_PRIOR).astype(np.float32)
     return LinearHead(np.zeros((num_classes, dim), dtype=np.float32), logits)
 
 

@@ -28,8 +28,8 @@ APPROACH_FROM, APPROACH_FACTOR, APPROACH_TOLERANCE = 1e-3, 4.0, 1e-2
 APPROACH_ROWS_PER_DIM, APPROACH_ROWS_PER_CLASS = 4, 40
 MAX_RANK = 2048
 NARROW = 64
-SMALLEST_VARIANCE, SMALLEST_SHARE = 1e-9, 0.1
-SMALLEST_EIGENVALUE = 1e-5
+MIN_VARIANCE, MIN_SHARE = 1e-9, 0.1
+MIN_EIGENVALUE = 1e-5
 LOSS_FLOOR = 1e-2
 """Below this loss the tolerance is taken of it instead: float32 has no more to say."""
 
@@ -86,8 +86,8 @@ def measure_spectrum(rows: Rows) -> Spectrum:
         values = values[is_kept]
         vectors = (sample.T.cpu() @ outer[:, is_kept]) / torch.sqrt(values * num)
     total = float(sample.square().sum() / num)
-    rest = max((total - float(values.sum())) / max(1, dim - len(values)), SMALLEST_EIGENVALUE)
-    values = values.clamp_min(SMALLEST_EIGENVALUE)
+    rest = max((total - float(values.sum())) / max(1, dim - len(values)), MIN_EIGENVALUE)
+    values = values.clamp_min(MIN_EIGENVALUE)
     return Spectrum(vectors.to(rows.device), values.to(rows.device), rest)
 
 
@@ -268,8 +268,8 @@ class _Objective:
         share = classes / max(1, classes - 1)  # at equal probabilities this makes 1 / classes, the Hessian's
         variance = self.variance[which] * share
         # A class told apart for certain has next to none, and would step as far as the penalty allows.
-        least = SMALLEST_SHARE * variance.mean(dim=1, keepdim=True)
-        curvature = torch.maximum(variance, least).clamp_min(SMALLEST_VARIANCE).view(-1, 1)
+        least = MIN_SHARE * variance.mean(dim=1, keepdim=True)
+        curvature = torch.maximum(variance, least).clamp_min(MIN_VARIANCE).view(-1, 1)
         penalty = self.penalty[which].to(vectors.dtype).repeat_interleave(classes)[:, None]
         rows = vectors.view(num * classes, dim + 1)
         outside = 1.0 / (curvature * self.spectrum.rest + penalty)

@@ -14,7 +14,7 @@ from backbench.errors import ConfigError
 from backbench.heads.lbfgs import scalar_type
 from backbench.heads.standardise import BLOCK_ROWS, Rows, Scale, measure_scale, to_tensor
 
-SMALLEST_SHARE = 1e-10
+MIN_SHARE = 1e-10
 """An eigenvalue below this share of the largest is rounding: its direction holds no examples."""
 
 
@@ -57,12 +57,12 @@ def decompose(rows: Rows, labels: np.ndarray, num_classes: int, *, dual: bool | 
     targets_mean = targets.mean(dim=0)
     if count < dim if dual is None else dual:
         values, outer = _eigh(_outer_products(rows, kind) / count)
-        is_kept = values > SMALLEST_SHARE * values[-1].clamp_min(SMALLEST_SHARE)
+        is_kept = values > MIN_SHARE * values[-1].clamp_min(MIN_SHARE)
         values, outer = values[is_kept], outer[:, is_kept]
         vectors = _transposed_product(rows, outer) / torch.sqrt(values * count)
     else:
         values, vectors = _eigh(_covariance(rows, kind))
-        is_kept = values > SMALLEST_SHARE * values[-1].clamp_min(SMALLEST_SHARE)
+        is_kept = values > MIN_SHARE * values[-1].clamp_min(MIN_SHARE)
         values, vectors = values[is_kept], vectors[:, is_kept]
     projected = vectors.T @ _transposed_product(rows, targets - targets_mean) / count
     return RidgePath(vectors, values, projected, targets_mean)

@@ -35,8 +35,8 @@ from backbench.inference.int8 import is_int8
 from backbench.runtime import describe_environment
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_MOST_CHANGE = 1e-3  # of a feature, as a fraction of the largest, by steps that are exact on paper
-_LEAST_COSINE = 0.95  # between fp32 and bf16 or fp16 features of a random image; below, that breaks something
+_MAX_CHANGE = 1e-3  # of a feature, as a fraction of the largest, by steps that are exact on paper
+_MIN_COSINE = 0.95  # between fp32 and bf16 or fp16 features of a random image; below, that breaks something
 _FEW_CONVOLUTIONS = 4  # a transformer has one or two, and gains nothing from channels last
 
 
@@ -121,7 +121,7 @@ def _gives(network: nn.Module, batch: torch.Tensor, expected: torch.Tensor) -> b
     if values.shape != expected.shape:
         return False
     change = (values - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
-    return bool(change < _MOST_CHANGE)  # False for NaN too
+    return bool(change < _MAX_CHANGE)  # False for NaN too
 
 
 def _try_folded(
@@ -219,7 +219,7 @@ def _try_half(
     except (RuntimeError, TypeError, ValueError, NotImplementedError):  # tensors made inside in another type
         return None
     cosine = F.cosine_similarity(values, expected, dim=1).min()
-    return inference if cosine >= _LEAST_COSINE else None  # None for NaN too
+    return inference if cosine >= _MIN_COSINE else None  # None for NaN too
 
 
 class _OneDNNLinear(nn.Module):

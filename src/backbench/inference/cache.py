@@ -31,7 +31,7 @@ FEATURES_VERSION = 2
 """To be raised whenever the same images, weights and settings would give other features."""
 
 _BLOCK_BYTES = 1 << 22
-_MOST_HEADER_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 1 << 20
 _HASH_BYTES = 32
 _STALE_SECONDS = 24 * 3600.0
 
@@ -191,7 +191,7 @@ def _make_header(num: int, dim: int, checksum: str, cost: Cost) -> bytes:
 def _read_header(stream: BinaryIO, dim: int) -> tuple[int, str, Cost]:
     """(number of rows, checksum, cost), checked against the length of the file."""
     length = int.from_bytes(stream.read(8), "little")
-    if not 0 < length <= _MOST_HEADER_BYTES:
+    if not 0 < length <= _MAX_HEADER_BYTES:
         raise _Damaged("no header")
     try:
         header = parse_json(stream.read(length))

@@ -39,7 +39,7 @@ from backbench.runtime import num_workers, peak_memory_bytes, synchronise
 
 _CPU_BATCH_PIXELS = 8 * 224 * 224  # activations of a few images stay in the cache of a core
 _DEVICE_BATCH_PIXELS = 256 * 224 * 224
-_MOST_BATCH = 1024
+_MAX_BATCH = 1024
 _PIECE = 32  # images a worker decodes at a time for an accelerator
 _NUM_COMPARED = 8  # images whose features are made in fp32 as well
 
@@ -143,7 +143,7 @@ def extract_features(
 def decide_batch_size(size: tuple[int, int], device: str) -> int:
     """Images at a time for inputs of (height, width) pixels: 8 on the CPU and 256 elsewhere, at 224 x 224."""
     most_pixels = _CPU_BATCH_PIXELS if device == "cpu" else _DEVICE_BATCH_PIXELS
-    return max(1, min(_MOST_BATCH, most_pixels // math.prod(size)))
+    return max(1, min(_MAX_BATCH, most_pixels // math.prod(size)))
 
 
 def _structure(backbone: Backbone) -> str:

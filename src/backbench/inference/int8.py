@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LARGEST_WEIGHT = 127
-LARGEST_INPUT = 255
-_SMALLEST_SCALE = 1e-12  # of a channel of zeros, whose weights are 0 whatever the scale
+MAX_WEIGHT = 127
+MAX_INPUT = 255
+_MIN_SCALE = 1e-12  # of a channel of zeros, whose weights are 0 whatever the scale
 
 
 class _Convolution(nn.Module):
@@ -82,7 +82,7 @@ class Int8Conv2d(_Convolution):
         super().__init__(conv)
         values = conv.weight.detach().float()
         scale = weight_scale(values)
-        whole = (values / scale[:, None, None, None]).round().clamp(-LARGEST_WEIGHT, LARGEST_WEIGHT)
+        whole = (values / scale[:, None, None, None]).round().clamp(-MAX_WEIGHT, MAX_WEIGHT)
         self.register_buffer("weight", whole.to(torch.int8))
         self.register_buffer("weight_scale", scale)
         self.register_buffer("bias", None if conv.bias is None else conv.bias.detach().float().clone())
@@ -121,31 +121,29 @@ class LearningConv2d(_Convolution):
 
     def forward(self, batch: Tensor) -> Tensor:
         batch = torch.fake_quantize_per_tensor_affine(
-            batch.float(), self.input_scale, self.input_zero_point, 0, LARGEST_INPUT
+            batch.float(), self.input_scale, self.input_zero_point, 0, MAX_INPUT
         )
         scale = weight_scale(self.weight.detach())
         zeros = torch.zeros(len(scale), dtype=torch.int32, device=scale.device)
-        weight = torch.fake_quantize_per_channel_affine(
-            self.weight, scale, zeros, 0, -LARGEST_WEIGHT, LARGEST_WEIGHT
-        )
+        weight = torch.fake_quantize_per_channel_affine(self.weight, scale, zeros, 0, -MAX_WEIGHT, MAX_WEIGHT)
         return self.convolve(batch, weight, self.bias)
 
 
 def weight_scale(weight: Tensor) -> Tensor:
     """(out,) float32: what one step of int8 is worth in each output channel, so that its largest weight is 127."""
-    return (weight.abs().amax(dim=tuple(range(1, weight.dim()))) / LARGEST_WEIGHT).clamp_min(_SMALLEST_SCALE)
+    return (weight.abs().amax(dim=tuple(range(1, weight.dim()))) / MAX_WEIGHT).clamp_min(_MIN_SCALE)
 
 
 def input_steps(low: float, high: float) -> tuple[Tensor, Tensor]:
     """Scale () float32 and zero point () int32 of 8 bits for low..high; 0, the padding of borders, stays 0."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = max((high - low) / LARGEST_INPUT, _SMALLEST_SCALE)
+    scale = max((high - low) / MAX_INPUT, _MIN_SCALE)
     return torch.tensor(scale), torch.tensor(round(-low / scale), dtype=torch.int32)
 
 
 def round_inputs(batch: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """float32 values -> whole numbers in 0..255, as float32; what lies outside saturates."""
-    return (batch.float() * (1.0 / scale)).round_().add_(zero_point).clamp_(0, LARGEST_INPUT)
+    return (batch.float() * (1.0 / scale)).round_().add_(zero_point).clamp_(0, MAX_INPUT)
 
 
 def is_plain_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:

@@ -27,7 +27,7 @@ _PILLOW: dict[Interpolation, Image.Resampling] = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _TORCH_UINT8 = ("bilinear", "bicubic")
-_MOST_PIXELS = 16_000_000  # of a resized image; beyond, only the box of its crop is resampled
+_MAX_PIXELS = 16_000_000  # of a resized image; beyond, only the box of its crop is resampled
 
 
 def resized_shape(preprocess: Preprocess, height: int, width: int) -> tuple[int, int]:
@@ -128,7 +128,7 @@ def _resize_on_cpu(group: Sequence[np.ndarray], preprocess: Preprocess, *, exact
     """Images of one size (h, w, 3) -> (n, height, width, 3), all uint8."""
     h, w = group[0].shape[:2]
     high, wide = resized_shape(preprocess, h, w)
-    is_huge = high * wide > _MOST_PIXELS
+    is_huge = high * wide > _MAX_PIXELS
     if exact or is_huge or preprocess.interpolation not in _TORCH_UINT8:
         return np.stack([_resize_by_pillow(image, preprocess, box_only=is_huge) for image in group])
     if h * w <= math.prod(preprocess.size):

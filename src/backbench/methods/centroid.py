@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backbench.task import Task
 
 DEFAULT_COSINE_SCALE = 10.0
-SMALLEST_WITHIN_SHARE = 0.01
+MIN_WITHIN_SHARE = 0.01
 """A feature's spread within classes counts as at least this share of its variance: few examples show none."""
 BLOCK_ROWS = 2048
 
@@ -97,7 +97,7 @@ def _fit_euclidean(parts: Sequence[np.ndarray], labels: np.ndarray, num_classes:
     every_mean[present] = means
     within = _variance_within(parts, labels, every_mean)
     total = np.divide(1.0, overall.inverse_std**2, out=np.ones_like(within), where=overall.inverse_std > 0)
-    deviation = np.sqrt(np.maximum(within, SMALLEST_WITHIN_SHARE * total))
+    deviation = np.sqrt(np.maximum(within, MIN_WITHIN_SHARE * total))
     yardstick = Scale(overall.mean, np.where(overall.inverse_std > 0, 1.0 / deviation, 0.0))
     centres = (means - yardstick.mean) * yardstick.inverse_std
     weights, bias = spread_classes(scale * centres, -0.5 * scale * (centres**2).sum(axis=1), present, num_classes)

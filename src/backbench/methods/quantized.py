@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from backbench.training.train import FitResult
     from backbench.training.tune import Training, Tuned
 
-LEAST_COSINE = 0.9
+MIN_COSINE = 0.9
 """Mean cosine of the float and the int8 features of an image; below, int8 broke something."""
 SLOWER = 1.1
 """Float images per second over int8 ones from which on int8 is called slower: less is within the noise."""
@@ -155,7 +155,7 @@ def _choose(
     for scheme in schemes:
         backbone = quantize_backbone(task.backbone, scheme, ranges)
         forms.append(_judge(task, features, backbone, scheme, training))
-        if forms[-1].mean_cosine >= LEAST_COSINE:
+        if forms[-1].mean_cosine >= MIN_COSINE:
             return forms[-1]
         training.progress.say(f"quantized: '{scheme}' keeps a mean cosine of {forms[-1].mean_cosine:.2f} only")
     return max(forms, key=lambda form: form.mean_cosine)
@@ -237,7 +237,7 @@ def _fit_head(features: Task) -> tuple[LinearHead, dict[str, Any]]:
 
 
 def _doubts(form: _Form, schemes: tuple[Scheme, ...], options: QuantizedOptions) -> list[str]:
-    if form.mean_cosine < LEAST_COSINE:
+    if form.mean_cosine < MIN_COSINE:
         return [
             f"int8 ('{form.scheme}') changes the features much: mean cosine {form.mean_cosine:.2f} with the float "
             f"ones, {form.least_cosine:.2f} at least; compare int8_val_accuracy with a probe of the float model"

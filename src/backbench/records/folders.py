@@ -387,7 +387,7 @@ def _free_failure_name(root: Path, run_id: str) -> str:
     return f"{run_id}{FAILED}{number}"
 
 
-MOST_HISTORY_BYTES = 8_000_000
+MAX_HISTORY_BYTES = 8_000_000
 
 
 _OWN_FILES = (".working", ".manifests")
@@ -437,7 +437,7 @@ def read_run(folder: Path) -> StoredRun:
     record, predictions = folders.read_whole(folder)
     history: dict[str, Any] | None = None
     path = folder / "history.json"
-    if path.is_file() and path.stat().st_size <= MOST_HISTORY_BYTES:
+    if path.is_file() and path.stat().st_size <= MAX_HISTORY_BYTES:
         try:
             history = _checked_history(parse_json(folders.read_unchanged(path, record)))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:

@@ -23,8 +23,8 @@ from backbench.report.text import join_names, percent, quantity
 from backbench.stats.calibrate import is_calibrated
 from backbench.stats.metric import Metric
 
-MOST_LINES = 30
-MOST_CLASSES = 12
+MAX_LINES = 30
+MAX_CLASSES = 12
 NUM_WEAKEST = 5
 _LONGEST_TEXT = 600
 _COLUMNS = ("rank", "model", "method", "accuracy", "interval", "size", "rate", "seconds", "mark")
@@ -143,7 +143,7 @@ def render_classifier(
         height, width = facts.preprocess.size
         shown = f"{height} x {width} px, {facts.preprocess.resize}, {facts.preprocess.interpolation}"
     described = [
-        ("Classes", f"{len(class_names):,}: {join_names(tuple(class_names), MOST_CLASSES)}"),
+        ("Classes", f"{len(class_names):,}: {join_names(tuple(class_names), MAX_CLASSES)}"),
         ("Architecture", f"{facts.architecture}, {facts.dim:,} features"),
         ("Pretrained on", facts.pretrained_on or "nothing"),
         ("Input", shown),
@@ -176,7 +176,7 @@ def _list_facts(facts: Sequence[tuple[str, str]]) -> Markup:
 def _draw_table(comparison: Comparison) -> Markup:
     lines = make_lines(comparison)
     ordinary = [line for line in lines if line.kind in ("best", "tied", "other")]
-    shown = [*ordinary[:MOST_LINES], *(line for line in lines if line.kind in ("control", "failed"))]
+    shown = [*ordinary[:MAX_LINES], *(line for line in lines if line.kind in ("control", "failed"))]
     columns = [column for column in COLUMNS if column.key in _COLUMNS]
     heads = []
     for column in columns:
@@ -185,7 +185,7 @@ def _draw_table(comparison: Comparison) -> Markup:
         if column.key == "accuracy":
             scale = charts.draw_scale(decide_axis(comparison.rows))
             heads.append(tag('<th class="drawn" aria-hidden="true">{}</th>', scale))
-    last = ordinary[:MOST_LINES][-1:]  # what is below it is apart
+    last = ordinary[:MAX_LINES][-1:]  # what is below it is apart
     rows = [_draw_line(line, is_last=line in last) for line in shown]
     left_out = len(lines) - len(shown)
     more = tag('<p class="soft">{} more in .table and .report()</p>', plural(left_out, "row")) if left_out else ""

@@ -13,7 +13,7 @@ from backbench.stats.compare import control_words
 
 __all__ = ["control_warnings", "describe_cheaper", "join_names", "lead_sentences", "summarise"]
 
-_MOST_IMAGES = 1_000_000
+_MAX_IMAGES = 1_000_000
 _FEW_IMAGES = 50
 _HEADS = {
     "logistic": "a logistic head",
@@ -177,7 +177,7 @@ def _needed(found: Findings, best: Row) -> list[str]:
     if rival is None:
         return []
     pair = f"{printable(best.name)} from {printable(rival.name)}"
-    if (rival.needed_images or 0) > _MOST_IMAGES:
+    if (rival.needed_images or 0) > _MAX_IMAGES:
         return [f"Even a million test images would not separate {pair}."]
     about = f"{_rounded(rival.needed_images or 0):,}"
     return [f"About {about} test images would separate {pair}, if the difference is real."]

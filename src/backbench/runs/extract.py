@@ -22,7 +22,7 @@ from backbench.task import Features, Task
 if TYPE_CHECKING:
     from backbench.backbones.core.base import Backbone
 
-MOST_ROUNDING = 0.1
+MAX_ROUNDING = 0.1
 """See `records.Cost.rounding`: 0.01 to 0.03 is usual in bf16, and one MobileNetV2 was met at 0.36."""
 
 
@@ -134,7 +134,7 @@ def warn_of_input(config: RunConfig, backbone: Backbone) -> tuple[str, ...]:
 
 
 def _warn_of_rounding(cost: Cost, precision: Precision) -> tuple[str, ...]:
-    if cost.rounding is None or cost.rounding < MOST_ROUNDING:
+    if cost.rounding is None or cost.rounding < MAX_ROUNDING:
         return ()
     return (
         f"{precision} moves the features by {100 * cost.rounding:.0f} % of how far those of different images lie "

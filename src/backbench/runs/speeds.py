@@ -30,7 +30,7 @@ UNMEASURED: dict[str, dict[Precision, float]] = {
 """FLOP/s of a forward on an accelerator of middling size, before anything was measured on this one."""
 UNKNOWN_FLOPS = 5e9
 """For a model whose cost the catalog does not know: about that of a ResNet-50."""
-LEAST_SECONDS = 0.5
+MIN_SECONDS = 0.5
 """A forward that took less says nothing."""
 
 
@@ -58,7 +58,7 @@ def remember_speed(
     Args:
         flops: of one image, as counted on the network itself; nothing is kept without.
     """
-    if not flops or forward_seconds < LEAST_SECONDS:
+    if not flops or forward_seconds < MIN_SECONDS:
         return
     whole = _read_file()
     speeds = _read_speeds(whole, device, precision)

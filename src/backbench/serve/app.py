@@ -27,8 +27,8 @@ from backbench.serve.uploads import Form, find_format, look_at, read_form
 
 SCHEMA_VERSION = 1
 ANSWER_SECONDS = 60.0
-MOST_TOP = 1000
-MOST_NEIGHBOURS = 12
+MAX_TOP = 1000
+MAX_NEIGHBOURS = 12
 PAGE = Path(__file__).parent / "page"
 PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 FORM_BYTES = 65_536  # of a request, beside the image in it
@@ -135,8 +135,8 @@ async def list_models(request: Request) -> Response:
     responses=REFUSALS,
     openapi_extra=_form(
         ["image", "model"],
-        top={"type": "integer", "minimum": 1, "maximum": MOST_TOP, "default": 5},
-        neighbours={"type": "integer", "minimum": 0, "maximum": MOST_NEIGHBOURS, "default": 0},
+        top={"type": "integer", "minimum": 1, "maximum": MAX_TOP, "default": 5},
+        neighbours={"type": "integer", "minimum": 0, "maximum": MAX_NEIGHBOURS, "default": 0},
         explain={"type": "string", "enum": ["0", "1"], "default": "0"},
     ),
 )
@@ -147,8 +147,8 @@ async def predict(request: Request) -> Response:
     asked = Question(
         data=b"",
         name=form.name,
-        top=_number(form, "top", 5, 1, MOST_TOP),
-        num_neighbours=_number(form, "neighbours", 0, 0, MOST_NEIGHBOURS),
+        top=_number(form, "top", 5, 1, MAX_TOP),
+        num_neighbours=_number(form, "neighbours", 0, 0, MAX_NEIGHBOURS),
         explain=_number(form, "explain", 0, 0, 1) == 1,
     )
     question = replace(asked, data=await _checked_image(request, form))

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-MOST_TOGETHER = 16
+MAX_TOGETHER = 16
 WAIT_SECONDS = 0.005
-MOST_WAITING = 64
+MAX_WAITING = 64
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,9 +36,9 @@ class Batcher(Generic[Item, Result]):
         self,
         answer: Callable[[Sequence[Item]], Sequence[Result]],
         *,
-        most_together: int = MOST_TOGETHER,
+        most_together: int = MAX_TOGETHER,
         wait_seconds: float = WAIT_SECONDS,
-        most_waiting: int = MOST_WAITING,
+        most_waiting: int = MAX_WAITING,
     ) -> None:
         self._answer = answer
         self._most_together = most_together

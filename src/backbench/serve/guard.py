@@ -25,8 +25,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "backbench_token"
 UPLOAD_SECONDS = 30.0
-MOST_UPLOADS = 32
-MOST_HELD_BYTES = 256_000_000  # of all uploads that are being read or answered
+MAX_UPLOADS = 32
+MAX_HELD_BYTES = 256_000_000  # of all uploads that are being read or answered
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/healthz",)
 HEADERS = (
@@ -85,7 +85,7 @@ class Guard:
             return await _enter(send, self.rules.token)
         if scope["method"] not in ("POST", "PUT", "PATCH"):
             return await self.app(scope, receive, send)
-        if self._num_uploads >= MOST_UPLOADS:
+        if self._num_uploads >= MAX_UPLOADS:
             return await _answer(send, 503, "too many uploads at once; try again in a second")
         self._num_uploads += 1
         received = [0]
@@ -139,7 +139,7 @@ class Guard:
             if received[0] > self.rules.most_bytes:
                 reason = f"too large: at most {self.rules.most_bytes / 1e6:.0f} MB may be sent"
                 raise HTTPException(413, reason, {"Connection": "close"})
-            if self._num_held_bytes > MOST_HELD_BYTES:
+            if self._num_held_bytes > MAX_HELD_BYTES:
                 busy = {"Connection": "close", "Retry-After": "1"}
                 raise HTTPException(503, "too many uploads at once; try again in a second", busy)
             return message

@@ -31,7 +31,7 @@ from backbench.storage import digest_file, read_file, storage_error, write_atomi
 SCHEMA_VERSION = 1
 IN_INBOX = "choose another folder with --inbox, or --no-inbox"
 IN_TARGET = "export to another folder"
-MOST_ENTRIES = 10_000
+MAX_ENTRIES = 10_000
 TABLE_FILE = "labels.csv"
 Verdict = Literal["right", "wrong", "unsure"]
 VERDICTS: tuple[str, ...] = get_args(Verdict)
@@ -86,9 +86,9 @@ def save_entry(folder: Path, data: bytes, image_format: str, said: dict[str, Any
     Raises:
         StorageError: it can't be written, or the inbox is full.
     """
-    if count_entries(folder) >= MOST_ENTRIES:
+    if count_entries(folder) >= MAX_ENTRIES:
         raise StorageError(
-            f"the inbox {folder} holds {MOST_ENTRIES:,} images, and takes no more. Export and empty it."
+            f"the inbox {folder} holds {MAX_ENTRIES:,} images, and takes no more. Export and empty it."
         )
     name = secrets.token_hex(16)
     image = name + SUFFIXES[image_format]

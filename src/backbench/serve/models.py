@@ -25,7 +25,7 @@ from backbench.stats.calibrate import is_calibrated
 from backbench.stats.metric import Metric
 
 MAX_PIXELS = 25_000_000
-MOST_MODELS = 16
+MAX_MODELS = 16
 _OVERLAY_PIXELS = 640
 
 
@@ -188,8 +188,8 @@ def load_models(given: Sequence[Path], *, device: str) -> list[Model]:
         ConfigError: no such bundle, none, or too many. BackbenchError: see `classifier.bundle.load_bundle`.
     """
     folders = list(dict.fromkeys(find_bundle(path).resolve() for path in given))
-    if not 1 <= len(folders) <= MOST_MODELS:
-        raise ConfigError(f"{len(folders)} bundles; give 1 to {MOST_MODELS}, as all stay in memory.")
+    if not 1 <= len(folders) <= MAX_MODELS:
+        raise ConfigError(f"{len(folders)} bundles; give 1 to {MAX_MODELS}, as all stay in memory.")
     names = name_models(folders)
     return [_load_model(folder, name, device) for folder, name in zip(folders, names, strict=True)]
 

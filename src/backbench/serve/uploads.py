@@ -15,8 +15,8 @@ from starlette.requests import ClientDisconnect, Request
 from backbench.data.decode import decode_image, open_image
 from backbench.errors import BadImage
 
-MOST_FIELDS = 8
-MOST_FIELD_BYTES = 16_384
+MAX_FIELDS = 8
+MAX_FIELD_BYTES = 16_384
 LONGEST_NAME = 255
 
 
@@ -49,8 +49,8 @@ async def read_form(request: Request) -> Form:
             request.headers,
             request.stream(),
             max_files=1,
-            max_fields=MOST_FIELDS,
-            max_part_size=MOST_FIELD_BYTES,
+            max_fields=MAX_FIELDS,
+            max_part_size=MAX_FIELD_BYTES,
         )
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:

@@ -28,7 +28,7 @@ from backbench.studies.analysis.cells import Cell
 from backbench.studies.schema import Drawing, StudyFile
 
 NUM_EXPLAINED = 6
-MOST_LOADED = 4
+MAX_LOADED = 4
 """Models kept between two pictures of one ranking."""
 
 
@@ -62,7 +62,7 @@ def draw_study(
     """
     written: list[Path] = []
     faults: list[str] = []
-    pen = _Pen(study, device, is_trial, lru_cache(MOST_LOADED)(load_bundle))
+    pen = _Pen(study, device, is_trial, lru_cache(MAX_LOADED)(load_bundle))
     for what, folder, own in _list_jobs(pen, cells, out):
         progress.say(f"pictures: {folder.relative_to(out)}, {what}")
         try:

@@ -66,7 +66,7 @@ Ask = Literal[
 Text = Annotated[str, Field(pattern=r"\S")]
 """Something that can be read."""
 MAX_BYTES = 1_000_000
-MOST_GRID_IMAGES = 200
+MAX_GRID_IMAGES = 200
 
 
 class Group(Frozen):
@@ -239,7 +239,7 @@ class StudyFile(Frozen):
     families: dict[str, Text] = Field(
         default_factory=dict, description="model -> its kind of architecture, for groups with 'front_of'"
     )
-    grid_images: tuple[Annotated[int, Field(ge=1, le=MOST_GRID_IMAGES, strict=True)], ...] = Field(
+    grid_images: tuple[Annotated[int, Field(ge=1, le=MAX_GRID_IMAGES, strict=True)], ...] = Field(
         default=(30,), min_length=1
     )
 

@@ -30,8 +30,8 @@ from backbench.studies.what_ran import describe_data, describe_here, list_groups
 TABLES_FILE = "tables.md"
 REPORT_FILE = "report.html"
 FIGURES_FOLDER = "figures"
-MOST_SERVED = 6
-MOST_TRIED = 20
+MAX_SERVED = 6
+MAX_TRIED = 20
 """Runs of a trial that explain an image in the report."""
 TRIAL_ANSWER = ("(A trial answers nothing.)",)
 
@@ -126,7 +126,7 @@ def _num_explained(outcome: Outcome, settings: Settings) -> int:
     """Images that every model explains in the report: each model is loaded for it, too much for a large trial."""
     if not settings.random_weights:
         return 4
-    return 1 if len(outcome.cells) <= MOST_TRIED else 0
+    return 1 if len(outcome.cells) <= MAX_TRIED else 0
 
 
 def _tell_apart(cells: Sequence[Cell]) -> dict[str, str]:
@@ -238,9 +238,9 @@ def _describe_reason(found: tuple[str, list[str]]) -> str:
 
 
 def _describe_use(outcome: Outcome) -> str:
-    """How to have one picture judged by the study's models: those of the first data set, at most `MOST_SERVED`."""
+    """How to have one picture judged by the study's models: those of the first data set, at most `MAX_SERVED`."""
     bundles = list(dict.fromkeys(cell.bundle for cell in outcome.cells if cell.data == outcome.cells[-1].data))[
-        -MOST_SERVED:
+        -MAX_SERVED:
     ]
     names = " ".join(shlex.quote(str(bundle)) for bundle in bundles)
     return "\n".join(

@@ -31,7 +31,7 @@ MAX_KEPT_BYTES = 4 << 30
 BATCH = 64
 TRIED = 8
 """Images that the shortened network must answer as the whole one does."""
-MOST_CHANGE = 1e-4  # of a logit, relative to the largest
+MAX_CHANGE = 1e-4  # of a logit, relative to the largest
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -158,7 +158,7 @@ def _is_faithful(
                 rest = classifier(kept.to(images.device)).float()
         except (RuntimeError, ValueError, TypeError, AssertionError):  # the network looks at what is zeros now
             return False
-    return bool((whole - rest).abs().max() <= MOST_CHANGE * whole.abs().max().clamp_min(1.0))
+    return bool((whole - rest).abs().max() <= MAX_CHANGE * whole.abs().max().clamp_min(1.0))
 
 
 @torch.no_grad()

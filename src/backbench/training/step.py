@@ -25,7 +25,7 @@ from backbench.training.order import num_pieces, piece_at
 from backbench.training.sync_batch_norm import whole_batch_norm
 
 STEPS_TO_GROW = 2000
-MOST_SKIPPED = 20
+MAX_SKIPPED = 20
 """Skipped steps in a row after which it is no matter of scale."""
 
 
@@ -154,7 +154,7 @@ def _dropout_stream(loop: Loop, part: int) -> str:
 def skip_overflow(loop: Loop) -> bool:
     """Note a step that was not finite; False where that is no matter of the fp16 scale, and the run must end."""
     state = loop.state
-    if loop.precision != "fp16" or state.num_skipped_in_a_row + 1 >= MOST_SKIPPED:
+    if loop.precision != "fp16" or state.num_skipped_in_a_row + 1 >= MAX_SKIPPED:
         return False
     state.num_skipped += 1
     state.num_skipped_in_a_row += 1

@@ -16,7 +16,7 @@ from torch import nn
 from backbench.errors import ModelError, nearest
 from backbench.storage import read_file
 
-_MOST_CHANGE = 1e-4  # of a logit, relative to the largest, between the network's and those of the layer alone
+_MAX_CHANGE = 1e-4  # of a logit, relative to the largest, between the network's and those of the layer alone
 _SUBSETS = {  # names of ImageNet's parts -> timm's file of ids, in the order of the rows
     "imagenet-1k": "imagenet_synsets.txt",
     "imagenet-12k": "imagenet12k_synsets.txt",
@@ -93,7 +93,7 @@ def take_head(
     if expected.ndim != 2 or features.shape[1] != weights.shape[1]:
         raise _no_head(name, "its classifier does not work on its features")
     change = (features @ weights.T + bias - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
-    if not bool(change < _MOST_CHANGE):
+    if not bool(change < _MAX_CHANGE):
         raise _no_head(name, "its classifier does more to the features than one linear layer")
     return OriginalHead(weights.numpy().copy(), bias.numpy().copy(), tuple(classes))
 

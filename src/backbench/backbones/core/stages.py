@@ -26,7 +26,7 @@ NO_STAGE = re.compile(r"_?(conv|bn|norm|ln|fc|act|pool|drop|downsample|head)\w*"
 """Names, numbered or not, of what is no stage: conv1, bn1, norm5, fc2."""
 EARLY = re.compile(r"stem|embed|patch", re.IGNORECASE)
 """What turns an image into the first maps or tokens."""
-LEAST_SIDE_BY_SIDE = 3
+MIN_SIDE_BY_SIDE = 3
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _divisible(children: dict[str, nn.Module], total: int) -> set[str]:
         if not NO_STAGE.fullmatch(name) and len(rows := _rows_of(_children(child))) == len(_children(child)) > 0
     }
     main = {name for name in lists if not EARLY.search(name)}
-    lengths = {lists[name] for name in main if lists[name] >= LEAST_SIDE_BY_SIDE}
+    lengths = {lists[name] for name in main if lists[name] >= MIN_SIDE_BY_SIDE}
     beside = {name for name in lists if lists[name] in lengths}  # patch embeddings, one for each stage
     largest = {name for name, child in children.items() if 2 * _size(child) > total and _children(child)}
     return main | beside | {name for name in largest if not EARLY.search(name)}
@@ -173,7 +173,7 @@ def _join_rows(units: list[_Unit]) -> list[list[_Unit]]:
     moved = set()
     for row in sorted(rows, key=lambda row: -sum(unit.size for unit in rows[row])):
         main = next((unit for unit in rows[row]), None)
-        if main is None or main.kind != "stage" or len(rows[row]) < LEAST_SIDE_BY_SIDE or main.path in moved:
+        if main is None or main.kind != "stage" or len(rows[row]) < MIN_SIDE_BY_SIDE or main.path in moved:
             continue
         for other in rows:
             if other == row or len(rows[other]) != len(rows[row]) or rows[other][0].path in moved:

@@ -35,7 +35,7 @@ from backbench.report.figures.style import (
 from backbench.report.text import plural
 from backbench.stats.metric import Metric
 
-MOST_CLASSES = 40
+MAX_CLASSES = 40
 LIMITS = (0.3, 0.5, 0.65, 0.8, 0.9, 0.97, 1.0)
 _KEY = ("to 30 %", "50", "65", "80", "90", "97", "100")
 _ROW = 24.0
@@ -55,7 +55,7 @@ def draw_per_class(
     """
     look = find_look(theme)
     rows = sorted(recalls.items(), key=lambda item: (item[1].value, -item[1].n, item[0]))
-    shown = rows[:MOST_CLASSES]
+    shown = rows[:MAX_CLASSES]
     mean = sum(metric.value for _, metric in rows) / len(rows) if rows else None
     subtitle = _describe(rows, mean)
     left = MARGIN + widest([name for name, _ in shown], _NAME_LIMIT) + 14
@@ -95,7 +95,7 @@ def draw_class_heat_map(
     known = np.isfinite(values)
     means = np.where(known, values, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     means = np.where(known.any(axis=1), means, 2.0)  # classes without images last
-    order = np.argsort(means, kind="stable")[: MOST_CLASSES + 20]
+    order = np.argsort(means, kind="stable")[: MAX_CLASSES + 20]
     values, names = values[order], [classes[index] for index in order]
     subtitle = f"{len(classes):,} classes, {plural(len(models), 'model')}; "
     subtitle += "share of each class's test images recognised, in %"
@@ -127,7 +127,7 @@ def _describe(rows: Sequence[tuple[str, Metric]], mean: float | None) -> str:
     total = sum(metric.n for _, metric in rows)
     text = f"{plural(len(rows), 'class', 'classes')}, {plural(total, 'test image')}"
     text += "; share recognised in %, with 95 % interval"
-    return text if len(rows) <= MOST_CLASSES else f"{text}; the {MOST_CLASSES} weakest shown"
+    return text if len(rows) <= MAX_CLASSES else f"{text}; the {MAX_CLASSES} weakest shown"
 
 
 def _add_scale(axes: Axes, look: Look, left: float, top: float, bottom: float) -> None:

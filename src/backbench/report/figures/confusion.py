@@ -42,8 +42,8 @@ from backbench.report.figures.style import (
 from backbench.report.text import plural
 from backbench.stats.confusion import ConfusedPair, cluster_order, most_confused
 
-MOST_WITH_NUMBERS = 15
-MOST_WITH_NAMES = 60
+MAX_WITH_NUMBERS = 15
+MAX_WITH_NAMES = 60
 NUM_PAIRS = 12
 LIMITS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0)
 _KEY = ("to 2 %", "5", "10", "20", "35", "50", "100")
@@ -67,17 +67,17 @@ def draw_confusion(
     """
     look, num = find_look(theme), len(classes)
     counts = np.asarray(counts)
-    if num > MOST_WITH_NUMBERS:
+    if num > MAX_WITH_NUMBERS:
         order = cluster_order(counts)
         counts, classes = counts[np.ix_(order, order)], [classes[index] for index in order]
     cell = _decide_cell(num)
-    has_names = num <= MOST_WITH_NAMES
+    has_names = num <= MAX_WITH_NAMES
     left = MARGIN + (max(widest(classes, _NAME_LIMIT), 70.0) + 10 if has_names else 26)
     names = column_names_height(classes, cell, _NAME_LIMIT) if has_names else 0.0
     subtitle = _describe(counts)
     top = header_height(title, subtitle) + LINE + names
-    side, extra = cell * num, 70.0 if num <= MOST_WITH_NUMBERS else _PAIRS_WIDTH + 40
-    pairs = most_confused(counts, classes, NUM_PAIRS) if num > MOST_WITH_NUMBERS else []
+    side, extra = cell * num, 70.0 if num <= MAX_WITH_NUMBERS else _PAIRS_WIDTH + 40
+    pairs = most_confused(counts, classes, NUM_PAIRS) if num > MAX_WITH_NUMBERS else []
     body = max(side, (len(pairs) * 2 + 3) * LINE - names if pairs else 0.0)
     figure = new_figure(max(left + side + extra + MARGIN, 540), top + body + 16 + KEY_HEIGHT + 12, theme)
     axes = canvas(figure)
@@ -93,7 +93,7 @@ def draw_confusion(
     if pairs:
         _list_pairs(axes, look, pairs, left + side + 40, top - names)
         _ring_pairs(axes, look, pairs, classes, left, top, cell)
-    elif num <= MOST_WITH_NUMBERS:
+    elif num <= MAX_WITH_NUMBERS:
         _write_numbers(axes, look, counts, left, top, cell)
     title_of_key = "share of the true class's images; blank: none"
     key = _KEY if has_names else _LARGE_KEY
@@ -104,9 +104,9 @@ def draw_confusion(
 def _decide_cell(num: int) -> float:
     if num <= 6:
         return 72.0
-    if num <= MOST_WITH_NUMBERS:
+    if num <= MAX_WITH_NUMBERS:
         return 54.0
-    if num <= MOST_WITH_NAMES:
+    if num <= MAX_WITH_NAMES:
         return 20.0 if num <= 30 else 15.0
     return max(_LARGE_SIDE / num, 1.0)
 
@@ -130,7 +130,7 @@ def _error_steps(counts: np.ndarray) -> np.ndarray:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     np.fill_diagonal(shares, 0.0)
     steps = decide_steps(shares, LIMITS)
-    palest = 1 if len(counts) <= MOST_WITH_NAMES else NUM_STEPS - len(_LARGE_KEY) + 1
+    palest = 1 if len(counts) <= MAX_WITH_NAMES else NUM_STEPS - len(_LARGE_KEY) + 1
     return np.where(steps > 0, np.maximum(steps, palest), 0)
 
 
@@ -180,7 +180,7 @@ def _ring_pairs(
     cell: float,
 ) -> None:
     """Rings where the listed pairs lie in a matrix too large for names."""
-    if len(classes) <= MOST_WITH_NAMES:
+    if len(classes) <= MAX_WITH_NAMES:
         return
     place = {name: index for index, name in enumerate(classes)}
     corner, side = np.array([left, top]), cell * len(classes)

@@ -33,7 +33,7 @@ _PANEL_WIDTH, _PANEL_HEIGHT = 360.0, 250.0
 _LABEL_ROOM = 90.0
 _AXIS_ROOM = 50.0
 _LOG_RATIO = 30.0  # losses that span more than this are shown on a log scale
-_MOST_MARKED = 40  # epochs up to which each has its dot
+_MAX_MARKED = 40  # epochs up to which each has its dot
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _draw_panel(axes: Axes, look: Look, phases: Sequence[_Phase], key: str) -> N
     for part, colour, dash in (("train", look["other"], (0, (4, 2))), ("val", look["best"], "solid")):
         for phase in phases:
             values = phase.columns[f"{part}_{key}"]
-            is_marked = last <= _MOST_MARKED
+            is_marked = last <= _MAX_MARKED
             axes.plot(
                 phase.epochs,
                 values,

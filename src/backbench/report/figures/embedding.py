@@ -30,12 +30,12 @@ from backbench.report.figures.style import (
 )
 from backbench.report.text import plural
 
-MOST_COLOURED = 20
-MOST_POINTS = 1000
+MAX_COLOURED = 20
+MAX_POINTS = 1000
 _SIDE = 380.0
 _GAP = 24.0
 _LABEL_LIMIT = 110.0
-_MOST_LABELLED = 16
+_MAX_LABELLED = 16
 _ANY, _NO_MARK = -1, -2
 """In the key, where else the number of a class stands: the mark of all classes, and words alone."""
 
@@ -67,7 +67,7 @@ def draw_embedding(
     labels = np.asarray(labels)
     shown = _choose(labels, wrong)
     present = np.unique(labels).tolist()
-    has_groups = len(present) <= MOST_COLOURED
+    has_groups = len(present) <= MAX_COLOURED
     named = _choose_named(labels, list(points.values()))
     subtitle = _describe(len(labels), len(shown), note)
     top = header_height(title, subtitle)
@@ -114,14 +114,14 @@ def draw_embedding(
 
 def _choose(labels: np.ndarray, wrong: Mapping[str, np.ndarray]) -> np.ndarray:
     """The images shown: all, or those any model gets wrong first, then evenly from the others."""
-    if len(labels) <= MOST_POINTS:
+    if len(labels) <= MAX_POINTS:
         return np.arange(len(labels))
     is_wrong = np.zeros(len(labels), dtype=bool)
     for given in wrong.values():
         is_wrong |= np.asarray(given, dtype=bool)
     first, others = np.flatnonzero(is_wrong), np.flatnonzero(~is_wrong)
-    first = first[np.linspace(0, len(first) - 1, min(len(first), MOST_POINTS // 2)).astype(np.int64)]
-    room = min(MOST_POINTS - len(first), len(others))
+    first = first[np.linspace(0, len(first) - 1, min(len(first), MAX_POINTS // 2)).astype(np.int64)]
+    room = min(MAX_POINTS - len(first), len(others))
     return np.sort(np.concatenate([first, others[np.linspace(0, len(others) - 1, room).astype(np.int64)]]))
 
 
@@ -132,13 +132,13 @@ def _choose_named(labels: np.ndarray, maps: Sequence[np.ndarray]) -> list[int]:
     """
     sizes = np.bincount(labels)
     present = np.flatnonzero(sizes).tolist()
-    if len(present) <= _MOST_LABELLED:
+    if len(present) <= _MAX_LABELLED:
         return sorted(present, key=lambda label: -sizes[label])
     common = [label for label in present if sizes[label] >= np.median(sizes[present])]
     spread = {
         label: float(np.mean([_spread(places[labels == label], places) for places in maps])) for label in common
     }
-    return sorted(common, key=spread.__getitem__)[:_MOST_LABELLED]
+    return sorted(common, key=spread.__getitem__)[:_MAX_LABELLED]
 
 
 def _spread(own: np.ndarray, everything: np.ndarray) -> float:

@@ -36,7 +36,7 @@ from backbench.report.text import plural, quantity
 
 _WIDTH, _HEIGHT = 700.0, 400.0
 _AXIS_ROOM = 50.0
-_MOST_LABELLED = 25
+_MAX_LABELLED = 25
 _LABEL_LIMIT = 190.0
 _DASH = (0, (5, 2))
 
@@ -186,7 +186,7 @@ def _add_labels(
         ),
     )
     places = _on_page(axes, [(priced[index][1], priced[index][0].accuracy or 0.0) for index in order], left, top)
-    texts = [fit_text(priced[index][0].name, _LABEL_LIMIT) for index in order][:_MOST_LABELLED]
+    texts = [fit_text(priced[index][0].name, _LABEL_LIMIT) for index in order][:_MAX_LABELLED]
     sizes = [(text_width(text), SMALL + 3.0) for text in texts]
     bounds = (left, top - 4, left + _WIDTH + 20, top + _HEIGHT - 2)
     num_needed = sum(index in front or priced[index][0].tied_with_best for index in order)

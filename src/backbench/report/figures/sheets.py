@@ -30,7 +30,7 @@ from backbench.report.text import plural
 _THUMB = 132.0
 _GAP = 16.0
 _SHARPNESS = 2  # pixels of the picture for each pixel of the sheet, for dense screens
-_SMALLEST_SMOOTHED = 64  # images smaller than this are enlarged with hard edges: their pixels are the content
+_MIN_SMOOTHED = 64  # images smaller than this are enlarged with hard edges: their pixels are the content
 
 
 def draw_grid(
@@ -108,7 +108,7 @@ def _add_image(page: Axes, look: Look, image: np.ndarray, x: float, bottom: floa
     pixels = np.asarray(image)
     wide, high = _shown_size(pixels, side)
     size = (max(1, round(wide * _SHARPNESS)), max(1, round(high * _SHARPNESS)))
-    is_tiny = max(pixels.shape[:2]) < _SMALLEST_SMOOTHED
+    is_tiny = max(pixels.shape[:2]) < _MIN_SMOOTHED
     method = Image.Resampling.NEAREST if is_tiny else Image.Resampling.LANCZOS
     resized = np.asarray(Image.fromarray(pixels).convert("RGB").resize(size, method))
     y = bottom - high

@@ -20,8 +20,8 @@ from backbench.report.page.marks import Axis, join_marks, make_axis, make_log_ax
 _BOX = 1000  # units of the stretched box of curves and clouds
 _NARROW, _WIDE = (240.0, 264.0), (600.0, 352.0)  # pixels of the cost chart on the smallest and on a large screen
 _MAP = (286.0, 214.0)  # pixels of a map on the smallest screen
-_MOST_AVOIDED = 200  # wrong answers that names keep clear of where they can
-_MOST_NUMBERED = 12  # points of the cost chart whose numbers are shown wherever there is a way to
+_MAX_AVOIDED = 200  # wrong answers that names keep clear of where they can
+_MAX_NUMBERED = 12  # points of the cost chart whose numbers are shown wherever there is a way to
 _LINE_HEIGHT, _LETTER_WIDTH = 15.0, 7.0
 
 
@@ -174,7 +174,7 @@ def draw_cloud(
     sizes = [(_LETTER_WIDTH * len(text), _LINE_HEIGHT) for text, _, _ in names]
     boxes: list[Box | None] = []
     if names:
-        marks = [_on_map(x * 96 + 2, 98 - y * 96) for x, y in wrong[:_MOST_AVOIDED]]
+        marks = [_on_map(x * 96 + 2, 98 - y * 96) for x, y in wrong[:_MAX_AVOIDED]]
         lines = [(x - 4, y - 4, x + 4, y + 4) for x, y in marks]
         boxes = place_labels(np.array(pixels), sizes, (0, 0, *_MAP), lines=lines, num_needed=0, at_point=True)
     labels = [
@@ -221,7 +221,7 @@ def _labels(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> list[Markup]
     """
     ordered = sorted(points, key=lambda point: (not point.is_named, -point.value))
     spots = [(x_axis.at(math.log10(point.cost)), 100 - y_axis.at(point.value)) for point in ordered]
-    num_needed = max(_MOST_NUMBERED, sum(point.is_named for point in points))
+    num_needed = max(_MAX_NUMBERED, sum(point.is_named for point in points))
     found = []
     for kind, size, room_above in (("short", _NARROW, 0.0), ("long", _WIDE, 20.0)):
         texts = [

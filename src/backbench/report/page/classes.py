@@ -14,12 +14,12 @@ from backbench.report.page.inputs import Comparison
 from backbench.report.page.marks import make_axis, name, tag
 from backbench.stats.confusion import cluster_order
 
-MOST_CLASS_ROWS = 40
-MOST_COUNTED_CLASSES = 15
-MOST_NAMED_CLASSES = 30
-MOST_HEAT_ROWS = 12
-_MOST_HEAT_CELLS = 1000
-_MOST_CELLS = 1500
+MAX_CLASS_ROWS = 40
+MAX_COUNTED_CLASSES = 15
+MAX_NAMED_CLASSES = 30
+MAX_HEAT_ROWS = 12
+_MAX_HEAT_CELLS = 1000
+_MAX_CELLS = 1500
 _CELL = '<rect x="{0}%" y="{1}%" width="{2}%" height="{2}%" class="{3}" data-pair="{4}|{5}" data-n="{6}"/>'
 _UPRIGHT = '<svg x="{}%" y="-6" class="spot"><text class="tick" transform="rotate(-90)" dy="4">{}</text></svg>'
 
@@ -40,7 +40,7 @@ def show_classes(comparison: Comparison, found: faults.Faults, labels: Sequence[
     """Dots of the weakest classes in the best row and the second, and a heat map of all classes and rows."""
     place = [entry.row.is_best for entry in comparison.ranked].index(True)
     present = [index for index in range(len(labels)) if found.sizes[index] > 0]
-    num_shown = max(2, min(MOST_HEAT_ROWS, _MOST_HEAT_CELLS // max(1, len(present))))
+    num_shown = max(2, min(MAX_HEAT_ROWS, _MAX_HEAT_CELLS // max(1, len(present))))
     shown = [place, *(index for index in range(len(comparison.ranked)) if index != place)][:num_shown]
     order = sorted(present, key=lambda index: (found.recall[place, index], -found.sizes[index], index))
     lines = []
@@ -50,7 +50,7 @@ def show_classes(comparison: Comparison, found: faults.Faults, labels: Sequence[
         shares = [float(found.recall[row, index]) for row in shown]
         cells = tuple((share, shade(1 - share)) for share in shares)
         lines.append(ClassLine(labels[index], int(found.sizes[index]), value, low, high, cells))
-    weakest = lines[:MOST_CLASS_ROWS]
+    weakest = lines[:MAX_CLASS_ROWS]
     axis = make_axis([end for line in weakest for end in (line.low, line.high, *dict(line.cells[:2]))])
     drawings = [
         charts.draw_pair(line.value, line.cells[1][0] if len(shown) > 1 else None, line.low, line.high, axis)
@@ -68,7 +68,7 @@ def show_classes(comparison: Comparison, found: faults.Faults, labels: Sequence[
 def show_matrix(found: faults.Faults, labels: Sequence[str]) -> dict[str, Any]:
     """A table with counts up to 15 classes, a clustered drawing up to 300, the pairs alone beyond."""
     num = len(labels)
-    if num <= MOST_COUNTED_CLASSES:
+    if num <= MAX_COUNTED_CLASSES:
         rows = []
         for truth in range(num):
             shares = found.counts[truth] / max(1, int(found.sizes[truth]))
@@ -78,12 +78,12 @@ def show_matrix(found: faults.Faults, labels: Sequence[str]) -> dict[str, Any]:
             ]
             rows.append((labels[truth], truth, cells))
         return {"kind": "counts", "labels": labels, "rows": rows}
-    if num <= faults.MOST_MATRIX_CLASSES:
+    if num <= faults.MAX_MATRIX_CLASSES:
         drawn, num_left = _choose_cells(found)
         return {
             "kind": "drawing",
             "drawing": _draw_matrix(found, labels, drawn),
-            "has_names": num <= MOST_NAMED_CLASSES,
+            "has_names": num <= MAX_NAMED_CLASSES,
             "num_left": num_left,
         }
     return {"kind": "none"}
@@ -101,7 +101,7 @@ def _choose_cells(found: faults.Faults) -> tuple[list[tuple[int, int]], int]:
         (cell for cell in cells if cell[0] != cell[1]), key=lambda cell: (-int(found.counts[cell]), cell)
     )
     right = [cell for cell in cells if cell[0] == cell[1]]
-    kept = wrong[: max(0, _MOST_CELLS - len(right))]
+    kept = wrong[: max(0, _MAX_CELLS - len(right))]
     return right + kept, len(wrong) - len(kept)
 
 
@@ -116,7 +116,7 @@ def _draw_matrix(found: faults.Faults, labels: Sequence[str], cells: Sequence[tu
         kind = "same" if truth == answer else shade(count / int(found.sizes[truth]))
         box = (round(place[answer] * step, 2), round(place[truth] * step, 2), round(step, 2), kind)
         parts.append(tag(_CELL, *box, truth, answer, count))
-    if len(order) <= MOST_NAMED_CLASSES:
+    if len(order) <= MAX_NAMED_CLASSES:
         for at, label in enumerate(order):
             middle, said = round((at + 0.5) * step, 2), name(labels[label], 16)
             parts.append(tag('<text class="tick" x="-6" y="{}%" dy="4" text-anchor="end">{}</text>', middle, said))

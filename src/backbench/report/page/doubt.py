@@ -14,7 +14,7 @@ from backbench.stats.compare import holm, mcnemar_exact, permutation_by_group
 from backbench.stats.distributions import normal_quantile
 from backbench.stats.intervals import group_numbers, wilson_interval
 
-MOST_PAIRED_ROWS = 12
+MAX_PAIRED_ROWS = 12
 RELIABILITY_BINS = 10
 CURVE_POINTS = 100
 TARGET = 0.95
@@ -63,7 +63,7 @@ class Trust:
 
 def compare_pairs(comparison: Comparison) -> dict[tuple[int, int], PairCell]:
     """All pairs of the first twelve ranked rows, by their places; Holm-adjusted as one family."""
-    entries = comparison.ranked[:MOST_PAIRED_ROWS]
+    entries = comparison.ranked[:MAX_PAIRED_ROWS]
     right = [_right(entry, comparison.labels) for entry in entries]
     groups = comparison.details.groups
     if groups is not None and len(groups) != len(comparison.labels):

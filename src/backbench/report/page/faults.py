@@ -11,15 +11,15 @@ from backbench.report.page.inputs import Comparison, Entry
 from backbench.stats.confusion import count_confusion
 from backbench.stats.intervals import wilson_interval
 
-MOST_PAIRS = 12
+MAX_PAIRS = 12
 IMAGES_OF_PAIR = 3
-MOST_WRONG = 48
-MOST_KINDS = 48
-MOST_SHARED = 12
-MOST_UNSURE = 8
+MAX_WRONG = 48
+MAX_KINDS = 48
+MAX_SHARED = 12
+MAX_UNSURE = 8
 IMAGES_OF_ROW = 4
-MOST_ROWS_ALONE = 6
-MOST_MATRIX_CLASSES = 300
+MAX_ROWS_ALONE = 6
+MAX_MATRIX_CLASSES = 300
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ def find_faults(comparison: Comparison) -> Faults | None:
     pairs = _find_pairs(counts, sizes, answers[place], labels, wrong)
     return Faults(
         wrong=_choose_wrong(wrong, labels, answers[place]),
-        unsure=tuple(held[:MOST_UNSURE].tolist()),
+        unsure=tuple(held[:MAX_UNSURE].tolist()),
         num_wrong=len(wrong),
-        pairs=pairs[:MOST_PAIRS],
+        pairs=pairs[:MAX_PAIRS],
         num_pairs=len(pairs),
-        shared=shared[:MOST_SHARED],
+        shared=shared[:MAX_SHARED],
         num_shared=len(shared),
         alone=_find_alone(right),
         counts=counts,
@@ -109,11 +109,11 @@ def find_faults(comparison: Comparison) -> Faults | None:
 
 def _choose_wrong(wrong: np.ndarray, labels: np.ndarray, answers: np.ndarray) -> tuple[int, ...]:
     """The surest mistakes, and the surest of each kind not among them, so that cells of the matrix have images."""
-    chosen = wrong[:MOST_WRONG].tolist()
+    chosen = wrong[:MAX_WRONG].tolist()
     kinds = {(int(labels[image]), int(answers[image])) for image in chosen}
-    for image in wrong[MOST_WRONG:].tolist():
+    for image in wrong[MAX_WRONG:].tolist():
         kind = (int(labels[image]), int(answers[image]))
-        if kind not in kinds and len(chosen) < MOST_WRONG + MOST_KINDS:
+        if kind not in kinds and len(chosen) < MAX_WRONG + MAX_KINDS:
             kinds.add(kind)
             chosen.append(image)
     return tuple(chosen)
@@ -134,7 +134,7 @@ def _find_pairs(
     found: list[Pair] = []
     for truth, answer in zip(truths[order].tolist(), given[order].tolist(), strict=True):
         images: tuple[int, ...] = ()
-        if len(found) < MOST_PAIRS:
+        if len(found) < MAX_PAIRS:
             of_pair = wrong[(labels[wrong] == truth) & (answers[wrong] == answer)]
             images = tuple(of_pair[:IMAGES_OF_PAIR].tolist())
         found.append(Pair(truth, answer, int(errors[truth, answer]), int(sizes[truth]), images))
@@ -161,7 +161,7 @@ def _find_alone(right: np.ndarray) -> tuple[Alone, ...]:
         for row in range(len(right))
         if only[row].any()
     ]
-    return tuple(sorted(found, key=lambda alone: (-alone.count, alone.row))[:MOST_ROWS_ALONE])
+    return tuple(sorted(found, key=lambda alone: (-alone.count, alone.row))[:MAX_ROWS_ALONE])
 
 
 def _recall(right: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:

@@ -13,11 +13,11 @@ from backbench.report.page import charts
 from backbench.report.page.inputs import Comparison, Evidence, FeatureMap
 from backbench.report.page.marks import Axis, make_axis, name
 
-MOST_ANSWERS = 8
-MOST_POINTS = 2000
+MAX_ANSWERS = 8
+MAX_POINTS = 2000
 _COLOURS = 5
 _GROUPS = 2 * _COLOURS  # each colour as round and as square marks
-_MOST_NAMED = 16
+_MAX_NAMED = 16
 
 
 def draw_training(comparison: Comparison) -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ def _map(comparison: Comparison, found: FeatureMap, number: int) -> dict[str, An
     More classes than colours are named at their middles too.
     """
     entry = next((e for e in comparison.ranked if e.row.model == found.model), None)
-    rows, positions = found.rows[:MOST_POINTS], found.positions[:MOST_POINTS]
+    rows, positions = found.rows[:MAX_POINTS], found.positions[:MAX_POINTS]
     labels = comparison.labels[rows]
     wrong = np.zeros(len(rows), bool) if entry is None else entry.told[rows].argmax(axis=1) != labels
     num = len(comparison.classes)
@@ -120,14 +120,14 @@ def _name_middles(
 ) -> list[tuple[str, float, float]]:
     """(name, x, y): the largest classes at the medians of their points."""
     sizes = np.bincount(labels, minlength=len(classes))
-    largest = [label for label in np.argsort(-sizes, kind="stable").tolist() if sizes[label]][:_MOST_NAMED]
+    largest = [label for label in np.argsort(-sizes, kind="stable").tolist() if sizes[label]][:_MAX_NAMED]
     middles = [np.median(positions[labels == label], axis=0).tolist() for label in largest]
     return [(name(classes[label], 16), x, y) for label, (x, y) in zip(largest, middles, strict=True)]
 
 
 def make_script_data(comparison: Comparison, evidence: Evidence, shown: Sequence[int], key: str) -> dict[str, Any]:
     """What the script needs beside the page itself: answers of the first rows for shown images, points of maps."""
-    entries = comparison.ranked[:MOST_ANSWERS]
+    entries = comparison.ranked[:MAX_ANSWERS]
     images = {}
     for image in shown:
         told = [(int(entry.told[image].argmax()), entry.told[image]) for entry in entries]
@@ -137,7 +137,7 @@ def make_script_data(comparison: Comparison, evidence: Evidence, shown: Sequence
         ]
     maps = []
     for found in evidence.maps:
-        rows, positions = found.rows[:MOST_POINTS], found.positions[:MOST_POINTS]
+        rows, positions = found.rows[:MAX_POINTS], found.positions[:MAX_POINTS]
         maps.append(
             {
                 "x": np.rint(positions[:, 0] * 1000).astype(int).tolist(),

@@ -16,7 +16,7 @@ __all__ = [
 ]  # fmt: skip
 
 LONGEST_NAME = 60
-_LEAST_TICKS = 3
+_MIN_TICKS = 3
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def make_log_axis(values: Sequence[float]) -> Axis:
     for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
         marks = [math.log10(step * 10.0**power) for power in range(-10, 13) for step in steps]
         found = [mark for mark in marks if low <= mark <= high]
-        if len(found) >= _LEAST_TICKS:
+        if len(found) >= _MIN_TICKS:
             break
     return Axis(low, high, tuple(found))
 

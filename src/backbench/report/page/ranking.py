@@ -16,7 +16,7 @@ from backbench.report.rows import STAGES, Row
 from backbench.report.summary import describe_cheaper
 from backbench.report.text import duration, percent, quantity
 
-MOST_PLOTTED = 12
+MAX_PLOTTED = 12
 ROWS_ON_PHONES = 5  # as in style.css
 _WIDEST_SCALE = 0.30
 _LONGEST_METHOD = 60
@@ -103,7 +103,7 @@ def make_lines(comparison: Comparison) -> list[Line]:
 def choose_plotted(lines: Sequence[Line]) -> list[Line]:
     """The lines of the first screen: the first twelve rows, then the controls."""
     ordinary = [line for line in lines if line.kind in ("best", "tied", "other")]
-    return ordinary[:MOST_PLOTTED] + [line for line in lines if line.kind == "control"]
+    return ordinary[:MAX_PLOTTED] + [line for line in lines if line.kind == "control"]
 
 
 def is_cut_on_phones(lines: Sequence[Line]) -> bool:

@@ -19,7 +19,7 @@ from backbench.report.page.inputs import Comparison, Evidence
 from backbench.report.page.view import make_view
 
 _PACKAGE = "backbench.report.page"
-MOST_PAGE_BYTES = 8_000_000
+MAX_PAGE_BYTES = 8_000_000
 """A larger page still opens, but mail and phones will not like it."""
 
 

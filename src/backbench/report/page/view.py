@@ -15,8 +15,8 @@ from backbench.report.page.marks import Axis, make_axis, name, plural, points, s
 from backbench.report.summary import lead_sentences
 from backbench.report.text import percent
 
-MOST_THUMBNAILS = 150
-MOST_TRUSTED = 4
+MAX_THUMBNAILS = 150
+MAX_TRUSTED = 4
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Picture:
 def wanted_images(comparison: Comparison) -> list[str]:
     """Ids of the test images that the page shows, the most telling first; at most 150."""
     found = faults.find_faults(comparison)
-    return [] if found is None else [comparison.ids[image] for image in found.images()[:MOST_THUMBNAILS]]
+    return [] if found is None else [comparison.ids[image] for image in found.images()[:MAX_THUMBNAILS]]
 
 
 def make_view(comparison: Comparison, evidence: Evidence, *, key: str) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _choose_pictures(comparison: Comparison, found: faults.Faults | None, eviden
     if found is None:
         return []
     chosen = [image for image in found.images() if comparison.ids[image] in evidence.thumbnails]
-    return chosen[:MOST_THUMBNAILS]
+    return chosen[:MAX_THUMBNAILS]
 
 
 def _cost(comparison: Comparison) -> dict[str, Any]:
@@ -199,11 +199,11 @@ def _describe_ensemble(comparison: Comparison, found: faults.Faults) -> str:
 
 def _sure(comparison: Comparison) -> dict[str, Any]:
     pairs = doubt.compare_pairs(comparison)
-    entries = comparison.ranked[: doubt.MOST_PAIRED_ROWS]
+    entries = comparison.ranked[: doubt.MAX_PAIRED_ROWS]
     names = [name(entry.row.name, 60) for entry in entries]
     separated = sum(cell.p_value < 0.05 for (a, b), cell in pairs.items() if a < b)
     total = len(pairs) // 2
-    trusted = [entry for entry in comparison.ranked if entry.row.tied_with_best][:MOST_TRUSTED]
+    trusted = [entry for entry in comparison.ranked if entry.row.tied_with_best][:MAX_TRUSTED]
     trust = [(name(entry.row.name, 60), doubt.measure_trust(entry, comparison.labels)) for entry in trusted]
     axis = Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
     return {

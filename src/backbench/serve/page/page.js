@@ -9,8 +9,8 @@ import { fill, find, make, refill } from "./dom.js";
 import { renderSide } from "./side.js";
 import { Verdict } from "./verdict.js";
 
-const MOST_COMPARED = 4;
-const MOST_FILES = 2000;
+const MAX_COMPARED = 4;
+const MAX_FILES = 2000;
 const state = {
   models: [], limits: {}, inbox: {}, active: [], focus: null, image: null, turn: 0, replies: new Map(), overlays: new Map(),
   drawn: {}, verdict: null, batch: null, choice: 0, banner: null,
@@ -66,7 +66,7 @@ function drawModels() {
   const chips = state.models.map((model, place) => make("button", {
     type: "button", "aria-pressed": String(state.active.includes(model.name)), title: model.name, onclick: () => chooseModel(model.name),
   }, make("span", { class: "chip-mark", "aria-hidden": "true" }), model.short, state.models.length > 1 && place < 9 && " ", state.models.length > 1 && place < 9 && make("kbd", { text: String(place + 1) })));
-  const num = Math.min(MOST_COMPARED, state.models.length);
+  const num = Math.min(MAX_COMPARED, state.models.length);
   const compare = state.models.length > 1 && make("button", {
     type: "button", id: "compare", "aria-pressed": String(isComparing), text: num === state.models.length ? "Compare all" : `Compare ${num}`,
     onclick: () => compareModels(!isComparing),
@@ -79,8 +79,8 @@ function chooseModel(name) {
   const isActive = state.active.includes(name);
   if (state.active.length < 2) state.active = [name];
   else if (isActive) state.active = state.active.filter((other) => other !== name);
-  else if (state.active.length < MOST_COMPARED) state.active.push(name);
-  else return showBanner(`${MOST_COMPARED} models can be compared at a time. Take one away first.`, null);
+  else if (state.active.length < MAX_COMPARED) state.active.push(name);
+  else return showBanner(`${MAX_COMPARED} models can be compared at a time. Take one away first.`, null);
   hideBanner();
   state.focus = state.active.includes(name) ? name : state.active[0];
   return afterModels();
@@ -88,7 +88,7 @@ function chooseModel(name) {
 
 function compareModels(isOn) {
   const others = state.models.map((model) => model.name).filter((name) => name !== state.focus);
-  state.active = isOn ? [state.focus, ...others.slice(0, MOST_COMPARED - 1)] : [state.focus];
+  state.active = isOn ? [state.focus, ...others.slice(0, MAX_COMPARED - 1)] : [state.focus];
   afterModels();
 }
 
@@ -246,12 +246,12 @@ async function loadHeat({ name }) {
 
 function takeFiles(list, source) {
   const files = [...list].filter((file) => file.size > 0 && !file.name.startsWith("."));
-  const images = files.slice(0, MOST_FILES).map((file) => ({ blob: file, name: file.webkitRelativePath || file.name, source }));
+  const images = files.slice(0, MAX_FILES).map((file) => ({ blob: file, name: file.webkitRelativePath || file.name, source }));
   if (!images.length) return showBanner("There is no file in that.", null);
   if (state.batch) state.batch.stop();
   state.batch = null;
   hideBanner();
-  if (files.length > MOST_FILES) showBanner(`${files.length} files; the first ${MOST_FILES} are taken. For more: backbench predict BUNDLE FOLDER`, null);
+  if (files.length > MAX_FILES) showBanner(`${files.length} files; the first ${MAX_FILES} are taken. For more: backbench predict BUNDLE FOLDER`, null);
   showImage(images[0]);
   if (images.length > 1) {
     state.batch = new Batch(find("batch"), images, activeModels(), {
@@ -269,7 +269,7 @@ async function filesOfDrop(transfer) {
   if (!entries.some((entry) => entry.isDirectory)) return [...transfer.files];
   const files = [];
   const walk = async (entry) => {
-    if (files.length > MOST_FILES) return;
+    if (files.length > MAX_FILES) return;
     if (entry.isFile) files.push(await new Promise((resolve, reject) => entry.file(resolve, reject)));
     else {
       const reader = entry.createReader();

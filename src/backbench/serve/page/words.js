@@ -2,7 +2,7 @@
 
 const LEVELS = [[0.95, "sure"], [0.8, "fairly sure"], [0.6, "leaning to it"], [0, "hardly more than a guess"]];
 
-const MOST_CALIBRATION_ERROR = 0.05;
+const MAX_CALIBRATION_ERROR = 0.05;
 
 export function sayLabel(reply) {
   if (reply.error) return "no answer";
@@ -34,7 +34,7 @@ function sayClaim(confidence, accuracy) {
 // Whether its confidences held on test images; without such a measurement none is called a share of right answers.
 function isHonest(model) {
   const error = model.calibration_error;
-  return typeof error === "number" && error <= MOST_CALIBRATION_ERROR;
+  return typeof error === "number" && error <= MAX_CALIBRATION_ERROR;
 }
 
 export function saySureness(reply, model) {

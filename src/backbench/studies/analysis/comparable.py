@@ -18,7 +18,7 @@ from backbench.studies.analysis.cells import Cell, name_data, show_figure, show_
 NOTHING = "No finished run can answer it."
 NOT_STATED = "none"
 RANDOM = "random"
-MOST_VALUES = 4
+MAX_VALUES = 4
 """Of a setting in which runs differ, before the rest is counted."""
 
 
@@ -218,8 +218,8 @@ def tell_unlike(asked: Asked, splits: Iterable[Sequence[Cell]], *, told: Collect
 
 def _join_values(values: Sequence[str]) -> str:
     """'5; 20': with semicolons, as values may be lists themselves."""
-    more = len(values) - MOST_VALUES
-    return "; ".join([*values[:MOST_VALUES], *([f"and {more} more"] if more > 0 else [])])
+    more = len(values) - MAX_VALUES
+    return "; ".join([*values[:MAX_VALUES], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _list_comparable(cell: Cell) -> tuple[dict[str, str], dict[str, str]]:

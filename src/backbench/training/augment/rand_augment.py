@@ -28,7 +28,7 @@ OPERATIONS = (
     "autocontrast",
     "equalize",
 )
-MOST_MAGNITUDE = 30
+MAX_MAGNITUDE = 30
 _MOVES = OPERATIONS[1:6]
 _BLENDS = {
     "brightness": colour.adjust_brightness,
@@ -59,7 +59,7 @@ def rand_augment(images: Tensor, drawn: Operations, magnitude: int) -> Tensor:
 
 
 def _changes(signs: np.ndarray, magnitude: int) -> dict[int, Change]:
-    share = magnitude / MOST_MAGNITUDE
+    share = magnitude / MAX_MAGNITUDE
     bits = 8 - round(4 * share)
     changes: dict[int, Change] = {
         OPERATIONS.index(name): partial(_blend, adjust=adjust, factors=1.0 + 0.9 * share * signs)
@@ -96,9 +96,9 @@ def move_matrix(name: str, sign: float, magnitude: int, height: int, width: int)
     Shears keep the top left corner, up to 0.3; shifts go up to 150 / 331 of the side, in whole pixels; turns up
     to 30 degrees about the middle.
     """
-    share = sign * magnitude / MOST_MAGNITUDE
+    share = sign * magnitude / MAX_MAGNITUDE
     shear, angle = 0.3 * share, np.radians(30.0 * share)
-    shift_x, shift_y = (150 * side * magnitude // (331 * MOST_MAGNITUDE) for side in (width, height))
+    shift_x, shift_y = (150 * side * magnitude // (331 * MAX_MAGNITUDE) for side in (width, height))
     cos, sin = np.cos(angle), np.sin(angle)
     matrices = {
         "shear-x": [[1, shear, shear * height / 2], [0, 1, 0]],
