@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FINISHED = "finished"
 
 
-@click.command()
+@click.command(short_help="Adapt one model to your images and keep it.")
 @data_argument
 @click.option("--model", required=True, help="A name, a card file, or an own run or bundle to go on from.")
 @click.option("--method", default="two-phase", show_default=True, help="See: backbench list methods.")
@@ -222,7 +222,7 @@ def _list_changed(defaults: dict[str, Any], options: dict[str, Any], prefix: str
     return changed
 
 
-@click.command()
+@click.command(short_help="Resume an interrupted run.")
 @click.argument("run", metavar="RUN")
 @out_option
 @device_option

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from backbench.runs.evaluate import Labelled
 
 
-@click.command()
+@click.command(short_help="Measure a trained model on labelled images.")
 @click.argument("bundle", metavar="BUNDLE")
 @data_argument
 @split_option

@@ -42,7 +42,7 @@ class Look:
     theme: str
 
 
-@click.command()
+@click.command(short_help="Show which image regions decide a prediction.")
 @click.argument("arguments", metavar="BUNDLE|RUN... [IMAGE|FOLDER...]", nargs=-1, required=True)
 @click.option("--out", default="pictures", show_default=True, help="Folder of the pictures.")
 @click.option(

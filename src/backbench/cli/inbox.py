@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 folder_option = click.option("--inbox", default="inbox", show_default=True, help="The folder given to serve.")
 
 
-@click.group()
+@click.group(short_help="List or export images judged on the page of serve.")
 def inbox() -> None:
     """Images that were judged right or wrong on the page of `backbench serve`: list them, or train on them."""
 
 
-@inbox.command("list")
+@inbox.command("list", short_help="List the judged images, one line each.")
 @folder_option
 @json_option
 def list_inbox(inbox: str, as_json: bool) -> None:
@@ -39,7 +39,7 @@ def list_inbox(inbox: str, as_json: bool) -> None:
         print(render_entries(entries))
 
 
-@inbox.command("export")
+@inbox.command("export", short_help="Write judged images and their labels to a folder.")
 @click.argument("target", metavar="FOLDER")
 @folder_option
 @json_option

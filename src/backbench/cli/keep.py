@@ -9,7 +9,7 @@ import click
 from backbench.cli.options import device_option, json_option, out_option, quiet_option
 
 
-@click.command()
+@click.command(short_help="Keep the model of a finished run, ready to predict.")
 @click.argument("run", metavar="RUN")
 @out_option
 @device_option

@@ -11,7 +11,7 @@ from backbench.cli.options import json_option
 KINDS = ("models", "methods", "data")
 
 
-@click.command("list")
+@click.command("list", short_help="List models, methods and data sets.")
 @click.argument("kind", metavar="models|methods|data")
 @click.option(
     "--filter",

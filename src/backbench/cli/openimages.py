@@ -10,7 +10,7 @@ import click
 from backbench.cli.options import json_option, quiet_option
 
 
-@click.command()
+@click.command(short_help="Plan and download a subset of Open Images.")
 @click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--classes",

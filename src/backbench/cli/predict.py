@@ -23,7 +23,7 @@ CSV_COLUMNS = ("path", "bundle", "label", "confidence", "unsure", "error", "stra
 """A table of an older version has all but the last; see `check_csv_target`."""
 
 
-@click.command()
+@click.command(short_help="Classify images with one or several trained models.")
 @click.argument("arguments", metavar="BUNDLE... IMAGE|FOLDER...", nargs=-1, required=True)
 @click.option(
     "--top",

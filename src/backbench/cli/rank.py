@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from backbench.runs.rank import Ranking
 
 
-@click.command(context_settings={"allow_extra_args": True})
+@click.command(context_settings={"allow_extra_args": True}, short_help="Rank pretrained models on your images.")
 @data_argument
 @click.option(
     "--models",

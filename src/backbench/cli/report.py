@@ -12,7 +12,7 @@ from backbench.cli.options import out_option, quiet_option
 FORMATS = ("html", "md", "csv", "json", "card", "data-card")
 
 
-@click.command()
+@click.command(short_help="Show runs as one page that opens anywhere.")
 @click.argument("runs", nargs=-1, metavar="[RUNS]...")
 @click.option(
     "--output", "-o", "target", type=click.Path(path_type=Path), help="File to write.  [html: report.html]"

@@ -18,7 +18,7 @@ from backbench.cli.options import (
 )
 
 
-@click.command()
+@click.command(short_help="Check images and labels before ranking.")
 @data_argument
 @split_options
 @size_options

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TOKEN_PATTERN = r"[A-Za-z0-9_-]{16,128}"
 
 
-@click.command()
+@click.command(short_help="Try trained models on a web page.")
 @click.argument("bundles", metavar="BUNDLE|RUN...", nargs=-1, required=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address; another than this needs --token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any free one.")

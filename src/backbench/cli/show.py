@@ -9,7 +9,7 @@ import click
 from backbench.cli.options import json_option, out_option
 
 
-@click.command()
+@click.command(short_help="Show one run: settings, results and cost.")
 @click.argument("run", metavar="RUN")
 @out_option
 @json_option

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backbench.studies.estimate import Estimate
 
 
-@click.group()
+@click.group(short_help="Carry out a whole study from one file.")
 def study() -> None:
     """Carry out a study from one file: many rankings, its tables, its pictures."""
 
@@ -26,7 +26,7 @@ def study() -> None:
 study.add_command(openimages)
 
 
-@study.command()
+@study.command(short_help="Carry out a study: rankings, tables and pictures.")
 @click.argument("file", metavar="STUDY.toml", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of all results.  [default: results/NAME]")
 @click.option("--budget", help="Time limit such as 90s, 10m or 2h; the same command goes on from there.")
