@@ -21,7 +21,7 @@ def groups(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tup
 
 
 @pytest.mark.parametrize(
-    ("path", "group"), groups(app), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+    ("path", "group"), [*groups(app)], ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
 )
 def test_no_summary_of_a_verb_is_cut(path: tuple[str, ...], group: click.Group) -> None:
     text = CliRunner().invoke(app, [*path, "--help"], terminal_width=80).output
