@@ -7,7 +7,7 @@ SHARED ?= ../shared
 # One thread for each test process: two processes that both use two threads are slower than one.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
-.PHONY: demo test check stress browser format bench report screenshots clean
+.PHONY: demo test check stress picture browser format bench report screenshots clean
 
 demo: $(VENV)/.installed  ## rank the included backbones on the embedded digits, fine-tune the best; no download
 	$(BIN)/backbench rank digits --models pixels,tiny_cnn.cifar100,tiny_vit.cifar100 \
@@ -63,6 +63,14 @@ report: $(VENV)/.installed  ## one page on real runs: four backbones and three i
 screenshots: $(VENV)/.installed-dev  ## the report and the serving page, light and dark, desktop and phone, in runs/screenshots/
 	test -f runs/report.html || $(MAKE) report
 	$(BIN)/python tools/screenshots.py runs/report.html runs/screenshots --serve runs/report/*.bundle
+
+PICTURED := mobilenetv2_100 vit_tiny_patch16_224 resnet18_to_layer3 squeezenet1_1
+
+picture: $(VENV)/.installed-dev browser  ## the ranking that README shows, and its plot docs/ranking.png
+	$(BIN)/backbench rank $(SHARED)/data/cifar10-mini --out runs/picture --methods knn,logistic \
+	  --models $(subst $(space),$(comma),$(PICTURED:%=$(SHARED)/weights/%.toml))
+	$(BIN)/backbench report runs/picture -o runs/picture.html
+	$(BIN)/python tools/screenshots.py runs/picture.html docs --ranking
 
 clean:  ## remove what the commands above made, but not run records
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -33,7 +33,7 @@ NUM_SMALL, DIM = 4_000, 2_048
 
 
 def list_images(folder: Path) -> tuple[list[Path], list[str], int]:
-    """2,000 files, their classes, and how many come first as the training part: 1,500; 35 classes."""
+    """2,000 files, their classes, and how many come first as the training split: 1,500; 35 classes."""
     parts = []
     for part, num_c10 in (("train", 100), ("test", 38)):
         files = []

@@ -47,10 +47,10 @@ def make_network() -> nn.Module:
 
 
 def main() -> None:
-    """Train, and print the accuracy on the test part after each epoch."""
+    """Train, and print the accuracy on the test split after each epoch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--images", type=int, default=50_000, help="of the training part, drawn at random")
+    parser.add_argument("--images", type=int, default=50_000, help="of the training split, drawn at random")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -67,7 +67,7 @@ def main() -> None:
         with torch.inference_mode():
             told = torch.cat([network(scale(part)).argmax(1) for part in test.split(1000)])
         accuracy = 100 * float((told == truth).float().mean())
-        print(f"{len(chosen):,} images, epoch {epoch}: {accuracy:.1f} % of the test part")
+        print(f"{len(chosen):,} images, epoch {epoch}: {accuracy:.1f} % of the test split")
 
 
 if __name__ == "__main__":

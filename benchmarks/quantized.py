@@ -56,7 +56,7 @@ def main() -> None:
     text = (
         f"# Int8\n\n`python benchmarks/quantized.py {' '.join(sys.argv[1:])}`, {date.today()}, "
         f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads.\n\n"
-        "Accuracy on the data's own test part and on validation. Images/s: the network alone, one batch of 8,\n"
+        "Accuracy on the data's own test split and on validation. Images/s: the network alone, one batch of 8,\n"
         "float32 to int8: with other work beside it they say no more than that int8 is not faster.\n\n" + HEADER
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -88,7 +88,7 @@ print(*study.summary, sep="\n")
 # %% [markdown]
 # ## What it looks at
 #
-# The brighter, the more attention the transformer pays there, for one image of the test part.
+# The brighter, the more attention the transformer pays there, for one image of the test split.
 
 # %%
 from PIL import Image

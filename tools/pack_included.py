@@ -32,7 +32,7 @@ std = {std}
 """
 NOTE = """# {name}
 
-{architecture}, trained from random weights on the training part of CIFAR-100 (40,000 images; 10,000
+{architecture}, trained from random weights on the training split of CIFAR-100 (40,000 images; 10,000
 more for validation), seed 0. Right on {accuracy:.1f} % of the 10,000 test images ({low:.1f} to
 {high:.1f}), with the head it was trained with; only the body is kept, in half precision.
 

@@ -1,6 +1,7 @@
 """Pictures of the report and of the serving page, light and dark, desktop and phone.
 
     python tools/screenshots.py REPORT.html OUT --serve RUN.bundle OTHER.bundle
+    python tools/screenshots.py REPORT.html OUT --ranking      the ranking plot alone, as ranking.png
 
 Needs the dev extra and a Chromium (`apt install chromium`, or the path in BACKBENCH_CHROMIUM).
 """
@@ -60,6 +61,23 @@ def take_pictures(
     return taken
 
 
+def take_ranking(browser: Browser, address: str, out: Path) -> Path:
+    """The plot of the first ranking on the page, with a margin, sharp on dense screens."""
+    context = browser.new_context(viewport={"width": 1500, "height": 900}, device_scale_factor=2)
+    page = context.new_page()
+    page.goto(address, wait_until="networkidle")
+    box = page.locator("figure.ranking").first.bounding_box()
+    assert box is not None
+    margin = 16
+    clip = {"x": box["x"] - margin, "y": box["y"] - margin}
+    page.screenshot(
+        path=out / "ranking.png",
+        clip=clip | {"width": box["width"] + 2 * margin, "height": box["height"] + 2 * margin},
+    )
+    context.close()
+    return out / "ranking.png"
+
+
 def compare_models(page: Page) -> None:
     """All models side by side on the first sample, with where they look."""
     page.click("#compare")
@@ -76,12 +94,16 @@ def main() -> None:
     parser.add_argument(
         "--serve", nargs="+", default=[], metavar="BUNDLE", help="serve these, and take that page too"
     )
+    parser.add_argument("--ranking", action="store_true", help="take the ranking plot alone")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     address = given.page if "://" in given.page else Path(given.page).resolve().as_uri()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
-        taken = take_pictures(browser, address, given.out, given.name)
+        if given.ranking:
+            taken = [take_ranking(browser, address, given.out)]
+        else:
+            taken = take_pictures(browser, address, given.out, given.name)
         if given.serve:
             with serving(given.serve) as address:
                 taken += take_pictures(browser, address, given.out, "serve")

@@ -79,7 +79,7 @@ class Interrupted(BackbenchError):
     """The user or the system asked the work to stop; what was done is saved."""
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__("stopped as asked; what was done is saved, and the same command goes on from there")
+        super().__init__("stopped as asked; what was done is saved, and the same command resumes from there")
         self.exit_status = 128 + signal_number
 
 

@@ -1,4 +1,4 @@
-"""What a method is given: features and labels of train and validation. It never sees the test part."""
+"""What a method is given: features and labels of train and validation. It never sees the test split."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class ImageTask:
-    """What a method that trains on images is given; it never sees the test part either.
+    """What a method that trains on images is given; it never sees the test split either.
 
     Args:
         backbone: a copy of its own for this run.

@@ -62,7 +62,7 @@ def test_a_heading_sorts_both_ways_and_says_so(open_page, address):
 def test_the_filter_and_the_boxes_hide_rows_and_columns(open_page, address):
     watched = open_page(address)
     page = watched.page
-    page.get_by_label("controls").uncheck()
+    page.get_by_label("baselines").uncheck()
     assert "colour" not in models(page)
     page.get_by_label("Filter").fill("model_2")
     assert models(page) == ["model_2"]

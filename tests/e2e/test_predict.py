@@ -264,7 +264,7 @@ def test_evaluate_on_other_images_says_which(world: World, tmp_path: Path) -> No
     assert (document["data"]["part"], document["data"]["num_images"]) == ("test", 9)
     done = invoke("evaluate", world.bundle, everything, "--quiet")
     assert done.exit_code == 0
-    assert "all images of 'all', which has no test part: 15 images" in done.stdout
+    assert "all images of 'all', which has no test split: 15 images" in done.stdout
     assert "recall of each class" in done.stdout
 
 
@@ -350,7 +350,7 @@ def test_every_look_at_a_test_part_is_counted(world: World, tmp_path: Path) -> N
     assert count_openings(tmp_path / "runs", digest) == 1
     ask("evaluate", made.bundle, world.photos)
     assert count_openings(tmp_path / "runs", digest) == 2
-    ask("evaluate", made.bundle, make_photos(tmp_path / "others", num=3, size=18))  # no test part
+    ask("evaluate", made.bundle, make_photos(tmp_path / "others", num=3, size=18))  # no test split
     assert count_openings(tmp_path / "runs", digest) == 2
     ask("evaluate", made.bundle, world.photos, "--out", tmp_path / "elsewhere")
     assert count_openings(tmp_path / "elsewhere", digest) == 1

@@ -75,7 +75,7 @@ def test_one_page_holds_runs_controls_images_maps_explanations_and_the_bundle(ma
     page = report(made, "--map", "pca")
     for run in (made / "runs").glob("*/record.json"):
         assert f"<bdi>{read_record(run.parent).config.model}</bdi>" in page
-    assert "controls: what needs no pretrained model" in page
+    assert "baselines: no pretrained model" in page
     assert "data:image/jpeg;base64," in page
     assert 'class="map"' in page
     assert "The same images, as each model sees them" in page

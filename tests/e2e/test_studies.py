@@ -326,7 +326,7 @@ def test_wrong_names_are_found_before_any_work(tmp_path: Path) -> None:
         plan_steps(read_study(file), Settings(out=tmp_path, data={"digits": "nowhere"}))
     assert plan_steps(read_study(file), Settings(out=tmp_path, data={"digits": str(tmp_path)}))
     file.write_text(BASE + GROUP.replace("DATA", "digits"))
-    with pytest.raises(ConfigError, match=r"it goes on from 'one'\. Give --only 'one' too"):
+    with pytest.raises(ConfigError, match=r"it starts from 'one'\. Give --only 'one' too"):
         plan_steps(read_study(file), Settings(out=tmp_path, only=("two",)))
     with pytest.raises(ConfigError, match=r"Did you mean '.*mine.toml'"):
         read_study(tmp_path / "mien.toml")

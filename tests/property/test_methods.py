@@ -47,7 +47,7 @@ def make_task(
     size: float = 1.0,
     absent: int = -1,
 ) -> tuple[Task, Features]:
-    """A task and a test part; class `absent` has no training image."""
+    """A task and a test split; class `absent` has no training image."""
     rng = np.random.default_rng(7)
 
     def draw(num: int) -> np.ndarray:

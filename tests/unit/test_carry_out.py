@@ -61,12 +61,12 @@ def test_what_the_budget_leaves_out_is_said(monkeypatch: pytest.MonkeyPatch, tmp
     outcome = run_study(StudyFile.model_validate(STUDY), Settings(out=tmp_path), budget_seconds=1000)
     assert [str(undone) for undone in outcome.undone] == [
         "one: digits, pixels + knn: why",
-        "one: digits, tiny_cnn + knn: the budget ended; the same command goes on from there",
-        "one: digits, tiny_cnn + ridge: the budget ended; the same command goes on from there",
+        "one: digits, tiny_cnn + knn: the budget ended; the same command resumes from there",
+        "one: digits, tiny_cnn + ridge: the budget ended; the same command resumes from there",
         "two: digits: waits for 'one', where the budget left out tiny_cnn + knn and tiny_cnn + ridge; the same "
-        "command goes on from there",
+        "command resumes from there",
     ]
-    assert outcome.by_reason()["the budget ended; the same command goes on from there"] == [
+    assert outcome.by_reason()["the budget ended; the same command resumes from there"] == [
         "one: digits, tiny_cnn + knn",
         "one: digits, tiny_cnn + ridge",
     ]
@@ -89,7 +89,7 @@ def test_a_method_that_failed_does_not_hide_what_the_budget_left_out(
     outcome = run_study(study, Settings(out=tmp_path), budget_seconds=1000)
     said = [str(undone) for undone in outcome.undone]
     for run in ("pixels + centroid", "tiny_cnn + knn", "tiny_cnn + centroid"):
-        assert f"one: digits, {run}: the budget ended; the same command goes on from there" in said
+        assert f"one: digits, {run}: the budget ended; the same command resumes from there" in said
     assert len(said) == 4
     left_out = ["pixels + centroid", "tiny_cnn + knn", "tiny_cnn + centroid"]
     assert outcome.cut == {("one", "digits", 0): left_out}
@@ -110,7 +110,7 @@ def test_training_that_was_cut_is_no_run_of_the_study(monkeypatch: pytest.Monkey
     )
     assert [cell.model for cell in outcome.cells] == ["pixels"]
     assert str(outcome.undone[0]) == (
-        "one: digits, tiny_cnn + knn: training was cut; the same command goes on from there"
+        "one: digits, tiny_cnn + knn: training was cut; the same command resumes from there"
     )
     left_out = ["tiny_cnn + knn", "pixels + knn", "tiny_cnn + ridge"]
     assert outcome.cut == {("one", "digits", 0): left_out}
@@ -134,7 +134,7 @@ def test_an_interrupt_ends_the_study_and_draws_nothing(monkeypatch: pytest.Monke
     file = Path(__file__).parents[2] / "studies" / "default.toml"
     done = CliRunner().invoke(app, ["study", "run", str(file), "--out", str(tmp_path), "--quiet"])
     assert done.exit_code == 130
-    assert "probes: digits: interrupted; the same command goes on from there" in done.stdout
+    assert "probes: digits: interrupted; the same command resumes from there" in done.stdout
     assert drawn == [False]
 
 
@@ -156,9 +156,9 @@ def test_after_an_interrupt_all_that_was_not_started_is_said(
     settings = Settings(out=tmp_path)
     outcome = run_study(study, settings)
     assert [str(undone) for undone in outcome.undone] == [
-        "one: digits: interrupted; the same command goes on from there",
-        "more: digits, seed 0: not started before the interrupt; the same command goes on from there",
-        "more: digits, seed 1: not started before the interrupt; the same command goes on from there",
+        "one: digits: interrupted; the same command resumes from there",
+        "more: digits, seed 0: not started before the interrupt; the same command resumes from there",
+        "more: digits, seed 1: not started before the interrupt; the same command resumes from there",
     ]
     write_up(outcome, settings)
     assert "seeds 0, 1. Nothing of it is finished." in (tmp_path / "tables.md").read_text()
@@ -225,7 +225,7 @@ def test_models_that_an_earlier_group_left_nothing_of_are_named_with_the_reason(
         ({}, "see above"),
         (
             {("one", "digits", 0): ["tiny_cnn + knn"]},
-            "which the budget ended; the same command goes on from there",
+            "which the budget ended; the same command resumes from there",
         ),
     ):
         left = SimpleNamespace(**vars(_cell("pixels", 0.8)) | {"bundle": tmp_path / "pixels.bundle"})
@@ -706,7 +706,7 @@ def test_past_the_budget_figures_on_another_source_are_read_and_none_is_made(tmp
     plain = study.model_copy(update={"groups": (study.groups[0].model_copy(update={"test_on": ()}),)})
     run_study(plain, settings)
     late = run_study(study, settings, budget_seconds=0)
-    where, why = f"on {tmp_path / 'photos'}", "the budget ended; the same command goes on from there"
+    where, why = f"on {tmp_path / 'photos'}", "the budget ended; the same command resumes from there"
     assert [str(undone) for undone in late.undone] == [f"one: digits {where}: {why}"]
     assert [cell.elsewhere for cell in late.cells] == [{}, {}]
     whole = run_study(study, settings)
@@ -754,7 +754,7 @@ def test_what_is_finished_is_read_whatever_the_budget(tmp_path: Path) -> None:
     fresh = run_study(part, Settings(out=tmp_path / "other", limit=60), budget_seconds=0)
     assert fresh.cells == []
     assert [str(undone) for undone in fresh.undone] == [
-        "one: digits: not started, beyond the budget; the same command goes on from there"
+        "one: digits: not started, beyond the budget; the same command resumes from there"
     ]
 
 
@@ -853,7 +853,7 @@ def test_a_group_that_goes_on_from_two_others_asks_for_both(tmp_path: Path) -> N
     link = STUDY["groups"][1] | {"name": "on", "after": "two", "after_data": "digits", "after_method": "centroid"}
     study = StudyFile.model_validate(STUDY | {"groups": [*STUDY["groups"], link | {"best_of": "one"}]})
     for missing, only in (("one", ("on", "two")), ("two", ("on", "one"))):
-        with pytest.raises(ConfigError, match=rf"goes on from '{missing}'. Give --only '{missing}' too"):
+        with pytest.raises(ConfigError, match=rf"starts from '{missing}'. Give --only '{missing}' too"):
             plan_steps(study, Settings(out=tmp_path, only=only))
 
 

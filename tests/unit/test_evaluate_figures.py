@@ -29,7 +29,7 @@ IMAGES = Labelled(
     groups=(None,) * 60,
     ids=tuple(str(index) for index in range(60)),
     read=lambda index: np.zeros((1, 1, 3), np.uint8),
-    said="the test part of 'insects'",
+    said="the test split of 'insects'",
     digest="aa",
     num_seen=295,
 )
@@ -66,7 +66,7 @@ def test_the_accuracy_of_what_is_answered_has_its_interval() -> None:
 
 def test_the_heading_says_how_many_were_left_out() -> None:
     text = render_evaluation({"bundle": "b", **_measure(0.6)})
-    assert text.startswith("b on the test part of 'insects': 60 of the 355 test images (295 left out: the model")
+    assert text.startswith("b on the test split of 'insects': 60 of the 355 test images (295 left out: the model")
 
 
 def test_figures_are_printed_as_show_prints_them_and_the_threshold_is_explained() -> None:

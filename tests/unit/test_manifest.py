@@ -96,7 +96,7 @@ def test_the_image_digest_knows_content_alone() -> None:
         (["ant"] * 5 + ["bee"], {}, r"1 class has one image: 'bee'"),
         ([*TEN, "Ant"], {}, "'Ant' and 'ant'"),
         (TEN + ["caf\u00e9"] * 3 + ["cafe\u0301"] * 3, {}, "differ only"),
-        (TEN, {"parts": ["train", "test"] * 10}, "training part has one class|without any training"),
+        (TEN, {"parts": ["train", "test"] * 10}, "training split has one class|without any training"),
         (
             [*TEN, "cat"],
             {"parts": ["train"] * 18 + ["test"] * 3},
@@ -137,7 +137,7 @@ def test_what_cannot_be_ranked_on_is_refused(labels: list, options: dict, messag
             {"parts": ["train"] * 10 + ["test"] * 10, "groups": ["g"] + [None] * 18 + ["g"]},
             "1 group sits in several",
         ),
-        (["ant", "ant", "bee", "bee"], {}, "no class has enough images for a validation part"),
+        (["ant", "ant", "bee", "bee"], {}, "no class has enough images for a validation split"),
     ],
 )
 def test_what_a_reader_must_know_is_a_warning(labels: list, options: dict, message: str) -> None:

@@ -1,4 +1,4 @@
-"""How often a test part was looked at: never too low, whatever happened to the list."""
+"""How often a test split was looked at: never too low, whatever happened to the list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a test part can decide."""
+"""What a test split can decide."""
 
 from __future__ import annotations
 

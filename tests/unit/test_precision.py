@@ -44,10 +44,10 @@ def test_features_that_less_than_fp32_moves_far_are_said_in_the_record(
         record = run(config, out=tmp_path / folder)
         assert record.cost is not None
         assert (record.cost.rounding is None) is (precision == "fp32")
-        return [text for text in record.warnings if "moves the features" in text]
+        return [text for text in record.warnings if "changes the features" in text]
 
     assert warnings_in("bf16", 0.5, "a") == []
     (said,) = warnings_in("bf16", 0.001, "b")  # from the cache, too
-    assert said.startswith("bf16 moves the features by ")
+    assert said.startswith("bf16 changes the features of this model by ")
     assert said.endswith("--precision fp32")
     assert warnings_in("fp32", 0.0, "c") == []

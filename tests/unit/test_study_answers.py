@@ -106,20 +106,20 @@ def test_a_small_gap_on_the_same_images_is_found_though_the_intervals_overlap() 
     assert high is not None
     assert low < high
     said = ask("best-features", [near, best])
-    assert said.startswith("On small: a, 90.0 % (85.1 to 93.4); all others are worse (exact paired")
-    assert "; c can't be told apart from it" in ask("best-features", [best, equal])
+    assert said.startswith("On small: a, 90.0 % (85.1 to 93.4); all others are significantly worse (exact paired")
+    assert "; no significant difference from c" in ask("best-features", [best, equal])
 
 
 def test_groups_of_images_that_hang_together_are_tested_as_groups() -> None:
     cells = [make_cell("a", range(20)), make_cell("b", range(30))]
     one_group = {"small-0": {name: "same animal" if 20 <= index < 30 else name for index, name in enumerate(IDS)}}
-    assert "can't be told apart" not in ask("best-features", cells)
-    assert "b can't be told apart" in ask("best-features", cells, groups=one_group)
+    assert "no significant difference" not in ask("best-features", cells)
+    assert "no significant difference from b" in ask("best-features", cells, groups=one_group)
 
 
 def test_a_model_that_saw_the_test_images_answers_no_question() -> None:
     seen = make_cell("cheat", range(0), num_test_seen=3)
-    why = "Left out, as test images had taught their weights: cheat + logistic on small (3 of 200)."
+    why = "Left out, because their weights were trained on test images: cheat + logistic on small (3 of 200)."
     said = ask("best-features", [seen, make_cell("a", range(20))])
     assert said.startswith("On small: a,")
     assert said.endswith(why)
@@ -131,12 +131,14 @@ def test_validation_images_that_taught_the_weights_choose_nothing_where_others_c
     own = make_cell("cnn", range(40), method="scratch")
     said = ask("own-network", [own, flattered, honest], model="cnn")
     assert "of the other models the best on validation, b (logistic)" in said
-    last = "After all others where validation chooses, as images of it had taught their weights: "
+    last = "After all others where validation chooses, because their weights were trained on images of it: "
     assert said.endswith(f"{last}a + logistic on small (5 of 50).")
     assert "the best on validation, a (logistic)" in ask("own-network", [own, flattered], model="cnn")
     assert "After all" not in ask("best-features", [own, flattered, honest])
     assert ask("training-gap", [flattered]).startswith(NOTHING)
-    assert "Left out, as validation images had taught their weights: a" in ask("training-gap", [flattered])
+    assert "Left out, because their weights were trained on validation images: a" in ask(
+        "training-gap", [flattered]
+    )
     large = [
         make_cell("a", range(50), data="large", method=how, val=val) for how, val in (("knn", 0.1), ("ridge", 0.9))
     ]
@@ -293,7 +295,7 @@ def test_every_rule_that_compares_says_what_is_not_alike() -> None:
             "vit reaches 70.0 % on average, the others 90.0 %: it is worse (-20.0 points, p < 0.001, exact paired",
         ),
         (range(5), "it is no worse, but better (+7.5 points"),
-        (range(21, 40), "these can't be told apart"),
+        (range(21, 40), "there is no significant difference"),
     ],
 )
 def test_families_are_tested_over_the_same_images(vit: range, verdict: str) -> None:
@@ -335,7 +337,7 @@ def test_the_gap_from_training_to_validation_images_is_told_with_what_training_f
 def test_what_training_adds_is_tested_against_the_probe_of_the_same_images() -> None:
     probe, tuned = make_cell("a", range(20)), make_cell("a", range(19), method="full", group="tuned")
     said = ask("fine-tuning-gain", [probe, tuned])
-    doubt = "not to be told apart: p = 1, exact paired test on 200 images"
+    doubt = "no significant difference: p = 1, exact paired test on 200 images"
     assert said == f"a on small: full +0.5 points over logistic ({doubt})."
     worse = make_cell("a", range(90), method="centroid", val=0.4)
     assert ask("fine-tuning-gain", [probe, worse, tuned]) == said
@@ -617,8 +619,8 @@ def test_seconds_are_compared_by_their_ratio(published: str, ours: float, said: 
 def test_a_figure_on_images_that_taught_the_weights_says_so_beside_the_published_one() -> None:
     cell = make_cell("a", range(20), num_test_seen=14)
     (table,) = make_published_tables([_published(value=0.8)], [cell])
-    assert "(too good: 14 test images had taught its weights)" in table.rows[0][2]
-    assert "too good: 14 test images" in make_group_tables([cell])[0].rows[0][2]
+    assert "(optimistic: 14 test images were in its training data)" in table.rows[0][2]
+    assert "optimistic: 14 test images" in make_group_tables([cell])[0].rows[0][2]
     assert (
         "too good" not in make_published_tables([_published(value=0.8)], [make_cell("a", range(20))])[0].rows[0][2]
     )
@@ -629,23 +631,23 @@ def test_gains_and_validation_figures_of_seen_images_say_so_too() -> None:
     few = make_cell("a", range(40), group="few")
     gain = _published(over="few", value=Decimal("0.1"))
     (table,) = make_published_tables([gain], [cell, few])
-    assert table.rows[0][2] == "+10.0 points (too good: 14 test images had taught its weights)"
+    assert table.rows[0][2] == "+10.0 points (optimistic: 14 test images were in its training data)"
     flattered = make_cell("a", range(40), group="few", num_test_seen=3)
     (table,) = make_published_tables([gain], [make_cell("a", range(20)), flattered])
-    assert table.rows[0][2] == "+10.0 points (too good: 3 test images had taught its weights in 'few')"
+    assert table.rows[0][2] == "+10.0 points (optimistic: 3 test images were in its training data in 'few')"
     alone = make_cell("a", range(2), seed=1, num_test_seen=9)  # of a seed that the other group lacks
     (table,) = make_published_tables([gain], [make_cell("a", range(20)), alone, few])
     assert table.rows[0][2] == "+10.0 points"
     val = make_cell("a", range(20), num_val_seen=5)
     (table,) = make_published_tables([_published(figure="val_accuracy")], [val])
-    assert "(too good: 5 validation images had taught its weights)" in table.rows[0][2]
+    assert "(optimistic: 5 validation images were in its training data)" in table.rows[0][2]
     tables = make_group_tables([val])
-    assert "50.0 % (too good: 5 validation images" in tables[1].rows[0][4]
+    assert "50.0 % (optimistic: 5 validation images" in tables[1].rows[0][4]
     assert "too good" not in tables[0].rows[0][2]  # the test images did not
     there = SimpleNamespace(metrics={"accuracy": Metric(value=0.5, n=40)}, mapping={"Ant": "ant"}, num_images=40)
     cell = make_cell("a", range(20), num_test_seen=14, elsewhere={"wild": there})
     (table,) = [found for found in make_group_tables([cell]) if found.title.endswith("another source")]
-    assert "too good: 14 test images" in table.rows[0][3]
+    assert "optimistic: 14 test images" in table.rows[0][3]
     assert "too good" not in table.rows[0][5]
 
 

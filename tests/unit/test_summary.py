@@ -60,13 +60,14 @@ FAILED = Row(model="vit", method="knn", run_id="x", status="failed", error="weig
 def test_a_full_ranking() -> None:
     assert summarise([BEST, TIED, WORSE, COLOUR, MAJORITY, FAILED], DATA, num_openings=7) == [
         "Use convnext_tiny with a logistic head: right on 93.1 % of 312 test images (95 % interval 89.7 to 95.4).",
-        "efficientnet_b0 + logistic can't be told apart from it; it is 4.1 times cheaper (12 s against 50 s).",
+        "No significant difference from it: efficientnet_b0 + logistic; "
+        "it is 4.1 times cheaper (12 s against 50 s).",
         "About 2,400 test images would separate convnext_tiny + logistic from efficientnet_b0 + logistic, if the "
         "difference is real.",
         "No shortcut seen: colour and brightness statistics alone reach 31.0 % at most.",
         "Weakest class: emperor moth (71 % of 21 test images).",
-        "The best of 3 rows was chosen and measured on the same test images (opened 7 times so far), so its "
-        "figure is a little too good.",
+        "The best of 3 rows was chosen and measured on the same test images (evaluated 7 times so far), so its "
+        "accuracy is slightly optimistic.",
         "1 run failed: vit + knn.",
     ]
 
@@ -75,21 +76,22 @@ def test_a_clear_winner() -> None:
     said = summarise([replace(BEST, weakest_class=None), WORSE], DATA)
     assert said == [
         "Use convnext_tiny with a logistic head: right on 93.1 % of 312 test images (95 % interval 89.7 to 95.4).",
-        "The best of 2 rows was chosen and measured on the same test images, so its figure is a little too good.",
+        "The best of 2 rows was chosen and measured on the same test images, so its accuracy is slightly "
+        "optimistic.",
     ]
 
 
 def test_several_tied() -> None:
     rows = [BEST, TIED, replace(TIED, model="dinov2_s", method="knn", seconds={"total": 49.0}), WORSE]
     assert summarise(rows, DATA)[1] == (
-        "efficientnet_b0 + logistic and dinov2_s + knn can't be told apart from it; efficientnet_b0 + logistic "
-        "is 4.1 times cheaper (12 s against 50 s)."
+        "No significant difference from it: efficientnet_b0 + logistic and dinov2_s + knn; efficientnet_b0 + "
+        "logistic is 4.1 times cheaper (12 s against 50 s)."
     )
 
 
 def test_no_word_on_seconds_that_hardly_differ() -> None:
     said = summarise([BEST, replace(TIED, seconds={"total": 47.0}), WORSE], DATA)[1]
-    assert said == "efficientnet_b0 + logistic can't be told apart from it."
+    assert said == "No significant difference from it: efficientnet_b0 + logistic."
 
 
 def test_everything_tied() -> None:
@@ -167,8 +169,8 @@ def test_the_best_row_that_is_not_proved_better_than_a_control_is_no_clear_winne
 def test_rows_that_no_control_is_worse_than_are_counted_where_no_shortcut_is_seen() -> None:
     rows = [BEST, replace(TIED, unbeaten=("untrained",)), replace(WORSE, unbeaten=("colour",)), COLOUR, MAJORITY]
     assert (
-        "The best row is proved better than all controls (colour and brightness statistics alone reach 31.0 % at "
-        "most), but 2 of 3 rows are not: efficientnet_b0 + logistic and mobilenet + logistic."
+        "The best row is significantly better than all baselines (colour and brightness statistics alone reach "
+        "31.0 % at most), but 2 of 3 rows are not: efficientnet_b0 + logistic and mobilenet + logistic."
     ) in summarise(rows, DATA)
     assert control_warnings(rows) == [
         "2 of 3 rows are not proved better than a control: efficientnet_b0 + logistic and mobilenet + logistic"
@@ -199,7 +201,7 @@ def test_the_control_that_is_named_is_the_one_that_raised_the_alarm() -> None:
     said = summarise([replace(BEST, accuracy=0.725), WORSE, untrained, majority], DATA)
     (warning,) = [text for text in said if text.startswith("Check the warnings")]
     assert warning == (
-        "Check the warnings first: a control comes near the best row (always answering the commonest class "
+        "Check the warnings first: a baseline comes near the best row (always answering the commonest class "
         "reaches 25.0 %)."
     )
 
@@ -222,7 +224,7 @@ def test_nothing_finished() -> None:
     assert summarise([COLOUR, FAILED, FAILED], DATA) == [
         "Nothing finished: all 2 runs failed.",
         "The first was vit + knn: weights are missing: put them back",
-        "Only controls have figures: colour and brightness statistics alone reach 31.0 %.",
+        "Only baselines have figures: colour and brightness statistics alone reach 31.0 %.",
     ]
 
 
@@ -233,9 +235,9 @@ def test_a_control_comes_near() -> None:
         "shortcut: look at background, light and camera of each class."
     ]
     said = " ".join(summarise(rows, DATA))
-    assert "Check the warnings first: a control makes more than half of the gain over the commonest class" in said
+    assert "Check the warnings first: a baseline makes more than half of the gain over the commonest class" in said
     near = [BEST, replace(COLOUR, accuracy=0.92, tied_with_best=True), MAJORITY]
-    assert "Check the warnings first: a control comes near the best row" in " ".join(summarise(near, DATA))
+    assert "Check the warnings first: a baseline comes near the best row" in " ".join(summarise(near, DATA))
     assert "No shortcut" not in said
     assert control_warnings([BEST, WORSE, COLOUR, MAJORITY]) == []
     assert control_warnings([]) == []
@@ -251,7 +253,7 @@ def test_few_images_and_singular() -> None:
     said = summarise([tiny, replace(WORSE, n=1)], DATA, num_openings=1)
     assert "right on 100.0 % of 1 test image (95" in said[0]
     assert "Weakest class: emperor moth (0 % of 1 test image)." in said
-    assert "(opened 1 time so far)" in said[-2]
+    assert "(evaluated 1 time so far)" in said[-2]
     assert said[-1] == "1 test image of 12 classes decides little: add more."
 
 

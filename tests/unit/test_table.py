@@ -60,7 +60,7 @@ def test_fits_every_width(width: int, colour: bool) -> None:
     lines = ANSI.sub("", render_table(ROWS, width=width, colour=colour, num_expected=9)).splitlines()
     assert max(map(cell_width, lines)) <= width
     assert lines[0].startswith("Rank  Model")
-    for words in ("93.1 %", "91.7 %", "── controls", "── failed", "31.0 %", "(untrained)", "5 of 9 rows so far."):
+    for words in ("93.1 %", "91.7 %", "── baselines", "── failed", "31.0 %", "(untrained)", "5 of 9 rows so far."):
         assert any(words in line for line in lines), words
 
 
@@ -84,12 +84,12 @@ Rank  Model                       Method    Accuracy  95 % int.          Seconds
  1–2  convnext_tiny…n12k_ft_in1k  logistic    93.1 %  90.1–95.1  best         55
  1–2  vit_small_pat…0_characters  logistic    91.7 %  88.7–93.7  tied !       55
    3  tiny_cnn (untrained)        logistic    60.0 %  57.0–62.0  !            55
-── controls ────────────────────────────────────────────────────────────────────
+── baselines ───────────────────────────────────────────────────────────────────
    4  colour                      logistic    31.0 %  28.0–33.0               55
 ── failed ──────────────────────────────────────────────────────────────────────
    –  lost                        knn         failed
 ────────────────────────────────────────────────────────────────────────────────
-tied: can't be told apart from the best (paired test, 5 %). 312 test images.
+tied: no significant difference from the best (5 %). 312 test images.
 ! input 518 px, most rows 224 (vit_small_patch14_dinov2.lvd142m_40_characters +
   logistic)
 ! untrained weights (tiny_cnn + logistic)
@@ -248,7 +248,7 @@ def test_live_line() -> None:
         "leading: convnext_tiny.in12k_ft_in1k + logistic 93.1 %, tied with "
         "vit_small_patch14_dinov2.lvd142m_40_characters + logistic; 3 models to go, 1 min 10 s of the budget left"
     )
-    assert render_live_line(ROWS[3:4], 1) == "controls so far: at best colour 31.0 %; 1 model to go"
+    assert render_live_line(ROWS[3:4], 1) == "best baseline so far: colour 31.0 %; 1 model to go"
     assert render_live_line([], 2, -1) == "nothing finished yet; 2 models to go"
     assert render_live_line(ROWS[:1], 0, 5) == "leading: convnext_tiny.in12k_ft_in1k + logistic 93.1 %"
     crowd = [ROWS[0], *(_row(name, 0.9, tied_with_best=True) for name in "abcd")]
@@ -316,7 +316,7 @@ def test_record_fits_a_screen() -> None:
         "C 0.1235",
         "licence apache-2.0",
         "decode 3.1 s, forward 50 s, 23 images/s, peak memory 1.0 GB",
-        "fp32 moves the features by 1.8 % of their spread",
+        "fp32 changes the features by 1.8 % of their spread",
         "watch out",
     ):
         assert words in text.replace("\n" + " " * 18, " "), words

@@ -116,7 +116,7 @@ def _row(label: str, metric: Metric) -> str:
 def _limits(threshold: float, temperature: float, record: RunRecord | None) -> str:
     lines = [
         "- It answers with one of its classes for any picture, also for one of something else.",
-        "- The figures hold for images like those of the test part; on others it may do worse.",
+        "- The figures hold for images like those of the test split; on others it may do worse.",
         f"- Confidences are softmax of logits / {temperature:.3g}, fitted on validation images.",
     ]
     if threshold > 0:

@@ -142,7 +142,7 @@ def make_gallery(
     """Choose the images of a gallery and make what is kept of them; the choice is the same each time.
 
     Args:
-        predictions: of the run's test part, to find samples. known: features of training images.
+        predictions: of the run's test split, to find samples. known: features of training images.
 
     Raises:
         BadImage: an image changed or vanished since it was checked.

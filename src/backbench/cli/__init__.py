@@ -60,16 +60,21 @@ class _InOrder(click.Group):
 @click.group(
     cls=_InOrder,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Start with: backbench rank YOUR_FOLDER    (no folder at hand: backbench rank digits). "
-    "With --debug, errors come with their traceback.",
+    epilog="Start with: backbench rank YOUR_FOLDER    (to try it without images: backbench rank digits). "
+    "--debug prints the traceback of an error.",
 )
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show it."
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
 )
 @click.pass_context
 def app(context: click.Context) -> None:
-    """Which pretrained vision model, adapted how, is best for your images, how sure is that, and what does it
-    cost."""
+    """Find the pretrained vision model that is best for your images: how to adapt it, how sure the result is,
+    and what it costs."""
     _refuse_torchrun(context.invoked_subcommand)
 
 

@@ -34,8 +34,12 @@ FINISHED = "finished"
 
 @click.command(short_help="Adapt one model to your images and keep it.")
 @data_argument
-@click.option("--model", required=True, help="A name, a card file, or an own run or bundle to go on from.")
-@click.option("--method", default="two-phase", show_default=True, help="See: backbench list methods.")
+@click.option(
+    "--model", required=True, help="A model name, a card file, or one of your runs or bundles to start from."
+)
+@click.option(
+    "--method", default="two-phase", show_default=True, help="How to adapt the model; see: backbench list methods."
+)
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="options.blocks=3, recipe.epochs=20, ..."
 )
@@ -44,9 +48,9 @@ FINISHED = "finished"
 @out_option
 @hardware_options
 @bad_option
-@click.option("--budget", help="Time limit such as 90s, 10m or 2h; the best weights by then are kept.")
-@click.option("--dry-run", is_flag=True, help="Show what would be done, and stop.")
-@click.option("--no-gallery", is_flag=True, help="Put no small training images into the bundle.")
+@click.option("--budget", help="Time limit such as 90s, 10m or 2h; the best weights so far are kept.")
+@click.option("--dry-run", is_flag=True, help="Show what the command would do, and stop.")
+@click.option("--no-gallery", is_flag=True, help="Store no small training images in the bundle.")
 @size_options
 @table_options
 @layout_options
@@ -77,13 +81,13 @@ def adapt(
 ) -> None:
     """Adapt one model to your images and keep it: a folder that predicts anywhere.
 
-    Runs that are cut go on where they were with the same command, or with `backbench resume RUN`. Several
-    processes train one model together with: torchrun --nproc-per-node 2 -m backbench adapt ...
+    The same command, or `backbench resume RUN`, resumes an interrupted run. Several processes train one model
+    together with: torchrun --nproc-per-node 2 -m backbench adapt ...
 
     \b
     Example: backbench adapt photos/ --model vit_base_patch14_dinov2.lvd142m \\
                --method last-blocks --set options.blocks=3
-             backbench adapt birds/ --model runs/RUN      (its tuned weights, a new head)
+             backbench adapt birds/ --model runs/RUN      (the trained weights of RUN, a new head)
     """
     from backbench.cli.output import print_json
     from backbench.config import MethodConfig, RunConfig
@@ -227,7 +231,7 @@ def _list_changed(defaults: dict[str, Any], options: dict[str, Any], prefix: str
 @out_option
 @device_option
 @click.option("--budget", help="Time limit from now, such as 90s, 10m or 2h.")
-@click.option("--no-gallery", is_flag=True, help="Put no small training images into the bundle.")
+@click.option("--no-gallery", is_flag=True, help="Store no small training images in the bundle.")
 @json_option
 @quiet_option
 def resume(
@@ -239,7 +243,7 @@ def resume(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Go on with a run that was cut. RUN is its id, or the beginning of one."""
+    """Resume an interrupted run. RUN is a run id or its first characters."""
     from backbench.records.resume import find_unfinished
     from backbench.runtime import decide_device
 

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 @inference_options
 @click.option(
     "--out",
-    help="Folder of the run records, where looks at a test part are counted.  [default: the bundle's, if it still "
-    "lies in one]",
+    help="Folder of the run records; it counts test-set evaluations.  [default: the folder of the bundle's run]",
 )
 @bad_option
 @table_options
@@ -58,10 +57,10 @@ def evaluate(
     quiet: bool,
     choices: dict[str, Any],
 ) -> None:
-    """Measure a trained model on labelled images: accuracy with interval, and every class.
+    """Measure a trained model on labelled images: accuracy with its interval, and the recall of each class.
 
-    BUNDLE is what `backbench keep` or `adapt` wrote; DATA is as for `backbench rank`. If DATA has a test part,
-    that alone counts; if it is what the model was made from, the test part of its run; otherwise all images do.
+    BUNDLE is what `backbench keep` or `adapt` wrote; DATA is as for `backbench rank`. If DATA has a test split,
+    that alone counts; if it is what the model was made from, the test split of its run; otherwise all images do.
     Images that the model was trained on are left out.
     """
     from backbench.backbones.core.bundle_files import find_bundle
@@ -118,7 +117,7 @@ def evaluate(
 
 
 def note_opening(out: Path | None, bundle: Path, digest: str, name: str, progress: Progress) -> None:
-    """Count this look at a test part in the folder of run records: `out`, else the bundle's, if it is in one.
+    """Count this look at a test split in the folder of run records: `out`, else the bundle's, if it is in one.
 
     Raises:
         StorageError: it can't be written in `out`.
@@ -135,7 +134,7 @@ def note_opening(out: Path | None, bundle: Path, digest: str, name: str, progres
     except StorageError as error:
         if out is not None:
             raise
-        progress.warn(f"this look at the test part is not counted: {error}")
+        progress.warn(f"this look at the test split is not counted: {error}")
 
 
 def measure(

@@ -52,7 +52,9 @@ class Look:
     show_default=True,
     help="auto: rollout of the attention for transformers, Grad-CAM for other networks.",
 )
-@click.option("--num", type=click.IntRange(min=1, max=1000), default=12, show_default=True, help="Images at most.")
+@click.option(
+    "--num", type=click.IntRange(min=1, max=1000), default=12, show_default=True, help="Maximum number of images."
+)
 @click.option("--format", "suffix", type=click.Choice(["png", "svg"]), default="png", show_default=True)
 @click.option("--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True)
 @click.option(
@@ -61,7 +63,7 @@ class Look:
     type=click.Choice(["tsne", "pca", "umap", "none"]),
     default="tsne",
     show_default=True,
-    help="How the features of RUNs are drawn on a plane.",
+    help="Projection of the features to two dimensions.",
 )
 @device_option
 @json_option
@@ -78,14 +80,14 @@ def explain(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Show what answers rest on: the same images, explained by every model given, side by side.
+    """Show which image regions decide the predictions of each model, side by side.
 
-    The leading arguments that are bundles or run folders are the models; the rest are image files and folders of
-    them. Without images, test images of the first model's own run are taken, wrong ones first. Beside the sheets
-    come the first filters and the position embedding of each network that has them.
+    Name the models first (bundles or run folders), then image files and folders. Without images, the command uses
+    test images of the first model's run, wrong predictions first. It also draws the first filters and the position
+    embedding of each network that has them.
 
-    Each RUN adds its confusions, classes, confidences, training curves, answers and worst mistakes; together they
-    are drawn as maps of features and, from two on, by cost and by class.
+    Each RUN adds its confusion matrix, classes, confidences, learning curves, predictions and worst mistakes. All
+    runs together give maps of features; two or more are also compared by cost and by class.
 
     \b
     Example: backbench explain runs/before.bundle runs/after.bundle new_photos/ --out pictures/

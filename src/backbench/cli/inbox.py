@@ -19,14 +19,14 @@ folder_option = click.option("--inbox", default="inbox", show_default=True, help
 
 @click.group(short_help="List or export images judged on the page of serve.")
 def inbox() -> None:
-    """Images that were judged right or wrong on the page of `backbench serve`: list them, or train on them."""
+    """List or export images that people marked right or wrong on the page of `backbench serve`."""
 
 
 @inbox.command("list", short_help="List the judged images, one line each.")
 @folder_option
 @json_option
 def list_inbox(inbox: str, as_json: bool) -> None:
-    """One line for each image, as it was judged last: when, what the model said, and what it is."""
+    """List the images, one line each: time, prediction, and correct class."""
     from backbench.cli.output import print_json
     from backbench.progress import make_progress
     from backbench.serve.inbox import latest_entries
@@ -46,8 +46,8 @@ def list_inbox(inbox: str, as_json: bool) -> None:
 def export_inbox(target: str, inbox: str, as_json: bool) -> None:
     """Write the images whose class is known to FOLDER, with a table labels.csv: images to train on.
 
-    They were picked by hand, often because the model failed, so figures on them mean nothing: use them as training
-    images, never as a test part.
+    People chose these images, often because the model failed. Use them for training, never as a test split: an
+    accuracy on them would mean nothing.
     """
     from backbench.cli.output import print_json
     from backbench.data.wording import count

@@ -13,14 +13,14 @@ from backbench.cli.options import device_option, json_option, out_option, quiet_
 @click.argument("run", metavar="RUN")
 @out_option
 @device_option
-@click.option("--no-gallery", is_flag=True, help="Put no small training images into the bundle.")
+@click.option("--no-gallery", is_flag=True, help="Store no small training images in the bundle.")
 @json_option
 @quiet_option
 def keep(run: str, out: str, device: str, no_gallery: bool, as_json: bool, quiet: bool) -> None:
     """Keep the model of a finished run: a folder that predicts anywhere, beside the run.
 
-    RUN is a run folder, a run id, or the beginning of one. The run is used as it is: nothing is trained or tested
-    again, and the images have to be where they were.
+    RUN is a run folder, a run id, or the first characters of one. Nothing is trained or tested again. The images
+    must still be at the same place.
 
     \b
     Example: backbench keep runs/photos-resnet50.a1_in1k-logistic-0123456789

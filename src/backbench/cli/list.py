@@ -17,11 +17,11 @@ KINDS = ("models", "methods", "data")
     "--filter",
     "text",
     default="",
-    help="Only what has all of these words in name, licence or summary.",
+    help="Only entries with all of these words in their name, licence or summary.",
 )
 @json_option
 def list_names(kind: str, text: str, as_json: bool) -> None:
-    """List what there is. Example: backbench list models --filter "dinov2 small"."""
+    """List models, methods and data sets. Example: backbench list models --filter "dinov2 small"."""
     from backbench.cli.output import print_json
     from backbench.errors import unknown_name
 

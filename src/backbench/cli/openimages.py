@@ -19,7 +19,11 @@ from backbench.cli.options import json_option, quiet_option
     help="caltech256, cifar100 or a file with a class on each line; repeatable.  [default: FOLDER/classes.txt]",
 )
 @click.option(
-    "--per-class", type=click.IntRange(min=1), default=50, show_default=True, help="Images a class and split."
+    "--per-class",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Number of images for each class and split.",
 )
 @click.option(
     "--split",
@@ -28,9 +32,9 @@ from backbench.cli.options import json_option, quiet_option
     type=click.Choice(["train", "validation", "test"]),
     default=("test",),
     show_default=True,
-    help="Of Open Images; repeatable.",
+    help="Split of Open Images; repeatable.",
 )
-@click.option("--download", is_flag=True, help="Fetch what is missing; without it nothing is written.")
+@click.option("--download", is_flag=True, help="Download what is missing; without this option nothing is written.")
 @json_option
 @quiet_option
 def openimages(

@@ -21,7 +21,7 @@ bad_option = click.option(
     type=click.Choice(["fail", "skip"]),
     default="fail",
     show_default=True,
-    help="Unreadable images: stop, or leave them out before the split.",
+    help="Unreadable images: stop, or leave them out.",
 )
 
 
@@ -44,7 +44,9 @@ def hardware_options(verb: Verb) -> Verb:
     return precision_option(device_option(verb))
 
 
-split_option = click.option("--split", help="Use the parts of this manifest.json or CSV (columns id and part).")
+split_option = click.option(
+    "--split", help="Take the splits from this manifest.json or CSV (columns id and part)."
+)
 
 
 def split_options(verb: Verb) -> Verb:
@@ -55,7 +57,7 @@ def split_options(verb: Verb) -> Verb:
         type=click.IntRange(min=0),
         default=0,
         show_default=True,
-        help="Decides the split and everything random.",
+        help="Random seed of the split and of training.",
     )(verb)
 
 

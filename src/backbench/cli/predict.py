@@ -28,9 +28,11 @@ CSV_COLUMNS = ("path", "bundle", "label", "confidence", "unsure", "error", "stra
 @click.option(
     "--top",
     type=click.IntRange(min=1),
-    help=f"Classes for each image.  [default: {DEFAULT_TOP}; where people read it, the best alone]",
+    help=f"Number of classes for each image.  [default: {DEFAULT_TOP}; 1 in the text output]",
 )
-@click.option("--csv", "csv_file", metavar="FILE", help="Write a table there, one line for each image and bundle.")
+@click.option(
+    "--csv", "csv_file", metavar="FILE", help="Write a CSV table to this file, one line for each image and bundle."
+)
 @inference_options
 @json_option
 @quiet_option
@@ -44,10 +46,10 @@ def predict(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Say what is on images, with one trained model or several side by side.
+    """Classify images, with one trained model or several side by side.
 
-    The leading arguments that are bundles (folders with a model.json, or runs that wrote one) are the models; the
-    rest are image files and folders of them. Exit status 1 when an image could not be read.
+    Name the models first (bundles, or runs that have one), then image files and folders. Exit status 1 when an
+    image could not be read.
 
     \b
     Example: backbench predict runs/photos-resnet18-full-0123456789.bundle new_photos/ --csv answers.csv

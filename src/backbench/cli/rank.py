@@ -59,15 +59,15 @@ if TYPE_CHECKING:
 @click.option(
     "--top",
     type=click.IntRange(min=1),
-    help="Methods that train: only on this many models, the best by their probes.",
+    help="Train only the N models with the best probes.",
 )
-@click.option("--budget", help="Time limit such as 90s, 10m or 2h; the answer is made from what is done by then.")
+@click.option("--budget", help="Time limit such as 90s, 10m or 2h; the ranking shows all runs finished by then.")
 @size_options
 @click.option(
     "--keep",
     "is_kept",
     is_flag=True,
-    help="Write the recommended model, as a folder that predicts anywhere.",
+    help="Save the recommended model as a folder that predicts anywhere.",
 )
 @table_options
 @layout_options
@@ -96,7 +96,7 @@ def rank(
     quiet: bool,
     choices: dict[str, Any],
 ) -> None:
-    """Rank pretrained models on your images: accuracy with intervals, ties, controls and cost.
+    """Rank pretrained models on your images: accuracy with intervals, ties, baselines and cost.
 
     DATA is a folder of class folders, a folder with train/ and test/, a CSV or Parquet table of images and
     labels, or a name: digits, cifar10, cifar100.

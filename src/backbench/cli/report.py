@@ -26,7 +26,7 @@ FORMATS = ("html", "md", "csv", "json", "card", "data-card")
     type=click.Choice(["tsne", "pca", "umap", "none"]),
     default="tsne",
     show_default=True,
-    help="How features are drawn on a plane.",
+    help="Projection of the features to two dimensions.",
 )
 @click.option(
     "--explain",
@@ -34,7 +34,7 @@ FORMATS = ("html", "md", "csv", "json", "card", "data-card")
     type=click.IntRange(0, 24),
     default=6,
     show_default=True,
-    help="Images to explain by every model that has a bundle; 0: none.",
+    help="Number of images to explain for each model that has a bundle; 0: none.",
 )
 @out_option
 @quiet_option
@@ -51,8 +51,8 @@ def report(
 ) -> None:
     """Show runs as one page that opens anywhere.
 
-    RUNS are run folders, run ids or folders of runs; without any, all in the folder of --out. Runs on other test
-    images are shown in parts of their own, never ranked together.
+    RUNS are run folders, run ids or folders of runs. Without RUNS, all runs in the folder of --out are shown. Runs
+    with different test images get separate sections and are never ranked together.
 
     \b
     Example: backbench report runs/ -o report.html

@@ -39,7 +39,7 @@ def scan(
 ) -> None:
     """Check images before ranking: counts, sizes, broken files, duplicates, leaks.
 
-    DATA is as for `backbench rank`. Exit status 1 when there is trouble.
+    DATA is as for `backbench rank`. Exit status 1 when something is wrong.
     """
     from backbench.cli.output import print_json, wrap_lines
     from backbench.cli.parse import make_data_config

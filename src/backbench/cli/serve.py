@@ -19,11 +19,27 @@ TOKEN_PATTERN = r"[A-Za-z0-9_-]{16,128}"
 
 @click.command(short_help="Try trained models on a web page.")
 @click.argument("bundles", metavar="BUNDLE|RUN...", nargs=-1, required=True)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address; another than this needs --token.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any free one.")
-@click.option("--token", metavar="TEXT|new", help="What every visitor must show; 'new' makes one.")
-@click.option("--max-image-mb", type=click.IntRange(1, 200), default=20, show_default=True, help="Of an upload.")
-@click.option("--inbox", default="inbox", show_default=True, help="Folder for images judged right or wrong.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; any other address needs --token."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8765,
+    show_default=True,
+    help="Port to listen on; 0: any free port.",
+)
+@click.option("--token", metavar="TEXT|new", help="Secret that every visitor must give; 'new' generates one.")
+@click.option(
+    "--max-image-mb",
+    type=click.IntRange(1, 200),
+    default=20,
+    show_default=True,
+    help="Maximum size of an upload, in MB.",
+)
+@click.option(
+    "--inbox", default="inbox", show_default=True, help="Folder for images that people mark right or wrong."
+)
 @click.option("--no-inbox", is_flag=True, help="Never store an image.")
 @device_option
 @json_option
@@ -42,7 +58,8 @@ def serve(
 ) -> None:
     """Try trained models on a page: drop, paste or take a picture, and compare the answers.
 
-    It runs on this computer alone, and images stay in memory; see --inbox for the ones you judge. Ctrl-C ends it.
+    Only this computer can open the page. Images stay in memory, except those that you mark (see --inbox). Ctrl-C
+    ends it.
 
     \b
     Example: backbench serve runs/photos-resnet18-full-0123456789.bundle runs/other.bundle

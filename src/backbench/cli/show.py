@@ -14,9 +14,9 @@ from backbench.cli.options import json_option, out_option
 @out_option
 @json_option
 def show(run: str, out: str, as_json: bool) -> None:
-    """Show one run: what was asked, what came out, what it cost.
+    """Show one run: its settings, its results and its cost.
 
-    RUN is a run folder, a run id, or the beginning of one.
+    RUN is a run folder, a run id, or the first characters of one.
     """
     from backbench.cli.output import is_colourful, print_json, terminal_width
     from backbench.records.folders import find_run, read_whole

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group(short_help="Carry out a whole study from one file.")
 def study() -> None:
-    """Carry out a study from one file: many rankings, its tables, its pictures."""
+    """Carry out a whole study from one file: rankings, tables and pictures."""
 
 
 study.add_command(openimages)
@@ -29,10 +29,14 @@ study.add_command(openimages)
 @study.command(short_help="Carry out a study: rankings, tables and pictures.")
 @click.argument("file", metavar="STUDY.toml", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of all results.  [default: results/NAME]")
-@click.option("--budget", help="Time limit such as 90s, 10m or 2h; the same command goes on from there.")
+@click.option("--budget", help="Time limit such as 90s, 10m or 2h; the same command resumes from there.")
 @click.option("--only", multiple=True, metavar="GROUP", help="Only this group of the study; may be repeated.")
 @click.option(
-    "--data", "data", multiple=True, metavar="NAME=PATH", help="Where a data set of the study lies; repeatable."
+    "--data",
+    "data",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Folder or file of a data set of the study; repeatable.",
 )
 @click.option(
     "--weights-dir",
@@ -40,10 +44,10 @@ study.add_command(openimages)
     help="Folder of weights files named as the models: resnet50.a1_in1k.safetensors, or cards.",
 )
 @click.option("--random-weights", is_flag=True, help="A trial without downloads: untrained models, drawn images.")
-@click.option("--limit", type=click.IntRange(min=8), help="At most so many images of each data set.")
-@click.option("--image-size", type=click.IntRange(8, 2048), help="Input of all models, in pixels.")
+@click.option("--limit", type=click.IntRange(min=8), help="Maximum number of images of each data set.")
+@click.option("--image-size", type=click.IntRange(8, 2048), help="Input size of all models, in pixels.")
 @click.option("--figures/--no-figures", "has_figures", default=True, help="Draw the study's pictures.")
-@click.option("--dry-run", is_flag=True, help="Show the runs and what they would cost, and stop.")
+@click.option("--dry-run", is_flag=True, help="Show the runs and their estimated cost, and stop.")
 @precision_option
 @device_option
 @json_option
@@ -67,7 +71,7 @@ def run(
 ) -> None:
     """Carry out STUDY.toml: every ranking in it, then tables.md, report.html and figures/.
 
-    What is finished is never computed again: the same command goes on where it was cut.
+    Finished runs are never computed again: the same command resumes an interrupted study.
 
     \b
     Example: backbench study run studies/minivision.toml --dry-run

@@ -78,7 +78,7 @@ def check_labels(labels: Sequence[str], where: str) -> None:
 
 
 def check_single_images(labels: Sequence[str]) -> None:
-    """DataError for classes with one image, where a test part is to be cut."""
+    """DataError for classes with one image, where a test split is to be cut."""
     single = sorted(name for name, num in Counter(labels).items() if num == 1)
     if single:
         raise DataError(
@@ -89,7 +89,7 @@ def check_single_images(labels: Sequence[str]) -> None:
 
 
 def check_parts(labels: Sequence[str], parts: Sequence[str]) -> None:
-    """DataError if a class is tested that was never trained, or if there is no test or training part."""
+    """DataError if a class is tested that was never trained, or if there is no test or training split."""
     classes: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
     for label, part in zip(labels, parts, strict=True):
         classes[part].add(label)
@@ -100,7 +100,7 @@ def check_parts(labels: Sequence[str], parts: Sequence[str]) -> None:
                 "images together, each class needs images of at least two groups."
             )
     if len(classes["train"]) < 2:
-        raise DataError(f"the training part has one class, {quote(min(classes['train']))}: it needs at least two")
+        raise DataError(f"the training split has one class, {quote(min(classes['train']))}: it needs at least two")
     for part in ("test", "val"):
         unseen = sorted(classes[part] - classes["train"])
         if unseen:
@@ -134,7 +134,7 @@ def warn_of_parts(labels: Sequence[str], parts: Sequence[str], declared: Sequenc
             "not exist, and the ranking rests on few images"
         )
     if "val" not in parts:
-        warnings.append("no class has enough images for a validation part: methods use their default settings")
+        warnings.append("no class has enough images for a validation split: methods use their default settings")
     return warnings
 
 

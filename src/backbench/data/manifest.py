@@ -40,7 +40,7 @@ class Manifest:
 
     Args:
         name: short name of the data set.
-        classes: class names; the training part decides which there are, their NFC forms in code point order
+        classes: class names; the training split decides which there are, their NFC forms in code point order
             decide their order.
         ids: unique sample ids.
         labels: (n,) int64, index into `classes`.
@@ -180,7 +180,7 @@ def _take(column: Sequence[T], kept: Sequence[int]) -> list[T]:
 
 
 def keep_of_training(labels: Sequence[str], parts: Sequence[str], limit: int, seed: int) -> list[int]:
-    """Rows of the test part and of at most `limit` others, each class and part in its share; in order."""
+    """Rows of the test split and of at most `limit` others, each class and part in its share; in order."""
     strata = [None if part == "test" else (label, part) for label, part in zip(labels, parts, strict=True)]
     if len(parts) - parts.count("test") <= limit:
         return list(range(len(parts)))

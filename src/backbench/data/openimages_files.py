@@ -49,7 +49,7 @@ def list_files(folder: Path, parts: tuple[str, ...]) -> list[OfficialFile]:
     No checksums are published. A copy is whole when it has the form of its kind to the last row, and as many bytes
     as the server says, where that can be asked.
 
-    Cost: one reading of each file: some seconds for the labels of the train part, 9 million rows.
+    Cost: one reading of each file: some seconds for the labels of the train split, 9 million rows.
     """
     files = []
     can_ask = True

@@ -55,7 +55,7 @@ def assign_parts(
 ) -> list[str]:
     """The part of each sample: 'train', 'val' or 'test'.
 
-    Fixed parts stay. Without a fixed test part it is cut from all samples, without a fixed validation part it
+    Fixed parts stay. Without a fixed test split it is cut from all samples, without a fixed validation split it
     is cut from what trains; samples with no fixed part follow their unit, else they train. Cuts are
     stratified by class and take whole units. A class keeps at least one unit for training; with two units it
     has one in test, with two left after that one in validation, as far as units of several classes allow.
@@ -66,7 +66,7 @@ def assign_parts(
         units: from `merge_units`.
         fixed: part given by the source, or None.
         test_fraction: of all samples of a class, in 0..1.
-        val_fraction: of the samples of a class left after the test part, in 0..1.
+        val_fraction: of the samples of a class left after the test split, in 0..1.
         seed: another seed gives another split.
 
     Raises:

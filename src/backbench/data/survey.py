@@ -76,7 +76,7 @@ class Survey:
 
     @property
     def num_test(self) -> int:
-        """Images expected in the test part."""
+        """Images expected in the test split."""
         return self.parts["test"]
 
     def sentences(self) -> list[str]:

@@ -32,7 +32,7 @@ MAX_MAPS = 6
 
 
 def draw_answers(run: Path, *, theme: str = "light", progress: Progress = SILENT) -> dict[str, Figure]:
-    """'answers': images evenly over the run's test part; 'worst': those whose true class it held least likely.
+    """'answers': images evenly over the run's test split; 'worst': those whose true class it held least likely.
 
     Raises:
         ConfigError, DataError, StorageError: as `samples.read_test_samples`.

@@ -1,4 +1,4 @@
-"""Images to explain: those of a run's own test part, or any that a person names."""
+"""Images to explain: those of a run's own test split, or any that a person names."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def make_prior_head(labels: np.ndarray, num_classes: int, dim: int) -> LinearHea
 class Fitted:
     """A head, what was chosen on validation, and validation logits from before any refit on train + val.
 
-    `val_logits` ((n_val, classes) float32 or None) come from a head that has not seen the validation part,
+    `val_logits` ((n_val, classes) float32 or None) come from a head that has not seen the validation split,
     so that calibration can be fitted on them.
     """
 

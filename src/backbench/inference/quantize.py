@@ -104,7 +104,7 @@ def measure_ranges(backbone: Backbone, batches: Sequence[Tensor]) -> dict[str, t
     """(smallest, largest) value that comes into each convolution, by its name.
 
     Args:
-        batches: normalised images, (b, 3, height, width) float32 on the CPU; some of the training part.
+        batches: normalised images, (b, 3, height, width) float32 on the CPU; some of the training split.
 
     Raises:
         ModelError: values that are not finite. Cost: one forward pass of the images.

@@ -131,7 +131,7 @@ def _check_training(options: QuantizedOptions, kind: Kind, name: str) -> None:
 
 
 def _calibration(task: ImageTask, num: int) -> list[Tensor]:
-    """Normalised images, some at a time, spread evenly over the training part."""
+    """Normalised images, some at a time, spread evenly over the training split."""
     from backbench.inference.resize import prepare_batch
 
     if not len(task.train):
@@ -227,7 +227,7 @@ def _solve(task: ImageTask, features: Task, form: _Form, training: Training) -> 
 
 
 def _fit_head(features: Task) -> tuple[LinearHead, dict[str, Any]]:
-    """The logistic head of the training part, with the strength that validation chose, and what was chosen."""
+    """The logistic head of the training split, with the strength that validation chose, and what was chosen."""
     probe = find_method("logistic")
     chosen: dict[str, Any] = probe.adapt(features, probe.options()).choices
     fixed = {"default_strength": chosen["C"]} if "C" in chosen else {}

@@ -4,7 +4,7 @@ A run folder holds `record.json`, `predictions.npz` and `manifest.json`. It is s
 into place in one step, so it is whole or absent; a record is never changed afterwards. Failures are
 records too, in folders of their own (`<run_id>.failed-1`, ...).
 
-Beside the run folders lies `openings.jsonl`, the list of looks at test parts; see `openings`.
+Beside the run folders lies `openings.jsonl`, the list of looks at test splits; see `openings`.
 """
 
 from __future__ import annotations

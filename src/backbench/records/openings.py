@@ -1,7 +1,7 @@
-"""Looks at test parts: `openings.jsonl` beside the run folders, a line for each run whose test part was opened.
+"""Looks at test splits: `openings.jsonl` beside the run folders, a line for each run whose test split was opened.
 
 The lines of one ranking carry the id of one look: a person sees its table once, however many rows it has. Older
-lines carry none, and count one each. So does a line that can't be read, whatever test part it was of: the count
+lines carry none, and count one each. So does a line that can't be read, whatever test split it was of: the count
 may be too high, never too low.
 """
 
@@ -38,12 +38,12 @@ def one_look() -> Iterator[None]:
 
 
 def log_opening(root: Path, manifest_digest: str, run_id: str) -> None:
-    """Note that the test part of a manifest was looked at; one write, so that lines of processes never mix.
+    """Note that the test split of a manifest was looked at; one write, so that lines of processes never mix.
 
     A last line that was torn by a kill or a full disk is ended first.
 
     Raises:
-        StorageError: it can't be noted, so the test part must not be opened.
+        StorageError: it can't be noted, so the test split must not be opened.
     """
     entry = {
         "time": utc_now(),
@@ -74,7 +74,7 @@ def _is_torn(handle: int) -> bool:
 
 
 def count_openings(root: Path, manifest_digest: str) -> int | None:
-    """How many looks the test part of a manifest had; None: there is a list that can't be read."""
+    """How many looks the test split of a manifest had; None: there is a list that can't be read."""
     entries = _read_entries(root)
     if entries is None:
         return None
@@ -88,12 +88,12 @@ def check_openings(root: Path) -> tuple[str, ...]:
     """What to say of a list of openings that can't be read in whole; empty where nothing is wrong with it."""
     entries = _read_entries(root)
     if entries is None:
-        return (f"{root / OPENINGS_FILE} can't be read: how often the test part was opened is not known",)
+        return (f"{root / OPENINGS_FILE} can't be read: how often the test split was opened is not known",)
     num = entries.count(None)
     if not num:
         return ()
     damaged = f"{num:,} damaged line{'s' * (num > 1)}"
-    return (f"{root / OPENINGS_FILE}: {damaged}; each counts as one look at the test part",)
+    return (f"{root / OPENINGS_FILE}: {damaged}; each counts as one look at the test split",)
 
 
 def _read_entries(root: Path) -> list[dict[str, Any] | None] | None:

@@ -81,7 +81,7 @@ def _weakest(best: Entry) -> list[str]:
 def _limits(comparison: Comparison, best: Entry) -> list[str]:
     found = [
         "- It answers with one of its classes for any picture, also for one of something else.",
-        "- The figures hold for images like those of the test part.",
+        "- The figures hold for images like those of the test split.",
     ]
     return found + [f"- {in_markdown(text)}" for text in (*comparison.warnings, *best.row.warnings)]
 
@@ -104,7 +104,7 @@ def _data_card(comparison: Comparison) -> str:
         "",
         f"- {where}: {data.num_groups if data.num_groups else 'none known'}",
         f"- Left out as broken: {data.num_skipped}",
-        f"- Test part opened: {opened}",
+        f"- Test split opened: {opened}",
         f"- Manifest: {data.manifest_digest}",
         f"- Images: {data.image_digest}",
         "",

@@ -52,7 +52,7 @@ class Findings:
             'winner': some row is worse than the best.
         best: the row with most right answers of those that may be called the best.
         recommended: the row to keep, the best or a cheaper one tied with it; None where no row is worth it.
-        tied: the other rows that can't be told apart from the best.
+        tied: the other rows without a significant difference from the best.
         num_rows: rows that may be called the best.
         cheaper: see `Cheaper`; None where the best is about as cheap.
         is_cheapest: the best is clearly cheaper than all that are tied with it.

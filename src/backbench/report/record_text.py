@@ -219,7 +219,7 @@ def _cost(record: RunRecord) -> str:
         parts.append(f"peak memory {format_bytes(cost.peak_memory_bytes)}")
     if cost.rounding is not None:
         parts.append(
-            f"{record.config.precision} moves the features by {100 * cost.rounding:.1f} % of their spread"
+            f"{record.config.precision} changes the features by {100 * cost.rounding:.1f} % of their spread"
         )
     if cost.features_from_cache:
         parts.append("features from the cache (seconds are those of making them)")

@@ -33,7 +33,7 @@ def summarise(rows: Sequence[Row], data: DataFacts, *, num_openings: int | None 
     Args:
         rows: as `make_rows` gives them.
         data: what was measured on.
-        num_openings: how often the test part has been opened so far, over all runs; None: not known.
+        num_openings: how often the test split has been opened so far, over all runs; None: not known.
     """
     found = find(rows)
     best = found.best
@@ -84,7 +84,7 @@ def _nothing(found: Findings) -> list[str]:
         reason = printable(" ".join((failed[0].error or "no reason recorded").split()))
         said = [f"Nothing finished: {runs} failed.", f"{which} was {printable(failed[0].name)}: {reason}"]
     if found.control is not None:
-        said.append(f"Only controls have figures: {_control_phrase(found.control)}.")
+        said.append(f"Only baselines have figures: {_control_phrase(found.control)}.")
     return said
 
 
@@ -165,7 +165,7 @@ def _ties(found: Findings, best: Row) -> str:
         if found.is_cheapest:
             return "It is also the cheapest: take it."
         return "None of them is much cheaper: take the one you prefer."
-    said = f"{join_names([row.name for row in found.tied])} can't be told apart from it"
+    said = f"No significant difference from it: {join_names([row.name for row in found.tied])}"
     who = "" if cheaper is None else "it" if len(found.tied) == 1 else printable(cheaper.row.name)
     return f"{said}; {who} {price}." if cheaper is not None else f"{said}."
 
@@ -193,13 +193,14 @@ def _controls(found: Findings) -> list[str]:
             if alarm.is_near
             else "makes more than half of the gain over the commonest class"
         )
-        return [f"Check the warnings first: a control {how} ({_control_phrase(control)})."]
+        return [f"Check the warnings first: a baseline {how} ({_control_phrase(control)})."]
     phrase = _control_phrase(found.control)
     if not found.unbeaten:
         return [f"No shortcut seen: {phrase} at most."]
     names = join_names([row.name for row in found.unbeaten])
     return [
-        f"The best row is proved better than all controls ({phrase} at most), but {_unbeaten(found)} not: {names}."
+        f"The best row is significantly better than all baselines ({phrase} at most), but "
+        f"{_unbeaten(found)} not: {names}."
     ]
 
 
@@ -226,10 +227,10 @@ def _trust(best: Row, found: Findings, data: DataFacts, num_openings: int | None
     if found.num_rows > 1:
         opened = ""
         if num_openings is not None and num_openings > 0:
-            opened = f" (opened {plural(num_openings, 'time')} so far)"
+            opened = f" (evaluated {plural(num_openings, 'time')} so far)"
         said.append(
             f"The best of {found.num_rows} rows was chosen and measured on the same test images{opened}, so its "
-            f"figure is a little too good."
+            f"accuracy is slightly optimistic."
         )
     if 0 < best.n < _FEW_IMAGES:
         classes = plural(len(data.classes), "class", "classes")

@@ -118,7 +118,7 @@ def render_table(
 def _section(row: Row) -> str:
     if row.has_failed:
         return "failed"
-    return "controls" if row.control else "not ranked: trained on test images" if row.num_test_seen else ""
+    return "baselines" if row.control else "not ranked: trained on test images" if row.num_test_seen else ""
 
 
 def render_live_line(rows: Sequence[Row], remaining: int, seconds_left: float | None = None) -> str:
@@ -138,7 +138,7 @@ def render_live_line(rows: Sequence[Row], remaining: int, seconds_left: float | 
             said += f", tied with {join_names(tied, limit=1 if len(tied) > 2 else 2)}"
     elif controls:
         top = controls[0]
-        said = f"controls so far: at best {printable(top.model)} {percent(top.accuracy, top.n)}"
+        said = f"best baseline so far: {printable(top.model)} {percent(top.accuracy, top.n)}"
     else:
         said = "nothing finished yet"
     if remaining > 0:
@@ -289,11 +289,12 @@ def _legend(rows: Sequence[Row], width: int, num_expected: int | None) -> list[s
     n = max(row.n for row in rows)
     images = f"{n:,} test {'image' if n == 1 else 'images'}"
     variants = (
-        f"Rank: places a row may take. tied (●): can't be told apart from the best (exact paired test, Holm, "
-        f"5 %). ○ worse, × control. {images}.",
-        f"Rank: places a row may take. tied: can't be told apart from the best (paired test, 5 %). {images}.",
-        f"tied: can't be told apart from the best (paired test, 5 %). {images}.",
-        f"tied: not separable from the best. {images}.",
+        f"Rank: places a row may take. tied (●): no significant difference from the best (exact paired test, "
+        f"Holm, 5 %). ○ worse, × baseline. {images}.",
+        "Rank: places a row may take. tied: no significant difference from the best (paired test, 5 %). "
+        f"{images}.",
+        f"tied: no significant difference from the best (paired test, 5 %). {images}.",
+        f"tied: no significant difference from the best (5 %). {images}.",
         f"{images}.",
     )
     lines = [next((text for text in variants if cell_width(text) <= width), variants[-1])] if n else []

@@ -63,7 +63,7 @@ _AS_JSON = TypeAdapter(Elsewhere)
 
 @dataclass(frozen=True)
 class Source:
-    """Images of another source, listed and hashed: those of its test part, if it has one, or else all.
+    """Images of another source, listed and hashed: those of its test split, if it has one, or else all.
 
     Args:
         place: as it was asked for.

@@ -76,7 +76,7 @@ def estimate_training(
 
 
 def count_passes(model: ModelSpec, method: MethodSpec, options: Frozen) -> float:
-    """Forward passes over the training part that the training of a method is worth at most; 0 for a probe.
+    """Forward passes over the training split that the training of a method is worth at most; 0 for a probe.
 
     A step with its backward pass is worth three where everything learns; through frozen blocks none runs backward.
     `gradual` trains for its epochs in each of its steps. Where nothing but heads learn, the backbone runs forward

@@ -1,4 +1,4 @@
-"""Which labelled images tell how good a bundle is: a test part, and nothing that the model was trained on."""
+"""Which labelled images tell how good a bundle is: a test split, and nothing that the model was trained on."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Labelled:
     """Images to evaluate on: n class names, groups and ids, how to read each, and in words which they are.
 
-    `num_seen` more were left out, because the model was trained on them. `digest` names the test part that they
+    `num_seen` more were left out, because the model was trained on them. `digest` names the test split that they
     are, or the images where there is no split.
     """
 
@@ -55,8 +55,8 @@ class Labelled:
 def choose_images(
     config: DataConfig, facts: BundleFacts, seen: Seen | None, bundle: Path, progress: Progress
 ) -> Labelled:
-    """The test part of the data if it has one, that of the bundle's own run if they are its images, else all; less
-    what the model was trained on.
+    """The test split of the data if it has one, that of the bundle's own run if they are its images, else all;
+    less what the model was trained on.
 
     Args:
         seen: what that was; None: the bundle does not say.
@@ -133,9 +133,9 @@ def _choose_part(
     training = facts.training
     image_digest = _image_digest(census.hashes, rows)
     whole = _Chosen(
-        rows, "all", f"all images of {quote(listing.name)}, which has no test part", image_digest, listing.groups
+        rows, "all", f"all images of {quote(listing.name)}, which has no test split", image_digest, listing.groups
     )
-    test_words = f"the test part of {quote(listing.name)}"
+    test_words = f"the test split of {quote(listing.name)}"
     is_own = training is not None and image_digest == training.image_digest
     if training is not None and is_own:
         listing, config = _as_in_training(listing, config, training)
@@ -158,7 +158,7 @@ def _choose_part(
     if "test" in listing.parts:
         rows = [row for row in rows if listing.parts[row] == "test"]
         digest = _image_digest(census.hashes, rows)
-        with suppress(DataError):  # a test part alone makes no manifest
+        with suppress(DataError):  # a test split alone makes no manifest
             digest = make_manifest(listing, census, config).digest
         return _Chosen(rows, "test", test_words, digest, listing.groups)
     return whole

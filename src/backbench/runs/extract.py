@@ -137,8 +137,8 @@ def _warn_of_rounding(cost: Cost, precision: Precision) -> tuple[str, ...]:
     if cost.rounding is None or cost.rounding < MAX_ROUNDING:
         return ()
     return (
-        f"{precision} moves the features by {100 * cost.rounding:.0f} % of how far those of different images lie "
-        "apart: its figures may be worse than those of --precision fp32",
+        f"{precision} changes the features of this model by {100 * cost.rounding:.0f} % of their spread: "
+        "its accuracy may be lower than with --precision fp32",
     )
 
 

@@ -66,7 +66,7 @@ def is_begun(out: Path, model: ModelSpec) -> bool:
 def complete_run(
     config: RunConfig, run_id: str, data: Data, extracted: Extracted, *, out: Path, device: str
 ) -> tuple[RunRecord, Fitted]:
-    """Fit the method on train and validation, open the test part once, score, write the run folder.
+    """Fit the method on train and validation, open the test split once, score, write the run folder.
 
     Returns:
         The record, and the head it is of.

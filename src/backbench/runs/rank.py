@@ -150,7 +150,7 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
         _rank_models(bench, models, plan)
     except (KeyboardInterrupt, Interrupted):
         interrupted = True
-        bench.warnings.append("interrupted: this is what was finished; the same command goes on from here")
+        bench.warnings.append("interrupted: this is what was finished; the same command resumes from here")
     return _conclude(bench, interrupted)
 
 
@@ -207,7 +207,7 @@ def _tunings(request: RankRequest) -> list[MethodConfig]:
 
 
 def _tune_best(bench: _Bench, models: Sequence[ModelSpec], tunings: Sequence[MethodConfig]) -> None:
-    """Methods that train, on the models whose probes did best on validation; the test part has no say in it."""
+    """Methods that train, on the models whose probes did best on validation; the test split has no say in it."""
     by_probe: dict[str, float] = {}
     asked = {model.name for model in models}  # controls are no candidates
     for record in bench.records:

@@ -58,7 +58,7 @@ def tune_run(
     stop_signal: Callable[[], int] | None = None,
     progress: Progress = SILENT,
 ) -> tuple[RunRecord, Classifier]:
-    """Train by a method of kind 'tune', calibrate on validation, open the test part once, write the record."""
+    """Train by a method of kind 'tune', calibrate on validation, open the test split once, write the record."""
     from backbench.training.checkpoint import Workspace
     from backbench.training.train import never_stop
     from backbench.training.tune import Training, describe_cut, describe_method, refuse_unlearnt, training_figures

@@ -2,7 +2,7 @@
 
 A folder with two files for each entry: the image as it was sent, and a JSON file that says where it comes from.
 Only the press of a button writes there. What is in it was chosen by hand, often because the model failed: it is
-for training, never for a test part.
+for training, never for a test split.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who is better, and who can't be told apart: paired tests on the same test images, ranks, control alarms."""
+"""Which rows differ significantly, which are tied: paired tests on the same images, ranks, baseline alarms."""
 
 from __future__ import annotations
 

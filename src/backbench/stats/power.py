@@ -1,4 +1,4 @@
-"""What a test part can decide, before anything is run."""
+"""What a test split can decide, before anything is run."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ from backbench.studies.steps import (
 )
 from backbench.studies.usable import Usable, find_usable
 
-GOES_ON = "the same command goes on from there"
+GOES_ON = "the same command resumes from there"
 ALL = "all runs"
 
 

@@ -193,7 +193,7 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
         for before in group.earlier:
             if group.name in settings.only and before not in settings.only:
                 raise ConfigError(
-                    f"--only '{group.name}': it goes on from '{before}'. Give --only '{before}' too: what is "
+                    f"--only '{group.name}': it starts from '{before}'. Give --only '{before}' too: what is "
                     "finished of it is not computed again."
                 )
     for stand_in in study.trial.values():

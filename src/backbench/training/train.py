@@ -119,7 +119,7 @@ def fit(
         ModelError: something frozen moved. StorageError: a checkpoint can't be written or none can be read.
         ConfigError: nothing to train, no training images, or a class weight for an unknown class.
 
-    Cost: epochs x (forward and backward of the training part + forward of validation); on disk up to three
+    Cost: epochs x (forward and backward of the training split + forward of validation); on disk up to three
     times (weights x 3 + moving average and best weights).
     """
     loop = _begin(network, batches, phase, class_names, workspace, seed, device, precision, deadline, stop_signal)
@@ -234,7 +234,7 @@ def _train_epoch(loop: Loop, advance: Callable[[int], None]) -> None:
             save_loop(loop)
             raise Interrupted(signal)
         if any_late:
-            save_loop(loop)  # what is stored goes on from here; what is returned is the best so far
+            save_loop(loop)  # what is stored resumes from here; what is returned is the best so far
             loop.is_cut = True
             return
         _take_step(loop, inputs, targets)

@@ -87,14 +87,14 @@ def training_figures(tuned: Tuned, num_train: int) -> dict[str, Metric]:
 def describe_cut(tuned: Tuned) -> str | None:
     """What to say of training that the budget ended; None if it ended by itself.
 
-    Such a run has an id of its own and its state is kept: the same command with more time goes on from there.
+    Such a run has an id of its own and its state is kept: the same command with more time resumes from there.
     """
     for name, result in tuned.phases.items():
         if result.ended == "budget":
             epochs = "1 whole epoch" if len(result.history) == 1 else f"{len(result.history)} whole epochs"
             return (
                 f"{CUT_BY_BUDGET} in phase '{name}' after {epochs}: this is the best by then; the "
-                f"same command with a larger budget goes on from there"
+                f"same command with a larger budget resumes from there"
             )
     return None
 
@@ -106,7 +106,7 @@ def refuse_unlearnt(tuned: Tuned) -> None:
     if was_cut and not tuned.has_solved_head and all(result.best_epoch == 0 for result in phases.values()):
         raise BudgetExceeded(
             "the budget ended before anything was learnt, so there is no model yet and no test image was looked "
-            "at. What was done is saved: the same command with more time goes on from there."
+            "at. What was done is saved: the same command with more time resumes from there."
         )
 
 
@@ -375,7 +375,7 @@ class Standardised(nn.Module):
 
 
 def standardise(task: ImageTask, head: HeadModule, *, body_learns: bool) -> Standardised:
-    """Put `head` behind the standardisation of the training part's frozen features.
+    """Put `head` behind the standardisation of the training split's frozen features.
 
     A network that learns from random weights keeps raw features: what it gives before training says nothing of
     what it will give.

@@ -38,7 +38,7 @@ MAX_MODEL_BYTES = 64_000_000
 
 
 class TrainingFacts(Frozen):
-    """Which run made the classifier, and on which images and split, so that its test part can be found again."""
+    """Which run made the classifier, and on which images and split, so that its test split can be found again."""
 
     run_id: RunId
     record_digest: str = Field(description="see `classifier.bundle.digest_record`")

@@ -79,7 +79,7 @@ def load(config: DataConfig, progress: Progress) -> Listing:
     .arrow file, or a folder of such files.
 
     Columns not named in `config` are found by their type, and where there are several, by their usual names. Parts
-    called train, validation and test are kept, others left out and reported. Without a train part none is fixed.
+    called train, validation and test are kept, others left out and reported. Without a train split none is fixed.
 
     Raises:
         MissingExtra: `datasets` is not installed. ConfigError: no such data set, configuration or column.

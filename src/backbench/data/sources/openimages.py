@@ -80,7 +80,7 @@ def load(config: DataConfig, progress: Progress) -> Listing:
 
     A label counts for the nearest wanted class that it is a kind of. An image of two wanted classes is left out
     and reported, unless one class is a kind of the other: then it shows the kind. The parts of Open Images stay
-    where there are images of its train part; else none is fixed.
+    where there are images of its train split; else none is fixed.
 
     Raises:
         ConfigError: no such folder, or a class that is none of Open Images.

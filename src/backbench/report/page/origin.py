@@ -133,7 +133,7 @@ def describe_methods(comparison: Comparison) -> str:
         + ", p-values adjusted after Holm, level 0.05.",
         "Controls (majority class, colour statistics, file facts, an untrained network) were run beside them."
         if any(entry.row.control for entry in done)
-        else "No controls were run beside them.",
+        else "No baselines were run beside them.",
         f"Made with backbench {', '.join(versions)}." if versions else "Made with backbench.",
     ]
     return " ".join(parts)

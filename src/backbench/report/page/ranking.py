@@ -243,7 +243,7 @@ def describe_certainty(comparison: Comparison) -> Box:
     is_few = comparison.data.num_test < 50 or found.units_needed is not None
     facts.append(("test images", f"{comparison.data.num_test:,}{groups}" + " – few" * is_few))
     if comparison.details.num_openings:
-        facts.append(("test part opened", plural(comparison.details.num_openings, "time")))
+        facts.append(("test evaluations", plural(comparison.details.num_openings, "time")))
     method = next((entry.record.method for entry in comparison.ranked if entry.row.is_best), None)
     sizes = {"train": comparison.data.num_train, "val": comparison.data.num_val}
     fitted_on = "nothing" if method is None else method.fitted_on
@@ -263,9 +263,9 @@ def describe_checks(comparison: Comparison) -> str:
     if not done:
         return "Nothing was measured, so nothing could be checked."
     checks = ["leaks between parts"]
-    checks += ["shortcuts by control rows"] * any(row.control for row in done)
+    checks += ["shortcuts, by baseline rows"] * any(row.control for row in done)
     checks += ["unequal settings"] * (len(done) > 1)
-    missing = "" if any(row.control for row in done) else " No controls were run, so a shortcut would go unseen."
+    missing = "" if any(row.control for row in done) else " No baselines were run, so a shortcut would go unseen."
     return f"Nothing found. Looked for: {', '.join(checks)}.{missing}"
 
 
@@ -294,7 +294,7 @@ def cost_points(comparison: Comparison) -> list[charts.Point]:
 
 
 def conclude_cost(comparison: Comparison) -> str:
-    """One sentence: the cheapest row that can't be told apart from the best, as the summary has it."""
+    """One sentence: the cheapest row that is tied with the best, as the summary has it."""
     found, best = comparison.findings, comparison.best
     if found.kind == "untrusted":
         return "No row can be trusted, so there is none to be compared by its cost."
@@ -307,10 +307,10 @@ def conclude_cost(comparison: Comparison) -> str:
             f"{name(found.cheaper.row.name, 90)}, tied with the best, {describe_cheaper(found.cheaper, best.row)}."
         )
     if found.tied and not found.is_cheapest:
-        return "No row that can't be told apart from the best is much cheaper."
+        return "No row that is tied with the best is much cheaper."
     if not found.tied:
         return "No other row is tied with the best, so there is none to take for its cost."
-    return "The best row is also the cheapest of those that can't be told apart from it."
+    return "The best row is also the cheapest of the tied rows."
 
 
 _COLOURS = {stage: place for place, stage in enumerate(STAGES)} | {"fit": STAGES.index("head")}

@@ -207,7 +207,7 @@ def _sure(comparison: Comparison) -> dict[str, Any]:
     trust = [(name(entry.row.name, 60), doubt.measure_trust(entry, comparison.labels)) for entry in trusted]
     axis = Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
     return {
-        "conclusion": f"{separated} of {plural(total, 'pair')} of rows can be told apart on these test images."
+        "conclusion": f"{separated} of {plural(total, 'pair')} of rows differ significantly on these test images."
         if total
         else "There is one row only, so nothing is compared: add a second model.",
         "names": names,

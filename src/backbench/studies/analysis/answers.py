@@ -1,7 +1,7 @@
 """Answers to a study's questions, in sentences made from its figures by fixed rules.
 
-Where two runs answered the same test images, an exact paired test says whether they can be told apart; that their
-intervals overlap, or do not, decides nothing.
+Where two runs answered the same test images, an exact paired test says whether they differ significantly; whether
+their intervals overlap decides nothing.
 """
 
 from __future__ import annotations
@@ -61,19 +61,21 @@ def _describe_seen(asked: Asked, by: str) -> list[str]:
         for cell, run, data in counted
         if run.num_val_seen and not run.num_test_seen and by not in BY_TEST_ALONE
     ]
-    said = [f"Left out, as test images had taught their weights: {name_all(of_test)}."] if of_test else []
+    said = (
+        [f"Left out, because their weights were trained on test images: {name_all(of_test)}."] if of_test else []
+    )
     if of_val and by == "training-gap":
-        said.append(f"Left out, as validation images had taught their weights: {name_all(of_val)}.")
+        said.append(f"Left out, because their weights were trained on validation images: {name_all(of_val)}.")
     elif of_val:
         said.append(
-            "After all others where validation chooses, as images of it had taught their weights: "
+            "After all others where validation chooses, because their weights were trained on images of it: "
             f"{name_all(of_val)}."
         )
     return said
 
 
 def best_features(asked: Asked) -> list[str]:
-    """The best frozen features on each data set, and what can't be told apart from them."""
+    """The best frozen features on each data set, and what is tied with them."""
     sentences = []
     for data, own in asked.by_data():
         ranked = rank_cells(asked, own)
@@ -84,11 +86,11 @@ def best_features(asked: Asked) -> list[str]:
         if len(ranked) == 1:
             also = ""
         elif tied:
-            also = f"; {join_all(tied)} can't be told apart from it (exact paired tests, Holm-adjusted)"
+            also = f"; no significant difference from {join_all(tied)} (exact paired tests, Holm-adjusted)"
         else:
             has_tied = any(row.tied_with_best for _, row in rest)  # by another method of the best model
             which = "all other models" if has_tied else "all others"
-            also = f"; {which} are worse (exact paired tests, Holm-adjusted)"
+            also = f"; {which} are significantly worse (exact paired tests, Holm-adjusted)"
             also = also if not has_tied or len({asked.title(cell) for cell in own}) > 1 else ""
         how = f" + {best.method}" if len({cell.method for cell in own}) > 1 else ""
         sentences.append(f"On {data}: {name}{how}, {show_accuracy(best)}{also}.")
@@ -187,7 +189,7 @@ def families(asked: Asked) -> list[str]:
         is_alone = len({asked.title(cell) for cell in ours}) == 1
         reach, they_are = ("reaches", "it is") if is_alone else ("reach", "they are")
         if p_value >= ALPHA:
-            verdict = "these can't be told apart"
+            verdict = "there is no significant difference"
         else:
             verdict = f"{they_are} worse" if gap < 0 else f"{they_are} no worse, but better"
         first, second = best_on_validation(ours), best_on_validation(others)

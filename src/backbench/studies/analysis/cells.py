@@ -134,13 +134,13 @@ def over_seeds(cells: Sequence[Cell], figure: str, label: str | None = None) -> 
 
 
 def mark_seen(figure: str, cells: Sequence[Cell]) -> str:
-    """' (too good: 3 test images had taught its weights)', where that is so of a run; else ''."""
+    """' (optimistic: 3 test images were in its training data)', where that is so of a run; else ''."""
     counts = [
         cell.record.num_test_seen if figure in OF_TEST else cell.record.num_val_seen if figure in OF_VAL else 0
         for cell in cells
     ]
     part = "test" if figure in OF_TEST else "validation"
-    return f" (too good: {max(counts):,} {part} images had taught its weights)" if any(counts) else ""
+    return f" (optimistic: {max(counts):,} {part} images were in its training data)" if any(counts) else ""
 
 
 def show_figure(name: str, metric: Metric | None) -> str:

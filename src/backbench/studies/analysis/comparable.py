@@ -265,10 +265,10 @@ def rank_cells(asked: Asked, cells: Sequence[Cell]) -> list[tuple[Cell, Row]]:
 
 
 def describe_test(asked: Asked, first: Cell, second: Cell) -> str:
-    """'p = 0.03, exact paired test on 1,000 images': whether two runs on the same images can be told apart."""
+    """'p = 0.03, exact paired test on 1,000 images': whether two runs on the same images differ."""
     differences = asked.gains(first, second)
     p_value = asked.p_value(first, differences)
-    apart = "" if p_value < ALPHA else "not to be told apart: "
+    apart = "" if p_value < ALPHA else "no significant difference: "
     return f"{apart}{show_p(p_value)}, exact paired test on {len(differences):,} images"
 
 

@@ -134,5 +134,5 @@ def _make_elsewhere_table(group: str, cells: Sequence[Cell]) -> list[Table]:
             notes[f"{source} for a model of {cell.data}: in common are {len(found.mapping)}: {pairs}"] = True
     if not rows:
         return []
-    columns = ("model", "method", "trained on", "own test part", "other source", "accuracy there", "images")
+    columns = ("model", "method", "trained on", "own test split", "other source", "accuracy there", "images")
     return [Table(f"{group}: on another source", columns, tuple(rows), tuple(notes))]

@@ -42,11 +42,11 @@ def augment_batch(
     of the images of the whole batch: a batch that is split into micro-batches is to be augmented before.
 
     Args:
-        images: b images of the training part, each (h, w, 3) uint8.
+        images: b images of the training split, each (h, w, 3) uint8.
         targets: (b, num_classes) float, rows summing to 1: one-hot or smoothed labels.
         augment: what to do; with everything off the batch is that of `prepare_batch`, bit for bit.
         step: the number of this batch in its epoch, or in the run.
-        indices: (b,) each image's place in the training part, the same in every epoch.
+        indices: (b,) each image's place in the training split, the same in every epoch.
         device: where the result is wanted; everything after the crop is done there.
         exact: resize by Pillow itself, as in `prepare_batch`.
 

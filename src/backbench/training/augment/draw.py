@@ -59,7 +59,7 @@ def draw_parameters(
     Args:
         shapes: (b, 2) heights and widths of the images.
         size: (height, width) of the network's input.
-        indices: (b,) each image's place in the training part.
+        indices: (b,) each image's place in the training split.
     """
 
     def uniforms(num: int, use: str) -> np.ndarray:
