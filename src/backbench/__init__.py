@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backbench.api import adapt, load, open_run, open_study, rank
+from backbench.api import adapt, evaluate, load, open_run, open_study, rank
 from backbench.results import Run, Study
 
-__all__ = ["Run", "Study", "adapt", "load", "open_run", "open_study", "rank"]
+__all__ = ["Run", "Study", "adapt", "evaluate", "load", "open_run", "open_study", "rank"]

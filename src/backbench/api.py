@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from backbench.arguments import Methods, Source
     from backbench.classifier.classifier import Classifier
     from backbench.config import OnBad
+    from backbench.runs.evaluate import Evaluation
     from backbench.runs.rank import Ranking
 
 
@@ -190,6 +191,63 @@ def adapt(
             progress=Stoppable(progress, stop_signal),
         )
     return Run(adapted.run.resolve())
+
+
+def evaluate(
+    bundles: Source | Sequence[Source],
+    data: Source,
+    *,
+    split: Source | None = None,
+    on_bad: OnBad = "fail",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    split_column: str | None = None,
+    image_root: Source | None = None,
+    split_folders: Mapping[str, str] | None = None,
+    ignore: Sequence[str] = (),
+    follow_links: bool = False,
+    precision: str = "auto",
+    device: str = "auto",
+    exact_resize: bool = False,
+    out: Source | None = None,
+    quiet: bool = False,
+) -> list[Evaluation]:
+    """Evaluate finished models on labelled images, as `backbench evaluate` does; the best first.
+
+    Args:
+        bundles: one bundle or several: their folders, or those of the runs that wrote them. Several are compared
+            on the images that none of them was trained on, by exact paired tests (`rank` of each result).
+        data: as for `rank`. Its test split is used, or that of the model's own run, or else all images.
+        out: folder of run records that counts this evaluation; None: that of each bundle, if it is in one.
+        split and the rest: as for `rank`.
+
+    Raises:
+        BackbenchError: see `runs.evaluate.evaluate`.
+    Cost: one pass over the images for each bundle.
+    """
+    arguments = locals() | {"seed": 0}
+    from pathlib import Path
+
+    from backbench.progress import make_progress
+    from backbench.runs.evaluate import evaluate as evaluate_bundles
+    from backbench.runtime import decide_device, decide_precision
+
+    given = [bundles] if isinstance(bundles, str | os.PathLike) else bundles
+    decided = decide_device(device)
+    with make_progress(quiet=quiet) as progress:
+        return evaluate_bundles(
+            [
+                to_text(bundle, "bundles", "a bundle's folder, or that of the run that wrote it")
+                for bundle in given
+            ],
+            make_data_config(arguments),
+            device=decided,
+            precision=decide_precision(precision, decided),
+            exact_resize=exact_resize,
+            out=None if out is None else Path(out),
+            progress=progress,
+        )
 
 
 def open_run(run: Source, *, out: Source = "runs") -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from backbench.records.openings import count_openings
 from backbench.registry import find_model
 from backbench.runs.probe import run
 from backbench.runs.run import Adapted, adapt
+from backbench.stats.compare import mcnemar_exact
 from conftest import make_photos
 
 CLASSES = ("circle", "cross", "stripes")
@@ -342,6 +344,35 @@ def test_a_model_of_grouped_images_is_evaluated_on_its_own_table(world: World, t
     assert "as in the run that trained it" in document["data"]["said"]
     assert document["metrics"]["accuracy"] == made.record.metrics["accuracy"].model_dump()
     assert document["data"]["num_seen"] == 0
+
+
+def test_several_bundles_are_compared_on_the_same_images(world: World, tmp_path: Path) -> None:
+    good = adapted(tmp_path, world.photos)
+    poor = backbench.adapt(world.photos, "pixels", "centroid", seed=7, out=tmp_path / "runs", quiet=True)
+    assert poor.bundle is not None
+    document = ask("evaluate", poor.bundle, good.bundle, world.photos)
+    first, second = document["evaluations"]
+    alone = {one["bundle"]: ask("evaluate", one["bundle"], world.photos) for one in (first, second)}
+    assert first["metrics"]["accuracy"]["value"] >= second["metrics"]["accuracy"]["value"]
+    assert first["data"]["num_images"] == second["data"]["num_images"]
+    # each was trained on part of the other's test split: what is left is in both
+    assert all(one["data"]["num_images"] < alone[one["bundle"]]["data"]["num_images"] for one in (first, second))
+    one, other = backbench.evaluate([poor.bundle, good.bundle], world.photos, quiet=True)
+    assert one.ids == other.ids
+    assert other.rank is not None
+    assert other.rank.p_value == mcnemar_exact(one.correct, other.correct).p_value
+    assert second["comparison"]["p_value"] == other.rank.p_value
+    said = invoke("evaluate", poor.bundle, good.bundle, world.photos, "--quiet").stdout
+    assert said.startswith("2 models on ")
+    assert re.search(r"  best$", said, re.MULTILINE)
+    assert re.search(r"  (no significant difference|significantly worse) \(p [=<] [\d.]+\)$", said, re.MULTILINE)
+
+
+def test_bundles_that_can_not_be_compared(world: World, tmp_path: Path) -> None:
+    assert "named twice" in str(error_of("evaluate", world.bundle, world.root / "." / "bundle", world.photos))
+    good = adapted(tmp_path, world.photos)
+    with pytest.raises(ConfigError, match="bundles is a int"):
+        backbench.evaluate([good.bundle, 7], world.photos, quiet=True)  # type: ignore[list-item]
 
 
 def test_every_look_at_a_test_part_is_counted(world: World, tmp_path: Path) -> None:

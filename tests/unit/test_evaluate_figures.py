@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from backbench.classifier.card import render_bundle_card
-from backbench.cli.evaluate import measure, render_evaluation
+from backbench.cli.evaluate import render_evaluation
 from backbench.config import DataConfig, MethodConfig, Preprocess, RunConfig
 from backbench.records.schema import DataFacts, MethodFacts, ModelFacts, RunRecord
 from backbench.report.record_text import describe_figures
 from backbench.report.text import percent
-from backbench.runs.evaluate import Labelled
+from backbench.runs.evaluate import measure
+from backbench.runs.labelled import Labelled
 from backbench.stats.calibrate import measure_answered, softmax
 from backbench.stats.intervals import bootstrap_by_group, wilson_interval
 from backbench.stats.metric import Metric
@@ -36,7 +37,7 @@ IMAGES = Labelled(
 
 
 def _measure(threshold: float) -> dict[str, Any]:
-    return measure(IMAGES, LOGITS, LABELS, CLASSES, temperature=2.0, threshold=threshold)
+    return measure(IMAGES, LOGITS, LABELS, CLASSES, temperature=2.0, threshold=threshold).to_document()
 
 
 def test_figures_are_named_as_in_the_record() -> None:
@@ -65,7 +66,7 @@ def test_the_accuracy_of_what_is_answered_has_its_interval() -> None:
 
 
 def test_the_heading_says_how_many_were_left_out() -> None:
-    text = render_evaluation({"bundle": "b", **_measure(0.6)})
+    text = render_evaluation(_measure(0.6) | {"bundle": "b"})
     assert text.startswith("b on the test split of 'insects': 60 of the 355 test images (295 left out: the model")
 
 
@@ -81,7 +82,7 @@ def test_figures_are_printed_as_show_prints_them_and_the_threshold_is_explained(
     assert any("60.0 % or more, the model's threshold" in line for line in lines)
     assert any(line.startswith("ant ") and " % " in line and line.endswith("  of 20") for line in lines)
     assert not any("likelihood" in line or "0.6000" in line for line in lines)
-    plain = measure(IMAGES, LOGITS, LABELS, CLASSES, temperature=1.0, threshold=0.0)
+    plain = measure(IMAGES, LOGITS, LABELS, CLASSES, temperature=1.0, threshold=0.0).to_document()
     text = render_evaluation({"bundle": "b", **plain})
     assert "temperature" not in text
     assert "threshold" not in text

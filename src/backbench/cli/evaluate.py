@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +21,13 @@ from backbench.cli.options import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from backbench.config import OnBad
-    from backbench.progress import Progress
-    from backbench.runs.evaluate import Labelled
+    from backbench.runs.evaluate import Evaluation
+    from backbench.stats.compare import Rank
 
 
 @click.command(short_help="Measure a trained model on labelled images.")
-@click.argument("bundle", metavar="BUNDLE")
+@click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True)
 @data_argument
 @split_option
 @inference_options
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 @json_option
 @quiet_option
 def evaluate(
-    bundle: str,
+    bundles: tuple[str, ...],
     data: str,
     split: str | None,
     device: str,
@@ -59,21 +58,19 @@ def evaluate(
 ) -> None:
     """Measure a trained model on labelled images: accuracy with its interval, and the recall of each class.
 
-    BUNDLE is what `backbench keep` or `adapt` wrote; DATA is as for `backbench rank`. If DATA has a test split,
-    that alone counts; if it is what the model was made from, the test split of its run; otherwise all images do.
-    Images that the model was trained on are left out.
+    BUNDLE is what `backbench keep` or `adapt` wrote; DATA is as for `backbench rank`. The command uses the test
+    split of DATA, or of the model's own run if DATA has its images, or else all images. Images that a model was
+    trained on are left out. Several bundles are compared on the same images, by exact paired tests.
+
+    \b
+    Example: backbench evaluate runs/a.bundle runs/b.bundle new_photos/
     """
-    from backbench.backbones.core.bundle_files import find_bundle
-    from backbench.classifier.bundle import load_bundle, read_bundle_seen, read_facts
     from backbench.cli.output import print_json
     from backbench.cli.parse import make_data_config
-    from backbench.data.class_names import match_classes
     from backbench.progress import make_progress
-    from backbench.runs.evaluate import choose_images
+    from backbench.runs.evaluate import evaluate as evaluate_bundles
     from backbench.runtime import decide_device, decide_precision
 
-    folder = find_bundle(Path(bundle))
-    facts = read_facts(folder)
     config = make_data_config(
         data,
         split=split,
@@ -85,103 +82,55 @@ def evaluate(
         choices=choices,
     )
     decided = decide_device(device)
-    exactly = decide_precision(precision, decided)
     with make_progress(quiet=quiet) as progress:
-        images = choose_images(config, facts, read_bundle_seen(folder, facts), folder, progress)
-        labels = match_classes(images.labels, facts.class_names)
-        classifier = load_bundle(folder)
-        if images.part == "test":
-            note_opening(None if out is None else Path(out), folder, images.digest, facts.name, progress)
-        logits = classifier.logits_for(
-            images.read,
-            len(labels),
+        found = evaluate_bundles(
+            bundles,
+            config,
             device=decided,
-            precision=exactly,
+            precision=decide_precision(precision, decided),
             exact_resize=exact_resize,
-            names=images.ids,
+            out=None if out is None else Path(out),
             progress=progress,
         )
-    document = measure(
-        images,
-        logits,
-        labels,
-        facts.class_names,
-        temperature=facts.temperature,
-        threshold=facts.threshold,
-    )
-    document = {"schema": 1, "bundle": bundle, **document}
     if as_json:
-        print_json(document)
+        print_json({"schema": 1, **(found[0].to_document() if len(found) == 1 else compare_document(found))})
     else:
-        print(render_evaluation(document))
+        print(render_evaluation(found[0].to_document()) if len(found) == 1 else render_comparison(found))
 
 
-def note_opening(out: Path | None, bundle: Path, digest: str, name: str, progress: Progress) -> None:
-    """Count this look at a test split in the folder of run records: `out`, else the bundle's, if it is in one.
-
-    Raises:
-        StorageError: it can't be written in `out`.
-    """
-    from backbench.errors import StorageError
-    from backbench.records.folders import OPENINGS_FILE
-    from backbench.records.openings import log_opening
-
-    root = bundle.absolute().parent if out is None else out
-    if out is None and not (root / OPENINGS_FILE).is_file():
-        return
-    try:
-        log_opening(root, digest, name)
-    except StorageError as error:
-        if out is not None:
-            raise
-        progress.warn(f"this look at the test split is not counted: {error}")
-
-
-def measure(
-    images: Labelled,
-    logits: np.ndarray,
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    *,
-    temperature: float,
-    threshold: float,
-) -> dict[str, Any]:
-    """What `evaluate --json` prints, but for schema and bundle; fractions in 0..1.
-
-    The figures have the names they have in the record of a run that trains: `nll`, `ece` and `brier` are of the
-    plain softmax, `calibrated_nll` and `calibrated_ece` of the answers as given, after the temperature.
-    """
-    from backbench.data.wording import list_some, quote
-    from backbench.stats.calibrate import measure_answered, softmax
-    from backbench.stats.metrics import per_class_recall, score
-
-    groups = images.groups if any(group is not None for group in images.groups) else None
-    probabilities, answers = softmax(logits), softmax(logits, temperature)
-    metrics = score(probabilities, labels, groups)
-    calibrated = score(answers, labels, groups)
-    metrics |= {f"calibrated_{name}": calibrated[name] for name in ("nll", "ece")}
-    if threshold > 0:
-        metrics |= measure_answered(answers, labels, threshold, groups)
-    per_class = per_class_recall(probabilities, labels, class_names)
-    absent = [name for name in class_names if name not in per_class]
-    warnings = list(images.warnings)
-    if absent:
-        some = list_some((quote(name) for name in absent), 5)
-        warnings.append(f"{len(absent)} of the model's {len(class_names)} classes have no image here: {some}")
+def compare_document(found: Sequence[Evaluation]) -> dict[str, Any]:
+    """What `--json` prints of several bundles, but for the schema; the best first."""
     return {
-        "data": {
-            "name": images.name,
-            "part": images.part,
-            "said": images.said,
-            "num_images": len(labels),
-            "num_seen": images.num_seen,
-        },
-        "metrics": {name: metric.model_dump() for name, metric in metrics.items()},
-        "per_class": {name: metric.model_dump() for name, metric in per_class.items()},
-        "temperature": temperature,
-        "threshold": threshold,
-        "warnings": warnings,
+        "evaluations": [
+            one.to_document() | {"comparison": None if one.rank is None else asdict(one.rank)} for one in found
+        ]
     }
+
+
+def render_comparison(found: Sequence[Evaluation]) -> str:
+    """One line for each bundle, the best first, and whether it is significantly worse than the best."""
+    from backbench.report.record_text import describe_figure
+    from backbench.report.text import cell_width, pad, printable, shorten
+
+    data = found[0].to_document()["data"]
+    lines = [f"{len(found)} models on {printable(data['said'])}: {_num_images(data)}, the same for each", ""]
+    names = [shorten(printable(one.bundle), 60) for one in found]
+    width = max(map(cell_width, (*names, "Bundle")))
+    lines.append(f"{pad('Bundle', width)}  {pad('Accuracy', 8)} {pad('95 % interval', 14)}  Against the best")
+    for name, one in zip(names, found, strict=True):
+        figure = describe_figure(one.metrics["accuracy"], len(one.ids))
+        verdict = "best" if one is found[0] or one.rank is None else _verdict(one.rank)
+        lines.append(f"{pad(name, width)}  {pad(figure, 23)}  {verdict}")
+    lines.append("Exact paired tests on the same images, Holm-adjusted, 5 %.")
+    warnings = dict.fromkeys(warning for one in found for warning in one.warnings)
+    return "\n".join([*lines, *(f"warning: {printable(warning)}" for warning in warnings)])
+
+
+def _verdict(rank: Rank) -> str:
+    from backbench.report.text import show_p
+
+    said = "no significant difference" if rank.tied_with_best else "significantly worse"
+    return f"{said} ({show_p(rank.p_value)})"
 
 
 def render_evaluation(document: dict[str, Any]) -> str:

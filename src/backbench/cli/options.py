@@ -64,7 +64,7 @@ def split_options(verb: Verb) -> Verb:
 def table_options(verb: Verb) -> Verb:
     """The columns of a CSV or Parquet table."""
     for name, help_text in (
-        ("--group-column", "Table: values never split over two parts (camera, patient, ...)."),
+        ("--group-column", "Table: values that stay in one split (camera, patient, ...)."),
         ("--label-column", "Table: the column with the class names."),
         ("--image-column", "Table: the column with the image paths."),
     ):

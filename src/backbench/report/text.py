@@ -149,3 +149,8 @@ def _change(key: str, value: Any) -> str:
     if isinstance(value, list):
         value = (" to " if key in ("scale", "ratio") else " x ").join(map(str, value))
     return key.replace("_", " ") + ("" if value is True else f" {value}")
+
+
+def show_p(p_value: float) -> str:
+    """'p = 0.03', or 'p < 0.001'."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}".rstrip("0").rstrip(".")

@@ -1,223 +1,226 @@
-"""Which labelled images tell how good a bundle is: a test split, and nothing that the model was trained on."""
+"""Evaluate finished models on labelled images: the figures of each, and which differ significantly."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
-from backbench.config import DataConfig
-from backbench.data.census import Census, take_census
-from backbench.data.checks import refuse_bad, warn_of_pixels
+from backbench.backbones.core.bundle_files import find_bundle
+from backbench.classifier.bundle import load_bundle, read_bundle_seen, read_facts
+from backbench.config import DataConfig, Precision
 from backbench.data.class_names import match_classes
-from backbench.data.grey import UNSCALED
-from backbench.data.listing import Listing
-from backbench.data.load import load_listing, source_warnings
-from backbench.data.manifest import make_manifest
-from backbench.data.small_classes import settle_small_classes
-from backbench.data.store import PixelStore
-from backbench.data.tables import TABLE_SUFFIXES
-from backbench.data.trained_on import Seen, find_seen
-from backbench.data.wording import count, quote
-from backbench.errors import ConfigError, DataError
-from backbench.progress import Progress
-
-if TYPE_CHECKING:
-    from backbench.backbones.core.bundle_files import TrainingFacts
-    from backbench.classifier.bundle import BundleFacts
+from backbench.data.wording import count, list_some, quote
+from backbench.errors import ConfigError, DataError, StorageError
+from backbench.progress import SILENT, Progress
+from backbench.records.folders import OPENINGS_FILE
+from backbench.records.openings import log_opening, one_look
+from backbench.runs.labelled import Labelled, choose_images
+from backbench.stats.calibrate import measure_answered, softmax
+from backbench.stats.compare import Rank, rank_rows
+from backbench.stats.metric import Metric
+from backbench.stats.metrics import per_class_recall, score
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Images to evaluate on: n class names, groups and ids, how to read each, and in words which they are.
-
-    `num_seen` more were left out, because the model was trained on them. `digest` names the test split that they
-    are, or the images where there is no split.
-    """
-
-    name: str
-    part: str
-    labels: tuple[str, ...]
-    groups: tuple[str | None, ...]
-    ids: tuple[str, ...]
-    read: Callable[[int], np.ndarray]
-    said: str
-    digest: str
-    num_seen: int = 0
-    warnings: tuple[str, ...] = ()
-
-
-def choose_images(
-    config: DataConfig, facts: BundleFacts, seen: Seen | None, bundle: Path, progress: Progress
-) -> Labelled:
-    """The test split of the data if it has one, that of the bundle's own run if they are its images, else all;
-    less what the model was trained on.
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How good one bundle is on labelled images. Fractions are in 0..1.
 
     Args:
-        seen: what that was; None: the bundle does not say.
-        bundle: its folder.
-
-    Raises:
-        ConfigError: no such data, or the bundle's own images in an unknown split.
-        DataError: unknown classes, no image that can be used, or bad ones with the policy 'fail'.
+        bundle: as it was given. name: of the data; said: which images of it, in words.
+        part: 'test', or 'all' where there is no test split.
+        num_seen: images left out because a model was trained on them.
+        metrics: named as in the record of a run that trains: `nll`, `ece` and `brier` are of the plain softmax,
+            `calibrated_nll` and `calibrated_ece` of the calibrated probabilities.
+        per_class: recall of each class that has images.
+        temperature, threshold: of the bundle. ids, correct: n images, and whether each prediction is right.
+        rank: among the bundles that were evaluated together, see `stats.compare.rank_rows`; None of one alone.
     """
-    listing = load_listing(config, progress)
-    store = PixelStore(listing, config.max_pixels)
-    census = take_census(listing, store, max_pixels=config.max_pixels, progress=progress)
-    census = replace(census, grey=facts.grey)
-    store.grey = facts.grey  # the model sees these images by the scale it was trained with
-    refuse_bad(listing, census, config.on_bad)
-    rows = [row for row in range(len(listing)) if row not in census.bad]
-    if not rows:
-        raise DataError(f"{config.source}: there is no image that can be used.")
-    warnings = list(source_warnings(listing))
-    warnings += warn_of_pixels(listing, census)
-    if census.depths and facts.grey is None:
-        warnings.append(f"{count(len(census.depths), 'image')} {UNSCALED}")
-    if census.bad:
-        warnings.append(f"{count(len(census.bad), 'image')} that can't be read: left out")
-    rows, names = _settle_as_in_training(listing, census, rows, facts.training)
-    chosen = _choose_part(config, facts, listing, census, rows, seen, bundle)
-    kept = _leave_out_seen(chosen.rows, census, seen)
-    num_seen = len(chosen.rows) - len(kept)
-    if num_seen:
-        warnings.append(
-            f"{num_seen:,} of {len(chosen.rows):,} images are left out, because the model was trained on them"
-        )
-    elif seen is None and chosen.part == "all":
-        warnings.append("any of these images that the model was trained on make its figures too good")
-    if not kept:
-        raise DataError(
-            f"{config.source}: the model was trained on all of these {count(num_seen, 'image')}, so they "
-            "can't tell how good it is. Give images that it has not seen."
-        )
-    return Labelled(
-        name=listing.name,
-        part=chosen.part,
-        labels=tuple(names[row] for row in kept),
-        groups=tuple(chosen.groups[row] for row in kept),
-        ids=tuple(listing.ids[row] for row in kept),
-        read=lambda index: store.read(kept[index]),
-        said=chosen.said,
-        digest=chosen.digest,
-        num_seen=num_seen,
-        warnings=tuple(warnings),
-    )
 
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Rows of a listing, the name of their part, in words what they are; the groups of all rows."""
-
-    rows: list[int]
+    bundle: str
+    name: str
     part: str
     said: str
-    digest: str
-    groups: tuple[str | None, ...]
+    num_seen: int
+    metrics: dict[str, Metric]
+    per_class: dict[str, Metric]
+    temperature: float
+    threshold: float
+    warnings: tuple[str, ...]
+    ids: tuple[str, ...] = field(repr=False)
+    correct: np.ndarray = field(repr=False)
+    rank: Rank | None = None
+
+    def to_document(self) -> dict[str, Any]:
+        """What `backbench evaluate --json` prints of one bundle."""
+        return {
+            "bundle": self.bundle,
+            "data": {
+                "name": self.name,
+                "part": self.part,
+                "said": self.said,
+                "num_images": len(self.ids),
+                "num_seen": self.num_seen,
+            },
+            "metrics": {name: metric.model_dump() for name, metric in self.metrics.items()},
+            "per_class": {name: metric.model_dump() for name, metric in self.per_class.items()},
+            "temperature": self.temperature,
+            "threshold": self.threshold,
+            "warnings": list(self.warnings),
+        }
 
 
-def _choose_part(
+@one_look()
+def evaluate(
+    bundles: Sequence[str],
     config: DataConfig,
-    facts: BundleFacts,
-    listing: Listing,
-    census: Census,
-    rows: list[int],
-    seen: Seen | None,
-    bundle: Path,
-) -> _Chosen:
-    training = facts.training
-    image_digest = _image_digest(census.hashes, rows)
-    whole = _Chosen(
-        rows, "all", f"all images of {quote(listing.name)}, which has no test split", image_digest, listing.groups
-    )
-    test_words = f"the test split of {quote(listing.name)}"
-    is_own = training is not None and image_digest == training.image_digest
-    if training is not None and is_own:
-        listing, config = _as_in_training(listing, config, training)
-    if is_own or config.split is not None:
-        manifest = make_manifest(listing, census, config)
-        rows = manifest.rows[manifest.part_rows("test")].tolist()
-        if training is None or not is_own:
-            return _Chosen(rows, "test", test_words, manifest.digest, listing.groups)
-        if manifest.digest == training.manifest_digest:
-            said = f"{test_words}, as in the run that trained it"
-            return _Chosen(rows, "test", said, manifest.digest, listing.groups)
-        # a renamed class comes first
-        match_classes([listing.labels[row] for row in whole.rows], facts.class_names)
-        if seen is None:
-            raise _unknown_split(config, training, bundle)
-        if config.split is None:
-            said = f"the images of {quote(listing.name)} that the model was not trained on"
-            return _Chosen(whole.rows, "test", said, training.manifest_digest, listing.groups)
-        return _Chosen(rows, "test", test_words, manifest.digest, listing.groups)
-    if "test" in listing.parts:
-        rows = [row for row in rows if listing.parts[row] == "test"]
-        digest = _image_digest(census.hashes, rows)
-        with suppress(DataError):  # a test split alone makes no manifest
-            digest = make_manifest(listing, census, config).digest
-        return _Chosen(rows, "test", test_words, digest, listing.groups)
-    return whole
+    *,
+    device: str,
+    precision: Precision,
+    exact_resize: bool = False,
+    out: Path | None = None,
+    progress: Progress = SILENT,
+) -> list[Evaluation]:
+    """Evaluate bundles on the same labelled images, the best first.
 
+    Several bundles are compared on the images that none of them was trained on, by exact paired tests.
 
-def _settle_as_in_training(
-    listing: Listing, census: Census, rows: list[int], training: TrainingFacts | None
-) -> tuple[list[int], Sequence[str]]:
-    """The rows, and the class of each of the listing, with small classes left out or merged as they were for the
-    training, if these are its images; else as they are."""
-    if training is None or training.min_images is None:
-        return rows, listing.labels
-    try:
-        settled = settle_small_classes(
-            [listing.labels[row] for row in rows], training.min_images, training.small_classes
+    Args:
+        bundles: their folders, or those of the runs that wrote them; each once.
+        out: folder of run records that counts this evaluation; None: that of each bundle, if it is in one.
+
+    Raises:
+        ConfigError: no such bundle or data, or one bundle twice.
+        DataError: unknown classes, or no image that every bundle can be evaluated on.
+        StorageError: a bundle is damaged, or the evaluation can't be counted in `out`.
+    Cost: one pass over the images for each bundle.
+    """
+    places = [find_bundle(Path(bundle)) for bundle in bundles]
+    for index, place in enumerate(places):
+        if place.resolve() in [other.resolve() for other in places[:index]]:
+            raise ConfigError(f"{bundles[index]} is named twice: name each bundle once.")
+    facts = [read_facts(place) for place in places]
+    chosen = [
+        choose_images(config, fact, read_bundle_seen(place, fact), place, progress)
+        for fact, place in zip(facts, places, strict=True)
+    ]
+    chosen = _on_the_same_images(chosen)
+    labels = [match_classes(images.labels, fact.class_names) for images, fact in zip(chosen, facts, strict=True)]
+    found = []
+    for bundle, place, fact, images, truth in zip(bundles, places, facts, chosen, labels, strict=True):
+        classifier = load_bundle(place)
+        if images.part == "test":
+            _count_evaluation(out, place, images.digest, fact.name, progress)
+        logits = classifier.logits_for(
+            images.read,
+            len(truth),
+            device=device,
+            precision=precision,
+            exact_resize=exact_resize,
+            names=images.ids,
+            progress=progress,
         )
-    except DataError:  # other images, of fewer classes
-        return rows, listing.labels
-    kept = [rows[index] for index in settled.rows]
-    if _image_digest(census.hashes, kept) != training.image_digest:
-        return rows, listing.labels
-    names = list(listing.labels)
-    for row, name in zip(kept, settled.labels, strict=True):
-        names[row] = name
-    return kept, names
+        measured = measure(
+            images, logits, truth, fact.class_names, temperature=fact.temperature, threshold=fact.threshold
+        )
+        found.append(replace(measured, bundle=bundle))
+    return _in_order(found, _groups_of(chosen[0]))
 
 
-def _as_in_training(listing: Listing, config: DataConfig, training: TrainingFacts) -> tuple[Listing, DataConfig]:
-    """The same images in the groups and the split of the run that trained the model, where none were given."""
-    if config.split is None:
-        fractions = {"test_fraction": training.test_fraction, "val_fraction": training.val_fraction}
-        small = {"min_images": training.min_images, "small_classes": training.small_classes}
-        config = config.model_copy(update={"split_seed": training.split_seed, **fractions, **small})
-    is_table = Path(config.source).suffix.lower() in TABLE_SUFFIXES
-    if training.group_column is not None and config.group_column is None and is_table:
-        grouped = config.model_copy(update={"group_column": training.group_column})
-        with suppress(ConfigError):  # another table of these images, without that column
-            again = load_listing(grouped)
-            if again.ids == listing.ids:
-                return again, grouped
-    return listing, config
-
-
-def _unknown_split(config: DataConfig, training: TrainingFacts, bundle: Path) -> ConfigError:
-    manifest = bundle.parent / training.run_id / "manifest.json"
-    file = str(manifest) if manifest.is_file() else "the manifest.json in the folder of that run"
-    return ConfigError(
-        f"{config.source} holds the images this model was trained on, but not in the split of its run "
-        f"'{training.run_id}', so its figures would be too good. Give that split: --split {file}"
+def measure(
+    images: Labelled,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    temperature: float,
+    threshold: float,
+) -> Evaluation:
+    """The figures of (n, classes) logits on n images with (n,) labels; of a bundle without a name."""
+    groups = _groups_of(images)
+    probabilities, answers = softmax(logits), softmax(logits, temperature)
+    metrics = score(probabilities, labels, groups)
+    calibrated = score(answers, labels, groups)
+    metrics |= {f"calibrated_{name}": calibrated[name] for name in ("nll", "ece")}
+    if threshold > 0:
+        metrics |= measure_answered(answers, labels, threshold, groups)
+    per_class = per_class_recall(probabilities, labels, class_names)
+    warnings = list(images.warnings)
+    if absent := [name for name in class_names if name not in per_class]:
+        some = list_some((quote(name) for name in absent), 5)
+        warnings.append(f"{len(absent)} of the model's {len(class_names)} classes have no image here: {some}")
+    return Evaluation(
+        bundle="",
+        name=images.name,
+        part=images.part,
+        said=images.said,
+        num_seen=images.num_seen,
+        metrics=metrics,
+        per_class=per_class,
+        temperature=temperature,
+        threshold=threshold,
+        warnings=tuple(warnings),
+        ids=images.ids,
+        correct=logits.argmax(axis=1) == labels,
     )
 
 
-def _leave_out_seen(rows: list[int], census: Census, seen: Seen | None) -> list[int]:
-    if seen is None:
-        return rows
-    known = find_seen([census.hashes[row] for row in rows], seen.all)
-    return [row for row, is_known in zip(rows, known, strict=True) if not is_known]
+def _groups_of(images: Labelled) -> tuple[str | None, ...] | None:
+    return images.groups if any(group is not None for group in images.groups) else None
 
 
-def _image_digest(hashes: Sequence[str], rows: Sequence[int]) -> str:
-    """As `Manifest.image_digest`."""
-    return hashlib.sha256("".join(sorted(hashes[row] for row in rows)).encode()).hexdigest()
+def _on_the_same_images(chosen: Sequence[Labelled]) -> list[Labelled]:
+    """Those that every bundle may be evaluated on: a difference between other images would not be the models'."""
+    shared = set(chosen[0].ids).intersection(*(images.ids for images in chosen[1:]))
+    if not shared:
+        raise DataError(
+            "there is no image that all of these bundles can be evaluated on: each was trained on some of those "
+            "that are left for the others. Give images that none of them has seen, or evaluate each alone."
+        )
+    return [_select(images, shared) for images in chosen]
+
+
+def _select(images: Labelled, shared: set[str]) -> Labelled:
+    kept = [index for index, image in enumerate(images.ids) if image in shared]
+    num_dropped = len(images.ids) - len(kept)
+    if not num_dropped:
+        return images
+    return replace(
+        images,
+        labels=tuple(images.labels[index] for index in kept),
+        groups=tuple(images.groups[index] for index in kept),
+        ids=tuple(images.ids[index] for index in kept),
+        read=lambda index: images.read(kept[index]),
+        num_seen=images.num_seen + num_dropped,
+        warnings=(*images.warnings, f"{count(num_dropped, 'image')} left out: not usable for another bundle"),
+    )
+
+
+def _in_order(found: list[Evaluation], groups: Sequence[str | None] | None) -> list[Evaluation]:
+    """The best first, each with its rank; one alone is as it was."""
+    if len(found) < 2:
+        return found
+    assert all(one.ids == found[0].ids for one in found)
+    ranks = rank_rows(np.stack([one.correct for one in found]), [False] * len(found), groups)
+    ranked = [replace(one, rank=rank) for one, rank in zip(found, ranks, strict=True)]
+    return sorted(ranked, key=lambda one: -int(one.correct.sum()))
+
+
+def _count_evaluation(out: Path | None, bundle: Path, digest: str, name: str, progress: Progress) -> None:
+    """Count this test-set evaluation in the folder of run records: `out`, else the bundle's, if it is in one.
+
+    Raises:
+        StorageError: it can't be written in `out`.
+    """
+    root = bundle.absolute().parent if out is None else out
+    if out is None and not (root / OPENINGS_FILE).is_file():
+        return
+    try:
+        log_opening(root, digest, name)
+    except StorageError as error:
+        if out is not None:
+            raise
+        progress.warn(f"this test-set evaluation is not counted: {error}")

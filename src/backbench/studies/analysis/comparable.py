@@ -10,7 +10,7 @@ import numpy as np
 
 from backbench.records.schema import Predictions
 from backbench.report.rows import Row, make_rows
-from backbench.report.text import describe_augment
+from backbench.report.text import describe_augment, show_p
 from backbench.stats.compare import ALPHA, permutation_by_group
 from backbench.stats.intervals import group_numbers
 from backbench.studies.analysis.cells import Cell, name_data, show_figure, show_setting
@@ -270,10 +270,6 @@ def describe_test(asked: Asked, first: Cell, second: Cell) -> str:
     p_value = asked.p_value(first, differences)
     apart = "" if p_value < ALPHA else "no significant difference: "
     return f"{apart}{show_p(p_value)}, exact paired test on {len(differences):,} images"
-
-
-def show_p(p_value: float) -> str:
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}".rstrip("0").rstrip(".")
 
 
 def accuracy(cell: Cell) -> float:
