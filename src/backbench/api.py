@@ -207,9 +207,10 @@ def evaluate(
     split_folders: Mapping[str, str] | None = None,
     ignore: Sequence[str] = (),
     follow_links: bool = False,
-    precision: str = "auto",
+    precision: str = "fp32",
     device: str = "auto",
     exact_resize: bool = False,
+    class_map: Mapping[str, str | None] | None = None,
     out: Source | None = None,
     quiet: bool = False,
 ) -> list[Evaluation]:
@@ -219,6 +220,7 @@ def evaluate(
         bundles: one bundle or several: their folders, or those of the runs that wrote them. Several are compared
             on the images that none of them was trained on, by exact paired tests (`rank` of each result).
         data: as for `rank`. Its test split is used, or that of the model's own run, or else all images.
+        class_map: class of the images -> class of the model (None: leave its images out), where names differ.
         out: folder of run records that counts this evaluation; None: that of each bundle, if it is in one.
         split and the rest: as for `rank`.
 
@@ -245,6 +247,7 @@ def evaluate(
             device=decided,
             precision=decide_precision(precision, decided),
             exact_resize=exact_resize,
+            class_map={name: [] if mine is None else [mine] for name, mine in (class_map or {}).items()},
             out=None if out is None else Path(out),
             progress=progress,
         )

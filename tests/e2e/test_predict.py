@@ -368,6 +368,31 @@ def test_several_bundles_are_compared_on_the_same_images(world: World, tmp_path:
     assert re.search(r"  (no significant difference|significantly worse) \(p [=<] [\d.]+\)$", said, re.MULTILINE)
 
 
+def test_classes_of_other_images_are_matched_or_left_out_and_said(world: World, tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    for name, mine in (("Circles", "circle"), ("cross", "cross"), ("zebra", "stripes"), ("potato", "cross")):
+        shutil.copytree(world.photos / mine, others / name)
+    document = ask("evaluate", world.bundle, others, "--on-bad", "skip")
+    assert document["mapping"] == {"Circles": "circle"}
+    assert set(document["per_class"]) == {"circle", "cross"}
+    assert any("does not have 2 classes" in warning and "'zebra'" in warning for warning in document["warnings"])
+    table = tmp_path / "map.csv"
+    table.write_text("class,id\nzebra,stripes\ncross,\n")
+    document = ask("evaluate", world.bundle, others, "--map", table)
+    assert document["mapping"] == {"Circles": "circle", "zebra": "stripes"}
+    assert set(document["per_class"]) == {"circle", "stripes"}
+    (again,) = backbench.evaluate(world.bundle, others, class_map={"zebra": "stripes", "cross": None}, quiet=True)
+    assert again.to_document()["metrics"] == document["metrics"]
+    assert "'zebra' is 'stripes'" in invoke("evaluate", world.bundle, others, "--map", table, "--quiet").stdout
+    for text, words in (
+        ("zebr,stripes", "no class 'zebr'. Did you mean 'zebra'?"),
+        ("zebra,stripe", "no class 'stripe'. Did you mean 'stripes'?"),
+        ("zebra,stripes\nzebra,cross", "2 classes of the model"),
+    ):
+        table.write_text(text)
+        assert words in str(error_of("evaluate", world.bundle, others, "--map", table))
+
+
 def test_bundles_that_can_not_be_compared(world: World, tmp_path: Path) -> None:
     assert "named twice" in str(error_of("evaluate", world.bundle, world.root / "." / "bundle", world.photos))
     good = adapted(tmp_path, world.photos)

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     "--out",
     help="Folder of the run records; it counts test-set evaluations.  [default: the folder of the bundle's run]",
 )
+@click.option(
+    "--map",
+    "class_map",
+    metavar="FILE",
+    help="CSV with a row 'class of DATA,class of the model' for each class whose names differ.",
+)
 @bad_option
 @table_options
 @layout_options
@@ -48,6 +54,7 @@ def evaluate(
     precision: str,
     exact_resize: bool,
     out: str | None,
+    class_map: str | None,
     on_bad: OnBad,
     image_column: str | None,
     label_column: str | None,
@@ -67,6 +74,7 @@ def evaluate(
     """
     from backbench.cli.output import print_json
     from backbench.cli.parse import make_data_config
+    from backbench.heads.class_mapping import read_map
     from backbench.progress import make_progress
     from backbench.runs.evaluate import evaluate as evaluate_bundles
     from backbench.runtime import decide_device, decide_precision
@@ -89,6 +97,7 @@ def evaluate(
             device=decided,
             precision=decide_precision(precision, decided),
             exact_resize=exact_resize,
+            class_map=None if class_map is None else read_map(Path(class_map).expanduser()),
             out=None if out is None else Path(out),
             progress=progress,
         )
@@ -135,6 +144,7 @@ def _verdict(rank: Rank) -> str:
 
 def render_evaluation(document: dict[str, Any]) -> str:
     """The figures as `backbench show` prints them, then every class, the least recognised first."""
+    from backbench.data.wording import quote
     from backbench.report.record_text import describe_figure, describe_figures
     from backbench.report.text import pad, percent, printable, shorten
     from backbench.stats.metric import Metric
@@ -149,6 +159,9 @@ def render_evaluation(document: dict[str, Any]) -> str:
             f"Answered: confidence of {percent(threshold, num)} or more, the model's threshold. Below it an "
             "answer is marked '?' (unsure)."
         )
+    if document["mapping"]:
+        pairs = [f"{quote(name)} is {quote(mine)}" for name, mine in document["mapping"].items()]
+        lines.append(f"Classes of other names: {'; '.join(map(printable, pairs))}.")
     lines += ["", "recall of each class, the least first:"]
     ordered = sorted(document["per_class"].items(), key=lambda item: (item[1]["value"], item[0]))
     for name, given in ordered:

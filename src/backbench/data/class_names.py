@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from backbench.data.wording import count, list_some, quote
-from backbench.errors import DataError, nearest
-
-if TYPE_CHECKING:
-    pass
-
-from typing import TYPE_CHECKING
-
 from backbench.data.synsets import TABLES, plain_name, read_table
-
-if TYPE_CHECKING:
-    pass
+from backbench.data.wording import count, list_some, quote
+from backbench.errors import ConfigError, DataError, nearest
 
 
 def match_names(theirs: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
@@ -76,6 +66,52 @@ def _ids_of(name: str) -> frozenset[str]:
     return frozenset()
 
 
+def map_classes(
+    labels: Sequence[str], class_names: Sequence[str], given: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, str]:
+    """Class of these images -> the model's class that it means; classes that the model lacks are left out.
+
+    Args:
+        labels: of the images. class_names: of the model.
+        given: what a person said of some classes: one class of the model for each, or none. The others are matched
+            by name alone where all are known so, else by `match_names`.
+
+    Raises:
+        ConfigError: `given` names a class that is not there, or several for one.
+        DataError: no class in common, or one that looks like a misspelt class of the model.
+    """
+    there = sorted(set(labels))
+    given = given or {}
+    _check_given(given, there, class_names)
+    known = {unicodedata.normalize("NFC", name): name for name in class_names}
+    by_name = {name: known[plain] for name in there if (plain := unicodedata.normalize("NFC", name)) in known}
+    rest = [name for name in there if name not in by_name and name not in given]
+    mapping = by_name | match_names(rest, class_names)
+    mapping = {name: mine for name, mine in mapping.items() if name not in given}
+    mapping |= {name: mine[0] for name, mine in given.items() if mine}
+    unknown = [name for name in rest if name not in mapping]
+    unused = [name for name in class_names if name not in mapping.values()]
+    if unknown and (not mapping or any(nearest(name, unused, limit=1) for name in unknown)):
+        raise _unknown_classes(unknown, class_names)
+    return {name: mapping[name] for name in there if name in mapping}
+
+
+def _check_given(given: Mapping[str, Sequence[str]], there: Sequence[str], class_names: Sequence[str]) -> None:
+    for name, mine in given.items():
+        if name not in there:
+            raise ConfigError(f"--map: {_not_there(name, there)} Classes of the images are on the left.")
+        if len(mine) > 1:
+            raise ConfigError(f"--map: {quote(name)} has {len(mine)} classes of the model: give one, or none.")
+        if mine and mine[0] not in class_names:
+            raise ConfigError(f"--map: {_not_there(mine[0], class_names)} Classes of the model are on the right.")
+
+
+def _not_there(name: str, allowed: Sequence[str]) -> str:
+    close = nearest(name, allowed, limit=1)
+    hint = f"Did you mean {quote(close[0])}?" if close else f"There are {list_some(map(quote, allowed), 5)}."
+    return f"there is no class {quote(name)}. {hint}"
+
+
 def match_classes(labels: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
     """(n,) int64: the place of each label among the model's class names, by name alone, whatever the order.
 
@@ -86,12 +122,16 @@ def match_classes(labels: Sequence[str], class_names: Sequence[str]) -> np.ndarr
     places = [known.get(unicodedata.normalize("NFC", label), -1) for label in labels]
     unknown = sorted({label for label, place in zip(labels, places, strict=True) if place < 0})
     if unknown:
-        close = [near for name in unknown[:3] for near in nearest(name, class_names, limit=1)]
-        hint = f" Did you mean {' or '.join(quote(name) for name in close)}?" if close else ""
-        raise DataError(
-            f"the model does not know {count(len(unknown), 'class', 'classes')} of these images: "
-            f"{list_some((quote(name) for name in unknown), 5)}.{hint} It knows "
-            f"{list_some((quote(name) for name in class_names), 8)}. Classes are matched by name: rename the "
-            "folders, or take those images out."
-        )
+        raise _unknown_classes(unknown, class_names)
     return np.array(places, dtype=np.int64)
+
+
+def _unknown_classes(unknown: Sequence[str], class_names: Sequence[str]) -> DataError:
+    close = [near for name in unknown[:3] for near in nearest(name, class_names, limit=1)]
+    hint = f" Did you mean {' or '.join(quote(name) for name in close)}?" if close else ""
+    return DataError(
+        f"the model does not know {count(len(unknown), 'class', 'classes')} of these images: "
+        f"{list_some((quote(name) for name in unknown), 5)}.{hint} It knows "
+        f"{list_some((quote(name) for name in class_names), 8)}. Rename the folders, or give --map FILE, a CSV "
+        "with a row 'class of the images,class of the model' for each."
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from backbench.backbones.core.bundle_files import find_bundle
 from backbench.classifier.bundle import load_bundle, read_bundle_seen, read_facts
 from backbench.config import DataConfig, Precision
-from backbench.data.class_names import match_classes
+from backbench.data.class_names import map_classes, match_classes
 from backbench.data.wording import count, list_some, quote
 from backbench.errors import ConfigError, DataError, StorageError
 from backbench.progress import SILENT, Progress
@@ -37,6 +37,7 @@ class Evaluation:
             `calibrated_nll` and `calibrated_ece` of the calibrated probabilities.
         per_class: recall of each class that has images.
         temperature, threshold: of the bundle. ids, correct: n images, and whether each prediction is right.
+        mapping: class of the images -> class of the model, where the names differ.
         rank: among the bundles that were evaluated together, see `stats.compare.rank_rows`; None of one alone.
     """
 
@@ -52,6 +53,7 @@ class Evaluation:
     warnings: tuple[str, ...]
     ids: tuple[str, ...] = field(repr=False)
     correct: np.ndarray = field(repr=False)
+    mapping: dict[str, str] = field(default_factory=dict)
     rank: Rank | None = None
 
     def to_document(self) -> dict[str, Any]:
@@ -67,6 +69,7 @@ class Evaluation:
             },
             "metrics": {name: metric.model_dump() for name, metric in self.metrics.items()},
             "per_class": {name: metric.model_dump() for name, metric in self.per_class.items()},
+            "mapping": self.mapping,
             "temperature": self.temperature,
             "threshold": self.threshold,
             "warnings": list(self.warnings),
@@ -81,6 +84,7 @@ def evaluate(
     device: str,
     precision: Precision,
     exact_resize: bool = False,
+    class_map: Mapping[str, Sequence[str]] | None = None,
     out: Path | None = None,
     progress: Progress = SILENT,
 ) -> list[Evaluation]:
@@ -90,6 +94,7 @@ def evaluate(
 
     Args:
         bundles: their folders, or those of the runs that wrote them; each once.
+        class_map: class of the images -> its class of the model, or none, where names do not tell.
         out: folder of run records that counts this evaluation; None: that of each bundle, if it is in one.
 
     Raises:
@@ -107,10 +112,15 @@ def evaluate(
         choose_images(config, fact, read_bundle_seen(place, fact), place, progress)
         for fact, place in zip(facts, places, strict=True)
     ]
-    chosen = _on_the_same_images(chosen)
+    mappings = [
+        map_classes(images.labels, fact.class_names, class_map) for images, fact in zip(chosen, facts, strict=True)
+    ]
+    chosen = _on_the_same_images([_of_classes(*each) for each in zip(chosen, mappings, strict=True)])
     labels = [match_classes(images.labels, fact.class_names) for images, fact in zip(chosen, facts, strict=True)]
     found = []
-    for bundle, place, fact, images, truth in zip(bundles, places, facts, chosen, labels, strict=True):
+    for number, (bundle, place, fact, images, truth) in enumerate(
+        zip(bundles, places, facts, chosen, labels, strict=True)
+    ):
         classifier = load_bundle(place)
         if images.part == "test":
             _count_evaluation(out, place, images.digest, fact.name, progress)
@@ -126,7 +136,8 @@ def evaluate(
         measured = measure(
             images, logits, truth, fact.class_names, temperature=fact.temperature, threshold=fact.threshold
         )
-        found.append(replace(measured, bundle=bundle))
+        renamed = {name: mine for name, mine in mappings[number].items() if name != mine}
+        found.append(replace(measured, bundle=bundle, mapping=renamed))
     return _in_order(found, _groups_of(chosen[0]))
 
 
@@ -172,6 +183,20 @@ def _groups_of(images: Labelled) -> tuple[str | None, ...] | None:
     return images.groups if any(group is not None for group in images.groups) else None
 
 
+def _of_classes(images: Labelled, mapping: Mapping[str, str]) -> Labelled:
+    """The images of classes that the model has, under its names."""
+    kept = [index for index, label in enumerate(images.labels) if label in mapping]
+    left_out = sorted(set(images.labels) - set(mapping))
+    warnings = images.warnings
+    if left_out:
+        some = list_some(map(quote, left_out), 5)
+        num = count(len(images.labels) - len(kept), "image")
+        classes = count(len(left_out), "class", "classes")
+        warnings = (*warnings, f"{num} left out: the model does not have {classes} of the images: {some}")
+    chosen = _take(images, kept)
+    return replace(chosen, labels=tuple(mapping[label] for label in chosen.labels), warnings=warnings)
+
+
 def _on_the_same_images(chosen: Sequence[Labelled]) -> list[Labelled]:
     """Those that every bundle may be evaluated on: a difference between other images would not be the models'."""
     shared = set(chosen[0].ids).intersection(*(images.ids for images in chosen[1:]))
@@ -188,14 +213,17 @@ def _select(images: Labelled, shared: set[str]) -> Labelled:
     num_dropped = len(images.ids) - len(kept)
     if not num_dropped:
         return images
+    warning = f"{count(num_dropped, 'image')} left out: another bundle can't be evaluated on them"
+    return replace(_take(images, kept), warnings=(*images.warnings, warning))
+
+
+def _take(images: Labelled, kept: Sequence[int]) -> Labelled:
     return replace(
         images,
         labels=tuple(images.labels[index] for index in kept),
         groups=tuple(images.groups[index] for index in kept),
         ids=tuple(images.ids[index] for index in kept),
         read=lambda index: images.read(kept[index]),
-        num_seen=images.num_seen + num_dropped,
-        warnings=(*images.warnings, f"{count(num_dropped, 'image')} left out: not usable for another bundle"),
     )
 
 
