@@ -85,8 +85,8 @@ print(f"{phase['num_steps']} steps of 32 images, {phase['micro_batch_size']} of 
 # ## Side by side
 
 # %%
-study = backbench.open_study(OUT)
-print(study.table)
-print(*study.summary, sep="\n")
+ranking = backbench.open_ranking(OUT)
+print(ranking.table)
+print(*ranking.summary, sep="\n")
 if TRIAL:
     print("A trial: these figures mean nothing.")

@@ -85,9 +85,9 @@ whole
 # tied.
 
 # %%
-study = backbench.open_study(OUT)
-print(study.table)
-print(*study.summary, sep="\n")
+ranking = backbench.open_ranking(OUT)
+print(ranking.table)
+print(*ranking.summary, sep="\n")
 
 # %% [markdown]
 # What the study published, and what came out here:

@@ -81,9 +81,9 @@ if TRIAL:
 # than chance. The summary gives its answer.
 
 # %%
-study = backbench.open_study(f"{OUT}/few")
-print(study.table)
-print(*study.summary, sep="\n")
+ranking = backbench.open_ranking(f"{OUT}/few")
+print(ranking.table)
+print(*ranking.summary, sep="\n")
 
 # %% [markdown]
 # ## What it looks at

@@ -30,10 +30,10 @@ import backbench
 # network has to beat.
 
 # %%
-study = backbench.rank(
+ranking = backbench.rank(
     "digits", models=["pixels", "tiny_cnn", "tiny_vit"], methods=["logistic", "knn"], limit=600, quiet=True
 )
-study
+ranking
 
 # %% [markdown]
 # The bars are 95 % intervals. *Tied* rows can't be told apart from the best on so few test images, and the
@@ -43,8 +43,8 @@ study
 # In a terminal, the same as text:
 
 # %%
-print(study.table)
-print(*study.summary, sep="\n")
+print(ranking.table)
+print(*ranking.summary, sep="\n")
 
 # %% [markdown]
 # ## Adapt
@@ -99,5 +99,5 @@ picture
 # One page with everything, which opens anywhere, without a server and without a network.
 
 # %%
-page = study.report("first_ranking.html", has_images=False, quiet=True)
+page = ranking.report("first_ranking.html", has_images=False, quiet=True)
 print(page, f"{page.stat().st_size / 1e6:.1f} MB")

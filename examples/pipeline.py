@@ -62,8 +62,8 @@ for name, run in runs.items():
     print(f"{name:<16} {accuracy.value:6.1%}  95 % interval {accuracy.low:.1%} to {accuracy.high:.1%}")
 
 # %%
-study = backbench.open_study(OUT)
-print(*study.summary, sep="\n")
+ranking = backbench.open_ranking(OUT)
+print(*ranking.summary, sep="\n")
 
 # %% [markdown]
 # Class by class, with every network in its own column:

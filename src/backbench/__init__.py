@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backbench.api import adapt, evaluate, load, open_run, open_study, rank
-from backbench.results import Run, Study
+from backbench.api import adapt, evaluate, load, open_ranking, open_run, rank
+from backbench.results import Ranking, Run
 
-__all__ = ["Run", "Study", "adapt", "evaluate", "load", "open_run", "open_study", "rank"]
+__all__ = ["Ranking", "Run", "adapt", "evaluate", "load", "open_ranking", "open_run", "rank"]

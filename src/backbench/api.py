@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backbench.arguments import check_budget, check_top, list_methods, list_models, make_data_config, to_text
-from backbench.results import Run, Study
+from backbench.results import Ranking, Run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from backbench.classifier.classifier import Classifier
     from backbench.config import OnBad
     from backbench.runs.evaluate import Evaluation
-    from backbench.runs.rank import Ranking
+    from backbench.runs.rank import Ranked
 
 
 def rank(
@@ -51,7 +51,7 @@ def rank(
     exact_resize: bool = False,
     out: Source = "runs",
     quiet: bool = False,
-) -> Study:
+) -> Ranking:
     """Rank models x methods on images, as `backbench rank` does; what is finished is never computed again.
 
     Args:
@@ -76,7 +76,7 @@ def rank(
 
     Raises:
         BackbenchError: see `runs.rank.rank`. Interrupted: stopped before any run was finished.
-    Cost: see `runs.rank.rank`. An interrupt gives the study of what is finished.
+    Cost: see `runs.rank.rank`. An interrupt gives the ranking of what is finished.
     """
     arguments = locals()
     from pathlib import Path
@@ -108,7 +108,7 @@ def rank(
         budget_seconds=budget_seconds,
     )
     with make_progress(quiet=quiet) as progress:
-        return _to_study(rank_models(request, progress), Path(out).resolve())
+        return _to_ranking(rank_models(request, progress), Path(out).resolve())
 
 
 def adapt(
@@ -266,7 +266,7 @@ def open_run(run: Source, *, out: Source = "runs") -> Run:
     return Run(find_run(Path(out), os.fspath(run)).resolve())
 
 
-def open_study(folder: Source = "runs", *, data: str | None = None) -> Study:
+def open_ranking(folder: Source = "runs", *, data: str | None = None) -> Ranking:
     """The runs in a folder, ranked; nothing is computed again.
 
     Args:
@@ -287,17 +287,17 @@ def open_study(folder: Source = "runs", *, data: str | None = None) -> Study:
         close = nearest(Path(given[0]).name, _names_beside(Path(given[0])))
         hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else "Name the one given as out= to rank."
         raise ConfigError(f"there is no such folder: {shown(given[0])}. {hint}")
-    studies = _open_folders(given, find_run_folders(given, Path(given[0]).parent))
-    chosen = [study for study in studies if data is None or study.data_name == data]
+    found = _open_folders(given, find_run_folders(given, Path(given[0]).parent))
+    chosen = [ranking for ranking in found if data is None or ranking.data_name == data]
     if data is not None and not chosen:
         raise unknown_name(
-            "data set", data, (study.data_name for study in studies), "data", f"the runs in {given[0]}"
+            "data set", data, (ranking.data_name for ranking in found), "data", f"the runs in {given[0]}"
         )
     if len(chosen) != 1:
-        held = join_names([f"{study.data_name} ({len(study.rows)} runs)" for study in studies], limit=6)
+        held = join_names([f"{ranking.data_name} ({len(ranking.rows)} runs)" for ranking in found], limit=6)
         asked = "" if data is None else f", {len(chosen)} of them named '{data}'"
         raise ConfigError(
-            f"{os.fspath(folder)} holds runs on {len(studies)} sets of test images{asked}: {held}. Runs on "
+            f"{os.fspath(folder)} holds runs on {len(found)} sets of test images{asked}: {held}. Runs on "
             "different test images can't be ranked together: name one with data=, or rank it in a folder of its "
             "own with out=."
         )
@@ -328,8 +328,8 @@ def load(path: Source) -> Classifier:
     return load_bundle(Path(path))
 
 
-def _open_folders(given: Sequence[str], folders: Sequence[Path]) -> list[Study]:
-    """One study for each set of test images; of a whole folder, what can't be read is left out and said."""
+def _open_folders(given: Sequence[str], folders: Sequence[Path]) -> list[Ranking]:
+    """One ranking for each set of test images; of a whole folder, what can't be read is left out and said."""
     from dataclasses import replace
 
     from backbench.explain.evidence import ReportRequest, gather_report
@@ -337,12 +337,12 @@ def _open_folders(given: Sequence[str], folders: Sequence[Path]) -> list[Study]:
     request = ReportRequest(tuple(given), has_images=False, map_method="none", num_explained=0)
     comparisons, _, left_out = gather_report(request)
     return [
-        Study(replace(comparison, warnings=tuple(dict.fromkeys([*comparison.warnings, *left_out]))), folders)
+        Ranking(replace(comparison, warnings=tuple(dict.fromkeys([*comparison.warnings, *left_out]))), folders)
         for comparison in comparisons
     ]
 
 
-def _to_study(ranking: Ranking, out: Path) -> Study:
+def _to_ranking(ranked: Ranked, out: Path) -> Ranking:
     """The ranking with its runs, and with what was said while it was made."""
     import signal
     from dataclasses import replace
@@ -350,9 +350,9 @@ def _to_study(ranking: Ranking, out: Path) -> Study:
     from backbench.errors import Interrupted
     from backbench.records.folders import find_attempt
 
-    if not ranking.rows:
+    if not ranked.rows:
         raise Interrupted(signal.SIGINT)
-    folders = [find_attempt(out, row.run_id, has_failed=row.has_failed) for row in ranking.rows]
-    (study,) = _open_folders(list(map(str, folders)), folders)
-    told = replace(study.comparison, summary=tuple(ranking.summary), warnings=tuple(ranking.warnings))
-    return Study(told, folders)
+    folders = [find_attempt(out, row.run_id, has_failed=row.has_failed) for row in ranked.rows]
+    (found,) = _open_folders(list(map(str, folders)), folders)
+    told = replace(found.comparison, summary=tuple(ranked.summary), warnings=tuple(ranked.warnings))
+    return Ranking(told, folders)

@@ -1,4 +1,4 @@
-"""Runs and studies to look at, in a program or a notebook: what their folders hold, read when it is asked for."""
+"""Runs and rankings to look at, in a program or a notebook: what their folders hold, read when it is asked for."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Run:
         return render_run(self._read, self.bundle)
 
 
-class Study:
+class Ranking:
     """Runs on the same test images, ranked.
 
     Args:
@@ -219,9 +219,9 @@ class Study:
         said = "nothing finished"
         if best is not None:
             said = f"best {printable(best.row.name)}, accuracy {percent(best.row.accuracy, best.row.n)}"
-        return f"Study({printable(self.data_name)}, {len(self.rows)} rows: {said})"
+        return f"Ranking({printable(self.data_name)}, {len(self.rows)} rows: {said})"
 
     def _repr_html_(self) -> str:
-        from backbench.report.notebook import render_study
+        from backbench.report.notebook import render_ranking
 
-        return render_study(self.comparison)
+        return render_ranking(self.comparison)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backbench.report.notebook import render_classifier, render_run, render_study
+from backbench.report.notebook import render_classifier, render_ranking, render_run
 from backbench.report.page.inputs import make_comparison
 from reports import HOSTILE_NAMES, make_runs
 
@@ -33,7 +33,7 @@ def write_page(target: Path, *, page: str, text: str) -> str:
     facts = runs[0].record.model
     assert facts is not None
     pieces = [
-        render_study(comparison),
+        render_ranking(comparison),
         render_run(replace(runs[0], history=history), Path(names[1])),
         render_classifier(facts, names, num_bytes=5, temperature=2.0, threshold=0.4, device="cpu"),
     ]

@@ -10,10 +10,10 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHOWN = {
-    "cifar10_efficientnet": ["Study", "Run", "Run"],
-    "cifar10_resnet50": ["Study", "Run", "Run"],
+    "cifar10_efficientnet": ["Ranking", "Run", "Run"],
+    "cifar10_resnet50": ["Ranking", "Run", "Run"],
     "cifar10_vit": ["Run", "Run", "Image"],
-    "first_ranking": ["Study", "Run", "Classifier", "Image"],
+    "first_ranking": ["Ranking", "Run", "Classifier", "Image"],
     "pipeline": ["Run", "Image", "Image", "Image", "Image"],
 }
 """Notebook -> what its cells show, in order."""
@@ -79,7 +79,7 @@ def test_a_notebook_of_a_study_runs_in_its_trial_form(
         record = names["large"].record
         assert record.method.options["recipe"]["batch_size"] == 32
         assert "steps of 32 images, 4 of them at a time" in printed.out
-        assert [row.method for row in names["study"].rows if not row.control].count("full") == 2
+        assert [row.method for row in names["ranking"].rows if not row.control].count("full") == 2
     if name == "cifar10_vit":
         trained = {kind: names[kind]["ViT"].record.data for kind in ("few", "many")}
         assert trained["few"].num_train < trained["many"].num_train

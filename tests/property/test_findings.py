@@ -21,7 +21,7 @@ from backbench.records.schema import MethodFacts, RunRecord, StoredRun
 from backbench.report.cards import render_model_card
 from backbench.report.export import render_json, render_markdown
 from backbench.report.findings import Kind
-from backbench.report.notebook import render_study
+from backbench.report.notebook import render_ranking
 from backbench.report.page.inputs import Comparison, Evidence, make_comparison
 from backbench.report.page.render import render_report
 from backbench.report.table import render_table
@@ -96,7 +96,7 @@ def render_all(seed: int) -> tuple[Comparison, dict[str, str]]:
         "terminal": "\n".join([render_table(comparison.rows, width=200, colour=False), *comparison.summary])
         + "\n".join(comparison.warnings),
         "page": html.unescape(re.sub(r"</?[a-z][^>]*>", "", page)),
-        "notebook": html.unescape(re.sub(r"<style.*?</style>|</?[a-z][^>]*>", "", render_study(comparison))),
+        "notebook": html.unescape(re.sub(r"<style.*?</style>|</?[a-z][^>]*>", "", render_ranking(comparison))),
         "markdown": render_markdown([comparison]).replace("\\", ""),
         "json": render_json([comparison]),
         "card": render_model_card([comparison]).replace("\\", ""),

@@ -21,7 +21,7 @@ from backbench.arguments import list_methods, list_models
 from backbench.cli import app
 from backbench.errors import BackbenchError, ConfigError, Interrupted, StorageError
 from backbench.records.schema import StoredRun
-from backbench.report.notebook import MAX_LINES, render_classifier, render_run, render_study
+from backbench.report.notebook import MAX_LINES, render_classifier, render_ranking, render_run
 from backbench.report.page.inputs import Comparison, make_comparison
 from backbench.runs import rank as study
 from backbench.stats.metric import Metric
@@ -77,7 +77,7 @@ def check_harmless(html: str) -> Seen:
 
 
 @pytest.fixture(scope="module")
-def ranked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, backbench.Study]:
+def ranked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, backbench.Ranking]:
     root = tmp_path_factory.mktemp("api")
     photos = make_photos(root / "photos")
     with pytest.MonkeyPatch.context() as patch:
@@ -98,7 +98,7 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> backbench.Run:
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = (
-        "import sys, threading\nimport backbench\nbackbench.rank, backbench.Study\n"
+        "import sys, threading\nimport backbench\nbackbench.rank, backbench.Ranking\n"
         "heavy = {'torch', 'torchvision', 'timm', 'numpy', 'pydantic', 'PIL', 'matplotlib', 'jinja2', 'click'}\n"
         "print(sorted(heavy & set(sys.modules)), threading.active_count())\n"
     )
@@ -114,14 +114,14 @@ def test_no_module_bears_a_public_name() -> None:
 
 
 def test_every_public_function_takes_named_arguments_alone_and_says_what_it_does() -> None:
-    for name in ("rank", "adapt", "open_run", "open_study", "load"):
+    for name in ("rank", "adapt", "open_run", "open_ranking", "load"):
         function = getattr(backbench, name)
         kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
         assert inspect.Parameter.VAR_KEYWORD not in kinds
         assert "Raises:" in (inspect.getdoc(function) or "")
 
 
-def test_a_ranking_is_that_of_the_command_line(ranked: tuple[Path, Path, backbench.Study]) -> None:
+def test_a_ranking_is_that_of_the_command_line(ranked: tuple[Path, Path, backbench.Ranking]) -> None:
     photos, runs, made = ranked
     command = [
         "rank",
@@ -145,14 +145,14 @@ def test_a_ranking_is_that_of_the_command_line(ranked: tuple[Path, Path, backben
     assert made.best.predictions.correct.mean() == pytest.approx(made.rows[0].accuracy)
     assert "test images" in made.summary[0]
     assert max(map(len, made.table.splitlines())) <= 120
-    assert repr(made).startswith("Study(photos, 6 rows: best pixels + ")
+    assert repr(made).startswith("Ranking(photos, 6 rows: best pixels + ")
 
 
 def test_a_study_opened_again_is_the_one_that_was_made(
-    ranked: tuple[Path, Path, backbench.Study], tmp_path: Path
+    ranked: tuple[Path, Path, backbench.Ranking], tmp_path: Path
 ) -> None:
     _, runs, made = ranked
-    again = backbench.open_study(runs)
+    again = backbench.open_ranking(runs)
     assert [row.run_id for row in again.rows] == [row.run_id for row in made.rows]
     assert [row.rank_low for row in again.rows] == [row.rank_low for row in made.rows]
     page = again.report(tmp_path / "page.html", has_images=False, quiet=True)
@@ -164,7 +164,7 @@ def test_a_study_opened_again_is_the_one_that_was_made(
 
 
 def test_a_probe_of_a_ranking_has_no_model_and_says_how_to_make_it(
-    ranked: tuple[Path, Path, backbench.Study],
+    ranked: tuple[Path, Path, backbench.Ranking],
 ) -> None:
     best = ranked[2].best
     assert best is not None
@@ -174,10 +174,10 @@ def test_a_probe_of_a_ranking_has_no_model_and_says_how_to_make_it(
 
 
 def test_the_recommended_run_can_be_kept_as_it_was_measured(
-    ranked: tuple[Path, Path, backbench.Study], tmp_path: Path
+    ranked: tuple[Path, Path, backbench.Ranking], tmp_path: Path
 ) -> None:
     photos, out, made = ranked
-    kept = backbench.open_study(shutil.copytree(out, tmp_path / "runs"))
+    kept = backbench.open_ranking(shutil.copytree(out, tmp_path / "runs"))
     run = kept.recommended
     assert run is not None
     assert made.recommended is not None
@@ -221,12 +221,12 @@ def test_runs_on_two_data_sets_are_never_one_study(tmp_path: Path) -> None:
         photos = make_photos(tmp_path / name, num=8 if name == "one" else 9)
         backbench.rank(photos, "pixels", "centroid", out=runs, quiet=True)
     with pytest.raises(ConfigError, match=r"2 sets of test images: .*one \(5 runs\)"):
-        backbench.open_study(runs)
-    assert backbench.open_study(runs, data="two").data_name == "two"
+        backbench.open_ranking(runs)
+    assert backbench.open_ranking(runs, data="two").data_name == "two"
     with pytest.raises(ConfigError, match=r"unknown data set 'thre' in data.*one, two"):
-        backbench.open_study(runs, data="thre")
+        backbench.open_ranking(runs, data="thre")
     with pytest.raises(ConfigError, match="Did you mean 'two'"):
-        backbench.open_study(runs, data="twoo")
+        backbench.open_ranking(runs, data="twoo")
 
 
 def test_what_failed_is_a_row_and_what_is_damaged_is_left_out(
@@ -252,7 +252,7 @@ def test_what_failed_is_a_row_and_what_is_damaged_is_left_out(
     assert "burst" in check_harmless(made._repr_html_()).text
     assert "burst" in check_harmless(failed._repr_html_()).text
     (made.runs[0].path / "record.json").write_text("{")
-    again = backbench.open_study(runs)
+    again = backbench.open_ranking(runs)
     assert len(again.runs) == len(again.rows) == len(made.rows) - 1
     assert any("damaged" in warning for warning in again.warnings)
 
@@ -300,7 +300,7 @@ Call = Callable[[Path], object]
         (lambda photos: backbench.rank(photos, "pixels", "knn", top=1), "in methods, such as ["),
         (lambda photos: backbench.rank(photos, "pixls"), "'pixls' in models."),
         (lambda photos: backbench.rank(photos, "pixels", "logistc"), "'logistc' in methods."),
-        (lambda photos: backbench.open_study(photos / "missing"), "there is no such folder"),
+        (lambda photos: backbench.open_ranking(photos / "missing"), "there is no such folder"),
         (lambda photos: backbench.rank(photos, "pixels", device="gpu"), "unknown device 'gpu'"),
         (lambda photos: backbench.rank(photos / "nowhere", "pixels"), "nowhere"),
         (lambda photos: backbench.adapt(photos, "tiny_cn", "head"), "Did you mean 'tiny_cnn"),
@@ -309,7 +309,7 @@ Call = Callable[[Path], object]
         (lambda photos: backbench.adapt(photos, "colour", "logistic"), "is a control"),
         (lambda photos: backbench.adapt(photos, "tiny_cnn", "head", {"recipe": {"epochs": 0}}), "recipe.epochs"),
         (lambda photos: backbench.open_run(photos), "no run"),
-        (lambda photos: backbench.open_study(photos), "holds no runs"),
+        (lambda photos: backbench.open_ranking(photos), "holds no runs"),
         (lambda photos: backbench.load(photos), "not a bundle"),
     ],
 )
@@ -321,7 +321,7 @@ def test_mistakes_end_in_words(call: Call, said: str, photos: Path, monkeypatch:
 
 
 def test_a_report_that_cannot_be_written_is_said(
-    ranked: tuple[Path, Path, backbench.Study], tmp_path: Path
+    ranked: tuple[Path, Path, backbench.Ranking], tmp_path: Path
 ) -> None:
     with pytest.raises(StorageError):
         ranked[2].report(tmp_path, has_images=False, quiet=True)
@@ -346,7 +346,7 @@ def make_hostile(count: int = 3) -> tuple[Comparison, list[StoredRun]]:
 
 def test_hostile_names_are_text_in_every_piece() -> None:
     comparison, runs = make_hostile()
-    seen = check_harmless(render_study(comparison))
+    seen = check_harmless(render_ranking(comparison))
     for word in ("<img src=x onerror=alert(1)>", "</style><script>alert(1)</script>", "{{7*7}}"):
         assert word in HOSTILE
         assert word in seen.text
@@ -358,26 +358,26 @@ def test_hostile_names_are_text_in_every_piece() -> None:
     piece = render_classifier(facts, HOSTILE, num_bytes=1000, temperature=1.0, threshold=0.0, device=HOSTILE[0])
     assert "not calibrated" in check_harmless(piece).text
     assert HOSTILE[0] in Seen(piece).text
-    made = backbench.Study(comparison, [])
+    made = backbench.Ranking(comparison, [])
     assert "\n" not in repr(made)
     assert "\x1b" not in repr(made)
 
 
 def test_a_study_shows_intervals_ties_controls_and_figures_in_text() -> None:
     comparison = make_comparison([*make_runs(), make_failure()])
-    seen = check_harmless(render_study(comparison))
+    seen = check_harmless(render_ranking(comparison))
     assert seen.elements.count("tr") == 1 + 5
     best = comparison.rows[0]
     assert best.accuracy is not None
     assert f"{100 * best.accuracy:.1f}" in seen.text
     for said in ("best", "control", "95 %", "model_0", "pets", "its weights are damaged"):
         assert said in seen.text
-    assert "fill:#fff" not in render_study(comparison).lower()  # what is around decides the background
+    assert "fill:#fff" not in render_ranking(comparison).lower()  # what is around decides the background
 
 
 def test_long_studies_are_cut_and_say_so() -> None:
     comparison = make_comparison(make_runs([0.9 - 0.005 * row for row in range(MAX_LINES + 5)]))
-    seen = check_harmless(render_study(comparison))
+    seen = check_harmless(render_ranking(comparison))
     assert seen.elements.count("tr") == 1 + MAX_LINES + 1
     assert "5 rows more" in seen.text
 

@@ -254,9 +254,9 @@ def test_a_changed_run_is_left_out_of_a_report_and_refused_by_name(runs: Path, d
     *_, warnings = gather_report(ReportRequest((str(runs),), has_images=False, map_method="none"))
     assert len(warnings) == 1
     assert warnings[0].startswith(f"left out: {folder.resolve()}/")
-    study = backbench.open_study(runs)
-    assert [row.run_id for row in study.rows] == ["second-run"]
-    assert any(warning.startswith("left out") for warning in study.warnings)
+    ranking = backbench.open_ranking(runs)
+    assert [row.run_id for row in ranking.rows] == ["second-run"]
+    assert any(warning.startswith("left out") for warning in ranking.warnings)
     with pytest.raises(StorageError, match="first"):
         backbench.open_run(folder)
     for arguments in (["show", str(folder)], ["report", str(folder), "--format", "md"]):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from backbench.config import MethodConfig, OnBad
     from backbench.progress import Progress
-    from backbench.runs.rank import Ranking
+    from backbench.runs.rank import Ranked
 
 
 @click.command(context_settings={"allow_extra_args": True}, short_help="Rank pretrained models on your images.")
@@ -163,7 +163,7 @@ def rank(
         sys.exit(1)
 
 
-def _keep(ranking: Ranking, device: str, progress: Progress) -> None:
+def _keep(ranking: Ranked, device: str, progress: Progress) -> None:
     """Write the model of the recommended run; say so where there is none."""
     from backbench.progress import Stoppable
     from backbench.runs.run import keep_run
@@ -177,7 +177,7 @@ def _keep(ranking: Ranking, device: str, progress: Progress) -> None:
         keep_run(ranking.recommended, device=device, **told)
 
 
-def _print_conclusion(ranking: Ranking) -> None:
+def _print_conclusion(ranking: Ranked) -> None:
     from backbench.cli.output import as_called, wrap_lines
     from backbench.report.text import printable
 
@@ -190,7 +190,7 @@ def _print_conclusion(ranking: Ranking) -> None:
         print("\n" + "\n".join(f"{label + ':':<17} {as_called(text)}" for label, text in _list_next(ranking)))
 
 
-def _list_next(ranking: Ranking) -> list[tuple[str, str]]:
+def _list_next(ranking: Ranked) -> list[tuple[str, str]]:
     """What to do with the answer: (what it is for, command); commands stay on one line, to be copied."""
     from backbench.records.commands import keep_command, predict_command, report_command, show_command
     from backbench.report.text import printable

@@ -70,7 +70,7 @@ _STYLE = """
 """
 
 
-def render_study(comparison: Comparison) -> str:
+def render_ranking(comparison: Comparison) -> str:
     """A ranking: the answer in sentences, what to know before it is believed, a table with intervals drawn.
 
     Cost: the paired tests were made with the comparison; 40 rows are some 60 kB.

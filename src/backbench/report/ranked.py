@@ -1,4 +1,4 @@
-"""`Ranking`: the answer of one ranking, and the document that `rank --json` prints."""
+"""`Ranked`: the answer of one ranking, and the document that `rank --json` prints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backbench.report.rows import Row
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Ranked:
     """The answer: rows best first, controls and failures after them, and what to know about them."""
 
     data: DataFacts

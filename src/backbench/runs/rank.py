@@ -28,7 +28,7 @@ from backbench.records.resume import hold_probe
 from backbench.records.schema import Predictions, RunRecord
 from backbench.registry import ModelSpec, find_method, find_model, resolve_options
 from backbench.report.comparability import gather_warnings
-from backbench.report.ranked import Ranking
+from backbench.report.ranked import Ranked
 from backbench.report.rows import Row, make_rows
 from backbench.report.summary import control_warnings, join_names, summarise
 from backbench.report.table import render_live_line, render_table
@@ -89,7 +89,7 @@ class _Bench:
 
 
 @one_look()
-def rank(request: RankRequest, progress: Progress = SILENT) -> Ranking:
+def rank(request: RankRequest, progress: Progress = SILENT) -> Ranked:
     """Rank models x methods on the images of `request.data`.
 
     Args:
@@ -379,11 +379,11 @@ def _make_rows(bench: _Bench) -> list[Row]:
     return make_rows(bench.records, [answers for _, answers in bench.runs], test_groups(bench.data))
 
 
-def _conclude(bench: _Bench, interrupted: bool) -> Ranking:
+def _conclude(bench: _Bench, interrupted: bool) -> Ranked:
     facts = describe_data(bench.data)
     rows = _make_rows(bench)
     openings = count_openings(bench.request.out, facts.manifest_digest)
-    return Ranking(
+    return Ranked(
         data=facts,
         rows=rows,
         summary=summarise(rows, facts, num_openings=openings),
