@@ -20,7 +20,7 @@ from backbench.runtime import catch_signals
 from backbench.stopping import stop_status
 
 WAIT = """
-import sys, time
+import signal, sys, time
 from importlib import import_module
 module, name = sys.argv[1].rsplit(".", 1)
 def wait(*given, **named):
@@ -28,6 +28,7 @@ def wait(*given, **named):
     time.sleep(60)
 setattr(import_module(module), name, wait)
 sys.argv = ["backbench", *sys.argv[2:]]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts without it
 from backbench.cli import main
 main()
 """
