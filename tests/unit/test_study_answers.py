@@ -4,91 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from backbench.config import Augment, DataConfig, MethodConfig, Recipe, RunConfig
-from backbench.records.schema import Cost, DataFacts, MethodFacts, ModelFacts, Predictions, RunRecord
+from backbench.config import Augment, Recipe
+from backbench.records.schema import Cost, ModelFacts, Predictions
 from backbench.report.markdown import render_tables
 from backbench.stats.metric import Metric
-from backbench.stats.metrics import score
 from backbench.studies.analysis.answers import NOTHING, Asked, answer_question
 from backbench.studies.analysis.cells import FIT_NOTE, SMOOTHED_NOTE, Cell
 from backbench.studies.analysis.published import make_published_tables
 from backbench.studies.analysis.recipes import LAYER_DECAY_NOTE, make_recipe_table
 from backbench.studies.analysis.tables import make_data_table, make_group_tables
-from backbench.studies.schema import Published
-
-N = 200
-CLASSES = ("ant", "bee")
-LABELS = np.arange(N) % 2
-IDS = tuple(f"{index:03}.png" for index in range(N))
-TOLD: dict[str, Predictions] = {}
-
-
-def make_cell(
-    model: str,
-    wrong: range,
-    *,
-    data: str = "small",
-    method: str = "logistic",
-    group: str = "probe",
-    val: float = 0.5,
-    num_test_seen: int = 0,
-    num_val_seen: int = 0,
-    options: dict[str, Any] | None = None,
-    choices: dict[str, Any] | None = None,
-    elsewhere: dict[str, Any] | None = None,
-    seed: int = 0,
-    digest: str | None = None,
-    num_train: int = 100,
-    label: str | None = None,
-) -> Cell:
-    """A run that answers all test images rightly but those; `val`: its accuracy on validation; `digest`: of the
-    split, None: one for each data set and seed; `label`: of weights that an earlier group left."""
-    answers = LABELS.copy()
-    answers[list(wrong)] = 1 - answers[list(wrong)]
-    probabilities = np.full((N, 2), 0.1, dtype=np.float32)
-    probabilities[np.arange(N), answers] = 0.9
-    run_id = f"{model}-{method}-{data}-{group}-{seed}"
-    TOLD[run_id] = Predictions(IDS, LABELS, probabilities, CLASSES)
-    record = RunRecord(
-        status="done",
-        run_id=run_id,
-        started="2025-05-03T12:00:00Z",
-        config=RunConfig(data=DataConfig(source=data), model=model, method=MethodConfig(name=method)),
-        data=DataFacts(
-            name=data,
-            classes=CLASSES,
-            num_train=num_train,
-            num_val=50,
-            num_test=N,
-            manifest_digest=digest or f"{data}-{seed}",
-            image_digest=data,
-        ),
-        model=ModelFacts(
-            name=model,
-            architecture=f"timm/{model}",
-            dim=8,
-            preprocess=None,
-            num_parameters=1000,
-            weights_digest="",
-            flops=None,
-            pretrained_on="in1k",
-            label=label,
-        ),
-        method=MethodFacts(name=method, options=options or {}, choices=choices or {}),
-        metrics=score(probabilities, LABELS),
-        fit={"val_accuracy": Metric(value=val, n=50)},
-        num_test_seen=num_test_seen,
-        num_val_seen=num_val_seen,
-    )
-    return Cell(group, data, model, method, seed, record, Path(run_id), Path(f"{run_id}.bundle"), elsewhere or {})
+from study_cells import IDS, TOLD, make_cell, publish, tried, tuned, tuned_by, with_fit
 
 
 def ask(by: str, cells: list[Cell], **more: Any) -> str:
@@ -184,9 +115,9 @@ def test_two_names_of_one_model_are_never_held_against_each_other() -> None:
     said = ask("both-resolutions", [small, large, *two, other, make_cell("b", range(3), data="large")])
     assert "of 2 models on all of them" in said
     assert said.endswith(same)
-    there = SimpleNamespace(metrics={"accuracy": Metric(value=0.9, n=40)}, mapping={"Ant": "ant"}, num_images=40)
-    tried = replace(small, group="tried", elsewhere={"wild": there})
-    assert "net@32 + logistic" in ask("generalisation", [small, large, tried], model="net@32")
+    there = tried(0.9)
+    there_too = replace(small, group="tried", elsewhere={"wild": there})
+    assert "net@32 + logistic" in ask("generalisation", [small, large, there_too], model="net@32")
     pairs = [replace(cell, group=group) for group in ("one", "two") for cell in (small, large)]
     assert ask("between-groups", pairs, order=("one", "two")).count("net@32 + logistic on small") == 1
     seen = [replace(cell, record=cell.record.model_copy(update={"num_test_seen": 3})) for cell in (small, large)]
@@ -215,10 +146,6 @@ def test_names_of_one_model_are_joined_however_they_overlap() -> None:
 
 
 UNLIKE = "Not alike in these runs: epochs of full (5; 20)."
-
-
-def tuned(model: str, epochs: int, **more: Any) -> Cell:
-    return make_cell(model, range(20), method="full", options={"recipe": {"epochs": epochs}}, **more)
 
 
 def test_what_is_not_alike_in_runs_that_are_compared_is_said() -> None:
@@ -275,9 +202,9 @@ def test_what_all_models_share_or_what_does_nothing_is_not_unlike() -> None:
 def test_every_rule_that_compares_says_what_is_not_alike() -> None:
     gaps = [with_fit(tuned("a", 5), 0.9, 0.8), with_fit(tuned("b", 20), 0.9, 0.8)]
     assert UNLIKE in ask("training-gap", gaps)
-    there = SimpleNamespace(metrics={"accuracy": Metric(value=0.9, n=40)}, mapping={"Ant": "ant"}, num_images=40)
-    tried = [replace(cell, elsewhere={"wild": there}) for cell in (tuned("a", 5), tuned("b", 20))]
-    assert ask("generalisation", tried).endswith(UNLIKE)
+    there = tried(0.9)
+    both = [replace(cell, elsewhere={"wild": there}) for cell in (tuned("a", 5), tuned("b", 20))]
+    assert ask("generalisation", both).endswith(UNLIKE)
     apart = [tuned("a", 5), tuned("b", 5), *(tuned(name, 20, data="large") for name in "ab")]
     assert "Not alike" not in ask("families", apart, models=("a",))  # on each data set they are
     large = [make_cell(name, range(20), data="large", method=how) for name, how in (("a", "knn"), ("b", "ridge"))]
@@ -484,7 +411,7 @@ def test_training_is_held_against_the_probe_of_the_weights_that_it_began_with() 
 
 
 def test_generalisation_counts_falls_and_rises() -> None:
-    there = SimpleNamespace(metrics={"accuracy": Metric(value=0.95, n=40)}, mapping={"Ant": "ant"}, num_images=40)
+    there = tried(0.95)
     cell = make_cell("a", range(20), elsewhere={"wild": there})
     assert "From small to wild accuracy rises by 5.0 points; the best on validation, a + logistic" in ask(
         "generalisation", [cell]
@@ -493,7 +420,7 @@ def test_generalisation_counts_falls_and_rises() -> None:
 
 
 def test_generalisation_counts_the_shared_classes_on_both_sides_and_names_the_network_in_question() -> None:
-    there = SimpleNamespace(metrics={"accuracy": Metric(value=0.9, n=40)}, mapping={"Ant": "ant"}, num_images=40)
+    there = tried(0.9)
     only_bees_wrong = range(1, 101, 2)
     cells = [
         make_cell("cnn", only_bees_wrong, elsewhere={"wild": there}, val=0.4),
@@ -506,7 +433,7 @@ def test_generalisation_counts_the_shared_classes_on_both_sides_and_names_the_ne
 
 
 def test_a_run_that_stands_in_several_groups_counts_once() -> None:
-    there = SimpleNamespace(metrics={"accuracy": Metric(value=0.9, n=40)}, mapping={"Ant": "ant"}, num_images=40)
+    there = tried(0.9)
     run, other = make_cell("a", range(60), elsewhere={"wild": there}), make_cell("b", range(0))
     twin = replace(run, group="again")
     assert "(" not in ask("generalisation", [run, twin]).partition(";")[0]  # no mean over two runs
@@ -517,18 +444,9 @@ def test_a_run_that_stands_in_several_groups_counts_once() -> None:
     assert said.count("a + logistic") == 1
 
 
-def tuned_by(model: str, recipe: dict[str, Any]) -> Cell:
-    return make_cell(model, range(20), method="full", options={"recipe": recipe})
-
-
-def with_fit(cell: Cell, train: float, val: float) -> Cell:
-    fit = {"train_accuracy": Metric(value=train, n=100), "val_accuracy": Metric(value=val, n=50)}
-    return replace(cell, record=cell.record.model_copy(update={"fit": fit}))
-
-
 def test_generalisation_is_told_for_each_data_set_apart() -> None:
-    there = SimpleNamespace(metrics={"accuracy": Metric(value=0.9, n=40)}, mapping={"Ant": "ant"}, num_images=40)
-    far = SimpleNamespace(metrics={"accuracy": Metric(value=0.5, n=40)}, mapping={"Ant": "ant"}, num_images=40)
+    there = tried(0.9)
+    far = tried(0.5)
     cells = [
         make_cell("a", range(0), elsewhere={"wild": there}, val=0.3),
         make_cell("b", range(0), data="large", elsewhere={"wild": far}, val=0.9),
@@ -545,31 +463,13 @@ def test_a_rival_is_chosen_by_validation_and_equal_accuracies_are_level() -> Non
     assert "honest (logistic), is level with it" in said
 
 
-def _published(**more: Any) -> Published:
-    return Published.model_validate(
-        {
-            "table": "Results",
-            "row": "A",
-            "column": "small",
-            "value": 0.8,
-            "figure": "accuracy",
-            "group": "probe",
-            "model": "a",
-            "method": "logistic",
-            "data": "small",
-            "why": None,
-        }
-        | more
-    )
-
-
 def test_published_tables_have_the_form_of_the_study() -> None:
     cells = [make_cell("a", range(20)), make_cell("a", range(40), data="large")]
     entries = [
-        _published(why="Other images."),
-        _published(column="large", data="large", value=None),
-        _published(row="B", model="b"),
-        _published(row="B", column="images", figure="num_train", value=120),
+        publish(why="Other images."),
+        publish(column="large", data="large", value=None),
+        publish(row="B", model="b"),
+        publish(row="B", column="images", figure="num_train", value=120),
     ]
     (table,) = make_published_tables(entries, cells)
     assert table.columns == (
@@ -598,9 +498,7 @@ def test_published_tables_have_the_form_of_the_study() -> None:
     ],
 )
 def test_a_published_figure_keeps_the_digits_it_was_published_with(figure: str, value: str, shown: str) -> None:
-    (table,) = make_published_tables(
-        [_published(figure=figure, value=Decimal(value))], [make_cell("a", range(20))]
-    )
+    (table,) = make_published_tables([publish(figure=figure, value=Decimal(value))], [make_cell("a", range(20))])
     assert table.rows[0][1] == shown
 
 
@@ -612,24 +510,22 @@ def test_seconds_are_compared_by_their_ratio(published: str, ours: float, said: 
     cell = make_cell("a", range(20))
     cost = Cost(seconds={"forward": ours}, images_per_second=None)
     cell = replace(cell, record=cell.record.model_copy(update={"cost": cost}))
-    (table,) = make_published_tables([_published(figure="seconds", value=published)], [cell])
+    (table,) = make_published_tables([publish(figure="seconds", value=published)], [cell])
     assert table.rows[0][2].startswith(said)
 
 
 def test_a_figure_on_images_that_taught_the_weights_says_so_beside_the_published_one() -> None:
     cell = make_cell("a", range(20), num_test_seen=14)
-    (table,) = make_published_tables([_published(value=0.8)], [cell])
+    (table,) = make_published_tables([publish(value=0.8)], [cell])
     assert "(optimistic: 14 test images were in its training data)" in table.rows[0][2]
     assert "optimistic: 14 test images" in make_group_tables([cell])[0].rows[0][2]
-    assert (
-        "too good" not in make_published_tables([_published(value=0.8)], [make_cell("a", range(20))])[0].rows[0][2]
-    )
+    assert "too good" not in make_published_tables([publish(value=0.8)], [make_cell("a", range(20))])[0].rows[0][2]
 
 
 def test_gains_and_validation_figures_of_seen_images_say_so_too() -> None:
     cell = make_cell("a", range(20), num_test_seen=14)
     few = make_cell("a", range(40), group="few")
-    gain = _published(over="few", value=Decimal("0.1"))
+    gain = publish(over="few", value=Decimal("0.1"))
     (table,) = make_published_tables([gain], [cell, few])
     assert table.rows[0][2] == "+10.0 points (optimistic: 14 test images were in its training data)"
     flattered = make_cell("a", range(40), group="few", num_test_seen=3)
@@ -639,25 +535,25 @@ def test_gains_and_validation_figures_of_seen_images_say_so_too() -> None:
     (table,) = make_published_tables([gain], [make_cell("a", range(20)), alone, few])
     assert table.rows[0][2] == "+10.0 points"
     val = make_cell("a", range(20), num_val_seen=5)
-    (table,) = make_published_tables([_published(figure="val_accuracy")], [val])
+    (table,) = make_published_tables([publish(figure="val_accuracy")], [val])
     assert "(optimistic: 5 validation images were in its training data)" in table.rows[0][2]
     tables = make_group_tables([val])
     assert "50.0 % (optimistic: 5 validation images" in tables[1].rows[0][4]
     assert "too good" not in tables[0].rows[0][2]  # the test images did not
-    there = SimpleNamespace(metrics={"accuracy": Metric(value=0.5, n=40)}, mapping={"Ant": "ant"}, num_images=40)
+    there = tried(0.5)
     cell = make_cell("a", range(20), num_test_seen=14, elsewhere={"wild": there})
     (table,) = [found for found in make_group_tables([cell]) if found.title.endswith("another source")]
     assert "optimistic: 14 test images" in table.rows[0][3]
     assert "too good" not in table.rows[0][5]
 
 
-def test_a_trial_shows_no_difference_to_what_is_published() -> None:
+def test_a_trial_shows_no_difference_to_what_ispublished() -> None:
     cell = make_cell("a", range(20))
     entries = [
-        _published(value=0.845),
-        _published(column="seconds", figure="seconds", value=100),
-        _published(column="images", figure="num_train", value=50_000),
-        _published(column="loss", figure="nll", value=0.1),
+        publish(value=0.845),
+        publish(column="seconds", figure="seconds", value=100),
+        publish(column="images", figure="num_train", value=50_000),
+        publish(column="loss", figure="nll", value=0.1),
     ]
     ((row,),), ((quiet,),) = (
         [table.rows for table in make_published_tables(entries, [cell], is_trial=is_trial)]
@@ -675,20 +571,20 @@ def test_a_published_gain_and_the_recall_of_a_class_stand_beside_ours() -> None:
     recall = {"bee": Metric(value=0.7, n=100)}
     all_images = replace(all_images, record=all_images.record.model_copy(update={"per_class": recall}))
     entries = [
-        _published(value=Decimal("0.0312"), over="few"),
-        _published(column="bee", figure="recall", label="bee", value=Decimal("0.75")),
+        publish(value=Decimal("0.0312"), over="few"),
+        publish(column="bee", figure="recall", label="bee", value=Decimal("0.75")),
     ]
     (table,) = make_published_tables(entries, [few, all_images])
     gain = "+10.0 points, 6.9 points more than published"
     assert table.rows == (("A", "+3.12 points", gain, "75 %", "70.0 %, -5.0 points"),)
     (table,) = make_published_tables(entries[:1], [all_images])
     assert table.rows == (("A", "+3.12 points", "not run"),)
-    wasp = _published(over="few", figure="recall", label="wasp", value=Decimal("0.1"))
+    wasp = publish(over="few", figure="recall", label="wasp", value=Decimal("0.1"))
     (table,) = make_published_tables([wasp], [few, all_images])
     assert table.rows == (("A", "+10 points", "there is no class 'wasp' here"),)
-    (table,) = make_published_tables([_published(over="few", figure="train_accuracy")], [few, all_images])
+    (table,) = make_published_tables([publish(over="few", figure="train_accuracy")], [few, all_images])
     assert table.rows[0][2] == "-"
-    wasp = _published(column="wasp", figure="recall", label="wasp", value=Decimal("0.75"))
+    wasp = publish(column="wasp", figure="recall", label="wasp", value=Decimal("0.75"))
     (table,) = make_published_tables([wasp], [all_images])
     assert table.rows == (("A", "75 %", "there is no class 'wasp' here"),)
 
@@ -696,7 +592,7 @@ def test_a_published_gain_and_the_recall_of_a_class_stand_beside_ours() -> None:
 def test_a_gain_is_taken_between_runs_of_one_seed() -> None:
     few = [make_cell("a", range(40), group="few", seed=seed) for seed in (0, 1)]
     whole = [make_cell("a", range(10 * (seed + 1)), seed=seed) for seed in (1, 2)]
-    loss = _published(value=Decimal("-0.05"), over="few")
+    loss = publish(value=Decimal("-0.05"), over="few")
     (table,) = make_published_tables([loss], [*few, *whole])
     assert table.rows == (("A", "-5 points", "+10.0 points, 15.0 points more than published"),)
     whole[1] = make_cell("a", range(50), seed=0)
@@ -706,11 +602,11 @@ def test_a_gain_is_taken_between_runs_of_one_seed() -> None:
 
 def test_a_figure_is_no_less_than_nothing_and_a_gain_is_over_another_group() -> None:
     with pytest.raises(ValidationError, match=r"accuracy = -0\.1 is below 0; only a gain 'over' a group may be"):
-        _published(value=Decimal("-0.1"))
+        publish(value=Decimal("-0.1"))
     with pytest.raises(ValidationError, match="'over' names the run's own group 'probe'"):
-        _published(over="probe")
+        publish(over="probe")
     with pytest.raises(ValidationError, match=r"-1\.5 is no share from 0 to 1"):
-        _published(value=Decimal("-1.5"), over="few")
+        publish(value=Decimal("-1.5"), over="few")
 
 
 def test_what_more_images_add_is_tested_on_the_same_test_images_and_what_else_differs_is_said() -> None:
@@ -762,10 +658,10 @@ def test_settings_and_images_of_other_sources_stand_beside_published_ones() -> N
         make_cell("a", range(20), data="large", elsewhere={"wild": replace_images(there, 7)}),
     ]
     entries = [
-        _published(column="epochs", figure="epochs", value=60),
-        _published(column="decay", figure="weight_decay", value=1e-4),
-        _published(column="batch", figure="batch_size", value=None),
-        _published(column="wild", figure="num_images", data="wild", value=None),
+        publish(column="epochs", figure="epochs", value=60),
+        publish(column="decay", figure="weight_decay", value=1e-4),
+        publish(column="batch", figure="batch_size", value=None),
+        publish(column="wild", figure="num_images", data="wild", value=None),
     ]
     (table,) = make_published_tables(entries, cells)
     wild = "1,234 of classes that small has too, 7 of classes that large has too"
@@ -798,7 +694,7 @@ def test_only_where_something_was_trained_training_figures_need_a_word() -> None
     for cells, notes in (([probe], ()), ([probe, tuned], (FIT_NOTE,))):
         (fit,) = [table for table in make_group_tables(cells) if table.title.endswith("training and validation")]
         assert fit.notes == notes
-        entry = _published(figure="train_accuracy", group="probe", model="a", method=cells[-1].method)
+        entry = publish(figure="train_accuracy", group="probe", model="a", method=cells[-1].method)
         assert make_published_tables([entry], cells)[0].notes == notes
     for soft in ({"label_smoothing": 0.1}, {"augment": {"mixup": 0.2}}, {"augment": {"cutmix": 1.0}}):
         cell = make_cell("a", range(20), method="full", options={"recipe": soft})
@@ -873,7 +769,7 @@ def test_every_setting_that_decides_the_outcome_has_a_column_where_runs_differ_a
 
 
 def test_seeds_are_told_apart_wherever_a_figure_is_of_one_of_them() -> None:
-    there = SimpleNamespace(metrics={"accuracy": Metric(value=0.5, n=40)}, mapping={"Ant": "ant"}, num_images=40)
+    there = tried(0.5)
     recipe = {"epochs": 20, "weight_decay": 0.05, "batch_size": 64}
     cells = [
         make_cell("a", range(20), method=method, options=options, seed=seed, elsewhere={"wild": there})
@@ -902,7 +798,7 @@ def test_what_was_asked_for_is_the_same_over_seeds_and_stands_once() -> None:
     recipe = {"epochs": 20, "weight_decay": 0.05, "batch_size": 64}
     cells = [make_cell("a", range(20 + seed), options={"recipe": recipe}, seed=seed) for seed in (0, 1)]
     entries = [
-        _published(column=figure, figure=figure, value=None)
+        publish(column=figure, figure=figure, value=None)
         for figure in ("epochs", "weight_decay", "num_test", "accuracy")
     ]
     (table,) = make_published_tables(entries, cells)
