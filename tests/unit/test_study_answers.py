@@ -14,16 +14,21 @@ from backbench.config import Augment, Recipe
 from backbench.records.schema import Cost, ModelFacts, Predictions
 from backbench.report.markdown import render_tables
 from backbench.stats.metric import Metric
-from backbench.studies.analysis.answers import NOTHING, Asked, answer_question
-from backbench.studies.analysis.cells import FIT_NOTE, SMOOTHED_NOTE, Cell
+from backbench.studies.analysis.answers import Asked, answer_question
+from backbench.studies.analysis.cells import Cell
+from backbench.studies.analysis.facts import Kind
 from backbench.studies.analysis.published import make_published_tables
 from backbench.studies.analysis.recipes import LAYER_DECAY_NOTE, make_recipe_table
 from backbench.studies.analysis.tables import make_data_table, make_group_tables
+from backbench.studies.analysis.wording import REMARKS, describe_facts
 from study_cells import IDS, TOLD, make_cell, publish, tried, tuned, tuned_by, with_fit
+
+NOTHING = REMARKS[Kind.NOTHING]
+FIT_NOTE, SMOOTHED_NOTE = REMARKS[Kind.TRAINING_FIGURES], REMARKS[Kind.SMOOTHED_LABELS]
 
 
 def ask(by: str, cells: list[Cell], **more: Any) -> str:
-    return " ".join(answer_question(by, Asked(cells, TOLD, **more)))
+    return " ".join(describe_facts(answer_question(by, Asked(cells, TOLD, **more))))
 
 
 def test_a_small_gap_on_the_same_images_is_found_though_the_intervals_overlap() -> None:

@@ -12,13 +12,14 @@ from backbench.config import Recipe
 from backbench.records.schema import Cost
 from backbench.studies.analysis.answers import RULES, Asked, answer_question
 from backbench.studies.analysis.cells import Cell
+from backbench.studies.analysis.facts import Facts
 from backbench.studies.run import Outcome
 from backbench.studies.schema import StudyFile
 from backbench.studies.steps import Settings
 from backbench.studies.write import render_study
 from study_cells import TOLD, make_cell, publish, tried, tuned, with_fit
 
-Answered = list[tuple[str, list[str]]]
+Answered = list[tuple[str, Facts]]
 STUDY = {
     "name": "handmade",
     "title": "Runs made by hand",

@@ -18,9 +18,11 @@ from backbench.report.text import printable
 from backbench.storage import write_atomically
 from backbench.studies.analysis.answers import Asked, answer_question
 from backbench.studies.analysis.cells import Cell
+from backbench.studies.analysis.facts import Facts, Kind, Remark
 from backbench.studies.analysis.published import make_published_tables
 from backbench.studies.analysis.recipes import make_recipe_table
 from backbench.studies.analysis.tables import make_data_table, make_group_tables
+from backbench.studies.analysis.wording import describe_facts
 from backbench.studies.document import DOCUMENT_FILE, make_document
 from backbench.studies.drawings import draw_study
 from backbench.studies.run import Outcome
@@ -33,7 +35,6 @@ FIGURES_FOLDER = "figures"
 MAX_SERVED = 6
 MAX_TRIED = 20
 """Runs of a trial that explain an image in the report."""
-TRIAL_ANSWER = ("(A trial answers nothing.)",)
 
 
 def write_up(
@@ -78,7 +79,7 @@ def write_up(
     foreword = Foreword(
         about=" ".join(outcome.study.about.split()),
         source=outcome.study.source,
-        answers=tuple(answers),
+        answers=tuple((ask, describe_facts(facts)) for ask, facts in answers),
         tables=tuple(make_published_tables(outcome.study.published, outcome.cells, is_trial=settings.is_trial)),
         more=(make_data_table(outcome.cells),),
         here=(
@@ -151,7 +152,7 @@ def _tell_apart(cells: Sequence[Cell]) -> dict[str, str]:
 
 def answer_questions(
     outcome: Outcome, settings: Settings, comparisons: Sequence[Comparison]
-) -> list[tuple[str, tuple[str, ...]]]:
+) -> list[tuple[str, Facts]]:
     """Each question of the study with what the runs say, item by item.
 
     Args:
@@ -167,7 +168,7 @@ def answer_questions(
     for question in outcome.study.questions:
         cells = [cell for cell in outcome.cells if cell.group in question.groups]
         asked = Asked(cells, told, groups, question.model, question.models, question.groups)
-        answer = TRIAL_ANSWER if settings.random_weights else tuple(answer_question(question.by, asked))
+        answer = (Remark(Kind.TRIAL),) if settings.random_weights else answer_question(question.by, asked)
         answers.append((question.ask, answer))
     return answers
 
@@ -175,7 +176,7 @@ def answer_questions(
 def render_study(
     outcome: Outcome,
     settings: Settings,
-    answers: Sequence[tuple[str, Sequence[str]]] = (),
+    answers: Sequence[tuple[str, Facts]] = (),
     pictures: Sequence[Path] = (),
     faults: Sequence[str] = (),
 ) -> str:
@@ -222,11 +223,12 @@ def render_study(
     return "\n\n".join(parts) + "\n"
 
 
-def _render_answer(ask: str, answer: Sequence[str]) -> str:
+def _render_answer(ask: str, facts: Facts) -> str:
     """A question in bold, and its answer on the same line, or as a list where there is more to say."""
-    if len(answer) == 1:
-        return f"**{printable(ask)}** {printable(answer[0])}"
-    return "\n".join([f"**{printable(ask)}**", "", *(f"- {printable(said)}" for said in answer)])
+    sentences = [printable(sentence) for sentence in describe_facts(facts)]
+    if len(sentences) == 1:
+        return f"**{printable(ask)}** {sentences[0]}"
+    return "\n".join([f"**{printable(ask)}**", "", *(f"- {sentence}" for sentence in sentences)])
 
 
 def _describe_reason(found: tuple[str, list[str]]) -> str:

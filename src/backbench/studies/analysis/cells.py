@@ -10,15 +10,8 @@ from typing import Any
 from backbench.config import CAME_LATER, ONLY_WITH
 from backbench.records.schema import RunRecord
 from backbench.stats.metric import Metric
+from backbench.studies.analysis.facts import Kind, Remark
 
-FIT_NOTE = (
-    "Of methods that train, training figures are of images as the recipe augments them, with its dropout, while "
-    "the weights still changed."
-)
-SMOOTHED_NOTE = (
-    "Where the recipe smooths or mixes labels, the training loss is that of such labels, and is not to be held "
-    "against the validation loss, which is of the true ones."
-)
 PERCENT = ("accuracy", "top5", "train_accuracy", "val_accuracy", "per_class_mean", "recall")
 COUNTS = ("num_train", "num_val", "num_test", "num_images", "epochs", "batch_size")
 SETTINGS = ("epochs", "batch_size", "weight_decay")
@@ -109,13 +102,14 @@ def name_data(cell: Cell, among: Sequence[Cell]) -> str:
     return f"{cell.data}{seed}{images}"
 
 
-def describe_fit(trained: Sequence[Cell]) -> tuple[str, ...]:
-    """What training figures are of, for runs with a recipe; nothing where there is none."""
+def find_fit_remarks(trained: Sequence[Cell]) -> tuple[Remark, ...]:
+    """What there is to say of training figures, for runs with a recipe; nothing where there is none."""
     is_soft = any(
         cell.recipe.get("label_smoothing") or cell.augment.get("mixup") or cell.augment.get("cutmix")
         for cell in trained
     )
-    return ((FIT_NOTE,) if trained else ()) + ((SMOOTHED_NOTE,) if is_soft else ())
+    kinds = [Kind.TRAINING_FIGURES] * bool(trained) + [Kind.SMOOTHED_LABELS] * is_soft
+    return tuple(map(Remark, kinds))
 
 
 def over_seeds(cells: Sequence[Cell], figure: str, label: str | None = None) -> str:

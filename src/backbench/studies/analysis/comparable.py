@@ -10,16 +10,15 @@ import numpy as np
 
 from backbench.records.schema import Predictions
 from backbench.report.rows import Row, make_rows
-from backbench.report.text import describe_augment, show_p
-from backbench.stats.compare import ALPHA, permutation_by_group
+from backbench.report.text import describe_augment
+from backbench.stats.compare import permutation_by_group
 from backbench.stats.intervals import group_numbers
-from backbench.studies.analysis.cells import Cell, name_data, show_figure, show_setting
+from backbench.stats.metric import Metric
+from backbench.studies.analysis.cells import Cell, name_data, show_setting
+from backbench.studies.analysis.facts import Change, Kind, PairedTest, Remark, Run, Unlike
 
-NOTHING = "No finished run can answer it."
 NOT_STATED = "none"
 RANDOM = "random"
-MAX_VALUES = 4
-"""Of a setting in which runs differ, before the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,9 @@ class Asked:
         has_starts = len({other.record.model_name for other in alike}) > 1
         return f"{cell.model} ('{cell.group}')" if is_twin or has_starts else cell.model
 
-    def name(self, cell: Cell) -> str:
-        """'resnet18 + full on cifar10': one run among all."""
-        return f"{self.title(cell)} + {cell.method} on {name_data(cell, self.cells)}"
+    def run(self, cell: Cell) -> Run:
+        """The run as answers name it."""
+        return Run(self.title(cell), cell.method, name_data(cell, self.cells), accuracy_of(cell))
 
     def unique_cells(self) -> list[Cell]:
         """Each run of a model once, though it may stand in several groups, with what any of them tried it on."""
@@ -101,9 +100,14 @@ class Asked:
             differences = np.rint(np.bincount(group_numbers(groups), weights=differences)).astype(np.int64)
         return permutation_by_group(differences)
 
+    def test(self, first: Cell, second: Cell) -> PairedTest:
+        """Whether two runs on the same images differ."""
+        differences = self.gains(first, second)
+        return PairedTest(self.p_value(first, differences), len(differences))
 
-def name_alike(asked: Asked) -> tuple[Asked, list[str]]:
-    """Runs by one name for each model, each once in its group, and a sentence on what that joins: two names of a
+
+def name_alike(asked: Asked) -> tuple[Asked, list[Remark]]:
+    """Runs by one name for each model, each once in its group, and the names that were joined: two names of a
     study can be one model here, as at one --image-size, and it must not be held against itself.
 
     The name is that of the model in question, or of the family in question, else the first.
@@ -125,8 +129,7 @@ def name_alike(asked: Asked) -> tuple[Asked, list[str]]:
         renamed = replace(cell, model=one_name[cell.model])
         cells.setdefault((cell.group, cell.data, renamed.model, cell.method, cell.record.run_id), renamed)
     twins = dict.fromkeys(tuple(names) for names in together.values() if len(names) > 1)
-    said = [f"{join_all(names)} are one and the same model here." for names in twins]
-    return replace(asked, cells=list(cells.values())), said
+    return replace(asked, cells=list(cells.values())), [Remark(Kind.SAME_MODEL, names) for names in twins]
 
 
 def _identity(cell: Cell) -> tuple[str, str | None]:
@@ -169,30 +172,22 @@ def best_of_models(cells: Sequence[Cell]) -> dict[str, Cell]:
     return {model: best_on_validation(cell for cell in cells if cell.model == model) for model in models}
 
 
-def tell_apart(first: Cell, later: Cell) -> str:
-    """' Between them: training images 4,000 to 40,000, epochs 3 to 6.'; '' where nothing differs of two runs."""
-    if first.record.run_id == later.record.run_id:
-        return " They are one and the same run."
-    changes = list_changes(first, later)
-    return f" Between them: {', '.join(changes)}." if changes else ""
-
-
-def list_changes(first: Cell, later: Cell) -> list[str]:
-    """'epochs 3 to 6': every setting that another run has otherwise."""
+def list_changes(first: Cell, later: Cell) -> tuple[Change, ...]:
+    """Every setting that a later run has otherwise."""
     one, two = list_settings(first), list_settings(later)
     changes = [
-        f"{words} {one.get(words, NOT_STATED)} to {two.get(words, NOT_STATED)}"
+        Change(words, one.get(words, NOT_STATED), two.get(words, NOT_STATED))
         for words in dict.fromkeys([*one, *two])
         if one.get(words, NOT_STATED) != two.get(words, NOT_STATED)
     ]
     starts = [cell.record.model.weights_digest for cell in (first, later) if cell.record.model is not None]
     if len(set(starts)) > 1 and one["start"] == two["start"] != RANDOM:
-        changes.append(f"start {one['start']}, of other weights")
-    return changes
+        changes.append(Change("start", one["start"], two["start"]))
+    return tuple(changes)
 
 
-def tell_unlike(asked: Asked, splits: Iterable[Sequence[Cell]], *, told: Collection[str] = ()) -> list[str]:
-    """'Not alike in these runs: method (full; logistic), epochs of full (5; 20).', or nothing.
+def find_unlike(asked: Asked, splits: Iterable[Sequence[Cell]], *, told: Collection[str] = ()) -> list[Unlike]:
+    """The settings in which compared runs differ, as one fact; none where they are alike.
 
     That every model has the same two methods favours none: unlike is what some have otherwise than others.
 
@@ -212,14 +207,7 @@ def tell_unlike(asked: Asked, splits: Iterable[Sequence[Cell]], *, told: Collect
         for words, by_name in found.items():
             if len(set(map(frozenset, by_name.values()))) > 1 and words not in told:
                 unlike.setdefault(words, {}).update({value: None for own in by_name.values() for value in own})
-    shown = [f"{words} ({_join_values(list(values))})" for words, values in unlike.items()]
-    return [f"Not alike in these runs: {', '.join(shown)}."] if shown else []
-
-
-def _join_values(values: Sequence[str]) -> str:
-    """'5; 20': with semicolons, as values may be lists themselves."""
-    more = len(values) - MAX_VALUES
-    return "; ".join([*values[:MAX_VALUES], *([f"and {more} more"] if more > 0 else [])])
+    return [Unlike(tuple((words, tuple(values)) for words, values in unlike.items()))] if unlike else []
 
 
 def _list_comparable(cell: Cell) -> tuple[dict[str, str], dict[str, str]]:
@@ -264,27 +252,12 @@ def rank_cells(asked: Asked, cells: Sequence[Cell]) -> list[tuple[Cell, Row]]:
     return [(by_id[row.run_id], row) for row in rows]
 
 
-def describe_test(asked: Asked, first: Cell, second: Cell) -> str:
-    """'p = 0.03, exact paired test on 1,000 images': whether two runs on the same images differ."""
-    differences = asked.gains(first, second)
-    p_value = asked.p_value(first, differences)
-    apart = "" if p_value < ALPHA else "no significant difference: "
-    return f"{apart}{show_p(p_value)}, exact paired test on {len(differences):,} images"
+def accuracy_of(cell: Cell) -> Metric:
+    """On the test images; runs that are asked have one."""
+    metric = cell.figure("accuracy")
+    assert metric is not None
+    return metric
 
 
 def accuracy(cell: Cell) -> float:
-    metric = cell.figure("accuracy")
-    return 0.0 if metric is None else metric.value
-
-
-def show_accuracy(cell: Cell) -> str:
-    return show_figure("accuracy", cell.figure("accuracy"))
-
-
-def percent_of(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def join_all(names: Sequence[str]) -> str:
-    unique = list(dict.fromkeys(names))
-    return " and ".join([", ".join(unique[:-1]), unique[-1]]) if len(unique) > 1 else unique[0]
+    return accuracy_of(cell).value

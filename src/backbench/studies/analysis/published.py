@@ -7,7 +7,8 @@ from decimal import Decimal
 from typing import Any
 
 from backbench.report.markdown import Table
-from backbench.studies.analysis.cells import COUNTS, PERCENT, Cell, describe_fit, mark_seen, over_seeds
+from backbench.studies.analysis.cells import COUNTS, PERCENT, Cell, find_fit_remarks, mark_seen, over_seeds
+from backbench.studies.analysis.wording import describe_facts
 
 NOT_COMPARED = "No difference to what is published is shown: in a trial it would mean nothing."
 
@@ -40,7 +41,7 @@ def make_published_tables(
             (entry.group, entry.model, entry.method) for entry in entries if entry.figure.startswith("train_")
         }
         trained = [cell for cell in cells if cell.recipe and (cell.group, cell.model, cell.method) in wanted]
-        notes += describe_fit(trained)
+        notes += describe_facts(find_fit_remarks(trained))
         heads = (f"{column}{which}" for column in columns for which in (": published", ": here"))
         tables.append(Table(title, ("", *heads), tuple(rows), tuple(notes)))
     return tables

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backbench.report.markdown import Table
-from backbench.studies.analysis.cells import Cell, describe_fit, mark_seen, name_data, over_seeds, show_figure
+from backbench.studies.analysis.cells import (
+    Cell,
+    find_fit_remarks,
+    mark_seen,
+    name_data,
+    over_seeds,
+    show_figure,
+)
+from backbench.studies.analysis.wording import describe_facts
 
 NAMES = {
     "accuracy": "test accuracy",
@@ -103,7 +111,7 @@ def _make_fit_table(group: str, cells: Sequence[Cell]) -> list[Table]:
         for cell in with_fit
     ]
     columns = ("model", "method", "data", *(NAMES[name] for name in wanted))
-    notes = describe_fit([cell for cell in with_fit if cell.recipe])
+    notes = describe_facts(find_fit_remarks([cell for cell in with_fit if cell.recipe]))
     return [Table(f"{group}: training and validation", columns, tuple(rows), notes)]
 
 

@@ -1,0 +1,283 @@
+"""The sentences of a study's answers, each made from one fact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import singledispatch
+
+from backbench.report.text import join_names, show_p
+from backbench.studies.analysis.cells import show_figure
+from backbench.studies.analysis.facts import (
+    BestFeatures,
+    BestPlaces,
+    Change,
+    CommonChanges,
+    Fact,
+    FamilyAverage,
+    Followed,
+    GroupGain,
+    Kind,
+    OwnNetwork,
+    PairedTest,
+    Place,
+    Precisions,
+    Remark,
+    Run,
+    Seen,
+    SourceGain,
+    TrainingGain,
+    TrainingGaps,
+    Unlike,
+)
+
+MAX_VALUES = 4
+"""Of a setting in which runs differ, before the rest is counted."""
+REMARKS = {
+    Kind.NOTHING: "No finished run can answer it.",
+    Kind.TRIAL: "(A trial answers nothing.)",
+    Kind.ONE_DATA_SET: "Only {about} is finished: it takes two data sets.",
+    Kind.NO_COMMON_MODEL: "No model has finished on all data sets.",
+    Kind.NOT_FOLLOWED: "By no method on all of these: {about}.",
+    Kind.SHARED_CLASSES: (
+        "On both sides only images of classes that both have are counted, and a source differs in more than its "
+        "images' look."
+    ),
+    Kind.OTHER_TRAINING_IMAGES: (
+        "What is finished on {about} had different training images on the two sides, so that the models are not "
+        "what is compared."
+    ),
+    Kind.SAME_MODEL: "{about} are one and the same model here.",
+    Kind.WITHOUT_PROBE: "No probe of the same weights and images stands beside {about}.",
+    Kind.KEPT_START: "No figures of training, as the start was best: {about}.",
+    Kind.TRAINING_FIGURES: (
+        "Of methods that train, training figures are of images as the recipe augments them, with its dropout, "
+        "while the weights still changed."
+    ),
+    Kind.SMOOTHED_LABELS: (
+        "Where the recipe smooths or mixes labels, the training loss is that of such labels, and is not to be "
+        "held against the validation loss, which is of the true ones."
+    ),
+}
+
+
+def describe_facts(facts: Iterable[Fact]) -> tuple[str, ...]:
+    """Return a sentence or two for each fact, in plain text."""
+    return tuple(map(describe, facts))
+
+
+@singledispatch
+def describe(fact: Fact) -> str:
+    """Return the sentences of one fact."""
+    raise TypeError(fact)
+
+
+@describe.register
+def _describe_remark(fact: Remark) -> str:
+    about = [each if isinstance(each, str) else _name(each) for each in fact.about]
+    return REMARKS[fact.kind].format(about=_join(about))
+
+
+@describe.register
+def _describe_best(fact: BestFeatures) -> str:
+    title, rivals = fact.best.title, (*fact.tied, *fact.worse)
+    tied = [run.title for run in fact.tied if run.title != title]
+    how = f" + {fact.best.method}" if any(run.method != fact.best.method for run in rivals) else ""
+    also = ""
+    if tied:
+        also = f"; no significant difference from {_join(tied)}"
+    elif rivals and not fact.tied:
+        also = "; all others are significantly worse"
+    elif any(run.title != title for run in rivals):  # its own other methods are tied
+        also = "; all other models are significantly worse"
+    tests = " (exact paired tests, Holm-adjusted)" if also else ""
+    return f"On {fact.data}: {title}{how}, {_show(fact.best)}{also}{tests}."
+
+
+@describe.register
+def _describe_own(fact: OwnNetwork) -> str:
+    own, rival = fact.own, fact.rival
+    where = f"{abs(100 * fact.gap):.1f} points {'above' if fact.gap > 0 else 'below'} it"
+    return (
+        f"{own.title} ({own.method}) reaches {_show(own)} on {fact.data}; of the other models "
+        f"the best on validation, {rival.title} ({rival.method}), is {where if fact.gap else 'level with it'} at "
+        f"{_show(rival)} ({_describe_test(fact.test)}).{_count_above(fact)}"
+    )
+
+
+def _count_above(fact: OwnNetwork) -> str:
+    """' 3 of the 4 others ... are above it'; '' where there is one other model."""
+    num_others = len(fact.above) + len(fact.not_above)
+    if num_others == 1:
+        return ""
+    rest = f"; not {_join(fact.not_above)}" if fact.above and fact.not_above else ""
+    num = "All" if not fact.not_above else "None" if not fact.above else f"{len(fact.above)}"
+    verb = "is" if len(fact.above) == 1 else "are"
+    return (
+        f" {num} of the {num_others} others, each by its best method on validation, {verb} above it beyond chance "
+        f"(exact paired tests, Holm-adjusted){rest}."
+    )
+
+
+@describe.register
+def _describe_family(fact: FamilyAverage) -> str:
+    gap, best, other = fact.accuracy - fact.accuracy_of_others, fact.best, fact.best_other
+    reach, they_are = ("reaches", "it is") if len(fact.family) == 1 else ("reach", "they are")
+    verdict = f"{they_are} worse" if gap < 0 else f"{they_are} no worse, but better"
+    if not fact.test.is_significant:
+        verdict = "there is no significant difference"
+    return (
+        f"On {fact.data} {_join(fact.family)} {reach} {_percent(fact.accuracy)} on average, the others "
+        f"{_percent(fact.accuracy_of_others)}: {verdict} ({_points(gap)}, {show_p(fact.test.p_value)}, exact "
+        f"paired test on {fact.test.num_images:,} images). Of each, the best on validation: {best.title} with "
+        f"{_show(best)}, {other.title} with {_show(other)} ({_describe_test(fact.test_of_best)})."
+    )
+
+
+@describe.register
+def _describe_group_gain(fact: GroupGain) -> str:
+    first, later = fact.first, fact.later
+    changes = f" Between them: {_list_changes(fact.changes)}." if fact.changes else ""
+    return (
+        f"{_name(first)}: {_show(first)} in '{fact.groups[0]}', {_show(later)} in '{fact.groups[1]}', "
+        f"{_points(fact.gain)} ({_describe_test(fact.test)})."
+        f"{' They are one and the same run.' if fact.is_same_run else changes}"
+    )
+
+
+@describe.register
+def _describe_training_gain(fact: TrainingGain) -> str:
+    trained, probe = fact.trained, fact.probe
+    start = "" if fact.is_of_start else " of the weights before the earlier training"
+    return (
+        f"{trained.title} on {trained.data}: {trained.method} {_points(fact.gain)} over {probe.method}{start} "
+        f"({_describe_test(fact.test)})."
+    )
+
+
+@describe.register
+def _describe_gaps(fact: TrainingGaps) -> str:
+    shown = [
+        f"{gap.run.title} + {gap.run.method} {_points(gap.train - gap.val)} "
+        f"({_percent(gap.train)}, {_percent(gap.val)})"
+        for gap in fact.gaps
+    ]
+    return f"On {fact.data}, accuracy in training over that on validation: {', '.join(shown)}."
+
+
+@describe.register
+def _describe_places(fact: BestPlaces) -> str:
+    return (
+        f"{fact.model}: {', '.join(map(_describe_place, fact.places))}, of {fact.num_models} models on all of "
+        "them (in brackets the places that paired tests leave open)."
+    )
+
+
+def _describe_place(place: Place) -> str:
+    open_to = f" ({place.low} to {place.high})" if place.low != place.high else ""
+    return f"place {place.place}{open_to} on {place.data}"
+
+
+@describe.register
+def _describe_source(fact: SourceGain) -> str:
+    over = f" on average ({fact.num_runs} runs)" if fact.num_runs > 1 else ""
+    named = []
+    if fact.own is not None:
+        named.append(_describe_gain(*fact.own))
+    if fact.best is not None:
+        of_others = "of the others " if fact.own is not None else ""
+        named.append(f"{of_others}the best on validation, {_describe_gain(*fact.best)}")
+    return (
+        f"From {fact.data} to {fact.source} accuracy {'falls' if fact.mean <= 0 else 'rises'} by "
+        f"{abs(100 * fact.mean):.1f} points{over}; {'; '.join(named)}."
+    )
+
+
+def _describe_gain(run: Run, gain: float) -> str:
+    return f"{run.title} + {run.method}: {_points(gain)}"
+
+
+@describe.register
+def _describe_followed(fact: Followed) -> str:
+    start = fact.means[0].accuracy
+    figures: list[str] = []
+    for mean in fact.means:
+        group = "" if mean.group is None else f" in '{mean.group}'"
+        change = f" ({_points(mean.accuracy - start)})" if figures else ""
+        figures.append(f"{_percent(mean.accuracy)} on {mean.data}{group}{change}")
+    over = f", means over {' and '.join(map(str, fact.num_seeds))} seeds" if fact.num_seeds != (1,) else ""
+    besides = f" Besides the data: {_list_by_data(fact.changes)}." if fact.changes else ""
+    return f"{fact.model} + {fact.method}: {', '.join(figures)}{over}.{besides}"
+
+
+@describe.register
+def _describe_common(fact: CommonChanges) -> str:
+    return f"Besides the data, of all of them: {_list_by_data(fact.changes)}."
+
+
+def _list_by_data(found: Iterable[tuple[str, Sequence[Change]]]) -> str:
+    return "; ".join(f"on {data} {_list_changes(changes)}" for data, changes in found)
+
+
+def _list_changes(changes: Iterable[Change]) -> str:
+    """'epochs 20 to 10, input 32 x 32 px to 64 x 64 px (seed 1)'."""
+    return ", ".join(
+        f"{change.setting} {change.before}"
+        f"{f' to {change.after}' if change.after != change.before else ', of other weights'}"
+        f"{'' if change.seed is None else f' (seed {change.seed})'}"
+        for change in changes
+    )
+
+
+@describe.register
+def _describe_unlike(fact: Unlike) -> str:
+    shown = [f"{setting} ({_list_values(values)})" for setting, values in fact.settings]
+    return f"Not alike in these runs: {', '.join(shown)}."
+
+
+def _list_values(values: Sequence[str]) -> str:
+    """'5; 20': with semicolons, as values may be lists themselves."""
+    more = len(values) - MAX_VALUES
+    return "; ".join([*values[:MAX_VALUES], *([f"and {more} more"] if more > 0 else [])])
+
+
+@describe.register
+def _describe_seen(fact: Seen) -> str:
+    runs = _join([f"{_name(run)} ({num:,} of {among:,})" for run, num, among in fact.runs])
+    if fact.is_left_out:
+        return f"Left out, because their weights were trained on {fact.split} images: {runs}."
+    return (
+        f"After all others where validation chooses, because their weights were trained on images of it: {runs}."
+    )
+
+
+@describe.register
+def _describe_precisions(fact: Precisions) -> str:
+    return f"Features of the probes were computed in {_join(fact.probes)}, training in {_join(fact.training)}."
+
+
+def _describe_test(test: PairedTest) -> str:
+    """'p = 0.03, exact paired test on 1,000 images': whether two runs on the same images differ."""
+    apart = "" if test.is_significant else "no significant difference: "
+    return f"{apart}{show_p(test.p_value)}, exact paired test on {test.num_images:,} images"
+
+
+def _name(run: Run) -> str:
+    """'resnet18 + full on cifar10'."""
+    return f"{run.title} + {run.method} on {run.data}"
+
+
+def _show(run: Run) -> str:
+    return show_figure("accuracy", run.accuracy)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _points(gain: float) -> str:
+    return f"{100 * gain:+.1f} points"
+
+
+def _join(names: Iterable[str]) -> str:
+    unique = list(dict.fromkeys(names))
+    return join_names(unique, limit=len(unique))
