@@ -1,8 +1,7 @@
 """Unpacks tar, tar.gz and zip archives from strangers: nothing outside the target, nothing unbounded, all or none.
 
-Written by hand rather than left to `tarfile.extractall`, whose defences differ from one Python to the next, and
-which takes a damaged header in mid-archive for its end. Only plain files and folders are taken; times, owners and
-permissions (setuid among them) are not.
+`tarfile` and `zipfile` read the archive. Names, kinds, sizes and counts are checked here before anything is
+written. Only plain files and folders are taken; times, owners and permissions (setuid among them) are not.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NoReturn, Protocol
+from typing import IO, NoReturn, cast
 
 from backbench.errors import DownloadError, StorageError
 from backbench.progress import format_bytes
@@ -33,7 +32,7 @@ MAX_RATIO = 50  # unpacked to packed; photographs hardly shrink, text shrinks te
 MIN_SUSPECT_BYTES = 1_000_000  # less than this unpacked is no bomb at any ratio
 MAX_HEADER_BYTES = 1_000_000
 MAX_NAME_BYTES = 255  # of one part of a path: what file systems take
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
 BLOCK = 512
 
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -41,7 +40,7 @@ _BROKEN = (
     EOFError,
     ValueError,  # UnicodeDecodeError and seeks to nowhere among them
     OverflowError,
-    NotImplementedError,
+    RuntimeError,  # NotImplementedError and RecursionError among them
     zlib.error,
     struct.error,
     gzip.BadGzipFile,
@@ -87,10 +86,6 @@ def extract_archive(archive: Path, target: Path, *, max_bytes: int, max_members:
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass
@@ -140,7 +135,7 @@ def _unpack(packed: IO[bytes], out: _Output) -> None:
     packed.seek(0)
     if start.startswith(b"\x1f\x8b"):
         with gzip.open(packed) as stream:
-            _unpack_tar(stream, out)
+            _unpack_tar(cast(IO[bytes], stream), out)
     elif start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         _unpack_zip(packed, out)
     elif start[257:262] == b"ustar" or _is_tar_header(start):
@@ -183,48 +178,52 @@ def _add_path(out: _Output, name: str, *, is_folder: bool) -> Path | None:
     return out.folder / path
 
 
-def _write_file(out: _Output, path: Path, source: _Readable, num_bytes: int | None) -> None:
-    """Copy `num_bytes` (all there are, if None) to a new file, never more than is allowed in all.
-
-    A source that ends too early shows in what the caller reads next: padding of a tar, size of a zip's member.
-    """
+def _add_member(out: _Output, name: str, source: IO[bytes] | None) -> Path | None:
+    """Write `source` to a new file, or make a folder if it is None; never more bytes than allowed in all."""
+    path = _add_path(out, name, is_folder=source is None)
+    if path is None or source is None:
+        (path or out.folder).mkdir(parents=True, exist_ok=True)
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    left = num_bytes
     with open(path, "xb") as file:
-        while left is None or left > 0:
-            chunk = source.read(CHUNK_BYTES if left is None else min(left, CHUNK_BYTES))
-            if not chunk:
-                break
+        while chunk := source.read(CHUNK_BYTES):
             out.num_bytes += len(chunk)
             out.check_size(out.num_bytes)
             file.write(chunk)
-            left = None if left is None else left - len(chunk)
+    return path
 
 
 # tar
 
 
 class _Stream:
-    """The blocks of a tar, counted: headers and padding of a bomb cost time and memory too."""
+    """What `tarfile` reads: forwards only, in pieces of at most MAX_HEADER_BYTES, and counted.
 
-    def __init__(self, source: _Readable, out: _Output) -> None:
+    Headers and padding of a bomb cost time and memory too.
+    """
+
+    def __init__(self, source: IO[bytes], out: _Output) -> None:
         self.source, self.out = source, out
-        self.num_bytes = 0
+        self.position = 0
+        self.last = b""
+
+    def tell(self) -> int:
+        return self.position
 
     def read(self, size: int, /) -> bytes:
-        data = self.source.read(size)
-        self.num_bytes += len(data)
-        self.out.check_size(self.num_bytes - self.out.num_members * 2 * BLOCK - 40 * BLOCK)
-        return data
+        if size > MAX_HEADER_BYTES:
+            self.out.refuse(f"a header claims {size:,} bytes")
+        self.last = self.source.read(size)
+        self.position += len(self.last)
+        # four blocks for each member: its header, one with its long name, and their padding
+        self.out.check_size(self.position - (self.out.num_members * 4 + 40) * BLOCK)
+        return self.last
 
-    def read_exactly(self, size: int) -> bytes:
-        data = self.read(size)
-        while len(data) < size:
-            more = self.read(size - len(data))
-            if not more:
-                raise EOFError(f"{size - len(data)} bytes are missing")
-            data += more
-        return data
+    def seek(self, position: int, /) -> None:
+        if position < self.position:
+            raise tarfile.ReadError("a header points back")
+        while self.position < position and self.read(min(position - self.position, CHUNK_BYTES)):
+            pass
 
 
 def _is_tar_header(block: bytes) -> bool:
@@ -235,63 +234,32 @@ def _is_tar_header(block: bytes) -> bool:
     return True
 
 
-def _unpack_tar(source: _Readable, out: _Output) -> None:
+def _unpack_tar(source: IO[bytes], out: _Output) -> None:
     stream = _Stream(source, out)
-    extended: dict[str, str] = {}  # what an extension header says of the member after it
-    while True:
-        block = stream.read_exactly(BLOCK)
-        if not block.strip(b"\0"):
-            break
-        member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        if member.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE):
-            out.count_member()
-            extended |= _read_extension(stream, member, out)
-            continue
-        name, num_bytes = extended.get("path", member.name), int(extended.get("size", member.size))
-        extended = {}
-        _check_tar_member(member, name, num_bytes, out)
-        path = _add_path(out, name, is_folder=member.isdir())
-        if path is None or member.isdir():
-            (path or out.folder).mkdir(parents=True, exist_ok=True)
-            continue
-        _write_file(out, path, stream, num_bytes)
-        stream.read_exactly(-num_bytes % BLOCK)
+    with tarfile.TarFile(fileobj=cast(IO[bytes], stream), encoding="utf-8", errors="surrogateescape") as tar:
+        for member in tar:
+            if tar.pax_headers.keys() & {"path", "size"}:
+                out.refuse("a header gives one path or size to all members")
+            _check_tar_member(member, out)
+            content = tar.extractfile(member)
+            _add_member(out, member.name, content)
+    if stream.last != bytes(BLOCK):  # tarfile takes a damaged header and a missing end for the end
+        raise tarfile.ReadError("a header is garbled, or the end is missing")
     while stream.read(CHUNK_BYTES):  # to the end, where gzip keeps its checksum
         pass
 
 
-def _check_tar_member(member: tarfile.TarInfo, name: str, num_bytes: int, out: _Output) -> None:
+def _check_tar_member(member: tarfile.TarInfo, out: _Output) -> None:
+    name = member.name[:200]
     if member.issym() or member.islnk():
-        out.refuse(f"a member is a link: {name[:200]!a}")
+        out.refuse(f"a member is a link: {name!a}")
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE):
-        out.refuse(f"a member is neither a file nor a folder: {name[:200]!a}")
-    if num_bytes < 0 or (member.isdir() and num_bytes):
-        out.refuse(f"a member has an impossible size: {name[:200]!a}")
-    out.check_size(out.num_bytes + num_bytes)
-
-
-def _read_extension(stream: _Stream, member: tarfile.TarInfo, out: _Output) -> dict[str, str]:
-    """The path and size in a GNU long name or pax header; all else there is of no use here."""
-    if not 0 <= member.size <= MAX_HEADER_BYTES:
-        out.refuse(f"a header claims {member.size:,} bytes")
-    data = stream.read_exactly(member.size)
-    stream.read_exactly(-member.size % BLOCK)
-    if member.type == tarfile.GNUTYPE_LONGNAME:
-        return {"path": data.rstrip(b"\0").decode("utf-8", "surrogateescape")}
-    found: dict[str, str] = {}
-    while data.strip(b"\0"):
-        length, _, _ = data.partition(b" ")
-        if not length.isdigit() or not len(length) + 2 < int(length) <= len(data):
-            raise tarfile.HeaderError("a pax header is garbled")
-        record, data = data[len(length) + 1 : int(length) - 1], data[int(length) :]
-        key, _, value = record.decode("utf-8", "surrogateescape").partition("=")
-        if key.startswith("GNU.sparse."):
-            out.refuse("a member is a sparse file")
-        if key == "path" or (key == "size" and value.isascii() and value.isdigit()):
-            found[key] = value
-    if found and member.type == tarfile.XGLTYPE:
-        out.refuse("a header gives one path or size to all members")
-    return found
+        out.refuse(f"a member is neither a file nor a folder: {name!a}")
+    if any(key.startswith("GNU.sparse.") for key in member.pax_headers):
+        out.refuse("a member is a sparse file")
+    if member.size < 0 or (member.isdir() and member.size):
+        out.refuse(f"a member has an impossible size: {name!a}")
+    out.check_size(out.num_bytes + member.size)
 
 
 # zip
@@ -306,14 +274,10 @@ def _unpack_zip(packed: IO[bytes], out: _Output) -> None:
         out.check_size(sum(member.file_size for member in members))
         out.folder.mkdir(exist_ok=True)
         for member in members:
-            # orig_filename: the name before Python cut it at a NUL
-            path = _add_path(out, member.orig_filename, is_folder=member.is_dir())
-            if path is None or member.is_dir():
-                (path or out.folder).mkdir(parents=True, exist_ok=True)
-                continue
-            with container.open(member) as source:
-                _write_file(out, path, source, None)
-            if path.stat().st_size != member.file_size:
+            with nullcontext() if member.is_dir() else container.open(member) as source:
+                # orig_filename: the name before Python cut it at a NUL
+                path = _add_member(out, member.orig_filename, source)
+            if source and path and path.stat().st_size != member.file_size:
                 raise zipfile.BadZipFile("a file has another size than announced")
 
 
