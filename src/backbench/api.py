@@ -280,7 +280,7 @@ def open_ranking(folder: Source = "runs", *, data: str | None = None) -> Ranking
 
     from backbench.errors import ConfigError, nearest, shown, unknown_name
     from backbench.records.folders import find_run_folders
-    from backbench.report.text import join_names
+    from backbench.wording import join_names
 
     given = (to_text(folder, "folder", "the folder of the runs"),)
     if not Path(given[0]).exists():

@@ -11,8 +11,9 @@ from backbench.config import Augment, DataConfig, MethodConfig, Preprocess, RunC
 from backbench.records.schema import Cost, DataFacts, Failure, MethodFacts, ModelFacts, RunRecord
 from backbench.report.rows import Row
 from backbench.report.table import printable, render_live_line, render_record, render_table
-from backbench.report.text import cell_width, duration, join_names, pad, percent, quantity, shorten, wrap
+from backbench.report.text import cell_width, duration, pad, percent, quantity, shorten, wrap
 from backbench.stats.metric import Metric
+from backbench.wording import join_names
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from backbench.config import Preprocess
 from backbench.records.schema import ModelFacts, RunRecord
-from backbench.report.text import plural
 from backbench.stats.metric import Metric
+from backbench.wording import count
 
 MAX_CLASSES = 30
 FIGURES = {
@@ -85,8 +85,8 @@ def _figures(record: RunRecord | None) -> str:
         )
     data, method = record.data, record.method
     lines = [
-        f"Trained on {_plain(data.name)}: {plural(data.num_train, 'image')}, chosen on {data.num_val:,}, "
-        f"measured on {plural(data.num_test, 'test image')} of the same source (run `{_plain(record.run_id)}`"
+        f"Trained on {_plain(data.name)}: {count(data.num_train, 'image')}, chosen on {data.num_val:,}, "
+        f"measured on {count(data.num_test, 'test image')} of the same source (run `{_plain(record.run_id)}`"
         + (f", method `{_plain(method.name)}`" if method else "")
         + ").",
         "",

@@ -144,10 +144,10 @@ def _verdict(rank: Rank) -> str:
 
 def render_evaluation(document: dict[str, Any]) -> str:
     """The figures as `backbench show` prints them, then every class, the least recognised first."""
-    from backbench.data.wording import quote
     from backbench.report.record_text import describe_figure, describe_figures
     from backbench.report.text import pad, percent, printable, shorten
     from backbench.stats.metric import Metric
+    from backbench.wording import quote
 
     data, num, threshold = document["data"], document["data"]["num_images"], document["threshold"]
     lines = [f"{printable(document['bundle'])} on {printable(data['said'])}: {_num_images(data)}", ""]

@@ -50,9 +50,9 @@ def export_inbox(target: str, inbox: str, as_json: bool) -> None:
     accuracy on them would mean nothing.
     """
     from backbench.cli.output import print_json
-    from backbench.data.wording import count
     from backbench.progress import make_progress
     from backbench.serve.inbox import TABLE_FILE, export_entries
+    from backbench.wording import count
 
     with make_progress() as progress:
         entries = export_entries(Path(inbox), Path(target), progress)
@@ -65,8 +65,8 @@ def export_inbox(target: str, inbox: str, as_json: bool) -> None:
 
 def render_entries(entries: Sequence[Entry]) -> str:
     """The entries as lines, and how many there are."""
-    from backbench.data.wording import count
     from backbench.report.text import pad, printable, shorten
+    from backbench.wording import count
 
     lines = [
         "  ".join(

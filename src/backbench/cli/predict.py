@@ -98,7 +98,8 @@ def predict(
 
 def _describe(found: Sequence[Prediction]) -> str:
     """'5 images, of which 1 could not be read (broken.jpg)'."""
-    from backbench.report.text import join_names, printable
+    from backbench.errors import printable
+    from backbench.wording import join_names
 
     said = f"{len(found):,} {'image' if len(found) == 1 else 'images'}"
     bad = [printable(prediction.path) for prediction in found if prediction.error]
@@ -264,7 +265,7 @@ def explain_marks(answers: Sequence[tuple[str, Sequence[Prediction]]], threshold
 
 def name_unknowing(answers: Sequence[tuple[str, Sequence[Prediction]]]) -> str:
     """Which bundles do not know strange images, and why; '' if all do."""
-    from backbench.report.text import join_names
+    from backbench.wording import join_names
 
     unknowing = [
         bundle

@@ -64,8 +64,8 @@ def report(
     from backbench.report.cards import render_data_card, render_model_card
     from backbench.report.export import render_csv, render_json, render_markdown
     from backbench.report.page.render import MAX_PAGE_BYTES, render_report
-    from backbench.report.text import plural
     from backbench.storage import write_atomically
+    from backbench.wording import count
 
     is_page = kind == "html"
     if target is None and is_page:
@@ -104,6 +104,6 @@ def report(
     if not quiet:
         num = sum(len(comparison.entries) for comparison in comparisons)
         print(
-            f"{printable(str(target))}: {plural(num, 'run')}, {len(data) / 1e6:.1f} MB",
+            f"{printable(str(target))}: {count(num, 'run')}, {len(data) / 1e6:.1f} MB",
             file=sys.stderr,
         )

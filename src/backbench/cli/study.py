@@ -165,8 +165,8 @@ def render_estimates(title: str, estimates: Sequence[Estimate], missing: Sequenc
     """Rankings, their runs and rough times as a text table, and what that counts and does not."""
     from backbench.cli.output import wrap_lines
     from backbench.progress import format_seconds
-    from backbench.report.text import plural
     from backbench.runs.estimate import describe_guessed
+    from backbench.wording import count
 
     names = [step.title for step in estimates]
     names += [f"  {cell.model} + {cell.method}" for step in estimates for cell in step.cells]
@@ -183,7 +183,7 @@ def render_estimates(title: str, estimates: Sequence[Estimate], missing: Sequenc
     runs = sum(step.num_runs for step in estimates)
     lines += [
         "",
-        f"{plural(len(estimates), 'ranking')}, {plural(runs, 'run')}, about {format_seconds(total)} in all "
+        f"{count(len(estimates), 'ranking')}, {count(runs, 'run')}, about {format_seconds(total)} in all "
         "(roughly). Not counted:",
         "controls, downloads and evaluation on other sources. Runs of one model share its features, so a ranking",
         "takes less than its runs would one by one.",
@@ -191,6 +191,6 @@ def render_estimates(title: str, estimates: Sequence[Estimate], missing: Sequenc
     lines += describe_guessed(list(dict.fromkeys(name for step in estimates for name in step.guessed)))
     unknown = {step.data: step.num_images for step in estimates if not step.is_size_known}
     if unknown:
-        counted = ", ".join(f"{name} as {plural(num, 'image')}" for name, num in unknown.items())
+        counted = ", ".join(f"{name} as {count(num, 'image')}" for name, num in unknown.items())
         lines += [f"Size not known before it is listed, so counted: {counted}."]
     return "\n".join([*lines, *(wrap_lines(f"Missing: {note}", "  ") for note in missing)])

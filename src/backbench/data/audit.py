@@ -18,9 +18,9 @@ from backbench.data.load import load_listing, refuse_fractions, source_notes, so
 from backbench.data.manifest import Manifest, make_manifest, order_classes
 from backbench.data.sizes import common_size, common_sizes
 from backbench.data.store import PixelStore
-from backbench.data.wording import count, escape, list_some, quote
 from backbench.errors import DataError
 from backbench.progress import SILENT, Progress
+from backbench.wording import count, escape, list_some, quote
 
 NUM_EXAMPLES = 5
 ONLY_EQUAL_BYTES = (

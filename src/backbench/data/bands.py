@@ -7,7 +7,7 @@ from typing import IO
 
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from backbench.data.wording import count
+from backbench.wording import count
 
 DEEP_COLOURS = "with 16 bits for each colour: the upper 8 bits are used"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

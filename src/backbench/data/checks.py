@@ -11,8 +11,8 @@ from backbench.data.bands import DEEP_COLOURS
 from backbench.data.census import Census
 from backbench.data.grey import warn_of_depths
 from backbench.data.listing import Listing
-from backbench.data.wording import count, list_some, quote
 from backbench.errors import DataError
+from backbench.wording import count, list_some, quote
 
 DARK_SHARE = 0.999
 """An image is almost black if a larger share of each colour's values is in the lowest tenth of their range."""

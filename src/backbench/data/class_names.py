@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from backbench.data.synsets import TABLES, plain_name, read_table
-from backbench.data.wording import count, list_some, quote
 from backbench.errors import ConfigError, DataError, nearest
+from backbench.wording import count, list_some, quote
 
 
 def match_names(theirs: Sequence[str], ours: Sequence[str]) -> dict[str, str]:

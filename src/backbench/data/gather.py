@@ -20,9 +20,9 @@ from backbench.data.grey import UNSCALED
 from backbench.data.left_out import find_lost, summarise, warn_of_lost
 from backbench.data.listing import Ignored
 from backbench.data.scanner import scan_pictures
-from backbench.data.wording import count, list_some, quote
 from backbench.errors import BadImage, ConfigError, DataError
 from backbench.progress import SILENT, Progress
+from backbench.wording import count, list_some, quote
 
 MAX_PIXELS = 100_000_000
 _JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")

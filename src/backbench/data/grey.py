@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from backbench.config import GreyScale
-from backbench.data.wording import count, list_some, quote
+from backbench.wording import count, list_some, quote
 
 UNSCALED = (
     "with more than 8 bits, and the model was trained on none, so their brightness may be another; bring them to "

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from backbench.data.wording import list_some, quote
 from backbench.errors import ConfigError, nearest
+from backbench.wording import list_some, quote
 
 IMAGE_COLUMNS = ("image", "img", "images", "picture", "photo", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "species", "target", "category", "cls")

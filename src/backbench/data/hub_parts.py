@@ -8,8 +8,8 @@ from typing import Any
 
 from backbench.config import DataConfig
 from backbench.data.part_names import PLAIN_PARTS, parse_part
-from backbench.data.wording import count, list_some, quote, quote_word
 from backbench.errors import ConfigError, DataError
+from backbench.wording import count, list_some, quote, quote_word
 
 
 def choose_parts(splits: Mapping[str, Any], config: DataConfig) -> tuple[dict[str, Any], list[str]]:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from backbench.data.file_kinds import IMAGE_SUFFIXES, find_suffix
-from backbench.data.wording import count, list_some, quote
 from backbench.errors import DataError
+from backbench.wording import count, list_some, quote
 
 ENDINGS = ("", ".jpg", ".jpeg", ".png", ".JPG", ".tif", ".bmp", ".webp")
 """Tried behind names as they stand, as in tables of image ids."""

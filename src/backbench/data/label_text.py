@@ -7,8 +7,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from backbench.data.wording import count, list_some, quote
 from backbench.errors import DataError
+from backbench.wording import count, list_some, quote
 
 MISSING = frozenset(("", "nan", "null", "na", "n/a", "#n/a", "<na>", "?"))
 """Compared without case. 'None' counts too as Python writes it; 'none' may well be a class, such as 'no fault'."""

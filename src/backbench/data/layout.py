@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from backbench.data.file_kinds import find_suffix
 from backbench.data.listing import PARTS
 from backbench.data.part_names import hints_at_part, is_filler, parse_part
-from backbench.data.wording import count, list_some, quote, quote_word
 from backbench.errors import ConfigError, DataError, nearest
+from backbench.wording import count, list_some, quote, quote_word
 
 # fmt: off
 SPLIT_SUFFIXES = frozenset((

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from backbench.data.listing import LOSSES, Ignored
-from backbench.data.wording import count, list_some, quote
+from backbench.wording import count, list_some, quote
 
 MAX_REASONS = 10
 MAX_REASONS_IN_LINE = 5

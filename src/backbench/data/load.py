@@ -17,10 +17,10 @@ from backbench.data.listing import Listing
 from backbench.data.manifest import Manifest, make_manifest, read_split
 from backbench.data.store import PixelStore
 from backbench.data.tables import TABLE_SUFFIXES
-from backbench.data.wording import quote
 from backbench.errors import ConfigError, DataError, unknown_name
 from backbench.progress import SILENT, Progress
 from backbench.registry import find_path_loader, find_source, list_sources
+from backbench.wording import quote
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,10 +25,10 @@ from backbench.data.small_classes import settle_small_classes
 from backbench.data.splitfile import apply_split, read_split_table
 from backbench.data.splits import assign_parts, merge_units
 from backbench.data.tables import TABLE_SUFFIXES
-from backbench.data.wording import count, quote
 from backbench.documents import parse_json
 from backbench.errors import ConfigError, DataError
 from backbench.storage import read_file, write_atomically
+from backbench.wording import count, quote
 
 SCHEMA_VERSION = 1
 T = TypeVar("T")

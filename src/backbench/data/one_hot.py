@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from backbench.data.tables import Table
-from backbench.data.wording import count, list_some, quote
 from backbench.errors import DataError
+from backbench.wording import count, list_some, quote
 
 COLUMN = "class whose column holds 1"
 """Ours."""

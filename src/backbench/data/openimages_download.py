@@ -11,10 +11,10 @@ from pathlib import Path
 
 from backbench.data.decode import read_header
 from backbench.data.fetch import fetch_file
-from backbench.data.wording import count, list_some, quote
 from backbench.errors import BadImage, DownloadError
 from backbench.progress import Bar, Progress, format_bytes
 from backbench.storage import IN_CACHE, storage_error, write_atomically
+from backbench.wording import count, list_some, quote
 
 BASE_URL = "https://open-images-dataset.s3.amazonaws.com"
 LIST_FILE = "image_ids.txt"

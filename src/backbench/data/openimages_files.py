@@ -11,9 +11,9 @@ from typing import Literal
 
 from backbench.data.fetch import USER_AGENT, fetch_file
 from backbench.data.openimages_labels import read_names, read_parents, read_rows
-from backbench.data.wording import count
 from backbench.errors import DataError
 from backbench.progress import Progress
+from backbench.wording import count
 
 FILES_URL = "https://storage.googleapis.com/openimages"
 DESCRIPTIONS = "v5/class-descriptions-boxable.csv"

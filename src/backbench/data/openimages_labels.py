@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backbench.data.wording import list_some, quote
 from backbench.documents import parse_json
 from backbench.errors import DataError, unknown_name
 from backbench.storage import read_file
+from backbench.wording import list_some, quote
 
 HEADER = "LabelName"
 

@@ -9,8 +9,8 @@ from backbench.data.label_text import is_missing
 from backbench.data.part_names import hints_at_part, parse_part
 from backbench.data.splitfile import PART_COLUMNS
 from backbench.data.tables import Table, find_column
-from backbench.data.wording import list_some, quote, quote_word
 from backbench.errors import DataError
+from backbench.wording import list_some, quote, quote_word
 
 OPTION = "--split-column"
 NO_COLUMN = "none"

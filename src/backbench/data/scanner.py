@@ -26,8 +26,8 @@ from backbench.data.left_out import warn_of_lost
 from backbench.data.listing import Ignored
 from backbench.data.walk import LINK_OUT, ClassFolder, Walk, leads_out, scan_entries
 from backbench.data.walk import sort_key as sort_key
-from backbench.data.wording import list_some, quote
 from backbench.errors import ConfigError, DataError, nearest
+from backbench.wording import list_some, quote
 
 COPY_LINKS = (
     "Follow them with --follow-links, give a folder that holds both, or copy what the links lead to "

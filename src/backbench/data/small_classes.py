@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from backbench.config import SmallClasses
 from backbench.data.scanner import sort_key
-from backbench.data.wording import count, list_some, quote
 from backbench.errors import DataError
+from backbench.wording import count, list_some, quote
 
 MERGED_NAMES = ("other", "other small classes", "all small classes together")
 

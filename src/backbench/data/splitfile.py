@@ -8,8 +8,8 @@ from pathlib import Path
 
 from backbench.data.part_names import parse_part
 from backbench.data.tables import Table, find_column, read_table
-from backbench.data.wording import count, list_some, quote
 from backbench.errors import DataError
+from backbench.wording import count, list_some, quote
 
 ID_COLUMNS = ("id", "path", "image", "file", "filename")
 PART_COLUMNS = ("part", "split")

@@ -18,11 +18,11 @@ from backbench.data.load import load_listing, source_notes
 from backbench.data.manifest import read_split
 from backbench.data.small_classes import Settled, settle_small_classes
 from backbench.data.splits import assign_parts, merge_units
-from backbench.data.wording import count, escape, list_some, quote
 from backbench.errors import BadImage
 from backbench.progress import SILENT, Progress
 from backbench.registry import SourceSpec, find_source
 from backbench.runtime import cache_folder, make_rng, num_workers
+from backbench.wording import count, escape, list_some, quote
 
 BLOCK = 32
 NUM_EXAMPLES = 5

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from backbench.data.wording import quote
 from backbench.errors import DataError
 from backbench.storage import read_file
+from backbench.wording import quote
 
 MARKS = (
     (b"\xef\xbb\xbf", "utf-8"),

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from backbench.data.table_text import cut_separator_line, read_table_text
-from backbench.data.wording import count, list_some, quote
 from backbench.documents import parse_json
 from backbench.errors import ConfigError, DataError, MissingExtra, nearest
+from backbench.wording import count, list_some, quote
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 DELIMITERS = (",", ";", "\t", "|")

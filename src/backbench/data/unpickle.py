@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from backbench.data.wording import quote
 from backbench.errors import DataError
+from backbench.wording import quote
 
 MEMO_OPCODES = frozenset(("PUT", "BINPUT", "LONG_BINPUT"))
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from backbench.report.comparability import are_groups_whole
 from backbench.report.export import in_markdown
 from backbench.report.page.inputs import Comparison, Entry
-from backbench.report.page.marks import plural
 from backbench.report.page.origin import describe_methods, repeat_commands
 from backbench.report.text import percent
+from backbench.wording import count
 
 _FIGURES = (
     ("accuracy", "Accuracy"),
@@ -95,11 +95,11 @@ def _data_card(comparison: Comparison) -> str:
     data, details = comparison.data, comparison.details
     is_whole = are_groups_whole(comparison.warnings)
     where = "Groups kept in one part" if is_whole else "Groups, some of them in several parts"
-    opened = "not known" if details.num_openings is None else plural(details.num_openings, "time")
+    opened = "not known" if details.num_openings is None else count(details.num_openings, "time")
     lines = [
         f"# {in_markdown(data.name)}",
         "",
-        f"{plural(data.num_train + data.num_val + data.num_test, 'image')} of {len(data.classes)} classes: "
+        f"{count(data.num_train + data.num_val + data.num_test, 'image')} of {len(data.classes)} classes: "
         f"{data.num_train:,} to train on, {data.num_val:,} to choose on, {data.num_test:,} to measure on.",
         "",
         f"- {where}: {data.num_groups if data.num_groups else 'none known'}",

@@ -8,6 +8,7 @@ from typing import Any
 
 from backbench.records.schema import CORRECTED, FIRST_VERSION, RunRecord
 from backbench.report.row_names import list_settings
+from backbench.wording import list_some
 
 _ASPECT_WORDS = {
     "precision": "precision",
@@ -113,7 +114,9 @@ def _warn_of_unequal(done: Sequence[RunRecord]) -> list[str]:
             f"more, so this compares models as they ship, not architectures"
         )
     if unequal := _find_unequal(done):
-        listed = ", ".join(f"{words} ({_join_values(values)})" for words, values in unequal.items())
+        listed = ", ".join(
+            f"{words} ({list_some(values, _MAX_VALUES, '; ')})" for words, values in unequal.items()
+        )  # semicolons: values may be lists themselves
         found.append(f"settings differ beside model and method: {listed}. A row may owe its place to them")
     for aspect, consequence in _ASPECTS:
         values = Counter(str(_aspect(record, aspect)) for record in done)
@@ -136,12 +139,6 @@ def _find_unequal(done: Sequence[RunRecord]) -> dict[str, list[str]]:
             if len(values) > 1 and key not in _NOT_ASKED:
                 found.setdefault(key, {}).update(values)
     return {key: list(values) for key, values in found.items()}
-
-
-def _join_values(values: Sequence[str]) -> str:
-    """'5; 20': with semicolons, as values may be lists themselves."""
-    more = len(values) - _MAX_VALUES
-    return "; ".join([*values[:_MAX_VALUES], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _warn_of_untrained(done: Sequence[RunRecord]) -> list[str]:

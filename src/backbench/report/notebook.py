@@ -16,12 +16,13 @@ from backbench.records.schema import ModelFacts, RunRecord, StoredRun
 from backbench.report.page import charts
 from backbench.report.page.inputs import Comparison, make_comparison
 from backbench.report.page.inside import draw_training
-from backbench.report.page.marks import join_marks, make_axis, name, plural, tag
+from backbench.report.page.marks import join_marks, make_axis, name, tag
 from backbench.report.page.ranking import COLUMNS, Line, decide_axis, make_lines
 from backbench.report.record_text import describe_record
-from backbench.report.text import join_names, percent, quantity
+from backbench.report.text import percent, quantity
 from backbench.stats.calibrate import is_calibrated
 from backbench.stats.metric import Metric
+from backbench.wording import count, join_names
 
 MAX_LINES = 30
 MAX_CLASSES = 12
@@ -86,8 +87,8 @@ def render_ranking(comparison: Comparison) -> str:
         tag(
             '<p class="soft">{}: {}; {} to learn from, {} to test on. Tied: not to be told from the best.</p>',
             name(data.name),
-            plural(len(data.classes), "class", "classes"),
-            plural(data.num_train + data.num_val, "image"),
+            count(len(data.classes), "class", "classes"),
+            count(data.num_train + data.num_val, "image"),
             f"{data.num_test:,}",
         ),
     ]
@@ -163,9 +164,7 @@ def _list_warnings(warnings: Sequence[str]) -> Markup:
     if not warnings:
         return Markup("")
     items = join_marks([tag("<li>{}</li>", name(warning, _LONGEST_TEXT)) for warning in warnings])
-    return tag(
-        '<div class="warning"><strong>{}</strong><ul>{}</ul></div>', plural(len(warnings), "warning"), items
-    )
+    return tag('<div class="warning"><strong>{}</strong><ul>{}</ul></div>', count(len(warnings), "warning"), items)
 
 
 def _list_facts(facts: Sequence[tuple[str, str]]) -> Markup:
@@ -188,7 +187,7 @@ def _draw_table(comparison: Comparison) -> Markup:
     last = ordinary[:MAX_LINES][-1:]  # what is below it is apart
     rows = [_draw_line(line, is_last=line in last) for line in shown]
     left_out = len(lines) - len(shown)
-    more = tag('<p class="soft">{} more in .table and .report()</p>', plural(left_out, "row")) if left_out else ""
+    more = tag('<p class="soft">{} more in .table and .report()</p>', count(left_out, "row")) if left_out else ""
     head, body = join_marks(heads), join_marks(rows)
     return tag("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>{}", head, body, more)
 

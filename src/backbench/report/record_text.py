@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from backbench.progress import format_bytes, format_seconds
 from backbench.records.schema import RunRecord
 from backbench.report.comparability import warn_of_old
-from backbench.report.text import describe_augment, percent, plural, printable, quantity, shorten, wrap
+from backbench.report.text import describe_augment, percent, printable, quantity, shorten, wrap
 from backbench.stats.metric import Metric
+from backbench.wording import count
 
 _INDENT = 18
 _FIGURES = (
@@ -131,7 +132,7 @@ def _data(record: RunRecord) -> str:
     data = record.data
     text = (
         f"{data.name}: {len(data.classes):,} classes; {data.num_train:,} train, {data.num_val:,} val, "
-        f"{plural(data.num_test, 'test image')}"
+        f"{count(data.num_test, 'test image')}"
     )
     if data.num_groups is not None:
         text += f"; {data.num_groups:,} groups"

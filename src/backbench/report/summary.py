@@ -8,8 +8,9 @@ from backbench.progress import format_seconds
 from backbench.records.schema import DataFacts
 from backbench.report.findings import Cheaper, Findings, find, total_seconds
 from backbench.report.rows import Row
-from backbench.report.text import join_names, percent, plural, printable
+from backbench.report.text import percent, printable
 from backbench.stats.compare import control_words
+from backbench.wording import count, join_names
 
 __all__ = ["control_warnings", "describe_cheaper", "join_names", "lead_sentences", "summarise"]
 
@@ -48,9 +49,7 @@ def summarise(rows: Sequence[Row], data: DataFacts, *, num_openings: int | None 
     said += [] if found.kind == "chance" else _weakest(best)
     said += _trust(best, found, data, num_openings)
     if found.failed:
-        said.append(
-            f"{plural(len(found.failed), 'run')} failed: {join_names([row.name for row in found.failed])}."
-        )
+        said.append(f"{count(len(found.failed), 'run')} failed: {join_names([row.name for row in found.failed])}.")
     return said
 
 
@@ -72,7 +71,7 @@ def control_warnings(rows: Sequence[Row]) -> list[str]:
     are = "is" if len(found.unbeaten) == 1 else "are"
     names = join_names([row.name for row in found.unbeaten])
     return [
-        f"{len(found.unbeaten)} of {plural(found.num_rows, 'row')} {are} not proved better than a control: {names}"
+        f"{len(found.unbeaten)} of {count(found.num_rows, 'row')} {are} not proved better than a control: {names}"
     ]
 
 
@@ -97,7 +96,7 @@ def _seen(seen: Sequence[Row]) -> list[str]:
     num = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
     return [
         f"{join_names([row.name for row in seen])} {are} not ranked: {their} trained on {num} of these "
-        f"{plural(seen[0].n, 'test image')}."
+        f"{count(seen[0].n, 'test image')}."
     ]
 
 
@@ -110,7 +109,7 @@ def _untrusted(found: Findings) -> list[str]:
 
 
 def _verdict(found: Findings, best: Row) -> str:
-    figures = f"right on {percent(best.accuracy, best.n)} of {plural(best.n, 'test image')}"
+    figures = f"right on {percent(best.accuracy, best.n)} of {count(best.n, 'test image')}"
     if best.low is not None and best.high is not None:
         low, high = percent(best.low, best.n, unit=False), percent(best.high, best.n, unit=False)
         figures += f" (95 % interval {low} to {high})"
@@ -134,11 +133,11 @@ def _few_units(found: Findings, best: Row) -> list[str]:
     """That so few test images, or groups of them, prove nothing."""
     if found.units_needed is None:
         return []
-    images = plural(best.n, "test image")
-    need = f"{plural(found.num_rows, 'row')} need{'s' * (found.num_rows == 1)} at least {found.units_needed}"
+    images = count(best.n, "test image")
+    need = f"{count(found.num_rows, 'row')} need{'s' * (found.num_rows == 1)} at least {found.units_needed}"
     if best.num_groups is None:
         return [f"{images} can't prove any difference: {need}."]
-    groups = plural(best.num_groups, "group")
+    groups = count(best.num_groups, "group")
     return [f"The {images} form only {groups}, which can't prove any difference: {need} groups."]
 
 
@@ -207,7 +206,7 @@ def _controls(found: Findings) -> list[str]:
 def _unbeaten(found: Findings) -> str:
     """'5 of 8 rows are'."""
     are = "is" if len(found.unbeaten) == 1 else "are"
-    return f"{len(found.unbeaten)} of {plural(found.num_rows, 'row')} {are}"
+    return f"{len(found.unbeaten)} of {count(found.num_rows, 'row')} {are}"
 
 
 def _control_phrase(control: Row) -> str:
@@ -217,7 +216,7 @@ def _control_phrase(control: Row) -> str:
 def _weakest(best: Row) -> list[str]:
     if best.weakest_class is None or best.weakest_recall is None or best.weakest_recall >= 1:
         return []
-    share = f"{best.weakest_recall * 100:.0f} % of {plural(best.weakest_n or 0, 'test image')}"
+    share = f"{best.weakest_recall * 100:.0f} % of {count(best.weakest_n or 0, 'test image')}"
     return [f"Weakest class: {printable(best.weakest_class)} ({share})."]
 
 
@@ -227,14 +226,14 @@ def _trust(best: Row, found: Findings, data: DataFacts, num_openings: int | None
     if found.num_rows > 1:
         opened = ""
         if num_openings is not None and num_openings > 0:
-            opened = f" (evaluated {plural(num_openings, 'time')} so far)"
+            opened = f" (evaluated {count(num_openings, 'time')} so far)"
         said.append(
             f"The best of {found.num_rows} rows was chosen and measured on the same test images{opened}, so its "
             f"accuracy is slightly optimistic."
         )
     if 0 < best.n < _FEW_IMAGES:
-        classes = plural(len(data.classes), "class", "classes")
-        said.append(f"{plural(best.n, 'test image')} of {classes} decide{'s' * (best.n == 1)} little: add more.")
+        classes = count(len(data.classes), "class", "classes")
+        said.append(f"{count(best.n, 'test image')} of {classes} decide{'s' * (best.n == 1)} little: add more.")
     return said
 
 

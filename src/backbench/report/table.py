@@ -14,17 +14,8 @@ from dataclasses import dataclass
 from backbench.progress import format_bytes, format_seconds
 from backbench.report.record_text import render_record
 from backbench.report.rows import Row
-from backbench.report.text import (
-    cell_width,
-    duration,
-    join_names,
-    pad,
-    percent,
-    printable,
-    quantity,
-    shorten,
-    wrap,
-)
+from backbench.report.text import cell_width, duration, pad, percent, printable, quantity, shorten, wrap
+from backbench.wording import join_names
 
 __all__ = ["printable", "render_live_line", "render_record", "render_table"]
 

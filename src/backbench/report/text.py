@@ -122,20 +122,6 @@ def duration(seconds: float | None) -> str:
     return f"{seconds:.1f}" if seconds < 9.95 else f"{seconds:,.0f}"
 
 
-def plural(number: int, noun: str, nouns: str | None = None) -> str:
-    """'1 image', '2,000 images'."""
-    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
-
-
-def join_names(names: list[str] | tuple[str, ...], limit: int = 3) -> str:
-    """'a', 'a and b', 'a, b and c', 'a, b, c and 4 more'; names are made printable."""
-    shown = [printable(name) for name in names]
-    if len(shown) > limit:
-        rest = len(shown) - limit
-        return f"{', '.join(shown[:limit])} and {rest} more"
-    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1] if shown else ""]))
-
-
 def describe_augment(stated: Mapping[str, Any]) -> str:
     """'crop random-resized, scale 0.35 to 1.0, flip': what is not at its default and does something, else ''."""
     usual = Augment().model_dump(mode="json")

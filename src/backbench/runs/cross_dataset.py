@@ -19,7 +19,6 @@ from backbench.data.load import load_listing
 from backbench.data.sizes import common_size
 from backbench.data.store import PixelStore
 from backbench.data.trained_on import find_seen
-from backbench.data.wording import list_some, quote
 from backbench.documents import parse_json
 from backbench.errors import BudgetExceeded, DataError
 from backbench.progress import SILENT, Progress
@@ -27,6 +26,7 @@ from backbench.stats.calibrate import softmax
 from backbench.stats.metric import Metric
 from backbench.stats.metrics import score
 from backbench.storage import read_file, write_atomically
+from backbench.wording import list_some, quote
 
 if TYPE_CHECKING:
     from backbench.classifier.bundle import BundleFacts

@@ -12,9 +12,9 @@ from backbench.config import Augment, Frozen, Precision
 from backbench.data.survey import Survey
 from backbench.progress import format_bytes, format_seconds
 from backbench.registry import MethodSpec, ModelSpec, base_name, find_model
-from backbench.report.text import join_names, plural
 from backbench.runs.speeds import UNKNOWN_FLOPS, guess_forward, list_guessed
 from backbench.stats.power import smallest_provable_gap
+from backbench.wording import count, join_names
 
 START_SECONDS = 3.0
 """Loading torch, building a network and fitting heads: what a model costs however few the images are."""
@@ -37,7 +37,7 @@ class Plan:
 
     def sentences(self, num_methods: int, training_seconds: float = 0.0) -> list[str]:
         """Lines for the terminal; where a cost is a guess, that is said."""
-        work = f"{plural(len(self.seconds), 'model')} x {plural(num_methods, 'method')}"
+        work = f"{count(len(self.seconds), 'model')} x {count(num_methods, 'method')}"
         parts = [format_bytes(self.download_bytes)] if self.download_bytes else []
         parts += [f"{join_names(self.unsized)} (size not known)"] if self.unsized else []
         fetch = f"{' and '.join(parts) or 'nothing'} to download"

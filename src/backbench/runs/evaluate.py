@@ -13,7 +13,6 @@ from backbench.backbones.core.bundle_files import find_bundle
 from backbench.classifier.bundle import load_bundle, read_bundle_seen, read_facts
 from backbench.config import DataConfig, Precision
 from backbench.data.class_names import map_classes, match_classes
-from backbench.data.wording import count, list_some, quote
 from backbench.errors import ConfigError, DataError, StorageError
 from backbench.progress import SILENT, Progress
 from backbench.records.folders import OPENINGS_FILE
@@ -23,6 +22,7 @@ from backbench.stats.calibrate import measure_answered, softmax
 from backbench.stats.compare import Rank, rank_rows
 from backbench.stats.metric import Metric
 from backbench.stats.metrics import per_class_recall, score
+from backbench.wording import count, list_some, quote
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,9 +23,9 @@ from backbench.data.small_classes import settle_small_classes
 from backbench.data.store import PixelStore
 from backbench.data.tables import TABLE_SUFFIXES
 from backbench.data.trained_on import Seen, find_seen
-from backbench.data.wording import count, quote
 from backbench.errors import ConfigError, DataError
 from backbench.progress import Progress
+from backbench.wording import count, quote
 
 if TYPE_CHECKING:
     from backbench.backbones.core.bundle_files import TrainingFacts

@@ -18,7 +18,6 @@ from backbench.records.commands import bundle_of
 from backbench.records.schema import RunRecord
 from backbench.registry import find_method, find_model
 from backbench.report.rows import Row
-from backbench.report.text import join_names
 from backbench.runs.cross_dataset import evaluate_elsewhere, read_source, was_evaluated
 from backbench.runs.rank import Ranked, rank
 from backbench.runs.run import adapt
@@ -37,6 +36,7 @@ from backbench.studies.steps import (
     with_models,
 )
 from backbench.studies.usable import Usable, find_usable
+from backbench.wording import join_names
 
 GOES_ON = "the same command resumes from there"
 ALL = "all runs"

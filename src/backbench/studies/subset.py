@@ -16,10 +16,10 @@ from backbench.data.openimages_files import OfficialFile, fetch_missing, list_fi
 from backbench.data.openimages_labels import LabelMap, read_names, read_parents, read_wanted
 from backbench.data.sources.openimages import CLASS_LIST, choose_missing, look, read_annotations
 from backbench.data.synsets import TABLES, read_table
-from backbench.data.wording import count, list_some, quote
 from backbench.errors import ConfigError, DataError, StorageError
 from backbench.progress import SILENT, Progress, format_bytes
 from backbench.storage import write_atomically
+from backbench.wording import count, list_some, quote
 
 MAX_LIST_BYTES = 1_000_000
 MAX_PIXELS: int = DataConfig.model_fields["max_pixels"].default

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from backbench.errors import ModelError, nearest, shown
+from backbench.wording import list_some
 
 State = dict[str, Tensor]
 Rename = Callable[[str], str]
@@ -100,7 +101,7 @@ def find_state(
         first = sorted({name.partition(".")[0] for state in states.values() for name in state})
         raise ModelError(
             f"{where} has no tensor whose name begins with the prefix {shown(choice.prefix or '')} of the card. "
-            f"Names begin with {_some(first)}."
+            f"Names begin with {list_some(map(shown, first))}."
         )
     whole = [place for place in places if place.num_found == len(needed)]
     if not whole and convert is not None:
@@ -132,7 +133,7 @@ def _choose_key(states: dict[str, State], key: str | None, held: object, where: 
     if not states:
         what = f"a {type(held).__name__}"
         if isinstance(held, Mapping):
-            what = f"{_some([str(name) for name in held]) or 'nothing'}"
+            what = f"{list_some(shown(str(name)) for name in held) or 'nothing'}"
         raise ModelError(
             f"{where} holds no named tensors (a state_dict); it holds {what}. Save the network's state_dict()."
         )
@@ -142,7 +143,9 @@ def _choose_key(states: dict[str, State], key: str | None, held: object, where: 
         there = [name for name in states if name]
         near = nearest(key, there) or there
         hint = (
-            f"There are tensors under {_some(near)}." if near else "Its tensors lie under no key: leave 'key' out."
+            f"There are tensors under {list_some(map(shown, near))}."
+            if near
+            else "Its tensors lie under no key: leave 'key' out."
         )
         raise ModelError(f"{where} holds no tensors under the key {shown(key)} of the card. {hint}")
     return {key: states[key]}
@@ -212,7 +215,7 @@ def _prefer(places: list[_Place], where: str) -> _Place:
     example = next((each for each in said if "teacher" in each), said[0])
     raise ModelError(
         f"{where} holds {len(left)} networks that fit, {'under the keys' if by_key else 'behind the prefixes'} "
-        f'{_some(said)}. Say in the card which one is meant, as in {word} = "{example}".'
+        f'{list_some(map(shown, said))}. Say in the card which one is meant, as in {word} = "{example}".'
     )
 
 
@@ -247,8 +250,3 @@ def _remark(best: _Place, places: list[_Place], num_needed: int, choice: Choice)
 
 def _weights_kind(place: _Place) -> str:
     return "averaged" if place.is_averaged else "raw"
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-    return ", ".join(shown(name) for name in names[:_MAX_LISTED]) + more

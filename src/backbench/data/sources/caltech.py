@@ -21,13 +21,13 @@ from backbench.data.archive import extract_archive
 from backbench.data.fetch import fetch_file
 from backbench.data.listing import Ignored, Listing
 from backbench.data.scanner import sort_key
-from backbench.data.wording import count, list_some, quote
 from backbench.errors import DataError, DownloadError
 from backbench.locks import Lock
 from backbench.progress import Progress
 from backbench.registry import SourceSpec
 from backbench.runtime import cache_folder
 from backbench.storage import IN_CACHE, storage_error
+from backbench.wording import count, list_some, quote
 
 LICENCE = "CC BY 4.0"
 MAX_UNPACKED_RATIO = 3  # JPEG files hardly shrink

@@ -19,11 +19,11 @@ from backbench.config import DataConfig
 from backbench.data.fetch import fetch_file
 from backbench.data.listing import Listing
 from backbench.data.unpickle import read_plain_pickle
-from backbench.data.wording import list_some, quote
 from backbench.errors import DataError
 from backbench.progress import Progress
 from backbench.registry import SourceSpec
 from backbench.runtime import cache_folder
+from backbench.wording import list_some, quote
 
 SIDE = 32
 MAX_MEMBER_BYTES = 250_000_000

@@ -9,9 +9,9 @@ from backbench.data.left_out import warn_of_lost
 from backbench.data.listing import PARTS, Listing
 from backbench.data.part_names import PLAIN_PARTS, parse_part
 from backbench.data.scanner import Tree, scan_folder
-from backbench.data.wording import count, list_some, quote
 from backbench.errors import ConfigError
 from backbench.progress import Progress
+from backbench.wording import count, list_some, quote
 
 LAST_RESORT = True
 """Any folder will do, so modules that know a special kind of folder are asked first."""

@@ -22,13 +22,13 @@ from backbench.data.hub_columns import find_group_column, find_image_column, fin
 from backbench.data.hub_parts import choose_parts, empty_part
 from backbench.data.listing import Ignored, Listing
 from backbench.data.splitfile import parse_part
-from backbench.data.wording import count, escape, list_some, quote
 from backbench.errors import ConfigError, DataError, DownloadError, MissingExtra
 from backbench.locks import Lock
 from backbench.progress import Progress
 from backbench.registry import SourceSpec
 from backbench.runtime import cache_folder, has_network
 from backbench.storage import IN_CACHE, storage_error
+from backbench.wording import count, escape, list_some, quote
 
 PREFIX = "hub:"
 KINDS = ("parquet", "arrow", "imagefolder", "csv", "json", "webdataset", "cache")

@@ -18,9 +18,9 @@ from backbench.data.sources.table import LABEL_COLUMNS, load_table
 from backbench.data.splitfile import PART_COLUMNS, normalise_path
 from backbench.data.tables import Table, find_column, read_table
 from backbench.data.walk import LEFT_OUT, list_visible
-from backbench.data.wording import count, list_some, quote
 from backbench.errors import BackbenchError, DataError
 from backbench.progress import Progress
+from backbench.wording import count, list_some, quote
 
 NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 IMAGE_COLUMN = "file_name"

@@ -22,10 +22,10 @@ from backbench.data.listing import Ignored, Listing
 from backbench.data.openimages_download import Missing, fetch_images
 from backbench.data.openimages_labels import LabelMap, read_names, read_parents, read_rows, read_wanted
 from backbench.data.scanner import sort_key
-from backbench.data.wording import count, escape, list_some, quote
 from backbench.errors import ConfigError, DataError, shown
 from backbench.progress import Progress, format_bytes
 from backbench.registry import SourceSpec
+from backbench.wording import count, escape, list_some, quote
 
 PREFIX = "openimages:"
 CLASS_LIST = "classes.txt"

@@ -16,9 +16,9 @@ from backbench.data.part_names import parse_part
 from backbench.data.scanner import sort_key
 from backbench.data.splitfile import PART_COLUMNS, normalise_path
 from backbench.data.tables import IMAGE_NAME, TABLE_SUFFIXES, Table, find_column, read_table
-from backbench.data.wording import count, list_some, quote
 from backbench.errors import ConfigError, DataError
 from backbench.progress import Progress
+from backbench.wording import count, list_some, quote
 
 IMAGE_COLUMNS = (
     *(

@@ -24,8 +24,8 @@ from backbench.report.figures.style import (
     write,
     write_header,
 )
-from backbench.report.text import plural
 from backbench.stats.metric import Metric
+from backbench.wording import count
 
 _BAR = 14.0
 _BETWEEN = 12.0
@@ -49,7 +49,7 @@ def draw_grouped_bars(
     """
     look = find_look(theme)
     order = sorted(figures, key=lambda name: -float(np.mean([metric.value for metric in figures[name].values()])))
-    subtitle = f"{plural(len(order), 'model')}; share of test images recognised in %, with 95 % interval"
+    subtitle = f"{count(len(order), 'model')}; share of test images recognised in %, with 95 % interval"
     left = MARGIN + widest(order, _NAME_LIMIT) + 14
     top = header_height(title, subtitle) + 2 * LINE
     row = _BAR * len(data) + _BETWEEN

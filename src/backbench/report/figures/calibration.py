@@ -21,11 +21,11 @@ from backbench.report.figures.style import (
     write,
     write_header,
 )
-from backbench.report.text import plural
 from backbench.stats.calibrate import Coverage, coverage_curve
 from backbench.stats.intervals import wilson_interval
 from backbench.stats.metrics import score
 from backbench.stats.reliability import reliability_bins
+from backbench.wording import count
 
 _SIDE = 400.0
 _AXIS_ROOM = 50.0
@@ -52,7 +52,7 @@ def draw_reliability(
     error = score(probabilities, labels)["ece"].value
     bins = reliability_bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
     subtitle = (
-        f"{plural(len(labels), 'test image')}; confidence and accuracy {100 * error:.1f} points apart on average"
+        f"{count(len(labels), 'test image')}; confidence and accuracy {100 * error:.1f} points apart on average"
     )
     top = header_height(title, subtitle) + LINE + 4
     width = 2 * MARGIN + _AXIS_ROOM + _SIDE + 20
@@ -108,7 +108,7 @@ def draw_coverage(
     look, probabilities = find_look(theme), np.asarray(probabilities)
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     curve = coverage_curve(confidence, right)
-    subtitle = f"{plural(len(right), 'test image')}{_describe_threshold(confidence, right, threshold)}"
+    subtitle = f"{count(len(right), 'test image')}{_describe_threshold(confidence, right, threshold)}"
     top = header_height(title, subtitle) + LINE + 4
     figure = new_figure(2 * MARGIN + _AXIS_ROOM + 580, top + 320 + 56, theme)
     write_header(figure, look, title, subtitle)

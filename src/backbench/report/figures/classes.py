@@ -32,8 +32,8 @@ from backbench.report.figures.style import (
     write,
     write_header,
 )
-from backbench.report.text import plural
 from backbench.stats.metric import Metric
+from backbench.wording import count
 
 MAX_CLASSES = 40
 LIMITS = (0.3, 0.5, 0.65, 0.8, 0.9, 0.97, 1.0)
@@ -97,7 +97,7 @@ def draw_class_heat_map(
     means = np.where(known.any(axis=1), means, 2.0)  # classes without images last
     order = np.argsort(means, kind="stable")[: MAX_CLASSES + 20]
     values, names = values[order], [classes[index] for index in order]
-    subtitle = f"{len(classes):,} classes, {plural(len(models), 'model')}; "
+    subtitle = f"{len(classes):,} classes, {count(len(models), 'model')}; "
     subtitle += "share of each class's test images recognised, in %"
     if len(order) < len(classes):
         subtitle += f"; the {len(order)} hardest shown"
@@ -125,7 +125,7 @@ def _describe(rows: Sequence[tuple[str, Metric]], mean: float | None) -> str:
     if mean is None:
         return "no class has test images"
     total = sum(metric.n for _, metric in rows)
-    text = f"{plural(len(rows), 'class', 'classes')}, {plural(total, 'test image')}"
+    text = f"{count(len(rows), 'class', 'classes')}, {count(total, 'test image')}"
     text += "; share recognised in %, with 95 % interval"
     return text if len(rows) <= MAX_CLASSES else f"{text}; the {MAX_CLASSES} weakest shown"
 

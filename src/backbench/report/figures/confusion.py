@@ -39,8 +39,8 @@ from backbench.report.figures.style import (
     write,
     write_header,
 )
-from backbench.report.text import plural
 from backbench.stats.confusion import ConfusedPair, cluster_order, most_confused
+from backbench.wording import count
 
 MAX_WITH_NUMBERS = 15
 MAX_WITH_NAMES = 60
@@ -115,7 +115,7 @@ def _describe(counts: np.ndarray) -> str:
     total, right = int(counts.sum()), int(np.trace(counts))
     empty = int((counts.sum(axis=1) == 0).sum())
     missing = f", {empty} of them without test images" if empty else ""
-    return f"{right:,} of {total:,} test images right, {plural(len(counts), 'class', 'classes')}{missing}"
+    return f"{right:,} of {total:,} test images right, {count(len(counts), 'class', 'classes')}{missing}"
 
 
 def _fill(axes: Axes, look: Look, counts: np.ndarray, left: float, top: float, cell: float) -> None:

@@ -28,7 +28,7 @@ from backbench.report.figures.style import (
     write,
     write_header,
 )
-from backbench.report.text import plural
+from backbench.wording import count
 
 MAX_COLOURED = 20
 MAX_POINTS = 1000
@@ -164,8 +164,8 @@ def _wrap(name: str, room: float) -> list[str]:
 
 
 def _describe(num: int, num_shown: int, note: str) -> str:
-    count = plural(num, "image") if num_shown == num else f"{num_shown:,} of {num:,} images (wrong ones preferred)"
-    return ", ".join(filter(None, [count, note])) + "; far distances mean nothing"
+    images = count(num, "image") if num_shown == num else f"{num_shown:,} of {num:,} images (wrong ones preferred)"
+    return ", ".join(filter(None, [images, note])) + "; far distances mean nothing"
 
 
 def _to_pixels(points: np.ndarray, left: float, top: float) -> np.ndarray:

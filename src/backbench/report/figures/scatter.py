@@ -32,7 +32,8 @@ from backbench.report.figures.style import (
     write_header,
 )
 from backbench.report.rows import Row
-from backbench.report.text import plural, quantity
+from backbench.report.text import quantity
+from backbench.wording import count
 
 _WIDTH, _HEIGHT = 700.0, 400.0
 _AXIS_ROOM = 50.0
@@ -75,7 +76,7 @@ def draw_cost(
     priced = [(row, value) for row in rows if row.is_candidate and (value := read_cost(row))]
     controls = [row for row in rows if row.control and row.accuracy is not None]
     left_out = sum(row.is_candidate for row in rows) - len(priced)
-    subtitle = f"{plural(len(priced), 'row')} with 95 % intervals" + (
+    subtitle = f"{count(len(priced), 'row')} with 95 % intervals" + (
         f"; {left_out} without this cost left out" if left_out else ""
     )
     top = header_height(title, subtitle) + LINE + 4

@@ -25,7 +25,7 @@ from backbench.report.figures.style import (
     write,
     write_header,
 )
-from backbench.report.text import plural
+from backbench.wording import count
 
 _THUMB = 132.0
 _GAP = 16.0
@@ -56,9 +56,9 @@ def draw_grid(
     ]
     num_wrong = sum(wrong[index] for index in order)
     if num_wrong == len(order):
-        subtitle = f"{plural(num_wrong, 'image')} answered wrongly, the surest first"
+        subtitle = f"{count(num_wrong, 'image')} answered wrongly, the surest first"
     else:
-        subtitle = f"{plural(len(order), 'image')}, {num_wrong:,} of them answered wrongly: those first"
+        subtitle = f"{count(len(order), 'image')}, {num_wrong:,} of them answered wrongly: those first"
     columns = 10 if num > 30 else 6
     lines = [order[start : start + columns] for start in range(0, len(order), columns)]
     captions = [LINE * (2 if any(wrong[index] for index in line) else 1) for line in lines]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from backbench.report.text import plural, printable, shorten
+from backbench.report.text import printable, shorten
 
 __all__ = [
-    "Axis", "breakable", "join_marks", "make_axis", "make_log_axis", "name", "plural", "points", "sentence", "tag"
+    "Axis", "breakable", "join_marks", "make_axis", "make_log_axis", "name", "points", "sentence", "tag"
 ]  # fmt: skip
 
 LONGEST_NAME = 60

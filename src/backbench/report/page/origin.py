@@ -12,8 +12,8 @@ from backbench.records.commands import bundle_of, data_options, keep_command, pr
 from backbench.records.schema import RunRecord
 from backbench.report.comparability import are_groups_whole
 from backbench.report.page.inputs import Comparison, Entry, Evidence
-from backbench.report.page.marks import plural
 from backbench.report.text import printable
+from backbench.wording import count
 
 DEFAULT_ROOT = "runs"
 _IN_ROWS = ("model", "method.name")  # said by every row already
@@ -119,9 +119,9 @@ def describe_methods(comparison: Comparison) -> str:
     versions = sorted({entry.record.environment.get("backbench", "") for entry in done} - {""})
     grouped = comparison.details.groups is not None
     parts = [
-        f"{plural(len(models), 'backbone')} with {plural(len(methods), 'method')} "
+        f"{count(len(models), 'backbone')} with {count(len(methods), 'method')} "
         f"({', '.join(printable(method) for method in methods)}) were compared on "
-        f"{printable(data.name)} ({plural(len(data.classes), 'class', 'classes')}; {data.num_train:,} training, "
+        f"{printable(data.name)} ({count(len(data.classes), 'class', 'classes')}; {data.num_train:,} training, "
         f"{data.num_val:,} validation and {data.num_test:,} test images"
         + (f", {_describe_groups(comparison)}" if grouped or data.num_groups else "")
         + ").",

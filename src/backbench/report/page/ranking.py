@@ -11,10 +11,11 @@ from backbench.progress import format_bytes
 from backbench.report.findings import total_seconds
 from backbench.report.page import charts
 from backbench.report.page.inputs import Comparison, Entry, Evidence
-from backbench.report.page.marks import Axis, make_axis, name, plural, sentence
+from backbench.report.page.marks import Axis, make_axis, name, sentence
 from backbench.report.rows import STAGES, Row
 from backbench.report.summary import describe_cheaper
 from backbench.report.text import duration, percent, quantity
+from backbench.wording import count
 
 MAX_PLOTTED = 12
 ROWS_ON_PHONES = 5  # as in style.css
@@ -234,16 +235,16 @@ def describe_certainty(comparison: Comparison) -> Box:
     if found.num_rows == 1:
         facts.append(("ranking", "none: one row only. Add a second model"))
     elif found.tied:
-        facts.append(("tied at the top", f"{len(found.tied) + 1} of {plural(found.num_rows, 'row')}"))
+        facts.append(("tied at the top", f"{len(found.tied) + 1} of {count(found.num_rows, 'row')}"))
     elif found.num_rows:
         others = f"all {found.num_rows - 1} others" if found.num_rows > 2 else "the other"
         facts.append(("the best", f"apart from {others}"))
     num_groups = None if comparison.best is None else comparison.best.row.num_groups
-    groups = "" if num_groups is None else f" in {plural(num_groups, 'group')}"
+    groups = "" if num_groups is None else f" in {count(num_groups, 'group')}"
     is_few = comparison.data.num_test < 50 or found.units_needed is not None
     facts.append(("test images", f"{comparison.data.num_test:,}{groups}" + " – few" * is_few))
     if comparison.details.num_openings:
-        facts.append(("test evaluations", plural(comparison.details.num_openings, "time")))
+        facts.append(("test evaluations", count(comparison.details.num_openings, "time")))
     method = next((entry.record.method for entry in comparison.ranked if entry.row.is_best), None)
     sizes = {"train": comparison.data.num_train, "val": comparison.data.num_val}
     fitted_on = "nothing" if method is None else method.fitted_on

@@ -17,6 +17,7 @@ from backbench.report.markdown import Table
 from backbench.report.page import marks
 from backbench.report.page.inputs import Comparison, Evidence
 from backbench.report.page.view import make_view
+from backbench.wording import count
 
 _PACKAGE = "backbench.report.page"
 MAX_PAGE_BYTES = 8_000_000
@@ -139,7 +140,7 @@ def make_environment() -> Environment:
     )
     environment.filters["name"] = marks.name
     environment.filters["breakable"] = marks.breakable
-    environment.filters["plural"] = marks.plural
+    environment.filters["plural"] = count
     return environment
 
 

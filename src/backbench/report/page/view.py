@@ -11,9 +11,10 @@ from markupsafe import Markup
 from backbench.report.page import charts, doubt, faults, inside, origin, ranking
 from backbench.report.page.classes import show_classes, show_matrix
 from backbench.report.page.inputs import Comparison, Entry, Evidence
-from backbench.report.page.marks import Axis, make_axis, name, plural, points, sentence
+from backbench.report.page.marks import Axis, make_axis, name, points, sentence
 from backbench.report.summary import lead_sentences
 from backbench.report.text import percent
+from backbench.wording import count
 
 MAX_THUMBNAILS = 150
 MAX_TRUSTED = 4
@@ -177,8 +178,8 @@ def _faults(comparison: Comparison, found: faults.Faults, shown: Sequence[int]) 
 def _conclude_faults(comparison: Comparison, found: faults.Faults, labels: Sequence[str]) -> str:
     n = len(comparison.labels)
     if not found.num_wrong:
-        return f"The best row gets none of the {plural(n, 'test image')} wrong."
-    text = f"The best row gets {found.num_wrong:,} of {plural(n, 'test image')} wrong"
+        return f"The best row gets none of the {count(n, 'test image')} wrong."
+    text = f"The best row gets {found.num_wrong:,} of {count(n, 'test image')} wrong"
     if found.pairs:
         pair = found.pairs[0]
         text += f"; most often it takes {labels[pair.truth]} for {labels[pair.answer]} ({pair.count} of {pair.n})"
@@ -207,7 +208,7 @@ def _sure(comparison: Comparison) -> dict[str, Any]:
     trust = [(name(entry.row.name, 60), doubt.measure_trust(entry, comparison.labels)) for entry in trusted]
     axis = Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
     return {
-        "conclusion": f"{separated} of {plural(total, 'pair')} of rows differ significantly on these test images."
+        "conclusion": f"{separated} of {count(total, 'pair')} of rows differ significantly on these test images."
         if total
         else "There is one row only, so nothing is compared: add a second model.",
         "names": names,

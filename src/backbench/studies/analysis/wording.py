@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import singledispatch
 
-from backbench.report.text import join_names, show_p
+from backbench.report.text import show_p
 from backbench.studies.analysis.cells import show_figure
 from backbench.studies.analysis.facts import (
     BestFeatures,
@@ -29,6 +29,7 @@ from backbench.studies.analysis.facts import (
     TrainingGaps,
     Unlike,
 )
+from backbench.wording import join_names
 
 MAX_VALUES = 4
 """Of a setting in which runs differ, before the rest is counted."""
