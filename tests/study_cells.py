@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,9 +13,13 @@ from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.records.schema import DataFacts, MethodFacts, ModelFacts, Predictions, RunRecord
 from backbench.stats.metric import Metric
 from backbench.stats.metrics import score
+from backbench.studies.analysis.answers import answer_question
 from backbench.studies.analysis.cells import Cell
+from backbench.studies.analysis.comparable import Asked
+from backbench.studies.analysis.facts import Facts, Kind, Remark, Unlike
 from backbench.studies.schema import Published
 
+T = TypeVar("T")
 N = 200
 CLASSES = ("ant", "bee")
 LABELS = np.arange(N) % 2
@@ -122,3 +126,34 @@ def tried(accuracy: float) -> SimpleNamespace:
         num_images=40,
         common_size=(64, 48, 30),
     )
+
+
+def ask(by: str, cells: list[Cell], **more: Any) -> Facts:
+    """The answer by that rule."""
+    return answer_question(by, Asked(cells, TOLD, **more))
+
+
+def find(facts: Facts, kind: type[T]) -> list[T]:
+    """The facts of that class."""
+    return [fact for fact in facts if isinstance(fact, kind)]
+
+
+def find_only(facts: Facts, kind: type[T]) -> T:
+    """The one fact of that class that there is."""
+    (fact,) = find(facts, kind)
+    return fact
+
+
+def unlike(facts: Facts) -> dict[str, tuple[str, ...]]:
+    """Setting -> its values, where compared runs differ."""
+    return {setting: values for fact in find(facts, Unlike) for setting, values in fact.settings}
+
+
+def names_of(facts: Facts, kind: Kind) -> list[str]:
+    """What the remarks of that kind are about, in order; runs as 'a + full on small'."""
+    return [
+        each if isinstance(each, str) else f"{each.title} + {each.method} on {each.data}"
+        for fact in find(facts, Remark)
+        if fact.kind == kind
+        for each in fact.about
+    ]
