@@ -118,7 +118,7 @@ def test_validation_images_that_taught_the_weights_choose_nothing_where_others_c
     assert (run.title, run.data, num, among) == ("a", "small", 5, 50)
     assert own(cnn, flattered).rival.title == "a"
     assert find(ask("best-features", [cnn, flattered, honest]), Seen) == []
-    facts = ask("training-gap", [flattered])
+    facts = ask("training-gap", [with_fit(flattered, 0.9, 0.8)])
     assert facts[:1] == NOTHING
     assert find_only(facts, Seen).is_left_out
     large = [
@@ -204,6 +204,8 @@ def test_what_is_not_alike_in_runs_that_are_compared_is_said() -> None:
     probes = [make_cell(name, range(30)) for name in "ab"]
     assert unlike(ask("fine-tuning-gain", [*probes, tuned("a", 5), tuned("b", 20)])) == UNLIKE
     assert unlike(ask("fine-tuning-gain", [*probes, *alike])) == {}
+    head = make_cell("b", range(9), method="head")
+    assert unlike(ask("fine-tuning-gain", [*probes, alike[0], head])) == {}  # each gain names its method
     mixed = ask("best-features", [make_cell("a", range(20)), make_cell("b", range(20), method="knn")])
     assert unlike(mixed) == {"method": ("logistic", "knn")}
     crossed = [make_cell(model, range(20), method=method) for model in "ab" for method in ("knn", "ridge")]
@@ -539,6 +541,7 @@ def test_what_more_images_add_is_tested_on_the_same_test_images_and_what_else_di
         Change("learning rate", "none", "0.01"),
         Change("blocks", "none", "3"),
     )
+    assert between(few, other).first.data == "small"  # the changes have the number of training images
     same = make_cell("a", range(20), group="all", method="full", options={"recipe": {"epochs": 3}}, digest="all")
     assert between(few, same).changes == ()
     assert between(few, replace(few, group="all")).is_same_run

@@ -79,7 +79,9 @@ def test_a_figure_on_images_that_taught_the_weights_says_so_beside_the_published
     (table,) = make_published_tables([publish(value=0.8)], [cell])
     assert "(optimistic: 14 test images were in its training data)" in table.rows[0][2]
     assert "optimistic: 14 test images" in make_group_tables([cell])[0].rows[0][2]
-    assert "optimistic" not in make_published_tables([publish(value=0.8)], [make_cell("a", range(20))])[0].rows[0][2]
+    assert (
+        "optimistic" not in make_published_tables([publish(value=0.8)], [make_cell("a", range(20))])[0].rows[0][2]
+    )
 
 
 def test_gains_and_validation_figures_of_seen_images_say_so_too() -> None:
