@@ -23,9 +23,10 @@ import numpy as np
 from playwright.sync_api import Browser, sync_playwright
 
 from backbench.explain.evidence import make_thumbnail
-from backbench.report.page.inputs import DataDetails, Evidence, FeatureMap, make_comparison
+from backbench.report.page.inputs import Evidence, FeatureMap
 from backbench.report.page.render import render_report
 from backbench.report.page.view import wanted_images
+from backbench.report.ranked import DataDetails, rank_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
@@ -56,19 +57,19 @@ def make_page(num_classes: int) -> tuple[str, float]:
     classes = [f"class {number:03d}" for number in range(num_classes)]
     runs = make_runs(np.linspace(0.93, 0.6, NUM_RUNS).tolist(), num_images=NUM_IMAGES, classes=classes)
     start = time.process_time()
-    comparison = make_comparison(runs, DataDetails(num_openings=3))
+    ranked = rank_runs(runs, DataDetails(num_openings=3))
     spent = time.process_time() - start
     noise = lambda: make_thumbnail(rng.integers(0, 255, (96, 128, 3), dtype=np.uint8))  # noqa: E731
     rows = np.arange(0, NUM_IMAGES, NUM_IMAGES // 600)
     evidence = Evidence(
-        thumbnails={image: noise() for image in wanted_images(comparison)},
+        thumbnails={image: noise() for image in wanted_images(ranked)},
         maps=tuple(
             FeatureMap(entry.row.model, "t-SNE, seed 0", rows, rng.random((len(rows), 2)))
-            for entry in comparison.ranked[:4]
+            for entry in ranked.candidates[:4]
         ),
     )
     start = time.process_time()
-    page = render_report([comparison], [evidence])
+    page = render_report([ranked], [evidence])
     return page, spent + time.process_time() - start
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from backbench.arguments import Methods, Source
     from backbench.classifier.classifier import Classifier
     from backbench.config import OnBad
+    from backbench.report.ranked import RankedRuns
     from backbench.runs.evaluate import Evaluation
-    from backbench.runs.rank import Ranked
 
 
 def rank(
@@ -335,24 +335,20 @@ def _open_folders(given: Sequence[str], folders: Sequence[Path]) -> list[Ranking
     from backbench.explain.evidence import ReportRequest, gather_report
 
     request = ReportRequest(tuple(given), has_images=False, map_method="none", num_explained=0)
-    comparisons, _, left_out = gather_report(request)
+    rankings, _, left_out = gather_report(request)
     return [
-        Ranking(replace(comparison, warnings=tuple(dict.fromkeys([*comparison.warnings, *left_out]))), folders)
-        for comparison in comparisons
+        Ranking(replace(ranked, warnings=tuple(dict.fromkeys([*ranked.warnings, *left_out]))), folders)
+        for ranked in rankings
     ]
 
 
-def _to_ranking(ranked: Ranked, out: Path) -> Ranking:
-    """The ranking with its runs, and with what was said while it was made."""
+def _to_ranking(ranked: RankedRuns, out: Path) -> Ranking:
+    """The ranking with the folders of its runs."""
     import signal
-    from dataclasses import replace
 
     from backbench.errors import Interrupted
     from backbench.records.folders import find_attempt
 
     if not ranked.rows:
         raise Interrupted(signal.SIGINT)
-    folders = [find_attempt(out, row.run_id, has_failed=row.has_failed) for row in ranked.rows]
-    (found,) = _open_folders(list(map(str, folders)), folders)
-    told = replace(found.comparison, summary=tuple(ranked.summary), warnings=tuple(ranked.warnings))
-    return Ranking(told, folders)
+    return Ranking(ranked, [find_attempt(out, row.run_id, has_failed=row.has_failed) for row in ranked.rows])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from backbench.classifier.classifier import Classifier
     from backbench.records.schema import Predictions, RunRecord, StoredRun
-    from backbench.report.page.inputs import Comparison
+    from backbench.report.ranked import RankedRuns
     from backbench.report.rows import Row
     from backbench.stats.metric import Metric
 
@@ -119,33 +119,33 @@ class Ranking:
     """Runs on the same test images, ranked.
 
     Args:
-        comparison: the runs as they were read.
+        ranked: the runs as they were read.
         folders: those of its runs; others are passed over.
     """
 
-    def __init__(self, comparison: Comparison, folders: Sequence[Path]) -> None:
-        self.comparison = comparison
+    def __init__(self, ranked: RankedRuns, folders: Sequence[Path]) -> None:
+        self.ranked = ranked
         self._folders = tuple(folders)
 
     @property
     def data_name(self) -> str:
         """Of the data set."""
-        return self.comparison.data.name
+        return self.ranked.data.name
 
     @property
     def rows(self) -> list[Row]:
         """The lines of the ranking, as `rank --json` has them: best first, then controls, then failures."""
-        return self.comparison.rows
+        return self.ranked.rows
 
     @property
     def summary(self) -> tuple[str, ...]:
         """The answer in plain sentences."""
-        return self.comparison.summary
+        return self.ranked.summary
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to know before the answer is believed."""
-        return self.comparison.warnings
+        return self.ranked.warnings
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
@@ -156,23 +156,23 @@ class Ranking:
         for folder in self._folders:
             try:
                 run = Run(folder)
-            except StorageError:  # damaged: the comparison has no row for it, and says so
+            except StorageError:  # damaged: the ranking has no row for it, and says so
                 continue
             found[run.record.run_id, run.record.started] = run
-        records = [entry.record for entry in self.comparison.entries]
+        records = [entry.record for entry in self.ranked.entries]
         return tuple(found[record.run_id, record.started] for record in records)
 
     @property
     def best(self) -> Run | None:
         """The best run that is no control; None if none finished."""
-        best = self.comparison.best
-        return None if best is None else self.runs[self.comparison.entries.index(best)]
+        best = self.ranked.best
+        return None if best is None else self.runs[self.ranked.entries.index(best)]
 
     @property
     def recommended(self) -> Run | None:
         """The run to keep: the best, or a cheaper one where all are tied; None where no run is worth it."""
-        entry = self.comparison.recommended
-        return None if entry is None else self.runs[self.comparison.entries.index(entry)]
+        entry = self.ranked.recommended
+        return None if entry is None else self.runs[self.ranked.entries.index(entry)]
 
     @property
     def table(self) -> str:
@@ -199,23 +199,23 @@ class Ranking:
         """
         from pathlib import Path
 
-        from backbench.explain.evidence import ReportRequest, gather_report
+        from backbench.explain.evidence import ReportRequest, gather_evidence
         from backbench.progress import make_progress
         from backbench.report.page.render import render_report
         from backbench.storage import write_atomically
 
-        runs = tuple(str(run.path) for run in self.runs)
-        request = ReportRequest(runs, has_images=has_images, num_explained=NUM_EXPLAINED if has_images else 0)
+        folders = {run.record.run_id: run.path for run in self.runs}
+        request = ReportRequest((), has_images=has_images, num_explained=NUM_EXPLAINED if has_images else 0)
         with make_progress(quiet=quiet) as progress:
-            comparisons, evidence, _ = gather_report(request, progress)
+            evidence = gather_evidence(self.ranked, folders, request, progress)
         target = Path(path)
-        write_atomically(target, render_report(comparisons, evidence).encode("utf-8", "backslashreplace"))
+        write_atomically(target, render_report([self.ranked], [evidence]).encode("utf-8", "backslashreplace"))
         return target
 
     def __repr__(self) -> str:
         from backbench.report.text import percent, printable
 
-        best = self.comparison.best
+        best = self.ranked.best
         said = "nothing finished"
         if best is not None:
             said = f"best {printable(best.row.name)}, accuracy {percent(best.row.accuracy, best.row.n)}"
@@ -224,4 +224,4 @@ class Ranking:
     def _repr_html_(self) -> str:
         from backbench.report.notebook import render_ranking
 
-        return render_ranking(self.comparison)
+        return render_ranking(self.ranked)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backbench.report.notebook import render_classifier, render_ranking, render_run
-from backbench.report.page.inputs import make_comparison
+from backbench.report.ranked import rank_runs
 from reports import HOSTILE_NAMES, make_runs
 
 
@@ -18,7 +18,7 @@ def write_page(target: Path, *, page: str, text: str) -> str:
     """All three pieces, with hostile names, in a page of these colours; its address."""
     names = [f"{name}{row}" for row, name in enumerate(HOSTILE_NAMES)]
     runs = make_runs([0.9, 0.85, 0.5], classes=names, models=names[:3], data_name=names[0])
-    comparison = replace(make_comparison(runs), warnings=HOSTILE_NAMES, summary=HOSTILE_NAMES)
+    ranked = replace(rank_runs(runs), warnings=HOSTILE_NAMES, summary=HOSTILE_NAMES)
     epochs = [
         {
             "epoch": float(n),
@@ -33,7 +33,7 @@ def write_page(target: Path, *, page: str, text: str) -> str:
     facts = runs[0].record.model
     assert facts is not None
     pieces = [
-        render_ranking(comparison),
+        render_ranking(ranked),
         render_run(replace(runs[0], history=history), Path(names[1])),
         render_classifier(facts, names, num_bytes=5, temperature=2.0, threshold=0.4, device="cpu"),
     ]

@@ -11,33 +11,34 @@ import numpy as np
 import pytest
 
 from backbench.explain.evidence import make_thumbnail
-from backbench.report.page.inputs import DataDetails, Evidence, FeatureMap, make_comparison
+from backbench.report.page.inputs import Evidence, FeatureMap
 from backbench.report.page.render import render_report
 from backbench.report.page.view import wanted_images
+from backbench.report.ranked import DataDetails, rank_runs
 from reports import HOSTILE_NAMES, make_failure, make_runs
 
 pytestmark = pytest.mark.browser
 
 
-def write_page(folder: Path, comparison, **changes) -> str:
+def write_page(folder: Path, ranked, **changes) -> str:
     """A report with pictures and a map, as the address of a file."""
     picture = make_thumbnail(np.full((40, 60, 3), 90, np.uint8))
-    rows = np.arange(len(comparison.ids))
+    rows = np.arange(len(ranked.ids))
     positions = np.random.default_rng(0).random((len(rows), 2))
     evidence = Evidence(
-        thumbnails=dict.fromkeys(wanted_images(comparison), picture),
-        maps=(FeatureMap(comparison.ranked[0].row.model, "pca", rows, positions),),
+        thumbnails=dict.fromkeys(wanted_images(ranked), picture),
+        maps=(FeatureMap(ranked.candidates[0].row.model, "pca", rows, positions),),
     )
     path = folder / "report.html"
-    path.write_text(render_report([comparison], [replace(evidence, **changes)]), encoding="utf-8")
+    path.write_text(render_report([ranked], [replace(evidence, **changes)]), encoding="utf-8")
     return path.as_uri()
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     runs = make_runs((0.95, 0.8, 0.6, 0.4), classes=("cat", "dog", "owl", "fox"))
-    comparison = make_comparison([*runs, make_failure()], DataDetails(num_openings=3))
-    return write_page(tmp_path_factory.mktemp("page"), comparison)
+    ranked = rank_runs([*runs, make_failure()], DataDetails(num_openings=3))
+    return write_page(tmp_path_factory.mktemp("page"), ranked)
 
 
 def models(page) -> list[str]:
@@ -112,7 +113,7 @@ def test_a_cell_of_the_matrix_shows_its_images_and_an_image_opens(open_page, add
 def test_a_drawn_cell_says_what_it_is_and_shows_an_image_even_of_a_rare_mistake(open_page, tmp_path):
     classes = [f"kind {number}" for number in range(16)]
     runs = make_runs((0.1, 0.05), classes=classes, num_images=800, has_control=False)
-    watched = open_page(write_page(tmp_path, make_comparison(runs)))
+    watched = open_page(write_page(tmp_path, rank_runs(runs)))
     page = watched.page
     page.get_by_text("All answers of the best row as a matrix").click()
     shown = {card.get_attribute("data-pair") for card in page.locator(".wrong .card").all()}
@@ -231,7 +232,7 @@ def test_sixty_hostile_names_open_no_dialog_and_inject_nothing(open_page, tmp_pa
         data_name=HOSTILE_NAMES[0],
     )
     details = DataDetails(skipped=tuple((name, name) for name in HOSTILE_NAMES), warnings=HOSTILE_NAMES)
-    address = write_page(tmp_path, make_comparison(runs, details), notes=HOSTILE_NAMES)
+    address = write_page(tmp_path, rank_runs(runs, details), notes=HOSTILE_NAMES)
     watched = open_page(address)
     page = watched.page
     for box in page.locator("details").all():

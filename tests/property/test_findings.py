@@ -22,8 +22,9 @@ from backbench.report.cards import render_model_card
 from backbench.report.export import render_json, render_markdown
 from backbench.report.findings import Kind
 from backbench.report.notebook import render_ranking
-from backbench.report.page.inputs import Comparison, Evidence, make_comparison
+from backbench.report.page.inputs import Evidence
 from backbench.report.page.render import render_report
+from backbench.report.ranked import RankedRuns, rank_runs
 from backbench.report.table import render_table
 from reports import make_failure, make_runs
 
@@ -65,7 +66,7 @@ def _vary(run: StoredRun, rng: np.random.Generator) -> StoredRun:
     return _change(run, **changes)
 
 
-def make_ranking(seed: int) -> Comparison:
+def make_ranking(seed: int) -> RankedRuns:
     """One of a family: from all failed to a clear winner, with and without controls, near the best and far."""
     rng = np.random.default_rng(seed)
     num = int(rng.integers(0, 6))
@@ -83,33 +84,33 @@ def make_ranking(seed: int) -> Comparison:
     manifest = {run.record.data.manifest_digest for run in shown}
     assert len(manifest) == 1
     data = shown[0].record.data
-    return make_comparison([_change(run, data=data) for run in shown])
+    return rank_runs([_change(run, data=data) for run in shown])
 
 
 @cache
-def render_all(seed: int) -> tuple[Comparison, dict[str, str]]:
+def render_all(seed: int) -> tuple[RankedRuns, dict[str, str]]:
     """The ranking, and what a reader sees of it on each surface; percent signs and spaces alike."""
-    comparison = make_ranking(seed)
-    page = render_report([comparison], [Evidence(root="my runs")])
+    ranked = make_ranking(seed)
+    page = render_report([ranked], [Evidence(root="my runs")])
     page = re.sub(r"<(script|style)[^>]*>.*?</\1>", " ", page, flags=re.DOTALL)
     surfaces = {
-        "terminal": "\n".join([render_table(comparison.rows, width=200, colour=False), *comparison.summary])
-        + "\n".join(comparison.warnings),
+        "terminal": "\n".join([render_table(ranked.rows, width=200, colour=False), *ranked.summary])
+        + "\n".join(ranked.warnings),
         "page": html.unescape(re.sub(r"</?[a-z][^>]*>", "", page)),
-        "notebook": html.unescape(re.sub(r"<style.*?</style>|</?[a-z][^>]*>", "", render_ranking(comparison))),
-        "markdown": render_markdown([comparison]).replace("\\", ""),
-        "json": render_json([comparison]),
-        "card": render_model_card([comparison]).replace("\\", ""),
+        "notebook": html.unescape(re.sub(r"<style.*?</style>|</?[a-z][^>]*>", "", render_ranking(ranked))),
+        "markdown": render_markdown([ranked]).replace("\\", ""),
+        "json": render_json([ranked]),
+        "card": render_model_card([ranked]).replace("\\", ""),
     }
-    return comparison, {key: " ".join(text.replace("\u00a0", " ").split()) for key, text in surfaces.items()}
+    return ranked, {key: " ".join(text.replace("\u00a0", " ").split()) for key, text in surfaces.items()}
 
 
-def _all() -> Iterator[tuple[Comparison, dict[str, str]]]:
+def _all() -> Iterator[tuple[RankedRuns, dict[str, str]]]:
     return (render_all(seed) for seed in range(NUM_RANKINGS))
 
 
 def test_the_family_holds_every_kind_of_ranking() -> None:
-    found = [comparison.findings for comparison, _ in _all()]
+    found = [ranked.findings for ranked, _ in _all()]
     assert {each.kind for each in found} == set(KINDS)
     assert any(each.cheaper is not None and each.cheaper.is_much_lower for each in found)
     assert any(each.recommended is not each.best for each in found)
@@ -117,18 +118,18 @@ def test_the_family_holds_every_kind_of_ranking() -> None:
 
 
 def test_every_surface_has_the_same_sentences() -> None:
-    for comparison, surfaces in _all():
-        for sentence in comparison.summary:
+    for ranked, surfaces in _all():
+        for sentence in ranked.summary:
             told = " ".join(sentence.split())
             for key in ("terminal", "page", "notebook", "markdown", "json"):
                 assert told in surfaces[key], (key, told)
 
 
 def test_only_the_recommended_row_is_to_be_kept() -> None:
-    for comparison, surfaces in _all():
-        row = comparison.findings.recommended
-        (document,) = json.loads(render_json([comparison]))["comparisons"]
-        assert document["verdict"] == comparison.findings.kind
+    for ranked, surfaces in _all():
+        row = ranked.findings.recommended
+        (document,) = json.loads(render_json([ranked]))["comparisons"]
+        assert document["verdict"] == ranked.findings.kind
         if row is None:
             assert document["recommended"] is None
             for text in surfaces.values():
@@ -139,7 +140,7 @@ def test_only_the_recommended_row_is_to_be_kept() -> None:
         assert f"model{row.name}" in surfaces["page"].replace("model ", "model"), "the box What you get"
         assert surfaces["card"].startswith(f"# {row.name} on pets")
         assert row.is_candidate
-        assert not row.at_chance or comparison.findings.kind in ("unproved", "winner")
+        assert not row.at_chance or ranked.findings.kind in ("unproved", "winner")
 
 
 def keep_command_of(run_id: str) -> str:
@@ -147,8 +148,8 @@ def keep_command_of(run_id: str) -> str:
 
 
 def test_a_saving_is_told_in_one_way() -> None:
-    for comparison, surfaces in _all():
-        cheaper = comparison.findings.cheaper
+    for ranked, surfaces in _all():
+        cheaper = ranked.findings.cheaper
         told = {match.groups() for text in surfaces.values() for match in CHEAPER.finditer(text)}
         assert len(told) <= 1, told
         if told and cheaper is not None:
@@ -158,8 +159,8 @@ def test_a_saving_is_told_in_one_way() -> None:
 
 
 def test_no_shortcut_is_claimed_beside_a_row_that_no_control_is_worse_than() -> None:
-    for comparison, surfaces in _all():
-        has_unproved = bool(comparison.findings.unbeaten) or bool(comparison.findings.alarms)
+    for ranked, surfaces in _all():
+        has_unproved = bool(ranked.findings.unbeaten) or bool(ranked.findings.alarms)
         for text in surfaces.values():
             if has_unproved:
                 assert "No shortcut seen" not in text
@@ -170,8 +171,8 @@ def test_no_shortcut_is_claimed_beside_a_row_that_no_control_is_worse_than() -> 
 
 @pytest.mark.parametrize("key", ["terminal", "page", "notebook", "markdown"])
 def test_verdicts_exclude_one_another(key: str) -> None:
-    for comparison, surfaces in _all():
-        kind, text = comparison.findings.kind, surfaces[key]
+    for ranked, surfaces in _all():
+        kind, text = ranked.findings.kind, surfaces[key]
         assert bool(re.search(r"(Both rows|All \d+ rows) are tied", text)) == (kind == "tied")
         assert ("proved better than always giving one answer" in text) == (kind == "chance")
         assert bool(re.search(r"\bUse \w+ with", text)) == (kind == "winner")
@@ -180,8 +181,8 @@ def test_verdicts_exclude_one_another(key: str) -> None:
 
 
 def test_names_are_unique_and_shown_everywhere() -> None:
-    for comparison, surfaces in _all():
-        rows = [row for row in comparison.rows if not row.control]
+    for ranked, surfaces in _all():
+        rows = [row for row in ranked.rows if not row.control]
         names = [row.name for row in rows]
         assert len(set(names)) == len(names)
         for row in rows:
@@ -193,4 +194,4 @@ def test_failed_rows_are_unlike_those_that_finished() -> None:
     record: RunRecord = make_failure().record
     runs = [_change(make_failure(), run_id=f"run-failed-{number}") for number in range(2)]
     assert record.method is None
-    assert len({row.name for row in make_comparison(runs).rows}) == 2
+    assert len({row.name for row in rank_runs(runs).rows}) == 2

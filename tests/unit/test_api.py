@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,9 +22,11 @@ import backbench
 from backbench.arguments import list_methods, list_models
 from backbench.cli import app
 from backbench.errors import BackbenchError, ConfigError, Interrupted, StorageError
+from backbench.records import folders
 from backbench.records.schema import StoredRun
+from backbench.report import ranked as ranked_module
 from backbench.report.notebook import MAX_LINES, render_classifier, render_ranking, render_run
-from backbench.report.page.inputs import Comparison, make_comparison
+from backbench.report.ranked import RankedRuns, rank_runs
 from backbench.runs import rank as study
 from backbench.stats.metric import Metric
 from conftest import make_photos
@@ -161,6 +165,42 @@ def test_a_study_opened_again_is_the_one_that_was_made(
     assert run.path == made.runs[0].path == backbench.open_run(made.runs[0].path).path
     assert run.record == made.runs[0].record
     assert repr(run) == repr(made.runs[0])
+
+
+def test_rows_are_made_once_for_each_new_run_and_runs_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tests between all pairs are most of what a table costs; a run that is read again may have changed."""
+    counts: Counter[str] = Counter()
+
+    def count(module: ModuleType, name: str) -> None:
+        function = getattr(module, name)
+
+        def counted(*args: Any, **options: Any) -> Any:
+            counts[name] += 1
+            return function(*args, **options)
+
+        monkeypatch.setattr(module, name, counted)
+
+    monkeypatch.setenv("BACKBENCH_CACHE", str(tmp_path / "cache"))
+    for module in (study, ranked_module):
+        count(module, "make_rows")
+    count(folders, "read_record")
+    photos, runs = make_photos(tmp_path / "photos"), tmp_path / "runs"
+    made = backbench.rank(photos, "pixels", ["logistic", "centroid"], out=runs, quiet=True)
+    num = len(made.rows)
+    assert counts["make_rows"] == num
+    made.report(tmp_path / "page.html", has_images=False, quiet=True)
+    assert counts["make_rows"] == num, "the page shows the ranking as it was made"
+
+    counts.clear()
+    more = backbench.rank(photos, "pixels", ["logistic", "centroid", "knn"], out=runs, quiet=True)
+    assert (counts["make_rows"], len(more.rows)) == (1, num + 1), "of the runs that are there, none is ranked anew"
+
+    counts.clear()
+    again = backbench.open_ranking(runs)
+    assert (again.rows, again.summary) == (more.rows, more.summary)
+    assert (counts["make_rows"], counts["read_record"]) == (1, num + 1)
 
 
 def test_a_probe_of_a_ranking_has_no_model_and_says_how_to_make_it(
@@ -327,8 +367,8 @@ def test_a_report_that_cannot_be_written_is_said(
         ranked[2].report(tmp_path, has_images=False, quiet=True)
 
 
-def make_hostile(count: int = 3) -> tuple[Comparison, list[StoredRun]]:
-    """A comparison whose names and warnings are all from `HOSTILE`."""
+def make_hostile(count: int = 3) -> tuple[RankedRuns, list[StoredRun]]:
+    """A ranking whose names and warnings are all from `HOSTILE`."""
     stored = make_runs([0.9 - 0.01 * row for row in range(count)], classes=HOSTILE, data_name=HOSTILE[0])
     runs = []
     for row, run in enumerate(stored):
@@ -341,12 +381,12 @@ def make_hostile(count: int = 3) -> tuple[Comparison, list[StoredRun]]:
         epoch = {"epoch": 1.0, "train_accuracy": 0.5, "train_loss": 1.2, "val_accuracy": 0.4, "val_loss": 1.0}
         history = {word: {"best_epoch": 1, "ended": word, "history": [epoch]}}
         runs.append(replace(run, record=record, history=history))
-    return replace(make_comparison(runs), warnings=tuple(HOSTILE), summary=tuple(HOSTILE)), runs
+    return replace(rank_runs(runs), warnings=tuple(HOSTILE), summary=tuple(HOSTILE)), runs
 
 
 def test_hostile_names_are_text_in_every_piece() -> None:
-    comparison, runs = make_hostile()
-    seen = check_harmless(render_ranking(comparison))
+    ranked, runs = make_hostile()
+    seen = check_harmless(render_ranking(ranked))
     for word in ("<img src=x onerror=alert(1)>", "</style><script>alert(1)</script>", "{{7*7}}"):
         assert word in HOSTILE
         assert word in seen.text
@@ -358,26 +398,26 @@ def test_hostile_names_are_text_in_every_piece() -> None:
     piece = render_classifier(facts, HOSTILE, num_bytes=1000, temperature=1.0, threshold=0.0, device=HOSTILE[0])
     assert "not calibrated" in check_harmless(piece).text
     assert HOSTILE[0] in Seen(piece).text
-    made = backbench.Ranking(comparison, [])
+    made = backbench.Ranking(ranked, [])
     assert "\n" not in repr(made)
     assert "\x1b" not in repr(made)
 
 
 def test_a_study_shows_intervals_ties_controls_and_figures_in_text() -> None:
-    comparison = make_comparison([*make_runs(), make_failure()])
-    seen = check_harmless(render_ranking(comparison))
+    ranked = rank_runs([*make_runs(), make_failure()])
+    seen = check_harmless(render_ranking(ranked))
     assert seen.elements.count("tr") == 1 + 5
-    best = comparison.rows[0]
+    best = ranked.rows[0]
     assert best.accuracy is not None
     assert f"{100 * best.accuracy:.1f}" in seen.text
     for said in ("best", "control", "95 %", "model_0", "pets", "its weights are damaged"):
         assert said in seen.text
-    assert "fill:#fff" not in render_ranking(comparison).lower()  # what is around decides the background
+    assert "fill:#fff" not in render_ranking(ranked).lower()  # what is around decides the background
 
 
 def test_long_studies_are_cut_and_say_so() -> None:
-    comparison = make_comparison(make_runs([0.9 - 0.005 * row for row in range(MAX_LINES + 5)]))
-    seen = check_harmless(render_ranking(comparison))
+    ranked = rank_runs(make_runs([0.9 - 0.005 * row for row in range(MAX_LINES + 5)]))
+    seen = check_harmless(render_ranking(ranked))
     assert seen.elements.count("tr") == 1 + MAX_LINES + 1
     assert "5 rows more" in seen.text
 

@@ -26,19 +26,12 @@ from backbench.report.cards import render_data_card, render_model_card
 from backbench.report.export import in_csv, in_markdown, render_csv, render_json, render_markdown
 from backbench.report.page import classes, doubt, faults, marks, ranking
 from backbench.report.page.charts import Point, draw_whisker, pareto_front
-from backbench.report.page.inputs import (
-    DataDetails,
-    Evidence,
-    Explanation,
-    FeatureMap,
-    Thumbnail,
-    group_runs,
-    make_comparison,
-)
+from backbench.report.page.inputs import Evidence, Explanation, FeatureMap, Thumbnail
 from backbench.report.page.marks import make_log_axis
 from backbench.report.page.origin import compare_settings, repeat_commands
 from backbench.report.page.render import make_environment, render_report
 from backbench.report.page.view import MAX_THUMBNAILS, wanted_images
+from backbench.report.ranked import DataDetails, group_runs, rank_runs
 from backbench.report.text import printable
 from backbench.runs import rank as study
 from backbench.stats.metric import Metric
@@ -85,36 +78,36 @@ def read_page(page: str) -> _Reader:
     return reader
 
 
-def full_evidence(comparison) -> Evidence:
+def full_evidence(ranked) -> Evidence:
     """Thumbnails, a map and an explanation, as the gathering part would give them."""
     picture = make_thumbnail(np.zeros((20, 30, 3), np.uint8))
-    rows = np.arange(len(comparison.ids))
+    rows = np.arange(len(ranked.ids))
     positions = np.random.default_rng(0).random((len(rows), 2))
-    model = comparison.ranked[0].row.model
+    model = ranked.candidates[0].row.model
     return Evidence(
-        thumbnails=dict.fromkeys(wanted_images(comparison), picture),
+        thumbnails=dict.fromkeys(wanted_images(ranked), picture),
         maps=(FeatureMap(model, "pca", rows, positions),),
-        explanations=(Explanation(comparison.ids[0], model, picture, "answers cat (Grad-CAM)"),),
-        bundles={comparison.ranked[0].row.run_id: ("best.bundle", 9_000_000)},
+        explanations=(Explanation(ranked.ids[0], model, picture, "answers cat (Grad-CAM)"),),
+        bundles={ranked.candidates[0].row.run_id: ("best.bundle", 9_000_000)},
     )
 
 
 @pytest.fixture(scope="module")
-def comparison():
-    return make_comparison(make_runs(), DataDetails(counts={"cat": (100, 20, 40)}, num_openings=4))
+def ranked():
+    return rank_runs(make_runs(), DataDetails(counts={"cat": (100, 20, 40)}, num_openings=4))
 
 
 @pytest.fixture(scope="module")
-def page(comparison) -> str:
-    return render_report([comparison], [full_evidence(comparison)])
+def page(ranked) -> str:
+    return render_report([ranked], [full_evidence(ranked)])
 
 
 # what is on it
 
 
-def test_the_first_screen_says_the_verdict_the_boxes_and_a_link_to_the_errors(page, comparison):
+def test_the_first_screen_says_the_verdict_the_boxes_and_a_link_to_the_errors(page, ranked):
     seen = read_page(page).seen
-    assert comparison.summary[0].replace(" %", "\u00a0%") in page
+    assert ranked.summary[0].replace(" %", "\u00a0%") in page
     assert "9.0 MB" in seen
     assert "MIT" in seen
     assert "tied at the top 2 of 3 rows" in seen
@@ -123,9 +116,9 @@ def test_the_first_screen_says_the_verdict_the_boxes_and_a_link_to_the_errors(pa
     assert "evaluated on the test split 4 times so far" in seen
 
 
-def test_every_sentence_of_the_summary_is_somewhere(page, comparison):
+def test_every_sentence_of_the_summary_is_somewhere(page, ranked):
     seen = read_page(page).seen.replace("\u00a0", " ")
-    for sentence in comparison.summary:
+    for sentence in ranked.summary:
         assert sentence in seen
 
 
@@ -157,8 +150,8 @@ def test_pictures_have_words_and_charts_have_sentences(page):
 
 
 def test_a_failed_run_stays_with_its_reason():
-    comparison = make_comparison([*make_runs(), make_failure()])
-    seen = read_page(render_report([comparison])).seen
+    ranked = rank_runs([*make_runs(), make_failure()])
+    seen = read_page(render_report([ranked])).seen
     assert "broken + logistic" in seen
     assert "its weights are damaged" in seen
 
@@ -176,14 +169,14 @@ def test_a_failed_run_stays_with_its_reason():
     ],
 )
 def test_empty_and_bad_states_say_what_to_do(runs: list[StoredRun], expected: str):
-    assert expected in read_page(render_report([make_comparison(runs)])).seen
+    assert expected in read_page(render_report([rank_runs(runs)])).seen
 
 
 def test_runs_on_other_images_are_never_ranked_together():
     runs = [*make_runs(), *make_runs(manifest="d" * 64, data_name="birds")]
     groups = group_runs(runs)
     assert [len(group) for group in groups] == [4, 4]
-    page = render_report([make_comparison(group) for group in groups])
+    page = render_report([rank_runs(group) for group in groups])
     seen = read_page(page).seen
     assert "2 sets of test images" in seen
     assert "never ranked together" in seen
@@ -200,7 +193,7 @@ def test_splits_of_one_data_set_are_told_apart_where_they_are_listed():
         )
         for run in few
     ]
-    seen = read_page(render_report([make_comparison(few), make_comparison(whole)])).seen
+    seen = read_page(render_report([rank_runs(few), rank_runs(whole)])).seen
     assert "2 comparisons" in seen
     name = few[0].record.data.name
     assert f"{name}, 7 training images" in seen
@@ -222,14 +215,14 @@ def _with_groups(run: StoredRun, column: str | None) -> StoredRun:
 )
 def test_parts_of_one_page_never_have_the_same_name(column: str | None, told: list[str]):
     other = [_with_groups(run, column) for run in make_runs(manifest="d" * 64)]
-    page = render_report([make_comparison(make_runs()), make_comparison(other)])
+    page = render_report([rank_runs(make_runs()), rank_runs(other)])
     assert "2 comparisons" in read_page(page).seen
     for name in told:
         assert html.unescape(page).count(name) == 2, name  # in the list, and over its own part
 
 
 def test_a_best_row_without_ties_is_not_called_the_cheapest():
-    alone, tied = make_comparison(make_runs((0.95, 0.4))), make_comparison(make_runs((0.95, 0.95)))
+    alone, tied = rank_runs(make_runs((0.95, 0.4))), rank_runs(make_runs((0.95, 0.95)))
     assert not alone.findings.tied
     assert "no other row is tied" in ranking.conclude_cost(alone).lower()
     assert tied.findings.tied
@@ -252,7 +245,7 @@ def test_training_is_drawn_on_one_scale_and_one_epoch_is_a_line_of_the_table():
         "all": {"best_epoch": 0, "ended": "budget", "history": epochs[:1]},
     }
     runs = make_runs()
-    page = render_report([make_comparison([replace(runs[0], history=history), *runs[1:]])])
+    page = render_report([rank_runs([replace(runs[0], history=history), *runs[1:]])])
     seen = read_page(page).seen
     assert "2 phases of training" in seen
     assert seen.count("Above: accuracy by epoch, %; below: loss.") == 1
@@ -269,7 +262,7 @@ def test_training_is_drawn_on_one_scale_and_one_epoch_is_a_line_of_the_table():
 )
 def test_the_matrix_changes_form_with_the_number_of_classes(num_classes: int, kind: str | None):
     classes = [f"class {index}" for index in range(num_classes)]
-    page = render_report([make_comparison(make_runs((0.5, 0.5), classes=classes, num_images=num_classes * 4))])
+    page = render_report([rank_runs(make_runs((0.5, 0.5), classes=classes, num_images=num_classes * 4))])
     shown = re.findall(r'class="(matrix|cells-frame)["\s]', page)
     assert shown == ([] if kind is None else [kind])
 
@@ -278,31 +271,31 @@ def test_the_matrix_changes_form_with_the_number_of_classes(num_classes: int, ki
 
 
 def test_the_same_inputs_give_the_same_bytes(page):
-    again = make_comparison(make_runs(), DataDetails(counts={"cat": (100, 20, 40)}, num_openings=4))
+    again = rank_runs(make_runs(), DataDetails(counts={"cat": (100, 20, 40)}, num_openings=4))
     assert render_report([again], [full_evidence(again)]) == page
 
 
 def test_doubled_and_failed_attempts_of_one_run_count_once():
     runs = make_runs()
     failed = StoredRun(runs[0].record.model_copy(update={"status": "failed", "metrics": {}}))
-    comparison = make_comparison([failed, *runs, runs[1]])
-    assert len(comparison.entries) == len(runs)
-    assert all(row.status == "done" for row in comparison.rows)
-    assert not any("several folders" in warning for warning in comparison.warnings)
+    ranked = rank_runs([failed, *runs, runs[1]])
+    assert len(ranked.entries) == len(runs)
+    assert all(row.status == "done" for row in ranked.rows)
+    assert not any("several folders" in warning for warning in ranked.warnings)
 
 
 def test_runs_of_one_id_that_differ_are_said_to_be_left_out():
     runs = make_runs()
     other = replace(runs[1], record=runs[1].record.model_copy(update={"run_id": runs[0].record.run_id}))
-    comparison = make_comparison([*runs, other])
-    assert len(comparison.entries) == len(runs)
-    (warning,) = [warning for warning in comparison.warnings if "several folders" in warning]
+    ranked = rank_runs([*runs, other])
+    assert len(ranked.entries) == len(runs)
+    (warning,) = [warning for warning in ranked.warnings if "several folders" in warning]
     assert runs[0].record.run_id in warning
 
 
 def test_predictions_in_another_order_of_images_and_classes_are_put_in_one():
     runs = make_runs()
-    plain = make_comparison(runs)
+    plain = rank_runs(runs)
     told = runs[1].predictions
     assert told is not None
     order, columns = np.arange(len(told.ids))[::-1], np.array([2, 0, 1])
@@ -313,19 +306,21 @@ def test_predictions_in_another_order_of_images_and_classes_are_put_in_one():
         told.probabilities[order][:, columns],
         tuple(told.classes[c] for c in columns),
     )
-    mixed = make_comparison([runs[0], replace(runs[1], predictions=turned), *runs[2:]])
-    assert [np.array_equal(a.told, b.told) for a, b in zip(plain.ranked, mixed.ranked, strict=True)] == [True] * 3
+    mixed = rank_runs([runs[0], replace(runs[1], predictions=turned), *runs[2:]])
+    assert [np.array_equal(a.told, b.told) for a, b in zip(plain.candidates, mixed.candidates, strict=True)] == [
+        True
+    ] * 3
 
 
 def test_twenty_runs_of_ten_thousand_images_stay_small():
     runs = make_runs(np.linspace(0.6, 0.9, 20), num_images=10_000, classes=[f"class {n}" for n in range(20)])
-    comparison = make_comparison(runs)
-    wanted = wanted_images(comparison)
+    ranked = rank_runs(runs)
+    wanted = wanted_images(ranked)
     assert 0 < len(wanted) <= MAX_THUMBNAILS
     picture = Thumbnail("data:image/jpeg;base64," + "A" * 6_700, 128, 96)
     rows = np.arange(600)
     maps = tuple(FeatureMap(f"model_{n}", "pca", rows, np.zeros((600, 2))) for n in range(4))
-    page = render_report([comparison], [Evidence(thumbnails=dict.fromkeys(wanted, picture), maps=maps)])
+    page = render_report([ranked], [Evidence(thumbnails=dict.fromkeys(wanted, picture), maps=maps)])
     assert len(page.encode()) < 3_000_000
     assert len(read_page(page).elements) < 6_000
 
@@ -347,16 +342,16 @@ def hostile_comparison():
         skipped=tuple((name, name) for name in HOSTILE_NAMES),
         warnings=HOSTILE_NAMES,
     )
-    return make_comparison([*runs, make_failure(HOSTILE_NAMES[3], HOSTILE_NAMES[5])], details)
+    return rank_runs([*runs, make_failure(HOSTILE_NAMES[3], HOSTILE_NAMES[5])], details)
 
 
 def test_sixty_hostile_names_inject_no_element_and_no_attribute():
     assert len(set(HOSTILE_NAMES)) >= 60
-    comparison = hostile_comparison()
-    evidence = replace(full_evidence(comparison), notes=HOSTILE_NAMES)
-    page = render_report([comparison], [evidence], title=HOSTILE_NAMES[1])
+    ranked = hostile_comparison()
+    evidence = replace(full_evidence(ranked), notes=HOSTILE_NAMES)
+    page = render_report([ranked], [evidence], title=HOSTILE_NAMES[1])
     reader = read_page(page)
-    harmless = read_page(render_report([make_comparison(make_runs())], [Evidence(notes=("x",))]))
+    harmless = read_page(render_report([rank_runs(make_runs())], [Evidence(notes=("x",))]))
     known = {tag for tag, _ in harmless.elements} | {"image", "symbol", "use", "img", "rect"}
     assert {tag for tag, _ in reader.elements} - known <= {"option", "select", "label", "h4"}
     for _, attrs in reader.elements:
@@ -408,22 +403,22 @@ def test_templates_escape_everything_and_never_say_safe():
 
 def test_faults_count_pairs_shared_errors_and_who_alone_is_right():
     runs = make_runs((0.8, 0.8, 0.8), has_control=False)
-    comparison = make_comparison(runs)
-    found = faults.find_faults(comparison)
+    ranked = rank_runs(runs)
+    found = faults.find_faults(ranked)
     assert found is not None
-    answers = np.stack([entry.told.argmax(axis=1) for entry in comparison.ranked])
-    right = answers == comparison.labels
+    answers = np.stack([entry.told.argmax(axis=1) for entry in ranked.candidates])
+    right = answers == ranked.labels
     assert found.num_wrong == int((~right[0]).sum())
     assert sum(pair.count for pair in found.pairs) == found.num_wrong
     assert found.num_shared == int((~right.any(axis=0)).sum())
     assert all(right[alone.row, image] for alone in found.alone for image in alone.images)
-    confidence = [float(comparison.ranked[0].told[image].max()) for image in found.wrong]
+    confidence = [float(ranked.candidates[0].told[image].max()) for image in found.wrong]
     assert confidence == sorted(confidence, reverse=True)
 
 
 def test_pair_tests_mirror_one_another_and_are_adjusted_together():
-    comparison = make_comparison(make_runs((0.95, 0.6, 0.5)))
-    pairs = doubt.compare_pairs(comparison)
+    ranked = rank_runs(make_runs((0.95, 0.6, 0.5)))
+    pairs = doubt.compare_pairs(ranked)
     assert len(pairs) == 6
     for (a, b), cell in pairs.items():
         other = pairs[b, a]
@@ -443,14 +438,14 @@ def test_an_interval_of_a_difference_covers_the_truth_about_as_often_as_it_says(
 
 
 def test_trust_of_honest_and_of_boastful_confidences():
-    comparison = make_comparison(make_runs((0.9,), num_images=600))
-    entry = comparison.ranked[0]
-    honest = doubt.measure_trust(entry, comparison.labels)
+    ranked = rank_runs(make_runs((0.9,), num_images=600))
+    entry = ranked.candidates[0]
+    honest = doubt.measure_trust(entry, ranked.labels)
     assert sum(found.n for found in honest.bins) == 600
     assert [found.confidence for found in honest.bins] == sorted(found.confidence for found in honest.bins)
     sure = np.full_like(entry.told, 0.0)
     sure[np.arange(600), entry.told.argmax(axis=1)] = 1.0
-    boastful = doubt.measure_trust(replace(entry, probabilities=sure), comparison.labels)
+    boastful = doubt.measure_trust(replace(entry, probabilities=sure), ranked.labels)
     assert boastful.gap == pytest.approx(1 - entry.row.accuracy)
 
 
@@ -483,19 +478,19 @@ def test_augmentation_stands_apart_from_what_was_chosen_on_validation():
     first = runs[0].record.model_copy(
         update={"method": runs[0].record.method.model_copy(update={"choices": choices})}
     )
-    settings = compare_settings(make_comparison([replace(runs[0], record=first), *runs[1:]]))
+    settings = compare_settings(rank_runs([replace(runs[0], record=first), *runs[1:]]))
     names = {name for table in settings.tables for name, _ in table.settings} | dict(settings.shared).keys()
     assert "augment.flip" in names
     assert "chosen on validation.augment.flip" not in names
 
 
 def test_settings_go_by_model_method_or_run_and_the_command_names_them_all():
-    comparison = make_comparison(make_runs())
-    settings = compare_settings(comparison)
+    ranked = rank_runs(make_runs())
+    settings = compare_settings(ranked)
     by_heading = {table.heading: dict(table.settings) for table in settings.tables}
     assert by_heading["Model"]["chosen on validation.C"] == ("0.1", "0.2", "0.3")
     assert dict(settings.shared)["seed"] == "0"
-    (command,) = repeat_commands(comparison)
+    (command,) = repeat_commands(ranked)
     assert command.startswith("backbench rank pets --models model_0,model_1,model_2 --methods logistic --seed 0")
 
 
@@ -505,27 +500,27 @@ def test_options_that_were_set_are_in_the_command_as_the_command_line_reads_them
     method = run.record.config.method.model_copy(update={"options": options})
     config = run.record.config.model_copy(update={"method": method})
     changed = replace(run, record=run.record.model_copy(update={"config": config}))
-    (command,) = repeat_commands(make_comparison([changed]))
+    (command,) = repeat_commands(rank_runs([changed]))
     settings = [word.partition("=")[::2] for word in shlex.split(command) if word.startswith("options.")]
     assert parse_settings(tuple("=".join(setting) for setting in settings)) == options
 
 
 def test_warnings_beyond_three_are_counted_in_the_box_and_rows_of_one_name_take_two_lines():
     details = DataDetails(warnings=tuple(f"warning {number}" for number in range(5)))
-    page = render_report([make_comparison(make_runs((0.9, 0.8)), details)])
+    page = render_report([rank_runs(make_runs((0.9, 0.8)), details)])
     assert "2 more" in read_page(page).seen.partition("All runs")[0]
     assert 'class="who long"' not in page
-    twins = render_report([make_comparison(make_runs((0.9, 0.8), models=["m", "m"]))])
+    twins = render_report([rank_runs(make_runs((0.9, 0.8), models=["m", "m"]))])
     assert 'class="who long"' in twins
 
 
 @pytest.mark.parametrize("num", [1, 2])
 def test_one_thing_left_out_is_told_in_the_singular(num, monkeypatch):
-    comparison = make_comparison(make_runs((0.5, 0.4), num_images=200, classes=[f"c{n}" for n in range(6)]))
-    found = faults.find_faults(comparison)
+    ranked = rank_runs(make_runs((0.5, 0.4), num_images=200, classes=[f"c{n}" for n in range(6)]))
+    found = faults.find_faults(ranked)
     monkeypatch.setattr(faults, "MAX_PAIRS", found.num_pairs - num)
     monkeypatch.setattr(classes, "MAX_CLASS_ROWS", 6 - num)
-    seen = read_page(render_report([comparison])).seen
+    seen = read_page(render_report([ranked])).seen
     is_one = num == 1
     assert f"{num} rarer pair{'s' * (not is_one)} {'is' if is_one else 'are'} not listed." in seen
     assert ("1 stronger class is" if is_one else "2 stronger classes are") + " in the table." in seen
@@ -550,7 +545,7 @@ def test_the_choice_of_images_is_in_the_command_as_the_command_line_reads_it(cha
     asked = run.record.config.data.model_copy(update=changes)
     config = run.record.config.model_copy(update={"data": asked})
     changed = replace(run, record=run.record.model_copy(update={"config": config}))
-    (command,) = repeat_commands(make_comparison([changed]), "my runs")
+    (command,) = repeat_commands(rank_runs([changed]), "my runs")
     read = []
     monkeypatch.setattr(study, "rank", lambda request, _: read.append(request) or sys.exit(0))
     with pytest.raises(SystemExit):
@@ -581,20 +576,20 @@ def test_no_name_becomes_a_formula_or_a_line_of_a_table(name: str):
 
 
 def test_json_is_one_document_with_the_rows_of_rank():
-    comparison = make_comparison(make_runs())
-    (only,) = json.loads(render_json([comparison]))["comparisons"]
-    assert [row["model"] for row in only["rows"]] == [row.model for row in comparison.rows]
+    ranked = rank_runs(make_runs())
+    (only,) = json.loads(render_json([ranked]))["comparisons"]
+    assert [row["model"] for row in only["rows"]] == [row.model for row in ranked.rows]
 
 
 def test_markdown_and_cards_state_figures_and_escape_names():
-    comparison = make_comparison(make_runs(), DataDetails(counts=dict.fromkeys(CLASSES, (100, 20, 40))))
-    table = render_markdown([comparison])
+    ranked = rank_runs(make_runs(), DataDetails(counts=dict.fromkeys(CLASSES, (100, 20, 40))))
+    table = render_markdown([ranked])
     assert table.count("\n| ") == 2 + 4
     assert "95 % interval" in table
-    card = render_model_card([comparison])
+    card = render_model_card([ranked])
     assert "| Accuracy |" in card
     assert "Licence of the weights: MIT" in card
-    assert "| owl | 100 | 20 | 40 |" in render_data_card([comparison])
+    assert "| owl | 100 | 20 | 40 |" in render_data_card([ranked])
     for text in (render_markdown, render_model_card, render_data_card):
         told = [
             line for line in text([hostile_comparison()]).splitlines() if not line.startswith("    ")
@@ -618,15 +613,15 @@ def _tempered(run: StoredRun, temperature: float) -> StoredRun:
 
 def test_confidences_are_those_of_the_answers_given() -> None:
     runs = make_runs((0.95, 0.7))
-    plain = make_comparison(runs)
-    comparison = make_comparison([_tempered(runs[0], 2.0), *runs[1:]])
-    before = doubt.measure_trust(plain.ranked[0], plain.labels)
-    after = doubt.measure_trust(comparison.ranked[0], comparison.labels)
+    plain = rank_runs(runs)
+    ranked = rank_runs([_tempered(runs[0], 2.0), *runs[1:]])
+    before = doubt.measure_trust(plain.candidates[0], plain.labels)
+    after = doubt.measure_trust(ranked.candidates[0], ranked.labels)
     assert after.calibration_error == 0.0123
     assert after.is_tempered
     assert not before.is_tempered
     assert after.bins[-1].confidence < before.bins[-1].confidence, "a temperature of 2 makes it less sure"
-    text = render_report([comparison])
+    text = render_report([ranked])
     assert "calibration error 1.2 %, after the temperature." in text
     assert "after the temperature" not in render_report([plain])
 
@@ -637,14 +632,14 @@ def test_the_threshold_of_the_model_is_marked_where_it_lies() -> None:
     assert record.method is not None
     method = record.method.model_copy(update={"choices": {"temperature": 2.0, "threshold": 0.5}})
     marked = replace(runs[0], record=record.model_copy(update={"method": method}))
-    comparison = make_comparison([marked, *runs[1:]])
-    entry = comparison.ranked[0]
+    ranked = rank_runs([marked, *runs[1:]])
+    entry = ranked.candidates[0]
     kept = entry.told.max(axis=1) >= 0.5
-    right = entry.told.argmax(axis=1) == comparison.labels
-    found = doubt.measure_trust(entry, comparison.labels).at_threshold
+    right = entry.told.argmax(axis=1) == ranked.labels
+    found = doubt.measure_trust(entry, ranked.labels).at_threshold
     assert found == pytest.approx((kept.mean(), right[kept].mean()))
-    assert "The dot: at the threshold" in render_report([comparison])
-    assert "The dot: at the threshold" not in render_report([make_comparison(runs)])
+    assert "The dot: at the threshold" in render_report([ranked])
+    assert "The dot: at the threshold" not in render_report([rank_runs(runs)])
 
 
 def test_groups_in_several_parts_are_not_told_as_kept_whole() -> None:
@@ -653,8 +648,8 @@ def test_groups_in_several_parts_are_not_told_as_kept_whole() -> None:
         for run in make_runs():
             data = run.record.data.model_copy(update={"num_groups": 10})
             runs.append(replace(run, record=run.record.model_copy(update={"data": data})))
-        comparison = make_comparison(runs, DataDetails(warnings=warnings))
-        return [render_data_card([comparison]), render_report([comparison])]
+        ranked = rank_runs(runs, DataDetails(warnings=warnings))
+        return [render_data_card([ranked]), render_report([ranked])]
 
     lost = "10 groups sit in several of the given parts: images of a test group were trained on"
     for text in tell(()):
@@ -668,7 +663,7 @@ def test_confidences_on_cards_are_those_that_predict_gives() -> None:
     runs = make_runs((0.8, 0.7))
     given = runs[0].predictions
     assert given is not None
-    entry = make_comparison([_tempered(runs[0], 2.0), *runs[1:]]).ranked[0]
+    entry = rank_runs([_tempered(runs[0], 2.0), *runs[1:]]).candidates[0]
     np.testing.assert_allclose(entry.told, at_temperature(given.probabilities, 2.0), rtol=1e-5)
 
 
@@ -689,29 +684,29 @@ def test_a_page_of_rows_that_all_saw_test_images() -> None:
         replace(run, record=run.record.model_copy(update={"num_test_seen": 9}))
         for run in make_runs((0.95, 0.7), has_control=False)
     ]
-    comparison = make_comparison(runs)
-    assert comparison.best is None
-    text = render_report([comparison])
+    ranked = rank_runs(runs)
+    assert ranked.best is None
+    text = render_report([ranked])
     assert "No row can be trusted" in text
     assert "not ranked" in text
-    assert "No row can be trusted" in render_model_card([comparison])
+    assert "No row can be trusted" in render_model_card([ranked])
 
 
 def test_a_seen_row_is_said_beside_the_verdict() -> None:
     runs = make_runs((0.95, 0.93, 0.92))
     seen = replace(runs[0], record=runs[0].record.model_copy(update={"num_test_seen": 9}))
-    comparison = make_comparison([seen, *runs[1:]])
-    assert comparison.best is not None
-    assert comparison.best.row.model == "model_1"
-    text = render_report([comparison])
+    ranked = rank_runs([seen, *runs[1:]])
+    assert ranked.best is not None
+    assert ranked.best.row.model == "model_1"
+    text = render_report([ranked])
     lead = text[text.index('<p class="lead">') :].split("</p>")[0]
     assert "is not ranked" in lead
     assert "no significant difference" in lead or "tied" in lead or "cheap" in lead
 
 
 def test_a_narrow_screen_says_what_its_first_chart_leaves_out() -> None:
-    assert 'class="on-phones"' in render_report([make_comparison(make_runs((0.95, 0.94, 0.5)))])
-    assert 'class="on-phones"' not in render_report([make_comparison(make_runs((0.95, 0.94)))])
+    assert 'class="on-phones"' in render_report([rank_runs(make_runs((0.95, 0.94, 0.5)))])
+    assert 'class="on-phones"' not in render_report([rank_runs(make_runs((0.95, 0.94)))])
 
 
 def test_one_scale_is_named_only_where_charts_share_it() -> None:
@@ -720,7 +715,7 @@ def test_one_scale_is_named_only_where_charts_share_it() -> None:
     for epochs, is_said in (([epoch], False), ([epoch, {**epoch, "epoch": 2}], True)):
         phase = {"history": epochs, "best_epoch": 1, "ended": "epochs"}
         run = replace(runs[0], history={"head": phase, "body": phase})
-        text = render_report([make_comparison([run, *runs[1:]])])
+        text = render_report([rank_runs([run, *runs[1:]])])
         assert "of training" in text
         assert ("all charts share one scale" in text) == is_said
 
@@ -728,19 +723,19 @@ def test_one_scale_is_named_only_where_charts_share_it() -> None:
 @pytest.mark.parametrize("num", [3, 10, 11])
 def test_maps_tell_classes_by_colour_and_shape_while_these_last_and_cross_what_is_wrong(num: int) -> None:
     classes = tuple(f"class{index}" for index in range(num))
-    comparison = make_comparison(make_runs((0.8,), classes=classes))
-    positions = np.random.default_rng(0).random((len(comparison.ids), 2))
-    found = FeatureMap("model_0", "PCA", np.arange(len(comparison.ids)), positions)
-    page = render_report([comparison], [Evidence(maps=(found,))], title="maps")
+    ranked = rank_runs(make_runs((0.8,), classes=classes))
+    positions = np.random.default_rng(0).random((len(ranked.ids), 2))
+    found = FeatureMap("model_0", "PCA", np.arange(len(ranked.ids)), positions)
+    page = render_report([ranked], [Evidence(maps=(found,))], title="maps")
     figure = page[page.index("<figure data-map") :].partition("</figure>")[0]
     kinds = re.findall(r'<path class="cloud ([^"]+)" d="([^"]+)"', figure)
-    told = comparison.ranked[0].told
-    num_wrong = int((told.argmax(axis=1) != comparison.labels).sum())
+    told = ranked.candidates[0].told
+    num_wrong = int((told.argmax(axis=1) != ranked.labels).sum())
     assert num_wrong
     assert kinds[-1][0] == "wrong"
     assert kinds[-1][1].count("m0-14") == num_wrong
     dots = {kind: path.count("M") for kind, path in kinds[:-1]}
-    assert sum(dots.values()) == len(comparison.ids)
+    assert sum(dots.values()) == len(ranked.ids)
     keys = re.findall(r'<span class="bullet ([^"]+)">', figure)
     if num <= 10:
         assert len(dots) == num
@@ -754,12 +749,12 @@ def test_maps_tell_classes_by_colour_and_shape_while_these_last_and_cross_what_i
 
 def test_a_large_matrix_draws_the_commonest_confusions_and_says_what_it_leaves_out() -> None:
     classes = [f"class {index}" for index in range(100)]
-    comparison = make_comparison(make_runs((0.2, 0.1), classes=classes, num_images=4000))
-    page = render_report([comparison])
+    ranked = rank_runs(make_runs((0.2, 0.1), classes=classes, num_images=4000))
+    page = render_report([ranked])
     drawn = re.findall(r'data-pair="(\d+)\|(\d+)" data-n="(\d+)"', page)
-    best = next(entry for entry in comparison.ranked if entry.row.is_best)
+    best = next(entry for entry in ranked.candidates if entry.row.is_best)
     counts = np.zeros((100, 100), int)
-    np.add.at(counts, (comparison.labels, best.told.argmax(axis=1)), 1)
+    np.add.at(counts, (ranked.labels, best.told.argmax(axis=1)), 1)
     left = int((counts > 0).sum()) - 1500
     assert len(drawn) == 1500
     assert left > 0
@@ -780,5 +775,5 @@ def test_the_box_says_on_how_many_images_the_best_was_trained(fitted_on: str, nu
         method = run.record.method and run.record.method.model_copy(update={"fitted_on": fitted_on})
         data = run.record.data.model_copy(update=facts)
         changed.append(replace(run, record=run.record.model_copy(update={"method": method, "data": data})))
-    box = dict(ranking.describe_certainty(make_comparison(changed)).facts)
+    box = dict(ranking.describe_certainty(rank_runs(changed)).facts)
     assert box["the best was trained on"] == f"{num} images"

@@ -31,8 +31,8 @@ from backbench.records.folders import read_run
 from backbench.records.resume import find_unfinished
 from backbench.registry import find_method, find_model, list_methods, resolve_options
 from backbench.report.figures.of_run import draw_run
-from backbench.report.page.inputs import make_comparison
 from backbench.report.page.render import render_report
+from backbench.report.ranked import rank_runs
 from backbench.report.rows import make_rows
 from backbench.runs.run import adapt
 from backbench.runtime import make_torch_rng
@@ -596,7 +596,7 @@ def test_without_validation_the_last_epoch_is_kept_and_that_is_said(tmp_path: Pa
     assert any("no validation images" in warning for warning in adapted.record.warnings)
     history = json.loads((adapted.run / "history.json").read_text())["full"]["history"]
     assert [epoch["val_loss"] for epoch in history] == [None, None]
-    document = render_report([make_comparison([read_run(adapted.run)])])
+    document = render_report([rank_runs([read_run(adapted.run)])])
     assert '<td class="number">–</td>' in document
     for figure in draw_run(adapted.record, None, {"full": {"history": history, "best_epoch": 2}}).values():
         assert "right on validation" not in " ".join(text.get_text() for text in figure.findobj(Text))

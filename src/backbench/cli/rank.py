@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from backbench.config import MethodConfig, OnBad
     from backbench.progress import Progress
-    from backbench.runs.rank import Ranked
+    from backbench.report.ranked import RankedRuns
 
 
 @click.command(context_settings={"allow_extra_args": True}, short_help="Rank pretrained models on your images.")
@@ -163,21 +163,21 @@ def rank(
         sys.exit(1)
 
 
-def _keep(ranking: Ranked, device: str, progress: Progress) -> None:
+def _keep(ranking: RankedRuns, device: str, progress: Progress) -> None:
     """Write the model of the recommended run; say so where there is none."""
     from backbench.progress import Stoppable
     from backbench.runs.run import keep_run
     from backbench.runtime import catch_signals
 
-    if ranking.recommended is None:
+    if ranking.recommended_run is None:
         progress.warn("--keep: no model is written, as no row is worth keeping")
         return
     with catch_signals() as stop_signal:
         told: Any = {"stop_signal": stop_signal, "progress": Stoppable(progress, stop_signal)}
-        keep_run(ranking.recommended, device=device, **told)
+        keep_run(ranking.recommended_run, device=device, **told)
 
 
-def _print_conclusion(ranking: Ranked) -> None:
+def _print_conclusion(ranking: RankedRuns) -> None:
     from backbench.cli.output import as_called, wrap_lines
     from backbench.report.text import printable
 
@@ -190,17 +190,17 @@ def _print_conclusion(ranking: Ranked) -> None:
         print("\n" + "\n".join(f"{label + ':':<17} {as_called(text)}" for label, text in _list_next(ranking)))
 
 
-def _list_next(ranking: Ranked) -> list[tuple[str, str]]:
+def _list_next(ranking: RankedRuns) -> list[tuple[str, str]]:
     """What to do with the answer: (what it is for, command); commands stay on one line, to be copied."""
     from backbench.records.commands import keep_command, predict_command, report_command, show_command
     from backbench.report.text import printable
 
-    run, best, lines = ranking.recommended, ranking.best, []
+    run, best, lines = ranking.recommended_run, ranking.best, []
     if ranking.kept is not None:
         lines += [("Your model", printable(str(ranking.kept))), ("Use it", predict_command(ranking.kept))]
     elif run is not None:
         lines.append(("Keep this model", keep_command(run)))
-    shown = run if run is not None else ranking.out / (best if best is not None else ranking.rows[0]).run_id
+    shown = run if run is not None else ranking.out / (best.row if best is not None else ranking.rows[0]).run_id
     return [*lines, ("Look at its run", show_command(shown)), ("See all runs", report_command(ranking.out))]
 
 

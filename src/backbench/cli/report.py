@@ -80,11 +80,11 @@ def report(
         num_explained=num_explained if is_page else 0,
     )
     with make_progress(quiet=quiet) as progress:
-        comparisons, evidence, warnings = gather_report(request, progress)
+        rankings, evidence, warnings = gather_report(request, progress)
         for warning in warnings:
             progress.warn(warning)
         if is_page:
-            text = render_report(comparisons, evidence, title=title)
+            text = render_report(rankings, evidence, title=title)
         else:
             render = {
                 "md": render_markdown,
@@ -93,7 +93,7 @@ def report(
                 "card": render_model_card,
                 "data-card": render_data_card,
             }[kind]
-            text = render(comparisons)
+            text = render(rankings)
         data = text.encode("utf-8", "backslashreplace")
         if len(data) > MAX_PAGE_BYTES:
             progress.warn(f"the page has {len(data) / 1e6:.1f} MB: --no-images or fewer runs make it smaller")
@@ -102,7 +102,7 @@ def report(
         return
     write_atomically(target, data, "choose another file with --output")
     if not quiet:
-        num = sum(len(comparison.entries) for comparison in comparisons)
+        num = sum(len(ranked.entries) for ranked in rankings)
         print(
             f"{printable(str(target))}: {count(num, 'run')}, {len(data) / 1e6:.1f} MB",
             file=sys.stderr,

@@ -25,17 +25,9 @@ from backbench.records.folders import MANIFEST_FILE, find_run_folders, read_run
 from backbench.records.openings import check_openings, count_openings
 from backbench.records.schema import Cost, ModelFacts, RunRecord, StoredRun
 from backbench.report.comparability import warn_of_changed, warn_of_old
-from backbench.report.page.inputs import (
-    Comparison,
-    DataDetails,
-    Evidence,
-    Explanation,
-    FeatureMap,
-    Thumbnail,
-    group_runs,
-    make_comparison,
-)
+from backbench.report.page.inputs import Evidence, Explanation, FeatureMap, Thumbnail
 from backbench.report.page.view import wanted_images
+from backbench.report.ranked import DataDetails, RankedRuns, describe_manifest, group_runs, rank_runs
 
 THUMBNAIL_PIXELS = 128
 EXPLANATION_PIXELS = 160
@@ -64,7 +56,7 @@ class ReportRequest:
 class _Group:
     """Runs on one manifest, with the folders they came from."""
 
-    comparison: Comparison
+    ranked: RankedRuns
     folders: dict[str, Path]
     manifest: Manifest | None
     notes: list[str] = field(default_factory=list)
@@ -72,7 +64,7 @@ class _Group:
 
 def gather_report(
     request: ReportRequest, progress: Progress = SILENT
-) -> tuple[list[Comparison], list[Evidence], list[str]]:
+) -> tuple[list[RankedRuns], list[Evidence], list[str]]:
     """Comparisons, evidence for each, and warnings about runs that had to be left out.
 
     Raises:
@@ -85,15 +77,15 @@ def gather_report(
     runs, warnings = _read_runs(folders, is_strict=len(folders) == len(request.runs))
     runs = [(_call(run, request.titles), folder) for run, folder in runs]
     place = {id(run): folder for run, folder in runs}
-    comparisons, evidence = [], []
+    rankings, evidence = [], []
     for members in group_runs([run for run, _ in runs]):
         chosen = {run.record.run_id: place[id(run)] for run in members}
         group = _make_group(members, chosen)
-        comparisons.append(group.comparison)
+        rankings.append(group.ranked)
         records = [run.record for run in members]
         warnings += [*warn_of_changed(records), *warn_of_old(records), *check_openings(_root_of(chosen, members))]
         evidence.append(_gather_evidence(group, request, progress))
-    return comparisons, evidence, list(dict.fromkeys(warnings))
+    return rankings, evidence, list(dict.fromkeys(warnings))
 
 
 def _read_runs(folders: Sequence[Path], *, is_strict: bool) -> tuple[list[tuple[StoredRun, Path]], list[str]]:
@@ -120,6 +112,20 @@ def _call(run: StoredRun, titles: Mapping[str, str]) -> StoredRun:
     return replace(run, record=run.record.model_copy(update={"model": model}))
 
 
+def gather_evidence(
+    ranked: RankedRuns, folders: Mapping[str, Path], request: ReportRequest, progress: Progress = SILENT
+) -> Evidence:
+    """What a page shows beside runs that are ranked already.
+
+    Args:
+        folders: run id -> its folder, of every run in `ranked`.
+        request: how much to gather; its `runs`, `out` and `titles` are not used.
+    """
+    first = ranked.entries[0].record
+    manifest, notes = _find_manifest(folders[first.run_id] / MANIFEST_FILE, first)
+    return _gather_evidence(_Group(ranked, dict(folders), manifest, notes), request, progress)
+
+
 def _root_of(folders: Mapping[str, Path], members: Sequence[StoredRun]) -> Path:
     """The folder of all runs, by the first of them."""
     return folders[members[0].record.run_id].parent
@@ -129,45 +135,28 @@ def _make_group(members: list[StoredRun], folders: dict[str, Path]) -> _Group:
     first = members[0].record
     root = _root_of(folders, members)
     openings = count_openings(root, first.data.manifest_digest) or None
-    manifest, notes = None, []
-    try:
-        manifest = _read_manifest(folders[first.run_id] / MANIFEST_FILE, first)
-    except DataError as error:
-        notes.append(f"Groups, class counts and images are missing: {error}")
-    details = DataDetails(num_openings=openings) if manifest is None else _describe(manifest, openings, members)
+    manifest, notes = _find_manifest(folders[first.run_id] / MANIFEST_FILE, first)
+    details = DataDetails(num_openings=openings)
+    if manifest is not None:
+        details = describe_manifest(manifest, members, num_openings=openings)
     details = replace(details, warnings=(*check_openings(root), *details.warnings))
-    return _Group(make_comparison(members, details), folders, manifest, notes)
+    return _Group(rank_runs(members, details, out=root), folders, manifest, notes)
 
 
-def _read_manifest(path: Path, record: RunRecord) -> Manifest:
-    """The manifest of a run. DataError if it can't be read, or is not the one that its record names."""
-    manifest = read_manifest(path, sha256=record.files.get(path.name) if record.checksum else None)
-    if manifest.digest != record.data.manifest_digest:
-        raise DataError(f"{path}: this is not the manifest that the run was measured on")
-    return manifest
-
-
-def _describe(manifest: Manifest, openings: int | None, members: Sequence[StoredRun]) -> DataDetails:
-    rows = {manifest.ids[row]: row for row in manifest.part_rows("test").tolist()}
-    first = next((run.predictions for run in members if run.predictions is not None), None)
-    groups: tuple[str | None, ...] | None = None
-    if first is not None and all(image in rows for image in first.ids):
-        groups = tuple(manifest.groups[rows[image]] for image in first.ids)
-    counts = {name: [0, 0, 0] for name in manifest.classes}
-    for name, part in zip(manifest.label_names, manifest.parts, strict=True):
-        counts[name][("train", "val", "test").index(part)] += 1
-    return DataDetails(
-        groups=groups if groups is not None and any(group is not None for group in groups) else None,
-        counts={name: (sizes[0], sizes[1], sizes[2]) for name, sizes in counts.items()},
-        skipped=tuple((bad.path, bad.reason) for bad in manifest.skipped),
-        warnings=manifest.warnings,
-        num_openings=openings,
-    )
+def _find_manifest(path: Path, record: RunRecord) -> tuple[Manifest | None, list[str]]:
+    """The manifest of a run; None, and a note, if it can't be read, or is not the one that its record names."""
+    try:
+        manifest = read_manifest(path, sha256=record.files.get(path.name) if record.checksum else None)
+        if manifest.digest != record.data.manifest_digest:
+            raise DataError(f"{path}: this is not the manifest that the run was measured on")
+    except DataError as error:
+        return None, [f"Groups, class counts and images are missing: {error}"]
+    return manifest, []
 
 
 def _gather_evidence(group: _Group, request: ReportRequest, progress: Progress) -> Evidence:
     notes = group.notes
-    wanted = wanted_images(group.comparison)
+    wanted = wanted_images(group.ranked)
     read: Callable[[str], np.ndarray] | None = None
     if request.has_images and group.manifest is not None and wanted:
         read = _open_images(group, notes, progress)
@@ -193,7 +182,7 @@ def _gather_evidence(group: _Group, request: ReportRequest, progress: Progress) 
 
 def _open_images(group: _Group, notes: list[str], progress: Progress) -> Callable[[str], np.ndarray] | None:
     """A reader of test images by id, if their content is what was measured; None where the source is gone."""
-    config = next(iter(group.comparison.entries)).record.config.data
+    config = next(iter(group.ranked.entries)).record.config.data
     manifest = group.manifest
     if manifest is None:
         return None
@@ -254,11 +243,11 @@ def _make_maps(group: _Group, request: ReportRequest) -> tuple[FeatureMap, ...]:
     """Maps of the first four models whose features are still in the cache; an even sample of the test images."""
     from backbench.explain.embedding import embed_features, embedding_name  # scikit-learn is slow to import
 
-    comparison = group.comparison
-    step = max(1, -(-len(comparison.ids) // MAX_MAPPED))
-    rows = np.arange(0, len(comparison.ids), step)
+    ranked = group.ranked
+    step = max(1, -(-len(ranked.ids) // MAX_MAPPED))
+    rows = np.arange(0, len(ranked.ids), step)
     found: dict[str, FeatureMap] = {}
-    for entry in comparison.ranked:
+    for entry in ranked.candidates:
         model, cost = entry.record.model, entry.record.cost
         if len(found) == MAX_MAPS or model is None or cost is None or entry.row.model in found or len(rows) < 3:
             continue
@@ -284,9 +273,9 @@ def _find_features(group: _Group, model: ModelFacts, cost: Cost) -> np.ndarray |
     if group.manifest is None:
         return None
     place = dict(zip(group.manifest.ids, group.manifest.hashes, strict=True))
-    if any(image not in place for image in group.comparison.ids):
+    if any(image not in place for image in group.ranked.ids):
         return None
-    return find_features(cost, [place[image] for image in group.comparison.ids], model.dim)
+    return find_features(cost, [place[image] for image in group.ranked.ids], model.dim)
 
 
 def _find_bundles(folders: dict[str, Path]) -> dict[str, Path]:
@@ -316,7 +305,7 @@ def _explain(
         except BackbenchError:  # said where the thumbnails were made
             continue
     found = []
-    for entry in group.comparison.ranked:
+    for entry in group.ranked.candidates:
         folder = bundles.get(entry.row.run_id)
         if folder is None or not shown:
             continue

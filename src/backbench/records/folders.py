@@ -30,7 +30,6 @@ from backbench.documents import parse_json
 from backbench.errors import ConfigError, ModelError, StorageError, nearest
 from backbench.npz import read_npz
 from backbench.progress import SILENT, Progress
-from backbench.records import folders
 from backbench.records.recompute import correct_figures, is_consistent
 from backbench.records.schema import (
     BUNDLE_SUFFIX,
@@ -245,13 +244,11 @@ def _read_predictions(path: Path, load: Callable[[BufferedReader], Mapping[str, 
 def find_finished(root: Path, run_id: str, *, progress: Progress = SILENT) -> RunRecord | None:
     """As `find_whole`, the record alone."""
     found = find_whole(root, run_id, progress=progress)
-    return None if found is None else found[0]
+    return None if found is None else found.record
 
 
-def find_whole(
-    root: Path, run_id: str, *, progress: Progress = SILENT
-) -> tuple[RunRecord, Predictions | None] | None:
-    """A finished run whose files are all as they were written, see `read_whole`; None: it has to be run (again).
+def find_whole(root: Path, run_id: str, *, progress: Progress = SILENT) -> StoredRun | None:
+    """A finished run whose files are all as they were written, see `read_run`; None: it has to be run (again).
 
     A folder that is damaged is moved aside to `<run_id>.damaged-<time>`: nothing is lost, and that is said.
     """
@@ -259,12 +256,12 @@ def find_whole(
     if not folder.is_dir():
         return None
     try:
-        record, predictions = read_whole(folder)
-        for name in {MANIFEST_FILE, *record.files} - {PREDICTIONS_FILE}:
-            read_unchanged(folder / Path(name).name, record)
-        if record.run_id == run_id:
-            return record, predictions
-        reason = f"{folder / RECORD_FILE} is of another run, '{record.run_id}'."
+        run = read_run(folder)
+        for name in {MANIFEST_FILE, *run.record.files} - {PREDICTIONS_FILE}:
+            read_unchanged(folder / Path(name).name, run.record)
+        if run.record.run_id == run_id:
+            return run
+        reason = f"{folder / RECORD_FILE} is of another run, '{run.record.run_id}'."
     except (ConfigError, StorageError, OSError) as error:
         reason = str(error)
     aside = root / f"{run_id}.damaged-{time.time_ns()}"
@@ -402,19 +399,19 @@ def find_run_folders(given: Sequence[str], out: Path) -> list[Path]:
         ConfigError: it means no run; the nearest names are given.
     """
     found: list[Path] = []
-    runs = [text for text in given if Path(text).name != folders.OPENINGS_FILE]  # which is one of `RUNS/*`
+    runs = [text for text in given if Path(text).name != OPENINGS_FILE]  # which is one of `RUNS/*`
     for text in runs or given:
         path = Path(text)
         inside = _runs_inside(path)
-        if inside and not (path / folders.RECORD_FILE).is_file():
+        if inside and not (path / RECORD_FILE).is_file():
             found += inside
-        elif path.is_dir() and not (path / folders.RECORD_FILE).is_file() and path.suffix != BUNDLE_SUFFIX:
+        elif path.is_dir() and not (path / RECORD_FILE).is_file() and path.suffix != BUNDLE_SUFFIX:
             raise ConfigError(
-                f"the folder {text} holds no runs: no folder in it has a {folders.RECORD_FILE}. Give the "
+                f"the folder {text} holds no runs: no folder in it has a {RECORD_FILE}. Give the "
                 "folder that --out named in `backbench rank`, or run folders."
             )
         else:
-            found.append(folders.find_run(out, text))
+            found.append(find_run(out, text))
     return list(dict.fromkeys(folder.resolve() for folder in found))
 
 
@@ -424,22 +421,20 @@ def _runs_inside(path: Path) -> list[Path]:
     found = sorted(
         entry
         for entry in path.iterdir()
-        if entry.name not in _OWN_FILES
-        and ".damaged-" not in entry.name
-        and (entry / folders.RECORD_FILE).is_file()
+        if entry.name not in _OWN_FILES and ".damaged-" not in entry.name and (entry / RECORD_FILE).is_file()
     )
-    furthest = dict(sorted(folders.how_far(entry.name) for entry in found))
-    return [entry for entry in found if folders.how_far(entry.name) in furthest.items()]
+    furthest = dict(sorted(how_far(entry.name) for entry in found))
+    return [entry for entry in found if how_far(entry.name) in furthest.items()]
 
 
 def read_run(folder: Path) -> StoredRun:
     """What a run folder holds. ConfigError if it is none; StorageError if a file in it is damaged."""
-    record, predictions = folders.read_whole(folder)
+    record, predictions = read_whole(folder)
     history: dict[str, Any] | None = None
     path = folder / "history.json"
     if path.is_file() and path.stat().st_size <= MAX_HISTORY_BYTES:
         try:
-            history = _checked_history(parse_json(folders.read_unchanged(path, record)))
+            history = _checked_history(parse_json(read_unchanged(path, record)))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise StorageError(f"{path} is damaged: {error}. Delete {folder} to run it again.") from error
     return StoredRun(record, predictions, history)

@@ -1,4 +1,4 @@
-"""Cards for people, from records: of the best model of each comparison, and of the data it was measured on."""
+"""Cards for people, from records: of the best model of each ranking, and of the data it was measured on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from backbench.report.comparability import are_groups_whole
 from backbench.report.export import in_markdown
-from backbench.report.page.inputs import Comparison, Entry
 from backbench.report.page.origin import describe_methods, repeat_commands
+from backbench.report.ranked import Entry, RankedRuns
 from backbench.report.text import percent
 from backbench.wording import count
 
@@ -21,19 +21,19 @@ _FIGURES = (
 _WEAKEST = 5
 
 
-def render_model_card(comparisons: Sequence[Comparison]) -> str:
+def render_model_card(rankings: Sequence[RankedRuns]) -> str:
     """Markdown: what the best model is, its figures with intervals, limits, licence, how to make it again."""
-    return "\n".join(_model_card(comparison) for comparison in comparisons)
+    return "\n".join(_model_card(ranked) for ranked in rankings)
 
 
-def _model_card(comparison: Comparison) -> str:
-    best = comparison.recommended
+def _model_card(ranked: RankedRuns) -> str:
+    best = ranked.recommended
     if best is None:
-        heading = f"# No model for {in_markdown(comparison.data.name)}"
-        return f"{heading}\n\n" + " ".join(in_markdown(sentence) for sentence in comparison.summary) + "\n"
+        heading = f"# No model for {in_markdown(ranked.data.name)}"
+        return f"{heading}\n\n" + " ".join(in_markdown(sentence) for sentence in ranked.summary) + "\n"
     model, row = best.record.model, best.row
-    lines = [f"# {in_markdown(row.name)} on {in_markdown(comparison.data.name)}", ""]
-    lines += [in_markdown(sentence) for sentence in comparison.summary]
+    lines = [f"# {in_markdown(row.name)} on {in_markdown(ranked.data.name)}", ""]
+    lines += [in_markdown(sentence) for sentence in ranked.summary]
     if model is not None:
         lines += [
             "",
@@ -47,13 +47,13 @@ def _model_card(comparison: Comparison) -> str:
         "",
         "## Limits",
         "",
-        *_limits(comparison, best),
+        *_limits(ranked, best),
         "",
         "## Made with",
         "",
-        in_markdown(describe_methods(comparison)),
+        in_markdown(describe_methods(ranked)),
     ]
-    lines += ["", *(f"    {command}" for command in repeat_commands(comparison))]
+    lines += ["", *(f"    {command}" for command in repeat_commands(ranked))]
     return "\n".join(lines) + "\n"
 
 
@@ -78,22 +78,22 @@ def _weakest(best: Entry) -> list[str]:
     ]
 
 
-def _limits(comparison: Comparison, best: Entry) -> list[str]:
+def _limits(ranked: RankedRuns, best: Entry) -> list[str]:
     found = [
         "- It answers with one of its classes for any picture, also for one of something else.",
         "- The figures hold for images like those of the test split.",
     ]
-    return found + [f"- {in_markdown(text)}" for text in (*comparison.warnings, *best.row.warnings)]
+    return found + [f"- {in_markdown(text)}" for text in (*ranked.warnings, *best.row.warnings)]
 
 
-def render_data_card(comparisons: Sequence[Comparison]) -> str:
+def render_data_card(rankings: Sequence[RankedRuns]) -> str:
     """Markdown: what the images are, how they were split, what was left out, what the controls say."""
-    return "\n".join(_data_card(comparison) for comparison in comparisons)
+    return "\n".join(_data_card(ranked) for ranked in rankings)
 
 
-def _data_card(comparison: Comparison) -> str:
-    data, details = comparison.data, comparison.details
-    is_whole = are_groups_whole(comparison.warnings)
+def _data_card(ranked: RankedRuns) -> str:
+    data, details = ranked.data, ranked.details
+    is_whole = are_groups_whole(ranked.warnings)
     where = "Groups kept in one part" if is_whole else "Groups, some of them in several parts"
     opened = "not known" if details.num_openings is None else count(details.num_openings, "time")
     lines = [
@@ -117,7 +117,7 @@ def _data_card(comparison: Comparison) -> str:
         sizes = details.counts.get(name)
         shown = " | ".join(str(size) for size in sizes) if sizes is not None else " | | "
         lines.append(f"| {in_markdown(name)} | {shown} |")
-    controls = [row for row in comparison.rows if row.control and row.accuracy is not None]
+    controls = [row for row in ranked.rows if row.control and row.accuracy is not None]
     if controls:
         lines += ["", "## Controls", ""]
         lines += [f"- {in_markdown(row.model)}: {percent(row.accuracy, row.n)}" for row in controls]
@@ -125,6 +125,6 @@ def _data_card(comparison: Comparison) -> str:
         "",
         "## Warnings",
         "",
-        *(f"- {in_markdown(warning)}" for warning in comparison.warnings or ("none",)),
+        *(f"- {in_markdown(warning)}" for warning in ranked.warnings or ("none",)),
     ]
     return "\n".join(lines) + "\n"

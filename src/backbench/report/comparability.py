@@ -46,7 +46,7 @@ def gather_warnings(
     records: Sequence[RunRecord], control_warnings: Sequence[str], given: Sequence[str] = ()
 ) -> list[str]:
     """All warnings of a ranking, each once, most severe first: changed records, leaks between the parts, test
-    images that models were trained on, what breaks the comparison, controls that come near, and the rest.
+    images that models were trained on, what breaks the ranking, controls that come near, and the rest.
 
     Args:
         records: of its runs.

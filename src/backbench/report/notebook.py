@@ -14,10 +14,10 @@ from markupsafe import Markup
 from backbench.progress import format_bytes
 from backbench.records.schema import ModelFacts, RunRecord, StoredRun
 from backbench.report.page import charts
-from backbench.report.page.inputs import Comparison, make_comparison
 from backbench.report.page.inside import draw_training
 from backbench.report.page.marks import join_marks, make_axis, name, tag
 from backbench.report.page.ranking import COLUMNS, Line, decide_axis, make_lines
+from backbench.report.ranked import RankedRuns, rank_runs
 from backbench.report.record_text import describe_record
 from backbench.report.text import percent, quantity
 from backbench.stats.calibrate import is_calibrated
@@ -71,19 +71,19 @@ _STYLE = """
 """
 
 
-def render_ranking(comparison: Comparison) -> str:
+def render_ranking(ranked: RankedRuns) -> str:
     """A ranking: the answer in sentences, what to know before it is believed, a table with intervals drawn.
 
-    Cost: the paired tests were made with the comparison; 40 rows are some 60 kB.
+    Cost: the paired tests were made with the ranking; 40 rows are some 60 kB.
     """
-    first, *rest = comparison.summary or ("Nothing finished yet.",)
-    data = comparison.data
+    first, *rest = ranked.summary or ("Nothing finished yet.",)
+    data = ranked.data
     parts = [
         tag('<p class="lead">{}</p>', name(first, _LONGEST_TEXT)),
         *(tag("<p>{}</p>", name(sentence, _LONGEST_TEXT)) for sentence in rest),
-        *([] if comparison.recommended is None else [Markup(_KEEP)]),
-        _list_warnings(comparison.warnings),
-        _draw_table(comparison),
+        *([] if ranked.recommended is None else [Markup(_KEEP)]),
+        _list_warnings(ranked.warnings),
+        _draw_table(ranked),
         tag(
             '<p class="soft">{}: {}; {} to learn from, {} to test on. Tied: not to be told from the best.</p>',
             name(data.name),
@@ -172,8 +172,8 @@ def _list_facts(facts: Sequence[tuple[str, str]]) -> Markup:
     return tag("<dl>{}</dl>", join_marks(pairs))
 
 
-def _draw_table(comparison: Comparison) -> Markup:
-    lines = make_lines(comparison)
+def _draw_table(ranked: RankedRuns) -> Markup:
+    lines = make_lines(ranked)
     ordinary = [line for line in lines if line.kind in ("best", "tied", "other")]
     shown = [*ordinary[:MAX_LINES], *(line for line in lines if line.kind in ("control", "failed"))]
     columns = [column for column in COLUMNS if column.key in _COLUMNS]
@@ -182,7 +182,7 @@ def _draw_table(comparison: Comparison) -> Markup:
         unit = f", {column.unit}" if column.unit else ""
         heads.append(tag('<th scope="col"{}>{}{}</th>', _aligned(column.is_number), column.heading, unit))
         if column.key == "accuracy":
-            scale = charts.draw_scale(decide_axis(comparison.rows))
+            scale = charts.draw_scale(decide_axis(ranked.rows))
             heads.append(tag('<th class="drawn" aria-hidden="true">{}</th>', scale))
     last = ordinary[:MAX_LINES][-1:]  # what is below it is apart
     rows = [_draw_line(line, is_last=line in last) for line in shown]
@@ -254,6 +254,6 @@ def _draw_curves(stored: StoredRun) -> Markup:
     )
     drawn = [
         tag(figure, curve["accuracy"], curve["label"], curve["best"], len(curve["epochs"]))
-        for curve in draw_training(make_comparison([stored]))
+        for curve in draw_training(rank_runs([stored]))
     ]
     return tag('<div class="charts">{}</div>', join_marks(drawn))

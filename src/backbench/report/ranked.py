@@ -1,47 +1,123 @@
-"""`Ranked`: the answer of one ranking, and the document that `rank --json` prints."""
+"""`RankedRuns`: one ranking, made once, that table, summary, page, notebook and Python all show."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from backbench.records.commands import bundle_of
-from backbench.records.schema import DataFacts
-from backbench.report.findings import find
-from backbench.report.rows import Row
+from backbench.records.schema import DataFacts, Predictions, RunRecord, StoredRun
+from backbench.report.comparability import gather_warnings
+from backbench.report.findings import Findings, find
+from backbench.report.rows import Row, make_rows
+from backbench.report.summary import control_warnings, summarise
+from backbench.stats.reliability import at_temperature
+
+if TYPE_CHECKING:
+    from backbench.data.manifest import Manifest
 
 
-@dataclass(frozen=True)
-class Ranked:
-    """The answer: rows best first, controls and failures after them, and what to know about them."""
+@dataclass(frozen=True, eq=False)
+class DataDetails:
+    """What the manifest knows beyond `DataFacts`.
+
+    groups: of each test image, in the order of the predictions; None: no group known. counts: class name to images
+    of (train, val, test). skipped: (path, reason) of images left out. warnings: of the source and its split.
+    """
+
+    groups: Sequence[Hashable | None] | None = None
+    counts: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    skipped: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
+    num_openings: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One run of a ranked: its row, its record, and for each test image the probabilities of the classes.
+
+    These are the answers as they are given: after the temperature, where one travels with the model.
+    """
+
+    row: Row
+    record: RunRecord
+    probabilities: np.ndarray | None = None
+    history: Mapping[str, Any] | None = None
+
+    @property
+    def has_answers(self) -> bool:
+        return self.probabilities is not None
+
+    @property
+    def told(self) -> np.ndarray:
+        """(n, classes) probabilities of a run that has them; ValueError for one that has not."""
+        if self.probabilities is None:
+            raise ValueError(f"{self.row.run_id} has no answers")
+        return self.probabilities
+
+
+@dataclass(frozen=True, eq=False)
+class RankedRuns:
+    """Runs on one manifest, best first. `ids`, `labels` and the probabilities of all entries share one order.
+
+    `interrupted`: the ranking was stopped before all its runs were finished. `out`: the folder of the runs.
+    """
 
     data: DataFacts
-    rows: list[Row]
-    summary: list[str]
-    warnings: list[str]
+    entries: tuple[Entry, ...]
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    summary: tuple[str, ...]
+    warnings: tuple[str, ...]
+    details: DataDetails = DataDetails()
     interrupted: bool = False
     out: Path = Path("runs")
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return [entry.row for entry in self.entries]
+
+    @cached_property
+    def findings(self) -> Findings:
+        """What the rows say."""
+        return find(self.rows)
+
+    @property
+    def candidates(self) -> list[Entry]:
+        """Entries with predictions that are no controls and whose models saw no test image, best first."""
+        return [entry for entry in self.entries if entry.has_answers and entry.row.is_candidate]
+
+    @property
+    def best(self) -> Entry | None:
+        """The best candidate; None if nothing finished, or if no row can be trusted."""
+        return next((entry for entry in self.candidates if entry.row.is_best), None)
+
+    @property
+    def recommended(self) -> Entry | None:
+        """The entry to keep; None where no row is worth it."""
+        row = self.findings.recommended
+        return None if row is None else next(entry for entry in self.entries if entry.row is row)
 
     @property
     def has_failures(self) -> bool:
         return any(row.has_failed for row in self.rows)
 
     @property
-    def best(self) -> Row | None:
-        """The best row that is no control; None if nothing finished, or if no row can be trusted."""
-        return next((row for row in self.rows if row.is_best and not row.control), None)
-
-    @property
-    def recommended(self) -> Path | None:
+    def recommended_run(self) -> Path | None:
         """The folder of the run to keep; None where no run is worth it."""
-        row = find(self.rows).recommended
+        row = self.findings.recommended
         return None if row is None else self.out / row.run_id
 
     @property
     def kept(self) -> Path | None:
         """The model of the recommended run; None where it is not written."""
-        run = self.recommended
+        run = self.recommended_run
         return bundle_of(run) if run is not None and bundle_of(run).is_dir() else None
 
     def to_json(self) -> dict[str, Any]:
@@ -58,10 +134,147 @@ class Ranked:
                 "manifest": self.data.manifest_digest,
             },
             "rows": [row.to_json() for row in self.rows],
-            "best": None if best is None else {"model": best.model, "method": best.method, "run_id": best.run_id},
-            **find(self.rows).to_json(self.out),
+            "best": None
+            if best is None
+            else {"model": best.row.model, "method": best.row.method, "run_id": best.row.run_id},
+            **self.findings.to_json(self.out),
             "bundle": None if kept is None else str(kept),
             "summary": " ".join(self.summary),
-            "warnings": self.warnings,
+            "warnings": list(self.warnings),
             "interrupted": self.interrupted,
         }
+
+
+def rank_runs(
+    runs: Sequence[StoredRun],
+    details: DataDetails | None = None,
+    *,
+    data: DataFacts | None = None,
+    rows: Sequence[Row] | None = None,
+    interrupted: bool = False,
+    out: Path = Path("runs"),
+) -> RankedRuns:
+    """Rows, summary and warnings of runs on one manifest; everything in one order.
+
+    Args:
+        details: what is known of the data beyond its facts.
+        data: its facts, needed where there is no run to take them from.
+        rows: of these runs, where `make_rows` has made them already.
+
+    Raises:
+        ConfigError, DataError: the runs can't be compared; see `make_rows`.
+    """
+    details = details if details is not None else DataDetails()
+    doubles = _warn_of_doubles(runs)
+    runs = _without_doubles(runs)
+    records = [run.record for run in runs]
+    if rows is None:
+        rows = make_rows(records, [run.predictions for run in runs], _usable_groups(runs, details))
+    by_id = {run.record.run_id: run for run in runs}
+    ordered = [by_id[row.run_id] for row in rows]
+    first = next((run.predictions for run in ordered if run.predictions is not None), None)
+    entries = tuple(
+        Entry(row, run.record, _aligned(run, first), run.history) for row, run in zip(rows, ordered, strict=True)
+    )
+    data = records[0].data if data is None else data
+    return RankedRuns(
+        data=data,
+        entries=entries,
+        ids=first.ids if first is not None else (),
+        labels=first.labels if first is not None else np.zeros(0, np.int64),
+        classes=first.classes if first is not None else data.classes,
+        summary=tuple(summarise(rows, data, num_openings=details.num_openings)),
+        warnings=tuple(gather_warnings(records, control_warnings(rows), [*doubles, *details.warnings])),
+        details=details,
+        interrupted=interrupted,
+        out=out,
+    )
+
+
+def describe_manifest(
+    manifest: Manifest, runs: Sequence[StoredRun], *, num_openings: int | None = None
+) -> DataDetails:
+    """What a manifest knows of the data, its test images in the order of the first predictions of `runs`."""
+    rows = {manifest.ids[row]: row for row in manifest.part_rows("test").tolist()}
+    first = next((run.predictions for run in runs if run.predictions is not None), None)
+    groups: tuple[str | None, ...] | None = None
+    if first is not None and all(image in rows for image in first.ids):
+        groups = tuple(manifest.groups[rows[image]] for image in first.ids)
+    counts = {name: [0, 0, 0] for name in manifest.classes}
+    for name, part in zip(manifest.label_names, manifest.parts, strict=True):
+        counts[name][("train", "val", "test").index(part)] += 1
+    return DataDetails(
+        groups=groups if groups is not None and any(group is not None for group in groups) else None,
+        counts={name: (sizes[0], sizes[1], sizes[2]) for name, sizes in counts.items()},
+        skipped=tuple((bad.path, bad.reason) for bad in manifest.skipped),
+        warnings=manifest.warnings,
+        num_openings=num_openings,
+    )
+
+
+def group_runs(runs: Sequence[StoredRun]) -> list[list[StoredRun]]:
+    """Runs by manifest, in order of appearance: only runs on the same test images are ranked together."""
+    groups: dict[str, list[StoredRun]] = {}
+    for run in runs:
+        groups.setdefault(run.record.data.manifest_digest, []).append(run)
+    return list(groups.values())
+
+
+def _warn_of_doubles(runs: Sequence[StoredRun]) -> list[str]:
+    """Of each id under which folders hold other answers or another model: one of them is left out."""
+    first: dict[str, StoredRun] = {}
+    found: dict[str, None] = {}
+    for run in runs:
+        if run.predictions is None:
+            continue
+        known = first.setdefault(run.record.run_id, run)
+        one, other = run.record.config, known.record.config
+        if (one.model, one.method) != (other.model, other.method) or not _is_same(
+            run.predictions, known.predictions
+        ):
+            found[run.record.run_id] = None
+    return [
+        f"several folders hold a run {run_id}, with different settings or predictions: only the latest is shown"
+        for run_id in found
+    ]
+
+
+def _is_same(one: Predictions, other: Predictions | None) -> bool:
+    """But for what machines differ in."""
+    if other is None or one.ids != other.ids or one.probabilities.shape != other.probabilities.shape:
+        return False
+    return bool(np.allclose(one.probabilities, other.probabilities, atol=1e-2))
+
+
+def _without_doubles(runs: Sequence[StoredRun]) -> list[StoredRun]:
+    """One run for each id: a finished one rather than a failure, else the latest."""
+    kept: dict[str, StoredRun] = {}
+    for run in sorted(runs, key=lambda run: (run.record.status == "done", run.record.started)):
+        kept[run.record.run_id] = run
+    order = dict.fromkeys(run.record.run_id for run in runs)
+    return [kept[run_id] for run_id in order]
+
+
+def _usable_groups(runs: Sequence[StoredRun], details: DataDetails) -> Sequence[Hashable | None] | None:
+    first = next((run.predictions for run in runs if run.predictions is not None), None)
+    groups = details.groups
+    return groups if groups is not None and first is not None and len(groups) == len(first.ids) else None
+
+
+def _aligned(run: StoredRun, first: Predictions | None) -> np.ndarray | None:
+    """Answers as given, in the order of images and classes of `first`; float32 (n, classes)."""
+    predictions = run.predictions
+    if predictions is None or first is None:
+        return None
+    values = predictions.probabilities
+    if run.record.is_tempered:
+        values = at_temperature(values, run.record.temperature).astype(np.float32)
+    if predictions.ids != first.ids:
+        place = {image: index for index, image in enumerate(predictions.ids)}
+        values = values[[place[image] for image in first.ids]]
+    if predictions.classes != first.classes:
+        if set(predictions.classes) != set(first.classes):
+            return None
+        column = {name: index for index, name in enumerate(predictions.classes)}
+        values = values[:, [column[name] for name in first.classes]]
+    return values

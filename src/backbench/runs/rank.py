@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,11 @@ from backbench.progress import SILENT, Progress, Stoppable, format_seconds
 from backbench.records import folders
 from backbench.records.openings import check_openings, count_openings, one_look
 from backbench.records.resume import hold_probe
-from backbench.records.schema import Predictions, RunRecord
+from backbench.records.schema import RunRecord, StoredRun
 from backbench.registry import ModelSpec, find_method, find_model, resolve_options
-from backbench.report.comparability import gather_warnings
-from backbench.report.ranked import Ranked
+from backbench.report.ranked import RankedRuns, describe_manifest, rank_runs
 from backbench.report.rows import Row, make_rows
-from backbench.report.summary import control_warnings, join_names, summarise
+from backbench.report.summary import join_names
 from backbench.report.table import render_live_line, render_table
 from backbench.runs.estimate import Plan, describe_power, estimate_training, make_plan
 from backbench.runs.extract import Extracted, extract_for
@@ -77,19 +76,20 @@ class _Bench:
     data: Data
     progress: Progress
     deadline: float | None
-    runs: list[tuple[RunRecord, Predictions | None]] = field(default_factory=list)
+    runs: list[StoredRun] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     not_started: list[str] = field(default_factory=list)
     models_left: int = 0
+    rows: list[Row] | None = None  # of `runs`; None: a run has come since they were made
     faults: dict[str, BackbenchError] = field(default_factory=dict)
 
     @property
     def records(self) -> list[RunRecord]:
-        return [record for record, _ in self.runs]
+        return [run.record for run in self.runs]
 
 
 @one_look()
-def rank(request: RankRequest, progress: Progress = SILENT) -> Ranked:
+def rank(request: RankRequest, progress: Progress = SILENT) -> RankedRuns:
     """Rank models x methods on the images of `request.data`.
 
     Args:
@@ -280,6 +280,7 @@ def _rank_one(
         run_id = decide_run_id(config, data, model)
         found = folders.find_whole(request.out, run_id, progress=bench.progress)
         is_tuning = find_method(method.name).kind == "tune"
+        is_new = found is None
         if found is None:
             _refuse_late(deadline, 0.0 if extracted else needed_seconds)
             try:
@@ -312,10 +313,12 @@ def _rank_one(
                 if error is not fault:  # which is told already
                     bench.progress.warn(f"{model.name} + {method.name} failed: {error}")
             is_done = record.status == "done"
-            found = folders.read_whole(request.out / record.run_id) if is_done else (record, None)
+            found = folders.read_run(request.out / record.run_id) if is_done else StoredRun(record)
         bench.runs.append(found)
-        _show(bench)
-        is_had = found[0].status == "done" or extracted or (is_tuning and fault is None)
+        bench.rows = None
+        if is_new:
+            _show(bench)
+        is_had = found.record.status == "done" or extracted or (is_tuning and fault is None)
         if not is_had:  # one failure says it
             return
 
@@ -368,28 +371,24 @@ def _precision_for(method: MethodConfig, request: RankRequest) -> Precision:
 
 
 def _show(bench: _Bench) -> None:
-    rows = _make_rows(bench)
+    rows = _rows_of(bench)
     left = None if bench.deadline is None else bench.deadline - time.monotonic()
     bench.progress.show(
         render_live_line(rows, bench.models_left, left), lambda width: render_table(rows, width=width, colour=True)
     )
 
 
-def _make_rows(bench: _Bench) -> list[Row]:
-    return make_rows(bench.records, [answers for _, answers in bench.runs], test_groups(bench.data))
+def _rows_of(bench: _Bench) -> list[Row]:
+    """The rows of all runs so far, made once for each new run: the tests between all pairs take time."""
+    if bench.rows is None:
+        predictions = [run.predictions for run in bench.runs]
+        bench.rows = make_rows(bench.records, predictions, test_groups(bench.data))
+    return bench.rows
 
 
-def _conclude(bench: _Bench, interrupted: bool) -> Ranked:
-    facts = describe_data(bench.data)
-    rows = _make_rows(bench)
-    openings = count_openings(bench.request.out, facts.manifest_digest)
-    return Ranked(
-        data=facts,
-        rows=rows,
-        summary=summarise(rows, facts, num_openings=openings),
-        warnings=gather_warnings(
-            bench.records, control_warnings(rows), [*bench.warnings, *check_openings(bench.request.out)]
-        ),
-        interrupted=interrupted,
-        out=bench.request.out,
-    )
+def _conclude(bench: _Bench, interrupted: bool) -> RankedRuns:
+    facts, out = describe_data(bench.data), bench.request.out
+    openings = count_openings(out, facts.manifest_digest)
+    details = describe_manifest(bench.data.manifest, bench.runs, num_openings=openings)
+    details = replace(details, warnings=(*bench.warnings, *check_openings(out)))
+    return rank_runs(bench.runs, details, data=facts, rows=_rows_of(bench), interrupted=interrupted, out=out)

@@ -1,4 +1,4 @@
-"""The pictures of a study: of each run, comparisons, maps of features, prediction grids, what answers rest on."""
+"""The pictures of a study: of each run, rankings, maps of features, prediction grids, what answers rest on."""
 
 from __future__ import annotations
 

@@ -17,9 +17,10 @@ from backbench.records import folders
 from backbench.records.commands import bundle_of
 from backbench.records.schema import RunRecord
 from backbench.registry import find_method, find_model
+from backbench.report.ranked import RankedRuns
 from backbench.report.rows import Row
 from backbench.runs.cross_dataset import evaluate_elsewhere, read_source, was_evaluated
-from backbench.runs.rank import Ranked, rank
+from backbench.runs.rank import rank
 from backbench.runs.run import adapt
 from backbench.studies.analysis.cells import Cell
 from backbench.studies.analysis.comparable import best_on_validation
@@ -66,7 +67,7 @@ class Outcome:
 
     study: StudyFile
     cells: list[Cell] = field(default_factory=list)
-    rankings: list[tuple[Step, Ranked]] = field(default_factory=list)
+    rankings: list[tuple[Step, RankedRuns]] = field(default_factory=list)
     undone: list[Undone] = field(default_factory=list)
     choices: list[str] = field(default_factory=list)
     chosen: dict[tuple[str, str, int], list[str]] = field(default_factory=dict)

@@ -12,8 +12,8 @@ from backbench.explain.evidence import ReportRequest, gather_report
 from backbench.progress import SILENT, Progress
 from backbench.records import folders
 from backbench.report.markdown import render_tables
-from backbench.report.page.inputs import Comparison
 from backbench.report.page.render import Foreword, render_report
+from backbench.report.ranked import RankedRuns
 from backbench.report.text import printable
 from backbench.storage import write_atomically
 from backbench.studies.analysis.answers import Asked, answer_question
@@ -70,8 +70,8 @@ def write_up(
         num_explained=_num_explained(outcome, settings) if has_figures else 0,
         titles=_tell_apart(outcome.cells),
     )
-    comparisons, evidence, warnings = gather_report(request, progress)
-    answers = answer_questions(outcome, settings, comparisons)
+    rankings, evidence, warnings = gather_report(request, progress)
+    answers = answer_questions(outcome, settings, rankings)
     write_atomically(target, render_study(outcome, settings, answers, pictures, faults).encode())
     title = outcome.study.title
     if settings.random_weights:
@@ -90,7 +90,7 @@ def write_up(
         choices=tuple(outcome.choices),
         undone={why: tuple(whats) for why, whats in outcome.by_reason().items()},
     )
-    page = render_report(comparisons, evidence, title=title, foreword=foreword)
+    page = render_report(rankings, evidence, title=title, foreword=foreword)
     write_atomically(report, page.encode("utf-8", "backslashreplace"))
     written = [target, report, document, *pictures]
     text = json.dumps(make_document(outcome, written), indent=1, allow_nan=False)
@@ -151,16 +151,16 @@ def _tell_apart(cells: Sequence[Cell]) -> dict[str, str]:
 
 
 def answer_questions(
-    outcome: Outcome, settings: Settings, comparisons: Sequence[Comparison]
+    outcome: Outcome, settings: Settings, rankings: Sequence[RankedRuns]
 ) -> list[tuple[str, Facts]]:
     """Each question of the study with what the runs say, item by item.
 
     Args:
-        comparisons: of the same runs: they know which test images hang together.
+        rankings: of the same runs: they know which test images hang together.
     """
     groups = {
         found.data.manifest_digest: dict(zip(found.ids, found.details.groups, strict=True))
-        for found in comparisons
+        for found in rankings
         if found.details.groups is not None
     }
     told = {cell.record.run_id: folders.read_answers(cell.folder)[1] for cell in outcome.cells}

@@ -10,8 +10,8 @@ import numpy as np
 from markupsafe import Markup
 
 from backbench.report.page import charts, faults
-from backbench.report.page.inputs import Comparison
 from backbench.report.page.marks import make_axis, name, tag
+from backbench.report.ranked import RankedRuns
 from backbench.stats.confusion import cluster_order
 
 MAX_CLASS_ROWS = 40
@@ -36,12 +36,12 @@ class ClassLine:
     cells: tuple[tuple[float, str], ...]
 
 
-def show_classes(comparison: Comparison, found: faults.Faults, labels: Sequence[str]) -> dict[str, Any]:
+def show_classes(ranked: RankedRuns, found: faults.Faults, labels: Sequence[str]) -> dict[str, Any]:
     """Dots of the weakest classes in the best row and the second, and a heat map of all classes and rows."""
-    place = [entry.row.is_best for entry in comparison.ranked].index(True)
+    place = [entry.row.is_best for entry in ranked.candidates].index(True)
     present = [index for index in range(len(labels)) if found.sizes[index] > 0]
     num_shown = max(2, min(MAX_HEAT_ROWS, _MAX_HEAT_CELLS // max(1, len(present))))
-    shown = [place, *(index for index in range(len(comparison.ranked)) if index != place)][:num_shown]
+    shown = [place, *(index for index in range(len(ranked.candidates)) if index != place)][:num_shown]
     order = sorted(present, key=lambda index: (found.recall[place, index], -found.sizes[index], index))
     lines = []
     for index in order:
@@ -60,7 +60,7 @@ def show_classes(comparison: Comparison, found: faults.Faults, labels: Sequence[
         "classes": lines,
         "weakest": list(zip(weakest, drawings, strict=True)),
         "class_scale": charts.draw_scale(axis),
-        "class_names": [name(comparison.ranked[row].row.name, 60) for row in shown],
+        "class_names": [name(ranked.candidates[row].row.name, 60) for row in shown],
         "untested": [labels[index] for index in range(len(labels)) if found.sizes[index] == 0],
     }
 

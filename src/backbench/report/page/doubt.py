@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from backbench.report.page.inputs import Comparison, Entry
+from backbench.report.ranked import Entry, RankedRuns
 from backbench.stats.calibrate import coverage_curve
 from backbench.stats.compare import holm, mcnemar_exact, permutation_by_group
 from backbench.stats.distributions import normal_quantile
@@ -61,18 +61,18 @@ class Trust:
     at_threshold: tuple[float, float] | None = None
 
 
-def compare_pairs(comparison: Comparison) -> dict[tuple[int, int], PairCell]:
+def compare_pairs(ranked: RankedRuns) -> dict[tuple[int, int], PairCell]:
     """All pairs of the first twelve ranked rows, by their places; Holm-adjusted as one family."""
-    entries = comparison.ranked[:MAX_PAIRED_ROWS]
-    right = [_right(entry, comparison.labels) for entry in entries]
-    groups = comparison.details.groups
-    if groups is not None and len(groups) != len(comparison.labels):
+    entries = ranked.candidates[:MAX_PAIRED_ROWS]
+    right = [_right(entry, ranked.labels) for entry in entries]
+    groups = ranked.details.groups
+    if groups is not None and len(groups) != len(ranked.labels):
         groups = None
     pairs = [(a, b) for a in range(len(entries)) for b in range(a + 1, len(entries))]
     tests = [_test(right[a], right[b], groups) for a, b in pairs]
     adjusted = holm([p for _, _, p in tests]) if tests else np.zeros(0)
     found = {}
-    n = len(comparison.labels)
+    n = len(ranked.labels)
     for (a, b), (only_a, only_b, _), p_value in zip(pairs, tests, adjusted.tolist(), strict=True):
         low, high = difference_interval(only_a, only_b, n)
         gap = (only_a - only_b) / n

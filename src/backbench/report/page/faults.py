@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from backbench.report.page.inputs import Comparison, Entry
+from backbench.report.ranked import Entry, RankedRuns
 from backbench.stats.confusion import count_confusion
 from backbench.stats.intervals import wilson_interval
 
@@ -44,7 +44,7 @@ class Alone:
 
 @dataclass(frozen=True, eq=False)
 class Faults:
-    """Everything the section shows; images are indices into `Comparison.ids`.
+    """Everything the section shows; images are indices into `RankedRuns.ids`.
 
     wrong: the best row's errors, most confident first, at least one of each kind where that fits.
     unsure: its right answers, least confident first.
@@ -73,15 +73,15 @@ class Faults:
         return list(dict.fromkeys([*wanted, *self.wrong, *self.unsure]))
 
 
-def find_faults(comparison: Comparison) -> Faults | None:
+def find_faults(ranked: RankedRuns) -> Faults | None:
     """What the best row, all rows and single rows get wrong; None where there are no answers."""
-    best = comparison.best
-    if best is None or not len(comparison.labels):
+    best = ranked.best
+    if best is None or not len(ranked.labels):
         return None
-    labels, num_classes = comparison.labels, len(comparison.classes)
-    answers = np.stack([_answers(entry) for entry in comparison.ranked])
+    labels, num_classes = ranked.labels, len(ranked.classes)
+    answers = np.stack([_answers(entry) for entry in ranked.candidates])
     right = answers == labels
-    place = comparison.ranked.index(best)
+    place = ranked.candidates.index(best)
     counts = count_confusion(labels, answers[place], num_classes)
     sizes = counts.sum(axis=1)
     confidence = best.told.max(axis=1)
@@ -103,7 +103,7 @@ def find_faults(comparison: Comparison) -> Faults | None:
         counts=counts,
         sizes=sizes,
         recall=_recall(right, labels, num_classes),
-        ensemble=_join_best(comparison),
+        ensemble=_join_best(ranked),
     )
 
 
@@ -171,17 +171,17 @@ def _recall(right: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarr
     return hits / sizes
 
 
-def _join_best(comparison: Comparison) -> tuple[float, int, int] | None:
+def _join_best(ranked: RankedRuns) -> tuple[float, int, int] | None:
     """(accuracy, images gained, images lost) of the best three models' mean probabilities, against the best."""
     members: dict[str, Entry] = {}
-    for entry in comparison.ranked:
+    for entry in ranked.candidates:
         members.setdefault(entry.row.model, entry)
     chosen: Sequence[Entry] = list(members.values())[:3]
-    best = comparison.best
+    best = ranked.best
     if len(chosen) < 2 or best is None:
         return None
     mean = np.mean([entry.told for entry in chosen], axis=0)
-    joined, alone = mean.argmax(axis=1) == comparison.labels, _answers(best) == comparison.labels
+    joined, alone = mean.argmax(axis=1) == ranked.labels, _answers(best) == ranked.labels
     return float(joined.mean()), int((joined & ~alone).sum()), int((alone & ~joined).sum())
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from markupsafe import Markup
 
 from backbench.report.page import charts
-from backbench.report.page.inputs import Comparison, Evidence, FeatureMap
+from backbench.report.page.inputs import Evidence, FeatureMap
 from backbench.report.page.marks import Axis, make_axis, name
+from backbench.report.ranked import RankedRuns
 
 MAX_ANSWERS = 8
 MAX_POINTS = 2000
@@ -20,12 +21,12 @@ _GROUPS = 2 * _COLOURS  # each colour as round and as square marks
 _MAX_NAMED = 16
 
 
-def draw_training(comparison: Comparison) -> list[dict[str, Any]]:
+def draw_training(ranked: RankedRuns) -> list[dict[str, Any]]:
     """Two small charts for each phase of training, on common scales: accuracy and loss of both parts, the kept
     epoch marked."""
     phases = [
         (f"{name(entry.row.name, 60)}, phase {name(str(phase), 24)}", result)
-        for entry in comparison.entries
+        for entry in ranked.entries
         for phase, result in (entry.history or {}).items()
         if result["history"]
     ]
@@ -71,38 +72,36 @@ def _curve(
     )
 
 
-def show_inside(comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
+def show_inside(ranked: RankedRuns, evidence: Evidence) -> dict[str, Any]:
     """Maps of features, and the explanations of each image by every model."""
     by_image: dict[str, list[Any]] = {}
     for explanation in evidence.explanations:
         by_image.setdefault(explanation.image, []).append(explanation)
-    place = {image: index for index, image in enumerate(comparison.ids)}
-    truths = {
-        image: comparison.classes[int(comparison.labels[place[image]])] for image in by_image if image in place
-    }
+    place = {image: index for index, image in enumerate(ranked.ids)}
+    truths = {image: ranked.classes[int(ranked.labels[place[image]])] for image in by_image if image in place}
     return {
-        "maps": [_map(comparison, found, number) for number, found in enumerate(evidence.maps)],
+        "maps": [_map(ranked, found, number) for number, found in enumerate(evidence.maps)],
         "explanations": [(name(image, 120), name(truths.get(image, "?"), 40), e) for image, e in by_image.items()],
     }
 
 
-def _map(comparison: Comparison, found: FeatureMap, number: int) -> dict[str, Any]:
+def _map(ranked: RankedRuns, found: FeatureMap, number: int) -> dict[str, Any]:
     """The cloud of one model: by true class while colours and shapes do, else all alike; wrong answers crossed.
 
     More classes than colours are named at their middles too.
     """
-    entry = next((e for e in comparison.ranked if e.row.model == found.model), None)
+    entry = next((e for e in ranked.candidates if e.row.model == found.model), None)
     rows, positions = found.rows[:MAX_POINTS], found.positions[:MAX_POINTS]
-    labels = comparison.labels[rows]
+    labels = ranked.labels[rows]
     wrong = np.zeros(len(rows), bool) if entry is None else entry.told[rows].argmax(axis=1) != labels
-    num = len(comparison.classes)
+    num = len(ranked.classes)
     kinds = [f"g{index % _COLOURS}{' square' if index >= _COLOURS else ''}" for index in range(min(num, _GROUPS))]
     if num > _GROUPS:
         groups = [(positions.tolist(), "plain")]
     else:
         groups = [(positions[labels == index].tolist(), kind) for index, kind in enumerate(kinds)]
-    names = _name_middles(comparison.classes, labels, positions) if num > _COLOURS else []
-    keys = zip(kinds, comparison.classes, strict=True) if num <= _GROUPS else ()
+    names = _name_middles(ranked.classes, labels, positions) if num > _COLOURS else []
+    keys = zip(kinds, ranked.classes, strict=True) if num <= _GROUPS else ()
     return {
         "number": number,
         "model": name(found.model, 60),
@@ -125,15 +124,14 @@ def _name_middles(
     return [(name(classes[label], 16), x, y) for label, (x, y) in zip(largest, middles, strict=True)]
 
 
-def make_script_data(comparison: Comparison, evidence: Evidence, shown: Sequence[int], key: str) -> dict[str, Any]:
+def make_script_data(ranked: RankedRuns, evidence: Evidence, shown: Sequence[int], key: str) -> dict[str, Any]:
     """What the script needs beside the page itself: answers of the first rows for shown images, points of maps."""
-    entries = comparison.ranked[:MAX_ANSWERS]
+    entries = ranked.candidates[:MAX_ANSWERS]
     images = {}
     for image in shown:
         told = [(int(entry.told[image].argmax()), entry.told[image]) for entry in entries]
         images[str(image)] = [
-            [answer, round(float(p[answer]), 3), round(float(p[comparison.labels[image]]), 3)]
-            for answer, p in told
+            [answer, round(float(p[answer]), 3), round(float(p[ranked.labels[image]]), 3)] for answer, p in told
         ]
     maps = []
     for found in evidence.maps:
@@ -142,14 +140,14 @@ def make_script_data(comparison: Comparison, evidence: Evidence, shown: Sequence
             {
                 "x": np.rint(positions[:, 0] * 1000).astype(int).tolist(),
                 "y": np.rint(positions[:, 1] * 1000).astype(int).tolist(),
-                "class": comparison.labels[rows].tolist(),
+                "class": ranked.labels[rows].tolist(),
                 "row": rows.tolist(),
             }
         )
     return {
         "key": key,
         "rows": [name(entry.row.name, 60) for entry in entries],
-        "classes": [name(label, 40) for label in comparison.classes],
+        "classes": [name(label, 40) for label in ranked.classes],
         "images": images,
         "maps": maps,
     }

@@ -11,7 +11,8 @@ from typing import Any
 from backbench.records.commands import bundle_of, data_options, keep_command, predict_command, write_command
 from backbench.records.schema import RunRecord
 from backbench.report.comparability import are_groups_whole
-from backbench.report.page.inputs import Comparison, Entry, Evidence
+from backbench.report.page.inputs import Evidence
+from backbench.report.ranked import Entry, RankedRuns
 from backbench.report.text import printable
 from backbench.wording import count
 
@@ -36,21 +37,21 @@ class Settings:
     shared: tuple[tuple[str, str], ...]
 
 
-def compare_settings(comparison: Comparison) -> Settings:
+def compare_settings(ranked: RankedRuns) -> Settings:
     """What was asked of each run, flattened to 'method.options.C' and the like, apart and in common."""
-    entries = [entry for entry in comparison.entries if not entry.row.control and entry.row.status == "done"]
+    entries = [entry for entry in ranked.entries if not entry.row.control and entry.row.status == "done"]
     return _split_settings(entries, [_flatten(_settings(entry.record)) for entry in entries])
 
 
-def compare_environments(comparison: Comparison) -> Settings:
+def compare_environments(ranked: RankedRuns) -> Settings:
     """The same for the machines and versions that the runs were made with."""
-    entries = [entry for entry in comparison.entries if entry.row.status == "done"]
+    entries = [entry for entry in ranked.entries if entry.row.status == "done"]
     return _split_settings(entries, [dict(entry.record.environment) for entry in entries])
 
 
-def keep_commands(comparison: Comparison, evidence: Evidence) -> list[str]:
+def keep_commands(ranked: RankedRuns, evidence: Evidence) -> list[str]:
     """The command that keeps the recommended model, if it is not kept; and that which asks it."""
-    entry, root = comparison.recommended, evidence.root
+    entry, root = ranked.recommended, evidence.root
     if entry is None or root is None:
         return []
     run = Path(root) / entry.record.run_id
@@ -58,10 +59,10 @@ def keep_commands(comparison: Comparison, evidence: Evidence) -> list[str]:
     return [*([] if is_kept else [keep_command(run)]), predict_command(bundle_of(run))]
 
 
-def repeat_commands(comparison: Comparison, root: str | None = None) -> list[str]:
+def repeat_commands(ranked: RankedRuns, root: str | None = None) -> list[str]:
     """Commands that make these runs again, in the folder `root`: one for each set of data, seed and precision."""
     groups: dict[tuple[Any, ...], list[RunRecord]] = {}
-    for entry in comparison.entries:
+    for entry in ranked.entries:
         config = entry.record.config
         if not entry.row.control:
             key = (
@@ -104,26 +105,26 @@ def _options(record: RunRecord) -> list[str]:
     return [*words, *data_options(config.data), *["--exact-resize"] * config.exact_resize]
 
 
-def _describe_groups(comparison: Comparison) -> str:
-    if are_groups_whole(comparison.warnings):
+def _describe_groups(ranked: RankedRuns) -> str:
+    if are_groups_whole(ranked.warnings):
         return "whole groups kept in one part"
     return "whose given parts share groups"
 
 
-def describe_methods(comparison: Comparison) -> str:
+def describe_methods(ranked: RankedRuns) -> str:
     """A paragraph for the methods section of a paper: what was compared, on what, and how it was tested."""
-    data = comparison.data
-    done = [entry for entry in comparison.entries if entry.row.status == "done"]
+    data = ranked.data
+    done = [entry for entry in ranked.entries if entry.row.status == "done"]
     models = {entry.row.model for entry in done if not entry.row.control}
     methods = sorted({entry.row.method for entry in done if not entry.row.control})
     versions = sorted({entry.record.environment.get("backbench", "") for entry in done} - {""})
-    grouped = comparison.details.groups is not None
+    grouped = ranked.details.groups is not None
     parts = [
         f"{count(len(models), 'backbone')} with {count(len(methods), 'method')} "
         f"({', '.join(printable(method) for method in methods)}) were compared on "
         f"{printable(data.name)} ({count(len(data.classes), 'class', 'classes')}; {data.num_train:,} training, "
         f"{data.num_val:,} validation and {data.num_test:,} test images"
-        + (f", {_describe_groups(comparison)}" if grouped or data.num_groups else "")
+        + (f", {_describe_groups(ranked)}" if grouped or data.num_groups else "")
         + ").",
         "Hyper-parameters were chosen on the validation images; the test images were used once for each run.",
         "Accuracies are given with "

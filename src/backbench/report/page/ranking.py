@@ -10,8 +10,9 @@ from markupsafe import Markup
 from backbench.progress import format_bytes
 from backbench.report.findings import total_seconds
 from backbench.report.page import charts
-from backbench.report.page.inputs import Comparison, Entry, Evidence
+from backbench.report.page.inputs import Evidence
 from backbench.report.page.marks import Axis, make_axis, name, sentence
+from backbench.report.ranked import Entry, RankedRuns
 from backbench.report.rows import STAGES, Row
 from backbench.report.summary import describe_cheaper
 from backbench.report.text import duration, percent, quantity
@@ -95,10 +96,10 @@ def decide_axis(rows: Sequence[Row]) -> Axis:
     return make_axis([max(min(lows), best - 1.3 * _WIDEST_SCALE), *highs])
 
 
-def make_lines(comparison: Comparison) -> list[Line]:
+def make_lines(ranked: RankedRuns) -> list[Line]:
     """One line for each run, in the order of the ranking."""
-    axis = decide_axis(comparison.rows)
-    return [_make_line(number, entry, axis) for number, entry in enumerate(comparison.entries, start=1)]
+    axis = decide_axis(ranked.rows)
+    return [_make_line(number, entry, axis) for number, entry in enumerate(ranked.entries, start=1)]
 
 
 def choose_plotted(lines: Sequence[Line]) -> list[Line]:
@@ -209,11 +210,11 @@ _NOTHING = {
 }
 
 
-def describe_winner(comparison: Comparison, evidence: Evidence) -> Box:
+def describe_winner(ranked: RankedRuns, evidence: Evidence) -> Box:
     """What you get: the bundle if there is one, size, time for one image, licence."""
-    entry = comparison.recommended
+    entry = ranked.recommended
     if entry is None:
-        return Box("What you get", (("nothing yet", _NOTHING[comparison.findings.kind]),))
+        return Box("What you get", (("nothing yet", _NOTHING[ranked.findings.kind]),))
     row, model = entry.row, entry.record.model
     bundle = evidence.bundles.get(row.run_id)
     facts = [("model", f"{name(row.model, 40)} + {name(row.how, 40)}")]
@@ -227,9 +228,9 @@ def describe_winner(comparison: Comparison, evidence: Evidence) -> Box:
     return Box("What you get", tuple(facts))
 
 
-def describe_certainty(comparison: Comparison) -> Box:
+def describe_certainty(ranked: RankedRuns) -> Box:
     """How sure: the tie group, the test images, how often they were looked at."""
-    found, facts = comparison.findings, []
+    found, facts = ranked.findings, []
     if found.kind == "chance":
         facts.append(("better than one answer for all", "no row is proved to be"))
     if found.num_rows == 1:
@@ -239,28 +240,28 @@ def describe_certainty(comparison: Comparison) -> Box:
     elif found.num_rows:
         others = f"all {found.num_rows - 1} others" if found.num_rows > 2 else "the other"
         facts.append(("the best", f"apart from {others}"))
-    num_groups = None if comparison.best is None else comparison.best.row.num_groups
+    num_groups = None if ranked.best is None else ranked.best.row.num_groups
     groups = "" if num_groups is None else f" in {count(num_groups, 'group')}"
-    is_few = comparison.data.num_test < 50 or found.units_needed is not None
-    facts.append(("test images", f"{comparison.data.num_test:,}{groups}" + " – few" * is_few))
-    if comparison.details.num_openings:
-        facts.append(("test evaluations", count(comparison.details.num_openings, "time")))
-    method = next((entry.record.method for entry in comparison.ranked if entry.row.is_best), None)
-    sizes = {"train": comparison.data.num_train, "val": comparison.data.num_val}
+    is_few = ranked.data.num_test < 50 or found.units_needed is not None
+    facts.append(("test images", f"{ranked.data.num_test:,}{groups}" + " – few" * is_few))
+    if ranked.details.num_openings:
+        facts.append(("test evaluations", count(ranked.details.num_openings, "time")))
+    method = next((entry.record.method for entry in ranked.candidates if entry.row.is_best), None)
+    sizes = {"train": ranked.data.num_train, "val": ranked.data.num_val}
     fitted_on = "nothing" if method is None else method.fitted_on
     num_trained = sum(sizes.get(part, 0) for part in fitted_on.split("+"))
     facts.append(("the best was trained on", f"{num_trained:,} images" if num_trained else "none of the images"))
     return Box("How sure", tuple(facts))
 
 
-def choose_warnings(comparison: Comparison) -> list[str]:
+def choose_warnings(ranked: RankedRuns) -> list[str]:
     """At most three warnings, worst first, as they come."""
-    return [sentence(name(text, 260)) for text in comparison.warnings[:3]]
+    return [sentence(name(text, 260)) for text in ranked.warnings[:3]]
 
 
-def describe_checks(comparison: Comparison) -> str:
+def describe_checks(ranked: RankedRuns) -> str:
     """What was looked for when there is nothing to warn of; no more than the runs could show."""
-    done = [row for row in comparison.rows if row.status == "done"]
+    done = [row for row in ranked.rows if row.status == "done"]
     if not done:
         return "Nothing was measured, so nothing could be checked."
     checks = ["leaks between parts"]
@@ -270,10 +271,10 @@ def describe_checks(comparison: Comparison) -> str:
     return f"Nothing found. Looked for: {', '.join(checks)}.{missing}"
 
 
-def cost_points(comparison: Comparison) -> list[charts.Point]:
+def cost_points(ranked: RankedRuns) -> list[charts.Point]:
     """The rows that have a cost, best first."""
-    cheaper, found = comparison.findings.cheaper, []
-    for number, row in enumerate(comparison.rows, start=1):
+    cheaper, found = ranked.findings.cheaper, []
+    for number, row in enumerate(ranked.rows, start=1):
         total = row.seconds.get("total", 0.0)
         if row.accuracy is None or not row.is_candidate or total <= 0:
             continue
@@ -294,9 +295,9 @@ def cost_points(comparison: Comparison) -> list[charts.Point]:
     return found
 
 
-def conclude_cost(comparison: Comparison) -> str:
+def conclude_cost(ranked: RankedRuns) -> str:
     """One sentence: the cheapest row that is tied with the best, as the summary has it."""
-    found, best = comparison.findings, comparison.best
+    found, best = ranked.findings, ranked.best
     if found.kind == "untrusted":
         return "No row can be trusted, so there is none to be compared by its cost."
     if found.kind == "chance":
@@ -327,9 +328,9 @@ class Stages:
     total: str
 
 
-def split_time(comparison: Comparison) -> list[Stages]:
+def split_time(ranked: RankedRuns) -> list[Stages]:
     """Busy seconds by stage, of the rows that are no controls."""
-    rows = [row for row in comparison.rows if not row.control and row.seconds.get("total")]
+    rows = [row for row in ranked.rows if not row.control and row.seconds.get("total")]
     longest = max((sum(v for k, v in row.seconds.items() if k != "total") for row in rows), default=0.0)
     found = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""`render_report`: comparisons and evidence in, one HTML page out. The same inputs give the same bytes."""
+"""`render_report`: rankings and evidence in, one HTML page out. The same inputs give the same bytes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from markupsafe import Markup
 from backbench.errors import shown
 from backbench.report.markdown import Table
 from backbench.report.page import marks
-from backbench.report.page.inputs import Comparison, Evidence
+from backbench.report.page.inputs import Evidence
 from backbench.report.page.view import make_view
+from backbench.report.ranked import RankedRuns
 from backbench.wording import count
 
 _PACKAGE = "backbench.report.page"
@@ -52,7 +53,7 @@ class Foreword:
 
 
 def render_report(
-    comparisons: Sequence[Comparison],
+    rankings: Sequence[RankedRuns],
     evidence: Sequence[Evidence] | None = None,
     *,
     title: str = "backbench report",
@@ -61,22 +62,22 @@ def render_report(
     """The page as HTML: no request to any host, complete with scripts blocked.
 
     Args:
-        comparisons: one for each manifest; they are shown one after the other and never ranked together.
-        evidence: for each comparison; None: nothing but the records.
+        rankings: one for each manifest; they are shown one after the other and never ranked together.
+        evidence: for each ranking; None: nothing but the records.
         title: of the page.
         foreword: of a study.
 
     Raises:
-        ValueError: `comparisons` is empty, or `evidence` has another length.
+        ValueError: `rankings` is empty, or `evidence` has another length.
 
     Cost: O(rows^2 images) for the paired tests; some 0.5 s for 20 runs of 10,000 images.
     """
-    evidence = evidence if evidence is not None else [Evidence() for _ in comparisons]
-    if not comparisons or len(evidence) != len(comparisons):
-        raise ValueError(f"{len(comparisons)} comparisons with {len(evidence)} pieces of evidence")
+    evidence = evidence if evidence is not None else [Evidence() for _ in rankings]
+    if not rankings or len(evidence) != len(rankings):
+        raise ValueError(f"{len(rankings)} rankings with {len(evidence)} pieces of evidence")
     views = [
-        make_view(comparison, found, key=f"c{number}" if len(comparisons) > 1 else "c")
-        for number, (comparison, found) in enumerate(zip(comparisons, evidence, strict=True), start=1)
+        make_view(ranked, found, key=f"c{number}" if len(rankings) > 1 else "c")
+        for number, (ranked, found) in enumerate(zip(rankings, evidence, strict=True), start=1)
     ]
     style, script = _read("style.css"), _read("script.js")
     policy = (
@@ -89,9 +90,9 @@ def render_report(
         .render(
             title=marks.name(title, 160),
             views=views,
-            names=_name_apart(comparisons),
-            headings=_name_apart(comparisons, with_sizes=False),
-            has_splits=len({found.data.name for found in comparisons}) < len(comparisons),
+            names=_name_apart(rankings),
+            headings=_name_apart(rankings, with_sizes=False),
+            has_splits=len({found.data.name for found in rankings}) < len(rankings),
             foreword=foreword,
             policy=policy,
             # our own files: what stands in them is neither escaped nor from outside
@@ -101,20 +102,20 @@ def render_report(
     )
 
 
-def _name_apart(comparisons: Sequence[Comparison], *, with_sizes: bool = True) -> list[str]:
-    """The data set of each comparison; of one that is there more than once, with what tells its splits apart.
+def _name_apart(rankings: Sequence[RankedRuns], *, with_sizes: bool = True) -> list[str]:
+    """The data set of each ranking; of one that is there more than once, with what tells its splits apart.
 
     The manifest's digest does where nothing shorter does. `with_sizes=False` leaves out the number of training
     images, for places that show it anyway.
     """
-    data = [found.entries[0].record.config.data for found in comparisons]
-    names = [found.data.name for found in comparisons]
-    sizes = [f"{found.data.num_train:,} training images" for found in comparisons]
+    data = [found.entries[0].record.config.data for found in rankings]
+    names = [found.data.name for found in rankings]
+    sizes = [f"{found.data.num_train:,} training images" for found in rankings]
     seeds = [f"split by seed {config.split_seed}" for config in data]
     groups = [
         f"groups from {shown(config.group_column)}" if config.group_column else "no groups" for config in data
     ]
-    digests = [f"manifest {found.data.manifest_digest[:8]}" for found in comparisons]
+    digests = [f"manifest {found.data.manifest_digest[:8]}" for found in rankings]
     titles = list(names)
     for words in (sizes, seeds, groups, digests):
         variants: dict[str, set[str]] = {}

@@ -1,4 +1,4 @@
-"""A comparison as the template wants it: sentences, lines, drawings and tables, nothing left to decide there."""
+"""A ranking as the template wants it: sentences, lines, drawings and tables, nothing left to decide there."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from markupsafe import Markup
 
 from backbench.report.page import charts, doubt, faults, inside, origin, ranking
 from backbench.report.page.classes import show_classes, show_matrix
-from backbench.report.page.inputs import Comparison, Entry, Evidence
+from backbench.report.page.inputs import Evidence
 from backbench.report.page.marks import Axis, make_axis, name, points, sentence
+from backbench.report.ranked import Entry, RankedRuns
 from backbench.report.summary import lead_sentences
 from backbench.report.text import percent
 from backbench.wording import count
@@ -22,7 +23,7 @@ MAX_TRUSTED = 4
 
 @dataclass(frozen=True)
 class Picture:
-    """One test image on the page: its place in the comparison, its id, what is true and what was answered.
+    """One test image on the page: its place in the ranking, its id, what is true and what was answered.
 
     `pair` is the cell of the confusion matrix it belongs to, by the places of both classes.
     """
@@ -42,63 +43,63 @@ class Picture:
         return f"true {self.truth}, answered {self.answer}, {self.confidence}"
 
 
-def wanted_images(comparison: Comparison) -> list[str]:
+def wanted_images(ranked: RankedRuns) -> list[str]:
     """Ids of the test images that the page shows, the most telling first; at most 150."""
-    found = faults.find_faults(comparison)
-    return [] if found is None else [comparison.ids[image] for image in found.images()[:MAX_THUMBNAILS]]
+    found = faults.find_faults(ranked)
+    return [] if found is None else [ranked.ids[image] for image in found.images()[:MAX_THUMBNAILS]]
 
 
-def make_view(comparison: Comparison, evidence: Evidence, *, key: str) -> dict[str, Any]:
-    """Everything the template shows of one comparison; `key` begins every id in the page."""
-    found = faults.find_faults(comparison)
-    lines, curves = ranking.make_lines(comparison), inside.draw_training(comparison)
-    shown = _choose_pictures(comparison, found, evidence)
+def make_view(ranked: RankedRuns, evidence: Evidence, *, key: str) -> dict[str, Any]:
+    """Everything the template shows of one ranking; `key` begins every id in the page."""
+    found = faults.find_faults(ranked)
+    lines, curves = ranking.make_lines(ranked), inside.draw_training(ranked)
+    shown = _choose_pictures(ranked, found, evidence)
     return {
         "key": key,
-        "data": comparison.data,
-        **_sentences(comparison),
-        "boxes": [ranking.describe_winner(comparison, evidence), ranking.describe_certainty(comparison)],
-        "urgent": ranking.choose_warnings(comparison),
-        "checked": ranking.describe_checks(comparison),
-        "warnings": [sentence(name(warning, 600)) for warning in comparison.warnings],
+        "data": ranked.data,
+        **_sentences(ranked),
+        "boxes": [ranking.describe_winner(ranked, evidence), ranking.describe_certainty(ranked)],
+        "urgent": ranking.choose_warnings(ranked),
+        "checked": ranking.describe_checks(ranked),
+        "warnings": [sentence(name(warning, 600)) for warning in ranked.warnings],
         "lines": lines,
         "plotted": ranking.choose_plotted(lines),
         "is_cut_on_phones": ranking.is_cut_on_phones(lines),
         "num_left_out": sum(line.kind == "other" for line in lines)
         - sum(line.kind == "other" for line in ranking.choose_plotted(lines)),
-        "scale": charts.draw_scale(ranking.decide_axis(comparison.rows)),
+        "scale": charts.draw_scale(ranking.decide_axis(ranked.rows)),
         "columns": ranking.COLUMNS,
         "failures": [line for line in lines if line.kind == "failed"],
         "controls": [line for line in lines if line.kind == "control"],
-        "best": comparison.best.row if comparison.best is not None else None,
-        "cost": _cost(comparison),
-        "faults": None if found is None else _faults(comparison, found, shown),
-        "sure": _sure(comparison),
+        "best": ranked.best.row if ranked.best is not None else None,
+        "cost": _cost(ranked),
+        "faults": None if found is None else _faults(ranked, found, shown),
+        "sure": _sure(ranked),
         "curves": curves,
         "num_curves_drawn": sum(len(curve["epochs"]) > 1 for curve in curves),
-        "has_tempered": any(entry.record.is_tempered for entry in comparison.entries),
-        "inside": inside.show_inside(comparison, evidence),
+        "has_tempered": any(entry.record.is_tempered for entry in ranked.entries),
+        "inside": inside.show_inside(ranked, evidence),
         "origin": {
-            "settings": origin.compare_settings(comparison),
-            "environment": origin.compare_environments(comparison),
-            "commands": origin.repeat_commands(comparison, evidence.root),
-            "keep": origin.keep_commands(comparison, evidence),
-            "methods": origin.describe_methods(comparison),
-            "counts": [(name(label), *sizes) for label, sizes in comparison.details.counts.items()],
-            "openings": comparison.details.num_openings,
-            "skipped": [(name(path, 200), name(reason, 200)) for path, reason in comparison.details.skipped[:50]],
-            "num_skipped": max(comparison.data.num_skipped, len(comparison.details.skipped)),
+            "settings": origin.compare_settings(ranked),
+            "environment": origin.compare_environments(ranked),
+            "commands": origin.repeat_commands(ranked, evidence.root),
+            "keep": origin.keep_commands(ranked, evidence),
+            "methods": origin.describe_methods(ranked),
+            "counts": [(name(label), *sizes) for label, sizes in ranked.details.counts.items()],
+            "openings": ranked.details.num_openings,
+            "skipped": [(name(path, 200), name(reason, 200)) for path, reason in ranked.details.skipped[:50]],
+            "num_skipped": max(ranked.data.num_skipped, len(ranked.details.skipped)),
         },
         "notes": [name(note, 400) for note in evidence.notes],
-        "thumbnails": [(f"{key}-t{index}", evidence.thumbnails[comparison.ids[index]]) for index in shown],
-        "script_data": inside.make_script_data(comparison, evidence, shown, key),
+        "thumbnails": [(f"{key}-t{index}", evidence.thumbnails[ranked.ids[index]]) for index in shown],
+        "script_data": inside.make_script_data(ranked, evidence, shown, key),
     }
 
 
-def _sentences(comparison: Comparison) -> dict[str, Any]:
+def _sentences(ranked: RankedRuns) -> dict[str, Any]:
     """The summary in three parts: the verdict, what the first screen adds to it, what the doubts say later."""
-    first, *rest = comparison.summary
-    of_lead = lead_sentences(comparison.findings)
+    first, *rest = ranked.summary
+    of_lead = lead_sentences(ranked.findings)
     lead, caveats = [text for text in rest if text in of_lead], [text for text in rest if text not in of_lead]
     return {"verdict": _shown(first), "lead": list(map(_shown, lead)), "caveats": list(map(_shown, caveats))}
 
@@ -107,50 +108,50 @@ def _shown(sentence: str) -> str:
     return name(sentence, 700).replace(" %", "\u00a0%")
 
 
-def _choose_pictures(comparison: Comparison, found: faults.Faults | None, evidence: Evidence) -> list[int]:
+def _choose_pictures(ranked: RankedRuns, found: faults.Faults | None, evidence: Evidence) -> list[int]:
     """The images to show that have a thumbnail, the most telling first."""
     if found is None:
         return []
-    chosen = [image for image in found.images() if comparison.ids[image] in evidence.thumbnails]
+    chosen = [image for image in found.images() if ranked.ids[image] in evidence.thumbnails]
     return chosen[:MAX_THUMBNAILS]
 
 
-def _cost(comparison: Comparison) -> dict[str, Any]:
-    points_ = ranking.cost_points(comparison)
+def _cost(ranked: RankedRuns) -> dict[str, Any]:
+    points_ = ranking.cost_points(ranked)
     return {
-        "conclusion": ranking.conclude_cost(comparison),
+        "conclusion": ranking.conclude_cost(ranked),
         "points": points_,
         "front": [point.label for point in charts.pareto_front(points_)],
         "chart": charts.draw_costs(points_) if len(points_) > 1 else Markup(""),
-        "stages": ranking.split_time(comparison),
+        "stages": ranking.split_time(ranked),
     }
 
 
-def _picture(comparison: Comparison, entry: Entry, image: int, *, has_thumbnail: bool, note: str) -> Picture:
+def _picture(ranked: RankedRuns, entry: Entry, image: int, *, has_thumbnail: bool, note: str) -> Picture:
     told = entry.told[image]
     answer = int(told.argmax())
     return Picture(
         index=image,
-        id=name(comparison.ids[image], 120),
+        id=name(ranked.ids[image], 120),
         has_thumbnail=has_thumbnail,
-        truth=name(comparison.classes[int(comparison.labels[image])], 40),
-        answer=name(comparison.classes[answer], 40),
+        truth=name(ranked.classes[int(ranked.labels[image])], 40),
+        answer=name(ranked.classes[answer], 40),
         confidence=f"{float(told[answer]):.2f}",
-        pair=f"{int(comparison.labels[image])}|{answer}",
+        pair=f"{int(ranked.labels[image])}|{answer}",
         note=note,
     )
 
 
-def _faults(comparison: Comparison, found: faults.Faults, shown: Sequence[int]) -> dict[str, Any]:
-    best = comparison.ranked[[entry.row.is_best for entry in comparison.ranked].index(True)]
-    labels = [name(label, 40) for label in comparison.classes]
-    num_rows = len(comparison.ranked)
+def _faults(ranked: RankedRuns, found: faults.Faults, shown: Sequence[int]) -> dict[str, Any]:
+    best = ranked.candidates[[entry.row.is_best for entry in ranked.candidates].index(True)]
+    labels = [name(label, 40) for label in ranked.classes]
+    num_rows = len(ranked.candidates)
 
     def picture(image: int, note: str = "") -> Picture:
-        return _picture(comparison, best, image, has_thumbnail=image in shown, note=note)
+        return _picture(ranked, best, image, has_thumbnail=image in shown, note=note)
 
     return {
-        "conclusion": _conclude_faults(comparison, found, labels),
+        "conclusion": _conclude_faults(ranked, found, labels),
         "num_wrong": found.num_wrong,
         "num_pairs": found.num_pairs,
         "wrong": [picture(image) for image in found.wrong],
@@ -165,18 +166,18 @@ def _faults(comparison: Comparison, found: faults.Faults, shown: Sequence[int]) 
             for image, answer, votes in found.shared
         ],
         "alone": [
-            (name(comparison.ranked[alone.row].row.name, 70), alone.count, [picture(i) for i in alone.images])
+            (name(ranked.candidates[alone.row].row.name, 70), alone.count, [picture(i) for i in alone.images])
             for alone in found.alone
         ],
         "num_rows": num_rows,
-        "ensemble": _describe_ensemble(comparison, found),
-        **show_classes(comparison, found, labels),
+        "ensemble": _describe_ensemble(ranked, found),
+        **show_classes(ranked, found, labels),
         "matrix": show_matrix(found, labels),
     }
 
 
-def _conclude_faults(comparison: Comparison, found: faults.Faults, labels: Sequence[str]) -> str:
-    n = len(comparison.labels)
+def _conclude_faults(ranked: RankedRuns, found: faults.Faults, labels: Sequence[str]) -> str:
+    n = len(ranked.labels)
     if not found.num_wrong:
         return f"The best row gets none of the {count(n, 'test image')} wrong."
     text = f"The best row gets {found.num_wrong:,} of {count(n, 'test image')} wrong"
@@ -186,11 +187,11 @@ def _conclude_faults(comparison: Comparison, found: faults.Faults, labels: Seque
     return text + "."
 
 
-def _describe_ensemble(comparison: Comparison, found: faults.Faults) -> str:
+def _describe_ensemble(ranked: RankedRuns, found: faults.Faults) -> str:
     if found.ensemble is None:
         return ""
     accuracy, gained, lost = found.ensemble
-    n = len(comparison.labels)
+    n = len(ranked.labels)
     return (
         f"Averaging the probabilities of the best rows of up to three models is right on {percent(accuracy, n)}: "
         f"{gained} more and {lost} fewer than the best row alone. "
@@ -198,14 +199,14 @@ def _describe_ensemble(comparison: Comparison, found: faults.Faults) -> str:
     )
 
 
-def _sure(comparison: Comparison) -> dict[str, Any]:
-    pairs = doubt.compare_pairs(comparison)
-    entries = comparison.ranked[: doubt.MAX_PAIRED_ROWS]
+def _sure(ranked: RankedRuns) -> dict[str, Any]:
+    pairs = doubt.compare_pairs(ranked)
+    entries = ranked.candidates[: doubt.MAX_PAIRED_ROWS]
     names = [name(entry.row.name, 60) for entry in entries]
     separated = sum(cell.p_value < 0.05 for (a, b), cell in pairs.items() if a < b)
     total = len(pairs) // 2
-    trusted = [entry for entry in comparison.ranked if entry.row.tied_with_best][:MAX_TRUSTED]
-    trust = [(name(entry.row.name, 60), doubt.measure_trust(entry, comparison.labels)) for entry in trusted]
+    trusted = [entry for entry in ranked.candidates if entry.row.tied_with_best][:MAX_TRUSTED]
+    trust = [(name(entry.row.name, 60), doubt.measure_trust(entry, ranked.labels)) for entry in trusted]
     axis = Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
     return {
         "conclusion": f"{separated} of {count(total, 'pair')} of rows differ significantly on these test images."
