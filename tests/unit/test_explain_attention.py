@@ -14,7 +14,7 @@ from backbench.backbones.architectures.vit import VisionTransformer
 from backbench.backbones.architectures.vit_config import ViTConfig
 from backbench.backbones.core.weights import digest_weights
 from backbench.errors import ModelError
-from backbench.explain.attention import attention_maps, overhear_attention, roll_out, rollout, stretch
+from backbench.explain.attention import overhear_attention, read_patches, roll_out, stretch
 from backbench.explain.tokens import reads_class_token, shape_grid, token_grid
 
 SMALL = {"num_classes": 0, "depth": 3, "embed_dim": 48, "num_heads": 3}
@@ -66,6 +66,11 @@ def make_own(**changes: object) -> VisionTransformer:
     return VisionTransformer(ViTConfig(**{**options, **changes})).eval()
 
 
+def rollout(body: nn.Module, batch: Tensor) -> Tensor:
+    _, maps, grid = overhear_attention(body, batch, mean_heads=True)
+    return read_patches(roll_out(maps), grid, from_class_token=reads_class_token(body))
+
+
 def make_torchvision() -> nn.Module:
     from torchvision.models import VisionTransformer as TorchvisionViT
 
@@ -97,19 +102,17 @@ def test_every_family_of_timm_gives_the_attention_it_uses(name: str) -> None:
 
 def test_unfused_attention_gives_the_same_maps() -> None:
     body, batch = make_timm("vit_tiny_patch16_224"), make_batch(64, 64)
-    fused = attention_maps(body, batch)
+    fused = overhear_attention(body, batch)[1]
     for module in body.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
-    torch.testing.assert_close(attention_maps(body, batch), fused, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(overhear_attention(body, batch)[1], fused, atol=1e-6, rtol=1e-5)
 
 
-def test_our_own_transformer_gives_what_it_says_itself() -> None:
+def test_our_own_transformer_gives_the_attention_it_uses() -> None:
     body, batch = make_own(), make_batch(32, 48)
-    with torch.no_grad():
-        expected = body.forward_with_attention(batch)[1]
-    for layer, weights in enumerate(expected):
-        torch.testing.assert_close(attention_maps(body, batch, layer), weights, atol=1e-6, rtol=1e-5)
+    maps = overhear_attention(body, batch)[1]
+    torch.testing.assert_close(maps, maps_by_hooks(body, batch), atol=1e-6, rtol=1e-5)
     assert rollout(body, batch).shape == (2, 4, 6)
 
 
@@ -178,11 +181,6 @@ def test_networks_without_global_attention_name_grad_cam(name: str) -> None:
     body = timm.create_model(name, pretrained=False, num_classes=0, **NOT_GLOBAL[name]).eval()
     with pytest.raises(ModelError, match="grad-cam"):
         rollout(body, make_batch(64, 64))
-
-
-def test_an_unknown_layer_is_refused() -> None:
-    with pytest.raises(ModelError, match="no attention layer 2: this network has 2"):
-        attention_maps(make_own(), make_batch(32, 48), layer=2)
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,17 @@ from backbench.backbones.core.weights import digest_weights
 from backbench.classifier.classifier import Classifier
 from backbench.config import Preprocess
 from backbench.errors import ModelError
-from backbench.explain.cam import explain_by_cam, grad_cam
+from backbench.explain.cam import explain_by_cam
 from backbench.heads.head_modules import HeadSpec, build_head, make_linear
 from backbench.records.schema import ModelFacts
 from backbench.registry import find_model
 
 NAMES = ("ant", "bee", "cow")
 SIZE = 64
+
+
+def explain(*inputs: Any, **options: Any) -> Tensor:
+    return explain_by_cam(*inputs, **options).values
 
 
 def classify(body: nn.Module, size: tuple[int, int] = (SIZE, SIZE)) -> Classifier:
@@ -126,14 +130,14 @@ def test_every_family_has_a_layer_with_places(
 def test_our_own_networks(name: str, side: int) -> None:
     backbone = find_model(name).load(0)
     head = make_linear(backbone.facts.dim, 3, torch.Generator().manual_seed(2))
-    values = grad_cam(Classifier(backbone, head, NAMES), make_batch((32, 32)), torch.tensor([0, 1]))
+    values = explain(Classifier(backbone, head, NAMES), make_batch((32, 32)), torch.tensor([0, 1]))
     assert values.shape == (2, side, side)
     assert values.amax((1, 2)).tolist() == pytest.approx([1.0, 1.0])
 
 
 def test_images_are_not_square() -> None:
     classifier = classify(make_timm("resnet10t"), (64, 128))
-    assert grad_cam(classifier, make_batch((64, 128)), torch.tensor([0, 1])).shape == (2, 2, 4)
+    assert explain(classifier, make_batch((64, 128)), torch.tensor([0, 1])).shape == (2, 2, 4)
 
 
 def test_a_network_cut_at_a_layer() -> None:
@@ -152,7 +156,7 @@ def test_neither_weights_nor_modes_nor_gradients_change() -> None:
     classifier.train()
     classifier.backbone.body.layer1.eval()
     before = digest_weights(classifier)
-    grad_cam(classifier, make_batch(), torch.tensor([0, 1]))
+    explain(classifier, make_batch(), torch.tensor([0, 1]))
     assert digest_weights(classifier) == before
     assert parameter.grad is None
     assert classifier.backbone.body.layer2.training
@@ -162,15 +166,15 @@ def test_neither_weights_nor_modes_nor_gradients_change() -> None:
 def test_an_image_is_explained_alike_alone_and_among_others() -> None:
     classifier = classify(make_timm("resnet10t"))
     batch = make_batch(num=3)
-    together = grad_cam(classifier, batch, torch.tensor([0, 1, 2]))
-    alone = grad_cam(classifier, batch[1:2], torch.tensor([1]))
+    together = explain(classifier, batch, torch.tensor([0, 1, 2]))
+    alone = explain(classifier, batch[1:2], torch.tensor([1]))
     torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=0)
 
 
 def test_neighbours_that_agree_leave_nothing_to_explain() -> None:
     backbone = find_model("tiny_cnn").load(0)
     head = build_head(HeadSpec(kind="neighbours", dim=backbone.facts.dim, classes=3, num_rows=4, k=2))
-    values = grad_cam(Classifier(backbone, head, NAMES), make_batch((32, 32)), torch.tensor([0, 0]))
+    values = explain(Classifier(backbone, head, NAMES), make_batch((32, 32)), torch.tensor([0, 0]))
     assert values.shape == (2, 4, 4)
     assert not values.any()
 
@@ -178,13 +182,13 @@ def test_neighbours_that_agree_leave_nothing_to_explain() -> None:
 def test_pixels_alone_keep_no_places() -> None:
     classifier = classify(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 5)))
     with pytest.raises(ModelError, match="no layer keeps places apart"):
-        grad_cam(classifier, make_batch(), torch.tensor([0, 1]))
+        explain(classifier, make_batch(), torch.tensor([0, 1]))
 
 
 def test_the_same_network_at_work_in_another_thread_is_not_mixed_in() -> None:
     classifier = classify(make_timm("resnet10t"))
     batch, targets = make_batch(), torch.tensor([0, 1])
-    expected = grad_cam(classifier, batch, targets)
+    expected = explain(classifier, batch, targets)
     num_other = 0
 
     def disturb(_module: nn.Module, _inputs: object) -> None:
@@ -196,7 +200,7 @@ def test_the_same_network_at_work_in_another_thread_is_not_mixed_in() -> None:
             other.join()
 
     classifier.head.register_forward_pre_hook(disturb)
-    torch.testing.assert_close(grad_cam(classifier, batch, targets), expected)
+    torch.testing.assert_close(explain(classifier, batch, targets), expected)
     assert num_other == 1
 
 
@@ -219,4 +223,4 @@ def test_a_network_without_gradients_says_so() -> None:
             return Rounded.apply(self.conv(batch)).mean((2, 3))
 
     with pytest.raises(ModelError, match="can't be differentiated"):
-        grad_cam(classify(Quantised()), make_batch(), torch.tensor([0, 1]))
+        explain(classify(Quantised()), make_batch(), torch.tensor([0, 1]))

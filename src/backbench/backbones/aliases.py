@@ -2,7 +2,7 @@
 
 An alias is only a way to ask: specs, records and tables carry the real name. `resnet18`, `resnet50`,
 `efficientnet_b0`, `convnext_base`, `pvt_v2_b3`, ... are no aliases: a bare timm architecture stands for timm's
-default weights of it, here as everywhere. The seeds' own weights of such names are in `SEED_MODELS`.
+default weights of it, here as everywhere.
 """
 
 from __future__ import annotations
@@ -30,45 +30,6 @@ ALIASES = {
     "mlp_mixer": "mixer_b16_224.goog_in21k_ft_in1k",
 }
 """The real name of each alias."""
-
-SEED_MODELS = {
-    "MiniVision": {  # DINOv2 was run at 224 px there, not at the 518 px of its weights
-        "ResNet-18": "torchvision/resnet18",
-        "EfficientNet-B0": "efficientnet_b0.ra_in1k",
-        "DINOv2-B/14": "vit_base_patch14_dinov2.lvd142m",
-    },
-    "CIFAR-10 transfer benchmarks": {  # weights of the transformers library; the nearest of timm
-        "ResNet-50": "resnet50.a1_in1k",
-        "ViT-B/16": "vit_base_patch16_224.orig_in21k",
-        "EfficientNet-B0": "efficientnet_b0.ra_in1k",
-        "LeNet-like CNN": "lenet",
-    },
-    "cifar10-image-classification": {
-        "CNN": "cnn_small",
-        "AlexNet": "torchvision/alexnet",
-        "MobileNet": "torchvision/mobilenet_v2",
-        "ResNet-18": "torchvision/resnet18",
-        "ViT": "torchvision/vit_b_16",
-    },
-    "ViT-B16 from scratch": {
-        "ViT-B16 (pretrained)": "vit_base_patch16_224.orig_in21k",
-        "ViT-B16": "backbench/vit_base_patch16",
-    },
-    "Caltech256 vs CIFAR100": {
-        "PVT V2 B3": "pvt_v2_b3.in1k",
-        "Vit Base": "vit_base_patch16_224.orig_in21k_ft_in1k",
-        "DeiT3 Base": "deit3_base_patch16_224.fb_in22k_ft_in1k",
-        "Resnet50": "resnet50.a1_in1k",
-        "Resnet18": "resnet18.a1_in1k",
-        "Resnet152": "resnet152.a1_in1k",
-        "Swin Base": "swin_base_patch4_window7_224.ms_in22k_ft_in1k",
-        "MLP-MIXER": "mixer_b16_224.goog_in21k_ft_in1k",
-        "EfNetV2-M": "tf_efficientnetv2_m.in21k_ft_in1k",
-        "CvNext Base": "convnext_base.fb_in22k_ft_in1k",
-        "RegNetY-040": "regnety_040.pycls_in1k",
-    },
-}
-"""What each seed study compared: its own label for a model -> the name here, read from its code."""
 
 
 def resolve(name: str) -> ModelSpec | None:

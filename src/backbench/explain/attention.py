@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from backbench.errors import ModelError
-from backbench.explain.tokens import Grid, has_all_patches, in_eval_mode, reads_class_token, token_grid
+from backbench.explain.tokens import Grid, has_all_patches, in_eval_mode, token_grid
 
 _SOFTMAX = (torch.softmax, F.softmax, Tensor.softmax)
 _ALMOST_ZERO = 1e-12
@@ -114,38 +114,11 @@ def overhear_attention(
     return features, maps, grid
 
 
-def attention_maps(body: nn.Module, batch: Tensor, layer: int = -1) -> Tensor:
-    """The attention of one layer: (b, heads, tokens, tokens) float32, rows sum to 1, columns are looked at.
-
-    Args:
-        layer: counted from 0, or from the end with -1.
-
-    Raises:
-        ModelError: see `overhear_attention`; no such layer.
-    """
-    maps = overhear_attention(body, batch)[1]
-    if not -len(maps) <= layer < len(maps):
-        raise ModelError(f"there is no attention layer {layer}: this network has {len(maps)}, counted from 0.")
-    return maps[layer]
-
-
-def rollout(body: nn.Module, batch: Tensor) -> Tensor:
-    """How much of each patch arrives at the answer through all layers: (b, rows, columns) float32, each >= 0.
-
-    Attention is averaged over heads, half of it replaced by the identity for the way around it, and multiplied
-    from layer to layer. Taken is the row of the class token, or the mean of the patches' where features are read
-    from them. What arrives from class token, registers and distillation token is dropped, so that values sum up
-    to 1 or less.
-
-    Raises:
-        ModelError: see `overhear_attention`.
-    """
-    _, maps, grid = overhear_attention(body, batch, mean_heads=True)
-    return read_patches(roll_out(maps), grid, from_class_token=reads_class_token(body))
-
-
 def roll_out(maps: list[Tensor]) -> Tensor:
-    """Attention of layers, each (b, heads, tokens, tokens), multiplied up: (b, tokens, tokens), rows sum to 1."""
+    """Attention of layers, each (b, heads, tokens, tokens), multiplied up: (b, tokens, tokens), rows sum to 1.
+
+    It is averaged over heads, and half of it is the identity: the way around the attention.
+    """
     identity = torch.eye(maps[0].shape[-1], device=maps[0].device)
     total = identity
     for weights in maps:

@@ -28,27 +28,21 @@ class Cam:
     layer: str
 
 
-def grad_cam(classifier: Classifier, batch: Tensor, targets: Tensor, *, layer: str | None = None) -> Tensor:
-    """What speaks for a class: (b, rows, columns) float32, 0 (nothing) to 1 (most, in this image).
+def explain_by_cam(classifier: Classifier, batch: Tensor, targets: Tensor, *, layer: str | None = None) -> Cam:
+    """What speaks for a class, from 0 (nothing) to 1 (most, in this image), and the layer that shows it.
+
+    Without `layer` it is the last stage (see `stages_of`) whose maps are larger than one position and reach the
+    class's score at any position. So it is the last maps of a convolutional network, and the last block but one of
+    a transformer that answers from its class token: after its last block, the patches no longer matter.
 
     Args:
         batch: (b, 3, height, width) float, normalised.
         targets: (b,) int64, a class for each image.
-        layer: path of a module of the body; None: see `explain_by_cam`.
+        layer: path of a module of the body.
 
     Raises:
         ModelError: no layer of the network keeps places, or that one does not.
     Cost: one forward and one backward pass; memory as in training.
-    """
-    return explain_by_cam(classifier, batch, targets, layer=layer).values
-
-
-def explain_by_cam(classifier: Classifier, batch: Tensor, targets: Tensor, *, layer: str | None = None) -> Cam:
-    """As `grad_cam`, and which layer it was.
-
-    The layer is the last stage (see `stages_of`) whose maps are larger than one position and reach the class's
-    score at any position. So it is the last maps of a convolutional network, and the last block but one of a
-    transformer that answers from its class token: after its last block, the patches no longer matter.
     """
     body = classifier.backbone.body
     names = _stage_modules(body) if layer is None else [layer]

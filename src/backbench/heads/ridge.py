@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backbench.errors import ConfigError
 from backbench.heads.lbfgs import scalar_type
-from backbench.heads.standardise import BLOCK_ROWS, Rows, Scale, measure_scale, to_tensor
+from backbench.heads.standardise import BLOCK_ROWS, Rows, Scale, to_tensor
 
 MIN_SHARE = 1e-10
 """An eigenvalue below this share of the largest is rounding: its direction holds no examples."""
@@ -66,38 +64,6 @@ def decompose(rows: Rows, labels: np.ndarray, num_classes: int, *, dual: bool | 
         values, vectors = values[is_kept], vectors[:, is_kept]
     projected = vectors.T @ _transposed_product(rows, targets - targets_mean) / count
     return RidgePath(vectors, values, projected, targets_mean)
-
-
-def fit_ridge(features: Tensor, labels: Tensor, *, num_classes: int, l2: float) -> Tensor:
-    """Solve one-against-rest ridge regression on frozen features in closed form.
-
-    Minimises mean squared error + l2 |weights|^2 for targets +1 (the class) and -1 (any other).
-
-    Args:
-        features: (n, dim) float; standardised here, so any scale will do.
-        labels: (n,) int in 0..num_classes-1.
-        num_classes: rows of the result; a class without examples gets a constant -1 target.
-        l2: penalty on squared weights per example, >= 0, dimensionless after standardising.
-
-    Returns:
-        (num_classes, dim + 1) weights on the features as given, the last column the unpenalised intercept;
-        dtype and device of `features`.
-
-    Raises:
-        ConfigError: `l2` is negative or not finite.
-        DataError: no rows, or features that are not finite.
-
-    Cost: O(n dim^2 + dim^3) time, O(dim^2) memory; the dual form is used when n < dim.
-    Source: Hoerl and Kennard 1970.
-    """
-    if not (math.isfinite(l2) and l2 >= 0):
-        raise ConfigError(f"l2 = {l2}: the ridge penalty is a finite number, 0 or more")
-    values = features.detach().float().cpu().numpy()
-    scale = measure_scale([values])
-    rows = Rows([values], scale, str(features.device))
-    path = decompose(rows, labels.cpu().numpy(), num_classes)
-    weights, bias = unfold(*path.solve(l2), scale)
-    return torch.from_numpy(np.column_stack([weights, bias])).to(features.dtype).to(features.device)
 
 
 def unfold(weights: np.ndarray, bias: np.ndarray, scale: Scale) -> tuple[np.ndarray, np.ndarray]:

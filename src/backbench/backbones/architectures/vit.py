@@ -30,25 +30,6 @@ def resize_positions(
     return torch.cat([others, grid], dim=1)
 
 
-def split_heads(tokens: torch.Tensor, heads: int) -> torch.Tensor:
-    """(batch, tokens, width) -> (batch, heads, tokens, width / heads)."""
-    return tokens.unflatten(2, (heads, -1)).transpose(1, 2)
-
-
-def join_heads(parts: torch.Tensor) -> torch.Tensor:
-    """(batch, heads, tokens, width / heads) -> (batch, tokens, width)."""
-    return parts.transpose(1, 2).flatten(2)
-
-
-def weigh_tokens(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """How much each token looks at each: two (batch, heads, tokens, d) -> (batch, heads, tokens, tokens).
-
-    Softmax of the scaled products; each row sums to 1. The fused kernel does the same without keeping them.
-    """
-    scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
-    return scores.softmax(dim=-1)
-
-
 class Attention(nn.Module):
     """Multi-head self-attention: (batch, tokens, width) -> the same shape.
 
@@ -65,18 +46,15 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        query, key, value = self.split(tokens)
+        qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1))  # (batch, tokens, 3, heads, width / heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if self.fused_attn:
             dropped = self.attn_drop.p if self.attn_drop.training else 0.0
             mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropped)
         else:
-            mixed = self.attn_drop(weigh_tokens(query, key)) @ value
-        return self.dropout(self.proj(join_heads(mixed)))
-
-    def split(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Query, key and value, each (batch, heads, tokens, width / heads)."""
-        query, key, value = self.qkv(tokens).chunk(3, dim=2)
-        return split_heads(query, self.heads), split_heads(key, self.heads), split_heads(value, self.heads)
+            scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+            mixed = self.attn_drop(scores.softmax(dim=-1)) @ value
+        return self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
 
 
 class Perceptron(nn.Module):
@@ -121,11 +99,6 @@ class Block(nn.Module):
         tokens = tokens + self.ls1(self.attn(self.norm1(tokens)))
         return tokens + self.ls2(self.mlp(self.norm2(tokens)))
 
-    def weigh(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The attention that `forward` would pay: (batch, heads, tokens, tokens)."""
-        query, key, _ = self.attn.split(self.norm1(tokens))
-        return weigh_tokens(query, key)
-
 
 class PatchEmbedding(nn.Module):
     """One token for each patch, row by row: (batch, 3, height, width) -> (batch, patches, width)."""
@@ -165,20 +138,6 @@ class VisionTransformer(nn.Module):
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         return self.answer(self.blocks(self.embed(batch)))
-
-    def forward_with_attention(self, batch: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """What `forward` gives, to the bit, and the attention of each block, (batch, heads, tokens, tokens) each.
-
-        Token 0 is the class token, the others are the patches row by row. Memory grows with the square of the
-        number of tokens: 1.9 MB an image and block for ViT-B/16 at 224 pixels.
-        """
-        tokens = self.embed(batch)
-        maps = []
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            maps.append(block.weigh(tokens))
-            tokens = block(tokens)
-        return self.answer(tokens), maps
 
     def embed(self, batch: torch.Tensor) -> torch.Tensor:
         """Class token and patch tokens with their positions: (batch, 1 + patches, width)."""
