@@ -20,6 +20,8 @@ from backbench.progress import SILENT
 from backbench.stats.metric import Metric
 from backbench.studies import drawings
 from backbench.studies import run as carry_out
+from backbench.studies.analysis.facts import Choice
+from backbench.studies.analysis.wording import count_rivals
 from backbench.studies.document import is_less_than_there, make_document
 from backbench.studies.estimate import estimate_steps
 from backbench.studies.run import Outcome, run_study
@@ -202,11 +204,12 @@ def test_the_best_of_what_is_there_says_among_how_many_it_was_chosen(tmp_path: P
     outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole)
     assert carry_out._choose_models(step, outcome) == ["pixels"]
     assert outcome.undone == []
-    assert outcome.choices == ["two: digits: pixels, best on validation among all 4 runs of these models in 'one'"]
+    assert outcome.choices == [Choice("two: digits", ("pixels",), "one", num_runs=4, num_asked=4)]
     outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole[:3])  # the fourth failed
     assert carry_out._choose_models(step, outcome) == ["pixels"]
     (undone,) = outcome.undone
-    assert "pixels was chosen among 3 of 4 runs of these models in 'one'" in undone.why
+    assert outcome.choices == [Choice("two: digits", ("pixels",), "one", num_runs=3, num_asked=4)]
+    assert count_rivals(outcome.choices[0]) in undone.why
     assert undone.why.endswith("(not there, or its model saw validation images: tiny_cnn + ridge)")
     cut = {("one", "digits", 0): ["tiny_cnn + ridge", "cnn + ridge"]}  # of which the second has no say
     outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole[:3], cut=cut)
@@ -925,16 +928,16 @@ def test_the_front_goes_on_with_the_reason_for_each_and_the_best_of_it_after_tha
     assert set(outcome.chosen["two", "digits", 0]) == set(chosen)
     (last,) = [cell.model for cell in outcome.cells if cell.group == "three"]
     assert last in chosen
-    first, *reasons, best = outcome.choices
-    assert first.startswith("two: digits: ")
-    assert "among all 3 runs of these models in 'one' by accuracy on validation against FLOPs" in first
-    assert sum(" is taken: family " in reason for reason in reasons) == 2
-    assert sum(" is left out: " in reason for reason in reasons) == 1
-    assert best.startswith(f"three: digits: {last}, best on validation among all 2 runs")
+    first, best = outcome.choices
+    assert (first.ranking, first.num_runs, first.num_asked) == ("two: digits", 3, 3)
+    assert sorted(first.models) == sorted(chosen)
+    assert first.selection is not None
+    assert (len(first.selection.taken), len(first.selection.left)) == (2, 1)
+    assert best == Choice("three: digits", (last,), "two", num_runs=2, num_asked=2)
     written, _ = write_up(outcome, settings, has_figures=False)
     for page in written[:2]:
         text = unescape(page.read_text())
-        assert all(reason in text for reason in reasons)
+        assert all(reason in text for reason in outcome.describe_choices())
         assert "most common size in train" in text
         assert "8 x 8 (all)" in text
         assert "ot asked for: 'four', an option of this study (--only)" in text

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from backbench.stats.metric import Metric
+from backbench.studies.analysis.facts import Candidate
 from backbench.studies.analysis.front import select_front
 
 
@@ -45,14 +46,16 @@ def test_on_the_published_figures_the_front_comes_first_and_each_family_once() -
     cells = [cell(model, accuracy, flops) for model, accuracy, flops, _ in PUBLISHED]
     families = {model: family for model, *_, family in PUBLISHED}
     found = select_front(cells, families, 5)
-    assert list(found.taken) == ["efficientnetv2_m", "regnety_040", "resnet18", "convnext_base", "pvt_v2_b3"]
-    assert found.taken["regnety_040"] == "family RegNet, on the front, 85.9 % on validation, 8 GFLOPs an image"
-    assert found.taken["pvt_v2_b3"].startswith("family stages, behind regnety_040, 77.2 % on validation")
-    assert found.left["resnet50"].startswith("behind regnety_040, 82.1 %")
-    assert found.left["resnet50"].endswith("; family ResNet has resnet18")
-    assert found.left["vit_base"].endswith("; others came first")
+    taken = {one.model: one for one in found.taken}
+    left = {one.model: one for one in found.left}
+    assert list(taken) == ["efficientnetv2_m", "regnety_040", "resnet18", "convnext_base", "pvt_v2_b3"]
+    assert taken["regnety_040"] == Candidate("regnety_040", "RegNet", 0.8586, 8e9, beaten_by=None)
+    assert (taken["pvt_v2_b3"].family, taken["pvt_v2_b3"].beaten_by) == ("stages", "regnety_040")
+    assert left["resnet50"].beaten_by == "regnety_040"
+    assert found.first_of(left["resnet50"].family) == taken["resnet18"]
+    assert found.first_of(left["vit_base"].family) is None
     every = select_front(cells, families, 7)
-    assert {families[model] for model in every.taken} == set(families.values())
+    assert {one.family for one in every.taken} == set(families.values())
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -63,16 +66,16 @@ def test_what_is_chosen_keeps_the_rule_whatever_the_figures(seed: int) -> None:
     most = int(rng.integers(1, 13))
     found = select_front(cells, families, most)
     assert len(found.taken) == most
-    assert found.taken.keys() | found.left.keys() == {each.model for each in cells}
-    assert not found.taken.keys() & found.left.keys()
-    kinds = {each.model: families.get(each.model, each.model) for each in cells}
-    num_families = len({kinds[model] for model in found.taken})
-    assert num_families == min(most, len(set(kinds.values())))
+    every = (*found.taken, *found.left)
+    assert sorted(one.model for one in every) == sorted(each.model for each in cells)
+    assert all(one.family == families.get(one.model, one.model) for one in every)
+    num_families = len({one.family for one in found.taken})
+    assert num_families == min(most, len({one.family for one in every}))
     best = max(each.figure("val_accuracy").value for each in cells)
     by_name = {each.model: each for each in cells}
-    assert by_name[next(iter(found.taken))].figure("val_accuracy").value == best
-    for model, why in {**found.taken, **found.left}.items():
-        mine = by_name[model]
+    assert found.taken[0].accuracy == best
+    for one in every:
+        mine = by_name[one.model]
         is_beaten = any(
             other.figure("val_accuracy").value >= mine.figure("val_accuracy").value
             and other.record.model.flops <= mine.record.model.flops
@@ -80,9 +83,8 @@ def test_what_is_chosen_keeps_the_rule_whatever_the_figures(seed: int) -> None:
             != (mine.figure("val_accuracy").value, mine.record.model.flops)
             for other in cells
         )
-        assert ("behind" in why) == is_beaten
-    again = select_front(cells[::-1], families, most)
-    assert (list(again.taken), again.left) == (list(found.taken), found.left)
+        assert (one.beaten_by is not None) == is_beaten
+    assert select_front(cells[::-1], families, most) == found
 
 
 def test_test_images_have_no_say_and_the_best_method_stands_for_its_model() -> None:
@@ -91,12 +93,11 @@ def test_test_images_have_no_say_and_the_best_method_stands_for_its_model() -> N
         cell("b", 0.4, 1e9, test=1.0),
         cell("b", 0.6, 1e9, test=0.0, method="knn"),
     ]
-    assert list(select_front(cells, {}, 1).taken) == ["b"]
+    assert [one.model for one in select_front(cells, {}, 1).taken] == ["b"]
 
 
 def test_a_model_of_unknown_cost_is_taken_for_its_accuracy_alone() -> None:
     cells = [cell("a", 0.5, 1e9), cell("b", 0.6, None), cell("c", 0.4, None)]
     found = select_front(cells, {}, 2)
-    assert list(found.taken) == ["b", "a"]
-    assert "60.0 % on validation, cost not known" in found.taken["b"]
-    assert found.left["c"].startswith("behind b")
+    assert [(one.model, one.accuracy, one.flops) for one in found.taken] == [("b", 0.6, None), ("a", 0.5, 1e9)]
+    assert [(one.model, one.beaten_by) for one in found.left] == [("c", "b")]

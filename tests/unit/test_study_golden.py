@@ -12,7 +12,7 @@ from backbench.config import Recipe
 from backbench.records.schema import Cost
 from backbench.studies.analysis.answers import RULES, Asked, answer_question
 from backbench.studies.analysis.cells import Cell
-from backbench.studies.analysis.facts import Facts
+from backbench.studies.analysis.facts import Candidate, Choice, Facts, Selection
 from backbench.studies.run import Outcome
 from backbench.studies.schema import StudyFile
 from backbench.studies.steps import Settings
@@ -197,7 +197,15 @@ PUBLISHED = [
 def test_the_page_of_a_study_reads_as_the_golden_file(golden: Callable[[str, str], None]) -> None:
     cells = make_runs()
     study = StudyFile.model_validate(STUDY).model_copy(update={"published": tuple(PUBLISHED)})
-    outcome = Outcome(study, cells=cells, choices=["later: small: a, best on validation"])
+    front = Selection(
+        taken=(Candidate("a", "nets", 0.9, 4.1e9, None), Candidate("b", "nets", 0.8, None, "a")),
+        left=(Candidate("c", "nets", 0.7, 8e9, "a"), Candidate("d", "others", 0.6, 8e9, "a")),
+    )
+    choices = [
+        Choice("later: small", ("a",), "probe", num_runs=3, num_asked=4),
+        Choice("later: large", ("a", "b"), "probe", num_runs=4, num_asked=4, selection=front),
+    ]
+    outcome = Outcome(study, cells=cells, choices=choices)
     outcome.note("probe: large, b + full", "the budget ended")
     outcome.note("probe: large, b + logistic", "the budget ended")
     outcome.note("few: small", "no weights")

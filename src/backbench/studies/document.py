@@ -58,6 +58,6 @@ def make_document(outcome: Outcome, written: Sequence[Path]) -> dict[str, Any]:
             for cell in outcome.cells
         ],
         "files": [str(path) for path in written],
-        "choices": outcome.choices,
+        "choices": outcome.describe_choices(),
         "failures": [str(undone) for undone in outcome.undone],
     }

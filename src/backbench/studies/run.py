@@ -7,7 +7,7 @@ goes on where it was cut.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -24,7 +24,9 @@ from backbench.runs.rank import rank
 from backbench.runs.run import adapt
 from backbench.studies.analysis.cells import Cell
 from backbench.studies.analysis.comparable import best_on_validation
+from backbench.studies.analysis.facts import Choice
 from backbench.studies.analysis.front import select_front
+from backbench.studies.analysis.wording import count_rivals, describe_choice
 from backbench.studies.schema import StudyFile
 from backbench.studies.steps import (
     Settings,
@@ -59,7 +61,7 @@ class Outcome:
     """What came of a study: a cell for each run, by ranking in the study's order, and what went wrong.
 
     Args:
-        choices: sentences on which model went on to later groups, and among how many it was chosen.
+        choices: which models went on to later groups.
         chosen: (group, data, seed) of rankings whose models an earlier group chose -> those models.
         cut: (group, data, seed) of the rankings that the budget ended, so that the same command adds runs to them
             -> the runs that it left out, or the word for all.
@@ -69,7 +71,7 @@ class Outcome:
     cells: list[Cell] = field(default_factory=list)
     rankings: list[tuple[Step, RankedRuns]] = field(default_factory=list)
     undone: list[Undone] = field(default_factory=list)
-    choices: list[str] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
     chosen: dict[tuple[str, str, int], list[str]] = field(default_factory=dict)
     cut: dict[tuple[str, str, int], list[str]] = field(default_factory=dict)
     interrupted: bool = False
@@ -78,6 +80,10 @@ class Outcome:
         """Remember what could not be done; `why`, often an error's text of several lines, as one line."""
         self.undone.append(Undone(what, " ".join(str(why).split()).rstrip(".")))
         return self.undone[-1]
+
+    def describe_choices(self) -> list[str]:
+        """Sentences on which models went on to later groups, and why."""
+        return [sentence for choice in self.choices for sentence in describe_choice(choice)]
 
     def by_reason(self) -> dict[str, list[str]]:
         """What there is not, by the reason why: a cause that stops twenty runs is said once."""
@@ -193,33 +199,21 @@ def _choose_models(step: Step, outcome: Outcome) -> list[str]:
             f"nothing to choose from: no run of '{before.name}' is finished whose model saw no validation image",
         )
         return []
-    among = (
-        f"among {f'{len(rivals)} of ' if absent else 'all '}{len(asked)} runs of these models in '{before.name}'"
-    )
-    chosen, said = _choose_among(step, list(rivals.values()), outcome.study.families, among)
-    outcome.choices += said
+    choice = Choice(step.title, (), before.name, len(rivals), len(asked))
+    if step.group.front_size is None:
+        choice = replace(choice, models=(best_on_validation(rivals.values()).model,))
+    else:
+        found = select_front(rivals.values(), outcome.study.families, step.group.front_size)
+        choice = replace(choice, models=tuple(one.model for one in found.taken), selection=found)
+    outcome.choices.append(choice)
+    chosen = list(choice.models)
     if absent:
         why = f"not there, or its model saw validation images: {join_names(absent)}"
         outcome.note(
-            step.title, f"{join_names(chosen)} {'was' if len(chosen) == 1 else 'were'} chosen {among} ({why})"
+            step.title,
+            f"{join_names(chosen)} {'was' if len(chosen) == 1 else 'were'} chosen {count_rivals(choice)} ({why})",
         )
     return chosen
-
-
-def _choose_among(
-    step: Step, rivals: list[Cell], families: Mapping[str, str], among: str
-) -> tuple[list[str], list[str]]:
-    """The models that go on by the rule of the step's group, and sentences on why."""
-    if step.group.front_size is None:
-        best = best_on_validation(rivals)
-        return [best.model], [f"{step.title}: {best.model}, best on validation {among}"]
-    found = select_front(rivals, families, step.group.front_size)
-    names = join_names(list(found.taken))
-    rule = "by accuracy on validation against FLOPs, one of each family first"
-    said = [f"{step.title}: {names}, chosen {among} {rule}"]
-    said += [f"{step.title}: {model} is taken: {why}" for model, why in found.taken.items()]
-    said += [f"{step.title}: {model} is left out: {why}" for model, why in found.left.items()]
-    return list(found.taken), said
 
 
 def _chain(step: Step, outcome: Outcome) -> Step | None:

@@ -87,7 +87,7 @@ def write_up(
             *describe_here(outcome, settings),
             *describe_data(outcome, settings),
         ),
-        choices=tuple(outcome.choices),
+        choices=tuple(outcome.describe_choices()),
         undone={why: tuple(whats) for why, whats in outcome.by_reason().items()},
     )
     page = render_report(rankings, evidence, title=title, foreword=foreword)
@@ -261,6 +261,6 @@ def _describe_use(outcome: Outcome) -> str:
 
 def _describe_groups(outcome: Outcome, settings: Settings) -> str:
     lines = [f"**{printable(name)}**: {what}" for name, what in list_groups(outcome, settings)]
-    here = [*describe_here(outcome, settings), *outcome.choices, *describe_data(outcome, settings)]
+    here = [*describe_here(outcome, settings), *outcome.describe_choices(), *describe_data(outcome, settings)]
     lines += map(printable, here)
     return "\n".join(["## What was run", "", *(f"- {line}" for line in lines)])

@@ -277,4 +277,52 @@ class Precisions(Fact):
     training: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A model that may go on to a later group, by its best run on validation.
+
+    Args:
+        accuracy: on validation.
+        flops: for an image; None: not known.
+        beaten_by: of a model behind the front one that is at least as accurate and costs no more.
+    """
+
+    model: str
+    family: str
+    accuracy: float
+    flops: float | None
+    beaten_by: str | None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The models that go on, in the order in which they were taken, and the others."""
+
+    taken: tuple[Candidate, ...]
+    left: tuple[Candidate, ...]
+
+    def first_of(self, family: str) -> Candidate | None:
+        """The first model of a family that was taken."""
+        return next((each for each in self.taken if each.family == family), None)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which models go on to a ranking from an earlier group, chosen on validation.
+
+    Args:
+        ranking: in words, as in `Step.title`.
+        group: the earlier one.
+        num_runs: finished runs of the models there, of `num_asked`.
+        selection: from the front of accuracy and cost; None: the best model was taken.
+    """
+
+    ranking: str
+    models: tuple[str, ...]
+    group: str
+    num_runs: int
+    num_asked: int
+    selection: Selection | None = None
+
+
 Facts = tuple[Fact, ...]

@@ -7,39 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
-from backbench.studies.analysis.cells import Cell, show_value
+from backbench.studies.analysis.cells import Cell
 from backbench.studies.analysis.comparable import best_of_models
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model by its best run on validation.
-
-    Args:
-        beaten_by: of a model behind the front one that is at least as accurate and costs no more.
-    """
-
-    cell: Cell
-    family: str
-    beaten_by: str | None
-
-    @property
-    def described(self) -> str:
-        """'on the front, 81.2 % on validation, 4.1 GFLOPs an image'."""
-        flops = _flops(self.cell)
-        cost = "cost not known" if math.isinf(flops) else f"{flops / 1e9:.3g} GFLOPs an image"
-        place = "on the front" if self.beaten_by is None else f"behind {self.beaten_by}"
-        return f"{place}, {show_value('accuracy', _accuracy(self.cell))} on validation, {cost}"
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The models that go on, in the order in which they were taken, with why; and why the others do not."""
-
-    taken: Mapping[str, str]
-    left: Mapping[str, str]
+from backbench.studies.analysis.facts import Candidate, Selection
 
 
 def select_front(cells: Iterable[Cell], families: Mapping[str, str], most: int) -> Selection:
@@ -54,22 +25,9 @@ def select_front(cells: Iterable[Cell], families: Mapping[str, str], most: int) 
         families: model -> name of its family; one that is not named is a family of its own.
     """
     order = _in_layers(list(best_of_models(list(cells)).values()), families)
-    taken: dict[str, str] = {}
-    first_of: dict[str, str] = {}
-    for one in order:
-        if len(taken) < most and one.family not in first_of:
-            first_of[one.family] = one.cell.model
-            taken[one.cell.model] = f"family {one.family}, {one.described}"
-    for one in order:
-        if len(taken) < most and one.cell.model not in taken:
-            taken[one.cell.model] = f"family {one.family} again, {one.described}"
-    left = {}
-    for one in order:
-        if one.cell.model not in taken:
-            first = first_of.get(one.family)
-            why = f"family {one.family} has {first}" if first is not None else "others came first"
-            left[one.cell.model] = f"{one.described}; {why}"
-    return Selection(taken, left)
+    first = {one.family: one for one in reversed(order)}.values()
+    taken = sorted(order, key=lambda one: one not in first)[:most]  # in each round in the same order
+    return Selection(tuple(taken), tuple(one for one in order if one not in taken))
 
 
 def _in_layers(cells: Sequence[Cell], families: Mapping[str, str]) -> list[Candidate]:
@@ -81,8 +39,9 @@ def _in_layers(cells: Sequence[Cell], families: Mapping[str, str]) -> list[Candi
         beaten = {cell.model: _find_better(cell, waiting) for cell in waiting}
         for cell in waiting:
             if beaten[cell.model] is None:
-                family = families.get(cell.model, cell.model)
-                order.append(Candidate(cell, family, _find_better(cell, every)))
+                flops = None if math.isinf(_flops(cell)) else _flops(cell)
+                family, better = families.get(cell.model, cell.model), _find_better(cell, every)
+                order.append(Candidate(cell.model, family, _accuracy(cell), flops, better))
         waiting = [cell for cell in waiting if beaten[cell.model] is not None]
     return order
 

@@ -10,7 +10,9 @@ from backbench.studies.analysis.cells import show_figure
 from backbench.studies.analysis.facts import (
     BestFeatures,
     BestPlaces,
+    Candidate,
     Change,
+    Choice,
     CommonChanges,
     Fact,
     FamilyAverage,
@@ -254,6 +256,38 @@ def _describe_seen(fact: Seen) -> str:
 @describe.register
 def _describe_precisions(fact: Precisions) -> str:
     return f"Features of the probes were computed in {_join(fact.probes)}, training in {_join(fact.training)}."
+
+
+def describe_choice(choice: Choice) -> list[str]:
+    """Return which models go on to a ranking, and of those on a front each with its reason."""
+    names, selection = join_names(choice.models), choice.selection
+    if selection is None:
+        return [f"{choice.ranking}: {names}, best on validation {count_rivals(choice)}"]
+    rule = "by accuracy on validation against FLOPs, one of each family first"
+    said = [f"{choice.ranking}: {names}, chosen {count_rivals(choice)} {rule}"]
+    for one in selection.taken:
+        again = "" if one is selection.first_of(one.family) else " again"
+        said.append(
+            f"{choice.ranking}: {one.model} is taken: family {one.family}{again}, {_describe_candidate(one)}"
+        )
+    for one in selection.left:
+        first = selection.first_of(one.family)
+        why = "others came first" if first is None else f"family {one.family} has {first.model}"
+        said.append(f"{choice.ranking}: {one.model} is left out: {_describe_candidate(one)}; {why}")
+    return said
+
+
+def count_rivals(choice: Choice) -> str:
+    """Return among how many runs a choice was made."""
+    num = f"{choice.num_runs} of " if choice.num_runs < choice.num_asked else "all "
+    return f"among {num}{choice.num_asked} runs of these models in '{choice.group}'"
+
+
+def _describe_candidate(one: Candidate) -> str:
+    """'on the front, 81.2 % on validation, 4.1 GFLOPs an image'."""
+    cost = "cost not known" if one.flops is None else f"{one.flops / 1e9:.3g} GFLOPs an image"
+    place = "on the front" if one.beaten_by is None else f"behind {one.beaten_by}"
+    return f"{place}, {_percent(one.accuracy)} on validation, {cost}"
 
 
 def _describe_test(test: PairedTest) -> str:
