@@ -18,6 +18,7 @@ import torch
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.records.schema import RunRecord
 from backbench.registry import find_model
+from backbench.runs.context import RunContext
 from backbench.runs.run import adapt
 
 RESULTS = Path(__file__).parent / "results" / "quantized.md"
@@ -34,7 +35,7 @@ def adapt_once(data: str, card: str, out: Path) -> RunRecord:
         model_file=model.file,
         method=MethodConfig(name="quantized"),
     )
-    return adapt(config, out=out, with_gallery=False).record
+    return adapt(config, RunContext(out, with_gallery=False)).record
 
 
 def table_row(record: RunRecord) -> str:

@@ -38,7 +38,10 @@ from backbench.data.load import load_data
 from backbench.errors import Interrupted, StorageError
 from backbench.inference import accelerate
 from backbench.registry import find_model, list_methods
-from backbench.runs.train import tune_run
+from backbench.runs.context import RunContext
+from backbench.runs.finish import finish
+from backbench.runs.identity import resolve
+from backbench.runs.train import train
 from backbench.training import batches, tune
 from backbench.training.checkpoint import Checkpoint, Workspace
 
@@ -135,9 +138,11 @@ class Trial:
             method=MethodConfig(name=method, options=options),
         )
         self.data = load_data(self.config.data)
+        self.resolved = resolve(self.config)
+        self.run_id = self.resolved.run_id(self.data)
         self.whole = self.run("whole")
         self.count = int((self.folder / "whole" / "asked").read_text())
-        self.history = json.loads((self.folder / "whole" / "run" / "history.json").read_text())
+        self.history = json.loads((self.folder / "whole" / self.run_id / "history.json").read_text())
 
     @property
     def num_steps(self) -> int:
@@ -167,7 +172,7 @@ class Trial:
         return tuple(json.loads((out / "hashes").read_text())) if status == 0 else None
 
     def _leg(self, out: Path, stop_at: int, workers: int) -> int:
-        model, asked = find_model(self.config.model), 0
+        asked = 0
         batches.num_workers = lambda: workers
 
         def signal() -> int:
@@ -176,15 +181,15 @@ class Trial:
             return SIGNAL if asked == stop_at else 0
 
         try:
-            record, classifier = tune_run(
-                self.config, "run", self.data, model, out=out, device="cpu", stop_signal=signal
-            )
+            context = RunContext(out, stop_signal=signal)
+            made = train(self.resolved, self.data, context)
+            record = finish(self.resolved, self.data, context, made)
         except Interrupted:
             return SIGNAL
         except StorageError as error:
             (out / "refused").write_text(str(error))
             return REFUSED
-        write_bundle(out / "run.bundle", classifier, record=record, gallery=None, seen=None)
+        write_bundle(out / "run.bundle", made.classifier(), record=record, gallery=None, seen=None)
         (out / "asked").write_text(str(asked))
         (out / "hashes").write_text(json.dumps(collect_hashes(out)))
         return 0
@@ -224,7 +229,7 @@ class Trial:
             name = f"without {part}"
             if self.run(name, stop_at=at) is not None:
                 raise RuntimeError(f"{self.name} was not stopped at {at}")
-            workspace = Workspace(self.folder / name / ".working" / "run")
+            workspace = Workspace(self.folder / name / ".working" / self.run_id)
             stored = workspace.load_latest(phase)
             assert stored is not None
             tensors, state = dict(stored.tensors), json.loads(json.dumps(stored.state))
@@ -249,13 +254,14 @@ def collect_hashes(out: Path) -> Hashes:
     """SHA-256 of the weights, of the last checkpoint of each phase, and of log, figures and predictions."""
     weights = hashlib.sha256((out / "run.bundle" / "weights.safetensors").read_bytes())
     states = hashlib.sha256()
-    newest = {path.stem.rpartition("-")[0]: path for path in sorted(out.glob(".working/run/*.ckpt"))}
+    newest = {path.stem.rpartition("-")[0]: path for path in sorted(out.glob(".working/*/*.ckpt"))}
     for path in newest.values():
         states.update(path.name.encode() + path.read_bytes())
-    history = json.loads((out / "run" / "history.json").read_bytes())
+    (run,) = (path.parent for path in out.glob("*/record.json"))
+    history = json.loads((run / "history.json").read_bytes())
     for phase in history.values():
         phase.pop("epoch_seconds")
-    record = json.loads((out / "run" / "record.json").read_bytes())
+    record = json.loads((run / "record.json").read_bytes())
     choices = {k: v for k, v in record["method"]["choices"].items() if not k.endswith("images_per_second")}
     log = [history, choices, record["metrics"], record["fit"], record["files"]["predictions.npz"]]
     figures = hashlib.sha256(json.dumps(log, sort_keys=True).encode())

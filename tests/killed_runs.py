@@ -25,6 +25,7 @@ from backbench.classifier import bundle
 from backbench.config import RunConfig
 from backbench.records.folders import read_predictions, read_record
 from backbench.registry import list_methods, list_models
+from backbench.runs.context import RunContext
 from backbench.runs.run import adapt
 from backbench.training import train as training
 from backbench.training import tune
@@ -61,7 +62,7 @@ def attempt(
         try:
             if point is not None and delay is None:
                 die_in_write(point, at_write)
-            adapt(config, out=out, with_gallery=False)
+            adapt(config, RunContext(out, with_gallery=False))
             os._exit(0)
         except BaseException:
             traceback.print_exc()

@@ -26,6 +26,7 @@ from backbench.errors import BackbenchError, Interrupted
 from backbench.heads.head_modules import make_linear
 from backbench.inference.features import extract_features
 from backbench.registry import find_model
+from backbench.runs.context import RunContext
 from backbench.runs.run import adapt
 from backbench.runtime import make_torch_rng
 from backbench.task import Features, Part
@@ -129,7 +130,7 @@ def adapt_photos(photos: Path, out: Path) -> dict[str, Any]:
     config = RunConfig(
         data=DataConfig(source=str(photos)), model="tiny_cnn", method=MethodConfig(name="full", options=options)
     )
-    adapted = adapt(config, out=out)
+    adapted = adapt(config, RunContext(out))
     return {name: metric.value for name, metric in adapted.record.metrics.items()} | {"id": adapted.record.run_id}
 
 

@@ -156,19 +156,19 @@ def adapt(
         BackbenchError: see `runs.run.adapt`. Interrupted: what was done is saved.
     """
     arguments = locals()
-    import time
     from pathlib import Path
 
     from backbench.config import RunConfig
-    from backbench.progress import Stoppable, make_progress
+    from backbench.progress import make_progress
     from backbench.registry import find_method, find_model
+    from backbench.runs.context import RunContext, deadline_after, stoppable
     from backbench.runs.run import adapt as adapt_model
-    from backbench.runtime import catch_signals, decide_device, decide_precision
+    from backbench.runtime import decide_device, decide_precision
 
     check_budget(budget_seconds)
     decided = decide_device(device)
     (method_config,) = list_methods({method: options or {}})
-    is_tuning = find_method(method, "method").kind == "tune"
+    trains = find_method(method, "method").trains
     spec = find_model(to_text(model, "model", "a name, a card, or an own run or bundle"), "model")
     config = RunConfig(
         data=make_data_config(arguments),
@@ -176,20 +176,19 @@ def adapt(
         model_file=spec.file,
         method=method_config,
         seed=seed,
-        precision=decide_precision(precision, decided, training=is_tuning),
+        precision=decide_precision(precision, decided, training=trains),
         exact_resize=exact_resize,
     )
-    deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
-    with make_progress(quiet=quiet) as progress, catch_signals() as stop_signal:
-        adapted = adapt_model(
-            config,
+    with make_progress(quiet=quiet) as progress:
+        how = RunContext(
             out=Path(out),
             device=decided,
-            deadline=deadline,
-            stop_signal=stop_signal,
+            deadline=deadline_after(budget_seconds),
             with_gallery=with_gallery,
-            progress=Stoppable(progress, stop_signal),
+            progress=progress,
         )
+        with stoppable(how) as context:
+            adapted = adapt_model(config, context)
     return Run(adapted.run.resolve())
 
 

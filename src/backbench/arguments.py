@@ -96,14 +96,14 @@ def check_top(top: object, methods: Sequence[MethodConfig]) -> None:
     from backbench.errors import ConfigError
     from backbench.registry import find_method
 
-    kinds = {find_method(method.name, "methods").kind for method in methods}
+    kinds = {find_method(method.name, "methods").trains for method in methods}
     if top is None:
         return
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise ConfigError(
             f"top is {top!r:.80}; it has to be a whole number of models, at least 1, or None for all."
         )
-    if kinds != {"probe", "tune"}:
+    if len(kinds) < 2:
         raise ConfigError(
             "top chooses which models to train by their probes: give it with at least one of each in methods, "
             "such as ['logistic', 'two-phase']."

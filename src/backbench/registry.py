@@ -102,6 +102,11 @@ class MethodSpec:
     forgets: bool = False
     """Whether it begins with random weights, so that it does not count what the model had learned before."""
 
+    @property
+    def trains(self) -> bool:
+        """Whether it trains on images, and is no probe."""
+        return self.kind != "probe"
+
 
 @dataclass(frozen=True)
 class SourceSpec:

@@ -73,13 +73,15 @@ class Run:
         Raises:
             ConfigError: it failed or is a control, or its images, weights or options have changed since.
         """
-        from backbench.progress import Stoppable, make_progress
+        from backbench.progress import make_progress
+        from backbench.runs.context import RunContext, stoppable
         from backbench.runs.run import keep_run
-        from backbench.runtime import catch_signals, decide_device
+        from backbench.runtime import decide_device
 
-        with make_progress(quiet=quiet) as progress, catch_signals() as stop_signal:
-            told: Any = {"stop_signal": stop_signal, "progress": Stoppable(progress, stop_signal)}
-            return keep_run(self.path, device=decide_device(device), with_gallery=with_gallery, **told).bundle
+        with make_progress(quiet=quiet) as progress:
+            how = RunContext(device=decide_device(device), with_gallery=with_gallery, progress=progress)
+            with stoppable(how) as context:
+                return keep_run(self.path, context).bundle
 
     @cached_property
     def classifier(self) -> Classifier:

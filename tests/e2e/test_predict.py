@@ -30,8 +30,8 @@ from backbench.heads.head_modules import to_module
 from backbench.records.folders import read_predictions
 from backbench.records.openings import count_openings
 from backbench.registry import find_model
-from backbench.runs.probe import run
-from backbench.runs.run import Adapted, adapt
+from backbench.runs.context import RunContext
+from backbench.runs.run import Adapted, adapt, run
 from backbench.stats.compare import mcnemar_exact
 from conftest import make_photos
 
@@ -67,7 +67,7 @@ class World:
             model="pixels",
             method=MethodConfig(name="centroid"),
         )
-        self.record = run(config, out=root / "runs")
+        self.record = run(config, RunContext(root / "runs"))
         self.predictions = read_predictions(root / "runs" / self.record.run_id)
         self.bundle = write_bundle(root / "bundle", self.fit(config), record=self.record)
         self.other = write_bundle(root / "=other", self.fit(config))
@@ -75,10 +75,11 @@ class World:
     def fit(self, config: RunConfig) -> Classifier:
         from backbench.methods.centroid import CentroidOptions, adapt
         from backbench.runs.extract import extract_for, features_of
+        from backbench.runs.identity import resolve
         from backbench.task import Task
 
         data = load_data(config.data)
-        extracted = extract_for(find_model("pixels"), config, data, device="cpu")
+        extracted = extract_for(resolve(config), data, RunContext())
         parts = [features_of(part, data, extracted.values) for part in ("train", "val")]
         fitted = adapt(Task(parts[0], parts[1], data.manifest.classes), CentroidOptions())
         return Classifier(find_model("pixels").load(0), to_module(fitted.head), data.manifest.classes)
@@ -295,7 +296,7 @@ def adapted(root: Path, photos: Path, **data: Any) -> Adapted:
         model="pixels",
         method=MethodConfig(name="centroid"),
     )
-    return adapt(config, out=root / "runs", with_gallery=False)
+    return adapt(config, RunContext(root / "runs", with_gallery=False))
 
 
 def test_images_that_the_model_was_trained_on_are_left_out(world: World, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 from backbench.cli import app
 from backbench.config import DataConfig, MethodConfig
 from backbench.errors import StorageError
+from backbench.runs import probe
 from backbench.runs import rank as study
 
 ROW_KEYS = {
@@ -233,7 +234,7 @@ def test_an_interrupt_that_a_library_wrapped_is_no_failure(
         except KeyboardInterrupt as interrupt:
             raise ImportError("a part failed to import") from interrupt
 
-    monkeypatch.setattr(study, "extract_for", import_something)
+    monkeypatch.setattr(probe, "extract_for", import_something)
     request = study.RankRequest(
         data=DataConfig(source=str(photos)), methods=(MethodConfig(name="knn"),), models=("pixels",), out=tmp_path
     )

@@ -19,6 +19,7 @@ from backbench.cli import app
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.inference.resize import prepare_batch
 from backbench.registry import find_model
+from backbench.runs.context import RunContext
 from backbench.runs.run import adapt
 from real import IMAGENET, PHOTOGRAPHS, write_card
 
@@ -120,7 +121,7 @@ def test_training_keeps_what_the_weights_know(
         model_file=str(lite0),
         method=MethodConfig(name=method, options=options),
     )
-    run = adapt(config, out=tmp_path)
+    run = adapt(config, RunContext(tmp_path))
     assert run.record.metrics["accuracy"].value >= least
     history = json.loads((run.run / "history.json").read_text())
     (phase,) = [

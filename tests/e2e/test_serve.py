@@ -22,6 +22,7 @@ from backbench.cli import app
 from backbench.cli.serve import address_of, decide_token, open_socket
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import ConfigError
+from backbench.runs.context import RunContext
 from backbench.runs.run import adapt
 from conftest import make_photos
 
@@ -38,7 +39,7 @@ class Served:
         config = RunConfig(
             data=DataConfig(source=str(self.photos)), model="tiny_cnn", method=MethodConfig(name="centroid")
         )
-        self.bundle = adapt(config, out=root / "runs").bundle
+        self.bundle = adapt(config, RunContext(root / "runs")).bundle
         self.process = subprocess.Popen(
             [
                 sys.executable,

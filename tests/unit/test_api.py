@@ -27,6 +27,7 @@ from backbench.records.schema import StoredRun
 from backbench.report import ranked as ranked_module
 from backbench.report.notebook import MAX_LINES, render_classifier, render_ranking, render_run
 from backbench.report.ranked import RankedRuns, rank_runs
+from backbench.runs import probe
 from backbench.runs import rank as study
 from backbench.stats.metric import Metric
 from conftest import make_photos
@@ -272,14 +273,14 @@ def test_runs_on_two_data_sets_are_never_one_study(tmp_path: Path) -> None:
 def test_what_failed_is_a_row_and_what_is_damaged_is_left_out(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = study.extract_for
+    real = probe.extract_for
 
-    def fail_for_pixels(model: Any, *rest: Any, **more: Any) -> Any:
-        if model.name == "pixels":
+    def fail_for_pixels(resolved: Any, *rest: Any) -> Any:
+        if resolved.model.name == "pixels":
             raise ValueError("<b>burst</b>")
-        return real(model, *rest, **more)
+        return real(resolved, *rest)
 
-    monkeypatch.setattr(study, "extract_for", fail_for_pixels)
+    monkeypatch.setattr(probe, "extract_for", fail_for_pixels)
     runs = tmp_path / "runs"
     for _ in range(2):  # a second failure has a folder of its own
         made = backbench.rank(photos, "pixels", "centroid", out=runs, quiet=True)

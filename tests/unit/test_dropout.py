@@ -17,6 +17,7 @@ from backbench.backbones.architectures.vit_config import ViTConfig
 from backbench.config import DataConfig, MethodConfig, Recipe, RunConfig
 from backbench.errors import ConfigError, Interrupted
 from backbench.registry import find_method, resolve_options
+from backbench.runs.context import RunContext
 from backbench.runs.run import adapt
 from backbench.training.dropout import dropping
 from conftest import make_photos
@@ -108,13 +109,13 @@ def test_a_run_with_dropout_that_was_cut_ends_with_the_same_bits(tmp_path: Path)
         method = MethodConfig(name="full", options={"recipe": recipe | changes})
         return RunConfig(data=DataConfig(source=str(photos)), model="tiny_vit", method=method)
 
-    whole = adapt(config(), out=tmp_path / "whole").record
+    whole = adapt(config(), RunContext(tmp_path / "whole")).record
     with pytest.raises(Interrupted):
-        adapt(config(), out=tmp_path / "cut", stop_signal=stop_after(4))
-    resumed = adapt(config(), out=tmp_path / "cut", resume=whole.run_id).record
+        adapt(config(), RunContext(tmp_path / "cut", stop_signal=stop_after(4)))
+    resumed = adapt(config(), RunContext(tmp_path / "cut"), resume=whole.run_id).record
     assert outcome(tmp_path / "cut", resumed.run_id) == outcome(tmp_path / "whole", whole.run_id)
     for changes in ({"mlp_dropout": 0.0}, {"attention_dropout": 0.0}, {"optimizer": "adamw"}):
-        other = adapt(config(**changes), out=tmp_path / "other").record
+        other = adapt(config(**changes), RunContext(tmp_path / "other")).record
         assert other.run_id != whole.run_id
         theirs, mine = outcome(tmp_path / "other", other.run_id), outcome(tmp_path / "whole", whole.run_id)
         assert theirs["weights"] != mine["weights"], changes

@@ -26,7 +26,8 @@ from backbench.explain.samples import order_by_chance, order_by_interest, read_s
 from backbench.progress import Progress
 from backbench.records.schema import Predictions
 from backbench.registry import find_model
-from backbench.runs.probe import run
+from backbench.runs.context import RunContext
+from backbench.runs.run import run
 
 
 def make_timm(name: str, **options: object) -> nn.Module:
@@ -216,7 +217,9 @@ def test_a_map_of_runs_of_one_name_holds_each(tmp_path: Path) -> None:
     """They once wrote over one another, so that one map of two was drawn, with nothing said."""
     data = DataConfig(source="digits", limit=60)
     methods = (MethodConfig(name="knn", options={"ks": [1]}), MethodConfig(name="knn", options={"ks": [5]}))
-    records = [run(RunConfig(data=data, model="pixels", method=method), out=tmp_path) for method in methods]
+    records = [
+        run(RunConfig(data=data, model="pixels", method=method), RunContext(tmp_path)) for method in methods
+    ]
     figure, faults = draw_map([tmp_path / record.run_id for record in records], "pca")
     assert faults == []
     written = " ".join(text.get_text() for text in figure.findobj(Text))

@@ -21,7 +21,9 @@ from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import ConfigError, MissingExtra, ModelError
 from backbench.progress import Progress
 from backbench.registry import find_model
+from backbench.runs import probe
 from backbench.runs import rank as study
+from backbench.runs.context import RunContext
 from backbench.runs.rank import RankRequest, rank
 from loopback_hub import Hub, hub
 
@@ -314,13 +316,13 @@ def test_adapt_finds_what_is_wrong_with_a_card_before_it_reads_images(
 ) -> None:
     (tmp_path / "cut.safetensors").write_bytes(cut((sound / "test_vit.safetensors").read_bytes()))
     card = write_card(tmp_path, "timm/test_vit", f"{case}.safetensors")
-    adapt = importlib.import_module("backbench.runs.run")  # whose name is a function of the package
+    adapt = importlib.import_module("backbench.runs.run")
     monkeypatch.setattr(adapt, "survey", lambda *_, **__: pytest.fail("images were looked for"))
     config = RunConfig(
         data=DataConfig(source=str(photos)), model=case, model_file=card, method=MethodConfig(name="full")
     )
     with pytest.raises(ModelError, match=f"{case}.safetensors"):
-        adapt.adapt(config, out=tmp_path / "runs")
+        adapt.adapt(config, RunContext(tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
 
 
@@ -341,14 +343,14 @@ def test_what_is_finished_needs_no_weights(photos: Path, tmp_path: Path, monkeyp
 
 
 def test_controls_alone_have_no_best(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    extract = study.extract_for
+    extract = probe.extract_for
 
-    def fail_late(model: Any, *rest: Any, **more: Any) -> Any:
-        if model.name == "pixels":
+    def fail_late(resolved: Any, *rest: Any) -> Any:
+        if resolved.model.name == "pixels":
             raise ModelError("it broke later")
-        return extract(model, *rest, **more)
+        return extract(resolved, *rest)
 
-    monkeypatch.setattr(study, "extract_for", fail_late)
+    monkeypatch.setattr(probe, "extract_for", fail_late)
     ranking = rank(request(photos, tmp_path / "runs", "pixels"))
     assert ranking.has_failures
     assert not any(row.is_best or row.tied_with_best for row in ranking.rows)

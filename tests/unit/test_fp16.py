@@ -15,6 +15,7 @@ from backbench.config import DataConfig, MethodConfig, Precision, Recipe, RunCon
 from backbench.errors import ConfigError, Interrupted, TrainingDiverged
 from backbench.inference.features import extract_features
 from backbench.registry import find_model
+from backbench.runs.context import RunContext
 from backbench.runs.run import adapt
 from backbench.runtime import autocast, decide_precision
 from backbench.task import Features
@@ -183,7 +184,7 @@ def test_a_whole_run_in_fp16(tmp_path: Path) -> None:  # convolutions in fp16 ta
         method=MethodConfig(name="last-blocks", options={"blocks": 1, "recipe": {"epochs": 1}}),
         precision="fp16",
     )
-    record = adapt(config, out=tmp_path / "runs").record
+    record = adapt(config, RunContext(tmp_path / "runs")).record
     assert record.config.precision == "fp16"
     assert np.isfinite(record.metrics["nll"].value)
 

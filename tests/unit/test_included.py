@@ -15,7 +15,8 @@ from backbench.backbones.core import defaults
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.progress import Progress
 from backbench.registry import find_model
-from backbench.runs.probe import run
+from backbench.runs.context import RunContext
+from backbench.runs.run import run
 
 NAMES = ("tiny_cnn.cifar100", "tiny_vit.cifar100")
 
@@ -57,7 +58,7 @@ def test_training_shows_on_photographs(network: str, shared: Path, tmp_path: Pat
             model=name,
             method=MethodConfig(name="logistic"),
         )
-        accuracy[name] = run(config, out=tmp_path).metrics["accuracy"].value
+        accuracy[name] = run(config, RunContext(tmp_path)).metrics["accuracy"].value
     assert accuracy[f"{network}.cifar100"] > accuracy[network] + 0.1, accuracy
 
 

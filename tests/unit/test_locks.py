@@ -17,7 +17,7 @@ import pytest
 from backbench import locks
 from backbench.errors import StorageError
 from backbench.locks import Lock
-from backbench.records.resume import hold_probe, hold_run
+from backbench.records.resume import hold_run
 
 NO_LOCKS = [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL]
 
@@ -50,8 +50,6 @@ def test_without_locks_of_the_system_one_alone_holds_it(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_flock")
 def test_a_run_can_be_held_without_locks_of_the_system(tmp_path: Path) -> None:
     with hold_run(tmp_path, "run"), hold_run(tmp_path, "other"):
-        pass
-    with hold_probe(tmp_path, "run"):
         pass
     assert not list((tmp_path / ".working").glob("*.owner"))
 

@@ -19,6 +19,7 @@ from backbench.errors import ConfigError, Interrupted, ModelError, TrainingDiver
 from backbench.heads.head_modules import HeadModule, HeadSpec, build_head, make_linear, make_mlp
 from backbench.methods.head import HeadOptions, _decide_grid
 from backbench.registry import find_method, resolve_options
+from backbench.runs.context import RunContext
 from backbench.runs.run import adapt
 from backbench.runtime import make_torch_rng
 from backbench.task import Features
@@ -287,7 +288,7 @@ def test_the_record_says_what_every_head_reached(photos: Path, tmp_path: Path) -
     config = RunConfig(
         data=DataConfig(source=str(photos)), model="tiny_cnn", method=MethodConfig(name="head", options=options)
     )
-    adapted = adapt(config, out=tmp_path, with_gallery=False)
+    adapted = adapt(config, RunContext(tmp_path, with_gallery=False))
     assert adapted.record.method is not None
     choices = adapted.record.method.choices
     assert [head["learning_rate"] for head in choices["heads"]] == [1e-5, 1e-2]

@@ -20,10 +20,10 @@ from backbench.data.load import load_data
 from backbench.data.trained_on import add_seen, find_seen, read_seen, write_seen
 from backbench.errors import ConfigError, StorageError
 from backbench.registry import find_model
-from backbench.runs.identity import decide_run_id
-from backbench.runs.probe import run
+from backbench.runs.context import RunContext
+from backbench.runs.identity import resolve
 from backbench.runs.rank import RankRequest, rank
-from backbench.runs.run import Adapted, adapt
+from backbench.runs.run import Adapted, adapt, run
 from conftest import make_photos
 
 ONE_EPOCH = {"recipe": {"epochs": 1}}
@@ -46,12 +46,12 @@ class World:
         self.out = root / "runs"
         self.photos = make_photos(root / "photos", num=24)
         self.others = make_photos(root / "others", classes=("bars", "rings"), num=15, size=17)
-        self.first: Adapted = adapt(config_for(self.photos, "full"), out=self.out)
-        self.probe: Adapted = adapt(config_for(self.photos, "centroid"), out=self.out)
+        self.first: Adapted = adapt(config_for(self.photos, "full"), RunContext(self.out))
+        self.probe: Adapted = adapt(config_for(self.photos, "centroid"), RunContext(self.out))
 
     def chain(self, photos: Path, method: str, start: Path) -> Adapted:
         spec = find_model(str(start))
-        return adapt(config_for(photos, method, spec.name, spec.file), out=self.out)
+        return adapt(config_for(photos, method, spec.name, spec.file), RunContext(self.out))
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_the_run_id_changes_with_the_weights(world: World, tmp_path: Path) -> No
     data = load_data(DataConfig(source=str(world.others)))
     config = config_for(world.others, "centroid")
     ids = {
-        decide_run_id(config, data, find_model(str(path)))
+        resolve(config, find_model(str(path))).run_id(data)
         for path in (world.first.bundle, world.probe.bundle, world.first.run)
     }
     assert len(ids) == 2
@@ -190,7 +190,7 @@ def test_a_damaged_bundle_is_refused(world: World, tmp_path: Path) -> None:
 
 def test_what_is_no_bundle_is_said(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where there are no runs, as there are beside the tests after `make demo`
-    ranked = run(config_for(world.photos, "knn"), out=tmp_path)
+    ranked = run(config_for(world.photos, "knn"), RunContext(tmp_path))
     with pytest.raises(ConfigError, match=r"no bundle beside it.*: backbench keep "):
         find_model(str(tmp_path / ranked.run_id))
     with pytest.raises(ConfigError, match="is not a bundle"):
@@ -208,7 +208,7 @@ def test_a_bare_run_id_is_looked_up_among_the_runs(
 ) -> None:
     run_id = world.first.run.name
     shutil.copytree(world.first.bundle, tmp_path / "runs" / f"{run_id}.bundle")
-    ranked = run(config_for(world.photos, "knn"), out=tmp_path / "runs")
+    ranked = run(config_for(world.photos, "knn"), RunContext(tmp_path / "runs"))
     monkeypatch.chdir(tmp_path)
     assert find_bundle(Path(run_id)) == Path("runs") / f"{run_id}.bundle"
     with pytest.raises(ConfigError, match=rf"Did you mean 'runs/{run_id}.bundle'"):

@@ -12,6 +12,7 @@ from backbench.config import DataConfig, MethodConfig, Precision, RunConfig
 from backbench.errors import ConfigError
 from backbench.registry import ModelSpec, find_method, find_model, list_methods, resolve_options
 from backbench.runs import speeds
+from backbench.runs.context import RunContext
 from backbench.runs.estimate import (
     START_SECONDS,
     Plan,
@@ -139,7 +140,7 @@ def test_runs_leave_the_speed_of_their_models(
         model="tiny_cnn",
         method=MethodConfig(name=method, options=options),
     )
-    adapt(config, out=tmp_path, device="cpu")
+    adapt(config, RunContext(tmp_path, device="cpu"))
     kept = json.loads((cache_folder() / SPEED_FILE).read_text())
     ((flops, rate),) = (kept["cpu/fp32"][name] for name in kept["cpu/fp32"] if name.startswith("tiny_cnn"))
     assert flops == find_model("tiny_cnn").flops

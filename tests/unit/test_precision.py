@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from backbench.config import DataConfig, MethodConfig, Precision, RunConfig
-from backbench.runs.probe import run
+from backbench.runs.context import RunContext
+from backbench.runs.run import run
 from backbench.runtime import decide_precision
 
 
@@ -41,7 +42,7 @@ def test_features_that_less_than_fp32_moves_far_are_said_in_the_record(
         monkeypatch.setattr("backbench.runs.extract.MAX_ROUNDING", limit)
         data = DataConfig(source="digits", limit=60)
         config = RunConfig(data=data, model="tiny_cnn", method=MethodConfig(name="ridge"), precision=precision)
-        record = run(config, out=tmp_path / folder)
+        record = run(config, RunContext(tmp_path / folder))
         assert record.cost is not None
         assert (record.cost.rounding is None) is (precision == "fp32")
         return [text for text in record.warnings if "changes the features" in text]

@@ -36,6 +36,7 @@ from backbench.methods import quantized
 from backbench.records import folders
 from backbench.records.schema import ModelFacts
 from backbench.registry import find_model
+from backbench.runs.context import RunContext
 from backbench.runs.run import adapt
 from conftest import make_photos
 
@@ -225,7 +226,7 @@ def test_the_bundle_holds_int8_and_answers_as_the_record_says(
 ) -> None:
     if model == "tiny_vit":
         pytest.importorskip("torchao")
-    adapted = adapt(config_for(photos, model), out=tmp_path)
+    adapted = adapt(config_for(photos, model), RunContext(tmp_path))
     method = adapted.record.method
     assert method is not None
     choices = method.choices
@@ -265,17 +266,17 @@ def test_what_does_not_fit_is_said(
     if model == "tiny_vit":
         pytest.importorskip("torchao")
     with pytest.raises(ConfigError, match=message):
-        adapt(config_for(photos, model, **options), out=tmp_path)
+        adapt(config_for(photos, model, **options), RunContext(tmp_path))
 
 
 def test_the_budget_holds_for_the_int8_features(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The float features come from the cache at once, so that nothing else would end it."""
-    adapt(config_for(photos, "tiny_cnn"), out=tmp_path / "first")
+    adapt(config_for(photos, "tiny_cnn"), RunContext(tmp_path / "first"))
     monkeypatch.setattr(features, "decide_batch_size", lambda *_: 4)  # else all are done at once
     with pytest.raises(BudgetExceeded, match="Give more time"):
-        adapt(config_for(photos, "tiny_cnn"), out=tmp_path / "second", deadline=0.0)
+        adapt(config_for(photos, "tiny_cnn"), RunContext(tmp_path / "second", deadline=0.0))
 
 
 def test_auto_falls_back_where_a_scheme_does_not_keep_the_features(
@@ -285,11 +286,11 @@ def test_auto_falls_back_where_a_scheme_does_not_keep_the_features(
         return {name: (-1e-6, 0.0) for name, _ in backbone.body.named_modules()}  # nothing positive comes in
 
     monkeypatch.setattr(quantize, "measure_ranges", measure_wrongly)
-    record = adapt(config_for(photos, "tiny_cnn"), out=tmp_path).record
+    record = adapt(config_for(photos, "tiny_cnn"), RunContext(tmp_path)).record
     assert record.method is not None
     assert record.method.choices["scheme"] == "weight-only"
     assert any("'weight-only' was taken" in warning for warning in record.warnings)
-    record = adapt(config_for(photos, "tiny_cnn", scheme="static"), out=tmp_path).record
+    record = adapt(config_for(photos, "tiny_cnn", scheme="static"), RunContext(tmp_path)).record
     assert record.method is not None
     assert record.method.choices["mean_cosine"] < 0.9
     assert any("changes the features much" in warning for warning in record.warnings)

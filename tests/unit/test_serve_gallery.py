@@ -19,6 +19,7 @@ from backbench.data.load import load_data
 from backbench.errors import BadImage, StorageError
 from backbench.progress import Progress
 from backbench.records.folders import read_predictions
+from backbench.runs.context import RunContext
 from backbench.runs.run import adapt
 from conftest import make_photos
 
@@ -38,7 +39,7 @@ def make_config(photos: Path, method: str = "centroid") -> RunConfig:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("gallery")
-    return adapt(make_config(make_photos(root / "photos")), out=root / "runs").bundle
+    return adapt(make_config(make_photos(root / "photos")), RunContext(root / "runs")).bundle
 
 
 def test_adapt_writes_one_that_belongs_to_the_bundle(bundle: Path) -> None:
@@ -132,12 +133,12 @@ def test_contradictions_are_refused(bundle: Path, change: dict[str, object]) -> 
 
 
 def test_no_gallery_leaves_no_image_and_says_when_one_is_there_already(photos: Path, tmp_path: Path) -> None:
-    made = adapt(make_config(photos), out=tmp_path / "runs", with_gallery=False)
+    made = adapt(make_config(photos), RunContext(tmp_path / "runs", with_gallery=False))
     assert load_gallery(made.bundle) is None
     assert not (find_bundle(made.bundle) / INDEX_FILE).exists()
-    other = adapt(make_config(photos), out=tmp_path / "other")
+    other = adapt(make_config(photos), RunContext(tmp_path / "other"))
     warned = Warned()
-    adapt(make_config(photos), out=tmp_path / "other", with_gallery=False, progress=warned)
+    adapt(make_config(photos), RunContext(tmp_path / "other", with_gallery=False, progress=warned))
     assert (other.bundle / INDEX_FILE).exists()
     assert "Remove it" in warned.warnings[-1]
 
@@ -150,14 +151,14 @@ def test_a_gallery_that_cannot_be_made_costs_a_warning_not_the_model(
 
     monkeypatch.setattr(galleries, "make_gallery", fail)
     warned = Warned()
-    made = adapt(make_config(photos), out=tmp_path / "runs", progress=warned)
+    made = adapt(make_config(photos), RunContext(tmp_path / "runs", progress=warned))
     assert load_gallery(made.bundle) is None
     assert any("no gallery" in warning for warning in warned.warnings)
     assert load_bundle(made.bundle).class_names == ("circle", "cross", "stripes")
 
 
 def test_the_folder_may_be_removed_and_the_card_says_so(photos: Path, tmp_path: Path) -> None:
-    made = adapt(make_config(photos), out=tmp_path / "runs").bundle
+    made = adapt(make_config(photos), RunContext(tmp_path / "runs")).bundle
     assert "`gallery/` holds small copies of training images" in (made / "README.md").read_text()
     shutil.rmtree(made / "gallery")
     assert load_gallery(made) is None

@@ -17,6 +17,7 @@ from backbench.data.census import take_census
 from backbench.data.load import load_listing
 from backbench.data.sizes import common_size, common_sizes
 from backbench.data.store import PixelStore
+from backbench.runs.context import RunContext
 from backbench.runs.cross_dataset import evaluate_elsewhere, read_source
 from backbench.runs.run import adapt
 from backbench.studies.analysis.cells import Cell
@@ -69,7 +70,7 @@ def test_scan_says_it_for_each_split(photos: Path) -> None:
 
 def test_the_data_table_has_it_from_the_record_and_for_other_sources(photos: Path, tmp_path: Path) -> None:
     config = RunConfig(data=DataConfig(source=str(photos)), model="pixels", method=MethodConfig(name="knn"))
-    adapted = adapt(config, out=tmp_path / "runs")
+    adapted = adapt(config, RunContext(tmp_path / "runs"))
     record = adapted.record
     assert record.data.common_sizes["test"] == (24, 20, 4)
     other = tmp_path / "other"
@@ -79,9 +80,9 @@ def test_the_data_table_has_it_from_the_record_and_for_other_sources(photos: Pat
             pixels = np.random.default_rng(number).integers(0, 256, (9, 30 + (number == 2), 3), dtype=np.uint8)
             Image.fromarray(pixels).save(other / label / f"{number}.png")
     source = read_source(DataConfig(source=str(other)))
-    found = evaluate_elsewhere(adapted.bundle, source, device="cpu", precision="fp32")
+    found = evaluate_elsewhere(adapted.bundle, source, RunContext())
     assert found.common_size == (30, 9, 4)
-    assert evaluate_elsewhere(adapted.bundle, source, device="cpu", precision="fp32") == found  # as it was kept
+    assert evaluate_elsewhere(adapted.bundle, source, RunContext()) == found  # as it was kept
     cell = Cell("g", "photos", "pixels", "knn", 0, record, adapted.run, adapted.bundle, {"other": found})
     table = make_data_table([cell])
     assert table.columns[-3:] == ("most common size in train", "in validation", "in test")

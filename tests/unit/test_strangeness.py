@@ -25,6 +25,7 @@ from backbench.data.load import load_data
 from backbench.errors import StorageError
 from backbench.heads.head_modules import make_linear
 from backbench.registry import find_model
+from backbench.runs.context import RunContext
 from backbench.runs.run import adapt
 from backbench.storage import digest_file
 from conftest import make_photos
@@ -75,7 +76,9 @@ def make_config(photos: Path | str, method: str, **options: Any) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return adapt(make_config("digits", "ridge"), out=tmp_path_factory.mktemp("digits"), with_gallery=False).bundle
+    return adapt(
+        make_config("digits", "ridge"), RunContext(tmp_path_factory.mktemp("digits"), with_gallery=False)
+    ).bundle
 
 
 def photographs() -> list[np.ndarray]:
@@ -114,7 +117,7 @@ def test_photographs_are_strange_to_a_model_of_digits_and_digits_are_not(digits:
 )
 def test_every_method_leaves_a_bundle_that_knows(method: str, options: dict[str, Any], tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", num=60)
-    made = adapt(make_config(photos, method, **options), out=tmp_path / "runs", with_gallery=False)
+    made = adapt(make_config(photos, method, **options), RunContext(tmp_path / "runs", with_gallery=False))
     classifier = load_bundle(made.bundle)
     answers = classifier.predict(photos)
     assert np.mean([answer.is_strange for answer in answers]) < 0.2

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,8 @@ from backbench.report.figures.of_run import draw_run
 from backbench.report.page.render import render_report
 from backbench.report.ranked import rank_runs
 from backbench.report.rows import make_rows
+from backbench.runs import identity
+from backbench.runs.context import RunContext
 from backbench.runs.run import adapt
 from backbench.runtime import make_torch_rng
 from backbench.task import Features, ImageTask, Part
@@ -109,7 +110,7 @@ def test_every_tuning_method_is_tried_here() -> None:
 @pytest.mark.parametrize("method", TUNING)
 def test_a_cut_run_ends_as_if_it_had_not_been_cut(method: str, photos: Path, tmp_path: Path) -> None:
     config = config_for(photos, method)
-    whole = adapt(config, out=tmp_path / "whole")
+    whole = adapt(config, RunContext(tmp_path / "whole"))
     asked = 0
 
     def count() -> int:
@@ -117,23 +118,25 @@ def test_a_cut_run_ends_as_if_it_had_not_been_cut(method: str, photos: Path, tmp
         asked += 1
         return 0
 
-    adapt(config, out=tmp_path / "counted", stop_signal=count)
+    adapt(config, RunContext(tmp_path / "counted", stop_signal=count))
     assert asked >= 4
     for cut in sorted({1, 2, asked // 2, asked - 1}):
         out = tmp_path / f"cut {cut}"
         with pytest.raises(Interrupted):
-            adapt(config, out=out, stop_signal=stop_after(cut))
+            adapt(config, RunContext(out, stop_signal=stop_after(cut)))
         assert not (out / whole.record.run_id).exists()
         run_id, config_found = find_unfinished(out, whole.record.run_id[:-2])
-        resumed = adapt(config_found, out=out, resume=run_id)
+        resumed = adapt(config_found, RunContext(out), resume=run_id)
         assert outcome(out, resumed.record.run_id) == outcome(tmp_path / "whole", whole.record.run_id)
         assert not (out / ".working" / whole.record.run_id).exists()
 
 
 @pytest.mark.parametrize("method", TUNING)
 def test_the_bundle_answers_as_the_record_says(method: str, photos: Path, tmp_path: Path) -> None:
-    adapted = adapt(config_for(photos, method), out=tmp_path)
-    assert adapt(config_for(photos, method), out=tmp_path).record == adapted.record  # nothing is done twice
+    adapted = adapt(config_for(photos, method), RunContext(tmp_path))
+    assert (
+        adapt(config_for(photos, method), RunContext(tmp_path)).record == adapted.record
+    )  # nothing is done twice
     predictions = folders.read_predictions(adapted.run)
     classifier = load_bundle(adapted.bundle)
     assert classifier.class_names == ("circle", "cross", "stripes")
@@ -148,7 +151,7 @@ def test_the_bundle_answers_as_the_record_says(method: str, photos: Path, tmp_pa
 def test_a_probe_can_be_walked_away_with_too(photos: Path, tmp_path: Path) -> None:
     for method in ("logistic", "knn", "centroid", "ridge"):
         config = RunConfig(data=DataConfig(source=str(photos)), model="pixels", method=MethodConfig(name=method))
-        adapted = adapt(config, out=tmp_path)
+        adapted = adapt(config, RunContext(tmp_path))
         predictions = folders.read_predictions(adapted.run)
         answers = load_bundle(adapted.bundle).predict([photos / name for name in predictions.ids])
         classes = predictions.classes
@@ -257,11 +260,11 @@ def test_a_method_that_does_not_fit_says_why(
         data=DataConfig(source=str(photos)), model=model, method=MethodConfig(name=method, options=options)
     )
     with pytest.raises(ConfigError, match=message):
-        adapt(config, out=tmp_path)
+        adapt(config, RunContext(tmp_path))
 
 
 def test_resuming_what_is_finished_or_was_never_begun_is_said(photos: Path, tmp_path: Path) -> None:
-    run_id = adapt(config_for(photos, "head"), out=tmp_path).record.run_id
+    run_id = adapt(config_for(photos, "head"), RunContext(tmp_path)).record.run_id
     with pytest.raises(ConfigError, match="finished"):
         find_unfinished(tmp_path, run_id)
     with pytest.raises(ConfigError, match="no unfinished run"):
@@ -282,7 +285,7 @@ def test_two_phase_goes_on_with_the_statistics_the_head_was_solved_with(
         update={"method": MethodConfig(name="two-phase", options=options)}
     )
     with pytest.raises(Interrupted):
-        adapt(config, out=tmp_path)
+        adapt(config, RunContext(tmp_path))
 
 
 def fold_norms(body: nn.Module) -> None:
@@ -319,10 +322,9 @@ def test_norms_that_were_folded_away_do_not_begin_to_go_by_each_batch(
 
     spec = find_model("tiny_cnn.cifar100")
     if folded:
-        adapting = import_module("backbench.runs.run")  # the package has a function of this name
-        monkeypatch.setattr(adapting, "find_model", lambda *_: replace(spec, load=load))
+        monkeypatch.setattr(identity, "find_model", lambda *_: replace(spec, load=load))
     monkeypatch.setattr(tune, "train_phase", look)
-    record = adapt(config_for(photos, method, model="tiny_cnn.cifar100"), out=tmp_path).record
+    record = adapt(config_for(photos, method, model="tiny_cnn.cifar100"), RunContext(tmp_path)).record
     keeps = method == "two-phase" or (folded and method != "scratch")
     assert {phase.keeps_statistics for phase in phases} == {keeps}
     says = any("folded" in warning for warning in record.warnings)
@@ -333,7 +335,7 @@ def test_two_phase_keeps_the_probe_where_fine_tuning_does_not_beat_it(photos: Pa
     hopeless = {"recipe": {"epochs": 2, "learning_rate": 0.5, "augment": {"crop": "none"}}}
     config = config_for(photos, "two-phase", model="tiny_vit")
     config = config.model_copy(update={"method": MethodConfig(name="two-phase", options=hopeless)})
-    record = adapt(config, out=tmp_path).record
+    record = adapt(config, RunContext(tmp_path)).record
     assert record.method is not None
     assert record.method.choices["two-phase_best_epoch"] == 0
     assert any("the probe is what was kept" in warning for warning in record.warnings)
@@ -349,7 +351,7 @@ def test_scratch_forgets_what_was_learned(shared: Path, photos: Path, tmp_path: 
         model_file=model.file,
         method=MethodConfig(name="scratch", options=options),
     )
-    adapted = adapt(config, out=tmp_path)
+    adapted = adapt(config, RunContext(tmp_path))
     assert model.load is not None
     trained = load_bundle(adapted.bundle).backbone.body.state_dict()
     assert all(not torch.equal(trained[name], tensor) for name, tensor in model.load(0).body.state_dict().items())
@@ -378,7 +380,9 @@ def test_the_dropout_of_the_recipe_reaches_the_head(
     options = QUICK[method] | {"recipe": QUICK[method].get("recipe", {}) | {"dropout": 0.5}}
     config = config_for(photos, method)
     with pytest.raises(Interrupted):
-        adapt(config.model_copy(update={"method": MethodConfig(name=method, options=options)}), out=tmp_path)
+        adapt(
+            config.model_copy(update={"method": MethodConfig(name=method, options=options)}), RunContext(tmp_path)
+        )
 
 
 def test_a_head_with_a_hidden_layer_has_one_dropout() -> None:
@@ -389,12 +393,12 @@ def test_a_head_with_a_hidden_layer_has_one_dropout() -> None:
 
 def test_a_run_cut_by_the_budget_says_so_and_goes_on_as_if_it_had_not_been(photos: Path, tmp_path: Path) -> None:
     config = config_for(photos, "two-phase")  # its probe is of use however short the budget
-    whole = adapt(config, out=tmp_path / "whole")
-    cut = adapt(config, out=tmp_path / "cut", deadline=0.0)
+    whole = adapt(config, RunContext(tmp_path / "whole"))
+    cut = adapt(config, RunContext(tmp_path / "cut", deadline=0.0))
     assert cut.record.run_id != whole.record.run_id
     assert any("cut by the budget" in warning for warning in cut.record.warnings)
     assert cut.bundle.is_dir()
-    on = adapt(config, out=tmp_path / "cut")
+    on = adapt(config, RunContext(tmp_path / "cut"))
     assert outcome(tmp_path / "cut", on.record.run_id) == outcome(tmp_path / "whole", whole.record.run_id)
 
 
@@ -406,23 +410,23 @@ def test_features_too_have_to_be_there_within_the_budget(
     data = DataConfig(source=str(photos))
     config = RunConfig(data=data, model="tiny_cnn", method=MethodConfig(name=method))
     with pytest.raises(BudgetExceeded, match="Give more time"):
-        adapt(config, out=tmp_path, deadline=0.0)
+        adapt(config, RunContext(tmp_path, deadline=0.0))
     assert not list(tmp_path.glob("*/record.json"))
 
 
 def test_a_budget_that_ends_before_anything_is_learnt_leaves_no_model(photos: Path, tmp_path: Path) -> None:
     config = config_for(photos, "full")
     with pytest.raises(BudgetExceeded, match="before anything was learnt"):
-        adapt(config, out=tmp_path, deadline=0.0)
+        adapt(config, RunContext(tmp_path, deadline=0.0))
     assert not list(tmp_path.glob("[!.]*"))  # no record, no bundle, and no test image was looked at
     assert list(tmp_path.glob(".working/*/config.json"))
-    assert adapt(config, out=tmp_path).bundle.is_dir()
+    assert adapt(config, RunContext(tmp_path)).bundle.is_dir()
 
 
 def test_what_is_refused_leaves_nothing_behind(photos: Path, tmp_path: Path) -> None:
     config = config_for(photos, "full", model="pixels")
     with pytest.raises(ConfigError, match="has none"):
-        adapt(config, out=tmp_path)
+        adapt(config, RunContext(tmp_path))
     assert not list(tmp_path.glob("[!.]*"))
     assert not list(tmp_path.glob(".working/*"))
 
@@ -462,12 +466,12 @@ def test_a_rate_named_twice_is_found_with_the_options() -> None:
 def test_a_run_is_not_resumed_on_other_images(photos: Path, tmp_path: Path) -> None:
     config = config_for(photos, "full")
     with pytest.raises(Interrupted):
-        adapt(config, out=tmp_path, stop_signal=stop_after(2))
+        adapt(config, RunContext(tmp_path, stop_signal=stop_after(2)))
     run_id, found = find_unfinished(tmp_path, "")
     assert Path(found.data.source).is_absolute()
     changed = found.model_copy(update={"seed": 5})
     with pytest.raises(ConfigError, match="have changed"):
-        adapt(changed, out=tmp_path, resume=run_id)
+        adapt(changed, RunContext(tmp_path), resume=run_id)
 
 
 def test_an_augmentation_preset_goes_by_its_name() -> None:
@@ -495,7 +499,7 @@ def _phase_of(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tune, "train_phase", stop)
         with pytest.raises(Found) as found:
-            adapt(config, out=tmp_path)
+            adapt(config, RunContext(tmp_path))
     phase = found.value.args[0]
     assert isinstance(phase, Phase)
     return phase
@@ -540,7 +544,8 @@ def test_no_two_epochs_of_a_run_see_the_same_versions_of_an_image(
     options = {"steps": 2, "recipe": {"epochs": 2, "augment": {"crop": "random-resized", "scale": [0.3, 0.6]}}}
     data = DataConfig(source=str(photos))
     adapt(
-        RunConfig(data=data, model="tiny_cnn", method=MethodConfig(name="gradual", options=options)), out=tmp_path
+        RunConfig(data=data, model="tiny_cnn", method=MethodConfig(name="gradual", options=options)),
+        RunContext(tmp_path),
     )
     assert {len(seen) for seen in versions.values()} == {6}
     assert {len(set(seen)) for seen in versions.values()} == {6}
@@ -560,7 +565,7 @@ def test_exact_resizing_holds_for_training_and_validation(
     for exact in (False, True):
         asked.clear()
         config = config_for(photos, "full").model_copy(update={"exact_resize": exact})
-        adapt(config, out=tmp_path / str(exact))
+        adapt(config, RunContext(tmp_path / str(exact)))
         assert set(asked) == {exact}
 
 
@@ -579,7 +584,7 @@ def test_training_that_diverges_says_so_in_its_record(photos: Path, tmp_path: Pa
         method=MethodConfig(name="full", options={"recipe": recipe}),
     )
     with pytest.raises(TrainingDiverged) as raised:
-        adapt(config, out=tmp_path)
+        adapt(config, RunContext(tmp_path))
     (folder,) = tmp_path.glob("*.failed-*")
     record = folders.read_record(folder)
     assert record.status == "diverged"
@@ -591,7 +596,7 @@ def test_training_that_diverges_says_so_in_its_record(photos: Path, tmp_path: Pa
 
 def test_without_validation_the_last_epoch_is_kept_and_that_is_said(tmp_path: Path) -> None:
     few = make_photos(tmp_path / "few", num=2)
-    adapted = adapt(config_for(few, "full"), out=tmp_path / "runs")
+    adapted = adapt(config_for(few, "full"), RunContext(tmp_path / "runs"))
     assert adapted.record.data.num_val == 0
     assert any("no validation images" in warning for warning in adapted.record.warnings)
     history = json.loads((adapted.run / "history.json").read_text())["full"]["history"]
@@ -603,6 +608,6 @@ def test_without_validation_the_last_epoch_is_kept_and_that_is_said(tmp_path: Pa
 
 
 def test_others_may_read_all_of_a_bundle(photos: Path, tmp_path: Path) -> None:
-    adapted = adapt(config_for(photos, "head"), out=tmp_path)
+    adapted = adapt(config_for(photos, "head"), RunContext(tmp_path))
     modes = {path.name: path.stat().st_mode & 0o777 for path in adapted.bundle.iterdir() if path.is_file()}
     assert len(set(modes.values())) == 1, modes

@@ -24,6 +24,7 @@ from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageEr
 from backbench.progress import Progress
 from backbench.records.resume import find_unfinished, hold_run, lock_path
 from backbench.runs import train as tuning
+from backbench.runs.context import RunContext
 from backbench.runs.identity import with_absolute_paths
 from backbench.runs.run import adapt
 from backbench.training.checkpoint import Checkpoint, Workspace
@@ -186,7 +187,7 @@ def test_features_from_the_cache_cost_what_they_cost_when_they_were_made(
         model="tiny_cnn",
         method=MethodConfig(name="head", options={"recipe": {"epochs": 1}}),
     )
-    cost = adapt(config, out=tmp_path / "runs", with_gallery=False).record.cost
+    cost = adapt(config, RunContext(tmp_path / "runs", with_gallery=False)).record.cost
     assert cost is not None
     assert cost.features_from_cache is is_cached
     assert (5000 < cost.seconds["fit"] < 6000) is is_cached
@@ -220,11 +221,11 @@ def test_the_record_of_a_resumed_run_has_the_cost_of_all_legs(tmp_path: Path) ->
         return signal.SIGTERM if asked > 5 else 0
 
     with pytest.raises(Interrupted):
-        adapt(config_for(photos), out=out, stop_signal=stop, with_gallery=False)
+        adapt(config_for(photos), RunContext(out, stop_signal=stop, with_gallery=False))
     kept = next(out.glob(".working/*/elapsed.json"))
     assert json.loads(kept.read_bytes())["seconds"] > 0
     kept.write_text('{"seconds": 5000.0}')
-    made = adapt(config_for(photos), out=out, with_gallery=False)
+    made = adapt(config_for(photos), RunContext(out, with_gallery=False))
     assert made.record.cost is not None
     assert 5000 < made.record.cost.seconds["fit"] < 6000
     assert not kept.exists()

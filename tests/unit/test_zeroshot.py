@@ -36,6 +36,8 @@ from backbench.heads.heads import GroupedHead
 from backbench.methods import zeroshot
 from backbench.registry import find_method, find_model, resolve_options
 from backbench.report.record_text import render_record
+from backbench.runs import probe
+from backbench.runs.context import RunContext
 from backbench.runs.run import adapt as adapt_model
 from backbench.stats.calibrate import softmax
 from backbench.task import Features, Task
@@ -314,8 +316,7 @@ def test_without_a_classifier_or_a_counterpart_it_is_refused() -> None:
 def test_what_can_not_be_mapped_is_refused_before_features_and_leaves_nothing(
     tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules[adapt_model.__module__]
-    monkeypatch.setattr(module, "extract_for", lambda *_, **__: pytest.fail("features were computed"))
+    monkeypatch.setattr(probe, "extract_for", lambda *_, **__: pytest.fail("features were computed"))
     card = make_card(tmp_path, [TABBY, BEAGLE])
     mapping = {name: ["n99999999"] for name in ("circle", "cross", "stripes")}
     for model, options, said in (("tiny_cnn", {}, "head_classes"), (str(card), {"mapping": mapping}, "n99999999")):
@@ -327,7 +328,7 @@ def test_what_can_not_be_mapped_is_refused_before_features_and_leaves_nothing(
             method=MethodConfig(name="zeroshot", options=options),
         )
         with pytest.raises(ConfigError, match=said):
-            adapt_model(config, out=tmp_path / "refused")
+            adapt_model(config, RunContext(tmp_path / "refused"))
     assert not list((tmp_path / "refused").glob("[!.]*"))
     assert not list((tmp_path / "refused").glob(".working/*"))
 
@@ -404,12 +405,12 @@ def test_a_run_leaves_a_bundle_that_predicts_as_the_network_did(tmp_path: Path, 
         model_file=str(card),
         method=MethodConfig(name="zeroshot", options={"map": str(file)}),
     )
-    adapted = adapt_model(config, out=tmp_path / "runs", with_gallery=False)
+    adapted = adapt_model(config, RunContext(tmp_path / "runs", with_gallery=False))
     method = adapted.record.method
     assert method is not None
     assert method.choices["coverage"] == "3 of 3 classes"
     assert method.options["mapping"]["circle"] == ["x", "y"]
-    assert adapt_model(config, out=tmp_path / "runs", with_gallery=False).record == adapted.record
+    assert adapt_model(config, RunContext(tmp_path / "runs", with_gallery=False)).record == adapted.record
     shown = " ".join(render_record(adapted.record, width=120).split())
     assert "Mapping circle: x, y; cross: tabby; stripes: stripes" in shown
     classifier = load_bundle(adapted.bundle)
@@ -423,7 +424,10 @@ def test_a_run_leaves_a_bundle_that_predicts_as_the_network_did(tmp_path: Path, 
         found = classifier(batch).softmax(dim=1)
     torch.testing.assert_close(found, torch.stack([fine[:, 0] + fine[:, 1], fine[:, 2], fine[:, 3]], dim=1))
     file.write_text(f"circle,{TABBY}\n")
-    assert adapt_model(config, out=tmp_path / "runs", with_gallery=False).record.run_id != adapted.record.run_id
+    assert (
+        adapt_model(config, RunContext(tmp_path / "runs", with_gallery=False)).record.run_id
+        != adapted.record.run_id
+    )
 
 
 def test_models_without_their_classifier_have_none_to_load(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,9 @@ from backbench.cli.options import (
 from backbench.cli.parse import make_data_config, parse_duration, with_map
 
 if TYPE_CHECKING:
-    from backbench.config import Frozen, OnBad, RunConfig
+    from backbench.config import OnBad, RunConfig
+    from backbench.runs.context import RunContext
+    from backbench.runs.identity import Resolved
     from backbench.runs.run import Adapted
 
 FINISHED = "finished"
@@ -92,16 +94,16 @@ def adapt(
     from backbench.cli.output import print_json
     from backbench.config import MethodConfig, RunConfig
     from backbench.distributed import launched_number
-    from backbench.registry import find_method, find_model, resolve_options
+    from backbench.registry import find_method, find_model
+    from backbench.runs.context import RunContext, deadline_after
+    from backbench.runs.identity import resolve
     from backbench.runs.run import refuse_model
     from backbench.runtime import decide_device, decide_precision
 
     budget_seconds = None if budget is None else parse_duration(budget)
     method_spec = find_method(method, "--method")
     (method_config,) = with_map([MethodConfig(name=method, options=parse_settings(settings))], class_map)
-    options = resolve_options(method_spec, method_config)
     spec = find_model(model, "--model")
-    refuse_model(spec, method_spec)
     decided = decide_device(device)
     config = RunConfig(
         data=make_data_config(
@@ -118,23 +120,26 @@ def adapt(
         model_file=spec.file,
         method=method_config,
         seed=seed,
-        precision=decide_precision(precision, decided, training=method_spec.kind == "tune"),
+        precision=decide_precision(precision, decided, training=method_spec.trains),
         exact_resize=exact_resize,
     )
+    resolved = resolve(config, spec)
+    refuse_model(resolved)
     if dry_run:
         if launched_number():
             return
-        document, plan = _plan(config, options, Path(out), decided, budget_seconds, quiet=quiet)
+        document, plan = _plan(resolved, Path(out), decided, budget_seconds, quiet=quiet)
         if as_json:
             print_json(document)
         else:
             print(plan)
         return
-    _run(config, Path(out), decided, budget_seconds, with_gallery=not no_gallery, as_json=as_json, quiet=quiet)
+    context = RunContext(Path(out), decided, deadline_after(budget_seconds), with_gallery=not no_gallery)
+    _run(resolved, context, as_json=as_json, quiet=quiet)
 
 
 def _plan(
-    config: RunConfig, options: Frozen, out: Path, device: str, budget_seconds: float | None, *, quiet: bool
+    resolved: Resolved, out: Path, device: str, budget_seconds: float | None, *, quiet: bool
 ) -> tuple[dict[str, Any], str]:
     """What `adapt` would do, as a document and as lines to read; nothing is written below `out`.
 
@@ -145,24 +150,22 @@ def _plan(
     from backbench.data.load import load_data
     from backbench.data.survey import survey
     from backbench.progress import format_seconds, make_progress
-    from backbench.registry import find_method, find_model
     from backbench.report.text import printable
     from backbench.runs.estimate import describe_guessed, describe_power
-    from backbench.runs.identity import decide_run_id
     from backbench.runs.speeds import list_guessed
 
-    method, model = find_method(config.method.name), find_model(config.model_file or config.model)
+    config, method, options = resolved.config, resolved.method, resolved.options
     with make_progress(quiet=quiet) as progress:
         found = survey(config.data, progress)
         for sentence in (*found.sentences(), describe_power(found.num_test)):
             progress.say(sentence)
         run_id = None
         if found.listing is not None:
-            run_id = decide_run_id(config, load_data(config.data, progress, listing=found.listing), model)
+            run_id = resolved.run_id(load_data(config.data, progress, listing=found.listing))
     changed = _list_changed(method.options().model_dump(mode="json"), options.model_dump(mode="json"))
     state = "not known before the data is here" if run_id is None else _describe_state(out, run_id)
-    seconds = _estimate(config, options, found.num_images, found.parts["train"], device)
-    guessed = list_guessed([model], device=device)
+    seconds = _estimate(resolved, found.num_images, found.parts["train"], device)
+    guessed = list_guessed([resolved.model], device=device)
     whole = MethodConfig(name=method.name, options=options.model_dump(mode="json"))
     document = config.model_copy(update={"method": whole}).model_dump(mode="json") | {
         "run_id": run_id,
@@ -172,7 +175,7 @@ def _plan(
         "budget_seconds": budget_seconds,
     }
     takes = f"about {format_seconds(seconds)}"
-    if method.kind == "tune":
+    if method.trains:
         takes += " (roughly; it may stop early)"
     if state == FINISHED:
         takes = "no time: it is finished"
@@ -180,7 +183,7 @@ def _plan(
         ("run", run_id or "named when the data is here"),
         ("state", state),
         ("data", f"{found.name}: {', '.join(f'{num:,} {part}' for part, num in found.parts.items())}"),
-        ("model", model.name),
+        ("model", resolved.model.name),
         ("method", f"{method.name}: {', '.join(changed) or 'all options as they are by default'}"),
         ("runs on", f"{device}, {config.precision}, seed {config.seed}"),
         ("takes", takes),
@@ -190,17 +193,14 @@ def _plan(
     return document, "\n".join(wrap_lines(f"{name:8}{printable(text)}", " " * 8) for name, text in lines)
 
 
-def _estimate(config: RunConfig, options: Frozen, num_images: int, num_train: int, device: str) -> float:
+def _estimate(resolved: Resolved, num_images: int, num_train: int, device: str) -> float:
     """Seconds of the features and of the training."""
-    from backbench.registry import find_method, find_model
     from backbench.runs.estimate import estimate_training, guess_seconds
 
-    model = find_model(config.model_file or config.model)
-    method = find_method(config.method.name)
-    training = estimate_training(
-        [model], [(method, options)], num_train, top=None, device=device, precision=config.precision
-    )
-    return training + guess_seconds([model], num_images, device=device, precision=config.precision)[model.name]
+    model, precision = resolved.model, resolved.config.precision
+    methods = [(resolved.method, resolved.options)]
+    training = estimate_training([model], methods, num_train, top=None, device=device, precision=precision)
+    return training + guess_seconds([model], num_images, device=device, precision=precision)[model.name]
 
 
 def _describe_state(out: Path, run_id: str) -> str:
@@ -245,54 +245,30 @@ def resume(
 ) -> None:
     """Resume an interrupted run. RUN is a run id or its first characters."""
     from backbench.records.resume import find_unfinished
+    from backbench.runs.context import RunContext, deadline_after
     from backbench.runtime import decide_device
 
     budget_seconds = None if budget is None else parse_duration(budget)
     run_id, config = find_unfinished(Path(out), run)
-    _run(
-        config,
-        Path(out),
-        decide_device(device),
-        budget_seconds,
-        resume=run_id,
-        with_gallery=not no_gallery,
-        as_json=as_json,
-        quiet=quiet,
-    )
+    deadline = deadline_after(budget_seconds)
+    context = RunContext(Path(out), decide_device(device), deadline, with_gallery=not no_gallery)
+    _run(config, context, resume=run_id, as_json=as_json, quiet=quiet)
 
 
 def _run(
-    config: RunConfig,
-    out: Path,
-    device: str,
-    budget_seconds: float | None,
-    *,
-    as_json: bool,
-    quiet: bool,
-    with_gallery: bool,
-    resume: str | None = None,
+    config: RunConfig | Resolved, context: RunContext, *, as_json: bool, quiet: bool, resume: str | None = None
 ) -> None:
     from backbench.distributed import is_first, join_processes
-    from backbench.progress import Stoppable, make_progress
+    from backbench.progress import make_progress
+    from backbench.runs.context import stoppable
     from backbench.runs.run import adapt as adapt_model
-    from backbench.runtime import catch_signals
 
-    deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
     with (
-        join_processes(device) as device,
+        join_processes(context.device) as device,
         make_progress(quiet=quiet or not is_first()) as progress,
-        catch_signals() as stop_signal,
+        stoppable(replace(context, device=device, progress=progress)) as context,
     ):
-        adapted = adapt_model(
-            config,
-            out=out,
-            device=device,
-            deadline=deadline,
-            stop_signal=stop_signal,
-            resume=resume,
-            with_gallery=with_gallery,
-            progress=Stoppable(progress, stop_signal),
-        )
+        adapted = adapt_model(config, context, resume=resume)
         if not is_first():
             return
     print_adapted(adapted, as_json=as_json)

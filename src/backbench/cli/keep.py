@@ -26,18 +26,15 @@ def keep(run: str, out: str, device: str, no_gallery: bool, as_json: bool, quiet
     Example: backbench keep runs/photos-resnet50.a1_in1k-logistic-0123456789
     """
     from backbench.cli.adapt import print_adapted
-    from backbench.progress import Stoppable, make_progress
+    from backbench.progress import make_progress
     from backbench.records.folders import find_run
+    from backbench.runs.context import RunContext, stoppable
     from backbench.runs.run import keep_run
-    from backbench.runtime import catch_signals, decide_device
+    from backbench.runtime import decide_device
 
     folder, decided = find_run(Path(out), run), decide_device(device)
-    with make_progress(quiet=quiet) as progress, catch_signals() as stop_signal:
-        adapted = keep_run(
-            folder,
-            device=decided,
-            stop_signal=stop_signal,
-            with_gallery=not no_gallery,
-            progress=Stoppable(progress, stop_signal),
-        )
+    with make_progress(quiet=quiet) as progress:
+        how = RunContext(device=decided, with_gallery=not no_gallery, progress=progress)
+        with stoppable(how) as context:
+            adapted = keep_run(folder, context)
     print_adapted(adapted, as_json=as_json)

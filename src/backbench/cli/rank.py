@@ -165,16 +165,14 @@ def rank(
 
 def _keep(ranking: RankedRuns, device: str, progress: Progress) -> None:
     """Write the model of the recommended run; say so where there is none."""
-    from backbench.progress import Stoppable
+    from backbench.runs.context import RunContext, stoppable
     from backbench.runs.run import keep_run
-    from backbench.runtime import catch_signals
 
     if ranking.recommended_run is None:
         progress.warn("--keep: no model is written, as no row is worth keeping")
         return
-    with catch_signals() as stop_signal:
-        told: Any = {"stop_signal": stop_signal, "progress": Stoppable(progress, stop_signal)}
-        keep_run(ranking.recommended_run, device=device, **told)
+    with stoppable(RunContext(device=device, progress=progress)) as context:
+        keep_run(ranking.recommended_run, context)
 
 
 def _print_conclusion(ranking: RankedRuns) -> None:

@@ -57,7 +57,7 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tune
 
     refuse_weightless(task, "two-phase")
     probe = find_method(options.probe, "options.probe")
-    if probe.kind != "probe":
+    if probe.trains:
         raise ConfigError(f"options.probe '{options.probe}' trains a network itself. Use logistic or ridge.")
     features = task.features()
     chosen = probe.adapt(features, probe.options()).choices

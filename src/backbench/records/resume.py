@@ -43,6 +43,8 @@ def hold_run(
 ) -> Iterator[None]:
     """Within the block no other process works on this run; waits for one that does, and says so.
 
+    The lock file stays beside the state of a run that has any, and goes with it.
+
     Raises:
         Interrupted: `stop_signal` gave a signal while waiting.
         BudgetExceeded: `deadline`, of `time.monotonic()`, passed while waiting.
@@ -58,19 +60,9 @@ def hold_run(
     try:
         yield
     finally:
+        if not working_folder(out, run_id).is_dir():
+            path.unlink(missing_ok=True)  # whoever waits for it finds the finished run
         lock.release()
-
-
-@contextmanager
-def hold_probe(
-    out: Path, run_id: str, *, deadline: float | None = None, progress: Progress = SILENT
-) -> Iterator[None]:
-    """As `hold_run`, of a run that keeps no state: nothing of it stays."""
-    with hold_run(out, run_id, deadline=deadline, progress=progress):
-        try:
-            yield
-        finally:
-            lock_path(out, run_id).unlink(missing_ok=True)
 
 
 def _acquire(
@@ -102,7 +94,6 @@ def forget_refused(out: Path, run_id: str) -> None:
     if any(folder.glob("*.ckpt")):
         return
     shutil.rmtree(folder, ignore_errors=True)
-    lock_path(out, run_id).unlink(missing_ok=True)
 
 
 def find_unfinished(out: Path, given: str) -> tuple[str, RunConfig]:

@@ -22,6 +22,7 @@ from backbench.data.trained_on import find_seen
 from backbench.documents import parse_json
 from backbench.errors import BudgetExceeded, DataError
 from backbench.progress import SILENT, Progress
+from backbench.runs.context import RunContext
 from backbench.stats.calibrate import softmax
 from backbench.stats.metric import Metric
 from backbench.stats.metrics import score
@@ -102,21 +103,14 @@ def read_source(config: DataConfig, progress: Progress = SILENT) -> Source:
 
 
 def evaluate_elsewhere(
-    bundle: Path,
-    source: Source,
-    *,
-    device: str,
-    precision: Precision,
-    deadline: float | None = None,
-    progress: Progress = SILENT,
+    bundle: Path, source: Source, context: RunContext, *, precision: Precision = "fp32"
 ) -> Elsewhere:
     """Evaluate a bundle on the images of another source whose classes it knows.
 
     What comes out is kept in `.elsewhere/` beside the bundle, and read from there where bundle, images and
     precision are the same again, wherever the images lie: then no image is decoded and no network loaded.
 
-    Args:
-        deadline: on the monotonic clock; past it only what was found before is read.
+    Past the deadline of `context` only what was found before is read.
 
     Raises:
         DataError: no class in common, or no image left. StorageError: the bundle is damaged, or it can't be kept.
@@ -130,17 +124,17 @@ def evaluate_elsewhere(
     for kept in _folder_beside(bundle).glob(f"*-{digest}.json"):
         if (known := _read_found(kept)) is not None:
             return replace(known, name=source.listing.name, common_size=common_size(source.census, images.rows))
-    if deadline is not None and time.monotonic() >= deadline:
+    if context.deadline is not None and time.monotonic() >= context.deadline:
         raise BudgetExceeded("no time is left")
     classifier = load_bundle(bundle)
     source.store.grey = classifier.grey
     logits = classifier.logits_for(
         lambda index: source.store.read(images.rows[index]),
         len(images.rows),
-        device=device,
+        device=context.device,
         precision=precision,
         names=[source.listing.ids[row] for row in images.rows],
-        progress=progress,
+        progress=context.progress,
     )
     index_of = {name: index for index, name in enumerate(facts.class_names)}
     labels = np.array([index_of[label] for label in images.labels], dtype=np.int64)

@@ -82,7 +82,7 @@ def count_passes(model: ModelSpec, method: MethodSpec, options: Frozen) -> float
     `gradual` trains for its epochs in each of its steps. Where nothing but heads learn, the backbone runs forward
     only, and once for all epochs if images are not augmented: that pass for features is counted apart.
     """
-    if method.kind == "probe":
+    if not method.trains:
         return 0
     values = options.model_dump()
     if "qat_epochs" in values:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,7 +14,9 @@ from backbench.data.load import Data
 from backbench.data.trained_on import find_seen, read_seen
 from backbench.progress import SILENT, Progress
 from backbench.records.schema import Cost, ModelFacts
-from backbench.registry import MethodSpec, ModelSpec, find_method, find_model
+from backbench.registry import ModelSpec
+from backbench.runs.context import RunContext
+from backbench.runs.identity import Resolved
 from backbench.runs.speeds import remember_speed
 from backbench.task import Features, Task
 
@@ -51,30 +52,20 @@ class Extracted:
     backbone: Backbone | None = None
 
 
-def extract_for(
-    model: ModelSpec,
-    config: RunConfig,
-    data: Data,
-    *,
-    device: str,
-    deadline: float | None = None,
-    progress: Progress = SILENT,
-) -> Extracted:
+def extract_for(resolved: Resolved, data: Data, context: RunContext) -> Extracted:
     """Features of all images of the manifest, from the cache where they are known.
-
-    Args:
-        deadline: `time.monotonic()` at which it must be done; BudgetExceeded as soon as that can't be.
 
     Raises:
         ModelError: weights missing or unfit. BadImage: a file changed since it was checked.
-        BudgetExceeded: see `deadline`.
+        BudgetExceeded: as soon as they can't be there by the deadline of `context`.
     """
+    model, config = resolved.model, resolved.config
     if model.describe is not None:
         return _describe_control(model, data)
     from backbench.backbones.core.selftest import check_backbone
     from backbench.inference.features import extract_features
 
-    backbone = load_backbone(model, config.seed, progress)
+    backbone = load_backbone(model, config.seed, context.progress)
     check_backbone(backbone)
     doubts = warn_of_input(config, backbone)
     extraction = extract_features(
@@ -82,12 +73,12 @@ def extract_for(
         data.read,
         data.manifest.hashes,
         names=data.manifest.ids,
-        device=device,
+        device=context.device,
         precision=config.precision,
         exact_resize=config.exact_resize,
-        deadline=deadline,
+        deadline=context.deadline,
         is_shared=True,
-        progress=progress,
+        progress=context.progress,
         stage_seconds=data.stage_seconds,
         grey=data.manifest.grey,
     )
@@ -97,7 +88,7 @@ def extract_for(
             extraction.cost.num_images,
             extraction.cost.seconds.get("forward", 0.0),
             flops=backbone.facts.flops,
-            device=device,
+            device=context.device,
             precision=config.precision,
         )
     seen = count_seen(model, data)
@@ -206,21 +197,16 @@ def load_engine() -> None:
     import backbench.heads.logistic  # noqa: F401 - and with it torch
 
 
-def feature_task(config: RunConfig, data: Data, values: np.ndarray, device: str) -> Task:
+def feature_task(resolved: Resolved, data: Data, values: np.ndarray, device: str) -> Task:
     """Train and validation as features; `values` are those of all images of the manifest."""
     return Task(
         train=features_of("train", data, values),
         val=features_of("val", data, values),
         class_names=data.manifest.classes,
-        seed=config.seed,
+        seed=resolved.config.seed,
         device=device,
-        load_head=_find_head_loader(config, find_method(config.method.name)),
+        load_head=resolved.model.load_head if resolved.method.needs_head else None,
     )
-
-
-def _find_head_loader(config: RunConfig, method: MethodSpec) -> Callable[[], Any] | None:
-    """What loads the classifier that the model was published with; None without one, or if `method` needs none."""
-    return find_model(config.model_file or config.model).load_head if method.needs_head else None
 
 
 def features_of(part: str, data: Data, values: np.ndarray) -> Features:

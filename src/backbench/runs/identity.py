@@ -3,41 +3,63 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from backbench.config import RunConfig, digest_json
+from backbench.config import Frozen, RunConfig, digest_json
 from backbench.data.load import Data
 from backbench.data.sizes import common_sizes
 from backbench.records.schema import DataFacts
-from backbench.registry import ModelSpec, find_method, find_source, resolve_options
-
-if TYPE_CHECKING:
-    pass
+from backbench.registry import MethodSpec, ModelSpec, find_method, find_model, find_source, resolve_options
 
 PROTOCOL_VERSION = 4
 """Part of every run id: raised when the same config would give other figures than before."""
 
 
-def decide_run_id(config: RunConfig, data: Data, model: ModelSpec) -> str:
-    """The name of a run: readable, and different whenever a figure could differ.
+@dataclass(frozen=True)
+class Resolved:
+    """A run with everything that its config names: the model, the method, and all options of that."""
 
-    What counts is content: the manifest (ids, labels, parts, bytes of every image), the weights, the method
-    with all its options, seed, precision and resize path. Where the data lies, the device and the output
-    folder do not count.
+    config: RunConfig
+    model: ModelSpec
+    method: MethodSpec
+    options: Frozen
+
+    def run_id(self, data: Data) -> str:
+        """The name of the run: readable, and different whenever a figure could differ.
+
+        What counts is content: the manifest (ids, labels, parts, bytes of every image), the weights, the method
+        with all its options, seed, precision and resize path. Where the data lies, the device and the output
+        folder do not count.
+        """
+        identity = {
+            "protocol": PROTOCOL_VERSION,
+            "manifest": data.manifest.digest,
+            "model": [self.model.name, self.model.identity],
+            "method": [self.method.name, self.options.model_dump(mode="json")],
+            "seed": self.config.seed,
+            "precision": self.config.precision,
+            "exact_resize": self.config.exact_resize,
+        }
+        words = "-".join(slug(word) for word in (data.manifest.name, self.model.name, self.method.name))
+        return f"{words}-{digest_json(identity)[:10]}"
+
+
+def resolve(config: RunConfig, model: ModelSpec | None = None) -> Resolved:
+    """Look up what the config names.
+
+    Args:
+        model: that of the config, where it is at hand.
+
+    Raises:
+        ConfigError: there is no such method, option or model.
     """
-    method = find_method(config.method.name)
-    identity = {
-        "protocol": PROTOCOL_VERSION,
-        "manifest": data.manifest.digest,
-        "model": [model.name, model.identity],
-        "method": [method.name, resolve_options(method, config.method).model_dump(mode="json")],
-        "seed": config.seed,
-        "precision": config.precision,
-        "exact_resize": config.exact_resize,
-    }
-    words = "-".join(slug(word) for word in (data.manifest.name, model.name, method.name))
-    return f"{words}-{digest_json(identity)[:10]}"
+    method = find_method(config.method.name, "--method")
+    options = resolve_options(method, config.method)
+    model = find_model(config.model_file or config.model, "--model") if model is None else model
+    if method.forgets:  # what the weights had learned from is gone with them
+        model = replace(model, seen_file=None)
+    return Resolved(config, model, method, options)
 
 
 def describe_data(data: Data) -> DataFacts:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from backbench.backbones.card_folders import expand_cards
 from backbench.backbones.core.defaults import decide_models
@@ -21,22 +21,21 @@ from backbench.config import DataConfig, MethodConfig, Precision, RunConfig
 from backbench.data.load import Data, load_data
 from backbench.data.survey import survey
 from backbench.errors import BackbenchError, BudgetExceeded, ConfigError, Interrupted, StorageError
-from backbench.progress import SILENT, Progress, Stoppable, format_seconds
+from backbench.progress import SILENT, Progress, format_seconds
 from backbench.records import folders
 from backbench.records.openings import check_openings, count_openings, one_look
-from backbench.records.resume import hold_probe
 from backbench.records.schema import RunRecord, StoredRun
 from backbench.registry import ModelSpec, find_method, find_model, resolve_options
 from backbench.report.ranked import RankedRuns, describe_manifest, rank_runs
 from backbench.report.rows import Row, make_rows
 from backbench.report.summary import join_names
 from backbench.report.table import render_live_line, render_table
+from backbench.runs.context import RunContext, deadline_after, stoppable
 from backbench.runs.estimate import Plan, describe_power, estimate_training, make_plan
-from backbench.runs.extract import Extracted, extract_for
-from backbench.runs.identity import decide_run_id, describe_data, test_groups
-from backbench.runs.probe import complete_run, is_begun, record_failure
-from backbench.runs.run import adapt_run, keep_probe
-from backbench.runtime import catch_signals
+from backbench.runs.finish import record_failure
+from backbench.runs.identity import Resolved, describe_data, resolve, test_groups
+from backbench.runs.probe import Shared
+from backbench.runs.run import is_begun, run
 
 CONTROLS = ("majority", "colour", "file-facts", "untrained")
 CONTROL_METHOD = MethodConfig(name="logistic")
@@ -103,7 +102,7 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> RankedRuns:
 
     Cost: one pass over the images for the census, one for each model; nothing twice, over all calls.
     """
-    deadline = None if request.budget_seconds is None else time.monotonic() + request.budget_seconds
+    deadline = deadline_after(request.budget_seconds)
     for method in request.methods:
         resolve_options(find_method(method.name), method)
     _check_top(request)
@@ -119,10 +118,10 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> RankedRuns:
     refuse_faulty(faults, len(models))
     usable = [model for model in models if model.name not in faults]
     plan = make_plan(usable, found, device=request.device, precision=request.precision)
-    tunings = [find_method(method.name) for method in _tunings(request)]
+    trained = [(find_method(method.name), method) for method in _trained(request)]
     training_seconds = estimate_training(
         usable,
-        [(spec, resolve_options(spec, method)) for spec, method in zip(tunings, _tunings(request), strict=True)],
+        [(spec, resolve_options(spec, method)) for spec, method in trained],
         found.parts["train"],
         top=request.top,
         device=request.device,
@@ -169,8 +168,8 @@ def _find_models(names: Sequence[str]) -> list[ModelSpec]:
 
 def _check_top(request: RankRequest) -> None:
     """`--top` means something only where probes tell which models are best."""
-    kinds = {find_method(method.name).kind for method in request.methods}
-    if request.top is not None and kinds != {"probe", "tune"}:
+    kinds = {find_method(method.name).trains for method in request.methods}
+    if request.top is not None and len(kinds) < 2:
         raise ConfigError(
             "--top chooses which models to train by their probes: give it with at least one of each in --methods, "
             "such as logistic,two-phase."
@@ -180,8 +179,8 @@ def _check_top(request: RankRequest) -> None:
 def _rank_models(bench: _Bench, models: Sequence[ModelSpec], plan: Plan) -> None:
     """From cheap to dear, so that there is an answer early; starts nothing that the budget does not allow."""
     bench.models_left = len(models)
-    probes = [method for method in bench.request.methods if find_method(method.name).kind == "probe"]
-    tunings = _tunings(bench.request)
+    trained = _trained(bench.request)
+    probes = [method for method in bench.request.methods if method not in trained]
     has_answer = False
     seconds = {model.name: plan.seconds.get(model.name, 0.0) for model in models}  # what can't be used takes none
     for model in sorted(models, key=lambda model: seconds[model.name]):
@@ -193,8 +192,8 @@ def _rank_models(bench: _Bench, models: Sequence[ModelSpec], plan: Plan) -> None
         except BudgetExceeded as reason:
             bench.not_started.append(model.name)
             bench.progress.say(f"{model.name}: left out, beyond the budget ({reason})")
-    if tunings:
-        _tune_best(bench, models, tunings)
+    if trained:
+        _train_best(bench, models, trained)
     if bench.not_started:
         bench.warnings.append(
             f"the budget ended before {join_names(bench.not_started)}; the same command with a larger --budget "
@@ -202,11 +201,12 @@ def _rank_models(bench: _Bench, models: Sequence[ModelSpec], plan: Plan) -> None
         )
 
 
-def _tunings(request: RankRequest) -> list[MethodConfig]:
-    return [method for method in request.methods if find_method(method.name).kind == "tune"]
+def _trained(request: RankRequest) -> list[MethodConfig]:
+    """The methods that train, and are no probes."""
+    return [method for method in request.methods if find_method(method.name).trains]
 
 
-def _tune_best(bench: _Bench, models: Sequence[ModelSpec], tunings: Sequence[MethodConfig]) -> None:
+def _train_best(bench: _Bench, models: Sequence[ModelSpec], methods: Sequence[MethodConfig]) -> None:
     """Methods that train, on the models whose probes did best on validation; the test split has no say in it."""
     by_probe: dict[str, float] = {}
     asked = {model.name for model in models}  # controls are no candidates
@@ -221,7 +221,7 @@ def _tune_best(bench: _Bench, models: Sequence[ModelSpec], tunings: Sequence[Met
     best_first = sorted(known, key=lambda model: -by_probe.get(model.name, 0.0))
     for model in best_first[: bench.request.top]:
         try:
-            _rank_one(bench, model, tunings, deadline=bench.deadline)
+            _rank_one(bench, model, methods, deadline=bench.deadline)
         except BudgetExceeded as reason:
             bench.not_started.append(f"{model.name} (training)")
             bench.progress.say(f"{model.name}: left out, beyond the budget ({reason})")
@@ -267,107 +267,77 @@ def _rank_one(
     deadline: float | None,
     needed_seconds: float = 0.0,
 ) -> None:
-    """All methods on one model; its features are extracted only if a run is missing.
+    """All methods on one model; its features are extracted only if a probe is missing, and once.
 
     What is finished is read whatever the time; only what is missing needs any, `needed_seconds` for the features.
-    Errors of the model or of a method become failure records. StorageError and BudgetExceeded reach the caller.
+    StorageError and BudgetExceeded reach the caller.
     """
-    request, data = bench.request, bench.data
-    extracted: list[Extracted] = []  # one at most: by the first run that needs it
-    fault = bench.faults.get(model.name)
+    shared, out = Shared(), bench.request.out
     for method in methods:
-        config = _config_of(request, model, method)
-        run_id = decide_run_id(config, data, model)
-        found = folders.find_whole(request.out, run_id, progress=bench.progress)
-        is_tuning = find_method(method.name).kind == "tune"
+        resolved = _resolve(bench.request, model, method)
+        found = folders.find_whole(out, resolved.run_id(bench.data), progress=bench.progress)
         is_new = found is None
         if found is None:
-            _refuse_late(deadline, 0.0 if extracted else needed_seconds)
-            try:
-                if fault is not None:
-                    raise fault
-                if is_tuning:
-                    with catch_signals() as stop_signal:
-                        record = adapt_run(
-                            config,
-                            run_id,
-                            data,
-                            model,
-                            out=request.out,
-                            device=request.device,
-                            deadline=deadline,
-                            stop_signal=stop_signal,
-                            progress=Stoppable(bench.progress, stop_signal),
-                        ).record
-                else:
-                    record = _make_probe(bench, config, run_id, model, extracted, deadline)
-            except (BudgetExceeded, Interrupted):
-                raise
-            except Exception as error:
-                if isinstance(error, StorageError) and error is not fault:
-                    raise
-                if _is_interrupt(error):
-                    raise KeyboardInterrupt from error
-                facts = extracted[0].model if extracted else None
-                record = record_failure(config, run_id, data, error, facts, out=request.out, device=request.device)
-                if error is not fault:  # which is told already
-                    bench.progress.warn(f"{model.name} + {method.name} failed: {error}")
-            is_done = record.status == "done"
-            found = folders.read_run(request.out / record.run_id) if is_done else StoredRun(record)
+            _refuse_late(deadline, 0.0 if shared.extracted else needed_seconds)
+            record = _run_or_fail(bench, resolved, shared, deadline)
+            found = folders.read_run(out / record.run_id) if record.status == "done" else StoredRun(record)
         bench.runs.append(found)
         bench.rows = None
         if is_new:
             _show(bench)
-        is_had = found.record.status == "done" or extracted or (is_tuning and fault is None)
-        if not is_had:  # one failure says it
+        is_trained = resolved.method.trains and model.name not in bench.faults
+        if not (found.record.status == "done" or shared.extracted or is_trained):  # one failure says it
             return
 
 
-def _config_of(request: RankRequest, model: ModelSpec, method: MethodConfig) -> RunConfig:
+def _run_or_fail(bench: _Bench, resolved: Resolved, shared: Shared, deadline: float | None) -> RunRecord:
+    """The record of the run, or that of its failure, where the model or the method raises an error."""
+    request, data, fault = bench.request, bench.data, bench.faults.get(resolved.model.name)
+    context = RunContext(
+        out=request.out,
+        device=request.device,
+        deadline=deadline,
+        keeps_probes=request.keeps_probes and not resolved.model.is_control,
+        progress=bench.progress,
+    )
+    try:
+        if fault is not None:
+            raise fault
+        with stoppable(context) if resolved.method.trains else nullcontext(context) as context:
+            return run(resolved, context, data=data, shared=shared)
+    except (BudgetExceeded, Interrupted):
+        raise
+    except Exception as error:
+        if isinstance(error, StorageError) and error is not fault:
+            raise
+        if _is_interrupt(error):
+            raise KeyboardInterrupt from error
+        facts = None if shared.extracted is None else shared.extracted.model
+        record = record_failure(resolved, data, context, error, facts)
+        if error is not fault:  # which is told already
+            bench.progress.warn(f"{resolved.model.name} + {resolved.method.name} failed: {error}")
+        return record
+
+
+def _resolve(request: RankRequest, model: ModelSpec, method: MethodConfig) -> Resolved:
+    precision = request.training_precision if find_method(method.name).trains else request.precision
     sees_pixels = model.describe is None  # what looks at the census alone is the same in any precision
-    return RunConfig(
+    config = RunConfig(
         data=request.data,
         model=model.name,
         model_file=model.file,
         method=method,
         seed=request.seed,
-        precision=_precision_for(method, request) if sees_pixels else "fp32",
+        precision=precision if sees_pixels else "fp32",
         exact_resize=request.exact_resize and sees_pixels,
     )
+    return resolve(config, model)
 
 
 def _is_done(bench: _Bench, model: ModelSpec) -> bool:
     """Whether every run of the model seems to be there, by the names of their folders."""
-    configs = [_config_of(bench.request, model, method) for method in bench.request.methods]
-    ids = [decide_run_id(config, bench.data, model) for config in configs]
+    ids = [_resolve(bench.request, model, method).run_id(bench.data) for method in bench.request.methods]
     return all((bench.request.out / run_id).is_dir() for run_id in ids)
-
-
-def _make_probe(
-    bench: _Bench,
-    config: RunConfig,
-    run_id: str,
-    model: ModelSpec,
-    extracted: list[Extracted],
-    deadline: float | None,
-) -> RunRecord:
-    """Carry out a probe, or give back what another process finished meanwhile; fills `extracted` if need be."""
-    where: Any = {"out": bench.request.out, "device": bench.request.device}
-    with hold_probe(bench.request.out, run_id, deadline=deadline, progress=bench.progress):
-        finished = folders.find_finished(bench.request.out, run_id)
-        if finished is not None:
-            return finished
-        if not extracted:
-            given: Any = {"device": bench.request.device, "deadline": deadline, "progress": bench.progress}
-            extracted.append(extract_for(model, config, bench.data, **given))
-        record, fitted = complete_run(config, run_id, bench.data, extracted[0], **where)
-        if bench.request.keeps_probes and not model.is_control:
-            keep_probe(record, fitted, extracted[0], bench.data, model, progress=bench.progress, **where)
-    return record
-
-
-def _precision_for(method: MethodConfig, request: RankRequest) -> Precision:
-    return request.training_precision if find_method(method.name).kind == "tune" else request.precision
 
 
 def _show(bench: _Bench) -> None:

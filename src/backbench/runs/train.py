@@ -1,29 +1,19 @@
-"""tune_run(config, ...): one run of a method that trains, from its images to its record and classifier.
-
-`adapt` carries it out, and makes the bundle.
-"""
+"""A method that trains on images: from its images to a classifier that is ready for the test split."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backbench.config import RunConfig
 from backbench.data.load import Data
-from backbench.data.manifest import write_manifest
-from backbench.distributed import is_first, num_processes
-from backbench.progress import SILENT, Progress
-from backbench.records import folders
-from backbench.records.openings import log_opening
+from backbench.distributed import is_first
+from backbench.records.folders import utc_now
 from backbench.records.resume import CONFIG, working_folder
-from backbench.records.schema import Cost, Predictions, RunRecord
-from backbench.registry import ModelSpec, find_method, resolve_options
+from backbench.records.schema import Cost
+from backbench.runs.context import RunContext
 from backbench.runs.extract import (
     count_seen,
     extract_for,
@@ -32,12 +22,12 @@ from backbench.runs.extract import (
     warn_of_input,
     warn_of_seen,
 )
-from backbench.runs.identity import describe_data, test_groups, with_absolute_paths
+from backbench.runs.finish import Made
+from backbench.runs.identity import Resolved, with_absolute_paths
 from backbench.runs.speeds import remember_speed
-from backbench.runtime import describe_environment, keep_memory, peak_memory_bytes
-from backbench.stats.calibrate import calibrate, measure_answered, softmax
-from backbench.stats.metric import Metric
-from backbench.stats.metrics import fit_figures, per_class_recall, score
+from backbench.runtime import keep_memory, peak_memory_bytes
+from backbench.stats.calibrate import calibrate, softmax
+from backbench.stats.metrics import fit_figures
 
 if TYPE_CHECKING:
     from backbench.classifier.classifier import Classifier
@@ -45,95 +35,82 @@ if TYPE_CHECKING:
     from backbench.training.checkpoint import Workspace
     from backbench.training.tune import Tuned
 
+FROM_RANDOM_WEIGHTS = {"pretrained_on": None, "licence": None, "source": "random weights"}
+"""Facts of a backbone whose pretrained weights the method did not use."""
 
-def tune_run(
-    config: RunConfig,
-    run_id: str,
-    data: Data,
-    model: ModelSpec,
-    *,
-    out: Path,
-    device: str,
-    deadline: float | None = None,
-    stop_signal: Callable[[], int] | None = None,
-    progress: Progress = SILENT,
-) -> tuple[RunRecord, Classifier]:
-    """Train by a method of kind 'tune', calibrate on validation, open the test split once, write the record."""
+
+def train(resolved: Resolved, data: Data, context: RunContext) -> Made:
+    """Train by a method of kind 'tune', from the last checkpoint on if there is one, and calibrate on validation.
+
+    Raises:
+        BackbenchError: see `training.train.fit`.
+    """
     from backbench.training.checkpoint import Workspace
     from backbench.training.train import never_stop
     from backbench.training.tune import Training, describe_cut, describe_method, refuse_unlearnt, training_figures
 
     keep_memory()
-    started = folders.utc_now()
-    method = find_method(config.method.name)
-    options = resolve_options(method, config.method)
-    workspace = Workspace(working_folder(out, run_id), progress)
+    started = utc_now()
+    workspace = Workspace(working_folder(context.out, resolved.run_id(data)), context.progress)
     if is_first():
-        workspace.write_state(CONFIG, with_absolute_paths(config).model_dump(mode="json"))
+        workspace.write_state(CONFIG, with_absolute_paths(resolved.config).model_dump(mode="json"))
     made: list[Cost] = []
-    task = _image_task(config, data, model, device, deadline, progress, workspace, made)
-    doubts = warn_of_input(config, task.backbone)  # before training moves its weights
-    tuned: Tuned = method.adapt(task, options, Training(workspace, deadline, stop_signal or never_stop, progress))
+    task = _image_task(resolved, data, context, workspace, made)
+    doubts = warn_of_input(resolved.config, task.backbone)  # before training moves its weights
+    training = Training(workspace, context.deadline, context.stop_signal or never_stop, context.progress)
+    tuned: Tuned = resolved.method.adapt(task, resolved.options, training)
     refuse_unlearnt(tuned)
     fit_seconds = workspace.elapsed_seconds()
     cut = describe_cut(tuned)
     if cut is not None:
-        progress.warn(cut)
-        run_id = folders.cut_id(run_id, sum(result.num_steps for result in tuned.phases.values()))
-    classifier = tuned.classifier.to(device)
-    val_logits = _logits(classifier, task.val, data, config, device, progress)
-    calibrate_on(classifier, val_logits, task.val.labels)
+        context.progress.warn(cut)
+    classifier, facts = tuned.classifier.to(context.device), task.backbone.facts
+    val_logits = _logits(classifier, task.val, resolved, data, context)
+    calibration = calibrate(val_logits, task.val.labels)
+    classifier.temperature, classifier.threshold = calibration.temperature, calibration.threshold
+    if resolved.method.forgets:
+        classifier.backbone.facts = facts.model_copy(update=FROM_RANDOM_WEIGHTS)
 
-    if is_first():
-        log_opening(out, data.manifest.digest, run_id)
-    test, clock = _part("test", data), time.perf_counter()
-    logits = _logits(classifier, test, data, config, device, progress)
-    seconds = time.perf_counter() - clock
-    remember_speed(
-        model, len(test), seconds, flops=task.backbone.facts.flops, device=device, precision=config.precision
-    )
-    seen = count_seen(model, data)
-    record = RunRecord(
-        run_id=run_id,
-        status="done",
-        started=started,
-        config=config,
-        data=describe_data(data),
-        model=task.backbone.facts,
-        method=describe_method(config.method.name, options, tuned),
-        metrics=_measure(logits, test, data, classifier),
-        per_class=per_class_recall(softmax(logits), test.labels, data.manifest.classes),
-        fit=training_figures(tuned, len(task.train))
-        | fit_figures({"val": (softmax(val_logits), task.val.labels)}),
-        cost=Cost(
+    def answer() -> tuple[np.ndarray, Cost]:
+        test, clock = _part("test", data), time.perf_counter()
+        logits = _logits(classifier, test, resolved, data, context)
+        seconds = time.perf_counter() - clock
+        remember_speed(
+            resolved.model,
+            len(test),
+            seconds,
+            flops=facts.flops,
+            device=context.device,
+            precision=resolved.config.precision,
+        )
+        return logits, Cost(
             seconds={"fit": fit_seconds, "forward": seconds},
             images_per_second=len(test) / seconds,
             num_images=len(data.manifest),
-            peak_memory_bytes=peak_memory_bytes(device),
+            peak_memory_bytes=peak_memory_bytes(context.device),
             features_from_cache=bool(made) and made[0].features_from_cache,
-        ),
-        environment=describe_environment(device) | {"num_processes": str(num_processes())},
+        )
+
+    return Made(
+        answer=answer,
+        classifier=lambda: classifier,
+        started=started,
+        model=facts,
+        method=describe_method(resolved.method.name, resolved.options, tuned),
+        fit=training_figures(tuned, len(task.train))
+        | fit_figures({"val": (softmax(val_logits), task.val.labels)}),
         warnings=(
             *tuned.warnings,
             *_warn_of_no_validation(tuned, task),
             *([cut] if cut else []),
             *doubts,
-            *warn_of_seen(model, data),
+            *warn_of_seen(resolved.model, data),
         ),
-        num_val_seen=seen.num_val,
-        num_test_seen=seen.num_test,
+        seen=count_seen(resolved.model, data),
+        calibration=calibration,
+        history={name: asdict(result) for name, result in tuned.phases.items()},
+        cut_after=sum(result.num_steps for result in tuned.phases.values()) if cut else None,
     )
-    if not is_first():
-        return record, classifier
-    history = {name: asdict(result) for name, result in tuned.phases.items()}
-    record, _ = folders.write_run(
-        out,
-        record,
-        Predictions(test.ids, test.labels, softmax(logits), data.manifest.classes),
-        lambda path: write_manifest(data.manifest, path),
-        more={"history.json": json.dumps(history, indent=1).encode()},
-    )
-    return record, classifier
 
 
 def _warn_of_no_validation(tuned: Tuned, task: ImageTask) -> tuple[str, ...]:
@@ -142,44 +119,29 @@ def _warn_of_no_validation(tuned: Tuned, task: ImageTask) -> tuple[str, ...]:
     return ("there were no validation images, so the last epoch was kept and nothing ended training early",)
 
 
-def _measure(logits: np.ndarray, test: Part, data: Data, classifier: Classifier) -> dict[str, Metric]:
-    """Figures of the plain probabilities, then of the calibrated ones."""
-    metrics = score(softmax(logits), test.labels, test_groups(data))
-    calibrated = score(softmax(logits, classifier.temperature), test.labels)
-    metrics |= {f"calibrated_{name}": calibrated[name] for name in ("nll", "ece")}
-    probabilities = softmax(logits, classifier.temperature)
-    return metrics | measure_answered(probabilities, test.labels, classifier.threshold, test_groups(data))
-
-
 def _image_task(
-    config: RunConfig,
-    data: Data,
-    model: ModelSpec,
-    device: str,
-    deadline: float | None,
-    progress: Progress,
-    workspace: Workspace,
-    made: list[Cost],
+    resolved: Resolved, data: Data, context: RunContext, workspace: Workspace, made: list[Cost]
 ) -> ImageTask:
     """`made` is given what the features cost, each time they are asked for. Those from the cache count as when
     they were made, or the order of runs would decide which method is cheap."""
     from backbench.task import ImageTask
 
     def features() -> Task:
-        extracted = extract_for(model, config, data, device=device, deadline=deadline, progress=progress)
+        extracted = extract_for(resolved, data, context)
         made.append(extracted.cost)
         if len(made) == 1 and extracted.cost.features_from_cache and extracted.cost.images_per_second:
             workspace.credit(extracted.cost.num_images / extracted.cost.images_per_second)
-        return feature_task(config, data, extracted.values, device)
+        return feature_task(resolved, data, extracted.values, context.device)
 
+    config = resolved.config
     return ImageTask(
-        backbone=load_backbone(model, config.seed, progress),
+        backbone=load_backbone(resolved.model, config.seed, context.progress),
         read=data.read,
         train=_part("train", data),
         val=_part("val", data),
         class_names=data.manifest.classes,
         seed=config.seed,
-        device=device,
+        device=context.device,
         precision=config.precision,
         features=features,
         exact_resize=config.exact_resize,
@@ -193,21 +155,13 @@ def _part(name: str, data: Data) -> Part:
     return Part(rows, data.manifest.labels[rows], tuple(data.manifest.ids[row] for row in rows))
 
 
-def _logits(
-    classifier: Classifier, part: Part, data: Data, config: RunConfig, device: str, progress: Progress
-) -> np.ndarray:
+def _logits(classifier: Classifier, part: Part, resolved: Resolved, data: Data, context: RunContext) -> np.ndarray:
     return classifier.logits_for(
         lambda index: data.read(int(part.rows[index])),
         len(part),
-        device=device,
-        precision=config.precision,
-        exact_resize=config.exact_resize,
+        device=context.device,
+        precision=resolved.config.precision,
+        exact_resize=resolved.config.exact_resize,
         is_shared=True,
-        progress=progress,
+        progress=context.progress,
     )
-
-
-def calibrate_on(classifier: Classifier, logits: np.ndarray, labels: np.ndarray) -> None:
-    """Put temperature and reject threshold into the classifier, from (n, classes) logits of validation."""
-    found = calibrate(logits, labels)
-    classifier.temperature, classifier.threshold = found.temperature, found.threshold

@@ -4,7 +4,6 @@ fetched."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from backbench.config import MethodConfig
 from backbench.data.load import load_listing
@@ -102,13 +101,13 @@ def _published_size(spec: SourceSpec) -> int | None:
 def _estimate(step: Step, size: _Size) -> Estimate:
     request = step.request
     num_images = min(size.num_images, request.data.limit or size.num_images)
-    where: Any = {"device": request.device, "precision": request.precision}
     cells, guessed = [], []
     total = 0.0
     for asked, here in step.names.items():
         name = _name_chosen(step, asked)
         model = find_model(here)
-        features = guess_seconds([model], num_images, **where)[model.name]
+        guess = guess_seconds([model], num_images, device=request.device, precision=request.precision)
+        features = guess[model.name]
         training = [_training_seconds(step, model, method, num_images) for method in request.methods]
         cells += [
             CellEstimate(name, method.name, features + seconds)

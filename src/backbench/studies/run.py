@@ -19,6 +19,7 @@ from backbench.records.schema import RunRecord
 from backbench.registry import find_method, find_model
 from backbench.report.ranked import RankedRuns
 from backbench.report.rows import Row
+from backbench.runs.context import deadline_after
 from backbench.runs.cross_dataset import evaluate_elsewhere, read_source, was_evaluated
 from backbench.runs.rank import rank
 from backbench.runs.run import adapt
@@ -111,7 +112,7 @@ def run_study(
     steps = plan_steps(study, settings)
     for note in find_missing(study, settings):
         progress.warn(note)
-    deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
+    deadline = deadline_after(budget_seconds)
     outcome = Outcome(study)
     usable = find_usable(steps, settings, progress)
     for number, step in enumerate(steps, start=1):
@@ -316,7 +317,7 @@ def _make_cell(step: Step, model: str, record: RunRecord, settings: Settings, pr
     """The cell of a finished run. A probe that was cut before its bundle was written gets it here."""
     bundle = bundle_of(settings.runs / record.run_id)
     if not bundle.is_dir():
-        bundle = adapt(record.config, out=settings.runs, device=settings.device, progress=progress).bundle
+        bundle = adapt(record.config, settings.context(progress)).bundle
     return Cell(
         group=step.group.name,
         data=step.data,
@@ -334,6 +335,7 @@ def _evaluate_elsewhere(
     step: Step, outcome: Outcome, settings: Settings, deadline: float | None, progress: Progress
 ) -> None:
     """Give the step's cells their figures on other data sets; whoever interrupts it keeps the cells."""
+    context = settings.context(progress, deadline)
     own = [place for place, cell in enumerate(outcome.cells) if (cell.group, cell.data, cell.seed) == _place(step)]
     for name in step.group.test_on if own else ():
         config = data_config(outcome.study, name, settings)
@@ -349,14 +351,7 @@ def _evaluate_elsewhere(
         for place in own:
             cell = outcome.cells[place]
             try:
-                found = evaluate_elsewhere(
-                    cell.bundle,
-                    source,
-                    device=settings.device,
-                    precision=settings.precision,
-                    deadline=deadline,
-                    progress=progress,
-                )
+                found = evaluate_elsewhere(cell.bundle, source, context, precision=settings.precision)
             except BackbenchError as error:
                 why = f"the budget ended; {GOES_ON}" if isinstance(error, BudgetExceeded) else error
                 outcome.note(f"{step.title}, {cell.model} + {cell.method} on {name}", why)

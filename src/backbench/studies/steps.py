@@ -12,7 +12,9 @@ from typing import Any
 from backbench.backbones.variants import RANDOM
 from backbench.config import DataConfig, MethodConfig, Precision
 from backbench.errors import ConfigError, nearest, unknown_name
+from backbench.progress import Progress
 from backbench.registry import find_method, find_model, find_source, list_sources, resolve_options
+from backbench.runs.context import RunContext
 from backbench.runs.rank import RankRequest
 from backbench.studies.schema import Columns, Group, StudyFile
 
@@ -51,6 +53,10 @@ class Settings:
     def runs(self) -> Path:
         """Folder of the run records."""
         return self.out / "runs"
+
+    def context(self, progress: Progress, deadline: float | None = None) -> RunContext:
+        """Where and how its runs happen."""
+        return RunContext(out=self.runs, device=self.device, deadline=deadline, progress=progress)
 
     @property
     def pages(self) -> Path:

@@ -9,7 +9,7 @@ from backbench.backbones.faults import describe_faults, find_faults, refuse_faul
 from backbench.errors import BackbenchError
 from backbench.progress import Progress
 from backbench.registry import find_model
-from backbench.runs.probe import is_begun
+from backbench.runs.run import is_begun
 from backbench.studies.steps import Settings, Step
 
 
