@@ -22,7 +22,7 @@ from torch import nn
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError
 from backbench.progress import Progress
-from backbench.records.resume import find_unfinished, hold_run, lock_path
+from backbench.records.resume import find_unfinished, hold_run, lock_path, working_folder
 from backbench.runs import train as tuning
 from backbench.runs.context import RunContext
 from backbench.runs.identity import with_absolute_paths
@@ -77,6 +77,10 @@ def test_the_lock_of_a_killed_process_is_no_obstacle(holder: subprocess.Popen[st
     with hold_run(tmp_path, "run", stop_signal=after(2, holder.kill), progress=log):
         assert holder.wait(10) == -signal.SIGKILL
     assert log.lines == ["run: another process is at work on this run; waiting for it to end"]
+    assert not lock_path(tmp_path, "run").exists()  # nothing stays of a run that kept no state
+    with hold_run(tmp_path, "run", progress=log):
+        assert len(log.lines) == 1
+        working_folder(tmp_path, "run").mkdir()
     assert lock_path(tmp_path, "run").exists()
     with hold_run(tmp_path, "run", progress=log):
         assert len(log.lines) == 1
