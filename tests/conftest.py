@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from real import copy_textiles, write_crops, write_lite0
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"
+UPDATE = "If the new words are right: pytest tests/unit -k golden --update-golden, then read what git diff shows."
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,7 +31,10 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         file = GOLDEN / name
         if request.config.getoption("--update-golden"):
             file.write_text(text, encoding="utf-8")
-        assert text == file.read_text(encoding="utf-8")
+        golden = file.read_text(encoding="utf-8") if file.exists() else ""
+        if text != golden:
+            changes = difflib.unified_diff(golden.splitlines(), text.splitlines(), f"golden/{name}", "now", "", "", 1, "")
+            pytest.fail("\n".join([*changes, UPDATE]), pytrace=False)
 
     return compare
 

@@ -1,8 +1,8 @@
-"""Help is understood at first reading: no verb's summary is cut."""
+"""Help is understood at first reading: one golden file holds all of it, and no verb's summary is cut."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import click
 import pytest
@@ -11,6 +11,19 @@ from click.testing import CliRunner
 from backbench.cli import app
 
 MAX_SUMMARY = 60
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from commands(inner, (*path, name))
+
+
+def test_help_of_every_verb_reads_as_the_golden_file(golden: Callable[[str, str], None]) -> None:
+    texts = [CliRunner().invoke(app, [*path, "--help"], terminal_width=80).output for path in commands(app)]
+    assert len(texts) > len(app.commands)
+    golden("help.txt", f"\n{'─' * 80}\n".join(texts))
 
 
 def groups(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Group]]:

@@ -38,6 +38,8 @@ from backbench.stats.metric import Metric
 from backbench.stats.reliability import at_temperature
 from reports import CLASSES, HOSTILE_NAMES, make_failure, make_runs
 
+INLINE = {"a", "abbr", "b", "bdi", "code", "em", "small", "span", "strong", "sub", "sup", "text", "tspan", "wbr"}
+CELLS = {"td", "th"}
 VOID = {"meta", "br", "img", "input", "link", "hr", "wbr"}
 
 
@@ -52,6 +54,7 @@ class _Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
+        self._break(tag)
         if tag not in VOID:
             self.open.append(tag)
 
@@ -61,10 +64,21 @@ class _Reader(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         assert self.open, f"</{tag}> closes nothing"
         assert self.open.pop() == tag
+        self._break(tag)
 
     def handle_data(self, data: str) -> None:
         if not self.open or self.open[-1] not in ("script", "style"):
             self.text.append(data)
+
+    def _break(self, tag: str) -> None:
+        if tag not in INLINE:
+            self.text.append("|" if tag in CELLS else "\n")
+
+    @property
+    def lines(self) -> list[str]:
+        """The text of each paragraph, heading, item, drawing or row of a table."""
+        lines = (re.sub(r"[|\s]+\|[|\s]+", " | ", line) for line in " ".join(self.text).split("\n"))
+        return [" ".join(line.split()) for line in lines if line.strip(" |")]
 
     @property
     def seen(self) -> str:
@@ -103,6 +117,13 @@ def page(ranked) -> str:
 
 
 # what is on it
+
+
+def test_the_page_reads_as_the_golden_file(golden):
+    details = DataDetails(counts={"cat": (100, 20, 40)}, skipped=(("cat/9.png", "truncated"),), num_openings=4)
+    ranked = rank_runs([*make_runs(), make_failure()], details)
+    page = render_report([ranked], [full_evidence(ranked)])
+    golden("report.txt", "\n".join(read_page(page).lines) + "\n")
 
 
 def test_the_first_screen_says_the_verdict_the_boxes_and_a_link_to_the_errors(page, ranked):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -79,28 +80,11 @@ def test_columns_leave_in_order_of_importance() -> None:
         assert heading in text
 
 
-GOLDEN_80 = """\
-Rank  Model                       Method    Accuracy  95 % int.          Seconds
-────────────────────────────────────────────────────────────────────────────────
- 1–2  convnext_tiny…n12k_ft_in1k  logistic    93.1 %  90.1–95.1  best         55
- 1–2  vit_small_pat…0_characters  logistic    91.7 %  88.7–93.7  tied !       55
-   3  tiny_cnn (untrained)        logistic    60.0 %  57.0–62.0  !            55
-── baselines ───────────────────────────────────────────────────────────────────
-   4  colour                      logistic    31.0 %  28.0–33.0               55
-── failed ──────────────────────────────────────────────────────────────────────
-   –  lost                        knn         failed
-────────────────────────────────────────────────────────────────────────────────
-tied: no significant difference from the best (5 %). 312 test images.
-! input 518 px, most rows 224 (vit_small_patch14_dinov2.lvd142m_40_characters +
-  logistic)
-! untrained weights (tiny_cnn + logistic)
-failed: weights are missing: put them back (lost + knn)
-"""
-
-
-def test_lines_up_at_80() -> None:
-    """Golden: read it as a person would."""
-    assert render_table(ROWS, width=80, colour=False) + "\n" == GOLDEN_80
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_table_reads_as_the_golden_file(width: int, golden: Callable[[str, str], None]) -> None:
+    seen = _row("own", 0.99, num_test_seen=3)
+    rows = [*ROWS[:3], seen, *ROWS[3:]]
+    golden(f"table-{width}.txt", render_table(rows, width=width, colour=False, num_expected=9) + "\n")
 
 
 def test_whiskers_share_one_scale() -> None:
@@ -300,6 +284,11 @@ def _record(status: str) -> RunRecord:
         warnings=("watch out",),
         failure=Failure(kind="ModelError", message="weights are missing") if status == "failed" else None,
     )
+
+
+@pytest.mark.parametrize("status", ["done", "failed"])
+def test_a_record_reads_as_the_golden_file(status: str, golden: Callable[[str, str], None]) -> None:
+    golden(f"record-{status}.txt", render_record(_record(status), width=80) + "\n")
 
 
 def test_record_fits_a_screen() -> None:
