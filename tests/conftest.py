@@ -15,7 +15,9 @@ from real import copy_textiles, write_crops, write_lite0
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"
-UPDATE = "If the new words are right: pytest tests/unit -k golden --update-golden, then read what git diff shows."
+UPDATE = (
+    "If the new words are right: pytest tests/unit -k golden_file --update-golden, then read what git diff shows."
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,7 +35,9 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
             file.write_text(text, encoding="utf-8")
         golden = file.read_text(encoding="utf-8") if file.exists() else ""
         if text != golden:
-            changes = difflib.unified_diff(golden.splitlines(), text.splitlines(), f"golden/{name}", "now", "", "", 1, "")
+            changes = difflib.unified_diff(
+                golden.splitlines(), text.splitlines(), f"golden/{name}", "now", "", "", 1, ""
+            )
             pytest.fail("\n".join([*changes, UPDATE]), pytrace=False)
 
     return compare

@@ -16,8 +16,10 @@ OF_MACHINE = {"environment", "files", "checksum", "started"}
 def normalise(value: Any, key: str = "") -> Any:
     """`value` without what differs between machines: figures become 'figure', words of a machine their key."""
     if isinstance(value, dict):
-        return {name: normalise(each, key if key in MEASURED | OF_MACHINE else name) for name, each in value.items()}
-    if key in OF_MACHINE or key == "source":
+        return {
+            name: normalise(each, key if key in MEASURED | OF_MACHINE else name) for name, each in value.items()
+        }
+    if key in OF_MACHINE or (key == "source" and Path(value).is_absolute()):
         return key
     is_figure = isinstance(value, float) or (key == "cost" and isinstance(value, int))
     return "figure" if key in MEASURED and is_figure and not isinstance(value, bool) else value

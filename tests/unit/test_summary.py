@@ -1,8 +1,9 @@
-"""The sentences under the table, word for word, in each state a ranking can be in."""
+"""What a ranking says in each state it can be in: facts one by one, its sentences in the golden file."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -55,6 +56,57 @@ WORSE = _row("mobilenet", 0.80, 8)
 COLOUR = _row("colour", 0.31, control=True)
 MAJORITY = _row("majority", 0.17, control=True)
 FAILED = Row(model="vit", method="knn", run_id="x", status="failed", error="weights are missing: put them back")
+
+
+COLOUR_NEAR = replace(COLOUR, accuracy=0.92, tied_with_best=True)
+LOST = [replace(row, accuracy=0.1, at_chance=True, unbeaten=("majority",)) for row in (BEST, TIED)]
+ONE = replace(BEST, n=1, accuracy=1.0, low=0.2, high=1.0, weakest_n=1, weakest_recall=0.0)
+STATES: dict[str, list[Row]] = {
+    "full": [BEST, TIED, WORSE, COLOUR, MAJORITY, FAILED],
+    "several tied": [BEST, TIED, replace(TIED, model="dinov2_s", method="knn", seconds={"total": 49.0}), WORSE],
+    "as cheap": [BEST, replace(TIED, seconds={"total": 47.0}), WORSE],
+    "called by what differs": [replace(BEST, difference="20 epochs"), replace(WORSE, model="convnext_tiny")],
+    "untrained winner": [replace(BEST, pretrained=False), WORSE],
+    "a million images": [BEST, replace(TIED, needed_images=2_000_000), WORSE],
+    "all tied": [BEST, TIED],
+    "all tied, best cheapest": [BEST, replace(TIED, seconds={"total": 300.0}), replace(TIED, model="c")],
+    "all tied, as cheap": [BEST, replace(TIED, seconds={"total": 48.0})],
+    "cheaper, but much lower": [BEST, replace(TIED, accuracy=0.85)],
+    "cheaper, but unproved": [BEST, replace(TIED, unbeaten=("untrained",))],
+    "chance": [*LOST, replace(MAJORITY, accuracy=0.1, tied_with_best=True)],
+    "chance, one row": [LOST[0], MAJORITY],
+    "few groups": [
+        *(replace(row, n=96, num_groups=5, at_chance=True, unbeaten=("majority",)) for row in (BEST, TIED)),
+        replace(MAJORITY, tied_with_best=True),
+    ],
+    "few images": [*(replace(row, n=5, at_chance=True, unbeaten=("majority",)) for row in (BEST, TIED)), MAJORITY],
+    "one image": [ONE, replace(WORSE, n=1)],
+    "best unproved": [replace(BEST, unbeaten=("colour",)), WORSE, COLOUR_NEAR, MAJORITY],
+    "others unproved": [
+        BEST,
+        replace(TIED, unbeaten=("untrained",)),
+        replace(WORSE, unbeaten=("colour",)),
+        COLOUR,
+    ],
+    "baseline near": [BEST, COLOUR_NEAR, MAJORITY],
+    "baseline gains half": [BEST, WORSE, replace(COLOUR, accuracy=0.71), MAJORITY],
+    "no pretraining needed": [BEST, _row("untrained", 0.93, control=True, tied_with_best=True), MAJORITY],
+    "half without pretraining": [BEST, _row("untrained", 0.71, control=True), MAJORITY],
+    "one row": [BEST, COLOUR],
+    "saw test images": [BEST, WORSE, _row("own", 0.99, num_test_seen=40), COLOUR],
+    "all saw test images": [_row("own", 0.99, num_test_seen=40), _row("b", 0.9, num_test_seen=2), COLOUR],
+    "nothing": [],
+    "one failed": [FAILED],
+    "all failed": [COLOUR, FAILED, FAILED],
+}
+
+
+def test_the_summary_of_each_state_reads_as_the_golden_file(golden: Callable[[str, str], None]) -> None:
+    lines = []
+    for state, rows in STATES.items():
+        warnings = [f"! {warning}" for warning in control_warnings(rows)]
+        lines += [f"# {state}", *summarise(rows, DATA, num_openings=7), *warnings, ""]
+    golden("summary.txt", "\n".join(lines))
 
 
 def test_a_full_ranking() -> None:
