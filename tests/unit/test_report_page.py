@@ -82,7 +82,7 @@ class _Reader(HTMLParser):
 
     @property
     def seen(self) -> str:
-        return " ".join(" ".join(self.text).split())
+        return " ".join(" ".join(piece for piece in self.text if piece != "|").split())
 
 
 def read_page(page: str) -> _Reader:
