@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import backbench
 from backbench.config import DataConfig, GreyScale
 from backbench.data import census as census_module
 from backbench.data import decode
@@ -21,6 +22,7 @@ from backbench.data.manifest import read_manifest, write_manifest
 from backbench.data.store import PixelStore
 from backbench.inference.cache import feature_key
 from backbench.registry import find_model
+from backbench.runs import labelled
 
 SHAPE = (32, 40)
 
@@ -239,6 +241,31 @@ def test_a_store_with_another_scale_forgets_what_it_decoded(tmp_path: Path) -> N
     before = data.read(0).mean()
     data.store.grey = GreyScale(integers=(0, 65535))
     assert data.read(0).max() <= 1 < before
+
+
+def test_models_of_two_scales_each_see_the_images_by_their_own_and_files_are_listed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bright(label: int, number: int) -> np.ndarray:
+        return dark(label, number) * 150
+
+    bundles = []
+    for name, make in (("dark", dark), ("bright", bright)):
+        run = backbench.adapt(
+            write_source(tmp_path / name, make), "pixels", "logistic", out=tmp_path / "runs", quiet=True
+        )
+        assert run.bundle is not None
+        bundles.append(run.bundle)
+    others = write_source(tmp_path / "others", lambda label, number: dark(label, number + 100) * 2)
+    listed: list[str] = []
+    read = labelled.load_listing
+    monkeypatch.setattr(labelled, "load_listing", lambda *given: listed.append("once") or read(*given))
+    together = backbench.evaluate(bundles, others, quiet=True)
+    assert listed == ["once"]
+    for evaluation in together:
+        answers = backbench.load(evaluation.bundle).predict([others / name for name in evaluation.ids])
+        right = [dict(answer.top)[answer.path.split("/")[-2]] for answer in answers]
+        assert evaluation.metrics["calibrated_nll"].value == pytest.approx(-np.log(right).mean(), rel=1e-3)
 
 
 def test_sources_of_8_bits_are_as_they_were(tmp_path: Path) -> None:

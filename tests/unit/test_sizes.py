@@ -18,7 +18,8 @@ from backbench.data.load import load_listing
 from backbench.data.sizes import common_size, common_sizes
 from backbench.data.store import PixelStore
 from backbench.runs.context import RunContext
-from backbench.runs.cross_dataset import evaluate_elsewhere, read_source
+from backbench.runs.cross_dataset import evaluate_elsewhere
+from backbench.runs.labelled import read_source
 from backbench.runs.run import adapt
 from backbench.studies.analysis.cells import Cell
 from backbench.studies.analysis.tables import SIZE_NOTE, make_data_table

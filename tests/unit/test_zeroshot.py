@@ -27,9 +27,9 @@ from backbench.backbones.loaders.timm import make_network
 from backbench.classifier.bundle import load_bundle
 from backbench.cli.parse import with_map
 from backbench.config import DataConfig, MethodConfig, RunConfig
-from backbench.data.class_names import match_names
+from backbench.data.class_names import map_classes, match_names
 from backbench.data.synsets import ID, TABLES, find_table, plain_name, read_table
-from backbench.errors import ConfigError, ModelError
+from backbench.errors import ConfigError, DataError, ModelError
 from backbench.heads.class_mapping import find_counterparts, read_map
 from backbench.heads.head_modules import HeadSpec, build_head, to_module
 from backbench.heads.heads import GroupedHead
@@ -477,6 +477,15 @@ def test_classes_of_another_source_are_mapped_onto_their_like_and_never_onto_a_k
         "Cats": "cat",
         "Goldfish": "aquarium_fish",
     }
+
+
+def test_a_class_with_almost_the_name_is_refused_unless_the_images_are_of_another_data_set() -> None:
+    with pytest.raises(DataError, match="Did you mean 'boat'"):
+        map_classes(["boot", "cat"], ["boat", "cat"])
+    assert map_classes(["boot", "cat"], ["boat", "cat"], is_other=True) == {"cat": "cat"}
+    assert map_classes(["boot", "dock", "cat"], ["boat", "dog", "cat"]) == {"cat": "cat"}  # most are unknown
+    with pytest.raises(DataError, match="does not know 1 class"):
+        map_classes(["boot"], ["dog"], is_other=True)
 
 
 def test_a_map_goes_to_the_method_that_takes_it_and_to_no_other() -> None:

@@ -67,7 +67,11 @@ def _ids_of(name: str) -> frozenset[str]:
 
 
 def map_classes(
-    labels: Sequence[str], class_names: Sequence[str], given: Mapping[str, Sequence[str]] | None = None
+    labels: Sequence[str],
+    class_names: Sequence[str],
+    given: Mapping[str, Sequence[str]] | None = None,
+    *,
+    is_other: bool = False,
 ) -> dict[str, str]:
     """Class of these images -> the model's class that it means; classes that the model lacks are left out.
 
@@ -75,6 +79,8 @@ def map_classes(
         labels: of the images. class_names: of the model.
         given: what a person said of some classes: one class of the model for each, or none. The others are matched
             by name alone where all are known so, else by `match_names`.
+        is_other: the images are of another data set, so that a class with almost the name of one of the model's is
+            not taken for a misspelt one. It is not either where the model lacks most of these classes.
 
     Raises:
         ConfigError: `given` names a class that is not there, or several for one.
@@ -91,7 +97,8 @@ def map_classes(
     mapping |= {name: mine[0] for name, mine in given.items() if mine}
     unknown = [name for name in rest if name not in mapping]
     unused = [name for name in class_names if name not in mapping.values()]
-    if unknown and (not mapping or any(nearest(name, unused, limit=1) for name in unknown)):
+    may_be_misspelt = not is_other and len(unknown) <= len(mapping)
+    if unknown and (not mapping or (may_be_misspelt and any(nearest(name, unused, limit=1) for name in unknown))):
         raise _unknown_classes(unknown, class_names)
     return {name: mapping[name] for name in there if name in mapping}
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from backbench.backbones.core.bundle_files import find_bundle
-from backbench.classifier.bundle import load_bundle, read_bundle_seen, read_facts
+from backbench.classifier.bundle import load_bundle, read_facts
 from backbench.config import DataConfig, Precision
-from backbench.data.class_names import map_classes, match_classes
+from backbench.data.class_names import match_classes
 from backbench.errors import ConfigError, DataError, StorageError
 from backbench.progress import SILENT, Progress
 from backbench.records.folders import OPENINGS_FILE
 from backbench.records.openings import log_opening, one_look
-from backbench.runs.labelled import Labelled, choose_images
+from backbench.runs.labelled import Labelled, choose_images, predict_logits, read_source
 from backbench.stats.calibrate import measure_answered, softmax
 from backbench.stats.compare import Rank, rank_rows
 from backbench.stats.metric import Metric
@@ -108,35 +108,25 @@ def evaluate(
         if place.resolve() in [other.resolve() for other in places[:index]]:
             raise ConfigError(f"{bundles[index]} is named twice: name each bundle once.")
     facts = [read_facts(place) for place in places]
-    chosen = [
-        choose_images(config, fact, read_bundle_seen(place, fact), place, progress)
-        for fact, place in zip(facts, places, strict=True)
-    ]
-    mappings = [
-        map_classes(images.labels, fact.class_names, class_map) for images, fact in zip(chosen, facts, strict=True)
-    ]
-    chosen = _on_the_same_images([_of_classes(*each) for each in zip(chosen, mappings, strict=True)])
-    labels = [match_classes(images.labels, fact.class_names) for images, fact in zip(chosen, facts, strict=True)]
+    source = read_source(config, progress)
+    chosen = _on_the_same_images(
+        [
+            choose_images(source, place, fact, class_map=class_map)
+            for place, fact in zip(places, facts, strict=True)
+        ]
+    )
+    settings = {"device": device, "precision": precision, "exact_resize": exact_resize}
     found = []
-    for number, (bundle, place, fact, images, truth) in enumerate(
-        zip(bundles, places, facts, chosen, labels, strict=True)
-    ):
+    for bundle, place, fact, images in zip(bundles, places, facts, chosen, strict=True):
         classifier = load_bundle(place)
         if images.part == "test":
             _count_evaluation(out, place, images.digest, fact.name, progress)
-        logits = classifier.logits_for(
-            images.read,
-            len(truth),
-            device=device,
-            precision=precision,
-            exact_resize=exact_resize,
-            names=images.ids,
-            progress=progress,
-        )
+        logits = predict_logits(source, images, classifier, progress, **settings)
+        truth = match_classes(images.labels, fact.class_names)
         measured = measure(
             images, logits, truth, fact.class_names, temperature=fact.temperature, threshold=fact.threshold
         )
-        renamed = {name: mine for name, mine in mappings[number].items() if name != mine}
+        renamed = {name: mine for name, mine in images.mapping.items() if name != mine}
         found.append(replace(measured, bundle=bundle, mapping=renamed))
     return _in_order(found, _groups_of(chosen[0]))
 
@@ -183,20 +173,6 @@ def _groups_of(images: Labelled) -> tuple[str | None, ...] | None:
     return images.groups if any(group is not None for group in images.groups) else None
 
 
-def _of_classes(images: Labelled, mapping: Mapping[str, str]) -> Labelled:
-    """The images of classes that the model has, under its names."""
-    kept = [index for index, label in enumerate(images.labels) if label in mapping]
-    left_out = sorted(set(images.labels) - set(mapping))
-    warnings = images.warnings
-    if left_out:
-        some = list_some(map(quote, left_out), 5)
-        num = count(len(images.labels) - len(kept), "image")
-        classes = count(len(left_out), "class", "classes")
-        warnings = (*warnings, f"{num} left out: the model does not have {classes} of the images: {some}")
-    chosen = _take(images, kept)
-    return replace(chosen, labels=tuple(mapping[label] for label in chosen.labels), warnings=warnings)
-
-
 def _on_the_same_images(chosen: Sequence[Labelled]) -> list[Labelled]:
     """Those that every bundle may be evaluated on: a difference between other images would not be the models'."""
     shared = set(chosen[0].ids).intersection(*(images.ids for images in chosen[1:]))
@@ -214,16 +190,14 @@ def _select(images: Labelled, shared: set[str]) -> Labelled:
     if not num_dropped:
         return images
     warning = f"{count(num_dropped, 'image')} left out: another bundle can't be evaluated on them"
-    return replace(_take(images, kept), warnings=(*images.warnings, warning))
-
-
-def _take(images: Labelled, kept: Sequence[int]) -> Labelled:
     return replace(
         images,
         labels=tuple(images.labels[index] for index in kept),
         groups=tuple(images.groups[index] for index in kept),
         ids=tuple(images.ids[index] for index in kept),
+        rows=tuple(images.rows[index] for index in kept),
         read=lambda index: images.read(kept[index]),
+        warnings=(*images.warnings, warning),
     )
 
 

@@ -1,20 +1,20 @@
-"""Which labelled images tell how good a bundle is: a test split, and nothing that the model was trained on."""
+"""The labelled images that a finished model is evaluated on: a test split, and nothing that it was trained on."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backbench.config import DataConfig
 from backbench.data.census import Census, take_census
 from backbench.data.checks import refuse_bad, warn_of_pixels
-from backbench.data.class_names import match_classes
+from backbench.data.class_names import map_classes, match_classes
 from backbench.data.grey import UNSCALED
 from backbench.data.listing import Listing
 from backbench.data.load import load_listing, source_warnings
@@ -24,20 +24,35 @@ from backbench.data.store import PixelStore
 from backbench.data.tables import TABLE_SUFFIXES
 from backbench.data.trained_on import Seen, find_seen
 from backbench.errors import ConfigError, DataError
-from backbench.progress import Progress
-from backbench.wording import count, quote
+from backbench.progress import SILENT, Progress
+from backbench.wording import count, list_some, quote
 
 if TYPE_CHECKING:
     from backbench.backbones.core.bundle_files import TrainingFacts
     from backbench.classifier.bundle import BundleFacts
+    from backbench.classifier.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled images, listed and hashed once for all models that are evaluated on them."""
+
+    config: DataConfig
+    listing: Listing
+    store: PixelStore
+    census: Census
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images to evaluate on: n class names, groups and ids, how to read each, and in words which they are.
+    """Images to evaluate one model on: n labels (names of its classes), groups and ids, and how to read each.
 
-    `num_seen` more were left out, because the model was trained on them. `digest` names the test split that they
-    are, or the images where there is no split.
+    Args:
+        part: 'test', or 'all' where there is no test split. said: which images these are, in words.
+        rows: of the source's listing.
+        digest: of the test split, or of the images where there is no split.
+        mapping: class of the images -> the model's class. num_unmapped: images left out, of classes that it lacks.
+        num_seen: images left out because the model was trained on them.
     """
 
     name: str
@@ -48,46 +63,76 @@ class Labelled:
     read: Callable[[int], np.ndarray]
     said: str
     digest: str
+    rows: tuple[int, ...] = ()
+    mapping: dict[str, str] = field(default_factory=dict)
+    num_unmapped: int = 0
     num_seen: int = 0
     warnings: tuple[str, ...] = ()
 
 
-def choose_images(
-    config: DataConfig, facts: BundleFacts, seen: Seen | None, bundle: Path, progress: Progress
-) -> Labelled:
-    """The test split of the data if it has one, that of the bundle's own run if they are its images, else all;
-    less what the model was trained on.
-
-    Args:
-        seen: what that was; None: the bundle does not say.
-        bundle: its folder.
+def read_source(config: DataConfig, progress: Progress = SILENT) -> Source:
+    """List and hash the images of a source. Cost: every file is read once, and fetched if need be.
 
     Raises:
-        ConfigError: no such data, or the bundle's own images in an unknown split.
-        DataError: unknown classes, no image that can be used, or bad ones with the policy 'fail'.
+        ConfigError: there is no such source.
+        DataError: it can't be read, has no image that can be used, or bad ones with the policy 'fail'.
     """
     listing = load_listing(config, progress)
     store = PixelStore(listing, config.max_pixels)
     census = take_census(listing, store, max_pixels=config.max_pixels, progress=progress)
-    census = replace(census, grey=facts.grey)
-    store.grey = facts.grey  # the model sees these images by the scale it was trained with
     refuse_bad(listing, census, config.on_bad)
+    return Source(config, listing, store, census)
+
+
+def choose_images(
+    source: Source,
+    bundle: Path,
+    facts: BundleFacts,
+    *,
+    class_map: Mapping[str, Sequence[str]] | None = None,
+    is_other: bool = False,
+) -> Labelled:
+    """Choose the images that a model is evaluated on.
+
+    Those are the test split of the source if it has one, that of the bundle's own run if they are its images, else
+    all; less those of classes that the model lacks, and those that it was trained on.
+
+    Args:
+        bundle: its folder.
+        class_map, is_other: see `class_names.map_classes`.
+
+    Raises:
+        ConfigError: the bundle's own images in an unknown split, or a wrong `class_map`.
+        DataError: unknown classes, or no image is left.
+        StorageError: the bundle is damaged.
+    """
+    from backbench.classifier.bundle import read_bundle_seen
+
+    config, listing = source.config, source.listing
+    seen = read_bundle_seen(bundle, facts)
+    census = replace(
+        source.census, grey=facts.grey
+    )  # the model sees these images by the scale it was trained with
     rows = [row for row in range(len(listing)) if row not in census.bad]
-    if not rows:
-        raise DataError(f"{config.source}: there is no image that can be used.")
-    warnings = list(source_warnings(listing))
-    warnings += warn_of_pixels(listing, census)
+    warnings = [*source_warnings(listing), *warn_of_pixels(listing, census)]
     if census.depths and facts.grey is None:
         warnings.append(f"{count(len(census.depths), 'image')} {UNSCALED}")
     if census.bad:
         warnings.append(f"{count(len(census.bad), 'image')} that can't be read: left out")
     rows, names = _settle_as_in_training(listing, census, rows, facts.training)
     chosen = _choose_part(config, facts, listing, census, rows, seen, bundle)
-    kept = _leave_out_seen(chosen.rows, census, seen)
-    num_seen = len(chosen.rows) - len(kept)
+    mapping = map_classes([names[row] for row in chosen.rows], facts.class_names, class_map, is_other=is_other)
+    mapped = [row for row in chosen.rows if names[row] in mapping]
+    if lacking := sorted({names[row] for row in chosen.rows} - set(mapping)):
+        warnings.append(
+            f"{count(len(chosen.rows) - len(mapped), 'image')} left out: the model does not have "
+            f"{count(len(lacking), 'class', 'classes')} of the images: {list_some(map(quote, lacking), 5)}"
+        )
+    kept = _leave_out_seen(mapped, census, seen)
+    num_seen = len(mapped) - len(kept)
     if num_seen:
         warnings.append(
-            f"{num_seen:,} of {len(chosen.rows):,} images are left out, because the model was trained on them"
+            f"{num_seen:,} of {len(mapped):,} images are left out, because the model was trained on them"
         )
     elif seen is None and chosen.part == "all":
         warnings.append("any of these images that the model was trained on make its figures too good")
@@ -99,15 +144,26 @@ def choose_images(
     return Labelled(
         name=listing.name,
         part=chosen.part,
-        labels=tuple(names[row] for row in kept),
+        labels=tuple(mapping[names[row]] for row in kept),
         groups=tuple(chosen.groups[row] for row in kept),
         ids=tuple(listing.ids[row] for row in kept),
-        read=lambda index: store.read(kept[index]),
+        read=lambda index: source.store.read(kept[index]),
         said=chosen.said,
         digest=chosen.digest,
+        rows=tuple(kept),
+        mapping=mapping,
+        num_unmapped=len(chosen.rows) - len(mapped),
         num_seen=num_seen,
         warnings=tuple(warnings),
     )
+
+
+def predict_logits(
+    source: Source, images: Labelled, classifier: Classifier, progress: Progress = SILENT, **settings: Any
+) -> np.ndarray:
+    """Logits of the images that were chosen for a model, (n, classes); arguments as `Classifier.logits_for`."""
+    source.store.grey = classifier.grey  # models share the store
+    return classifier.logits_for(images.read, len(images.ids), names=images.ids, progress=progress, **settings)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from backbench.registry import find_method, find_model
 from backbench.report.ranked import RankedRuns
 from backbench.report.rows import Row
 from backbench.runs.context import deadline_after
-from backbench.runs.cross_dataset import evaluate_elsewhere, read_source, was_evaluated
+from backbench.runs.cross_dataset import evaluate_elsewhere, was_evaluated
+from backbench.runs.labelled import read_source
 from backbench.runs.rank import rank
 from backbench.runs.run import adapt
 from backbench.studies.analysis.cells import Cell
@@ -338,7 +339,7 @@ def _evaluate_elsewhere(
     context = settings.context(progress, deadline)
     own = [place for place, cell in enumerate(outcome.cells) if (cell.group, cell.data, cell.seed) == _place(step)]
     for name in step.group.test_on if own else ():
-        config = data_config(outcome.study, name, settings)
+        config = data_config(outcome.study, name, settings, on_bad="skip")
         is_known = any(was_evaluated(outcome.cells[place].bundle, config.source) for place in own)
         if not is_known and deadline is not None and time.monotonic() >= deadline:  # it may have to be fetched
             outcome.note(f"{step.title} on {name}", f"the budget ended; {GOES_ON}")
