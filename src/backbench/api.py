@@ -277,15 +277,15 @@ def open_ranking(folder: Source = "runs", *, data: str | None = None) -> Ranking
     """
     from pathlib import Path
 
-    from backbench.errors import ConfigError, nearest, shown, unknown_name
+    from backbench.errors import ConfigError, shown, unknown_name
     from backbench.records.folders import find_run_folders
-    from backbench.wording import join_names
+    from backbench.wording import did_you_mean, join_names
 
     given = (to_text(folder, "folder", "the folder of the runs"),)
     if not Path(given[0]).exists():
-        close = nearest(Path(given[0]).name, _names_beside(Path(given[0])))
-        hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else "Name the one given as out= to rank."
-        raise ConfigError(f"there is no such folder: {shown(given[0])}. {hint}")
+        beside, way = _names_beside(Path(given[0])), "Name the one given as out= to rank."
+        hint = did_you_mean(Path(given[0]).name, beside, otherwise=way)
+        raise ConfigError(f"there is no such folder: {shown(given[0])}.{hint}")
     found = _open_folders(given, find_run_folders(given, Path(given[0]).parent))
     chosen = [ranking for ranking in found if data is None or ranking.data_name == data]
     if data is not None and not chosen:

@@ -9,31 +9,20 @@ Looking up never imports torch: plug-in modules import it inside the functions t
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
 
 from backbench.config import Frozen, MethodConfig
-from backbench.errors import (
-    ConfigError,
-    nearest,
-)
-
-if TYPE_CHECKING:
-    pass
-
-import importlib
-import pkgutil
-import re
-from dataclasses import field
-from functools import cache
-from types import ModuleType
-from typing import Literal, Protocol
-
-from backbench.errors import unknown_name
+from backbench.errors import ConfigError, nearest, unknown_name
 
 VARIANT = re.compile(r"(@(random|\d{1,4}))+$")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
-from backbench.errors import printable
+from backbench.errors import nearest, printable
 
 
 def count(num: int, singular: str, plural: str = "") -> str:
@@ -28,6 +29,20 @@ def join_names(names: Iterable[str], limit: int = 3) -> str:
     if 1 < len(shown) <= limit:
         return f"{', '.join(shown[:-1])} and {shown[-1]}"
     return list_some(shown, limit)
+
+
+def did_you_mean(
+    given: str, allowed: Iterable[str], *, otherwise: str = "", limit: int = 3, folder: Path | None = None
+) -> str:
+    """Suggest the names most like `given`, with a space before: ' Did you mean 'a' or 'b'?'; else `otherwise`.
+
+    Args:
+        folder: where files of the allowed names lie: they are shown with their path.
+    """
+    close = nearest(given, allowed, limit)
+    if not close:
+        return f" {otherwise}" if otherwise else ""
+    return f" Did you mean {' or '.join(repr(str(folder / name) if folder else name) for name in close)}?"
 
 
 def quote(name: str) -> str:

@@ -161,7 +161,7 @@ def test_find_run_takes_a_folder_an_id_or_its_beginning(tmp_path: Path) -> None:
         folders.find_run(Path("elsewhere"), str(tmp_path / "digits-a-rigde-11"))
     with pytest.raises(ConfigError, match="beginning of 2 runs"):
         folders.find_run(tmp_path, "digits")
-    with pytest.raises(ConfigError, match="Did you mean digits-a-ridge-11"):
+    with pytest.raises(ConfigError, match="Did you mean 'digits-a-ridge-11"):
         folders.find_run(tmp_path, "digits-a-rigde-11")
     with pytest.raises(ConfigError, match="no run"):
         folders.find_run(tmp_path / "nowhere", "x")

@@ -112,7 +112,7 @@ def test_unfinished_runs_are_found_by_the_beginning_of_their_id(tmp_path: Path) 
     assert find_unfinished(tmp_path, "digits-a") == ("digits-a-1", config)
     with pytest.raises(ConfigError, match="2 unfinished runs"):
         find_unfinished(tmp_path, "digits")
-    with pytest.raises(ConfigError, match="Did you mean digits-a-1"):
+    with pytest.raises(ConfigError, match="Did you mean 'digits-a-1"):
         find_unfinished(tmp_path, "digit-a-1")
     assert find_unfinished(tmp_path, str(tmp_path / "digits-b-2.bundle")) == ("digits-b-2", config)
     (tmp_path / "digits-c-3").mkdir()

@@ -42,6 +42,7 @@ from backbench.documents import parse_toml
 from backbench.errors import ConfigError, ModelError, nearest
 from backbench.registry import ModelSpec
 from backbench.storage import digest_file, read_file
+from backbench.wording import did_you_mean, list_some, quote
 
 SUFFIX = ".toml"
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", INDEX_SUFFIX)
@@ -244,10 +245,9 @@ def _near_file(path: Path, suffixes: tuple[str, ...]) -> str:
         names = sorted(entry.name for entry in folder.iterdir() if entry.name.lower().endswith(suffixes))
     except OSError:
         return f" There is no folder '{folder}'."
-    close = nearest(path.name, names) or names[:3]
-    if not close:
+    if not names:
         return f" There is no {' or '.join(suffixes)} file in '{folder}'."
-    return " Did you mean " + " or ".join(f"'{folder / name}'" for name in close) + "?"
+    return did_you_mean(path.name, names, otherwise=f"There is {list_some(map(quote, names))}.", folder=folder)
 
 
 def _explain(fault: Any) -> str:

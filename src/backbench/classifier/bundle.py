@@ -40,13 +40,7 @@ from backbench.backbones.core.bundle_files import (
 )
 from backbench.backbones.core.outline import make_outline
 from backbench.backbones.core.rebuild import rebuild
-from backbench.backbones.core.weights import (
-    check_state,
-    digest_weights,
-    plain_state,
-    put_state,
-    weights_bytes,
-)
+from backbench.backbones.core.weights import check_state, digest_weights, plain_state, put_state, weights_bytes
 from backbench.classifier.card import render_bundle_card
 from backbench.classifier.classifier import Classifier
 from backbench.classifier.gallery import FOLDER as GALLERY_FOLDER

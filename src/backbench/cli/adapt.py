@@ -235,13 +235,7 @@ def _list_changed(defaults: dict[str, Any], options: dict[str, Any], prefix: str
 @json_option
 @quiet_option
 def resume(
-    run: str,
-    out: str,
-    device: str,
-    budget: str | None,
-    no_gallery: bool,
-    as_json: bool,
-    quiet: bool,
+    run: str, out: str, device: str, budget: str | None, no_gallery: bool, as_json: bool, quiet: bool
 ) -> None:
     """Resume an interrupted run. RUN is a run id or its first characters."""
     from backbench.records.resume import find_unfinished

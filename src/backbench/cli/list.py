@@ -14,10 +14,7 @@ KINDS = ("models", "methods", "data")
 @click.command("list", short_help="List models, methods and data sets.")
 @click.argument("kind", metavar="models|methods|data")
 @click.option(
-    "--filter",
-    "text",
-    default="",
-    help="Only entries with all of these words in their name, licence or summary.",
+    "--filter", "text", default="", help="Only entries with all of these words in their name, licence or summary."
 )
 @json_option
 def list_names(kind: str, text: str, as_json: bool) -> None:

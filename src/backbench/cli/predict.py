@@ -136,14 +136,13 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def say_nearest(path: Path) -> str:
     """'Did you mean ...?' for a path that is not there; empty if nothing beside it is like it."""
-    from backbench.errors import nearest
+    from backbench.wording import did_you_mean
 
     try:
         names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
     except OSError:
         return f" There is no folder '{path.parent}' either, or it can't be read."
-    close = nearest(path.name, names)
-    return " Did you mean " + " or ".join(f"'{path.parent / name}'" for name in close) + "?" if close else ""
+    return did_you_mean(path.name, names, folder=path.parent)
 
 
 def to_entries(answers: Sequence[tuple[str, Sequence[Prediction]]]) -> list[dict[str, Any]]:

@@ -39,10 +39,7 @@ if TYPE_CHECKING:
     help="Names, cards, folders of cards, with commas.  [default: a short list for this machine]",
 )
 @click.option(
-    "--methods",
-    default="logistic",
-    show_default=True,
-    help="Names with commas; see: backbench list methods.",
+    "--methods", default="logistic", show_default=True, help="Names with commas; see: backbench list methods."
 )
 @click.option(
     "--set",
@@ -56,18 +53,11 @@ if TYPE_CHECKING:
 @out_option
 @hardware_options
 @bad_option
-@click.option(
-    "--top",
-    type=click.IntRange(min=1),
-    help="Train only the N models with the best probes.",
-)
+@click.option("--top", type=click.IntRange(min=1), help="Train only the N models with the best probes.")
 @click.option("--budget", help="Time limit such as 90s, 10m or 2h; the ranking shows all runs finished by then.")
 @size_options
 @click.option(
-    "--keep",
-    "is_kept",
-    is_flag=True,
-    help="Save the recommended model as a folder that predicts anywhere.",
+    "--keep", "is_kept", is_flag=True, help="Save the recommended model as a folder that predicts anywhere."
 )
 @table_options
 @layout_options
@@ -241,13 +231,13 @@ def with_settings(methods: Sequence[MethodConfig], settings: Sequence[str]) -> l
 
 def _find_takers(setting: str, only: str | None, key: str, methods: Sequence[str]) -> list[str]:
     """The methods that have the option `key`; of the method `only` alone where that is named."""
-    from backbench.errors import ConfigError, nearest
+    from backbench.errors import ConfigError
     from backbench.registry import find_method
+    from backbench.wording import did_you_mean
 
     if only is not None and only not in methods:
-        close = nearest(only, methods)
-        hint = f"Did you mean '{close[0]}'?" if close else f"Ranked are: {', '.join(methods)}."
-        raise ConfigError(f"--set {setting}: '{only}' is none of the methods ranked here. {hint}")
+        hint = did_you_mean(only, methods, otherwise=f"Ranked are: {', '.join(methods)}.", limit=1)
+        raise ConfigError(f"--set {setting}: '{only}' is none of the methods ranked here.{hint}")
     asked = list(methods) if only is None else [only]
     options: dict[str, list[str]] = {
         name: list(find_method(name, "--methods").options.model_fields)  # type: ignore[attr-defined]
@@ -257,7 +247,6 @@ def _find_takers(setting: str, only: str | None, key: str, methods: Sequence[str
     takers = [name for name in asked if option in options[name]]
     if not takers:
         known = sorted({other for name in asked for other in options[name]})
-        close = nearest(option, known)
-        hint = f"Did you mean '{close[0]}'?" if close else f"Options there: {', '.join(known) or 'none'}."
-        raise ConfigError(f"--set {setting}: no option '{option}' of the method {' or '.join(asked)}. {hint}")
+        hint = did_you_mean(option, known, otherwise=f"Options there: {', '.join(known) or 'none'}.", limit=1)
+        raise ConfigError(f"--set {setting}: no option '{option}' of the method {' or '.join(asked)}.{hint}")
     return takers

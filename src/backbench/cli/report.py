@@ -103,7 +103,4 @@ def report(
     write_atomically(target, data, "choose another file with --output")
     if not quiet:
         num = sum(len(ranked.entries) for ranked in rankings)
-        print(
-            f"{printable(str(target))}: {count(num, 'run')}, {len(data) / 1e6:.1f} MB",
-            file=sys.stderr,
-        )
+        print(f"{printable(str(target))}: {count(num, 'run')}, {len(data) / 1e6:.1f} MB", file=sys.stderr)

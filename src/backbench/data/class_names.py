@@ -9,7 +9,7 @@ import numpy as np
 
 from backbench.data.synsets import TABLES, plain_name, read_table
 from backbench.errors import ConfigError, DataError, nearest
-from backbench.wording import count, list_some, quote
+from backbench.wording import count, did_you_mean, list_some, quote
 
 
 def match_names(theirs: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
@@ -114,9 +114,8 @@ def _check_given(given: Mapping[str, Sequence[str]], there: Sequence[str], class
 
 
 def _not_there(name: str, allowed: Sequence[str]) -> str:
-    close = nearest(name, allowed, limit=1)
-    hint = f"Did you mean {quote(close[0])}?" if close else f"There are {list_some(map(quote, allowed), 5)}."
-    return f"there is no class {quote(name)}. {hint}"
+    there = f"There are {list_some(map(quote, allowed))}."
+    return f"there is no class {quote(name)}.{did_you_mean(name, allowed, otherwise=there, limit=1)}"
 
 
 def match_classes(labels: Sequence[str], class_names: Sequence[str]) -> np.ndarray:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from backbench.errors import ConfigError, nearest
-from backbench.wording import list_some, quote
+from backbench.errors import ConfigError
+from backbench.wording import did_you_mean, list_some, quote
 
 IMAGE_COLUMNS = ("image", "img", "images", "picture", "photo", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "species", "target", "category", "cls")
@@ -85,9 +85,8 @@ def _choose_column(
             return asked
         if asked in features:
             raise ConfigError(f"{source}: column {quote(asked)} ({option}) holds no {purpose}. {columns}")
-        close = nearest(asked, features)
-        hint = f"Did you mean {' or '.join(map(quote, close))}? " if close else ""
-        raise ConfigError(f"{source} has no column {quote(asked)} ({option}). {hint}{columns}")
+        hint = did_you_mean(asked, features)
+        raise ConfigError(f"{source} has no column {quote(asked)} ({option}).{hint} {columns}")
     if len(found) == 1:
         return found[0]
     by_name = {name.casefold(): name for name in found}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from backbench.data.file_kinds import find_suffix
 from backbench.data.listing import PARTS
 from backbench.data.part_names import hints_at_part, is_filler, parse_part
-from backbench.errors import ConfigError, DataError, nearest
-from backbench.wording import count, list_some, quote, quote_word
+from backbench.errors import ConfigError, DataError
+from backbench.wording import count, did_you_mean, list_some, quote, quote_word
 
 # fmt: off
 SPLIT_SUFFIXES = frozenset((
@@ -164,10 +164,8 @@ def find_inner_parts(root: str, top: Mapping[str, Held], given: Mapping[str, str
 def _check_given(root: str, top: Mapping[str, Held], given: Mapping[str, str]) -> dict[str, str]:
     for name in given:
         if name not in top:
-            close = nearest(name, top)
-            hint = f"Did you mean '{close[0]}'? " if close else ""
             raise ConfigError(
-                f"--split-folders: '{root}' has no folder '{name}'. {hint}"
+                f"--split-folders: '{root}' has no folder '{name}'.{did_you_mean(name, top, limit=1)} "
                 f"Folders: {list_some(map(quote, top), 10)}."
             )
     if given and "train" not in given.values():

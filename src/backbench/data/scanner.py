@@ -7,7 +7,7 @@ what it holds is decided later. Of others the first bytes are read, as a picture
 """
 
 # Strings, not Paths, while walking: a tree may hold a million files.
-# ruff: noqa: PTH100, PTH112, PTH114, PTH116, PTH118
+# ruff: noqa: PTH100, PTH112, PTH114, PTH116
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from backbench.data.left_out import warn_of_lost
 from backbench.data.listing import Ignored
 from backbench.data.walk import LINK_OUT, ClassFolder, Walk, leads_out, scan_entries
 from backbench.data.walk import sort_key as sort_key
-from backbench.errors import ConfigError, DataError, nearest
-from backbench.wording import list_some, quote
+from backbench.errors import ConfigError, DataError
+from backbench.wording import did_you_mean, list_some, quote
 
 COPY_LINKS = (
     "Follow them with --follow-links, give a folder that holds both, or copy what the links lead to "
@@ -149,12 +149,11 @@ def _check_root(path: str, given: str) -> None:
     while parent and not os.path.isdir(parent):
         parent, name = os.path.split(parent)
     try:
-        close = nearest(name, [entry.name for entry in os.scandir(parent) if entry.is_dir()])
+        there = [entry.name for entry in os.scandir(parent) if entry.is_dir()]
     except OSError:
-        close = []
-    advice = " or ".join(f"'{os.path.join(parent, other)}'" for other in close)
-    suggestion = f"Did you mean {advice}?" if close else f"There is no '{name}' in '{parent}'."
-    raise DataError(f"there is no folder '{given}'. {suggestion}")
+        there = []
+    hint = did_you_mean(name, there, otherwise=f"There is no '{name}' in '{parent}'.", folder=Path(parent))
+    raise DataError(f"there is no folder '{given}'.{hint}")
 
 
 def _check_unwanted(walk: Walk) -> None:
@@ -164,10 +163,9 @@ def _check_unwanted(walk: Walk) -> None:
     if missing:
         folder = Path(walk.root, missing[0]).parent
         there = [path.name for path in (folder if folder.is_dir() else Path(walk.root)).iterdir()]
-        close = nearest(missing[0].rpartition("/")[2], there)
-        hint = f"Did you mean {quote(close[0])}? " if close else ""
+        hint = did_you_mean(missing[0].rpartition("/")[2], there, limit=1)
         raise ConfigError(
-            f"--ignore {missing[0]}: '{walk.root}' has no such file or folder. {hint}Give its path below the data "
+            f"--ignore {missing[0]}: '{walk.root}' has no such file or folder.{hint} Give its path below the data "
             f"folder. There: {list_some(map(quote, sorted(there)), 10)}."
         )
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from backbench.data.table_text import cut_separator_line, read_table_text
 from backbench.documents import parse_json
-from backbench.errors import ConfigError, DataError, MissingExtra, nearest
-from backbench.wording import count, list_some, quote
+from backbench.errors import ConfigError, DataError, MissingExtra
+from backbench.wording import count, did_you_mean, list_some, quote
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 DELIMITERS = (",", ";", "\t", "|")
@@ -88,10 +88,9 @@ def find_column(
         )
     if asked in table.columns:
         return asked
-    close = nearest(asked, names)
-    hint = f"Did you mean {' or '.join(map(quote, close))}? " if close else ""
     raise ConfigError(
-        f"{table.path} has no column {quote(asked)} ({option}). {hint}Columns: {list_some(map(quote, names), 20)}."
+        f"{table.path} has no column {quote(asked)} ({option}).{did_you_mean(asked, names)} "
+        f"Columns: {list_some(map(quote, names), 20)}."
     )
 
 

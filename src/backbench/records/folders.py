@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from backbench.config import digest_json
 from backbench.documents import parse_json
-from backbench.errors import ConfigError, ModelError, StorageError, nearest
+from backbench.errors import ConfigError, ModelError, StorageError
 from backbench.npz import read_npz
 from backbench.progress import SILENT, Progress
 from backbench.records.recompute import correct_figures, is_consistent
@@ -48,6 +48,7 @@ from backbench.storage import (
     sync_folder,
     write_synced,
 )
+from backbench.wording import did_you_mean
 
 RECORD_FILE = "record.json"
 PREDICTIONS_FILE = "predictions.npz"
@@ -295,9 +296,8 @@ def find_run(root: Path, given: str) -> Path:
             f"'{given}' is the beginning of {len(matching)} runs in {root}: {', '.join(sorted(matching)[:5])}. "
             f"Type more of it."
         )
-    close = nearest(given, names)
-    hint = f"Did you mean {' or '.join(close)}?" if close else f"{root} holds {len(names)} runs."
-    raise ConfigError(f"no run '{given}': neither a run folder nor a run id in {root}. {hint}")
+    hint = did_you_mean(given, names, otherwise=f"{root} holds {len(names)} runs.")
+    raise ConfigError(f"no run '{given}': neither a run folder nor a run id in {root}.{hint}")
 
 
 def cut_id(run_id: str, num_steps: int) -> str:

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from backbench.config import RunConfig
-from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError, nearest
+from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError
 from backbench.locks import Lock
 from backbench.progress import SILENT, Progress
 from backbench.records import folders
 from backbench.records.commands import show_command
 from backbench.records.schema import BUNDLE_SUFFIX
 from backbench.storage import read_file, storage_error
+from backbench.wording import did_you_mean
 
 FOLDER = ".working"
 CONFIG = "config"
@@ -66,11 +67,7 @@ def hold_run(
 
 
 def _acquire(
-    lock: Lock,
-    run_id: str,
-    deadline: float | None,
-    stop_signal: Callable[[], int] | None,
-    progress: Progress,
+    lock: Lock, run_id: str, deadline: float | None, stop_signal: Callable[[], int] | None, progress: Progress
 ) -> None:
     if lock.acquire(0):
         return
@@ -127,9 +124,8 @@ def find_unfinished(out: Path, given: str) -> tuple[str, RunConfig]:
         raise ConfigError(
             f"no unfinished run '{given}': there is no folder {out}. Name that of the runs with --out."
         )
-    close = nearest(wanted, names)
-    hint = f"Did you mean {close[0]}?" if close else f"Unfinished runs in {out}: {', '.join(names[:5]) or 'none'}."
-    raise ConfigError(f"no unfinished run '{given}'. {hint}")
+    there = f"Unfinished runs in {out}: {', '.join(names[:5]) or 'none'}."
+    raise ConfigError(f"no unfinished run '{given}'.{did_you_mean(wanted, names, otherwise=there, limit=1)}")
 
 
 def _select(names: list[str], wanted: str) -> list[str]:

@@ -121,10 +121,5 @@ def _data_card(ranked: RankedRuns) -> str:
     if controls:
         lines += ["", "## Controls", ""]
         lines += [f"- {in_markdown(row.model)}: {percent(row.accuracy, row.n)}" for row in controls]
-    lines += [
-        "",
-        "## Warnings",
-        "",
-        *(f"- {in_markdown(warning)}" for warning in ranked.warnings or ("none",)),
-    ]
+    lines += ["", "## Warnings", "", *(f"- {in_markdown(warning)}" for warning in ranked.warnings or ("none",))]
     return "\n".join(lines) + "\n"

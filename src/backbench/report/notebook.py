@@ -29,12 +29,7 @@ MAX_CLASSES = 12
 NUM_WEAKEST = 5
 _LONGEST_TEXT = 600
 _COLUMNS = ("rank", "model", "method", "accuracy", "interval", "size", "rate", "seconds", "mark")
-_SHARES = {
-    "accuracy": "Accuracy",
-    "top5": "Top-5",
-    "per_class_mean": "Class mean",
-    "macro_f1": "Macro F1",
-}
+_SHARES = {"accuracy": "Accuracy", "top5": "Top-5", "per_class_mean": "Class mean", "macro_f1": "Macro F1"}
 _DRAWN = ("Accuracy", "Top-5", "Class mean", "Macro F1", "Weakest classes", "Warning")
 
 _KEEP = "<p>Keep this model: .recommended.keep()</p>"

@@ -186,9 +186,7 @@ def _describe_control(model: ModelSpec, data: Data) -> Extracted:
     )
     forward = time.perf_counter() - started
     return Extracted(
-        facts,
-        values,
-        Cost(seconds=seconds | {"forward": forward}, images_per_second=None, num_images=len(values)),
+        facts, values, Cost(seconds=seconds | {"forward": forward}, images_per_second=None, num_images=len(values))
     )
 
 
@@ -213,7 +211,5 @@ def features_of(part: str, data: Data, values: np.ndarray) -> Features:
     """The rows of one part, of the features of all images of the manifest."""
     rows = data.manifest.part_rows(part)
     return Features(
-        values=values[rows],
-        labels=data.manifest.labels[rows],
-        ids=tuple(data.manifest.ids[row] for row in rows),
+        values=values[rows], labels=data.manifest.labels[rows], ids=tuple(data.manifest.ids[row] for row in rows)
     )

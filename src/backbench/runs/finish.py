@@ -102,10 +102,7 @@ def finish(resolved: Resolved, data: Data, context: RunContext, made: Made) -> R
 
 
 def _measure(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    groups: tuple[str | None, ...] | None,
-    calibration: Calibration | None,
+    logits: np.ndarray, labels: np.ndarray, groups: tuple[str | None, ...] | None, calibration: Calibration | None
 ) -> dict[str, Metric]:
     """Figures of the plain probabilities, then of the calibrated ones."""
     metrics = score(softmax(logits), labels, groups)

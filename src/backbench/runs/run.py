@@ -34,11 +34,7 @@ from backbench.runs.train import train
 
 
 def run(
-    config: RunConfig | Resolved,
-    context: RunContext,
-    *,
-    data: Data | None = None,
-    shared: Shared | None = None,
+    config: RunConfig | Resolved, context: RunContext, *, data: Data | None = None, shared: Shared | None = None
 ) -> RunRecord:
     """Carry out one run, or give back its record if it is finished already; see `RunContext` for its model.
 

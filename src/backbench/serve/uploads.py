@@ -46,11 +46,7 @@ async def read_form(request: Request) -> Form:
         raise HTTPException(415, "send a form as multipart/form-data, with the fields 'image' and 'model'")
     try:
         parser = _InMemory(
-            request.headers,
-            request.stream(),
-            max_files=1,
-            max_fields=MAX_FIELDS,
-            max_part_size=MAX_FIELD_BYTES,
+            request.headers, request.stream(), max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
         )
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:

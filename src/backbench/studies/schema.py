@@ -29,9 +29,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from backbench.config import Frozen
 from backbench.documents import parse_toml
-from backbench.errors import ConfigError, nearest
+from backbench.errors import ConfigError
 from backbench.storage import read_file
 from backbench.studies.analysis.cells import PERCENT
+from backbench.wording import did_you_mean
 
 Figure = Literal[
     "accuracy",
@@ -366,10 +367,9 @@ def _check_there(where: str, value: str | None, there: Sequence[str], group: str
 def _meant(given: str, allowed: Iterable[str]) -> str:
     """'. Did you mean 'x'?', or what is allowed where nothing is near."""
     names = list(dict.fromkeys(allowed))
-    close = nearest(given, names)
-    if close:
-        return f". Did you mean {' or '.join(repr(name) for name in close)}?"
-    return f". There is {', '.join(repr(name) for name in names[:6])}" if names else ""
+    there = f"There is {', '.join(repr(name) for name in names[:6])}" if names else ""
+    hint = did_you_mean(given, names, otherwise=there)
+    return f".{hint}" if hint else ""
 
 
 def read_study(path: Path) -> StudyFile:
@@ -429,7 +429,5 @@ def _near(path: Path) -> str:
     if not folder.is_dir():
         return f" There is no folder '{folder}'."
     names = sorted(entry.name for entry in folder.glob("*.toml"))
-    close = nearest(path.name, names)
-    if close:
-        return " Did you mean " + " or ".join(f"'{folder / name}'" for name in close) + "?"
-    return f" There is {', '.join(str(folder / name) for name in names[:6])}." if names else ""
+    there = f"There is {', '.join(str(folder / name) for name in names[:6])}." if names else ""
+    return did_you_mean(path.name, names, otherwise=there, folder=folder)

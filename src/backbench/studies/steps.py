@@ -11,12 +11,13 @@ from typing import Any
 
 from backbench.backbones.variants import RANDOM
 from backbench.config import DataConfig, MethodConfig, Precision
-from backbench.errors import ConfigError, nearest, unknown_name
+from backbench.errors import ConfigError, unknown_name
 from backbench.progress import Progress
 from backbench.registry import find_method, find_model, find_source, list_sources, resolve_options
 from backbench.runs.context import RunContext
 from backbench.runs.rank import RankRequest
 from backbench.studies.schema import Columns, Group, StudyFile
+from backbench.wording import did_you_mean
 
 SIZE_SUFFIX = re.compile(r"@\d+$")
 
@@ -207,9 +208,9 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
     known = {data for group in study.groups for data in (*group.data, *group.test_on)}
     for name in settings.data:
         if name not in known:
-            close = nearest(name, known)
-            hint = f" Did you mean {' or '.join(repr(each) for each in close)}?" if close else ""
-            raise ConfigError(f"--data {name}=...: the study uses {', '.join(sorted(known))}.{hint}")
+            raise ConfigError(
+                f"--data {name}=...: the study uses {', '.join(sorted(known))}.{did_you_mean(name, known)}"
+            )
     for name, place in settings.data.items():
         if not _is_there(place):
             raise ConfigError(f"--data {name}={place}: there is no such folder, file or data set.")
@@ -219,8 +220,7 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
     for group in chosen_groups(study, settings):
         for name in (*group.data, *group.test_on):
             if not _is_there(source_of(name, settings)):
-                close = nearest(name, [spec.name for spec in list_sources()])
-                hint = f" Did you mean {' or '.join(repr(each) for each in close)}?" if close else ""
+                hint = did_you_mean(name, [spec.name for spec in list_sources()])
                 raise ConfigError(
                     f"group '{group.name}': there is no data set, folder or file '{name}'.{hint} If it is a name "
                     f"for your own images, say where they lie: --data {name}=PATH."

@@ -173,11 +173,7 @@ def get_subset(request: SubsetRequest, progress: Progress = SILENT) -> Subset:
     if not plan.images:
         return plan
     fetch_images(
-        request.folder,
-        plan.images,
-        progress,
-        max_pixels=MAX_PIXELS,
-        base_url=openimages_download.BASE_URL,
+        request.folder, plan.images, progress, max_pixels=MAX_PIXELS, base_url=openimages_download.BASE_URL
     )
     return _plan(request, wanted, files)
 

@@ -10,10 +10,7 @@ from torch import nn
 from backbench.config import Recipe
 from backbench.errors import ConfigError
 
-PLACES = {
-    "attention_dropout": ("attn_drop",),
-    "mlp_dropout": ("mlp.dropout", "mlp.drop1", "mlp.drop2"),
-}
+PLACES = {"attention_dropout": ("attn_drop",), "mlp_dropout": ("mlp.dropout", "mlp.drop1", "mlp.drop2")}
 """Option of the recipe -> how names of its layers end, in our own networks and in timm's."""
 
 

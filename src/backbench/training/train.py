@@ -21,14 +21,7 @@ from torch import Tensor, nn
 
 from backbench.backbones.core.weights import digest_weights
 from backbench.config import Precision
-from backbench.distributed import (
-    agree_most,
-    copy_from_first,
-    largest_share,
-    num_processes,
-    share_of,
-    sum_numbers,
-)
+from backbench.distributed import agree_most, copy_from_first, largest_share, num_processes, share_of, sum_numbers
 from backbench.errors import ConfigError, Interrupted, ModelError, TrainingDiverged
 from backbench.progress import SILENT, STEPS, Progress
 from backbench.runtime import free_memory, stream_seed

@@ -5,12 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from backbench.backbones.core.fetch import (
-    ASK_TIMEOUT_SECONDS,
-    ask_hub,
-    describe_failure,
-    prefer_no_telemetry,
-)
+from backbench.backbones.core.fetch import ASK_TIMEOUT_SECONDS, ask_hub, describe_failure, prefer_no_telemetry
 from backbench.backbones.loaders.hf import import_transformers, read_config
 from backbench.backbones.shards import read_names
 from backbench.backbones.weights_folder import describe_search

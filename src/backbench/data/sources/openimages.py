@@ -309,10 +309,7 @@ def _list_classes(folder: Path, labels: LabelMap) -> tuple[str, ...] | None:
 
 
 def _make_mapping(
-    labels: LabelMap,
-    used: Sequence[str],
-    annotated: Mapping[str, _Image],
-    classes: Mapping[str, Sequence[str]],
+    labels: LabelMap, used: Sequence[str], annotated: Mapping[str, _Image], classes: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
     """One row for each label and the class it counted for: label id, its name, class, images that are used."""
     counts: dict[tuple[str, str], int] = defaultdict(int)

@@ -102,14 +102,7 @@ def load_table(config: DataConfig, table: Table, *, name: str, folder: Path) -> 
     label_warnings = warn_of_labels(
         [sample.label for sample in ordered], f"{path.name}: column {quote(told['labels'])}"
     )
-    warnings = [
-        *table.warnings,
-        *warnings,
-        *_warn_of_missing(read),
-        *merged,
-        *label_warnings,
-        *moved,
-    ]
+    warnings = [*table.warnings, *warnings, *_warn_of_missing(read), *merged, *label_warnings, *moved]
     return Listing(
         name=name,
         ids=tuple(sample.image for sample in ordered),

@@ -149,8 +149,7 @@ def best_on_validation(cells: Iterable[Cell]) -> Cell:
     """The run with the highest accuracy on validation, of equal ones that with the least loss, then by name: the
     test images decide nothing. Where validation images taught the weights a run comes after all others."""
     return min(
-        cells,
-        key=lambda cell: (*place_on_validation([[cell]]), cell.model, cell.method, cell.group, cell.seed),
+        cells, key=lambda cell: (*place_on_validation([[cell]]), cell.model, cell.method, cell.group, cell.seed)
     )
 
 

@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backbench.report.markdown import Table
-from backbench.studies.analysis.cells import (
-    Cell,
-    find_fit_remarks,
-    mark_seen,
-    name_data,
-    over_seeds,
-    show_figure,
-)
+from backbench.studies.analysis.cells import Cell, find_fit_remarks, mark_seen, name_data, over_seeds, show_figure
 from backbench.studies.analysis.wording import describe_facts
 
 NAMES = {

@@ -44,13 +44,7 @@ def _rows_of(value: np.ndarray | colour.Jitter | rand_augment.Operations | None,
 
 
 def draw_parameters(
-    augment: Augment,
-    shapes: np.ndarray,
-    size: tuple[int, int],
-    *,
-    seed: int,
-    epoch: int,
-    indices: np.ndarray,
+    augment: Augment, shapes: np.ndarray, size: tuple[int, int], *, seed: int, epoch: int, indices: np.ndarray
 ) -> Drawn:
     """What to do to each image: row i is a function of (augment, shapes[i], size, seed, epoch, indices[i]) alone.
 
