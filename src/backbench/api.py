@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from backbench.arguments import Methods, Source
     from backbench.classifier.classifier import Classifier
     from backbench.config import OnBad
-    from backbench.report.ranked import RankedRuns
     from backbench.runs.evaluate import Evaluation
 
 
@@ -79,9 +78,11 @@ def rank(
     Cost: see `runs.rank.rank`. An interrupt gives the ranking of what is finished.
     """
     arguments = locals()
+    import signal
     from pathlib import Path
 
     from backbench.backbones.card_folders import expand_cards
+    from backbench.errors import Interrupted
     from backbench.progress import make_progress
     from backbench.registry import find_model
     from backbench.runs.rank import RankRequest
@@ -103,12 +104,15 @@ def rank(
         training_precision=decide_precision(precision, decided, training=True),
         device=decided,
         exact_resize=exact_resize,
-        out=Path(out),
+        out=Path(out).resolve(),
         top=top,
         budget_seconds=budget_seconds,
     )
     with make_progress(quiet=quiet) as progress:
-        return _to_ranking(rank_models(request, progress), Path(out).resolve())
+        ranked = rank_models(request, progress)
+    if not ranked.rows:
+        raise Interrupted(signal.SIGINT)
+    return Ranking(ranked)
 
 
 def adapt(
@@ -275,10 +279,11 @@ def open_ranking(folder: Source = "runs", *, data: str | None = None) -> Ranking
     Raises:
         ConfigError: no runs, or runs on several sets of test images. StorageError: none can be read.
     """
+    from dataclasses import replace
     from pathlib import Path
 
     from backbench.errors import ConfigError, shown, unknown_name
-    from backbench.records.folders import find_run_folders
+    from backbench.explain.evidence import open_rankings
     from backbench.wording import did_you_mean, join_names
 
     given = (to_text(folder, "folder", "the folder of the runs"),)
@@ -286,7 +291,8 @@ def open_ranking(folder: Source = "runs", *, data: str | None = None) -> Ranking
         beside, way = _names_beside(Path(given[0])), "Name the one given as out= to rank."
         hint = did_you_mean(Path(given[0]).name, beside, otherwise=way)
         raise ConfigError(f"there is no such folder: {shown(given[0])}.{hint}")
-    found = _open_folders(given, find_run_folders(given, Path(given[0]).parent))
+    opened, left_out = open_rankings(given, Path(given[0]).parent)
+    found = [Ranking(replace(ranked, warnings=(*ranked.warnings, *left_out))) for ranked in opened]
     chosen = [ranking for ranking in found if data is None or ranking.data_name == data]
     if data is not None and not chosen:
         raise unknown_name(
@@ -325,29 +331,3 @@ def load(path: Source) -> Classifier:
     from backbench.classifier.bundle import load_bundle
 
     return load_bundle(Path(path))
-
-
-def _open_folders(given: Sequence[str], folders: Sequence[Path]) -> list[Ranking]:
-    """One ranking for each set of test images; of a whole folder, what can't be read is left out and said."""
-    from dataclasses import replace
-
-    from backbench.explain.evidence import ReportRequest, gather_report
-
-    request = ReportRequest(tuple(given), has_images=False, map_method="none", num_explained=0)
-    rankings, _, left_out = gather_report(request)
-    return [
-        Ranking(replace(ranked, warnings=tuple(dict.fromkeys([*ranked.warnings, *left_out]))), folders)
-        for ranked in rankings
-    ]
-
-
-def _to_ranking(ranked: RankedRuns, out: Path) -> Ranking:
-    """The ranking with the folders of its runs."""
-    import signal
-
-    from backbench.errors import Interrupted
-    from backbench.records.folders import find_attempt
-
-    if not ranked.rows:
-        raise Interrupted(signal.SIGINT)
-    return Ranking(ranked, [find_attempt(out, row.run_id, has_failed=row.has_failed) for row in ranked.rows])

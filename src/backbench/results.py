@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +24,18 @@ class Run:
 
     Args:
         path: the run's folder.
+        stored: what it holds, where that was read already.
 
     Raises:
-        ConfigError: not a run folder. StorageError: its record is damaged.
+        ConfigError: not a run folder. StorageError: a file in it is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        from backbench.records.folders import read_whole
+    def __init__(self, path: Path, stored: StoredRun | None = None) -> None:
+        from backbench.records.folders import read_run
 
         self.path = path
-        self.record: RunRecord = read_whole(path)[0]
+        self._stored = stored if stored is not None else read_run(path)
+        self.record: RunRecord = self._stored.record
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -45,7 +47,7 @@ class Run:
         """What was said of each test image. ConfigError for a failed run, which has none."""
         from backbench.errors import ConfigError
 
-        found = self._read.predictions
+        found = self._stored.predictions
         if found is None:
             reason = self.record.failure.message if self.record.failure else "it has no predictions"
             raise ConfigError(f"run {self.record.run_id} failed, so there are no predictions: {reason}")
@@ -54,7 +56,7 @@ class Run:
     @property
     def history(self) -> Mapping[str, Any]:
         """Of a run that trained: phases, each with `history` (a list of epochs) and `best_epoch`; else empty."""
-        return self._read.history or {}
+        return self._stored.history or {}
 
     @property
     def bundle(self) -> Path | None:
@@ -96,12 +98,6 @@ class Run:
             )
         return load_bundle(self.bundle)
 
-    @cached_property
-    def _read(self) -> StoredRun:
-        from backbench.records.folders import read_run
-
-        return read_run(self.path)
-
     def __repr__(self) -> str:
         from backbench.report.text import percent, printable
 
@@ -114,20 +110,18 @@ class Run:
     def _repr_html_(self) -> str:
         from backbench.report.notebook import render_run
 
-        return render_run(self._read, self.bundle)
+        return render_run(self._stored, self.bundle)
 
 
 class Ranking:
     """Runs on the same test images, ranked.
 
     Args:
-        ranked: the runs as they were read.
-        folders: those of its runs; others are passed over.
+        ranked: what tables and pages are made from, with the runs as they were read.
     """
 
-    def __init__(self, ranked: RankedRuns, folders: Sequence[Path]) -> None:
+    def __init__(self, ranked: RankedRuns) -> None:
         self.ranked = ranked
-        self._folders = tuple(folders)
 
     @property
     def data_name(self) -> str:
@@ -152,17 +146,7 @@ class Ranking:
     @cached_property
     def runs(self) -> tuple[Run, ...]:
         """All runs, in the order of the rows."""
-        from backbench.errors import StorageError
-
-        found = {}
-        for folder in self._folders:
-            try:
-                run = Run(folder)
-            except StorageError:  # damaged: the ranking has no row for it, and says so
-                continue
-            found[run.record.run_id, run.record.started] = run
-        records = [entry.record for entry in self.ranked.entries]
-        return tuple(found[record.run_id, record.started] for record in records)
+        return tuple(Run(entry.path, entry.run) for entry in self.ranked.entries)
 
     @property
     def best(self) -> Run | None:
@@ -206,10 +190,9 @@ class Ranking:
         from backbench.report.page.render import render_report
         from backbench.storage import write_atomically
 
-        folders = {run.record.run_id: run.path for run in self.runs}
         request = ReportRequest((), has_images=has_images, num_explained=NUM_EXPLAINED if has_images else 0)
         with make_progress(quiet=quiet) as progress:
-            evidence = gather_evidence(self.ranked, folders, request, progress)
+            evidence = gather_evidence(self.ranked, request, progress)
         target = Path(path)
         write_atomically(target, render_report([self.ranked], [evidence]).encode("utf-8", "backslashreplace"))
         return target

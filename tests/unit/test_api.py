@@ -22,6 +22,7 @@ import backbench
 from backbench.arguments import list_methods, list_models
 from backbench.cli import app
 from backbench.errors import BackbenchError, ConfigError, Interrupted, StorageError
+from backbench.explain import evidence
 from backbench.records import folders
 from backbench.records.schema import StoredRun
 from backbench.report import ranked as ranked_module
@@ -187,6 +188,7 @@ def test_rows_are_made_once_for_each_new_run_and_runs_are_read_once(
     for module in (study, ranked_module):
         count(module, "make_rows")
     count(folders, "read_record")
+    count(evidence, "read_manifest")
     photos, runs = make_photos(tmp_path / "photos"), tmp_path / "runs"
     made = backbench.rank(photos, "pixels", ["logistic", "centroid"], out=runs, quiet=True)
     num = len(made.rows)
@@ -196,12 +198,18 @@ def test_rows_are_made_once_for_each_new_run_and_runs_are_read_once(
 
     counts.clear()
     more = backbench.rank(photos, "pixels", ["logistic", "centroid", "knn"], out=runs, quiet=True)
-    assert (counts["make_rows"], len(more.rows)) == (1, num + 1), "of the runs that are there, none is ranked anew"
+    assert (counts["make_rows"], len(more.rows)) == (1 + 1, num + 1), "once for what was there, once for the new"
+    counts.clear()
+    assert [run.record.run_id for run in more.runs] == [row.run_id for row in more.rows]
+    assert not counts, "the ranking holds its runs as they were read"
 
     counts.clear()
     again = backbench.open_ranking(runs)
     assert (again.rows, again.summary) == (more.rows, more.summary)
-    assert (counts["make_rows"], counts["read_record"]) == (1, num + 1)
+    assert again.best is not None
+    assert again.best.predictions.ids == again.ranked.ids
+    again.report(tmp_path / "again.html", has_images=False, quiet=True)
+    assert counts == {"make_rows": 1, "read_record": num + 1, "read_manifest": 1}
 
 
 def test_a_probe_of_a_ranking_has_no_model_and_says_how_to_make_it(
@@ -399,7 +407,7 @@ def test_hostile_names_are_text_in_every_piece() -> None:
     piece = render_classifier(facts, HOSTILE, num_bytes=1000, temperature=1.0, threshold=0.0, device=HOSTILE[0])
     assert "not calibrated" in check_harmless(piece).text
     assert HOSTILE[0] in Seen(piece).text
-    made = backbench.Ranking(ranked, [])
+    made = backbench.Ranking(ranked)
     assert "\n" not in repr(made)
     assert "\x1b" not in repr(made)
 

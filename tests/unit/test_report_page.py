@@ -21,7 +21,7 @@ from backbench.cli import app
 from backbench.cli.adapt import parse_settings
 from backbench.config import Augment
 from backbench.explain.evidence import make_thumbnail
-from backbench.records.schema import MethodFacts, StoredRun
+from backbench.records.schema import MethodFacts, Predictions, StoredRun
 from backbench.report.cards import render_data_card, render_model_card
 from backbench.report.export import in_csv, in_markdown, render_csv, render_json, render_markdown
 from backbench.report.page import classes, doubt, faults, marks, ranking
@@ -466,7 +466,8 @@ def test_trust_of_honest_and_of_boastful_confidences():
     assert [found.confidence for found in honest.bins] == sorted(found.confidence for found in honest.bins)
     sure = np.full_like(entry.told, 0.0)
     sure[np.arange(600), entry.told.argmax(axis=1)] = 1.0
-    boastful = doubt.measure_trust(replace(entry, probabilities=sure), ranked.labels)
+    told = Predictions(ranked.ids, ranked.labels, sure, ranked.classes)
+    boastful = doubt.measure_trust(replace(entry, run=replace(entry.run, predictions=told)), ranked.labels)
     assert boastful.gap == pytest.approx(1 - entry.row.accuracy)
 
 

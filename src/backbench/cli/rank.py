@@ -158,11 +158,11 @@ def _keep(ranking: RankedRuns, device: str, progress: Progress) -> None:
     from backbench.runs.context import RunContext, stoppable
     from backbench.runs.run import keep_run
 
-    if ranking.recommended_run is None:
+    if ranking.recommended is None:
         progress.warn("--keep: no model is written, as no row is worth keeping")
         return
     with stoppable(RunContext(device=device, progress=progress)) as context:
-        keep_run(ranking.recommended_run, context)
+        keep_run(ranking.recommended.path, context)
 
 
 def _print_conclusion(ranking: RankedRuns) -> None:
@@ -183,13 +183,17 @@ def _list_next(ranking: RankedRuns) -> list[tuple[str, str]]:
     from backbench.records.commands import keep_command, predict_command, report_command, show_command
     from backbench.report.text import printable
 
-    run, best, lines = ranking.recommended_run, ranking.best, []
-    if ranking.kept is not None:
-        lines += [("Your model", printable(str(ranking.kept))), ("Use it", predict_command(ranking.kept))]
-    elif run is not None:
-        lines.append(("Keep this model", keep_command(run)))
-    shown = run if run is not None else ranking.out / (best.row if best is not None else ranking.rows[0]).run_id
-    return [*lines, ("Look at its run", show_command(shown)), ("See all runs", report_command(ranking.out))]
+    entry = ranking.recommended
+    shown, lines = entry or ranking.best or ranking.entries[0], []
+    if entry is not None and entry.bundle is not None:
+        lines += [("Your model", printable(str(entry.bundle))), ("Use it", predict_command(entry.bundle))]
+    elif entry is not None:
+        lines.append(("Keep this model", keep_command(entry.path)))
+    return [
+        *lines,
+        ("Look at its run", show_command(shown.path)),
+        ("See all runs", report_command(shown.path.parent)),
+    ]
 
 
 def take_cards(context: click.Context, data: str, models: str) -> tuple[str, str]:

@@ -52,48 +52,43 @@ class ReportRequest:
     titles: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(eq=False)
-class _Group:
-    """Runs on one manifest, with the folders they came from."""
-
-    ranked: RankedRuns
-    folders: dict[str, Path]
-    manifest: Manifest | None
-    notes: list[str] = field(default_factory=list)
-
-
 def gather_report(
     request: ReportRequest, progress: Progress = SILENT
 ) -> tuple[list[RankedRuns], list[Evidence], list[str]]:
-    """Comparisons, evidence for each, and warnings about runs that had to be left out.
-
-    Raises:
-        ConfigError: a name means no run, or a folder holds none. DataError: runs that can't be compared.
-        StorageError: a run that was named by itself is damaged.
-
-    Cost: a second or two for records alone; some 3 s for each map of 600 images by t-SNE; explanations load torch.
-    """
-    folders = find_run_folders(request.runs, request.out)
-    runs, warnings = _read_runs(folders, is_strict=len(folders) == len(request.runs))
-    runs = [(_call(run, request.titles), folder) for run, folder in runs]
-    place = {id(run): folder for run, folder in runs}
-    rankings, evidence = [], []
-    for members in group_runs([run for run, _ in runs]):
-        chosen = {run.record.run_id: place[id(run)] for run in members}
-        group = _make_group(members, chosen)
-        rankings.append(group.ranked)
-        records = [run.record for run in members]
-        warnings += [*warn_of_changed(records), *warn_of_old(records), *check_openings(_root_of(chosen, members))]
-        evidence.append(_gather_evidence(group, request, progress))
+    """Rankings, evidence for each, and warnings about runs: see `open_rankings` and `gather_evidence`."""
+    rankings, warnings = open_rankings(request.runs, request.out, request.titles)
+    for ranked in rankings:
+        records, root = [entry.record for entry in ranked.entries], ranked.entries[0].path.parent
+        warnings += [*warn_of_changed(records), *warn_of_old(records), *check_openings(root)]
+    evidence = [gather_evidence(ranked, request, progress) for ranked in rankings]
     return rankings, evidence, list(dict.fromkeys(warnings))
 
 
-def _read_runs(folders: Sequence[Path], *, is_strict: bool) -> tuple[list[tuple[StoredRun, Path]], list[str]]:
+def open_rankings(
+    given: Sequence[str], out: Path, titles: Mapping[str, str] | None = None
+) -> tuple[list[RankedRuns], list[str]]:
+    """A ranking for each set of test images that these runs are on, and a sentence on each run that is left out.
+
+    Args:
+        given, out: see `find_run_folders`. titles: see `ReportRequest`.
+
+    Raises:
+        ConfigError: a name means no run, or a folder holds none. DataError: runs that can't be compared.
+        StorageError: a run that was named by itself is damaged, or all are.
+
+    Cost: each run is read once, and one manifest of each ranking; a second or two for some hundred runs.
+    """
+    folders = find_run_folders(given, out)
+    runs, left_out = _read_runs(folders, is_strict=len(folders) == len(given))
+    return [_rank(members) for members in group_runs([_call(run, titles or {}) for run in runs])], left_out
+
+
+def _read_runs(folders: Sequence[Path], *, is_strict: bool) -> tuple[list[StoredRun], list[str]]:
     """The runs that can be read; where whole folders were given, one that can't is left out and said."""
     runs, warnings = [], []
     for folder in folders:
         try:
-            runs.append((read_run(folder), folder))
+            runs.append(read_run(folder))
         except StorageError as error:
             if is_strict:
                 raise
@@ -112,62 +107,46 @@ def _call(run: StoredRun, titles: Mapping[str, str]) -> StoredRun:
     return replace(run, record=run.record.model_copy(update={"model": model}))
 
 
-def gather_evidence(
-    ranked: RankedRuns, folders: Mapping[str, Path], request: ReportRequest, progress: Progress = SILENT
-) -> Evidence:
-    """What a page shows beside runs that are ranked already.
-
-    Args:
-        folders: run id -> its folder, of every run in `ranked`.
-        request: how much to gather; its `runs`, `out` and `titles` are not used.
-    """
-    first = ranked.entries[0].record
-    manifest, notes = _find_manifest(folders[first.run_id] / MANIFEST_FILE, first)
-    return _gather_evidence(_Group(ranked, dict(folders), manifest, notes), request, progress)
-
-
-def _root_of(folders: Mapping[str, Path], members: Sequence[StoredRun]) -> Path:
-    """The folder of all runs, by the first of them."""
-    return folders[members[0].record.run_id].parent
-
-
-def _make_group(members: list[StoredRun], folders: dict[str, Path]) -> _Group:
-    first = members[0].record
-    root = _root_of(folders, members)
-    openings = count_openings(root, first.data.manifest_digest) or None
-    manifest, notes = _find_manifest(folders[first.run_id] / MANIFEST_FILE, first)
-    details = DataDetails(num_openings=openings)
-    if manifest is not None:
-        details = describe_manifest(manifest, members, num_openings=openings)
-    details = replace(details, warnings=(*check_openings(root), *details.warnings))
-    return _Group(rank_runs(members, details, out=root), folders, manifest, notes)
-
-
-def _find_manifest(path: Path, record: RunRecord) -> tuple[Manifest | None, list[str]]:
-    """The manifest of a run; None, and a note, if it can't be read, or is not the one that its record names."""
+def _rank(members: Sequence[StoredRun]) -> RankedRuns:
+    folder, record = members[0].path, members[0].record
+    assert folder is not None  # it was read from there
+    openings = count_openings(folder.parent, record.data.manifest_digest) or None
     try:
-        manifest = read_manifest(path, sha256=record.files.get(path.name) if record.checksum else None)
-        if manifest.digest != record.data.manifest_digest:
-            raise DataError(f"{path}: this is not the manifest that the run was measured on")
+        details = describe_manifest(_read_manifest(folder / MANIFEST_FILE, record), members, num_openings=openings)
     except DataError as error:
-        return None, [f"Groups, class counts and images are missing: {error}"]
-    return manifest, []
+        missing = f"Groups, class counts and images are missing: {error}"
+        details = DataDetails(num_openings=openings, missing=missing)
+    return rank_runs(members, replace(details, warnings=(*check_openings(folder.parent), *details.warnings)))
 
 
-def _gather_evidence(group: _Group, request: ReportRequest, progress: Progress) -> Evidence:
-    notes = group.notes
-    wanted = wanted_images(group.ranked)
+def _read_manifest(path: Path, record: RunRecord) -> Manifest:
+    """The manifest of a run. DataError if it can't be read, or is not the one that its record names."""
+    manifest = read_manifest(path, sha256=record.files.get(path.name) if record.checksum else None)
+    if manifest.digest != record.data.manifest_digest:
+        raise DataError(f"{path}: this is not the manifest that the run was measured on")
+    return manifest
+
+
+def gather_evidence(ranked: RankedRuns, request: ReportRequest, progress: Progress = SILENT) -> Evidence:
+    """What a page shows beside runs that are ranked already, as much as is asked for.
+
+    Cost: some 3 s for each map of 600 images by t-SNE; explanations load torch.
+    """
+    notes = [ranked.details.missing] if ranked.details.missing else []
+    folders = {entry.record.run_id: entry.path for entry in ranked.entries}
+    wanted = wanted_images(ranked)
     read: Callable[[str], np.ndarray] | None = None
-    if request.has_images and group.manifest is not None and wanted:
-        read = _open_images(group, notes, progress)
+    if request.has_images and wanted:
+        read = _open_images(ranked, notes, progress)
     thumbnails = _make_thumbnails(wanted, read, notes) if read is not None else {}
     maps: tuple[FeatureMap, ...] = ()
-    if request.map_method != "none" and group.manifest is not None:
-        maps = _make_maps(group, request)
+    if request.map_method != "none" and ranked.details.manifest is not None:
+        maps = _make_maps(ranked, request, notes)
     explanations: tuple[Explanation, ...] = ()
-    bundles = _find_bundles(group.folders)
+    bundles = _find_bundles(folders)
     if request.num_explained and bundles and read is not None:
-        explanations = _explain(group, bundles, wanted[: request.num_explained], read, progress)
+        chosen = wanted[: request.num_explained]
+        explanations = _explain(ranked, bundles, chosen, read, notes, progress)
     elif request.num_explained and not bundles:
         notes.append("No explanations: no run here has a bundle; backbench keep RUN writes one.")
     return Evidence(
@@ -176,14 +155,13 @@ def _gather_evidence(group: _Group, request: ReportRequest, progress: Progress) 
         explanations=explanations,
         bundles={run: (folder.name, _folder_bytes(folder)) for run, folder in bundles.items()},
         notes=tuple(notes),
-        root=name_root(group.folders.values()),
+        root=name_root(folders.values()),
     )
 
 
-def _open_images(group: _Group, notes: list[str], progress: Progress) -> Callable[[str], np.ndarray] | None:
+def _open_images(ranked: RankedRuns, notes: list[str], progress: Progress) -> Callable[[str], np.ndarray] | None:
     """A reader of test images by id, if their content is what was measured; None where the source is gone."""
-    config = next(iter(group.ranked.entries)).record.config.data
-    manifest = group.manifest
+    config, manifest = ranked.entries[0].record.config.data, ranked.details.manifest
     if manifest is None:
         return None
     try:
@@ -239,11 +217,10 @@ def make_thumbnail(
     return Thumbnail("data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode(), *size)
 
 
-def _make_maps(group: _Group, request: ReportRequest) -> tuple[FeatureMap, ...]:
+def _make_maps(ranked: RankedRuns, request: ReportRequest, notes: list[str]) -> tuple[FeatureMap, ...]:
     """Maps of the first four models whose features are still in the cache; an even sample of the test images."""
     from backbench.explain.embedding import embed_features, embedding_name  # scikit-learn is slow to import
 
-    ranked = group.ranked
     step = max(1, -(-len(ranked.ids) // MAX_MAPPED))
     rows = np.arange(0, len(ranked.ids), step)
     found: dict[str, FeatureMap] = {}
@@ -251,31 +228,32 @@ def _make_maps(group: _Group, request: ReportRequest) -> tuple[FeatureMap, ...]:
         model, cost = entry.record.model, entry.record.cost
         if len(found) == MAX_MAPS or model is None or cost is None or entry.row.model in found or len(rows) < 3:
             continue
-        values = _find_features(group, model, cost)
+        values = _find_features(ranked, model, cost)
         if values is None:
             continue
         try:
             plane = embed_features(values[rows], request.map_method, request.seed)
         except BackbenchError as error:
-            group.notes.append(f"No map of {entry.row.model}: {error}")
+            notes.append(f"No map of {entry.row.model}: {error}")
             continue
         low, high = plane.min(axis=0), plane.max(axis=0)
         method = embedding_name(request.map_method, request.seed)
         positions = (plane - low) / np.maximum(high - low, 1e-9)
         found[entry.row.model] = FeatureMap(entry.row.model, method, rows, positions)
     if not found:
-        group.notes.append("No map of features: none of these models' features are in the cache any more.")
+        notes.append("No map of features: none of these models' features are in the cache any more.")
     return tuple(found.values())
 
 
-def _find_features(group: _Group, model: ModelFacts, cost: Cost) -> np.ndarray | None:
+def _find_features(ranked: RankedRuns, model: ModelFacts, cost: Cost) -> np.ndarray | None:
     """(n, dim) cached features of the test images; None where they are not kept any more."""
-    if group.manifest is None:
+    manifest = ranked.details.manifest
+    if manifest is None:
         return None
-    place = dict(zip(group.manifest.ids, group.manifest.hashes, strict=True))
-    if any(image not in place for image in group.ranked.ids):
+    place = dict(zip(manifest.ids, manifest.hashes, strict=True))
+    if any(image not in place for image in ranked.ids):
         return None
-    return find_features(cost, [place[image] for image in group.ranked.ids], model.dim)
+    return find_features(cost, [place[image] for image in ranked.ids], model.dim)
 
 
 def _find_bundles(folders: dict[str, Path]) -> dict[str, Path]:
@@ -288,10 +266,11 @@ def _folder_bytes(folder: Path) -> int:
 
 
 def _explain(
-    group: _Group,
+    ranked: RankedRuns,
     bundles: dict[str, Path],
     images: Sequence[str],
     read: Callable[[str], np.ndarray],
+    notes: list[str],
     progress: Progress,
 ) -> tuple[Explanation, ...]:
     """The same images through every model that has a bundle, best first; loads torch."""
@@ -305,14 +284,14 @@ def _explain(
         except BackbenchError:  # said where the thumbnails were made
             continue
     found = []
-    for entry in group.ranked.candidates:
+    for entry in ranked.candidates:
         folder = bundles.get(entry.row.run_id)
         if folder is None or not shown:
             continue
         try:
             heats = explain_images(load_bundle(folder), list(shown.values()), progress=progress)
         except BackbenchError as error:
-            group.notes.append(f"No explanations by {entry.row.name}: {error}")
+            notes.append(f"No explanations by {entry.row.name}: {error}")
             continue
         for (image, pixels), heat in zip(shown.items(), heats, strict=True):
             picture = make_thumbnail(overlay(pixels, heat), EXPLANATION_PIXELS, 2 * MAX_THUMBNAIL_BYTES)

@@ -437,7 +437,7 @@ def read_run(folder: Path) -> StoredRun:
             history = _checked_history(parse_json(read_unchanged(path, record)))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise StorageError(f"{path} is damaged: {error}. Delete {folder} to run it again.") from error
-    return StoredRun(record, predictions, history)
+    return StoredRun(record, predictions, history, folder)
 
 
 def _checked_history(document: Any) -> dict[str, Any]:

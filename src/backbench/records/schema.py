@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -196,3 +197,4 @@ class StoredRun:
     record: RunRecord
     predictions: Predictions | None = None
     history: Mapping[str, Any] | None = None
+    path: Path | None = None

@@ -28,6 +28,7 @@ class DataDetails:
 
     groups: of each test image, in the order of the predictions; None: no group known. counts: class name to images
     of (train, val, test). skipped: (path, reason) of images left out. warnings: of the source and its split.
+    missing: why there is no manifest.
     """
 
     groups: Sequence[Hashable | None] | None = None
@@ -35,37 +36,69 @@ class DataDetails:
     skipped: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
     num_openings: int | None = None
+    manifest: Manifest | None = None
+    missing: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One run of a ranked: its row, its record, and for each test image the probabilities of the classes.
-
-    These are the answers as they are given: after the temperature, where one travels with the model.
-    """
+    """One run of a ranking, with its row. `first`: the predictions whose order of images and classes all share."""
 
     row: Row
-    record: RunRecord
-    probabilities: np.ndarray | None = None
-    history: Mapping[str, Any] | None = None
+    run: StoredRun
+    first: Predictions | None
+
+    @property
+    def record(self) -> RunRecord:
+        return self.run.record
+
+    @property
+    def history(self) -> Mapping[str, Any] | None:
+        return self.run.history
+
+    @property
+    def path(self) -> Path:
+        """The run's folder; ValueError of a run that was not read from one."""
+        if self.run.path is None:
+            raise ValueError(f"{self.row.run_id} has no folder")
+        return self.run.path
+
+    @property
+    def bundle(self) -> Path | None:
+        """Its model; None where it is not written."""
+        return bundle_of(self.path) if bundle_of(self.path).is_dir() else None
 
     @property
     def has_answers(self) -> bool:
-        return self.probabilities is not None
+        own = self.run.predictions
+        return own is not None and self.first is not None and set(own.classes) == set(self.first.classes)
 
-    @property
+    @cached_property
     def told(self) -> np.ndarray:
-        """(n, classes) probabilities of a run that has them; ValueError for one that has not."""
-        if self.probabilities is None:
+        """(n, classes) probabilities as they are given: after the temperature, where one travels with the model.
+
+        ValueError of a run without answers.
+        """
+        own, first = self.run.predictions, self.first
+        if own is None or first is None or not self.has_answers:
             raise ValueError(f"{self.row.run_id} has no answers")
-        return self.probabilities
+        values = own.probabilities
+        if self.record.is_tempered:
+            values = at_temperature(values, self.record.temperature).astype(np.float32)
+        if own.ids != first.ids:
+            place = {image: index for index, image in enumerate(own.ids)}
+            values = values[[place[image] for image in first.ids]]
+        if own.classes != first.classes:
+            column = {name: index for index, name in enumerate(own.classes)}
+            values = values[:, [column[name] for name in first.classes]]
+        return values
 
 
 @dataclass(frozen=True, eq=False)
 class RankedRuns:
     """Runs on one manifest, best first. `ids`, `labels` and the probabilities of all entries share one order.
 
-    `interrupted`: the ranking was stopped before all its runs were finished. `out`: the folder of the runs.
+    `interrupted`: the ranking was stopped before all its runs were finished.
     """
 
     data: DataFacts
@@ -77,7 +110,6 @@ class RankedRuns:
     warnings: tuple[str, ...]
     details: DataDetails = DataDetails()
     interrupted: bool = False
-    out: Path = Path("runs")
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -88,7 +120,7 @@ class RankedRuns:
         """What the rows say."""
         return find(self.rows)
 
-    @property
+    @cached_property
     def candidates(self) -> list[Entry]:
         """Entries with predictions that are no controls and whose models saw no test image, best first."""
         return [entry for entry in self.entries if entry.has_answers and entry.row.is_candidate]
@@ -108,21 +140,10 @@ class RankedRuns:
     def has_failures(self) -> bool:
         return any(row.has_failed for row in self.rows)
 
-    @property
-    def recommended_run(self) -> Path | None:
-        """The folder of the run to keep; None where no run is worth it."""
-        row = self.findings.recommended
-        return None if row is None else self.out / row.run_id
-
-    @property
-    def kept(self) -> Path | None:
-        """The model of the recommended run; None where it is not written."""
-        run = self.recommended_run
-        return bundle_of(run) if run is not None and bundle_of(run).is_dir() else None
-
     def to_json(self) -> dict[str, Any]:
         """The document that `rank --json` prints; fractions in 0..1."""
-        best, kept = self.best, self.kept
+        best, kept = self.best, self.recommended
+        bundle = None if kept is None else kept.bundle
         return {
             "schema": 1,
             "data": {
@@ -137,8 +158,8 @@ class RankedRuns:
             "best": None
             if best is None
             else {"model": best.row.model, "method": best.row.method, "run_id": best.row.run_id},
-            **self.findings.to_json(self.out),
-            "bundle": None if kept is None else str(kept),
+            **self.findings.to_json(None if kept is None else kept.path.parent),
+            "bundle": None if bundle is None else str(bundle),
             "summary": " ".join(self.summary),
             "warnings": list(self.warnings),
             "interrupted": self.interrupted,
@@ -152,7 +173,6 @@ def rank_runs(
     data: DataFacts | None = None,
     rows: Sequence[Row] | None = None,
     interrupted: bool = False,
-    out: Path = Path("runs"),
 ) -> RankedRuns:
     """Rows, summary and warnings of runs on one manifest; everything in one order.
 
@@ -173,13 +193,10 @@ def rank_runs(
     by_id = {run.record.run_id: run for run in runs}
     ordered = [by_id[row.run_id] for row in rows]
     first = next((run.predictions for run in ordered if run.predictions is not None), None)
-    entries = tuple(
-        Entry(row, run.record, _aligned(run, first), run.history) for row, run in zip(rows, ordered, strict=True)
-    )
     data = records[0].data if data is None else data
     return RankedRuns(
         data=data,
-        entries=entries,
+        entries=tuple(Entry(row, run, first) for row, run in zip(rows, ordered, strict=True)),
         ids=first.ids if first is not None else (),
         labels=first.labels if first is not None else np.zeros(0, np.int64),
         classes=first.classes if first is not None else data.classes,
@@ -187,7 +204,6 @@ def rank_runs(
         warnings=tuple(gather_warnings(records, control_warnings(rows), [*doubles, *details.warnings])),
         details=details,
         interrupted=interrupted,
-        out=out,
     )
 
 
@@ -209,6 +225,7 @@ def describe_manifest(
         skipped=tuple((bad.path, bad.reason) for bad in manifest.skipped),
         warnings=manifest.warnings,
         num_openings=num_openings,
+        manifest=manifest,
     )
 
 
@@ -259,22 +276,3 @@ def _usable_groups(runs: Sequence[StoredRun], details: DataDetails) -> Sequence[
     first = next((run.predictions for run in runs if run.predictions is not None), None)
     groups = details.groups
     return groups if groups is not None and first is not None and len(groups) == len(first.ids) else None
-
-
-def _aligned(run: StoredRun, first: Predictions | None) -> np.ndarray | None:
-    """Answers as given, in the order of images and classes of `first`; float32 (n, classes)."""
-    predictions = run.predictions
-    if predictions is None or first is None:
-        return None
-    values = predictions.probabilities
-    if run.record.is_tempered:
-        values = at_temperature(values, run.record.temperature).astype(np.float32)
-    if predictions.ids != first.ids:
-        place = {image: index for index, image in enumerate(predictions.ids)}
-        values = values[[place[image] for image in first.ids]]
-    if predictions.classes != first.classes:
-        if set(predictions.classes) != set(first.classes):
-            return None
-        column = {name: index for index, name in enumerate(predictions.classes)}
-        values = values[:, [column[name] for name in first.classes]]
-    return values

@@ -79,6 +79,7 @@ class _Bench:
     warnings: list[str] = field(default_factory=list)
     not_started: list[str] = field(default_factory=list)
     models_left: int = 0
+    is_shown: bool = False
     rows: list[Row] | None = None  # of `runs`; None: a run has come since they were made
     faults: dict[str, BackbenchError] = field(default_factory=dict)
 
@@ -279,8 +280,13 @@ def _rank_one(
         is_new = found is None
         if found is None:
             _refuse_late(deadline, 0.0 if shared.extracted else needed_seconds)
+            if bench.runs and not bench.is_shown:  # what was there already, while the first new run takes its time
+                _show(bench)
             record = _run_or_fail(bench, resolved, shared, deadline)
-            found = folders.read_run(out / record.run_id) if record.status == "done" else StoredRun(record)
+            if record.status == "done":
+                found = folders.read_run(out / record.run_id)
+            else:
+                found = StoredRun(record, path=folders.find_attempt(out, record.run_id, has_failed=True))
         bench.runs.append(found)
         bench.rows = None
         if is_new:
@@ -341,6 +347,7 @@ def _is_done(bench: _Bench, model: ModelSpec) -> bool:
 
 
 def _show(bench: _Bench) -> None:
+    bench.is_shown = True
     rows = _rows_of(bench)
     left = None if bench.deadline is None else bench.deadline - time.monotonic()
     bench.progress.show(
@@ -361,4 +368,4 @@ def _conclude(bench: _Bench, interrupted: bool) -> RankedRuns:
     openings = count_openings(out, facts.manifest_digest)
     details = describe_manifest(bench.data.manifest, bench.runs, num_openings=openings)
     details = replace(details, warnings=(*bench.warnings, *check_openings(out)))
-    return rank_runs(bench.runs, details, data=facts, rows=_rows_of(bench), interrupted=interrupted, out=out)
+    return rank_runs(bench.runs, details, data=facts, rows=_rows_of(bench), interrupted=interrupted)

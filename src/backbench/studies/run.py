@@ -17,7 +17,6 @@ from backbench.records import folders
 from backbench.records.commands import bundle_of
 from backbench.records.schema import RunRecord
 from backbench.registry import find_method, find_model
-from backbench.report.ranked import RankedRuns
 from backbench.report.rows import Row
 from backbench.runs.context import deadline_after
 from backbench.runs.cross_dataset import evaluate_elsewhere, was_evaluated
@@ -71,7 +70,7 @@ class Outcome:
 
     study: StudyFile
     cells: list[Cell] = field(default_factory=list)
-    rankings: list[tuple[Step, RankedRuns]] = field(default_factory=list)
+    rankings: list[tuple[Step, list[Row]]] = field(default_factory=list)
     undone: list[Undone] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     chosen: dict[tuple[str, str, int], list[str]] = field(default_factory=dict)
@@ -255,7 +254,7 @@ def _carry_out(
     if left is not None and left <= 0 and not _was_begun(step, settings):
         raise BudgetExceeded("no time left")
     ranking = rank(replace(step.request, budget_seconds=left), progress)
-    outcome.rankings.append((step, ranking))
+    outcome.rankings.append((step, ranking.rows))  # not their predictions, which are large
     names: dict[str, list[str]] = {}  # two of the study may be one here, as at one --image-size
     for model, name in step.names.items():
         names.setdefault(find_model(name).name, []).append(model)

@@ -116,9 +116,9 @@ def _find_controls(outcome: Outcome, settings: Settings) -> list[Path]:
     there = {(cell.group, cell.data, cell.seed) for cell in outcome.cells}
     return [
         settings.runs / row.run_id
-        for step, ranking in outcome.rankings
+        for step, rows in outcome.rankings
         if (step.group.name, step.data, step.seed) in there
-        for row in ranking.rows
+        for row in rows
         if row.control and not row.has_failed
     ]
 
