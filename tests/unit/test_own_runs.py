@@ -136,7 +136,7 @@ def test_shared_images_are_a_warning_in_record_and_table(world: World, tmp_path:
     }
     assert marked == {"tiny_cnn after full on photos": True, "tiny_cnn": False}
     assert ranking.best is not None
-    assert ranking.best.model == "tiny_cnn"
+    assert ranking.best.row.model == "tiny_cnn"
     assert record.num_test_seen == expected
     assert any("is not ranked" in warning for warning in ranking.to_json()["warnings"])
     assert "is not ranked" in ranking.summary[1]
