@@ -159,11 +159,11 @@ def test_after_an_interrupt_all_that_was_not_started_is_said(
     outcome = run_study(study, settings)
     assert [str(undone) for undone in outcome.undone] == [
         "one: digits: interrupted; the same command resumes from there",
-        "more: digits, seed 0: not started before the interrupt; the same command resumes from there",
-        "more: digits, seed 1: not started before the interrupt; the same command resumes from there",
+        "more: digits, seed 0: not started because of the interrupt; the same command resumes from there",
+        "more: digits, seed 1: not started because of the interrupt; the same command resumes from there",
     ]
     write_up(outcome, settings)
-    assert "seeds 0, 1. Nothing of it is finished." in (tmp_path / "tables.md").read_text()
+    assert "seeds 0, 1. No run of it is finished." in (tmp_path / "tables.md").read_text()
 
 
 def test_the_best_on_validation_goes_on_whatever_the_test_images_say(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_the_best_of_what_is_there_says_among_how_many_it_was_chosen(tmp_path: P
     (undone,) = outcome.undone
     assert outcome.choices == [Choice("two: digits", ("pixels",), "one", num_runs=3, num_asked=4)]
     assert count_rivals(outcome.choices[0]) in undone.why
-    assert undone.why.endswith("(not there, or its model saw validation images: tiny_cnn + ridge)")
+    assert undone.why.endswith("(missing, or its weights saw validation images: tiny_cnn + ridge)")
     cut = {("one", "digits", 0): ["tiny_cnn + ridge", "cnn + ridge"]}  # of which the second has no say
     outcome = Outcome(StudyFile.model_validate(STUDY), cells=whole[:3], cut=cut)
     assert carry_out._choose_models(step, outcome) == []  # the fourth comes with the same command
@@ -237,7 +237,7 @@ def test_models_that_an_earlier_group_left_nothing_of_are_named_with_the_reason(
         assert ready is not None
         assert list(ready.names) == ["pixels"]
         assert str(outcome.undone[0]) == (
-            f"two: digits, tiny_cnn: nothing to go on from: no finished knn of 'one' on digits, {why}"
+            f"two: digits, tiny_cnn: no weights to start from: no finished knn of 'one' on digits, {why}"
         )
         assert carry_out._chain(step, Outcome(study, cut=dict(cut))) is None
 
@@ -487,17 +487,17 @@ def test_what_is_not_there_stands_in_tables_and_on_top_of_the_report(tmp_path: P
     assert [cell.model for cell in outcome.cells] == ["tiny_cnn", "tiny_cnn"]
     write_up(outcome, settings, has_figures=False)
     tables, page = (tmp_path / "tables.md").read_text(), (tmp_path / "report.html").read_text()
-    assert "- asked for here: at most so many images of each data set: 60" in tables
-    assert "- asked for here: input of all models, in pixels: 8" in tables
-    assert "only these groups" not in tables
-    for said in ("one: digits, cnn + full: ", "on: digits, cnn: nothing to go on from"):
+    assert "- run with --limit 60: at most so many images of each data set" in tables
+    assert "- run with --image-size 8: input of all models in pixels" in tables
+    assert "--only" not in tables
+    for said in ("one: digits, cnn + full: ", "on: digits, cnn: no weights to start from"):
         assert said in tables
-    assert "Not whole: 2 parts of this study are not there" in page
-    assert "nothing to go on from: no finished full of" in page
+    assert "Incomplete: 2 parts of this study are missing" in page
+    assert "no weights to start from: no finished full of" in page
     assert "tiny_cnn@8 after full on digits" in page
     outcome.undone.clear()
     write_up(outcome, settings, has_figures=False)
-    assert "Not whole" not in (tmp_path / "report.html").read_text()
+    assert "Incomplete" not in (tmp_path / "report.html").read_text()
 
 
 def test_the_report_tells_runs_of_one_model_in_several_groups_apart(tmp_path: Path) -> None:
@@ -563,8 +563,8 @@ def test_two_models_that_are_one_at_the_size_asked_for_are_both_there(tmp_path: 
     assert len({cell.record.run_id for cell in outcome.cells}) == 2
     write_up(outcome, settings, has_figures=False)
     for text in ((tmp_path / "tables.md").read_text(), (tmp_path / "report.html").read_text()):
-        assert re.search("[hH]ere tiny_cnn.cifar100@64 is tiny_cnn.cifar100@16", text)
-        assert re.search("[hH]ere tiny_cnn.cifar100 is tiny_cnn.cifar100@16", text)
+        assert re.search("[hH]ere tiny_cnn.cifar100@64 runs as tiny_cnn.cifar100@16", text)
+        assert re.search("[hH]ere tiny_cnn.cifar100 runs as tiny_cnn.cifar100@16", text)
 
 
 def test_what_is_asked_of_some_groups_leaves_the_pages_of_the_whole(tmp_path: Path) -> None:
@@ -579,7 +579,7 @@ def test_what_is_asked_of_some_groups_leaves_the_pages_of_the_whole(tmp_path: Pa
     whole, part = (tmp_path / "tables.md").read_text(), (tmp_path / "only" / "tables.md").read_text()
     assert "pixels x knn" in whole
     assert "pixels x knn" not in part
-    assert "asked for here: only these groups: other" in part
+    assert "run with --only 'other': these groups alone" in part
 
 
 def test_images_from_elsewhere_are_not_taken_for_those_that_are_cited(tmp_path: Path) -> None:
@@ -591,7 +591,7 @@ def test_images_from_elsewhere_are_not_taken_for_those_that_are_cited(tmp_path: 
     settings = Settings(out=tmp_path / "out", data={"cifar10": str(photos)})
     write_up(run_study(study, settings), settings, has_figures=False)
     tables = (tmp_path / "out" / "tables.md").read_text()
-    assert f"- data: cifar10 was read from {photos}, and was not compared with what is published" in tables
+    assert f"- data: cifar10 was read from {photos}; it was not checked against the published data set" in tables
     assert re.search(r"\n- data: cifar10: .*Krizhevsky", tables)
 
 
@@ -867,8 +867,8 @@ def test_a_report_of_other_settings_does_not_stand_beside_tables_without_a_run(t
     written, faults = write_up(Outcome(StudyFile.model_validate(STUDY)), settings)
     assert [path.name for path in written] == ["tables.md"]
     assert faults == [
-        f"nothing is finished, so report.html and study.json of an earlier run went from {tmp_path}/; its runs "
-        "are where they were"
+        f"no run is finished, so report.html and study.json of an earlier run were deleted from {tmp_path}/; its "
+        "runs are kept"
     ]
     assert not (tmp_path / "report.html").exists()
     assert write_up(Outcome(StudyFile.model_validate(STUDY)), settings)[1] == []
@@ -876,7 +876,7 @@ def test_a_report_of_other_settings_does_not_stand_beside_tables_without_a_run(t
 
 def test_a_limit_below_what_the_classes_need_is_told_as_it_came_out(tmp_path: Path) -> None:
     for limit, said in (
-        (4, "20 images for training and validation (4 asked for: each class has one in either)"),
+        (4, "20 images for training and validation (4 requested; each class needs one in both)"),
         (40, "40 images for training and validation"),
     ):
         group = STUDY["groups"][0] | {"train_limit": limit, "models": ["pixels"], "methods": ["knn"]}
@@ -940,7 +940,7 @@ def test_the_front_goes_on_with_the_reason_for_each_and_the_best_of_it_after_tha
         assert all(reason in text for reason in outcome.describe_choices())
         assert "most common size in train" in text
         assert "8 x 8 (all)" in text
-        assert "ot asked for: 'four', an option of this study (--only)" in text
+        assert "ot run: 'four', an optional group (add it with --only)" in text
     assert run_study(small, settings).choices == []
     only = run_study(study, Settings(out=tmp_path, limit=200, only=("four",)))
     assert [cell.group for cell in only.cells] == ["four"]

@@ -17,7 +17,7 @@ from backbench.studies.analysis.facts import Kind
 from backbench.studies.analysis.published import make_published_tables
 from backbench.studies.analysis.recipes import LAYER_DECAY_NOTE, make_recipe_table
 from backbench.studies.analysis.tables import make_data_table, make_group_tables
-from backbench.studies.analysis.wording import REMARKS
+from backbench.studies.analysis.wording import NOT_COMPARED, PROBE_SECONDS, REMARKS, TRAINING_SECONDS
 from study_cells import make_cell, publish, tried
 
 FIT_NOTE, SMOOTHED_NOTE = REMARKS[Kind.TRAINING_FIGURES], REMARKS[Kind.SMOOTHED_LABELS]
@@ -104,7 +104,7 @@ def test_gains_and_validation_figures_of_seen_images_say_so_too() -> None:
     assert "optimistic" not in tables[0].rows[0][2]  # the test images did not
     there = tried(0.5)
     cell = make_cell("a", range(20), num_test_seen=14, elsewhere={"wild": there})
-    (table,) = [found for found in make_group_tables([cell]) if found.title.endswith("another source")]
+    (table,) = [found for found in make_group_tables([cell]) if found.title.endswith("cross-dataset evaluation")]
     assert "optimistic: 14 test images" in table.rows[0][3]
     assert "optimistic" not in table.rows[0][5]
 
@@ -125,7 +125,7 @@ def test_a_trial_shows_no_difference_to_what_is_published() -> None:
     assert [ours.partition(", ")[0] for ours in row[2::2] if " points" in ours] == [quiet[2]]
     assert not any(word in " ".join(quiet) for word in ("points", "times as", ", +", ", -"))
     (table,) = make_published_tables(entries, [cell], is_trial=True)
-    assert "a trial it would mean nothing" in table.notes[0]
+    assert table.notes[0] == NOT_COMPARED
 
 
 def test_a_published_gain_and_the_recall_of_a_class_stand_beside_ours() -> None:
@@ -201,8 +201,8 @@ def test_group_tables_say_which_seconds_they_give() -> None:
     probe = replace(probe, record=probe.record.model_copy(update={"cost": cost}))
     said = {name: make_group_tables(cells)[0].notes for name, cells in
             {"both": [probe, tuned], "probe": [probe], "tuned": [tuned]}.items()}  # fmt: skip
-    assert ["of probes" in said[name][0] for name in said] == [True, True, False]
-    assert ["by the clock" in said[name][0] for name in said] == [True, False, True]
+    probes, trained = (PROBE_SECONDS,), (TRAINING_SECONDS,)
+    assert said == {"both": probes + trained, "probe": probes, "tuned": trained}
 
 
 def test_only_where_something_was_trained_training_figures_need_a_word() -> None:

@@ -1,4 +1,4 @@
-"""A study's figures for programs: what `--json` prints, and what lies beside its pages."""
+"""The JSON document of a study: printed by `--json` and written beside its pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DOCUMENT_FILE = "study.json"
 
 
 def is_less_than_there(outcome: Outcome, settings: Settings) -> bool:
-    """Whether an interrupt came before all was read that the pages tell which lie there already."""
+    """True if the interrupted run has fewer results than the existing report."""
     if not outcome.interrupted:
         return False
     try:
@@ -26,7 +26,7 @@ def is_less_than_there(outcome: Outcome, settings: Settings) -> bool:
 
 
 def _list_figures(document: dict[str, Any]) -> set[tuple[Any, ...]]:
-    """Each run of the document in its place, with each source that it was tried on."""
+    """Each run of the document with each source that it was evaluated on."""
     keys = ("group", "data", "model", "method", "seed", "run_id")
     return {
         (*(cell[key] for key in keys), source)
@@ -36,7 +36,7 @@ def _list_figures(document: dict[str, Any]) -> set[tuple[Any, ...]]:
 
 
 def make_document(outcome: Outcome, written: Sequence[Path]) -> dict[str, Any]:
-    """What `study run --json` prints; fractions in 0..1."""
+    """Return what `study run --json` prints; accuracies are from 0 to 1."""
     return {
         "schema": 1,
         "study": outcome.study.name,

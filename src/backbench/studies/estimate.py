@@ -1,5 +1,4 @@
-"""What a study will cost: from the catalog, and from the names of the files that lie here; nothing is loaded or
-fetched."""
+"""Estimates what a study costs, from the catalogue and the file names on disk; no model is loaded or fetched."""
 
 from __future__ import annotations
 
@@ -15,12 +14,12 @@ from backbench.studies.schema import StudyFile
 from backbench.studies.steps import Settings, Step, choose, plan_steps
 
 UNKNOWN_IMAGES = 10_000
-"""Of a data set whose size is not known before it is listed."""
+"""Assumed for a data set whose size is not known before it is listed."""
 
 
 @dataclass(frozen=True)
 class CellEstimate:
-    """One run, by the study's names. `seconds`: of its features and its training, as if it were alone."""
+    """One run, by the study's names. `seconds`: for its features and its training, as if it ran alone."""
 
     model: str
     method: str
@@ -29,13 +28,13 @@ class CellEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One ranking. `seconds`: of all its cells, which share features; `num_images`: a guess unless known.
+    """One ranking. `seconds`: for all its cells, which share features; `num_images`: a guess unless known.
 
-    Where a step takes the best or the front of an earlier group, the cells are those of the dearest it may be.
+    Where an earlier group chooses the models, the cells are those of the most expensive models.
 
     Args:
-        fault: why the images that should lie here can't be listed; '' where nothing is wrong.
-        guessed: models whose cost is not known, by the study's names; see `runs.speeds.list_guessed`.
+        fault: why local images can't be listed; '' where nothing is wrong.
+        guessed: models of unknown cost, by the study's names; see `runs.speeds.list_guessed`.
     """
 
     title: str
@@ -50,12 +49,12 @@ class Estimate:
 
     @property
     def num_runs(self) -> int:
-        """One for each cell."""
+        """The number of cells."""
         return len(self.cells)
 
 
 def estimate_steps(study: StudyFile, settings: Settings) -> list[Estimate]:
-    """Every ranking of the study with its cells and their rough cost.
+    """Return every ranking of the study with its cells and their rough cost.
 
     Raises:
         ConfigError: see `plan_steps`.
@@ -80,7 +79,7 @@ class _Size:
 
 
 def _find_size(step: Step) -> _Size:
-    """How many images there are: those of a folder or table that lies here are counted, whatever it stands for."""
+    """The number of images: counted for a folder or table, published for a named data set."""
     config = step.request.data
     spec = find_source(config.source)
     if spec is not None:
@@ -129,7 +128,7 @@ def _estimate(step: Step, size: _Size) -> Estimate:
 
 
 def _name_chosen(step: Step, model: str) -> str:
-    """The model; where an earlier group chooses, that: which ones it will be is not known yet."""
+    """The model's name, or, where an earlier group chooses the models, a description."""
     if step.group.best_of is not None:
         return f"the best of '{step.group.best_of}'"
     if step.group.front_of is not None:
@@ -138,7 +137,7 @@ def _name_chosen(step: Step, model: str) -> str:
 
 
 def _training_seconds(step: Step, model: ModelSpec, config: MethodConfig, num_images: int) -> float:
-    """Parts are taken to be as where the data fixes none."""
+    """Seconds to train; splits are assumed to have the default sizes."""
     request, method = step.request, find_method(config.name)
     data = request.data
     num_train = round(num_images * (1 - data.test_fraction) * (1 - data.val_fraction))

@@ -1,7 +1,7 @@
-"""Carries out a study: ranking after ranking, and what the figures say beside those that were published.
+"""Runs a study, one ranking after the other.
 
-Every ranking is one that `backbench rank` could make, so whatever is finished is read back, and the same command
-goes on where it was cut.
+Every ranking is one that `backbench rank` could make. Finished runs are read back, so the same command resumes an
+interrupted study.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ ALL = "all runs"
 
 @dataclass(frozen=True)
 class Undone:
-    """What of a study there is not, and why; each on one line."""
+    """A missing part of a study, and the reason; each on one line."""
 
     what: str
     why: str
@@ -59,13 +59,13 @@ class Undone:
 
 @dataclass
 class Outcome:
-    """What came of a study: a cell for each run, by ranking in the study's order, and what went wrong.
+    """The results of a study: a cell for each run, by ranking in the study's order, and what is missing.
 
     Args:
         choices: which models went on to later groups.
         chosen: (group, data, seed) of rankings whose models an earlier group chose -> those models.
-        cut: (group, data, seed) of the rankings that the budget ended, so that the same command adds runs to them
-            -> the runs that it left out, or the word for all.
+        cut: (group, data, seed) of rankings that the budget ended -> the runs that it left out, or `ALL`. The same
+            command adds them.
     """
 
     study: StudyFile
@@ -78,7 +78,7 @@ class Outcome:
     interrupted: bool = False
 
     def note(self, what: str, why: object) -> Undone:
-        """Remember what could not be done; `why`, often an error's text of several lines, as one line."""
+        """Add a missing part; `why` may be an error of several lines and is kept as one line."""
         self.undone.append(Undone(what, " ".join(str(why).split()).rstrip(".")))
         return self.undone[-1]
 
@@ -87,7 +87,7 @@ class Outcome:
         return [sentence for choice in self.choices for sentence in describe_choice(choice)]
 
     def by_reason(self) -> dict[str, list[str]]:
-        """What there is not, by the reason why: a cause that stops twenty runs is said once."""
+        """Missing runs, grouped by reason."""
         found: dict[str, list[str]] = {}
         for undone in self.undone:
             found.setdefault(undone.why, []).append(undone.what)
@@ -97,17 +97,17 @@ class Outcome:
 def run_study(
     study: StudyFile, settings: Settings, *, budget_seconds: float | None = None, progress: Progress = SILENT
 ) -> Outcome:
-    """Carry out every ranking of the study, and evaluate on other data what is to be.
+    """Run every ranking of the study, and the cross-dataset evaluations that it asks for.
 
     Args:
-        budget_seconds: of everything; what does not fit is left out and said.
+        budget_seconds: for everything; runs that do not fit are left out and noted.
 
     Raises:
-        ConfigError: the study names what there is not; found before any work.
+        ConfigError: the study has an unknown name; found before any work.
         ModelError: none of its models can be used; found before any work too.
         StorageError: the output folder can't be written.
 
-    A data set that can't be had or a model that fails is noted, and the study goes on.
+    A data set or a model that fails is noted, and the study goes on.
     """
     steps = plan_steps(study, settings)
     for note in find_missing(study, settings):
@@ -117,7 +117,7 @@ def run_study(
     usable = find_usable(steps, settings, progress)
     for number, step in enumerate(steps, start=1):
         if outcome.interrupted:
-            outcome.note(step.title, f"not started before the interrupt; {GOES_ON}")
+            outcome.note(step.title, f"not started because of the interrupt; {GOES_ON}")
             continue
         progress.say(f"{study.name} {number}/{len(steps)}: {step.title}")
         try:
@@ -149,7 +149,7 @@ def _place(step: Step) -> tuple[str, str, int]:
 
 
 def _leave_out(step: Step, usable: Usable, outcome: Outcome) -> Step | None:
-    """The step without models that can't be used, which are noted; None if none is left."""
+    """The step without unusable models, which are noted; None if no model is left."""
     names, faults = usable.split(step)
     for model, why in faults.items():
         outcome.note(f"{step.title}, {model}", why)
@@ -160,7 +160,7 @@ def _leave_out(step: Step, usable: Usable, outcome: Outcome) -> Step | None:
 
 
 def _go_on(step: Step, outcome: Outcome) -> Step | None:
-    """The step, its models as the group that it goes on from chose or left them; None, and noted, if none is."""
+    """The step with the models and weights of earlier groups; None, and noted, if there are none."""
     if step.group.chosen_from is None:
         return _chain(step, outcome)
     chosen = _choose_models(step, outcome)
@@ -170,10 +170,10 @@ def _go_on(step: Step, outcome: Outcome) -> Step | None:
 
 
 def _choose_models(step: Step, outcome: Outcome) -> list[str]:
-    """The models of the step that validation chose in the group it names; the test images have no say.
+    """The models of the step that were best on validation in an earlier group; test images are not used.
 
-    While the budget has left out some of that group's runs nothing is chosen, as one of them may be the best. Runs
-    that failed will not come: the others choose, and that is said.
+    While runs of that group are left out by the budget, no model is chosen: one of them may be the best. Failed
+    runs are noted and not waited for.
     """
     before = next(group for group in outcome.study.groups if group.name == step.group.chosen_from)
     place = (before.name, step.data, step.seed)
@@ -197,7 +197,7 @@ def _choose_models(step: Step, outcome: Outcome) -> list[str]:
     if not rivals:
         outcome.note(
             step.title,
-            f"nothing to choose from: no run of '{before.name}' is finished whose model saw no validation image",
+            f"no model to choose: '{before.name}' has no finished run whose weights saw no validation image",
         )
         return []
     choice = Choice(step.title, (), before.name, len(rivals), len(asked))
@@ -209,7 +209,7 @@ def _choose_models(step: Step, outcome: Outcome) -> list[str]:
     outcome.choices.append(choice)
     chosen = list(choice.models)
     if absent:
-        why = f"not there, or its model saw validation images: {join_names(absent)}"
+        why = f"missing, or its weights saw validation images: {join_names(absent)}"
         outcome.note(
             step.title,
             f"{join_names(chosen)} {'was' if len(chosen) == 1 else 'were'} chosen {count_rivals(choice)} ({why})",
@@ -218,9 +218,9 @@ def _choose_models(step: Step, outcome: Outcome) -> list[str]:
 
 
 def _chain(step: Step, outcome: Outcome) -> Step | None:
-    """The step from the weights that the earlier group left, of the same seed, or of the only one it has.
+    """The step with the weights that the earlier group trained, of the same seed, or of its only seed.
 
-    Models of which it left none are noted; None if that is so of all.
+    Models without such weights are noted; None if no model has them.
     """
     group = step.group
     if group.after is None:
@@ -243,7 +243,7 @@ def _chain(step: Step, outcome: Outcome) -> Step | None:
             ]
         why = f"which the budget ended; {GOES_ON}" if is_cut else "see above"
         needed = f"no finished {group.after_method} of '{group.after}' on {group.after_data}"
-        outcome.note(f"{step.title}, {join_names(missing)}", f"nothing to go on from: {needed}, {why}")
+        outcome.note(f"{step.title}, {join_names(missing)}", f"no weights to start from: {needed}, {why}")
     return chain(step, bundles) if bundles else None
 
 
@@ -285,7 +285,7 @@ def _carry_out(
 
 
 def _was_begun(step: Step, settings: Settings) -> bool:
-    """Whether there are runs on the step's images: what is finished of them is read without time to speak of."""
+    """Whether there are runs on the step's images; reading finished runs takes almost no time."""
     for path in settings.runs.glob(f"*/{folders.RECORD_FILE}"):
         with suppress(StorageError):  # a damaged one is moved aside when its turn comes
             if folders.read_record(path.parent).config.data == step.request.data:
@@ -294,14 +294,14 @@ def _was_begun(step: Step, settings: Settings) -> bool:
 
 
 def _asked_model(row: Row, settings: Settings) -> str:
-    """The model by the name it was asked for: weights that a card names go by another one in the row."""
+    """The requested name of a row's model: weights from a card have another name in the row."""
     folder = folders.find_attempt(settings.runs, row.run_id, has_failed=row.has_failed)
     is_there = (folder / folders.RECORD_FILE).is_file()
     return folders.read_record(folder).config.model if is_there else row.model
 
 
 def _list_missing(step: Step, asked_for: Sequence[tuple[Row, str]]) -> list[str]:
-    """What the ranking was asked for and has no row of: beyond the budget, or after its model could not be had."""
+    """Requested runs without a row: beyond the budget, or of a model that could not be loaded."""
     there = {(asked, row.method) for row, asked in asked_for}
     had = {asked for row, asked in asked_for if not row.has_failed}  # else no method could have it
     failed = {asked for row, asked in asked_for if row.has_failed} - had
@@ -314,7 +314,7 @@ def _list_missing(step: Step, asked_for: Sequence[tuple[Row, str]]) -> list[str]
 
 
 def _make_cell(step: Step, model: str, record: RunRecord, settings: Settings, progress: Progress) -> Cell:
-    """The cell of a finished run. A probe that was cut before its bundle was written gets it here."""
+    """The cell of a finished run. A probe that was interrupted before its bundle was written gets it here."""
     bundle = bundle_of(settings.runs / record.run_id)
     if not bundle.is_dir():
         bundle = adapt(record.config, settings.context(progress)).bundle
@@ -334,7 +334,7 @@ def _make_cell(step: Step, model: str, record: RunRecord, settings: Settings, pr
 def _evaluate_elsewhere(
     step: Step, outcome: Outcome, settings: Settings, deadline: float | None, progress: Progress
 ) -> None:
-    """Give the step's cells their figures on other data sets; whoever interrupts it keeps the cells."""
+    """Evaluate the step's cells on other data sets; an interrupt keeps the cells."""
     context = settings.context(progress, deadline)
     own = [place for place, cell in enumerate(outcome.cells) if (cell.group, cell.data, cell.seed) == _place(step)]
     for name in step.group.test_on if own else ():

@@ -1,4 +1,4 @@
-"""From a study to the rankings that it consists of: one for each group, data set and seed."""
+"""Plans the rankings of a study: one for each group, data set and seed."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SIZE_SUFFIX = re.compile(r"@\d+$")
 
 @dataclass(frozen=True)
 class Settings:
-    """How a study is carried out here; nothing of it belongs to the study itself.
+    """How a study is run on this machine.
 
     Args:
-        out: folder of everything that comes out; runs are in `out/runs`.
-        data: name in the study -> where it lies here.
-        random_weights: architectures alone, and drawn images for named data sets that are not mapped: a trial.
-        image_size: of all models, in pixels; None: each its own.
+        out: folder of all results; runs are in `out/runs`.
+        data: name in the study -> its place here.
+        random_weights: a trial: architectures without weights, and generated images for data sets not in `data`.
+        image_size: of all models, in pixels; None: each model has its own.
         limit: at most so many images of each data set.
     """
 
@@ -47,7 +47,7 @@ class Settings:
 
     @property
     def is_trial(self) -> bool:
-        """Whether weights or images are not those of the study, so that figures are not to be held against it."""
+        """Whether weights or images differ from the study's, so that its figures can't be compared."""
         return self.random_weights or self.limit is not None
 
     @property
@@ -61,7 +61,7 @@ class Settings:
 
     @property
     def pages(self) -> Path:
-        """Folder of tables, report and pictures: what is asked of a part does not replace those of the whole."""
+        """Folder of tables, report and pictures; with `only` another one, so that those of all groups are kept."""
         return self.out / "only" if self.only else self.out
 
 
@@ -83,10 +83,10 @@ class Step:
 
 
 def plan_steps(study: StudyFile, settings: Settings) -> list[Step]:
-    """All rankings of a study in its order, every name and option in them checked before any work.
+    """Return all rankings of a study in its order, with every name and option checked.
 
     Raises:
-        ConfigError: a model, method or option that there is not, or `only` or `data` names what the study lacks.
+        ConfigError: an unknown model, method or option, or `only` or `data` names what the study lacks.
     """
     _check_settings(study, settings)
     steps = []
@@ -98,7 +98,7 @@ def plan_steps(study: StudyFile, settings: Settings) -> list[Step]:
 
 
 def chain(step: Step, bundles: Mapping[str, Path]) -> Step:
-    """The step with its models as an earlier group left them.
+    """The step with its models as an earlier group trained them.
 
     Args:
         bundles: the study's name of a model -> its bundle; models without one are left out.
@@ -116,7 +116,7 @@ def choose(step: Step, models: Iterable[str]) -> Step:
 
 
 def with_models(step: Step, names: dict[str, str]) -> Step:
-    """The step with these models in the place of its own: by the study's name -> by the one here."""
+    """The step with these models instead of its own: the study's name -> the name here."""
     return replace(step, names=names, request=replace(step.request, models=tuple(names.values())))
 
 
@@ -144,7 +144,7 @@ def _make_step(study: StudyFile, group: Group, data: str, seed: int, settings: S
 
 
 def data_config(study: StudyFile, data: str, settings: Settings, **choices: Any) -> DataConfig:
-    """The images of that name in the study, as they are asked for here; of a table with the columns it gives."""
+    """The data config for that name in the study; tables and hub data sets get the study's columns."""
     place = source_of(data, settings)
     if _has_columns(place):
         choices |= {f"{kind}_column": name for kind, name in study.columns.get(data, Columns())}
@@ -152,7 +152,7 @@ def data_config(study: StudyFile, data: str, settings: Settings, **choices: Any)
 
 
 def _variant(model: str, study: StudyFile, settings: Settings) -> str:
-    """The model as it is asked for here: for a trial its small relative, untrained; at another size."""
+    """The model's name here: for a trial its small stand-in with random weights, and the requested size."""
     name = study.trial.get(model, model) if settings.random_weights else model
     base, size = SIZE_SUFFIX.sub("", name), SIZE_SUFFIX.search(name)
     if settings.random_weights and find_model(base, "the study").pretrained_on is not None:
@@ -173,7 +173,7 @@ def _options_of(group: Group, method: str, settings: Settings) -> dict[str, obje
 
 
 def source_of(data: str, settings: Settings) -> str:
-    """Where a data set of the study lies here, or what stands in for it in a trial."""
+    """Return the place of a data set here, or its stand-in for a trial."""
     if data in settings.data:
         return settings.data[data]
     is_own = find_source(data) is None and os.path.exists(data)  # noqa: PTH110 - unlike Path's, never raises
@@ -185,10 +185,10 @@ def source_of(data: str, settings: Settings) -> str:
 
 
 TRIAL_OPTIONS = {"num_values": 4, "tolerance": 1e-2, "steps": 2}
-"""In a trial, where what methods choose and find means nothing, and each strength, pass and step has its cost."""
+"""Options that make methods cheap in a trial, whose figures mean nothing."""
 
 STAND_INS = {"openimages": "caltech256", "hub": "cifar10", "digits": "cifar10"}
-"""What stands in, in a trial, for data sets that have no fixed list of classes."""
+"""Stand-ins in a trial for data sets without a fixed list of classes."""
 
 
 def _check_settings(study: StudyFile, settings: Settings) -> None:
@@ -200,8 +200,8 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
         for before in group.earlier:
             if group.name in settings.only and before not in settings.only:
                 raise ConfigError(
-                    f"--only '{group.name}': it starts from '{before}'. Give --only '{before}' too: what is "
-                    "finished of it is not computed again."
+                    f"--only '{group.name}': it starts from '{before}'. Give --only '{before}' too: its finished "
+                    "runs are not computed again."
                 )
     for stand_in in study.trial.values():
         find_model(stand_in, "[trial]")
@@ -216,19 +216,19 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
             raise ConfigError(f"--data {name}={place}: there is no such folder, file or data set.")
     for name in study.columns.keys() - settings.data.keys():  # of what lies elsewhere here, that decides
         if not _has_columns(name):
-            raise ConfigError(f"columns: '{name}' has none. They are for tables and for data sets of the hub.")
+            raise ConfigError(f"columns: '{name}' has none. Only tables and data sets of the hub have columns.")
     for group in chosen_groups(study, settings):
         for name in (*group.data, *group.test_on):
             if not _is_there(source_of(name, settings)):
                 hint = did_you_mean(name, [spec.name for spec in list_sources()])
                 raise ConfigError(
                     f"group '{group.name}': there is no data set, folder or file '{name}'.{hint} If it is a name "
-                    f"for your own images, say where they lie: --data {name}=PATH."
+                    f"for your own images, give their place: --data {name}=PATH."
                 )
 
 
 def chosen_groups(study: StudyFile, settings: Settings) -> list[Group]:
-    """The groups of the study that were asked for, in its order: without `--only` all but the optional ones."""
+    """Return the requested groups in the study's order; without `--only` all but the optional ones."""
     if settings.only:
         return [group for group in study.groups if group.name in settings.only]
     return [group for group in study.groups if not group.optional]
@@ -244,7 +244,7 @@ def _is_there(place: str) -> bool:
 
 
 def find_missing(study: StudyFile, settings: Settings) -> list[str]:
-    """A sentence for each data set whose images have to lie here before, and do not."""
+    """Return a sentence for each data set whose folder is missing."""
     used = {name for group in chosen_groups(study, settings) for name in (*group.data, *group.test_on)}
     places = {name: source_of(name, settings) for name in sorted(used)}
     missing = []
@@ -252,7 +252,7 @@ def find_missing(study: StudyFile, settings: Settings) -> list[str]:
         spec = find_source(place)
         if spec is not None and spec.folder is not None and not os.path.isdir(spec.folder):  # noqa: PTH112
             missing.append(
-                f"{place}: there is no folder '{spec.folder}', so what needs it will be left out. Say where it "
-                f"lies: --data {name}={name.partition(':')[0]}:PATH."
+                f"{place}: there is no folder '{spec.folder}', so runs that need it are left out. Give its "
+                f"place: --data {name}={name.partition(':')[0]}:PATH."
             )
     return missing

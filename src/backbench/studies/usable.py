@@ -1,4 +1,4 @@
-"""Which models of a study can be used, found before its first ranking begins."""
+"""Finds the models of a study that can be used, before its first ranking."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from backbench.studies.steps import Settings, Step
 
 @dataclass(frozen=True)
 class Usable:
-    """What was found out about the models of a study, by the names they have here.
+    """Which models of a study can be used, by the names they have here.
 
     Args:
-        faults: those that can't be used -> why.
-        checked: those that can. Models with runs that are there are in neither: finished runs need no weights.
+        faults: models that can't be used -> why.
+        checked: models that can. Models with existing runs are in neither: finished runs need no weights.
     """
 
     faults: dict[str, BackbenchError]
     checked: frozenset[str]
 
     def split(self, step: Step) -> tuple[dict[str, str], dict[str, BackbenchError]]:
-        """The models of a step that may run, by the study's name -> by the one here; and the others -> why."""
-        if step.group.after is not None:  # its models start from what earlier runs left
+        """Return the usable models of a step (the study's name -> the name here), and the others -> why."""
+        if step.group.after is not None:  # its models start from weights of earlier runs
             return step.names, {}
         names = {asked: here for asked, here in step.names.items() if here not in self.faults}
         return names, {asked: self.faults[here] for asked, here in step.names.items() if asked not in names}
 
 
 def find_usable(steps: Sequence[Step], settings: Settings, progress: Progress) -> Usable:
-    """Look for the weights of all models that begin the study, and tell what is wrong, all of it once.
+    """Check the weights of all models that the study starts from, and report every fault once.
 
     Raises:
-        ConfigError: a name that is wrong. ModelError: no model can be used.
+        ConfigError: a name is wrong. ModelError: no model can be used.
     """
     names = dict.fromkeys(here for step in steps if step.group.after is None for here in step.names.values())
     models = {here: find_model(here) for here in names}

@@ -1,4 +1,4 @@
-"""What a study leaves behind: its tables as Markdown, its pictures, and one page with everything."""
+"""Writes the results of a study: tables as Markdown, pictures, and one page with everything."""
 
 from __future__ import annotations
 
@@ -40,8 +40,10 @@ MAX_TRIED = 20
 def write_up(
     outcome: Outcome, settings: Settings, *, has_figures: bool = True, progress: Progress = SILENT
 ) -> tuple[list[Path], list[str]]:
-    """Write tables, report, figures as JSON, and pictures of what is finished; their paths, and what could not be
-    made.
+    """Write tables, report, figures as JSON, and pictures of the finished runs.
+
+    Returns:
+        Paths of the files, and a sentence for each that could not be written.
 
     Raises:
         StorageError: the output folder can't be written.
@@ -99,20 +101,20 @@ def write_up(
 
 
 def _remove_old(*pages: Path) -> list[str]:
-    """Take away pages of earlier settings: they would stand beside tables that say that nothing is finished."""
+    """Delete the pages of an earlier run: they would contradict tables without a finished run."""
     there = [page for page in pages if page.exists()]
     try:
         for page in there:
             page.unlink()
     except OSError as error:
-        return [f"{error.filename} is of an earlier run, and can't be removed: {error.strerror}"]
+        return [f"{error.filename} is of an earlier run and can't be deleted: {error.strerror}"]
     names = " and ".join(page.name for page in there)
-    where = f"{names} of an earlier run went from {pages[0].parent}/"
-    return [f"nothing is finished, so {where}; its runs are where they were"] if there else []
+    where = f"{names} of an earlier run were deleted from {pages[0].parent}/"
+    return [f"no run is finished, so {where}; its runs are kept"] if there else []
 
 
 def _find_controls(outcome: Outcome, settings: Settings) -> list[Path]:
-    """The control runs of the rankings that have a cell: the report warns of what they show."""
+    """Folders of the baselines in rankings that have a cell: the report warns where models are no better."""
     there = {(cell.group, cell.data, cell.seed) for cell in outcome.cells}
     return [
         settings.runs / row.run_id
@@ -124,15 +126,18 @@ def _find_controls(outcome: Outcome, settings: Settings) -> list[Path]:
 
 
 def _num_explained(outcome: Outcome, settings: Settings) -> int:
-    """Images that every model explains in the report: each model is loaded for it, too much for a large trial."""
+    """Images to explain in the report; every model is loaded for it, which is too much for a large trial."""
     if not settings.random_weights:
         return 4
     return 1 if len(outcome.cells) <= MAX_TRIED else 0
 
 
 def _tell_apart(cells: Sequence[Cell]) -> dict[str, str]:
-    """Titles for the models of runs that else had one name on one page: the same model and method by the options
-    of another group or from another seed, or weights that two groups left."""
+    """Run id -> title, for runs that would have the same name on the page.
+
+    They have the same model and method with the options of another group or another seed, or weights that two
+    groups trained.
+    """
     alike: dict[tuple[str, str], dict[str, Cell]] = {}
     for cell in cells:
         key = (cell.record.data.manifest_digest, cell.record.model_name)
@@ -153,7 +158,7 @@ def _tell_apart(cells: Sequence[Cell]) -> dict[str, str]:
 def answer_questions(
     outcome: Outcome, settings: Settings, rankings: Sequence[RankedRuns]
 ) -> list[tuple[str, Facts]]:
-    """Each question of the study with what the runs say, item by item.
+    """Each question of the study with its answer.
 
     Args:
         rankings: of the same runs: they know which test images hang together.
@@ -180,7 +185,7 @@ def render_study(
     pictures: Sequence[Path] = (),
     faults: Sequence[str] = (),
 ) -> str:
-    """Everything that the study says, as Markdown."""
+    """The page of a study as Markdown."""
     study = outcome.study
     parts = [
         f"# {printable(study.title)}",
@@ -189,17 +194,17 @@ def render_study(
     ]
     if settings.random_weights:
         parts.append(
-            "**A trial: random weights, and drawn images where the data set was not given. The figures say "
-            "nothing about any model.**"
+            "**This is a trial: random weights, and generated images for data sets that were not given. Its "
+            "figures say nothing about any model.**"
         )
     if outcome.undone:
-        parts.append("**Not whole: what is missing, and why, stands under 'Not done'.**")
+        parts.append("**Incomplete: 'Missing runs' at the end says what is missing and why.**")
     heading = "## {} (a trial)".format if settings.random_weights else "## {}".format
     parts.append(_describe_groups(outcome, settings))
     if answers:
         parts.append("\n\n".join(["## Questions", *(_render_answer(ask, answer) for ask, answer in answers)]))
     if study.published:
-        parts.append("# As published, and here")
+        parts.append("# Published figures and ours")
         tables = make_published_tables(study.published, outcome.cells, is_trial=settings.is_trial)
         parts.append(render_tables(tables, heading).strip())
     if outcome.cells:
@@ -212,7 +217,7 @@ def render_study(
         parts.append(render_tables(tables, heading).strip())
         parts.append(_describe_use(outcome))
     if outcome.undone:
-        parts.append("# Not done\n\n" + "\n".join(map(_describe_reason, outcome.by_reason().items())))
+        parts.append("# Missing runs\n\n" + "\n".join(map(_describe_reason, outcome.by_reason().items())))
     if pictures or faults:
         shown = sorted(path.relative_to(settings.pages).as_posix() for path in pictures)
         lines = [
@@ -224,7 +229,7 @@ def render_study(
 
 
 def _render_answer(ask: str, facts: Facts) -> str:
-    """A question in bold, and its answer on the same line, or as a list where there is more to say."""
+    """A question in bold, with one sentence on the same line or several as a list."""
     sentences = [printable(sentence) for sentence in describe_facts(facts)]
     if len(sentences) == 1:
         return f"**{printable(ask)}** {sentences[0]}"
@@ -232,7 +237,7 @@ def _render_answer(ask: str, facts: Facts) -> str:
 
 
 def _describe_reason(found: tuple[str, list[str]]) -> str:
-    """One reason why something is not there, as an item of a list, with what it stopped."""
+    """One reason as an item of a list, with the runs that are missing because of it."""
     why, whats = found
     if len(whats) == 1:
         return f"- {printable(whats[0])}: {printable(why)}"
@@ -240,7 +245,7 @@ def _describe_reason(found: tuple[str, list[str]]) -> str:
 
 
 def _describe_use(outcome: Outcome) -> str:
-    """How to have one picture judged by the study's models: those of the first data set, at most `MAX_SERVED`."""
+    """How to use the study's models on one image: those of the last data set, at most `MAX_SERVED`."""
     bundles = list(dict.fromkeys(cell.bundle for cell in outcome.cells if cell.data == outcome.cells[-1].data))[
         -MAX_SERVED:
     ]
@@ -249,10 +254,10 @@ def _describe_use(outcome: Outcome) -> str:
         [
             "# Try them",
             "",
-            "One picture, one model; and a page that takes pictures and shows what each of the models says:",
+            "Classify one image with one model, or serve a web page that shows the predictions of each model:",
             "",
             "```",
-            printable(f"backbench predict {shlex.quote(str(bundles[-1]))} PICTURE.jpg"),
+            printable(f"backbench predict {shlex.quote(str(bundles[-1]))} IMAGE.jpg"),
             printable(f"backbench serve {names}"),
             "```",
         ]

@@ -1,4 +1,4 @@
-"""Answers to questions on models over several data sets or sources: their places, their falls, what is left."""
+"""Answers to questions on models over several data sets or sources."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from backbench.studies.analysis.facts import (
 
 
 def both_resolutions(asked: Asked) -> Facts:
-    """The model whose worst place over the data sets is the best, with the places that the tests leave open.
+    """The model with the best worst place over the data sets, with the places that the tests allow.
 
     Each model has one run on each split of each data set, by the method that is best on validation, and the models
     that are on all of them are ranked.
@@ -65,9 +65,9 @@ def both_resolutions(asked: Asked) -> Facts:
 
 
 def generalisation(asked: Asked) -> Facts:
-    """What is left of the accuracy on images of another source, on the classes that both have, by data set.
+    """The change of accuracy on images of another source, on the classes that both have, by data set.
 
-    Named apart: the network in question, where the study asks for one, and of the others the best on validation.
+    Named are the network in question, where the study asks for one, and the best of the others on validation.
     """
     changes: dict[tuple[str, str], list[tuple[Cell, float]]] = {}
     for cell in asked.unique_cells():
@@ -103,17 +103,17 @@ def _best_change(asked: Asked, changes: Sequence[tuple[Cell, float]]) -> tuple[R
 
 
 def _own_accuracy(asked: Asked, cell: Cell, classes: set[str]) -> float | None:
-    """On the run's own test images of these classes, chosen among all its classes; None where there are none."""
+    """Accuracy on the run's own test images of these classes, with all classes allowed; None without images."""
     told = asked.told[cell.record.run_id]
     wanted = np.isin(told.labels, [place for place, name in enumerate(told.classes) if name in classes])
     return float(told.correct[wanted].mean()) if wanted.any() else None
 
 
 def across_data(asked: Asked) -> Facts:
-    """How each model's accuracy changes from the first data set to the others, largest fall last, and what else
-    changes with it.
+    """How each model's accuracy changes from the first data set to the others, the largest fall last, and which
+    settings change too.
 
-    A model is followed by one method, the one that does best on validation; over several seeds by their mean.
+    A model is followed by its best method on validation; several seeds count by their mean.
     """
     names = list(dict.fromkeys(cell.data for cell in asked.cells))
     compared, lost = [], []
@@ -139,9 +139,11 @@ def across_data(asked: Asked) -> Facts:
 
 
 def _follow(cells: Sequence[Cell], names: Sequence[str]) -> dict[str, list[Cell]] | None:
-    """Data set -> a model's runs on it by the method that does best on validation over all of them; None if no
-    method is on all. Of several groups that one which does best on validation; only seeds that all data sets have,
-    if there are any. Runs whose weights saw validation images come after all others."""
+    """Data set -> a model's runs on it by its best method on validation; None if no method is on all data sets.
+
+    Of several groups the best on validation counts. Only seeds that all data sets have count, if there are any.
+    Runs whose weights saw validation images come last.
+    """
     followed = []
     for method in sorted({cell.method for cell in cells}):
         runs: dict[str, list[Cell]] = {}

@@ -1,7 +1,7 @@
 """Answers to a study's questions: facts found in its runs by fixed rules.
 
-Where two runs answered the same test images, an exact paired test says whether they differ significantly; whether
-their intervals overlap decides nothing.
+An exact paired test decides whether two runs on the same test images differ significantly. Whether their intervals
+overlap decides nothing.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ Rule = Callable[[Asked], Facts]
 
 
 def answer_question(by: str, asked: Asked) -> Facts:
-    """What the runs say, a fact for each data set, run or remark; `by` is one of `RULES`. Runs whose weights saw
-    test images have no say, and are named."""
+    """Return the facts found by one of `RULES`. Runs whose weights saw test images are left out and named."""
     finished = [
         cell for cell in asked.cells if cell.figure("accuracy") is not None and cell.record.run_id in asked.told
     ]
@@ -59,7 +58,7 @@ def answer_question(by: str, asked: Asked) -> Facts:
 
 
 def _find_seen(asked: Asked, by: str) -> list[Seen]:
-    """Which runs were left out, or come last where validation chooses: the images there taught their weights."""
+    """Runs whose weights saw test or validation images: left out, or last where validation chooses."""
     of_test, of_val = [], []
     for cell in asked.unique_cells():
         run = cell.record
@@ -75,7 +74,7 @@ def _find_seen(asked: Asked, by: str) -> list[Seen]:
 
 
 def best_features(asked: Asked) -> Facts:
-    """The best frozen features on each data set, and what is tied with them."""
+    """The best frozen features on each data set, and the runs tied with them."""
     found = []
     for data, own in asked.by_data():
         (best, _), *rest = rank_cells(asked, own)
@@ -86,8 +85,8 @@ def best_features(asked: Asked) -> Facts:
 
 
 def own_network(asked: Asked) -> Facts:
-    """The study's own network against the best of the others on the same images, each by validation, and how many
-    of them are significantly better."""
+    """The study's own network and the best other model, both by validation, on the same images, and how many
+    models are significantly better."""
     found, compared = [], []
     for data, mine, others in _split(asked, [asked.model]):
         first, best = best_on_validation(mine), best_on_validation(others)
@@ -124,8 +123,8 @@ def _why_not(asked: Asked, models: Sequence[str | None]) -> Facts:
 
 
 def between_groups(asked: Asked) -> Facts:
-    """What each model and method gained from the first of the question's groups to a later one, on the same
-    test images, and what else differs between the two."""
+    """What each model and method gains from the question's first group to a later one, on the same test images,
+    and the settings that differ."""
     found = []
     before = [cell for cell in asked.cells if cell.group == asked.order[0]]
     for first in before:
@@ -145,10 +144,7 @@ def between_groups(asked: Asked) -> Facts:
 
 
 def families(asked: Asked) -> Facts:
-    """One family of models against all others: their mean over the same test images, and the best of each.
-
-    The best of a family is the one that was best on validation, so that the test images choose nothing.
-    """
+    """One family of models against all others: means on the same test images, and the best of each."""
     found, compared = [], []
     for data, ours, others in _split(asked, asked.models):
         mine = np.stack([asked.correct(cell) for cell in ours])
@@ -172,10 +168,10 @@ def families(asked: Asked) -> Facts:
 
 
 def fine_tuning_gain(asked: Asked) -> Facts:
-    """How much each model gained over its probe by being trained, on the same images.
+    """How much each model gains over its probe by training, on the same images.
 
-    The probe is one of the weights that the training began with; where there is none, of the weights as they came.
-    Of several the one that was best on validation counts.
+    The probe has the weights that the training started from, or else the original weights. Of several probes the
+    best on validation counts.
     """
     cells = asked.unique_cells()
     probes = [cell for cell in cells if cell.method in PROBES]
@@ -207,7 +203,7 @@ def fine_tuning_gain(asked: Asked) -> Facts:
 
 
 def training_gap(asked: Asked) -> Facts:
-    """How much less each run gets right of its validation images than of its training images, the most first."""
+    """Training accuracy minus validation accuracy of each run, the largest first."""
     found = []
     compared: list[list[Cell]] = []
     for data, own in asked.by_data():
@@ -235,7 +231,7 @@ def training_gap(asked: Asked) -> Facts:
 
 PROBES = ("logistic", "knn", "ridge", "centroid")
 BY_TEST_ALONE = ("best-features", "between-groups")
-"""Rules that look at no figure of validation."""
+"""Rules that use no validation figure."""
 RULES: dict[str, Rule] = {
     "best-features": best_features,
     "both-resolutions": both_resolutions,

@@ -15,20 +15,20 @@ from backbench.studies.analysis.facts import Kind, Remark
 PERCENT = ("accuracy", "top5", "train_accuracy", "val_accuracy", "per_class_mean", "recall")
 COUNTS = ("num_train", "num_val", "num_test", "num_images", "epochs", "batch_size")
 SETTINGS = ("epochs", "batch_size", "weight_decay")
-"""Of the recipe, what studies state beside their figures."""
+"""Settings of the recipe that studies state beside their figures."""
 OF_TEST = ("accuracy", "top5", "nll", "recall", "per_class_mean")
 OF_VAL = ("val_accuracy", "val_nll")
 CHOSEN = {"head_learning_rate": "learning_rate", "weight_decay": "weight_decay"}
-"""What `head` chooses on validation, by its name in the recipe."""
+"""Settings that `head` chooses on validation: name in the recipe -> name of the choice."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study, by the study's own names.
+    """One run of a study, with the study's names.
 
     Args:
-        elsewhere: name of another source -> figures on it.
-        forgets: whether its method begins with random weights, whatever the model's are.
+        elsewhere: name of another source -> its figures there.
+        forgets: whether its method trains from scratch, whatever the model's weights are.
     """
 
     group: str
@@ -43,8 +43,11 @@ class Cell:
     forgets: bool = False
 
     def figure(self, name: str, label: str | None = None) -> Metric | None:
-        """A figure by name; 'seconds' is everything that the run cost, without reading files; 'num_train' and the
-        like count images, 'epochs' and the like are of the recipe, 'recall' is of the class `label`."""
+        """Return a figure by name, None if there is none.
+
+        'seconds' is the whole cost without reading files; 'num_train' and the like count images; 'epochs' and the
+        like are from the recipe; with `label` the recall of that class.
+        """
         if label is not None:
             return self.record.per_class.get(label)
         if name == "seconds":
@@ -61,39 +64,39 @@ class Cell:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """How it was trained, with what `head` chose on validation, less settings that did nothing; empty where
-        nothing was trained but a solved head."""
+        """The recipe with the choices of `head` and without settings that did nothing; empty if only a head was
+        solved."""
         method = self.record.method
         stated = None if method is None else method.options.get("recipe")
         if method is None or not isinstance(stated, Mapping) or method.options.get("qat_epochs") == 0:
             return {}
         chosen = self.chosen
         idle = {name for name, (other, needed) in ONLY_WITH.items() if stated.get(other) != needed}
-        off = dict.fromkeys(CAME_LATER, 0.0)  # which records leave out
+        off = dict.fromkeys(CAME_LATER, 0.0)  # records without them
         return {name: value for name, value in {**off, **stated, **chosen}.items() if name not in idle}
 
     @property
     def kept_start(self) -> bool:
-        """Whether the state before training was best, so that there are no figures of training."""
+        """Whether the state before training was best, so that there are no training figures."""
         choices = {} if self.record.method is None else self.record.method.choices
         return any(value == 0 for key, value in choices.items() if key.endswith("_best_epoch"))
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """What of the recipe the method chose on validation."""
+        """Settings of the recipe that the method chose on validation."""
         choices = {} if self.record.method is None else self.record.method.choices
         return {name: choices[key] for name, key in CHOSEN.items() if key in choices}
 
     @property
     def augment(self) -> Mapping[str, Any]:
-        """How training images were changed, as the method chose or the recipe has it; empty where nothing was."""
+        """The augmentation, as the method chose it or as the recipe has it; empty if there was none."""
         method, recipe = self.record.method, self.recipe
         stated: Mapping[str, Any] = recipe.get("augment") or {}
         return method.choices.get("augment", stated) if method is not None and recipe else {}
 
 
 def name_data(cell: Cell, among: Sequence[Cell]) -> str:
-    """The cell's data set, with the seed of its split and its training images where others of it have another."""
+    """The cell's data set, with its seed or number of training images where other cells of it have another."""
     alike = [other for other in among if other.data == cell.data]
     has_seeds = len({cell.seed, *(other.seed for other in alike)}) > 1
     sizes = {other.record.data.num_train for other in alike if other.seed == cell.seed}
@@ -103,7 +106,7 @@ def name_data(cell: Cell, among: Sequence[Cell]) -> str:
 
 
 def find_fit_remarks(trained: Sequence[Cell]) -> tuple[Remark, ...]:
-    """What there is to say of training figures, for runs with a recipe; nothing where there is none."""
+    """Remarks on the training figures of runs with a recipe."""
     is_soft = any(
         cell.recipe.get("label_smoothing") or cell.augment.get("mixup") or cell.augment.get("cutmix")
         for cell in trained
@@ -121,14 +124,14 @@ def over_seeds(cells: Sequence[Cell], figure: str, label: str | None = None) -> 
     if len(metrics) == 1:
         return show_figure(figure, metrics[0]) + mark
     values = [metric.value for metric in metrics]
-    if figure in COUNTS + SETTINGS and len(set(values)) == 1:  # asked for, not measured
+    if figure in COUNTS + SETTINGS and len(set(values)) == 1:  # requested, not measured
         return show_value(figure, values[0])
     low, high = show_value(figure, min(values)), show_value(figure, max(values))
     return f"{show_value(figure, sum(values) / len(values))} ({low} to {high} over {len(values)} seeds){mark}"
 
 
 def mark_seen(figure: str, cells: Sequence[Cell]) -> str:
-    """' (optimistic: 3 test images were in its training data)', where that is so of a run; else ''."""
+    """' (optimistic: 3 test images were in its training data)' if a run has such images, else ''."""
     counts = [
         cell.record.num_test_seen if figure in OF_TEST else cell.record.num_val_seen if figure in OF_VAL else 0
         for cell in cells
@@ -148,7 +151,7 @@ def show_figure(name: str, metric: Metric | None) -> str:
 
 
 def show_setting(value: object) -> str:
-    """A setting of a recipe or method; '-' where it is left to the family."""
+    """A setting of a recipe or method; '-' for the default of the model's family."""
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

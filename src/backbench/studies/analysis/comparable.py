@@ -1,4 +1,4 @@
-"""The runs that a question is asked of: which may be compared, how they differ, and the tests between them."""
+"""The runs of a question: which may be compared, how they differ, and the tests between them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Asked:
 
     Args:
         cells: of its groups, each with a test accuracy.
-        told: run id -> answers to the test images.
-        groups: manifest digest -> test image -> its group, of data whose images hang together.
-        order: the question's groups of runs, in its order.
-        model: the one in question, and `models`: the family in question; for rules that need them.
+        told: run id -> predictions on the test images.
+        groups: manifest digest -> test image -> its group, for data with groups of related images.
+        order: the question's groups of runs.
+        model: the network in question; `models`: the family in question; for rules that need them.
     """
 
     cells: Sequence[Cell]
@@ -41,8 +41,8 @@ class Asked:
     order: Sequence[str] = ()
 
     def title(self, cell: Cell) -> str:
-        """The run's model; with the group, where it has runs in several that would else read alike: one method in
-        two groups, or weights that an earlier group left."""
+        """The run's model, with its group where the name would be ambiguous: one method in two groups, or weights
+        that an earlier group trained."""
         alike = [other for other in self.cells if split_of(other) == split_of(cell)]
         is_twin = len({other.record.run_id for other in alike if other.method == cell.method}) > 1
         has_starts = len({other.record.model_name for other in alike}) > 1
@@ -53,7 +53,7 @@ class Asked:
         return Run(self.title(cell), cell.method, name_data(cell, self.cells), accuracy_of(cell))
 
     def unique_cells(self) -> list[Cell]:
-        """Each run of a model once, though it may stand in several groups, with what any of them tried it on."""
+        """Each run of a model once, also if several groups have it, with the other sources of all of them."""
         found: dict[tuple[str, str, str], Cell] = {}
         for cell in self.cells:
             key = cell.data, cell.model, cell.record.run_id
@@ -63,33 +63,33 @@ class Asked:
         return list(found.values())
 
     def by_data(self) -> Iterator[tuple[str, list[Cell]]]:
-        """Runs with the same images in every part, under the name of their data set: where the training images
-        differ, whatever does better may owe it to them. A run that stands in two groups counts once."""
+        """Yield runs with the same images in every split, with the name of their data set. With other training
+        images a better result may come from them. A run in two groups counts once."""
         splits: dict[tuple[str, str], list[Cell]] = {}
         for cell in self.unique_cells():
             splits.setdefault((cell.data, cell.record.data.manifest_digest), []).append(cell)
         for (data, _), own in splits.items():
-            is_of_one_seed = len({cell.seed for cell in own}) == 1  # else the parts are the data's own
+            is_of_one_seed = len({cell.seed for cell in own}) == 1  # else the data has fixed splits
             yield name_data(own[0], self.cells) if is_of_one_seed else data, own
 
     def correct(self, cell: Cell) -> np.ndarray:
-        """(n,) bool: which test images it got right, in the order of their names."""
+        """(n,) bool: test images with a correct prediction, in the order of their names."""
         answers = self.told[cell.record.run_id]
         right: np.ndarray = answers.correct[np.argsort(answers.ids, kind="stable")]
         return right
 
     def gains(self, cell: Cell, over: Cell) -> np.ndarray:
-        """(n,) int: for each test image 1 where only `cell` got it right, -1 where only `over` did, else 0."""
+        """(n,) int: for each test image 1 where only `cell` is correct, -1 where only `over` is, else 0."""
         difference: np.ndarray = self.correct(cell).astype(np.int64) - self.correct(over)
         return difference
 
     def groups_of(self, cell: Cell, ids: Sequence[str]) -> list[Hashable | None] | None:
-        """The group of each of these test images; None where every image stands alone."""
+        """The group of each of these test images; None for data without groups."""
         known = self.groups.get(cell.record.data.manifest_digest)
         return None if known is None else [known[each] for each in ids]
 
     def p_value(self, cell: Cell, differences: np.ndarray) -> float:
-        """Of the exact paired test: two-sided, over images or, where they hang together, over groups.
+        """Of the exact paired test: two-sided, over images or over groups of related images.
 
         Args:
             cell: on the same images.
@@ -107,10 +107,10 @@ class Asked:
 
 
 def name_alike(asked: Asked) -> tuple[Asked, list[Remark]]:
-    """Runs by one name for each model, each once in its group, and the names that were joined: two names of a
-    study can be one model here, as at one --image-size, and it must not be held against itself.
+    """Runs with one name for each model, each once in its group, and the names that were joined.
 
-    The name is that of the model in question, or of the family in question, else the first.
+    Two names of a study can be one model here, as with one --image-size, and a model must not be compared with
+    itself. The name in question is kept, or one of the family in question, or else the first.
     """
     together: dict[str, list[str]] = {}  # name -> all names of its model
     of_model: dict[tuple[str, str | None], str] = {}
@@ -133,7 +133,7 @@ def name_alike(asked: Asked) -> tuple[Asked, list[Remark]]:
 
 
 def _identity(cell: Cell) -> tuple[str, str | None]:
-    """Of the model as it was asked for here: name or run, with its size, and the card, if it has one."""
+    """Of the requested model: its name or run, with its size, and its card, if it has one."""
     return cell.record.config.model, cell.record.config.model_file
 
 
@@ -146,15 +146,15 @@ def split_of(cell: Cell) -> tuple[str, str]:
 
 
 def best_on_validation(cells: Iterable[Cell]) -> Cell:
-    """The run with the highest accuracy on validation, of equal ones that with the least loss, then by name: the
-    test images decide nothing. Where validation images taught the weights a run comes after all others."""
+    """The run with the highest validation accuracy; of equal ones the lowest loss, then the first by name. Test
+    images decide nothing. Runs whose weights were trained on validation images come last."""
     return min(
         cells, key=lambda cell: (*place_on_validation([[cell]]), cell.model, cell.method, cell.group, cell.seed)
     )
 
 
 def place_on_validation(runs: Collection[Sequence[Cell]]) -> tuple[bool, float, float]:
-    """What is least is best: the sum over `runs`, one entry for each data set, of the mean over its seeds."""
+    """A key to sort by, best first: sums over `runs`, one entry for each data set, of means over seeds."""
     seen = any(cell.record.num_val_seen for own in runs for cell in own)
     accuracy = sum(_mean_figure(own, "val_accuracy", 0.0) for own in runs)
     return seen, -accuracy, sum(_mean_figure(own, "val_nll", math.inf) for own in runs)
@@ -166,7 +166,7 @@ def _mean_figure(cells: Sequence[Cell], name: str, absent: float) -> float:
 
 
 def best_of_models(cells: Sequence[Cell]) -> dict[str, Cell]:
-    """Model -> of its runs the one that is best on validation."""
+    """Model -> its best run on validation."""
     models = dict.fromkeys(cell.model for cell in cells)
     return {model: best_on_validation(cell for cell in cells if cell.model == model) for model in models}
 
@@ -188,12 +188,12 @@ def list_changes(first: Cell, later: Cell) -> tuple[Change, ...]:
 def find_unlike(asked: Asked, splits: Iterable[Sequence[Cell]], *, told: Collection[str] = ()) -> list[Unlike]:
     """The settings in which compared runs differ, as one fact; none where they are alike.
 
-    That every model has the same two methods favours none: unlike is what some have otherwise than others.
+    Runs differ where some models have other values than others: that every model has the same two methods favours
+    none. Settings of one method are compared among its runs.
 
     Args:
-        splits: of each data set the runs that were held against one another. What a method alone has is compared
-            among its runs.
-        told: settings that need no word.
+        splits: for each data set the compared runs.
+        told: settings to leave out.
     """
     unlike: dict[str, dict[str, None]] = {}
     for cells in splits:
@@ -210,7 +210,7 @@ def find_unlike(asked: Asked, splits: Iterable[Sequence[Cell]], *, told: Collect
 
 
 def _list_comparable(cell: Cell) -> tuple[dict[str, str], dict[str, str]]:
-    """A run's settings by names that others have too: of any method, and of its own ('epochs of full')."""
+    """A run's settings: those of any method, and those of its own method ('epochs of full')."""
     facts, settings = cell.record.model, list_settings(cell)
     before = None if facts is None or cell.forgets else facts.pretrained_on
     del settings["start"]  # by the name of the model
@@ -225,7 +225,7 @@ def _list_comparable(cell: Cell) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def list_settings(cell: Cell) -> dict[str, str]:
-    """All that was asked of a run, as words and their value; not what it chose on validation."""
+    """The requested settings of a run -> their values; not those that it chose on validation."""
     facts, method = cell.record.model, cell.record.method
     recipe = {key: value for key, value in cell.recipe.items() if key not in ("augment", *cell.chosen)}
     options = {} if method is None else {key: value for key, value in method.options.items() if key != "recipe"}
@@ -243,8 +243,7 @@ def list_settings(cell: Cell) -> dict[str, str]:
 
 
 def rank_cells(asked: Asked, cells: Sequence[Cell]) -> list[tuple[Cell, Row]]:
-    """Runs on the same test images, best first, each with its line of a ranking. A run that stands in two groups
-    stands there once."""
+    """Runs on the same test images, best first, each once with its row of a ranking."""
     by_id = {cell.record.run_id: cell for cell in cells}
     told = [asked.told[run_id] for run_id in by_id]
     rows = make_rows([cell.record for cell in by_id.values()], told, asked.groups_of(cells[0], told[0].ids))

@@ -1,7 +1,4 @@
-"""Which models of a group go on: those that no other beats in accuracy and in cost, one of each family first.
-
-Pure, from records; the test images have no say.
-"""
+"""Chooses models of a group by validation accuracy and cost, one of each family first. Pure, from records."""
 
 from __future__ import annotations
 
@@ -14,15 +11,15 @@ from backbench.studies.analysis.facts import Candidate, Selection
 
 
 def select_front(cells: Iterable[Cell], families: Mapping[str, str], most: int) -> Selection:
-    """At most `most` models, by accuracy on validation against FLOPs for an image.
+    """Choose at most `most` models by validation accuracy against FLOPs for an image.
 
-    Models are taken front by front: first those that no other beats in both, then those that only they beat, and
-    so on; within a front the most accurate first. In a first round a family sends one model, so that each family
-    has one if there is room; a second round takes the others in the same order.
+    Models are taken front by front: first those that no other model beats in both, then those that only these
+    beat, and so on; within a front the most accurate first. The first round takes one model of each family, the
+    second round the others in the same order.
 
     Args:
         cells: runs of one data set and seed, each with a validation accuracy.
-        families: model -> name of its family; one that is not named is a family of its own.
+        families: model -> name of its family; a model without one is a family of its own.
     """
     order = _in_layers(list(best_of_models(list(cells)).values()), families)
     first = {one.family: one for one in reversed(order)}.values()
@@ -31,7 +28,7 @@ def select_front(cells: Iterable[Cell], families: Mapping[str, str], most: int) 
 
 
 def _in_layers(cells: Sequence[Cell], families: Mapping[str, str]) -> list[Candidate]:
-    """All of them, front by front, in each the most accurate first, of equal ones the cheapest, then by name."""
+    """All models, front by front; in each the most accurate first, of equal ones the cheapest, then by name."""
     order: list[Candidate] = []
     every = sorted(cells, key=lambda cell: (-_accuracy(cell), _flops(cell), cell.model))
     waiting = every
@@ -47,7 +44,7 @@ def _in_layers(cells: Sequence[Cell], families: Mapping[str, str]) -> list[Candi
 
 
 def _find_better(cell: Cell, others: Iterable[Cell]) -> str | None:
-    """One that is at least as accurate and costs no more, and is better in one of the two."""
+    """A model that is at least as accurate, costs no more, and is better in one of the two."""
     mine = (_accuracy(cell), -_flops(cell))
     for other in others:
         theirs = (_accuracy(other), -_flops(other))

@@ -1,4 +1,4 @@
-"""Ours beside the published figures, in the tables of the study. Pure, from records."""
+"""Makes the published tables of a study, with our figures beside them. Pure, from records."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ from typing import Any
 
 from backbench.report.markdown import Table
 from backbench.studies.analysis.cells import COUNTS, PERCENT, Cell, find_fit_remarks, mark_seen, over_seeds
-from backbench.studies.analysis.wording import describe_facts
-
-NOT_COMPARED = "No difference to what is published is shown: in a trial it would mean nothing."
+from backbench.studies.analysis.wording import NOT_COMPARED, describe_facts
 
 
 def make_published_tables(
     published: Sequence[Any], cells: Sequence[Cell], *, is_trial: bool = False
 ) -> list[Table]:
-    """The study's own tables in its own form, ours beside each figure, and the reason where ours must differ.
+    """Return the published tables, our figure beside each, and the reason where ours must differ.
 
     Args:
         published: `studies.schema.Published` entries.
-        is_trial: weights or images are not those of the study, so differences to its figures are left out.
+        is_trial: weights or images differ from the study's, so differences are left out.
     """
     tables = []
     for title in dict.fromkeys(entry.table for entry in published):
@@ -48,7 +46,7 @@ def make_published_tables(
 
 
 def _compare_figure(entry: Any, cells: Sequence[Cell], reasons: Sequence[str], *, is_trial: bool) -> list[str]:
-    """The figure as published; ours with the difference, and the number of the reason for it."""
+    """The published figure; ours with the difference and the number of its reason."""
     wanted = (entry.group, entry.model, entry.method, entry.data)
     beside = None if entry.value is None or is_trial else float(entry.value)
     found = _find_cells(cells, *wanted)
@@ -90,13 +88,13 @@ def _find_cells(cells: Sequence[Cell], group: str, model: str, method: str, data
 
 
 def _values(cells: Sequence[Cell], entry: Any) -> dict[int, float]:
-    """The figure of a published entry, by the seeds that have it."""
+    """Seed -> the figure of a published entry."""
     found = {cell.seed: cell.figure(entry.figure, entry.label) for cell in cells}
     return {seed: metric.value for seed, metric in found.items() if metric is not None}
 
 
 def _show_gain(cells: Sequence[Cell], over: Sequence[Cell], entry: Any, beside: float | None) -> str:
-    """How much more it is than over there, over the seeds that both have, and beside the published gain."""
+    """The gain over the other group, over the seeds that both have, and its difference from the published gain."""
     mine, theirs = _values(cells, entry), _values(over, entry)
     seeds = [seed for seed in mine if seed in theirs]
     gains = [100 * (mine[seed] - theirs[seed]) for seed in seeds]
@@ -117,7 +115,7 @@ def _show_gain(cells: Sequence[Cell], over: Sequence[Cell], entry: Any, beside: 
 
 
 def _show_published(entry: Any) -> str:
-    """As it was published, digit by digit: rounded it would no longer be what was published."""
+    """The published figure with all its digits."""
     value: Decimal = entry.value
     if entry.over is not None:
         return f"{value.scaleb(2):+f} points"

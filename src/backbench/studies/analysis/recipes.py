@@ -1,4 +1,4 @@
-"""A study's table of how its runs were trained. Pure, from records."""
+"""Makes the table of recipes of a study. Pure, from records."""
 
 from __future__ import annotations
 
@@ -7,16 +7,10 @@ from collections.abc import Sequence
 from backbench.report.markdown import Table
 from backbench.report.text import describe_augment
 from backbench.studies.analysis.cells import Cell, name_data, show_setting
+from backbench.studies.analysis.wording import LAYER_DECAY_NOTE, RECIPE_NOTE
 
-RECIPE_NOTE = (
-    "A rate of '-' is decided by the family of the network; that of a head is ten times it, or the same where the "
-    "head was solved before or all weights began at random. Epoch 0 is the state before training."
-)
-LAYER_DECAY_NOTE = (
-    "Layer decay: each stage learns at that share of the rate of the next; 1 is the same rate for all."
-)
 RECIPE = ("optimizer", "learning_rate", "head_learning_rate", "weight_decay", "batch_size")
-"""Of the recipe, what always has a column."""
+"""Settings that always have a column."""
 MORE_OF_RECIPE = (
     "momentum",
     "schedule",
@@ -34,11 +28,11 @@ MORE_OF_RECIPE = (
     "attention_dropout",
     "mlp_dropout",
 )
-"""What has one where runs differ in it, and else a word below."""
+"""Settings that have a column where runs differ, and else are named below the table."""
 
 
 def make_recipe_table(cells: Sequence[Cell]) -> list[Table]:
-    """How each run that trained did it: every setting that decides the outcome, those that all share below."""
+    """The settings of each trained run; those that all runs share stand below the table."""
     trained = [cell for cell in cells if cell.recipe]
     if not trained:
         return []
@@ -72,7 +66,7 @@ def make_recipe_table(cells: Sequence[Cell]) -> list[Table]:
 
 
 def _describe_options(cell: Cell) -> str:
-    """'blocks 3': of the method, beside its recipe; not the values that it tries, of which it chooses one."""
+    """'blocks 3': the method's options without its recipe and without lists of values to choose from."""
     options = {} if cell.record.method is None else cell.record.method.options
     shown = []
     for name, value in options.items():

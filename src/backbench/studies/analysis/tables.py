@@ -1,4 +1,4 @@
-"""A study's tables: its data, and what came out for each run. Pure, from records."""
+"""Makes the tables of a study's data sets and results. Pure, from records."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from backbench.report.markdown import Table
 from backbench.studies.analysis.cells import Cell, find_fit_remarks, mark_seen, name_data, over_seeds, show_figure
-from backbench.studies.analysis.wording import describe_facts
+from backbench.studies.analysis.wording import PROBE_SECONDS, SIZE_NOTE, TRAINING_SECONDS, describe_facts
 
 NAMES = {
     "accuracy": "test accuracy",
@@ -21,11 +21,10 @@ NAMES = {
 
 
 PARTS = ("train", "val", "test")
-SIZE_NOTE = "Sizes are width x height in pixels, with the share of the split's images that have it."
 
 
 def make_data_table(cells: Sequence[Cell]) -> Table:
-    """Images of each part of every data set and their most common size; sources that models were tried on."""
+    """Images of each split of every data set and their most common size; other sources of evaluation."""
     rows: dict[str, tuple[str, ...]] = {}
     for cell in cells:
         facts = cell.record.data
@@ -45,7 +44,7 @@ def make_data_table(cells: Sequence[Cell]) -> Table:
 
 
 def _show_size(size: tuple[int, int, int] | None, num_images: int) -> str:
-    """'640 x 480 (12 %)'; '-' where the record does not have it."""
+    """'640 x 480 (12 %)'; '-' if the record has no size."""
     if size is None or not num_images:
         return "-"
     width, height, num = size
@@ -54,7 +53,7 @@ def _show_size(size: tuple[int, int, int] | None, num_images: int) -> str:
 
 
 def make_group_tables(cells: Sequence[Cell]) -> list[Table]:
-    """For each group: model and method by data set, test accuracy with its interval, and seconds."""
+    """For each group: test accuracy with its interval, and seconds, by model, method and data set."""
     tables = []
     for group in dict.fromkeys(cell.group for cell in cells):
         own = [cell for cell in cells if cell.group == group]
@@ -77,24 +76,14 @@ def make_group_tables(cells: Sequence[Cell]) -> list[Table]:
 
 
 def _describe_seconds(cells: Sequence[Cell]) -> tuple[str, ...]:
-    """What the seconds are: of both kinds of methods in one column, or of the one that there is."""
+    """Notes on the seconds of probes and of methods that train, for the kinds that there are."""
     costs = [cell.record.cost for cell in cells if cell.record.cost is not None]
     trained = ["fit" in cost.seconds for cost in costs]
-    notes = []
-    if not all(trained):
-        notes.append(
-            "of probes: how long decoding, resizing, network and head were busy, measured when features were made"
-        )
-    if any(trained):
-        notes.append(
-            "of methods that train: training and testing by the clock, features that lay in the cache as when "
-            "they were made"
-        )
-    return (f"Seconds {'; '.join(notes)}.",) if costs else ()
+    return (PROBE_SECONDS,) * (not all(trained)) + (TRAINING_SECONDS,) * any(trained)
 
 
 def _make_fit_table(group: str, cells: Sequence[Cell]) -> list[Table]:
-    """Training and validation figures, where runs have them."""
+    """Training and validation figures of runs that have them."""
     wanted = ("train_accuracy", "val_accuracy", "train_nll", "val_nll")
     with_fit = [cell for cell in cells if cell.record.fit]
     if not with_fit:
@@ -110,7 +99,7 @@ def _make_fit_table(group: str, cells: Sequence[Cell]) -> list[Table]:
 
 def _show_fit(cell: Cell, name: str) -> str:
     if cell.figure(name) is None and cell.kept_start:
-        return "- (the start was best)"
+        return "- (no epoch was better)"
     return show_figure(name, cell.figure(name)) + mark_seen(name, [cell])
 
 
@@ -132,8 +121,8 @@ def _make_elsewhere_table(group: str, cells: Sequence[Cell]) -> list[Table]:
                 )
             )
             pairs = ", ".join(f"{theirs} = {ours}" for theirs, ours in sorted(found.mapping.items()))
-            notes[f"{source} for a model of {cell.data}: in common are {len(found.mapping)}: {pairs}"] = True
+            notes[f"Classes of {source} that {cell.data} has too ({len(found.mapping):,}): {pairs}"] = True
     if not rows:
         return []
     columns = ("model", "method", "trained on", "own test split", "other source", "accuracy there", "images")
-    return [Table(f"{group}: on another source", columns, tuple(rows), tuple(notes))]
+    return [Table(f"{group}: cross-dataset evaluation", columns, tuple(rows), tuple(notes))]

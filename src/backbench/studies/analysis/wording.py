@@ -1,4 +1,4 @@
-"""The sentences of a study's answers, each made from one fact."""
+"""All sentences of a study: its answers, each made from one fact, its choices, and the notes below its tables."""
 
 from __future__ import annotations
 
@@ -36,31 +36,44 @@ from backbench.wording import join_names
 MAX_VALUES = 4
 """Of a setting in which runs differ, before the rest is counted."""
 REMARKS = {
-    Kind.NOTHING: "No finished run can answer it.",
-    Kind.TRIAL: "(A trial answers nothing.)",
-    Kind.ONE_DATA_SET: "Only {about} is finished: it takes two data sets.",
-    Kind.NO_COMMON_MODEL: "No model has finished on all data sets.",
-    Kind.NOT_FOLLOWED: "By no method on all of these: {about}.",
+    Kind.NOTHING: "No finished run can answer this question.",
+    Kind.TRIAL: "(A trial answers no question.)",
+    Kind.ONE_DATA_SET: "Only {about} is finished; this question needs two data sets.",
+    Kind.NO_COMMON_MODEL: "No model is finished on all data sets.",
+    Kind.NOT_FOLLOWED: "No method is finished on all data sets for {about}.",
     Kind.SHARED_CLASSES: (
-        "On both sides only images of classes that both have are counted, and a source differs in more than its "
-        "images' look."
+        "Both accuracies count only images of the classes that both sources have. The sources may differ in more "
+        "than the look of their images."
     ),
-    Kind.OTHER_TRAINING_IMAGES: (
-        "What is finished on {about} had different training images on the two sides, so that the models are not "
-        "what is compared."
-    ),
-    Kind.SAME_MODEL: "{about} are one and the same model here.",
-    Kind.WITHOUT_PROBE: "No probe of the same weights and images stands beside {about}.",
-    Kind.KEPT_START: "No figures of training, as the start was best: {about}.",
+    Kind.OTHER_TRAINING_IMAGES: "Not compared on {about}: the two sides had different training images.",
+    Kind.SAME_MODEL: "{about} are the same model here.",
+    Kind.WITHOUT_PROBE: "No finished probe of the same weights and images to compare with: {about}.",
+    Kind.KEPT_START: "No training figures, as no epoch was better than the start: {about}.",
     Kind.TRAINING_FIGURES: (
-        "Of methods that train, training figures are of images as the recipe augments them, with its dropout, "
-        "while the weights still changed."
+        "For methods that train, training figures are measured during training: on augmented images, with "
+        "dropout, while the weights change."
     ),
     Kind.SMOOTHED_LABELS: (
-        "Where the recipe smooths or mixes labels, the training loss is that of such labels, and is not to be "
-        "held against the validation loss, which is of the true ones."
+        "Where the recipe smooths or mixes labels, the training loss uses those labels. The validation loss uses "
+        "the true labels, so do not compare the two."
     ),
 }
+SIZE_NOTE = "Sizes are width x height in pixels; in brackets the share of the split's images with that size."
+PROBE_SECONDS = (
+    "Seconds of probes: decoding, resizing, network and head, measured when the features were computed."
+)
+TRAINING_SECONDS = (
+    "Seconds of methods that train: wall-clock time of training and testing; for cached features, the time when "
+    "they were computed."
+)
+RECIPE_NOTE = (
+    "A learning rate of '-' is the default of the model's family. The head's is ten times that, or equal to it "
+    "where the head was solved before or all weights started random. Epoch 0 is the state before training."
+)
+LAYER_DECAY_NOTE = (
+    "Layer decay: each stage learns at this fraction of the next stage's rate; 1 means the same rate for all."
+)
+NOT_COMPARED = "Differences from published figures are not shown: in a trial they mean nothing."
 
 
 def describe_facts(facts: Iterable[Fact]) -> tuple[str, ...]:
@@ -99,39 +112,41 @@ def _describe_best(fact: BestFeatures) -> str:
 @describe.register
 def _describe_own(fact: OwnNetwork) -> str:
     own, rival = fact.own, fact.rival
-    where = f"{abs(100 * fact.gap):.1f} points {'above' if fact.gap > 0 else 'below'} it"
+    gap = f"{abs(100 * fact.gap):.1f} points {'more' if fact.gap > 0 else 'less'}" if fact.gap else "equal"
     return (
-        f"{own.title} ({own.method}) reaches {_show(own)} on {fact.data}; of the other models "
-        f"the best on validation, {rival.title} ({rival.method}), is {where if fact.gap else 'level with it'} at "
-        f"{_show(rival)} ({_describe_test(fact.test)}).{_count_above(fact)}"
+        f"On {fact.data}, {own.title} ({own.method}) reaches {_show(own)}. Of the other models the best on "
+        f"validation, {rival.title} ({rival.method}), reaches {_show(rival)}: {gap} "
+        f"({_describe_test(fact.test)}).{_count_above(fact)}"
     )
 
 
 def _count_above(fact: OwnNetwork) -> str:
-    """' 3 of the 4 others ... are above it'; '' where there is one other model."""
+    """' Of the 4 other models 1 is significantly better: ...'; '' where there is one other model."""
     num_others = len(fact.above) + len(fact.not_above)
     if num_others == 1:
         return ""
-    rest = f"; not {_join(fact.not_above)}" if fact.above and fact.not_above else ""
-    num = "All" if not fact.not_above else "None" if not fact.above else f"{len(fact.above)}"
-    verb = "is" if len(fact.above) == 1 else "are"
+    num = "all" if not fact.not_above else "none" if not fact.above else f"{len(fact.above)}"
+    rest = (
+        f", all but {_join(fact.not_above)}" if len(fact.above) > len(fact.not_above) else f": {_join(fact.above)}"
+    )
+    rest = rest if fact.above and fact.not_above else ""
     return (
-        f" {num} of the {num_others} others, each by its best method on validation, {verb} above it beyond chance "
-        f"(exact paired tests, Holm-adjusted){rest}."
+        f" Of the {num_others} other models {num} {'is' if len(fact.above) < 2 else 'are'} significantly "
+        f"better{rest} (exact paired tests, Holm-adjusted; each model by its best method on validation)."
     )
 
 
 @describe.register
 def _describe_family(fact: FamilyAverage) -> str:
     gap, best, other = fact.accuracy - fact.accuracy_of_others, fact.best, fact.best_other
-    reach, they_are = ("reaches", "it is") if len(fact.family) == 1 else ("reach", "they are")
-    verdict = f"{they_are} worse" if gap < 0 else f"{they_are} no worse, but better"
+    reach = "reaches" if len(fact.family) == 1 else "reach"
+    verdict = "significantly worse" if gap < 0 else "significantly better"
     if not fact.test.is_significant:
-        verdict = "there is no significant difference"
+        verdict = "no significant difference"
     return (
-        f"On {fact.data} {_join(fact.family)} {reach} {_percent(fact.accuracy)} on average, the others "
+        f"On {fact.data}, {_join(fact.family)} {reach} {_percent(fact.accuracy)} on average, the others "
         f"{_percent(fact.accuracy_of_others)}: {verdict} ({_points(gap)}, {show_p(fact.test.p_value)}, exact "
-        f"paired test on {fact.test.num_images:,} images). Of each, the best on validation: {best.title} with "
+        f"paired test on {fact.test.num_images:,} images). The best of each on validation: {best.title} with "
         f"{_show(best)}, {other.title} with {_show(other)} ({_describe_test(fact.test_of_best)})."
     )
 
@@ -139,18 +154,18 @@ def _describe_family(fact: FamilyAverage) -> str:
 @describe.register
 def _describe_group_gain(fact: GroupGain) -> str:
     first, later = fact.first, fact.later
-    changes = f" Between them: {_list_changes(fact.changes)}." if fact.changes else ""
+    changes = f" Settings that differ: {_list_changes(fact.changes)}." if fact.changes else ""
     return (
         f"{_name(first)}: {_show(first)} in '{fact.groups[0]}', {_show(later)} in '{fact.groups[1]}', "
         f"{_points(fact.gain)} ({_describe_test(fact.test)})."
-        f"{' They are one and the same run.' if fact.is_same_run else changes}"
+        f"{' Both are the same run.' if fact.is_same_run else changes}"
     )
 
 
 @describe.register
 def _describe_training_gain(fact: TrainingGain) -> str:
     trained, probe = fact.trained, fact.probe
-    start = "" if fact.is_of_start else " of the weights before the earlier training"
+    start = "" if fact.is_of_start else " with the original weights"
     return (
         f"{trained.title} on {trained.data}: {trained.method} {_points(fact.gain)} over {probe.method}{start} "
         f"({_describe_test(fact.test)})."
@@ -164,14 +179,16 @@ def _describe_gaps(fact: TrainingGaps) -> str:
         f"({_percent(gap.train)}, {_percent(gap.val)})"
         for gap in fact.gaps
     ]
-    return f"On {fact.data}, accuracy in training over that on validation: {', '.join(shown)}."
+    return f"On {fact.data}, training accuracy minus validation accuracy: {', '.join(shown)}."
 
 
 @describe.register
 def _describe_places(fact: BestPlaces) -> str:
+    has_open = any(place.low != place.high for place in fact.places)
     return (
-        f"{fact.model}: {', '.join(map(_describe_place, fact.places))}, of {fact.num_models} models on all of "
-        "them (in brackets the places that paired tests leave open)."
+        f"Of {fact.num_models} models on all data sets, {fact.model} has the best worst place: "
+        f"{', '.join(map(_describe_place, fact.places))}."
+        f"{' In brackets: the places that paired tests allow.' if has_open else ''}"
     )
 
 
@@ -183,20 +200,19 @@ def _describe_place(place: Place) -> str:
 @describe.register
 def _describe_source(fact: SourceGain) -> str:
     over = f" on average ({fact.num_runs} runs)" if fact.num_runs > 1 else ""
-    named = []
-    if fact.own is not None:
-        named.append(_describe_gain(*fact.own))
-    if fact.best is not None:
-        of_others = "of the others " if fact.own is not None else ""
-        named.append(f"{of_others}the best on validation, {_describe_gain(*fact.best)}")
-    return (
+    said = (
         f"From {fact.data} to {fact.source} accuracy {'falls' if fact.mean <= 0 else 'rises'} by "
-        f"{abs(100 * fact.mean):.1f} points{over}; {'; '.join(named)}."
+        f"{abs(100 * fact.mean):.1f} points{over}."
     )
+    if fact.own is not None:
+        said += f" {_describe_gain(*fact.own)}."
+    if fact.best is not None:
+        said += f" Best {'of the others ' if fact.own else ''}on validation: {_describe_gain(*fact.best)}."
+    return said
 
 
 def _describe_gain(run: Run, gain: float) -> str:
-    return f"{run.title} + {run.method}: {_points(gain)}"
+    return f"{run.title} + {run.method}, {_points(gain)}"
 
 
 @describe.register
@@ -208,24 +224,24 @@ def _describe_followed(fact: Followed) -> str:
         change = f" ({_points(mean.accuracy - start)})" if figures else ""
         figures.append(f"{_percent(mean.accuracy)} on {mean.data}{group}{change}")
     over = f", means over {' and '.join(map(str, fact.num_seeds))} seeds" if fact.num_seeds != (1,) else ""
-    besides = f" Besides the data: {_list_by_data(fact.changes)}." if fact.changes else ""
+    besides = f" Other differences: {_list_by_data(fact.changes)}." if fact.changes else ""
     return f"{fact.model} + {fact.method}: {', '.join(figures)}{over}.{besides}"
 
 
 @describe.register
 def _describe_common(fact: CommonChanges) -> str:
-    return f"Besides the data, of all of them: {_list_by_data(fact.changes)}."
+    return f"Other differences, for all models: {_list_by_data(fact.changes)}."
 
 
 def _list_by_data(found: Iterable[tuple[str, Sequence[Change]]]) -> str:
-    return "; ".join(f"on {data} {_list_changes(changes)}" for data, changes in found)
+    return "; ".join(f"on {data}, {_list_changes(changes)}" for data, changes in found)
 
 
 def _list_changes(changes: Iterable[Change]) -> str:
     """'epochs 20 to 10, input 32 x 32 px to 64 x 64 px (seed 1)'."""
     return ", ".join(
         f"{change.setting} {change.before}"
-        f"{f' to {change.after}' if change.after != change.before else ', of other weights'}"
+        f"{f' to {change.after}' if change.after != change.before else ' (other weights)'}"
         f"{'' if change.seed is None else f' (seed {change.seed})'}"
         for change in changes
     )
@@ -234,7 +250,7 @@ def _list_changes(changes: Iterable[Change]) -> str:
 @describe.register
 def _describe_unlike(fact: Unlike) -> str:
     shown = [f"{setting} ({_list_values(values)})" for setting, values in fact.settings]
-    return f"Not alike in these runs: {', '.join(shown)}."
+    return f"These runs also differ in {', '.join(shown)}."
 
 
 def _list_values(values: Sequence[str]) -> str:
@@ -248,14 +264,12 @@ def _describe_seen(fact: Seen) -> str:
     runs = _join([f"{_name(run)} ({num:,} of {among:,})" for run, num, among in fact.runs])
     if fact.is_left_out:
         return f"Left out, because their weights were trained on {fact.split} images: {runs}."
-    return (
-        f"After all others where validation chooses, because their weights were trained on images of it: {runs}."
-    )
+    return f"Last where validation chooses, because their weights were trained on validation images: {runs}."
 
 
 @describe.register
 def _describe_precisions(fact: Precisions) -> str:
-    return f"Features of the probes were computed in {_join(fact.probes)}, training in {_join(fact.training)}."
+    return f"Precision: {_join(fact.probes)} for the features of probes, {_join(fact.training)} for training."
 
 
 def describe_choice(choice: Choice) -> list[str]:
