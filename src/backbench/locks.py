@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import socket
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +17,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from backbench.documents import parse_json
-from backbench.storage import read_file
+from backbench.storage import read_file, storage_error
 
 POLL_SECONDS = 0.05
 UNWRITTEN_SECONDS = 10.0
@@ -106,6 +108,32 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def make_folder_once(folder: Path, make: Callable[[Path], None], elsewhere: str) -> None:
+    """Have `make` fill a new folder, wholly or not at all, by one process alone; one that is there stays.
+
+    Args:
+        make: gets the path of the folder to make; it may make it itself.
+        elsewhere: see `storage.storage_error`.
+
+    Raises:
+        StorageError: it can't be written; or what `make` raises.
+    """
+    work = folder.with_name(f".{folder.name}.making")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with Lock(folder.with_name(f".{folder.name}.lock")):
+            if folder.is_dir():  # another process was faster
+                return
+            shutil.rmtree(work, ignore_errors=True)
+            try:
+                make(work)
+                work.rename(folder)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise storage_error(folder, error, elsewhere) from error
 
 
 def _make_native(path: Path) -> Any:

@@ -28,6 +28,7 @@ import errno
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -136,49 +137,43 @@ def resolve(name: str) -> ModelSpec | None:
     if name.startswith("~/"):
         path = path.expanduser()
     card, text = read_card(path)
+    stated = partial(
+        ModelSpec,
+        name=card.name,
+        pretrained_on=card.pretrained_on,
+        input_size=card.preprocess.size[0],
+        licence=card.licence,
+        file=str(path),
+    )
     try:
         weights = find_weights(card, path)
         parts = list_parts(weights) if weights.name.endswith(INDEX_SUFFIX) else []
         content = "".join(map(_digest, [weights, *parts]))
     except ModelError as error:
-        return _spec_without_weights(card, path, error)
+        return _without_weights(stated, card, path, error)
     size = card.preprocess.size
     row = _index_row(card.architecture) if card.feature_layer is None else {}
     has_same_size = size[0] == size[1] == row.get("height", row.get("size"))
-    return ModelSpec(
-        name=card.name,
+    return stated(
         summary=f"card {path.name}: {card.architecture}, {size[0]} px, {card.pretrained_on}",
         load=partial(_load, card, weights),
         load_head=partial(_load_head, card, weights, path) if _has_head(card) else None,
         check=partial(_check, card, weights),
-        pretrained_on=card.pretrained_on,
         num_parameters=row.get("num_parameters"),
-        input_size=size[0],
         flops=row.get("flops") if has_same_size else None,
-        licence=card.licence,
-        file=str(path),
         identity=hashlib.sha256(f"{content} {hashlib.sha256(text).hexdigest()}".encode()).hexdigest(),
     )
 
 
-def _spec_without_weights(card: Card, path: Path, fault: ModelError) -> ModelSpec:
+def _without_weights(stated: Callable[..., ModelSpec], card: Card, path: Path, fault: ModelError) -> ModelSpec:
     """So that it is told with the faults of other models, and these are ranked."""
 
     def refuse(*_: Any) -> Any:
         raise ModelError(str(fault))
 
-    return ModelSpec(
-        name=card.name,
-        summary=f"card {path.name}: {card.architecture}, its weights are not there",
-        load=refuse,
-        load_head=refuse if _has_head(card) else None,
-        check=refuse,
-        pretrained_on=card.pretrained_on,
-        input_size=card.preprocess.size[0],
-        licence=card.licence,
-        file=str(path),
-        identity="no weights",
-    )
+    summary = f"card {path.name}: {card.architecture}, its weights are not there"
+    load_head = refuse if _has_head(card) else None
+    return stated(summary=summary, load=refuse, load_head=load_head, check=refuse, identity="no weights")
 
 
 def read_card(path: Path) -> tuple[Card, bytes]:

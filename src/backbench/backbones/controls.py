@@ -31,28 +31,10 @@ def describe_file_facts(census: Census) -> np.ndarray:
 
 
 SPECS = [
-    ModelSpec(
-        name="majority",
-        summary="control: always the most frequent class",
-        describe=describe_majority,
-        num_parameters=0,
-        flops=0.0,
-        is_control=True,
-    ),
-    ModelSpec(
-        name="colour",
-        summary="control: brightness and colour statistics, no shapes",
-        describe=describe_colours,
-        num_parameters=0,
-        flops=0.0,
-        is_control=True,
-    ),
-    ModelSpec(
-        name="file-facts",
-        summary="control: file facts (dimensions, bytes, format), no pixels",
-        describe=describe_file_facts,
-        num_parameters=0,
-        flops=0.0,
-        is_control=True,
-    ),
+    ModelSpec(name, f"control: {what}", describe=describe, num_parameters=0, flops=0.0, is_control=True)
+    for name, what, describe in (
+        ("majority", "always the most frequent class", describe_majority),
+        ("colour", "brightness and colour statistics, no shapes", describe_colours),
+        ("file-facts", "file facts (dimensions, bytes, format), no pixels", describe_file_facts),
+    )
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from backbench.backbones.core.defaults import is_on_disk
@@ -27,9 +27,9 @@ def find_faults(models: Iterable[ModelSpec]) -> dict[str, BackbenchError]:
     absent = [model for model in asked if model.ask is not None and not is_on_disk(model)]
     sources = {base_name(model.name): model for model in absent}
     with ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="ask") as pool:
-        refused = dict(zip(sources, pool.map(_ask, sources.values()), strict=True))
+        refused = dict(zip(sources, pool.map(_fault_of, (model.ask for model in sources.values())), strict=True))
     found = {model.name: refused[base_name(model.name)] for model in absent}
-    found |= {model.name: _check(model) for model in asked if found.get(model.name) is None}
+    found |= {model.name: _fault_of(model.check) for model in asked if found.get(model.name) is None}
     faults = {name: error for name, error in found.items() if error is not None}
     wrong = {name: error for name, error in faults.items() if isinstance(error, ConfigError)}
     if wrong:
@@ -37,19 +37,10 @@ def find_faults(models: Iterable[ModelSpec]) -> dict[str, BackbenchError]:
     return faults
 
 
-def _ask(model: ModelSpec) -> BackbenchError | None:
-    assert model.ask is not None  # the caller looked
+def _fault_of(step: Callable[[], None] | None) -> BackbenchError | None:
     try:
-        model.ask()
-    except BackbenchError as error:
-        return error
-    return None
-
-
-def _check(model: ModelSpec) -> BackbenchError | None:
-    try:
-        if model.check is not None:
-            model.check()
+        if step is not None:
+            step()
     except BackbenchError as error:
         return error
     return None

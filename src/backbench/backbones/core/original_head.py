@@ -17,21 +17,13 @@ from backbench.errors import ModelError, nearest
 from backbench.storage import read_file
 
 _MAX_CHANGE = 1e-4  # of a logit, relative to the largest, between the network's and those of the layer alone
-_SUBSETS = {  # names of ImageNet's parts -> timm's file of ids, in the order of the rows
-    "imagenet-1k": "imagenet_synsets.txt",
-    "imagenet-12k": "imagenet12k_synsets.txt",
-    "imagenet-21k": "imagenet21k_goog_synsets.txt",
-    "imagenet-21k-miil": "imagenet21k_miil_synsets.txt",
-    "imagenet-22k": "imagenet22k_synsets.txt",
-    "imagenet-22k-ms": "imagenet22k_ms_synsets.txt",
-}
-_SUBSET_OF_SIZE = {
-    1000: "imagenet-1k",
-    11221: "imagenet-21k-miil",
-    11821: "imagenet-12k",
-    21841: "imagenet-22k",
-    21842: "imagenet-22k-ms",
-    21843: "imagenet-21k",
+_SUBSETS = {  # names of ImageNet's parts -> timm's file of ids, in the order of the rows, and how many there are
+    "imagenet-1k": ("imagenet_synsets.txt", 1000),
+    "imagenet-12k": ("imagenet12k_synsets.txt", 11821),
+    "imagenet-21k": ("imagenet21k_goog_synsets.txt", 21843),
+    "imagenet-21k-miil": ("imagenet21k_miil_synsets.txt", 11221),
+    "imagenet-22k": ("imagenet22k_synsets.txt", 21841),
+    "imagenet-22k-ms": ("imagenet22k_ms_synsets.txt", 21842),
 }
 MAX_CLASSES_BYTES = 20_000_000
 
@@ -124,7 +116,7 @@ def take_torchvision_head(
 
 def classes_of_size(num_classes: int, name: str) -> tuple[str, ...]:
     """The ids of ImageNet's part with so many classes, in the order of the rows; ModelError if there is none."""
-    subset = _SUBSET_OF_SIZE.get(num_classes)
+    subset = next((name for name, (_, num) in _SUBSETS.items() if num == num_classes), None)
     if not num_classes:
         raise _no_head(name, "it was published without one")
     if subset is None:
@@ -134,7 +126,7 @@ def classes_of_size(num_classes: int, name: str) -> tuple[str, ...]:
 
 def read_subset(subset: str) -> tuple[str, ...]:
     """The ids of a part of ImageNet by name, in the order of the rows; from the lists that timm packages."""
-    return tuple(_info_file(_SUBSETS[subset]).read_text(encoding="utf-8").split())
+    return tuple(_info_file(_SUBSETS[subset][0]).read_text(encoding="utf-8").split())
 
 
 def read_head_classes(said: str, folder: Path, where: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from backbench.errors import ModelError
+from backbench.wording import list_some
 
 NUM_NAMED = 3
 
@@ -72,8 +73,10 @@ def check_state(
     """
     complaints = _differing_shapes(own, state)
     counters = {name for name in own if name.endswith("num_batches_tracked")}  # no evaluation reads them
-    complaints += _named("missing", [name for name in own if name not in state and name not in counters])
-    complaints += _named("unexpected", [name for name in state if name not in own and name not in unused])
+    missing = [name for name in own if name not in state and name not in counters]
+    unexpected = [name for name in state if name not in own and name not in unused]
+    complaints += [f"missing: {list_some(missing, NUM_NAMED)}"] if missing else []
+    complaints += [f"unexpected: {list_some(unexpected, NUM_NAMED)}"] if unexpected else []
     if complaints:
         raise ModelError(f"{where} does not fit the network: {'; '.join(complaints)}. {advice}")
 
@@ -87,13 +90,6 @@ def _differing_shapes(own: Mapping[str, torch.Tensor], state: Mapping[str, torch
     if len(differing) > NUM_NAMED:
         told.append(f"{len(differing) - NUM_NAMED} more shapes differ")
     return told
-
-
-def _named(word: str, names: list[str]) -> list[str]:
-    if not names:
-        return []
-    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
-    return [f"{word}: {', '.join(names[:NUM_NAMED])}{more}"]
 
 
 def _shape(tensor: torch.Tensor) -> str:

@@ -22,11 +22,11 @@ from backbench.data.fetch import fetch_file
 from backbench.data.listing import Ignored, Listing
 from backbench.data.scanner import sort_key
 from backbench.errors import DataError, DownloadError
-from backbench.locks import Lock
+from backbench.locks import make_folder_once
 from backbench.progress import Progress
 from backbench.registry import SourceSpec
 from backbench.runtime import cache_folder
-from backbench.storage import IN_CACHE, storage_error
+from backbench.storage import IN_CACHE
 from backbench.wording import count, list_some, quote
 
 LICENCE = "CC BY 4.0"
@@ -299,21 +299,12 @@ def _unpack(archive: Archive, packed: Path, root: Path, progress: Progress) -> N
     Raises:
         DownloadError: the archive can't be unpacked, or lacks what it should hold. StorageError.
     """
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with Lock(root.with_name(f".{root.name}.lock")):
-            if root.is_dir():  # another process was faster
-                return
-            progress.say(f"unpacking {packed.name}: {count(archive.num_images, 'image')}, once")
-            work = root.with_name(f".{root.name}.unpacking")
-            shutil.rmtree(work, ignore_errors=True)
-            try:
-                _extract(archive, packed, work)
-                work.rename(root)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        raise storage_error(root, error, IN_CACHE) from error
+
+    def extract(work: Path) -> None:
+        progress.say(f"unpacking {packed.name}: {count(archive.num_images, 'image')}, once")
+        _extract(archive, packed, work)
+
+    make_folder_once(root, extract, IN_CACHE)
 
 
 def _extract(archive: Archive, packed: Path, work: Path) -> None:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,11 +22,11 @@ from backbench.data.hub_parts import choose_parts, empty_part
 from backbench.data.listing import Ignored, Listing
 from backbench.data.splitfile import parse_part
 from backbench.errors import ConfigError, DataError, DownloadError, MissingExtra
-from backbench.locks import Lock
+from backbench.locks import make_folder_once
 from backbench.progress import Progress
 from backbench.registry import SourceSpec
 from backbench.runtime import cache_folder, has_network
-from backbench.storage import IN_CACHE, storage_error
+from backbench.storage import IN_CACHE
 from backbench.wording import count, escape, list_some, quote
 
 PREFIX = "hub:"
@@ -249,27 +248,19 @@ def _copy_images(split: Any, column: str, part: str, roots: Sequence[Path], prog
     folder = cache_folder() / "datasets" / f"hub-{identity}"
     if folder.is_dir():
         return folder
-    work = folder.with_name(f".{folder.name}.copying")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with Lock(folder.with_name(f".{folder.name}.lock")):
-            if folder.is_dir():  # another process was faster
-                return folder
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir()
-            with progress.bar(f"copying {escape(part)}", len(split)) as bar:
-                for start in range(0, len(split), BLOCK):
-                    cells = split[start : start + BLOCK][column]
-                    for row, cell in enumerate(cells, start=start):
-                        data = _read_cell(cell, roots)
-                        if data is not None:
-                            (work / f"{row:07d}{SUFFIX}").write_bytes(data)
-                    bar.advance(len(cells))
-            work.rename(folder)
-    except OSError as error:
-        raise storage_error(folder, error, IN_CACHE) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+
+    def copy(work: Path) -> None:
+        work.mkdir()
+        with progress.bar(f"copying {escape(part)}", len(split)) as bar:
+            for start in range(0, len(split), BLOCK):
+                cells = split[start : start + BLOCK][column]
+                for row, cell in enumerate(cells, start=start):
+                    data = _read_cell(cell, roots)
+                    if data is not None:
+                        (work / f"{row:07d}{SUFFIX}").write_bytes(data)
+                bar.advance(len(cells))
+
+    make_folder_once(folder, copy, IN_CACHE)
     return folder
 
 
