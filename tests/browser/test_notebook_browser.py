@@ -11,6 +11,7 @@ import pytest
 
 from backbench.report.notebook import render_classifier, render_ranking, render_run
 from backbench.report.ranked import rank_runs
+from backbench.report.summary import Sentence
 from reports import HOSTILE_NAMES, make_runs
 
 
@@ -18,7 +19,9 @@ def write_page(target: Path, *, page: str, text: str) -> str:
     """All three pieces, with hostile names, in a page of these colours; its address."""
     names = [f"{name}{row}" for row, name in enumerate(HOSTILE_NAMES)]
     runs = make_runs([0.9, 0.85, 0.5], classes=names, models=names[:3], data_name=names[0])
-    ranked = replace(rank_runs(runs), warnings=HOSTILE_NAMES, summary=HOSTILE_NAMES)
+    ranked = replace(
+        rank_runs(runs), warnings=HOSTILE_NAMES, sentences=tuple(Sentence(name, "lead") for name in HOSTILE_NAMES)
+    )
     epochs = [
         {
             "epoch": float(n),

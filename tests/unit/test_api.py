@@ -28,6 +28,7 @@ from backbench.records.schema import StoredRun
 from backbench.report import ranked as ranked_module
 from backbench.report.notebook import MAX_LINES, render_classifier, render_ranking, render_run
 from backbench.report.ranked import RankedRuns, rank_runs
+from backbench.report.summary import Sentence
 from backbench.runs import probe
 from backbench.runs import rank as study
 from backbench.stats.metric import Metric
@@ -390,7 +391,9 @@ def make_hostile(count: int = 3) -> tuple[RankedRuns, list[StoredRun]]:
         epoch = {"epoch": 1.0, "train_accuracy": 0.5, "train_loss": 1.2, "val_accuracy": 0.4, "val_loss": 1.0}
         history = {word: {"best_epoch": 1, "ended": word, "history": [epoch]}}
         runs.append(replace(run, record=record, history=history))
-    return replace(rank_runs(runs), warnings=tuple(HOSTILE), summary=tuple(HOSTILE)), runs
+    return replace(
+        rank_runs(runs), warnings=tuple(HOSTILE), sentences=tuple(Sentence(name, "lead") for name in HOSTILE)
+    ), runs
 
 
 def test_hostile_names_are_text_in_every_piece() -> None:

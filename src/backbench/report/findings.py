@@ -54,6 +54,8 @@ class Findings:
         recommended: the row to keep, the best or a cheaper one tied with it; None where no row is worth it.
         tied: the other rows without a significant difference from the best.
         num_rows: rows that may be called the best.
+        rival: of `tied` the cheapest, else another, for which it is known how many test images would separate it
+            from the best.
         cheaper: see `Cheaper`; None where the best is about as cheap.
         is_cheapest: the best is clearly cheaper than all that are tied with it.
         seen: rows whose models were trained on test images. failed: rows without figures.
@@ -67,6 +69,7 @@ class Findings:
     recommended: Row | None
     tied: tuple[Row, ...]
     num_rows: int
+    rival: Row | None
     cheaper: Cheaper | None
     is_cheapest: bool
     seen: tuple[Row, ...]
@@ -95,6 +98,7 @@ def find(rows: Sequence[Row]) -> Findings:
     seen = tuple(row for row in rows if row.accuracy is not None and row.num_test_seen)
     best = next((row for row in done if row.is_best), done[0] if done else None)
     tied = tuple(row for row in done if row.tied_with_best and row is not best)
+    cheapest = sorted(tied, key=total_seconds)[:1]
     cheaper, is_cheapest = (None, False) if best is None else _price(best, tied)
     units_needed = None if best is None else _units_needed(best, len(done))
     kind: Kind
@@ -117,6 +121,7 @@ def find(rows: Sequence[Row]) -> Findings:
         recommended=None if kind == "chance" else recommended,
         tied=tied,
         num_rows=len(done),
+        rival=next((row for row in (*cheapest, *tied) if row.needed_images is not None), None),
         cheaper=cheaper,
         is_cheapest=is_cheapest,
         seen=seen,
@@ -162,7 +167,6 @@ def total_seconds(row: Row) -> float:
 def _find_alarms(rows: Sequence[Row], *, can_prove: bool) -> list[tuple[Row, Alarm]]:
     """Controls that come too near; where nothing can be proved, a tie is no sign of it."""
     shown = [row for row in rows if row.accuracy is not None and not row.num_test_seen]
-    best = next((row for row in shown if row.is_best), None)
     majority = next((row.accuracy for row in shown if row.control and row.model == MAJORITY), 0.0)
     alarms = control_alarms(
         [row.accuracy or 0.0 for row in shown],
@@ -171,6 +175,5 @@ def _find_alarms(rows: Sequence[Row], *, can_prove: bool) -> list[tuple[Row, Ala
         majority or 0.0,
         [row.tied_with_best and can_prove for row in shown],
         n=max((row.n for row in shown), default=0),
-        is_pretrained=best is not None and best.pretrained,
     )
     return [(shown[alarm.row], alarm) for alarm in alarms]

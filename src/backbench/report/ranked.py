@@ -15,7 +15,7 @@ from backbench.records.schema import DataFacts, Predictions, RunRecord, StoredRu
 from backbench.report.comparability import gather_warnings
 from backbench.report.findings import Findings, find
 from backbench.report.rows import Row, make_rows
-from backbench.report.summary import control_warnings, summarise
+from backbench.report.summary import Sentence, control_warnings, summarise
 from backbench.stats.reliability import at_temperature
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ class RankedRuns:
     ids: tuple[str, ...]
     labels: np.ndarray
     classes: tuple[str, ...]
-    summary: tuple[str, ...]
+    findings: Findings
+    sentences: tuple[Sentence, ...]
     warnings: tuple[str, ...]
     details: DataDetails = DataDetails()
     interrupted: bool = False
@@ -115,10 +116,10 @@ class RankedRuns:
     def rows(self) -> list[Row]:
         return [entry.row for entry in self.entries]
 
-    @cached_property
-    def findings(self) -> Findings:
-        """What the rows say."""
-        return find(self.rows)
+    @property
+    def summary(self) -> tuple[str, ...]:
+        """The findings in sentences, the verdict first."""
+        return tuple(sentence.text for sentence in self.sentences)
 
     @cached_property
     def candidates(self) -> list[Entry]:
@@ -194,14 +195,16 @@ def rank_runs(
     ordered = [by_id[row.run_id] for row in rows]
     first = next((run.predictions for run in ordered if run.predictions is not None), None)
     data = records[0].data if data is None else data
+    findings = find(rows)
     return RankedRuns(
         data=data,
         entries=tuple(Entry(row, run, first) for row, run in zip(rows, ordered, strict=True)),
         ids=first.ids if first is not None else (),
         labels=first.labels if first is not None else np.zeros(0, np.int64),
         classes=first.classes if first is not None else data.classes,
-        summary=tuple(summarise(rows, data, num_openings=details.num_openings)),
-        warnings=tuple(gather_warnings(records, control_warnings(rows), [*doubles, *details.warnings])),
+        findings=findings,
+        sentences=summarise(findings, data, details.num_openings),
+        warnings=tuple(gather_warnings(records, control_warnings(findings), [*doubles, *details.warnings])),
         details=details,
         interrupted=interrupted,
     )

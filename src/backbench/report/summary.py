@@ -1,18 +1,17 @@
-"""The ranking in a few plain sentences, made by fixed rules from what `findings.find` decided."""
+"""The sentences on a ranking, made from the facts that `findings.find` decided; nothing is decided here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 from backbench.progress import format_seconds
 from backbench.records.schema import DataFacts
-from backbench.report.findings import Cheaper, Findings, find, total_seconds
+from backbench.report.findings import Cheaper, Findings, total_seconds
 from backbench.report.rows import Row
 from backbench.report.text import percent, printable
-from backbench.stats.compare import control_words
+from backbench.stats.compare import Alarm, control_family
 from backbench.wording import count, join_names
-
-__all__ = ["control_warnings", "describe_cheaper", "join_names", "lead_sentences", "summarise"]
 
 _MAX_IMAGES = 1_000_000
 _FEW_IMAGES = 50
@@ -22,57 +21,98 @@ _HEADS = {
     "knn": "a nearest-neighbour head",
     "centroid": "a nearest-centroid head",
 }
+_SHORTCUT = "the data may have a shortcut: look at"
+_SIMPLE = "the classes may differ in something simple"
+_CONTROLS = {
+    "majority": ("always answering the commonest class reaches", "nothing was learned that this figure can show"),
+    "colour": (
+        "colour and brightness statistics alone reach",
+        f"{_SHORTCUT} background, light and camera of each class",
+    ),
+    "file-facts": (
+        "file facts (size, bytes, format) alone reach",
+        f"{_SHORTCUT} where the files of each class come from",
+    ),
+    "untrained": ("an untrained network reaches", _SIMPLE),
+    "pixels": ("the bare pixels reach", _SIMPLE),
+}
 
 
-def summarise(rows: Sequence[Row], data: DataFacts, *, num_openings: int | None = None) -> list[str]:
-    """What a reader with a minute must know: up to eight sentences, worst news included.
+class Sentence(NamedTuple):
+    """One sentence: the verdict, what stands beside it on a page, or what a reader may learn later."""
+
+    text: str
+    place: Literal["verdict", "lead", "caveat"]
+
+
+def summarise(found: Findings, data: DataFacts, num_openings: int | None = None) -> tuple[Sentence, ...]:
+    """What a reader with a minute must know: up to eight sentences, worst news included, the verdict first.
 
     In this order: the row to use, with its figures; which rows have no part in this, because their models were
     trained on test images; who is tied with it and what that costs; how many test images
     would separate them; what the controls say; the weakest class; how far to trust the winner's figure; failures.
 
     Args:
-        rows: as `make_rows` gives them.
         data: what was measured on.
         num_openings: how often the test split has been opened so far, over all runs; None: not known.
     """
-    found = find(rows)
     best = found.best
     if best is None:
-        return _untrusted(found) if found.seen else _nothing(found)
-    said = [_verdict(found, best), *_few_units(found, best), *_seen(found.seen)]
+        first, *rest = _untrusted(found) if found.seen else _nothing(found)
+        return Sentence(first, "verdict"), *(Sentence(text, "lead") for text in rest)
+    return tuple(_say(found, best, data, num_openings))
+
+
+def _say(found: Findings, best: Row, data: DataFacts, num_openings: int | None) -> Iterator[Sentence]:
+    yield Sentence(_verdict(found, best), "verdict")
+    for text in (*_few_units(found, best), *_seen(found.seen)):
+        yield Sentence(text, "lead")
     if found.kind == "chance":
-        said.append("Check the labels, add images, or try other models: none of these rows is worth keeping.")
+        text = "Check the labels, add images, or try other models: none of these rows is worth keeping."
+        yield Sentence(text, "caveat")
     elif found.tied:
-        said += [_ties(found, best), *_needed(found, best)]
-    said += _controls(found)
-    said += [] if found.kind == "chance" else _weakest(best)
-    said += _trust(best, found, data, num_openings)
-    if found.failed:
-        said.append(f"{count(len(found.failed), 'run')} failed: {join_names([row.name for row in found.failed])}.")
-    return said
+        yield Sentence(_ties(found, best), "lead")
+        yield from (Sentence(text, "caveat") for text in _needed(found, best))
+    yield from (Sentence(text, "caveat") for text in _controls(found))
+    yield from (Sentence(text, "lead") for text in _weakest(found, best))
+    for text in (*_trust(best, found, data, num_openings), *_failed(found)):
+        yield Sentence(text, "caveat")
 
 
-def lead_sentences(found: Findings) -> list[str]:
-    """Those of the summary that stand beside the verdict where the rest follows later."""
-    best = found.best
-    if best is None:
-        return _untrusted(found)[1:] if found.seen else _nothing(found)[1:]
-    ties = [_ties(found, best)] if found.tied and found.kind != "chance" else []
-    return [*_few_units(found, best), *_seen(found.seen), *ties, *_weakest(best)]
-
-
-def control_warnings(rows: Sequence[Row]) -> list[str]:
+def control_warnings(found: Findings) -> list[str]:
     """Sentences on controls that come near the best row, naming what they look at, see `control_alarms`; else on
     rows that are not proved better than one."""
-    found = find(rows)
     if found.alarms or not found.unbeaten:
-        return [alarm.text for _, alarm in found.alarms]
-    are = "is" if len(found.unbeaten) == 1 else "are"
+        return [_alarm(found, control, alarm) for control, alarm in found.alarms]
     names = join_names([row.name for row in found.unbeaten])
-    return [
-        f"{len(found.unbeaten)} of {count(found.num_rows, 'row')} {are} not proved better than a control: {names}"
-    ]
+    return [f"{_unbeaten(found)} not proved better than a control: {names}"]
+
+
+def _alarm(found: Findings, control: Row, alarm: Alarm) -> str:
+    """What a control near the best row means. Pretraining is judged only where the best row has some."""
+    best = found.best
+    looks_at, meaning = _control_words(control.model)
+    reach, top = (f"{100 * ((row and row.accuracy) or 0.0):.0f} %" for row in (control, best))
+    if meaning == _SIMPLE and best is not None and best.is_best and best.pretrained:
+        meaning = (
+            f"pretraining adds little here: {_SIMPLE}"
+            if alarm.is_near
+            else "more than half of what can be gained over the commonest class needs no pretraining"
+        )
+    text = {
+        "above": f"{looks_at} {reach}, no less than the best row ({top}): {meaning}.",
+        "tied": f"{looks_at} {reach}, tied with the best row ({top}): {meaning}.",
+        "few": f"{looks_at} {reach}, and {control.n:,} test images are too few to prove the best row ({top}) "
+        "better.",
+        "half": f"{looks_at} {reach} where the best row reaches {top}: {meaning}.",
+    }[alarm.how]
+    return text[0].upper() + text[1:]
+
+
+def _control_words(name: str) -> tuple[str, str]:
+    """What a control looks at, with a verb for its figure, and what it means when that comes near the best."""
+    unknown = f"the control {name} alone reaches", f"{_SHORTCUT} what it sees"
+    return _CONTROLS.get(control_family(name), unknown)
 
 
 def _nothing(found: Findings) -> list[str]:
@@ -170,9 +210,8 @@ def _ties(found: Findings, best: Row) -> str:
 
 
 def _needed(found: Findings, best: Row) -> list[str]:
-    """How many test images would separate the best from its cheapest rival, or another for which that is known."""
-    cheapest = min(found.tied, key=total_seconds)
-    rival = next((row for row in (cheapest, *found.tied) if row.needed_images is not None), None)
+    """How many test images would separate the best from a rival."""
+    rival = found.rival
     if rival is None:
         return []
     pair = f"{printable(best.name)} from {printable(rival.name)}"
@@ -210,13 +249,14 @@ def _unbeaten(found: Findings) -> str:
 
 
 def _control_phrase(control: Row) -> str:
-    return f"{control_words(control.model)} {percent(control.accuracy, control.n)}"
+    return f"{_control_words(control.model)[0]} {percent(control.accuracy, control.n)}"
 
 
-def _weakest(best: Row) -> list[str]:
-    if best.weakest_class is None or best.weakest_recall is None or best.weakest_recall >= 1:
+def _weakest(found: Findings, best: Row) -> list[str]:
+    recall = 1.0 if best.weakest_recall is None else best.weakest_recall
+    if found.kind == "chance" or best.weakest_class is None or recall >= 1:
         return []
-    share = f"{best.weakest_recall * 100:.0f} % of {count(best.weakest_n or 0, 'test image')}"
+    share = f"{recall * 100:.0f} % of {count(best.weakest_n or 0, 'test image')}"
     return [f"Weakest class: {printable(best.weakest_class)} ({share})."]
 
 
@@ -235,6 +275,11 @@ def _trust(best: Row, found: Findings, data: DataFacts, num_openings: int | None
         classes = count(len(data.classes), "class", "classes")
         said.append(f"{count(best.n, 'test image')} of {classes} decide{'s' * (best.n == 1)} little: add more.")
     return said
+
+
+def _failed(found: Findings) -> list[str]:
+    failed = found.failed
+    return [f"{count(len(failed), 'run')} failed: {join_names([row.name for row in failed])}."] if failed else []
 
 
 def _head(row: Row) -> str:

@@ -28,7 +28,6 @@ from backbench.records.schema import RunRecord, StoredRun
 from backbench.registry import ModelSpec, find_method, find_model, resolve_options
 from backbench.report.ranked import RankedRuns, describe_manifest, rank_runs
 from backbench.report.rows import Row, make_rows
-from backbench.report.summary import join_names
 from backbench.report.table import render_live_line, render_table
 from backbench.runs.context import RunContext, deadline_after, stoppable
 from backbench.runs.estimate import Plan, describe_power, estimate_training, make_plan
@@ -36,6 +35,7 @@ from backbench.runs.finish import record_failure
 from backbench.runs.identity import Resolved, describe_data, resolve, test_groups
 from backbench.runs.probe import Shared
 from backbench.runs.run import is_begun, run
+from backbench.wording import join_names
 
 CONTROLS = ("majority", "colour", "file-facts", "untrained")
 CONTROL_METHOD = MethodConfig(name="logistic")

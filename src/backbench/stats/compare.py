@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -274,45 +275,29 @@ def design_effect(a_correct: np.ndarray, b_correct: np.ndarray, groups: Sequence
     return max(1.0, together / separate) if separate else 1.0
 
 
-_SHORTCUT = "the data may have a shortcut: look at"
-_SIMPLE = "the classes may differ in something simple"
-_WORDS = {
-    "majority": ("always answering the commonest class reaches", "nothing was learned that this figure can show"),
-    "colour": (
-        "colour and brightness statistics alone reach",
-        f"{_SHORTCUT} background, light and camera of each class",
-    ),
-    "file-facts": (
-        "file facts (size, bytes, format) alone reach",
-        f"{_SHORTCUT} where the files of each class come from",
-    ),
-    "untrained": ("an untrained network reaches", _SIMPLE),
-    "pixels": ("the bare pixels reach", _SIMPLE),
-}
+FAMILIES = ("majority", "colour", "file-facts", "untrained", "pixels")
+"""What controls look at; those of one family have names that begin with it."""
 
 
-def control_words(name: str) -> str:
-    """What a control looks at, and a verb for its figure: 'colour and brightness statistics alone reach'."""
-    return _words(name)[0]
-
-
-def _words(name: str) -> tuple[str, str]:
-    for key, words in _WORDS.items():
-        if name.replace("_", "-").startswith(key):
-            return words
-    return f"the control {name} alone reaches", f"{_SHORTCUT} what it sees"
+def control_family(name: str) -> str:
+    """What a control looks at: one of FAMILIES, else its own name."""
+    return next((family for family in FAMILIES if name.replace("_", "-").startswith(family)), name)
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A control, by its place among the rows, that comes too near the best row, and the sentence that says so.
+    """A control, by its place among the rows, that comes too near the best row.
 
-    `is_near`: tied with the best or above it; else it makes more than half of its gain over the majority class.
+    how: 'above': no less accurate than the best; 'tied' with it; 'few': tied, though it makes less than half of
+    the best row's gain over the majority class, so that the test images are too few; 'half': makes more than half.
     """
 
     row: int
-    is_near: bool
-    text: str
+    how: Literal["above", "tied", "few", "half"]
+
+    @property
+    def is_near(self) -> bool:
+        return self.how != "half"
 
 
 def control_alarms(
@@ -323,23 +308,18 @@ def control_alarms(
     is_tied: Sequence[bool],
     *,
     n: int,
-    is_pretrained: bool = True,
 ) -> list[Alarm]:
     """Controls that come too near the best, worst first; none when all is well.
 
     A control alarms when it is tied with the best row or beats it, or when it makes more than half of the best
     row's gain over the majority class while the lower end of its own 95 % interval is above the majority class.
-    Pretraining is judged only where there is some to judge: it "adds little" when a network or pixels without it
-    do no worse; otherwise the sentence says which part of the gain needs none of it. A control that is tied though
-    it makes less than half of that gain says nothing of the data: the test images are too few. A control that is
-    no better than the majority class has found no shortcut, so that only the majority class itself is named then.
-    Each control is named once, by its best row.
+    A control that is no better than the majority class has found no shortcut, so that only the majority class
+    itself is named then. Of each family of controls only the best is named.
 
     Args:
         accuracies, is_control, names, is_tied: for each row: names of models, ties with the best.
         majority_accuracy: of always answering the commonest class.
         n: test images.
-        is_pretrained: whether the best row's weights are.
     """
     ordinary = [accuracy for accuracy, control in zip(accuracies, is_control, strict=True) if not control]
     if not ordinary:
@@ -348,24 +328,14 @@ def control_alarms(
     controls = [row for row in range(len(names)) if is_control[row]]
     found: dict[str, Alarm] = {}
     for row in sorted(controls, key=lambda row: -accuracies[row]):
-        looks_at, meaning = _words(names[row])
-        reach, top = f"{accuracies[row] * 100:.0f} %", f"{best * 100:.0f} %"
-        is_most = accuracies[row] - majority_accuracy > (best - majority_accuracy) / 2
-        if looks_at in found or (names[row] != "majority" and accuracies[row] <= majority_accuracy):
+        family, accuracy = control_family(names[row]), accuracies[row]
+        is_most = accuracy - majority_accuracy > (best - majority_accuracy) / 2
+        if family in found or (names[row] != "majority" and accuracy <= majority_accuracy):
             continue
-        if meaning == _SIMPLE and is_pretrained and (is_tied[row] or accuracies[row] >= best):
-            meaning = f"pretraining adds little here: {_SIMPLE}"
-        elif meaning == _SIMPLE and is_pretrained:
-            meaning = "more than half of what can be gained over the commonest class needs no pretraining"
-        if accuracies[row] >= best:
-            text = f"{looks_at} {reach}, no less than the best row ({top}): {meaning}."
-        elif is_tied[row] and (is_most or names[row] == "majority"):
-            text = f"{looks_at} {reach}, tied with the best row ({top}): {meaning}."
+        if accuracy >= best:
+            found[family] = Alarm(row, "above")
         elif is_tied[row]:
-            text = f"{looks_at} {reach}, and {n:,} test images are too few to prove the best row ({top}) better."
-        elif is_most and wilson_interval(round(accuracies[row] * n), n)[0] > majority_accuracy:
-            text = f"{looks_at} {reach} where the best row reaches {top}: {meaning}."
-        else:
-            continue
-        found[looks_at] = Alarm(row, accuracies[row] >= best or is_tied[row], text[0].upper() + text[1:])
+            found[family] = Alarm(row, "tied" if is_most or names[row] == "majority" else "few")
+        elif is_most and wilson_interval(round(accuracy * n), n)[0] > majority_accuracy:
+            found[family] = Alarm(row, "half")
     return list(found.values())

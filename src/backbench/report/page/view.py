@@ -13,7 +13,6 @@ from backbench.report.page.classes import show_classes, show_matrix
 from backbench.report.page.inputs import Evidence
 from backbench.report.page.marks import Axis, make_axis, name, points, sentence
 from backbench.report.ranked import Entry, RankedRuns
-from backbench.report.summary import lead_sentences
 from backbench.report.text import percent
 from backbench.wording import count
 
@@ -98,10 +97,12 @@ def make_view(ranked: RankedRuns, evidence: Evidence, *, key: str) -> dict[str, 
 
 def _sentences(ranked: RankedRuns) -> dict[str, Any]:
     """The summary in three parts: the verdict, what the first screen adds to it, what the doubts say later."""
-    first, *rest = ranked.summary
-    of_lead = lead_sentences(ranked.findings)
-    lead, caveats = [text for text in rest if text in of_lead], [text for text in rest if text not in of_lead]
-    return {"verdict": _shown(first), "lead": list(map(_shown, lead)), "caveats": list(map(_shown, caveats))}
+    verdict, *rest = ranked.sentences
+    return {
+        "verdict": _shown(verdict.text),
+        "lead": [_shown(sentence.text) for sentence in rest if sentence.place == "lead"],
+        "caveats": [_shown(sentence.text) for sentence in rest if sentence.place == "caveat"],
+    }
 
 
 def _shown(sentence: str) -> str:
