@@ -82,16 +82,15 @@ def test_matrices_that_are_not_square_are_refused() -> None:
 
 def test_bins_hold_every_image_once_and_certainty_lies_in_the_last() -> None:
     bins = reliability_bins(np.array([0.05, 0.11, 0.19, 1.0, 0.9]), np.array([False, True, False, True, True]))
-    assert bins.num_images.tolist() == [1, 2, 2]
-    assert bins.left.tolist() == [0.0, 0.1, 0.9]
-    assert bins.accuracy.tolist() == [0.0, 0.5, 1.0]
-    np.testing.assert_allclose(bins.confidence, [0.05, 0.15, 0.95])
-    assert (bins.low <= bins.accuracy).all()
-    assert (bins.high >= bins.accuracy).all()
+    assert [each.n for each in bins] == [1, 2, 2]
+    assert [each.left for each in bins] == [0.0, 0.1, 0.9]
+    assert [each.accuracy for each in bins] == [0.0, 0.5, 1.0]
+    np.testing.assert_allclose([each.confidence for each in bins], [0.05, 0.15, 0.95])
+    assert all(each.low <= each.accuracy <= each.high for each in bins)
 
 
 def test_no_images_make_no_bins() -> None:
-    assert len(reliability_bins(np.array([]), np.array([])).num_images) == 0
+    assert reliability_bins(np.array([]), np.array([])) == ()
 
 
 def test_a_temperature_changes_probabilities_as_it_changes_logits() -> None:

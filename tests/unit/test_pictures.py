@@ -21,15 +21,16 @@ from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import ConfigError, StorageError
 from backbench.records import folders
 from backbench.records.schema import Cost, DataFacts, Failure, MethodFacts, ModelFacts, Predictions, RunRecord
+from backbench.report.charts.cost import COSTS
+from backbench.report.charts.labels import place_labels, spread_labels
 from backbench.report.figures import style
 from backbench.report.figures.calibration import draw_coverage, draw_reliability
 from backbench.report.figures.classes import draw_class_heat_map, draw_per_class
 from backbench.report.figures.confusion import draw_confusion
 from backbench.report.figures.curves import draw_learning_curves
 from backbench.report.figures.embedding import draw_embedding
-from backbench.report.figures.labels import place_labels, spread_labels
 from backbench.report.figures.of_run import write_comparison_pictures, write_run_pictures
-from backbench.report.figures.scatter import COSTS, draw_cost, pareto_front
+from backbench.report.figures.scatter import draw_cost
 from backbench.report.figures.sheets import draw_grid
 from backbench.report.rows import Row
 from backbench.stats.confusion import count_confusion
@@ -132,7 +133,7 @@ def test_text_and_marks_stand_out_from_what_is_behind_them(theme: str) -> None:
         assert _contrast(look[role], look["page"]) >= 2.95, role
     for ramp in ("error", "share"):
         for step in range(1, style.NUM_STEPS + 1):
-            assert _contrast(on_step(look, step), look[f"{ramp}-{step}"]) >= 4.5, (ramp, step)
+            assert _contrast(look[on_step(step)], look[f"{ramp}-{step}"]) >= 4.5, (ramp, step)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -347,11 +348,6 @@ def test_curves_without_any_phase_are_an_empty_picture() -> None:
 
 
 # Cost
-
-
-def test_the_front_is_what_nothing_cheaper_beats() -> None:
-    assert pareto_front([3.0, 1.0, 2.0, 2.0, 4.0], [0.9, 0.5, 0.4, 0.6, 0.9]) == [1, 3, 0]
-    assert pareto_front([], []) == []
 
 
 def test_cost_names_rows_and_leaves_out_what_has_no_price() -> None:

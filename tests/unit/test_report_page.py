@@ -23,13 +23,14 @@ from backbench.config import Augment
 from backbench.explain.evidence import make_thumbnail
 from backbench.records.schema import MethodFacts, Predictions, StoredRun
 from backbench.report.cards import render_data_card, render_model_card
+from backbench.report.charts.chart import make_axis, make_log_axis
+from backbench.report.charts.cost import Point, pareto_front
 from backbench.report.export import in_csv, in_markdown, render_csv, render_json, render_markdown
-from backbench.report.page import classes, doubt, faults, marks, ranking
-from backbench.report.page.charts import Point, draw_whisker, pareto_front
+from backbench.report.page import classes, doubt, faults, ranking
 from backbench.report.page.inputs import Evidence, Explanation, FeatureMap, Thumbnail
-from backbench.report.page.marks import make_log_axis
 from backbench.report.page.origin import compare_settings, repeat_commands
 from backbench.report.page.render import make_environment, render_report
+from backbench.report.page.svg import draw_whisker
 from backbench.report.page.view import MAX_THUMBNAILS, wanted_images
 from backbench.report.ranked import DataDetails, group_runs, rank_runs
 from backbench.report.text import printable
@@ -473,15 +474,17 @@ def test_trust_of_honest_and_of_boastful_confidences():
 
 def test_the_front_is_what_nothing_cheaper_beats():
     def point(label: str, cost: float, value: float) -> Point:
-        return Point(label, label, cost, value, value, value, "other")
+        return Point(label, 1, cost, value, value, value, "other", is_important=False)
 
     points = [point("dear", 9, 0.9), point("bad", 5, 0.5), point("cheap", 1, 0.6), point("equal", 10, 0.9)]
-    assert [found.label for found in pareto_front(points)] == ["cheap", "dear"]
+    points += [point("as cheap, but worse", 1, 0.5), point("cheaper than dear", 2, 0.65)]
+    assert [found.label for found in pareto_front(points)] == ["cheap", "cheaper than dear", "dear"]
+    assert pareto_front([]) == []
 
 
 @pytest.mark.parametrize("values", [[0.5], [0.0, 1.0], [0.93, 0.95], [0.999, 1.0], [0.0], [1.0], []])
 def test_an_axis_holds_its_values_and_has_round_ticks(values: list[float]):
-    axis = marks.make_axis(values)
+    axis = make_axis(values)
     assert axis.low <= min(values, default=0.5)
     assert max(values, default=0.5) <= axis.high
     assert 2 <= len(axis.ticks) <= 9
@@ -489,7 +492,7 @@ def test_an_axis_holds_its_values_and_has_round_ticks(values: list[float]):
 
 
 def test_a_row_far_below_is_marked_at_the_edge_instead_of_drawn_inside():
-    axis = marks.make_axis([0.9, 1.0])
+    axis = make_axis([0.9, 1.0])
     assert "◂" in draw_whisker(0.1, 0.05, 0.2, axis, "control")
     assert "circle" in draw_whisker(0.95, 0.9, 0.99, axis, "best")
 
@@ -658,10 +661,10 @@ def test_the_threshold_of_the_model_is_marked_where_it_lies() -> None:
     entry = ranked.candidates[0]
     kept = entry.told.max(axis=1) >= 0.5
     right = entry.told.argmax(axis=1) == ranked.labels
-    found = doubt.measure_trust(entry, ranked.labels).at_threshold
+    found = doubt.measure_trust(entry, ranked.labels).curve.at_threshold
     assert found == pytest.approx((kept.mean(), right[kept].mean()))
-    assert "The dot: at the threshold" in render_report([ranked])
-    assert "The dot: at the threshold" not in render_report([rank_runs(runs)])
+    assert "The diamond: at the threshold" in render_report([ranked])
+    assert "The diamond: at the threshold" not in render_report([rank_runs(runs)])
 
 
 def test_groups_in_several_parts_are_not_told_as_kept_whole() -> None:
@@ -698,7 +701,7 @@ def test_the_time_of_one_image_is_written_as_people_do(rate: float, words: str) 
 
 @pytest.mark.parametrize("values", [[3.1, 3.3], [2.0, 2.0], [0.5, 50], [1, 9], [0.01, 1000]])
 def test_a_cost_axis_has_ticks_however_near_its_values_lie(values: list[float]) -> None:
-    assert 2 <= len(make_log_axis(values).ticks) <= 7
+    assert 2 <= len(make_log_axis(values, str).ticks) <= 7
 
 
 def test_a_page_of_rows_that_all_saw_test_images() -> None:

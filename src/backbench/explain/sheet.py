@@ -6,25 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
 from backbench.explain.heat import Heat, colour, overlay
 from backbench.explain.samples import Sample
-from backbench.report.figures.style import (
-    LINE,
-    MARGIN,
-    Look,
-    canvas,
-    find_look,
-    fit_text,
-    header_height,
-    new_figure,
-    text_width,
-    write,
-    write_header,
-)
+from backbench.report.figures.canvas import Canvas
+from backbench.report.figures.style import LINE, MARGIN, fit_text, text_width
 from backbench.report.text import percent
 
 CELL_WIDTH, CELL_HEIGHT = 220.0, 180.0
@@ -33,7 +21,6 @@ ROWS_PER_SHEET = 12
 _PIXELS = 2  # of a picture for one of the figure: as sharp as the PNG
 _LEGEND = 20.0
 _MIN_WIDTH = 700.0
-_SMALL = 64
 MAX_FILTERS = 128
 _MAX_MAPS = 14
 
@@ -63,25 +50,23 @@ def draw_explanations(
         explanations: one row for each sample, in it one entry for each model.
         title: of the sheet; below it stands how to read the colours.
     """
-    look = find_look(theme)
-    top = header_height(title, "-") + _LEGEND + 2 * LINE + 8
+    above = _LEGEND + 2 * LINE + 8
     heights = [_shown_size(sample.image)[1] + 2 * LINE + GAP for sample in samples]
     width = max(2 * MARGIN + (1 + len(models)) * CELL_WIDTH + len(models) * GAP, _MIN_WIDTH)
-    figure = new_figure(width, top + sum(heights) + MARGIN, theme)
-    page = canvas(figure)
-    write_header(figure, look, title, _say_kinds(explanations))
-    _draw_legend(page, look, header_height(title, "-"))
+    canvas = Canvas(title, _say_kinds(explanations) or "-", width, above + sum(heights) + MARGIN, theme)
+    _draw_legend(canvas)
+    top = canvas.top + above
     for column, (name, more) in enumerate((("image", ""), *models)):
         x = MARGIN + column * (CELL_WIDTH + GAP)
-        write(page, x, top - LINE - 8, fit_text(name, CELL_WIDTH, bold=True), look["text"], bold=True)
-        write(page, x, top - 8, fit_text(more, CELL_WIDTH), look["muted"])
+        canvas.write(x, top - LINE - 8, fit_text(name, CELL_WIDTH, bold=True), bold=True)
+        canvas.write(x, top - 8, fit_text(more, CELL_WIDTH), "muted")
     for sample, answers, height in zip(samples, explanations, heights, strict=True):
-        _draw_row(page, look, top, sample, answers)
+        _draw_row(canvas, top, sample, answers)
         top += height
-    return figure
+    return canvas.figure
 
 
-def _draw_row(axes: Axes, look: Look, top: float, sample: Sample, answers: Sequence[Explanation]) -> None:
+def _draw_row(canvas: Canvas, top: float, sample: Sample, answers: Sequence[Explanation]) -> None:
     truth = "" if sample.truth is None else f"true: {sample.truth}"
     cells = [(sample.image, sample.name, "", truth, False)]
     for answer in answers:
@@ -92,14 +77,14 @@ def _draw_row(axes: Axes, look: Look, top: float, sample: Sample, answers: Seque
     for column, (image, name, sure, second, is_marked) in enumerate(cells):
         x = MARGIN + column * (CELL_WIDTH + GAP)
         width, height = _shown_size(image)
-        place_image(axes, image, (x, top, width, height))
+        canvas.image(image, (x, top, width, height))
         y = top + height + LINE - 4
         said = fit_text(name, CELL_WIDTH - text_width(sure))
-        write(axes, x, y, said, look["text"])
+        canvas.write(x, y, said)
         # apart, as a name that is written from right to left would take the figure with it
-        write(axes, x + text_width(said), y, sure, look["text"])
-        role = "text" if is_marked else "muted"
-        write(axes, x, y + LINE - 2, fit_text(second, CELL_WIDTH, bold=is_marked), look[role], bold=is_marked)
+        canvas.write(x + text_width(said), y, sure)
+        words = fit_text(second, CELL_WIDTH, bold=is_marked)
+        canvas.write(x, y + LINE - 2, words, "text" if is_marked else "muted", bold=is_marked)
 
 
 def _shown_size(image: np.ndarray) -> tuple[float, float]:
@@ -128,28 +113,14 @@ def _judge(answer: Explanation, truth: str | None) -> str:
     return ", ".join([f"✗ wrong, true: {fit_text(truth, room, bold=True)}", *unsure])
 
 
-def _draw_legend(axes: Axes, look: Look, top: float) -> None:
+def _draw_legend(canvas: Canvas) -> None:
     """The ramp of colours from least to most, and what grey means."""
     ramp = np.repeat(colour(np.linspace(0, 1, 128))[None], 4, axis=0).astype(np.uint8)
-    write(axes, MARGIN, top + 10, "least", look["muted"])
-    place_image(axes, ramp, (MARGIN + 42, top, 128, 12))
-    write(axes, MARGIN + 178, top + 10, "most, in each image", look["muted"])
-    write(axes, MARGIN + 340, top + 10, "pale grey: cut away, the model did not see it", look["muted"])
-
-
-def place_image(axes: Axes, image: np.ndarray, box: tuple[float, float, float, float]) -> None:
-    """Draw pixels into (left, top, width, height) of a canvas; small ones as tiles, large ones made smaller."""
-    left, top, width, height = box
-    limits = axes.get_xlim(), axes.get_ylim()
-    axes.imshow(
-        _shrink(image),
-        extent=(left, left + width, top + height, top),
-        aspect="auto",
-        interpolation="nearest" if max(image.shape[:2]) < _SMALL else "antialiased",
-        zorder=2,
-    )
-    axes.set_xlim(*limits[0])
-    axes.set_ylim(*limits[1])
+    top = canvas.top
+    canvas.write(MARGIN, top + 10, "least", "muted")
+    canvas.image(ramp, (MARGIN + 42, top, 128, 12))
+    canvas.write(MARGIN + 178, top + 10, "most, in each image", "muted")
+    canvas.write(MARGIN + 340, top + 10, "pale grey: cut away, the model did not see it", "muted")
 
 
 def _shrink(image: np.ndarray) -> np.ndarray:
@@ -173,21 +144,10 @@ def _scaled(heat: Heat, image: np.ndarray) -> Heat:
 
 def draw_filters(filters: np.ndarray, *, title: str, subtitle: str, theme: str = "light") -> Figure:
     """Filters, (n, 3, k, k) in 0..1, as a grid of tiles; at most the first 128."""
-    look = find_look(theme)
-    shown = filters[:MAX_FILTERS]
-    columns = min(16, len(shown))
-    rows = -(-len(shown) // columns)
-    side, gap = 40.0, 6.0
-    top = header_height(title, subtitle)
-    width = max(560.0, 2 * MARGIN + columns * (side + gap))
-    figure = new_figure(width, top + rows * (side + gap) + MARGIN, theme)
-    write_header(figure, look, title, subtitle)
-    for number, tile in enumerate(shown):
-        row, column = divmod(number, columns)
-        pixels = np.round(tile.transpose(1, 2, 0) * 255).astype(np.uint8)
-        box = (MARGIN + column * (side + gap), top + row * (side + gap), side, side)
-        place_image(canvas(figure), pixels, box)
-    return figure
+    tiles = [np.round(tile.transpose(1, 2, 0) * 255).astype(np.uint8) for tile in filters[:MAX_FILTERS]]
+    columns = min(16, len(tiles))
+    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+    return _draw_tiles(rows, 46.0, 6.0, 560.0, title, subtitle, theme)
 
 
 def draw_positions(similarity: np.ndarray, *, title: str, theme: str = "light") -> Figure:
@@ -198,22 +158,31 @@ def draw_positions(similarity: np.ndarray, *, title: str, theme: str = "light") 
 
     At most 14 x 14 patches are drawn, evenly chosen.
     """
-    look = find_look(theme)
     num_rows, num_columns = similarity.shape[:2]
     rows = np.unique(np.linspace(0, num_rows - 1, min(num_rows, _MAX_MAPS)).round().astype(int))
     columns = np.unique(np.linspace(0, num_columns - 1, min(num_columns, _MAX_MAPS)).round().astype(int))
     num = num_rows * num_columns
     others = similarity.reshape(num, num)[~np.eye(num, dtype=bool)]  # each is 1 to itself, which tells nothing
     low, high = np.quantile(others, (0.01, 0.99)) if num > 1 else (0.0, 1.0)
-    side, gap = 36.0, 5.0
+    scaled = np.clip((similarity - low) / max(high - low, 1e-6), 0.0, 1.0)
+    tiles = [[colour(scaled[row, column]).astype(np.uint8) for column in columns] for row in rows]
     subtitle = f"each tile: how alike all places are to one patch. Colours: cosine {low:.2f} to {high:.2f}"
-    top = header_height(title, subtitle)
-    width = max(600.0, 2 * MARGIN + len(columns) * (side + gap))
-    figure = new_figure(width, top + len(rows) * (side + gap) + MARGIN, theme)
-    write_header(figure, look, title, subtitle)
-    for place_row, row in enumerate(rows):
-        for place_column, column in enumerate(columns):
-            values = np.clip((similarity[row, column] - low) / max(high - low, 1e-6), 0.0, 1.0)
-            box = (MARGIN + place_column * (side + gap), top + place_row * (side + gap), side, side)
-            place_image(canvas(figure), colour(values).astype(np.uint8), box)
-    return figure
+    return _draw_tiles(tiles, 41.0, 5.0, 600.0, title, subtitle, theme)
+
+
+def _draw_tiles(
+    rows: Sequence[Sequence[np.ndarray]],
+    step: float,
+    gap: float,
+    min_width: float,
+    title: str,
+    subtitle: str,
+    theme: str,
+) -> Figure:
+    """Tiles in rows, `step` pixels from one to the next, `gap` of them between."""
+    width = max(min_width, 2 * MARGIN + max(map(len, rows)) * step)
+    canvas = Canvas(title, subtitle, width, len(rows) * step + MARGIN, theme)
+    for row, tiles in enumerate(rows):
+        for column, tile in enumerate(tiles):
+            canvas.image(tile, (MARGIN + column * step, canvas.top + row * step, step - gap, step - gap))
+    return canvas.figure

@@ -9,6 +9,7 @@ from backbench.report.export import in_markdown
 from backbench.report.page.origin import describe_methods, repeat_commands
 from backbench.report.ranked import Entry, RankedRuns
 from backbench.report.text import percent
+from backbench.stats.metrics import weakest_first
 from backbench.wording import count
 
 _FIGURES = (
@@ -72,10 +73,8 @@ def _figures(best: Entry) -> str:
 
 
 def _weakest(best: Entry) -> list[str]:
-    order = sorted(best.record.per_class.items(), key=lambda item: (item[1].value, -item[1].n, item[0]))
-    return [
-        f"- {in_markdown(name)}: {100 * metric.value:.0f} % of {metric.n}" for name, metric in order[:_WEAKEST]
-    ]
+    weakest = weakest_first(best.record.per_class)[:_WEAKEST]
+    return [f"- {in_markdown(name)}: {100 * metric.value:.0f} % of {metric.n}" for name, metric in weakest]
 
 
 def _limits(ranked: RankedRuns, best: Entry) -> list[str]:

@@ -12,16 +12,18 @@ from pathlib import Path
 from markupsafe import Markup
 
 from backbench.progress import format_bytes
-from backbench.records.schema import ModelFacts, RunRecord, StoredRun
-from backbench.report.page import charts
+from backbench.records.schema import ModelFacts, StoredRun
+from backbench.report.charts.chart import make_axis
 from backbench.report.page.inside import draw_training
-from backbench.report.page.marks import join_marks, make_axis, name, tag
+from backbench.report.page.marks import join_marks, name, tag
 from backbench.report.page.ranking import COLUMNS, Line, decide_axis, make_lines
+from backbench.report.page.svg import draw_scale, draw_whisker
 from backbench.report.ranked import RankedRuns, rank_runs
 from backbench.report.record_text import describe_record
 from backbench.report.text import percent, quantity
 from backbench.stats.calibrate import is_calibrated
 from backbench.stats.metric import Metric
+from backbench.stats.metrics import weakest_first
 from backbench.wording import count, join_names
 
 MAX_LINES = 30
@@ -58,6 +60,7 @@ _STYLE = """
 .backbench .dot{fill:none;stroke:currentColor;stroke-opacity:.7;stroke-width:2;r:4px}
 .backbench .dot.best,.backbench .dot.tied{fill:#0080C8;stroke:#0080C8;stroke-opacity:1;r:5px}
 .backbench .spot path{fill:none;stroke:currentColor;stroke-opacity:.6;stroke-width:2}
+.backbench .spot .pinned{fill:#C46A00;stroke:none}
 .backbench .charts{display:flex;flex-wrap:wrap;gap:12px 48px;margin:12px 0}
 .backbench figure{margin:0;width:300px}.backbench .frame{padding:8px 12px 26px 34px}
 .backbench .plot{width:100%;height:130px;display:block}
@@ -106,7 +109,7 @@ def render_run(stored: StoredRun, bundle: Path | None = None) -> str:
         ),
         _list_warnings(record.warnings),
         _draw_metrics("Figure", [(_SHARES[key], record.metrics[key]) for key in _SHARES if key in record.metrics]),
-        _draw_metrics("Weakest class", _find_weakest(record)),
+        _draw_metrics("Weakest class", weakest_first(record.per_class)[:NUM_WEAKEST]),
         _draw_curves(stored),
         _list_facts(facts),
     ]
@@ -177,7 +180,7 @@ def _draw_table(ranked: RankedRuns) -> Markup:
         unit = f", {column.unit}" if column.unit else ""
         heads.append(tag('<th scope="col"{}>{}{}</th>', _aligned(column.is_number), column.heading, unit))
         if column.key == "accuracy":
-            scale = charts.draw_scale(decide_axis(ranked.rows))
+            scale = draw_scale(decide_axis(ranked.rows))
             heads.append(tag('<th class="drawn" aria-hidden="true">{}</th>', scale))
     last = ordinary[:MAX_LINES][-1:]  # what is below it is apart
     rows = [_draw_line(line, is_last=line in last) for line in shown]
@@ -208,11 +211,6 @@ def _aligned(is_number: bool) -> Markup:
     return Markup(' class="number"') if is_number else Markup("")
 
 
-def _find_weakest(record: RunRecord) -> list[tuple[str, Metric]]:
-    order = sorted(record.per_class.items(), key=lambda item: (item[1].value, -item[1].n, item[0]))
-    return order[:NUM_WEAKEST]
-
-
 def _draw_metrics(heading: str, metrics: Sequence[tuple[str, Metric]]) -> Markup:
     """Shares with their intervals, drawn on one scale; nothing for no metric."""
     if not metrics:
@@ -225,7 +223,7 @@ def _draw_metrics(heading: str, metrics: Sequence[tuple[str, Metric]]) -> Markup
         if metric.low is not None and metric.high is not None:
             low, high = (percent(end, metric.n, unit=False) for end in (metric.low, metric.high))
             interval = f"{low}–{high}"
-        whisker = charts.draw_whisker(metric.value, metric.low, metric.high, axis, "best")
+        whisker = draw_whisker(metric.value, metric.low, metric.high, axis, "best")
         row = (
             '<tr><th scope="row">{}</th><td class="number">{}</td><td class="drawn">{}</td>'
             '<td class="number">{}</td><td class="number">{:,}</td></tr>'
@@ -237,7 +235,7 @@ def _draw_metrics(heading: str, metrics: Sequence[tuple[str, Metric]]) -> Markup
         '<th class="drawn" aria-hidden="true">{}</th><th scope="col" class="number">95 % interval</th>'
         '<th scope="col" class="number">n</th></tr></thead>'
     )
-    return tag("<table>{}<tbody>{}</tbody></table>", tag(head, heading, charts.draw_scale(axis)), join_marks(rows))
+    return tag("<table>{}<tbody>{}</tbody></table>", tag(head, heading, draw_scale(axis)), join_marks(rows))
 
 
 def _draw_curves(stored: StoredRun) -> Markup:

@@ -9,6 +9,7 @@ from backbench.records.schema import RunRecord
 from backbench.report.comparability import warn_of_old
 from backbench.report.text import describe_augment, percent, printable, quantity, shorten, wrap
 from backbench.stats.metric import Metric
+from backbench.stats.metrics import weakest_first
 from backbench.wording import count
 
 _INDENT = 18
@@ -123,9 +124,8 @@ def describe_figure(metric: Metric, n: int, *, as_percent: bool = True) -> str:
 
 
 def _weakest(record: RunRecord) -> str:
-    order = sorted(record.per_class.items(), key=lambda item: (item[1].value, -item[1].n, item[0]))
-    shown = [f"{name} {metric.value:.0%} of {metric.n}" for name, metric in order[:_WEAKEST_SHOWN]]
-    return ", ".join(shown)
+    weakest = weakest_first(record.per_class)[:_WEAKEST_SHOWN]
+    return ", ".join(f"{name} {metric.value:.0%} of {metric.n}" for name, metric in weakest)
 
 
 def _data(record: RunRecord) -> str:

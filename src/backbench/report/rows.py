@@ -15,6 +15,7 @@ from backbench.report.row_names import find_differences
 from backbench.stats.compare import ALPHA, design_effect, needed_images, rank_rows, unbeaten_controls
 from backbench.stats.intervals import bootstrap_rows_by_group, group_numbers
 from backbench.stats.metric import Metric
+from backbench.stats.metrics import weakest_first
 
 MAJORITY = "majority"
 """The control that always answers the commonest class."""
@@ -219,7 +220,7 @@ def _make_row(record: RunRecord, warnings: tuple[str, ...]) -> Row:
     model, cost = record.model, record.cost
     size = input_size(record)
     accuracy = record.metrics.get("accuracy") if record.status == "done" else None
-    weakest = min(record.per_class.items(), key=lambda item: (item[1].value, -item[1].n, item[0]), default=None)
+    weakest = next(iter(weakest_first(record.per_class)), None)
     return Row(
         model=record.model_name,
         method=record.config.method.name,

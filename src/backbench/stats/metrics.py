@@ -82,6 +82,11 @@ def per_class_recall(probabilities: np.ndarray, labels: np.ndarray, classes: Seq
     return found
 
 
+def weakest_first(recalls: Mapping[str, Metric]) -> list[tuple[str, Metric]]:
+    """(class, recall), the least recognised first; of equal ones those of more images, then by name."""
+    return sorted(recalls.items(), key=lambda item: (item[1].value, -item[1].n, item[0]))
+
+
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     """(classes, classes) int64: images by true class (row) and answered class (column)."""
     pairs = np.asarray(labels, dtype=np.int64) * num_classes + np.asarray(predicted, dtype=np.int64)

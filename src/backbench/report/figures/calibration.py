@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from backbench.report.figures.style import (
-    LINE,
-    MARGIN,
-    Look,
-    add_marks,
-    add_panel,
-    canvas,
-    find_look,
-    header_height,
-    new_figure,
-    scale_percent,
-    write,
-    write_header,
-)
-from backbench.stats.calibrate import Coverage, coverage_curve
-from backbench.stats.intervals import wilson_interval
+from backbench.report.charts.chart import SHARES, make_axis
+from backbench.report.charts.confidence import coverage_chart, measure_coverage, reliability_chart
+from backbench.report.figures.canvas import Canvas
+from backbench.report.figures.chart import AXIS_ROOM, BELOW, draw_chart
+from backbench.report.figures.style import LINE, MARGIN
 from backbench.stats.metrics import score
 from backbench.stats.reliability import reliability_bins
 from backbench.wording import count
 
 _SIDE = 400.0
-_AXIS_ROOM = 50.0
 _HISTOGRAM = 90.0
-_FEW = 10  # images below which a dot is faint
+_WIDTH, _HEIGHT = 500.0, 320.0
 
 
 def draw_reliability(
@@ -48,47 +34,31 @@ def draw_reliability(
     Raises:
         ModelError, ValueError: see `stats.metrics.score`.
     """
-    look, probabilities = find_look(theme), np.asarray(probabilities)
+    probabilities = np.asarray(probabilities)
     error = score(probabilities, labels)["ece"].value
     bins = reliability_bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
-    subtitle = (
-        f"{count(len(labels), 'test image')}; confidence and accuracy {100 * error:.1f} points apart on average"
-    )
-    top = header_height(title, subtitle) + LINE + 4
-    width = 2 * MARGIN + _AXIS_ROOM + _SIDE + 20
-    figure = new_figure(width, top + _SIDE + 24 + LINE + _HISTOGRAM + 56, theme)
-    write_header(figure, look, title, subtitle)
-    left, page = MARGIN + _AXIS_ROOM, canvas(figure)
-    write(page, MARGIN, top - 10, "Right, %", look["text"], bold=True)
-    axes = add_panel(figure, (left, top, _SIDE, _SIDE), look, grid="both")
-    scale_percent(axes, "x", 0, 1)
-    scale_percent(axes, "y", 0, 1)
-    axes.tick_params(labelbottom=False)
-    axes.plot([0, 1], [0, 1], color=look["muted"], linewidth=1, linestyle=(0, (4, 3)))
-    if (bins.confidence > 0.55).any():
-        _name_halves(axes, look)
-    dots = zip(bins.num_images, bins.confidence, bins.accuracy, bins.low, bins.high, strict=True)
-    for num, x, y, low, high in dots:
-        colour = look["best" if num >= _FEW else "other"]
-        axes.plot([x, x], [low, high], color=colour, linewidth=2 if num >= _FEW else 1, solid_capstyle="round")
-        fill = colour if num >= _FEW else look["page"]
-        add_marks(axes, [(x, y)], "o", fill, colour)
-    below = top + _SIDE + 24 + LINE
-    write(page, MARGIN, below - 10, "Images", look["text"], bold=True)
-    counts = add_panel(figure, (left, below, _SIDE, _HISTOGRAM), look)
-    scale_percent(counts, "x", 0, 1)
-    counts.bar(
-        bins.left,
-        bins.num_images,
-        bins.right - bins.left,
-        align="edge",
-        color=look["other"],
-        edgecolor=look["page"],
-    )
-    counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
-    counts.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    write(page, left + _SIDE, below + _HISTOGRAM + 38, "confidence, %", look["muted"], align="right")
-    return figure
+    images = count(len(labels), "test image")
+    subtitle = f"{images}; confidence and accuracy {100 * error:.1f} points apart on average"
+    above, between = LINE + 4, BELOW
+    width = 2 * MARGIN + AXIS_ROOM + _SIDE + 20
+    canvas = Canvas(title, subtitle, width, above + _SIDE + between + _HISTOGRAM + BELOW, theme)
+    left, top = MARGIN + AXIS_ROOM, canvas.top + above
+    draw_chart(canvas, reliability_chart(bins), (left, top, _SIDE, _SIDE), up="Right, %")
+    if any(each.confidence > 0.55 for each in bins):
+        canvas.write(left + 4, top + 24, "too modest", "muted")
+        canvas.write(left + _SIDE - 8, top + _SIDE - 16, "too sure", "muted", align="right")
+    floor = top + _SIDE + between + _HISTOGRAM
+    most = max(each.n for each in bins)
+    counts = make_axis([0.0, most], most=2 * most, steps=2, show=lambda value: f"{value:,.0f}")
+    canvas.write(MARGIN, floor - _HISTOGRAM - 12, "Images", bold=True)
+    canvas.scale_up(counts, left, _SIDE, floor - _HISTOGRAM, floor)
+    canvas.scale_across(SHARES, left, _SIDE, floor, floor)
+    heights = [counts.at(each.n) / 100 * _HISTOGRAM for each in bins]
+    sides = [(left + each.left * _SIDE, (each.right - each.left) * _SIDE) for each in bins]
+    boxes = [(x, floor - high, wide, high) for (x, wide), high in zip(sides, heights, strict=True)]
+    canvas.boxes(boxes, "other", edge="page")
+    canvas.write(left + _SIDE, floor + 38, "confidence, %", "muted", align="right")
+    return canvas.figure
 
 
 def draw_coverage(
@@ -105,66 +75,36 @@ def draw_coverage(
         probabilities: (n, classes), rows sum to 1. labels: (n,) int.
         threshold: the confidence from which answers count, marked; None: no mark. title: '' for none.
     """
-    look, probabilities = find_look(theme), np.asarray(probabilities)
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    curve = coverage_curve(confidence, right)
-    subtitle = f"{count(len(right), 'test image')}{_describe_threshold(confidence, right, threshold)}"
-    top = header_height(title, subtitle) + LINE + 4
-    figure = new_figure(2 * MARGIN + _AXIS_ROOM + 580, top + 320 + 56, theme)
-    write_header(figure, look, title, subtitle)
-    left, page = MARGIN + _AXIS_ROOM, canvas(figure)
-    write(page, MARGIN, top - 10, "Right among those answered, %", look["text"], bold=True)
-    axes = add_panel(figure, (left, top, 500, 320), look)
-    _draw_curve(axes, look, curve, len(right))
-    if threshold is not None:
-        _mark_threshold(axes, look, confidence, right, threshold)
-    write(page, left + 500, top + 320 + 38, "answered, % of images", look["muted"], align="right")
-    return figure
+    probabilities = np.asarray(probabilities)
+    right = probabilities.argmax(axis=1) == labels
+    curve = measure_coverage(probabilities.max(axis=1), right, threshold)
+    subtitle = f"{count(len(right), 'test image')}{_describe_threshold(threshold, curve.at_threshold)}"
+    above = LINE + 4
+    canvas = Canvas(title, subtitle, 2 * MARGIN + AXIS_ROOM + _WIDTH + 80, above + _HEIGHT + BELOW, theme)
+    left, top = MARGIN + AXIS_ROOM, canvas.top + above
+    chart = coverage_chart([curve])
+    box = (left, top, _WIDTH, _HEIGHT)
+    draw_chart(canvas, chart, box, across="answered, % of images", up="Right among those answered, %")
+    last = curve.points[-1][1]
+    canvas.write(
+        left + _WIDTH + 10, top + chart.at(1.0, last)[1] * _HEIGHT / 100, f"all: {100 * last:.1f}", valign="center"
+    )
+    if threshold is not None and curve.at_threshold is not None:
+        x, y = chart.at(*curve.at_threshold)
+        x, y = left + x * _WIDTH / 100, top + y * _HEIGHT / 100
+        canvas.line([x, x], [y, top + _HEIGHT], "attention", linestyle=(0, (4, 3)))
+        is_right = curve.at_threshold[0] > 0.5
+        words = f"threshold {threshold:.2f}"
+        canvas.write(x + (-8 if is_right else 8), top + _HEIGHT - 16, words, align="right" if is_right else "left")
+    return canvas.figure
 
 
-def _describe_threshold(confidence: np.ndarray, right: np.ndarray, threshold: float | None) -> str:
+def _describe_threshold(threshold: float | None, reached: tuple[float, float] | None) -> str:
     if threshold is None:
         return ", the most confident answers first"
-    answered = confidence >= threshold
-    if not answered.any():
+    if reached is None:
         return f"; none reaches the threshold {threshold:.2f}"
-    share, accuracy = float(answered.mean()), float(right[answered].mean())
+    share, accuracy = reached
     return (
         f"; from confidence {threshold:.2f} on: {100 * share:.1f} % answered, {100 * accuracy:.1f} % of them right"
-    )
-
-
-def _name_halves(axes: Axes, look: Look) -> None:
-    write(axes, 0.01, 0.94, "too modest", look["muted"])
-    write(axes, 0.98, 0.04, "too sure", look["muted"], align="right")
-
-
-def _draw_curve(axes: Axes, look: Look, curve: Coverage, num: int) -> None:
-    kept = np.rint(curve.coverage * num)
-    chosen = np.unique(np.linspace(0, len(kept) - 1, 400).astype(np.int64))
-    kept, coverage, accuracy = kept[chosen], curve.coverage[chosen], curve.accuracy[chosen]
-    bounds = np.array([wilson_interval(min(a * n, n), n) for a, n in zip(accuracy, kept, strict=True)])
-    shown = kept >= min(20, num)  # the band of fewer images says nothing and would set the scale
-    low = float(np.min(np.append(bounds[shown, 0], accuracy[shown])))
-    axes.fill_between(coverage[shown], bounds[shown, 0], bounds[shown, 1], color=look["share-2"], linewidth=0)
-    axes.plot(coverage, accuracy, color=look["best"], linewidth=2, solid_joinstyle="round")
-    floor = max(0.0, low - 0.03)
-    scale_percent(axes, "x", 0, 1.005)
-    scale_percent(axes, "y", floor, 1 + (1 - floor) * 0.03)
-    write(axes, 1.02, accuracy[-1], f"all: {100 * accuracy[-1]:.1f}", look["text"], valign="center")
-
-
-def _mark_threshold(axes: Axes, look: Look, confidence: np.ndarray, right: np.ndarray, threshold: float) -> None:
-    answered = confidence >= threshold
-    if not answered.any():
-        return
-    share, accuracy = float(answered.mean()), float(right[answered].mean())
-    axes.plot([share, share], [0, accuracy], color=look["attention"], linewidth=1, linestyle=(0, (4, 3)))
-    add_marks(axes, [(share, accuracy)], "D", look["attention"], look["page"], size=10)
-    floor = axes.get_ylim()[0]
-    text = f"threshold {threshold:.2f}"
-    y = floor + (axes.get_ylim()[1] - floor) * 0.05
-    is_right = share > 0.5
-    write(
-        axes, share + (-0.015 if is_right else 0.015), y, text, look["text"], align="right" if is_right else "left"
     )

@@ -5,34 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from backbench.report.charts.chart import SHARES
+from backbench.report.charts.confidence import FEW
+from backbench.report.figures.canvas import Canvas
 from backbench.report.figures.matrix import (
     KEY_HEIGHT,
     add_cells,
     add_key,
     column_names_height,
     on_step,
-    ramp,
     write_column_names,
     write_row_names,
 )
-from backbench.report.figures.style import (
-    LINE,
-    MARGIN,
-    Look,
-    add_marks,
-    canvas,
-    find_look,
-    fit_text,
-    header_height,
-    new_figure,
-    widest,
-    write,
-    write_header,
-)
+from backbench.report.figures.style import LINE, MARGIN, fit_text, widest
 from backbench.stats.metric import Metric
+from backbench.stats.metrics import weakest_first
 from backbench.wording import count
 
 MAX_CLASSES = 40
@@ -41,7 +30,6 @@ _KEY = ("to 30 %", "50", "65", "80", "90", "97", "100")
 _ROW = 24.0
 _NAME_LIMIT = 200.0
 _SCALE_WIDTH = 440.0
-_FEW = 10  # images below which a class's figure is drawn faint
 
 
 def draw_per_class(
@@ -53,28 +41,25 @@ def draw_per_class(
         recalls: class name -> share of its test images recognised; see `stats.metrics.per_class_recall`.
             Classes with fewer than ten images are faint. title: '' for none.
     """
-    look = find_look(theme)
-    rows = sorted(recalls.items(), key=lambda item: (item[1].value, -item[1].n, item[0]))
+    rows = weakest_first(recalls)
     shown = rows[:MAX_CLASSES]
     mean = sum(metric.value for _, metric in rows) / len(rows) if rows else None
-    subtitle = _describe(rows, mean)
     left = MARGIN + widest([name for name, _ in shown], _NAME_LIMIT) + 14
-    top = header_height(title, subtitle) + LINE
-    height = top + len(shown) * _ROW + 56
-    figure = new_figure(max(left + _SCALE_WIDTH + 136 + MARGIN, 540), height, theme)
-    axes = canvas(figure)
-    write_header(figure, look, title, subtitle)
+    height = LINE + len(shown) * _ROW + 56
+    width = max(left + _SCALE_WIDTH + 136 + MARGIN, 540)
+    canvas = Canvas(title, _describe(rows, mean), width, height, theme)
+    top = canvas.top + LINE
     bottom = top + len(shown) * _ROW
-    _add_scale(axes, look, left, top, bottom)
+    canvas.scale_across(SHARES, left, _SCALE_WIDTH, top, bottom)
     if mean is not None:
         x = left + mean * _SCALE_WIDTH
-        axes.plot([x, x], [top, bottom], color=look["muted"], linewidth=1, linestyle=(0, (4, 3)))
-        write(axes, x, top - 6, f"mean {100 * mean:.1f}", look["muted"], align="right" if mean > 0.8 else "center")
-    write(axes, left + _SCALE_WIDTH + 76, top - 6, "right, %", look["muted"], align="right")
-    write(axes, left + _SCALE_WIDTH + 136, top - 6, "images", look["muted"], align="right")
+        canvas.line([x, x], [top, bottom], "muted", linestyle=(0, (4, 3)))
+        canvas.write(x, top - 6, f"mean {100 * mean:.1f}", "muted", align="right" if mean > 0.8 else "center")
+    canvas.write(left + _SCALE_WIDTH + 76, top - 6, "right, %", "muted", align="right")
+    canvas.write(left + _SCALE_WIDTH + 136, top - 6, "images", "muted", align="right")
     for index, (name, metric) in enumerate(shown):
-        _add_class(axes, look, name, metric, left, top + (index + 0.5) * _ROW)
-    return figure
+        _add_class(canvas, name, metric, left, top + (index + 0.5) * _ROW)
+    return canvas.figure
 
 
 def draw_class_heat_map(
@@ -91,7 +76,7 @@ def draw_class_heat_map(
         recalls: (classes, models) float in 0..1; not a number where a class has no test images: the cell is blank.
             title: '' for none.
     """
-    look, values = find_look(theme), np.asarray(recalls, dtype=np.float64)
+    values = np.asarray(recalls, dtype=np.float64)
     known = np.isfinite(values)
     means = np.where(known, values, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     means = np.where(known.any(axis=1), means, 2.0)  # classes without images last
@@ -104,21 +89,20 @@ def draw_class_heat_map(
     cell_width, cell_height = 58.0, 24.0
     left = MARGIN + widest(names, _NAME_LIMIT) + 10
     label_height = column_names_height(models, cell_width, _NAME_LIMIT)
-    top = header_height(title, subtitle) + label_height
     width = max(left + cell_width * len(models) + MARGIN, left + 360, 540)
-    figure = new_figure(width, top + cell_height * len(names) + 16 + KEY_HEIGHT + 12, theme)
-    axes = canvas(figure)
-    write_header(figure, look, title, subtitle)
-    write_column_names(axes, look, models, left, top, cell_width, _NAME_LIMIT)
-    write_row_names(axes, look, names, left - 10, top, cell_height, _NAME_LIMIT)
+    body = cell_height * len(names) + 16
+    canvas = Canvas(title, subtitle, width, label_height + body + KEY_HEIGHT + 12, theme)
+    top = canvas.top + label_height
+    write_column_names(canvas, models, left, top, cell_width, _NAME_LIMIT)
+    write_row_names(canvas, names, left - 10, top, cell_height, _NAME_LIMIT)
     steps = np.where(np.isfinite(values), np.searchsorted(LIMITS, np.nan_to_num(values), side="left") + 1, 0)
-    add_cells(axes, ramp(look, "share"), steps, left, top, cell_width, cell_height)
+    add_cells(canvas, "share", steps, left, top, cell_width, cell_height)
     for row, column in np.argwhere(steps > 0).tolist():
         x, y = left + (column + 0.5) * cell_width, top + (row + 0.5) * cell_height
-        text = _whole(values[row, column])
-        write(axes, x, y, text, on_step(look, int(steps[row, column])), align="center", valign="center")
-    add_key(axes, look, "share", _KEY, "recognised", left, top + cell_height * len(names) + 16)
-    return figure
+        role = on_step(int(steps[row, column]))
+        canvas.write(x, y, _whole(values[row, column]), role, align="center", valign="center")
+    add_key(canvas, "share", _KEY, "recognised", left, top + body)
+    return canvas.figure
 
 
 def _describe(rows: Sequence[tuple[str, Metric]], mean: float | None) -> str:
@@ -130,33 +114,17 @@ def _describe(rows: Sequence[tuple[str, Metric]], mean: float | None) -> str:
     return text if len(rows) <= MAX_CLASSES else f"{text}; the {MAX_CLASSES} weakest shown"
 
 
-def _add_scale(axes: Axes, look: Look, left: float, top: float, bottom: float) -> None:
-    for tick in (0, 25, 50, 75, 100):
-        x = left + tick / 100 * _SCALE_WIDTH
-        axes.plot([x, x], [top, bottom], color=look["rule"], linewidth=1)
-        write(axes, x, bottom + 20, f"{tick}" if tick < 100 else "100 %", look["muted"], align="center")
-
-
-def _add_class(axes: Axes, look: Look, name: str, metric: Metric, left: float, y: float) -> None:
-    colour = look["best"] if metric.n >= _FEW else look["other"]
-    fill = colour if metric.n >= _FEW else look["page"]
-    write(axes, left - 14, y, fit_text(name, _NAME_LIMIT), look["text"], align="right", valign="center")
-    low = metric.low if metric.low is not None else metric.value
-    high = metric.high if metric.high is not None else metric.value
-    ends = [left + low * _SCALE_WIDTH, left + high * _SCALE_WIDTH]
-    axes.plot(ends, [y, y], color=colour, linewidth=2 if metric.n >= _FEW else 1, solid_capstyle="round")
-    x = left + metric.value * _SCALE_WIDTH
-    add_marks(axes, [(x, y)], "o", fill, colour)
-    write(
-        axes,
-        left + _SCALE_WIDTH + 76,
-        y,
-        f"{100 * metric.value:.1f}",
-        look["text"],
-        align="right",
-        valign="center",
-    )
-    write(axes, left + _SCALE_WIDTH + 136, y, f"{metric.n:,}", look["muted"], align="right", valign="center")
+def _add_class(canvas: Canvas, name: str, metric: Metric, left: float, y: float) -> None:
+    is_sure = metric.n >= FEW
+    role = "best" if is_sure else "other"
+    canvas.write(left - 14, y, fit_text(name, _NAME_LIMIT), align="right", valign="center")
+    ends = [metric.value if end is None else end for end in (metric.low, metric.high)]
+    xs = [left + end * _SCALE_WIDTH for end in ends]
+    canvas.line(xs, [y, y], role, 2 if is_sure else 1, solid_capstyle="round")
+    canvas.marks([(left + metric.value * _SCALE_WIDTH, y)], "o", role if is_sure else "page", role)
+    right = left + _SCALE_WIDTH
+    canvas.write(right + 76, y, f"{100 * metric.value:.1f}", align="right", valign="center")
+    canvas.write(right + 136, y, f"{metric.n:,}", "muted", align="right", valign="center")
 
 
 def _whole(share: float) -> str:

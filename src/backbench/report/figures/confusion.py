@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from backbench.report.figures.labels import nearest_in, place_labels
+from backbench.report.charts.labels import nearest_in, place_labels
+from backbench.report.figures.canvas import Canvas
 from backbench.report.figures.matrix import (
     KEY_HEIGHT,
     add_cells,
@@ -17,28 +17,10 @@ from backbench.report.figures.matrix import (
     column_names_height,
     decide_steps,
     on_step,
-    ramp,
     write_column_names,
     write_row_names,
 )
-from backbench.report.figures.style import (
-    LINE,
-    MARGIN,
-    NUM_STEPS,
-    SMALL,
-    Look,
-    add_boxes,
-    add_marks,
-    canvas,
-    find_look,
-    fit_text,
-    header_height,
-    new_figure,
-    text_width,
-    widest,
-    write,
-    write_header,
-)
+from backbench.report.figures.style import LINE, MARGIN, NUM_STEPS, SMALL, fit_text, text_width, widest
 from backbench.stats.confusion import ConfusedPair, cluster_order, most_confused
 from backbench.wording import count
 
@@ -65,40 +47,39 @@ def draw_confusion(
     Args:
         counts: (classes, classes) int, rows true, columns answered. title: '' for none.
     """
-    look, num = find_look(theme), len(classes)
-    counts = np.asarray(counts)
+    num, counts = len(classes), np.asarray(counts)
+    pairs: list[ConfusedPair] = []
     if num > MAX_WITH_NUMBERS:
         order = cluster_order(counts)
         counts, classes = counts[np.ix_(order, order)], [classes[index] for index in order]
+        pairs = most_confused(counts, classes, NUM_PAIRS)
     cell = _decide_cell(num)
     has_names = num <= MAX_WITH_NAMES
     left = MARGIN + (max(widest(classes, _NAME_LIMIT), 70.0) + 10 if has_names else 26)
     names = column_names_height(classes, cell, _NAME_LIMIT) if has_names else 0.0
-    subtitle = _describe(counts)
-    top = header_height(title, subtitle) + LINE + names
     side, extra = cell * num, 70.0 if num <= MAX_WITH_NUMBERS else _PAIRS_WIDTH + 40
-    pairs = most_confused(counts, classes, NUM_PAIRS) if num > MAX_WITH_NUMBERS else []
     body = max(side, (len(pairs) * 2 + 3) * LINE - names if pairs else 0.0)
-    figure = new_figure(max(left + side + extra + MARGIN, 540), top + body + 16 + KEY_HEIGHT + 12, theme)
-    axes = canvas(figure)
-    write_header(figure, look, title, subtitle)
-    write(axes, left, top - names - 6, "answered →", look["muted"])
+    width, height = max(left + side + extra + MARGIN, 540), LINE + names + body + 16 + KEY_HEIGHT + 12
+    canvas = Canvas(title, _describe(counts), width, height, theme)
+    top = canvas.top + LINE + names
+    canvas.write(left, top - names - 6, "answered →", "muted")
     if has_names:
-        write(axes, left - 10, top - 6, "true ↓", look["muted"], align="right")
-        write_column_names(axes, look, classes, left, top, cell, _NAME_LIMIT)
-        write_row_names(axes, look, classes, left - 10, top, cell, _NAME_LIMIT)
+        canvas.write(left - 10, top - 6, "true ↓", "muted", align="right")
+        write_column_names(canvas, classes, left, top, cell, _NAME_LIMIT)
+        write_row_names(canvas, classes, left - 10, top, cell, _NAME_LIMIT)
     else:
-        write(axes, left - 10, top, "← true", look["muted"], rotation=90, align="right")
-    _fill(axes, look, counts, left, top, cell)
+        canvas.write(left - 10, top, "← true", "muted", rotation=90, align="right")
+    _fill(canvas, counts, left, top, cell)
     if pairs:
-        _list_pairs(axes, look, pairs, left + side + 40, top - names)
-        _ring_pairs(axes, look, pairs, classes, left, top, cell)
+        _list_pairs(canvas, pairs, left + side + 40, top - names)
+        _ring_pairs(canvas, pairs, classes, left, top, cell)
     elif num <= MAX_WITH_NUMBERS:
-        _write_numbers(axes, look, counts, left, top, cell)
+        _write_numbers(canvas, counts, left, top, cell)
     title_of_key = "share of the true class's images; blank: none"
-    key = _KEY if has_names else _LARGE_KEY
-    add_key(axes, look, "error", key, title_of_key, left, top + body + 16, neutral="right")
-    return figure
+    add_key(
+        canvas, "error", _KEY if has_names else _LARGE_KEY, title_of_key, left, top + body + 16, neutral="right"
+    )
+    return canvas.figure
 
 
 def _decide_cell(num: int) -> float:
@@ -118,12 +99,12 @@ def _describe(counts: np.ndarray) -> str:
     return f"{right:,} of {total:,} test images right, {count(len(counts), 'class', 'classes')}{missing}"
 
 
-def _fill(axes: Axes, look: Look, counts: np.ndarray, left: float, top: float, cell: float) -> None:
+def _fill(canvas: Canvas, counts: np.ndarray, left: float, top: float, cell: float) -> None:
     side = cell * len(counts)
-    add_boxes(axes, np.array([[left - 1, top - 1, side + 1, side + 1]]), "none", edge=look["rule"], width=1)
+    canvas.boxes([(left - 1, top - 1, side + 1, side + 1)], "none", edge="rule")
     steps = _error_steps(counts)
     steps[np.diag(counts.diagonal() > 0)] = NUM_STEPS + 1
-    add_cells(axes, [*ramp(look, "error"), look["neutral"]], steps, left, top, cell, cell)
+    add_cells(canvas, "error", steps, left, top, cell, cell)
 
 
 def _error_steps(counts: np.ndarray) -> np.ndarray:
@@ -134,19 +115,19 @@ def _error_steps(counts: np.ndarray) -> np.ndarray:
     return np.where(steps > 0, np.maximum(steps, palest), 0)
 
 
-def _write_numbers(axes: Axes, look: Look, counts: np.ndarray, left: float, top: float, cell: float) -> None:
+def _write_numbers(canvas: Canvas, counts: np.ndarray, left: float, top: float, cell: float) -> None:
     steps, sizes = _error_steps(counts), counts.sum(axis=1)
     right = left + cell * len(counts)
-    write(axes, right + 56, top - 6, "images", look["muted"], align="right")
+    canvas.write(right + 56, top - 6, "images", "muted", align="right")
     for row, size in enumerate(sizes.tolist()):
         middle = top + (row + 0.5) * cell
-        write(axes, right + 56, middle, f"{size:,}", look["muted"], align="right", valign="center")
+        canvas.write(right + 56, middle, f"{size:,}", "muted", align="right", valign="center")
         for column in np.flatnonzero(counts[row]).tolist():
             count = int(counts[row, column])
-            colour = on_step(look, int(steps[row, column]))
+            role = on_step(int(steps[row, column]))
             x = left + (column + 0.5) * cell - 0.5
-            write(axes, x, middle - 3, f"{count:,}", colour, bold=row != column, align="center")
-            write(axes, x, middle + 14, _share(count, size), colour, align="center")
+            canvas.write(x, middle - 3, f"{count:,}", role, bold=row != column, align="center")
+            canvas.write(x, middle + 14, _share(count, size), role, align="center")
 
 
 def _share(count: int, size: int) -> str:
@@ -156,23 +137,22 @@ def _share(count: int, size: int) -> str:
     return ">99 %" if 99.5 <= percent < 100 else f"{percent:.0f} %"
 
 
-def _list_pairs(axes: Axes, look: Look, pairs: Sequence[ConfusedPair], left: float, top: float) -> None:
-    write(axes, left, top + SMALL, "Most often confused", look["text"], bold=True)
-    write(axes, left, top + SMALL + LINE, "both ways; images of each class", look["muted"])
+def _list_pairs(canvas: Canvas, pairs: Sequence[ConfusedPair], left: float, top: float) -> None:
+    canvas.write(left, top + SMALL, "Most often confused", bold=True)
+    canvas.write(left, top + SMALL + LINE, "both ways; images of each class", "muted")
     for number, pair in enumerate(pairs, start=1):
         y = top + SMALL + (2 * number + 0.4) * LINE
-        write(axes, left + 18, y, f"{number}", look["muted"], align="right")
+        canvas.write(left + 18, y, f"{number}", "muted", align="right")
         name_room = (_PAIRS_WIDTH - 56) / 2
         names = f"{fit_text(pair.first, name_room)} → {fit_text(pair.second, name_room)}"
-        write(axes, left + 28, y, names, look["text"])
+        canvas.write(left + 28, y, names)
         there = f"{pair.num_first_as_second:,} of {pair.num_first:,}"
         back = f"back {pair.num_second_as_first:,} of {pair.num_second:,}"
-        write(axes, left + 28, y + LINE - 3, f"{there}, {back}", look["muted"])
+        canvas.write(left + 28, y + LINE - 3, f"{there}, {back}", "muted")
 
 
 def _ring_pairs(
-    axes: Axes,
-    look: Look,
+    canvas: Canvas,
     pairs: Sequence[ConfusedPair],
     classes: Sequence[str],
     left: float,
@@ -185,7 +165,7 @@ def _ring_pairs(
     place = {name: index for index, name in enumerate(classes)}
     corner, side = np.array([left, top]), cell * len(classes)
     points = corner + (np.array([[place[pair.second], place[pair.first]] for pair in pairs]) + 0.5) * cell
-    add_marks(axes, points, "o", "none", look["text"], size=11)
+    canvas.marks(points, "o", "none", "text", size=11)
     sizes = [(text_width(f"{number}"), float(SMALL)) for number in range(1, len(pairs) + 1)]
     boxes = place_labels(points, sizes, (left, top, left + side, top + side))
     for number, (box, (x, y)) in enumerate(zip(boxes, points.tolist(), strict=True), start=1):
@@ -195,5 +175,5 @@ def _ring_pairs(
         away = math.hypot(near[0] - x, near[1] - y)
         if away > _FAR:
             start = (x + (near[0] - x) * _RING / away, y + (near[1] - y) * _RING / away)
-            axes.plot([start[0], near[0]], [start[1], near[1]], color=look["text"], linewidth=0.75, zorder=4)
-        write(axes, box[0], box[3] - 2, f"{number}", look["text"])
+            canvas.line([start[0], near[0]], [start[1], near[1]], "text", 0.75, zorder=4)
+        canvas.write(box[0], box[3] - 2, f"{number}")

@@ -5,39 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from backbench.report.figures.labels import place_labels
-from backbench.report.figures.style import (
-    GROUPS,
-    LINE,
-    MARGIN,
-    SHAPES,
-    SMALL,
-    Look,
-    add_boxes,
-    add_marks,
-    canvas,
-    find_look,
-    fit_text,
-    header_height,
-    new_figure,
-    text_width,
-    write,
-    write_header,
-)
+from backbench.report.charts.feature_map import choose_named, choose_shown, middles
+from backbench.report.charts.labels import place_labels
+from backbench.report.figures.canvas import Canvas
+from backbench.report.figures.style import GROUPS, LINE, MARGIN, SHAPES, SMALL, fit_text, text_width
 from backbench.wording import count
 
 MAX_COLOURED = 20
-MAX_POINTS = 1000
 _SIDE = 380.0
 _GAP = 24.0
 _LABEL_LIMIT = 110.0
-_MAX_LABELLED = 16
-_ANY, _NO_MARK = -1, -2
-"""In the key, where else the number of a class stands: the mark of all classes, and words alone."""
+
+_Entry = tuple[str, str, str]
+"""Of the key: shape ('' for words alone), role of its colour, words."""
 
 
 def draw_embedding(
@@ -61,93 +43,38 @@ def draw_embedding(
         is_wrong: name of the model -> (n,) bool; None or a missing name: not known.
         note: how the maps were made, as in 'UMAP, seed 0'. title: '' for none.
     """
-    look, wrong = find_look(theme), is_wrong or {}
+    wrong = {name: np.asarray(each, dtype=bool) for name, each in (is_wrong or {}).items()}
     columns = len(points) if len(points) <= 3 else 2 if len(points) == 4 else 3
     rows = -(-len(points) // max(columns, 1))
     labels = np.asarray(labels)
-    shown = _choose(labels, wrong)
-    present = np.unique(labels).tolist()
-    has_groups = len(present) <= MAX_COLOURED
-    named = _choose_named(labels, list(points.values()))
-    subtitle = _describe(len(labels), len(shown), note)
-    top = header_height(title, subtitle)
+    shown = choose_shown(len(labels), list(wrong.values()))
+    groups = np.unique(labels).tolist()
+    named = choose_named(labels, list(points.values())) if len(groups) > len(GROUPS) else []
+    groups = groups if len(groups) <= MAX_COLOURED else []
     width = max(2 * MARGIN + columns * _SIDE + (columns - 1) * _GAP, 560)
-    groups = present if has_groups else []
-    key = _lay_out_key(classes, groups, width, has_wrong=bool(wrong))
+    key = _lay_out(_list_key(classes, groups, has_wrong=bool(wrong)), width)
     shares = {
-        name: f"{100 * np.asarray(wrong[name], dtype=bool).mean():.1f} % wrong"
-        if name in wrong and len(labels)
-        else ""
-        for name in points
+        name: f"{100 * wrong[name].mean():.1f} % wrong" if name in wrong and len(labels) else "" for name in points
     }
     heads = {name: _wrap(name, _SIDE - text_width(shares[name]) - 16) for name in points}
     head = LINE * max(map(len, heads.values()), default=1)
-    height = top + rows * (_SIDE + head + _GAP) + (len(key) + 1) * LINE
-    figure = new_figure(width, height, theme)
-    page = canvas(figure)
-    write_header(figure, look, title, subtitle)
+    height = rows * (_SIDE + head + _GAP) + (len(key) + 1) * LINE
+    canvas = Canvas(title, _describe(len(labels), len(shown), note), width, height, theme)
     for number, (name, places) in enumerate(points.items()):
         left = MARGIN + number % columns * (_SIDE + _GAP)
-        above = top + number // columns * (_SIDE + head + _GAP)
-        own_wrong = np.asarray(wrong[name], dtype=bool) if name in wrong else np.zeros(len(labels), dtype=bool)
+        above = canvas.top + number // columns * (_SIDE + head + _GAP)
         for turn, text in enumerate(heads[name]):
-            write(page, left, above + SMALL + turn * LINE, text, look["text"], bold=True)
-        write(page, left + _SIDE, above + SMALL, shares[name], look["muted"], align="right")
-        pixels = _to_pixels(np.asarray(places, dtype=np.float64), left, above + head)
-        add_boxes(page, np.array([[left, above + head, _SIDE, _SIDE]]), "none", edge=look["rule"], width=1)
-        _add_points(page, look, pixels[shown], labels[shown], own_wrong[shown], groups)
-        if len(present) > len(GROUPS):
-            _name_classes(
-                page,
-                look,
-                pixels,
-                labels,
-                classes,
-                named,
-                left,
-                above + head,
-                crosses=pixels[shown][own_wrong[shown]],
-            )
-    _add_key(page, look, key, groups, height - MARGIN - (len(key) - 1) * LINE)
-    return figure
-
-
-def _choose(labels: np.ndarray, wrong: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The images shown: all, or those any model gets wrong first, then evenly from the others."""
-    if len(labels) <= MAX_POINTS:
-        return np.arange(len(labels))
-    is_wrong = np.zeros(len(labels), dtype=bool)
-    for given in wrong.values():
-        is_wrong |= np.asarray(given, dtype=bool)
-    first, others = np.flatnonzero(is_wrong), np.flatnonzero(~is_wrong)
-    first = first[np.linspace(0, len(first) - 1, min(len(first), MAX_POINTS // 2)).astype(np.int64)]
-    room = min(MAX_POINTS - len(first), len(others))
-    return np.sort(np.concatenate([first, others[np.linspace(0, len(others) - 1, room).astype(np.int64)]]))
-
-
-def _choose_named(labels: np.ndarray, maps: Sequence[np.ndarray]) -> list[int]:
-    """The classes that have a name on the maps: all of a few; of many those whose images lie closest together.
-
-    A name says little of a class that lies everywhere. Classes of fewer images than most may be close by chance.
-    """
-    sizes = np.bincount(labels)
-    present = np.flatnonzero(sizes).tolist()
-    if len(present) <= _MAX_LABELLED:
-        return sorted(present, key=lambda label: -sizes[label])
-    common = [label for label in present if sizes[label] >= np.median(sizes[present])]
-    spread = {
-        label: float(np.mean([_spread(places[labels == label], places) for places in maps])) for label in common
-    }
-    return sorted(common, key=spread.__getitem__)[:_MAX_LABELLED]
-
-
-def _spread(own: np.ndarray, everything: np.ndarray) -> float:
-    """Median distance of a class's points from their middle, in units of the whole map; inf without points."""
-    own = own[np.isfinite(own).all(axis=1)]
-    if not len(own):
-        return float("inf")
-    size = float(np.nanmax(everything) - np.nanmin(everything))
-    return float(np.median(np.linalg.norm(own - np.median(own, axis=0), axis=1))) / max(size, 1e-12)
+            canvas.write(left, above + SMALL + turn * LINE, text, bold=True)
+        canvas.write(left + _SIDE, above + SMALL, shares[name], "muted", align="right")
+        top = above + head
+        canvas.boxes([(left, top, _SIDE, _SIDE)], "none", edge="rule")
+        pixels = _to_pixels(np.asarray(places, dtype=np.float64), left, top)
+        own_wrong = wrong.get(name, np.zeros(len(labels), dtype=bool))
+        _add_points(canvas, pixels[shown], labels[shown], own_wrong[shown], groups)
+        spots = middles(labels, pixels, named)
+        _name_classes(canvas, spots, classes, (left, top), crosses=pixels[shown][own_wrong[shown]])
+    _add_key(canvas, key, canvas.top + height - MARGIN - (len(key) - 1) * LINE)
+    return canvas.figure
 
 
 def _wrap(name: str, room: float) -> list[str]:
@@ -180,30 +107,27 @@ def _to_pixels(points: np.ndarray, left: float, top: float) -> np.ndarray:
 
 
 def _add_points(
-    page: Axes, look: Look, pixels: np.ndarray, labels: np.ndarray, is_wrong: np.ndarray, groups: Sequence[int]
+    canvas: Canvas, pixels: np.ndarray, labels: np.ndarray, is_wrong: np.ndarray, groups: Sequence[int]
 ) -> None:
     size = 6.0 if len(labels) <= 400 else 4.5
     if not groups:
-        right = pixels[~is_wrong]
-        add_marks(page, right, "o", look["other"], size=size - 1, edge_width=0, alpha=0.45)
+        canvas.marks(pixels[~is_wrong], "o", "other", size=size - 1, edge_width=0, alpha=0.45)
     for number, label in enumerate(groups):
-        own = pixels[(labels == label) & ~is_wrong]
-        shape, colour = _mark_of(number)
-        add_marks(page, own, shape, look[colour], look["page"], size=size, edge_width=0.5)
+        shape, role = _mark_of(number)
+        canvas.marks(pixels[(labels == label) & ~is_wrong], shape, role, "page", size=size, edge_width=0.5)
     for number, label in enumerate(groups or [-1]):
         own = pixels[is_wrong & (labels == label) if groups else is_wrong]
-        colour = look[_cross_colour(number, len(groups))]
-        add_marks(page, own, "x", look["page"], size=size + 3, edge_width=4.5, zorder=4.1)
-        add_marks(page, own, "x", colour, size=size + 2, edge_width=2, zorder=4.2)
+        canvas.marks(own, "x", "page", size=size + 3, edge_width=4.5, zorder=4.1)
+        canvas.marks(own, "x", _cross_role(number, len(groups)), size=size + 2, edge_width=2, zorder=4.2)
 
 
 def _mark_of(number: int) -> tuple[str, str]:
-    """(shape, colour) of the class at this place among those shown: no two have both in common."""
+    """(shape, role of the colour) of the class at this place among those shown: no two have both in common."""
     turn, place = divmod(number, len(GROUPS))
     return SHAPES[(place + turn) % len(SHAPES)], GROUPS[place]
 
 
-def _cross_colour(number: int, num_groups: int) -> str:
+def _cross_role(number: int, num_groups: int) -> str:
     """Of wrong answers: the colour of the class, while it alone tells the classes apart."""
     if not num_groups:
         return "attention"
@@ -211,70 +135,58 @@ def _cross_colour(number: int, num_groups: int) -> str:
 
 
 def _name_classes(
-    page: Axes,
-    look: Look,
-    pixels: np.ndarray,
-    labels: np.ndarray,
+    canvas: Canvas,
+    spots: Sequence[tuple[int, float, float]],
     classes: Sequence[str],
-    named: Sequence[int],
-    left: float,
-    top: float,
+    corner: tuple[float, float],
     crosses: np.ndarray,
 ) -> None:
-    """Names of these classes at the middles (medians) of their points, or beside wrong answers there."""
-    with_points = [label for label in named if np.isfinite(pixels[labels == label]).any()]
-    if not with_points:
-        return
-    middles = np.array([np.nanmedian(pixels[labels == label], axis=0) for label in with_points])
-    texts = [fit_text(classes[label], _LABEL_LIMIT) for label in with_points]
-    boxes_wanted = [(text_width(text), SMALL + 3.0) for text in texts]
-    bounds = (left + 2, top + 2, left + _SIDE - 2, top + _SIDE - 2)
-    lines = [(x - 5, y - 5, x + 5, y + 5) for x, y in crosses.tolist()]
-    boxes = place_labels(middles, boxes_wanted, bounds, lines=lines, num_needed=0, at_point=True)
+    """Names of classes at (label, x, y), or beside wrong answers there."""
+    texts = [fit_text(classes[label], _LABEL_LIMIT) for label, _, _ in spots]
+    left, top = corner
+    boxes = place_labels(
+        np.array([spot[1:] for spot in spots]).reshape(-1, 2),
+        [(text_width(text), SMALL + 3.0) for text in texts],
+        (left + 2, top + 2, left + _SIDE - 2, top + _SIDE - 2),
+        lines=[(x - 5, y - 5, x + 5, y + 5) for x, y in crosses.tolist()],
+        num_needed=0,
+        at_point=True,
+    )
     for text, box in zip(texts, boxes, strict=True):
         if box is not None:
-            page.add_patch(_backing(box, look["page"]))
-            write(page, box[0], box[3] - 4, text, look["text"])
+            backing = (box[0] - 3, box[1], box[2] - box[0] + 6, box[3] - box[1])
+            canvas.boxes([backing], "page", alpha=0.7, zorder=4)
+            canvas.write(box[0], box[3] - 4, text)
 
 
-def _backing(box: tuple[float, float, float, float], colour: str) -> Rectangle:
-    left, top, right, bottom = box
-    return Rectangle((left - 3, top), right - left + 6, bottom - top, facecolor=colour, alpha=0.7, zorder=4)
-
-
-def _lay_out_key(
-    classes: Sequence[str], groups: Sequence[int], width: float, *, has_wrong: bool
-) -> list[list[tuple[float, int | None, str]]]:
-    """Lines of (x, number of the class shown, None for the crosses or one of the above, text) that fit `width`."""
-    entries = [(number, fit_text(classes[label], _LABEL_LIMIT)) for number, label in enumerate(groups)]
-    wanted: list[tuple[int | None, str]] = [*entries, *([(None, "answered wrongly")] if has_wrong else [])]
+def _list_key(classes: Sequence[str], groups: Sequence[int], *, has_wrong: bool) -> list[_Entry]:
+    entries = [(*_mark_of(number), fit_text(classes[label], _LABEL_LIMIT)) for number, label in enumerate(groups)]
+    if has_wrong:
+        entries.append(("x", "text" if groups else "attention", "answered wrongly"))
     if not groups:
-        wanted.append((_ANY, "answered rightly, of any class" if has_wrong else "an image, of any class"))
-        wanted.append((_NO_MARK, "named: the classes that lie closest together"))
-    lines: list[list[tuple[float, int | None, str]]] = [[]]
-    x = float(MARGIN)
-    for number, text in wanted:
-        room = text_width(text) + (0 if number == _NO_MARK else 16)
+        entries.append(("o", "other", "answered rightly, of any class" if has_wrong else "an image, of any class"))
+        entries.append(("", "", "named: the classes that lie closest together"))
+    return entries
+
+
+def _lay_out(entries: Sequence[_Entry], width: float) -> list[list[tuple[float, _Entry]]]:
+    """Lines of (x, entry) that fit `width`."""
+    lines: list[list[tuple[float, _Entry]]] = [[]]
+    x = MARGIN
+    for entry in entries:
+        room = text_width(entry[2]) + (16 if entry[0] else 0)
         if lines[-1] and x + room > width - MARGIN:
             lines.append([])
-            x = float(MARGIN)
-        lines[-1].append((x, number, text))
+            x = MARGIN
+        lines[-1].append((x, entry))
         x += room + 20
     return lines
 
 
-def _add_key(
-    page: Axes, look: Look, key: Sequence[Sequence[tuple[float, int | None, str]]], groups: Sequence[int], y: float
-) -> None:
+def _add_key(canvas: Canvas, key: Sequence[Sequence[tuple[float, _Entry]]], y: float) -> None:
     for line in key:
-        for x, number, text in line:
-            if number is None:
-                colour = "text" if groups else "attention"
-                add_marks(page, [(x + 5, y - 4)], "x", look[colour], edge_width=2)
-            elif number == _ANY:
-                add_marks(page, [(x + 5, y - 4)], "o", look["other"], edge_width=0, alpha=0.45)
-            elif number != _NO_MARK:
-                shape, colour = _mark_of(number)
-                add_marks(page, [(x + 5, y - 4)], shape, look[colour])
-            write(page, x + (0 if number == _NO_MARK else 16), y, text, look["text"])
+        for x, (shape, role, words) in line:
+            if shape:
+                canvas.marks([(x + 5, y - 4)], shape, role, edge_width=2 if shape == "x" else 1)
+            canvas.write(x + (16 if shape else 0), y, words)
         y += LINE

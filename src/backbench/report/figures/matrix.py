@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 
-from backbench.report.figures.style import (
-    LINE,
-    NUM_STEPS,
-    SMALL,
-    Look,
-    add_boxes,
-    fit_text,
-    text_width,
-    widest,
-    write,
-)
+from backbench.report.figures.canvas import Canvas
+from backbench.report.figures.style import LINE, NUM_STEPS, SMALL, fit_text, text_width, widest
 
 _SWATCH = 44.0
 KEY_HEIGHT = 64.0
@@ -29,29 +19,25 @@ def decide_steps(shares: np.ndarray, limits: Sequence[float]) -> np.ndarray:
     return np.where(shares > 0, np.minimum(steps, len(limits)), 0)
 
 
-def on_step(look: Look, step: int) -> str:
-    """The colour of text that reads on a step of a ramp: ramps start near the page and end far from it."""
-    return look["page"] if step > NUM_STEPS - 3 else look["text"]
+def on_step(step: int) -> str:
+    """The role of text that reads on a step of a ramp: ramps start near the page and end far from it."""
+    return "page" if step > NUM_STEPS - 3 else "text"
 
 
 def add_cells(
-    axes: Axes, colours: Sequence[str], steps: np.ndarray, left: float, top: float, width: float, height: float
+    canvas: Canvas, ramp: str, steps: np.ndarray, left: float, top: float, width: float, height: float
 ) -> None:
     """The cells of a (rows, columns) table of steps, one shape for each step; step 0 stays blank.
 
     Args:
-        colours: of the steps 1, 2, ... width, height: of a cell, in pixels.
+        ramp: 'error' or 'share'; a step beyond its last is neutral. width, height: of a cell, in pixels.
     """
     wide, high = (max(side, 2.5) - (1.0 if side >= 8 else 0.0) for side in (width, height))
-    for step, colour in enumerate(colours, start=1):
+    for step in np.unique(steps[steps > 0]).tolist():
         rows, columns = np.nonzero(steps == step)
         sizes = np.full((len(rows), 2), (wide, high))
-        add_boxes(axes, np.column_stack([left + columns * width, top + rows * height, sizes]), colour)
-
-
-def ramp(look: Look, name: str) -> list[str]:
-    """The colours of a ramp, 'error' or 'share', from the page's end on."""
-    return [look[f"{name}-{step}"] for step in range(1, NUM_STEPS + 1)]
+        role = f"{ramp}-{step}" if step <= NUM_STEPS else "neutral"
+        canvas.boxes(np.column_stack([left + columns * width, top + rows * height, sizes]), role)
 
 
 def column_names_height(names: Sequence[str], cell: float, limit: float) -> float:
@@ -60,51 +46,41 @@ def column_names_height(names: Sequence[str], cell: float, limit: float) -> floa
 
 
 def write_column_names(
-    axes: Axes, look: Look, names: Sequence[str], left: float, bottom: float, cell: float, limit: float
+    canvas: Canvas, names: Sequence[str], left: float, bottom: float, cell: float, limit: float
 ) -> None:
     """Names of columns above a table whose upper edge is `bottom`."""
     is_flat = _fit_flat(names, cell)
     for index, name in enumerate(names):
         middle = left + (index + 0.5) * cell
         if is_flat:
-            write(axes, middle, bottom - 6, fit_text(name, cell), look["text"], align="center")
+            canvas.write(middle, bottom - 6, fit_text(name, cell), align="center")
         else:
-            write(axes, middle + SMALL / 3, bottom - 6, fit_text(name, limit), look["text"], rotation=90)
+            canvas.write(middle + SMALL / 3, bottom - 6, fit_text(name, limit), rotation=90)
 
 
 def write_row_names(
-    axes: Axes, look: Look, names: Sequence[str], right: float, top: float, cell: float, limit: float
+    canvas: Canvas, names: Sequence[str], right: float, top: float, cell: float, limit: float
 ) -> None:
     """Names of rows, ending at `right`."""
     for index, name in enumerate(names):
         middle = top + (index + 0.5) * cell
-        write(axes, right, middle, fit_text(name, limit), look["text"], align="right", valign="center")
+        canvas.write(right, middle, fit_text(name, limit), align="right", valign="center")
 
 
 def add_key(
-    axes: Axes,
-    look: Look,
-    name: str,
-    labels: Sequence[str],
-    title: str,
-    left: float,
-    top: float,
-    neutral: str = "",
+    canvas: Canvas, ramp: str, labels: Sequence[str], title: str, left: float, top: float, neutral: str = ""
 ) -> None:
     """Steps of a ramp and what they stand for, `KEY_HEIGHT` high; `neutral`: what that colour means.
 
     Fewer labels than steps are those of the last steps.
     """
-    write(axes, left, top + SMALL, title, look["muted"])
-    colours = ramp(look, name)[NUM_STEPS - len(labels) :]
-    for index, (label, colour) in enumerate(zip(labels, colours, strict=True)):
-        x = left + index * (_SWATCH + 2)
-        add_boxes(axes, np.array([[x, top + 22, _SWATCH, 12]]), colour)
-        write(axes, x + _SWATCH / 2, top + 50, label, look["muted"], align="center")
-    if neutral:
-        x = left + len(labels) * (_SWATCH + 2) + 16
-        add_boxes(axes, np.array([[x, top + 22, _SWATCH, 12]]), look["neutral"])
-        write(axes, x + _SWATCH / 2, top + 50, neutral, look["muted"], align="center")
+    canvas.write(left, top + SMALL, title, "muted")
+    swatches = [(f"{ramp}-{step}", label) for step, label in enumerate(labels, start=NUM_STEPS - len(labels) + 1)]
+    for role, label in [*swatches, *([("neutral", neutral)] if neutral else [])]:
+        left += 14 if role == "neutral" else 0
+        canvas.boxes([(left, top + 22, _SWATCH, 12)], role)
+        canvas.write(left + _SWATCH / 2, top + 50, label, "muted", align="center")
+        left += _SWATCH + 2
 
 
 def _fit_flat(names: Sequence[str], cell: float) -> bool:

@@ -1,7 +1,6 @@
 """How all pictures look: colours by role, type, margins; and how they become files that are the same every time.
 
-Pictures are laid out in pixels from the upper left corner, on a canvas that covers the figure (`canvas`); what has
-axes of numbers gets a panel on it (`add_panel`). Type is 13 and 16 pixels.
+Pictures are laid out in pixels from the upper left corner (see `canvas.Canvas`). Type is 13 and 16 pixels.
 """
 
 from __future__ import annotations
@@ -17,15 +16,9 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import matplotlib
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
-from matplotlib.patches import PathPatch
-from matplotlib.path import Path as Outline
-from matplotlib.text import Text
 from matplotlib.textpath import TextToPath
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from backbench.errors import ConfigError
 from backbench.report.figures.svg import clean_svg
@@ -132,108 +125,21 @@ def find_look(theme: str) -> Look:
 
 
 def new_figure(width: float, height: float, theme: str = "light") -> Figure:
-    """A figure of width x height pixels (whole ones) in the page's colour, with an empty canvas."""
+    """A figure of width x height pixels (whole ones) in the page's colour; its axes cover it, in pixels from the
+    upper left corner."""
     width, height = math.ceil(width), math.ceil(height)
     figure = Figure(figsize=(width / _UNITS, height / _UNITS), dpi=_UNITS, facecolor=find_look(theme)["page"])
-    add_layer(figure)
-    return figure
-
-
-def add_layer(figure: Figure) -> Axes:
-    """Axes in pixels from the upper left corner, above all there is so far."""
-    width, height = figure_size(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.set_axis_off()
-    return axes
-
-
-def canvas(figure: Figure) -> Axes:
-    """The axes that cover the figure, in pixels from its upper left corner."""
-    return figure.axes[0]
+    return figure
 
 
 def figure_size(figure: Figure) -> tuple[float, float]:
     """Width and height in pixels."""
     width, height = figure.get_size_inches()
     return float(width) * _UNITS, float(height) * _UNITS
-
-
-def add_panel(
-    figure: Figure, box: tuple[float, float, float, float], look: Look, *, grid: Literal["x", "y", "both"] = "y"
-) -> Axes:
-    """Axes for numbers at (left, top, width, height) in pixels: thin lines, muted figures, no frame."""
-    left, top, width, height = box
-    full_width, full_height = figure_size(figure)
-    place = (left / full_width, 1 - (top + height) / full_height, width / full_width, height / full_height)
-    with matplotlib.rc_context(_SETTINGS):  # the ticks are made here
-        axes = figure.add_axes(place, facecolor="none")
-    axes.grid(True, axis=grid, color=look["rule"], linewidth=1)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set(color=look["other"], linewidth=1)
-    axes.tick_params(length=0, pad=6, labelsize=SMALL, labelcolor=look["muted"], labelfontfamily=font_families())
-    return axes
-
-
-def scale_percent(axes: Axes, which: Literal["x", "y"], low: float, high: float, num_ticks: int = 5) -> None:
-    """An axis of fractions from low to high that shows whole or half percents."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
-    axis.set_major_locator(MaxNLocator(num_ticks, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.4g}"))
-
-
-def write(
-    axes: Axes,
-    x: float,
-    y: float,
-    text: str,
-    colour: str,
-    *,
-    size: int = SMALL,
-    bold: bool = False,
-    align: Literal["left", "center", "right"] = "left",
-    valign: Literal["baseline", "center", "top", "bottom"] = "baseline",
-    rotation: float = 0,
-) -> Text:
-    """Text at a point of the axes, taken literally: no markup, dollar signs are dollar signs."""
-    return axes.text(
-        x,
-        y,
-        text,
-        color=colour,
-        fontsize=size,
-        fontweight="bold" if bold else "normal",
-        fontfamily=list(font_families()),
-        ha=align,
-        va="center_baseline" if valign == "center" else valign,
-        rotation=rotation,
-        rotation_mode="anchor",
-        parse_math=False,
-        usetex=False,
-        zorder=5,
-    )
-
-
-def header_height(title: str, subtitle: str) -> float:
-    """Pixels that `write_header` takes, the margin above included."""
-    return MARGIN + (24 if title else 0) + (LINE if subtitle else 0) + (12 if title or subtitle else 0)
-
-
-def write_header(figure: Figure, look: Look, title: str, subtitle: str) -> None:
-    """Title and subtitle in the upper left corner, each on one line."""
-    room, y = figure_size(figure)[0] - 2 * MARGIN, MARGIN
-    if title:
-        y += LARGE
-        write(
-            canvas(figure), MARGIN, y, fit_text(title, room, LARGE, bold=True), look["text"], size=LARGE, bold=True
-        )
-        y += 8
-    if subtitle:
-        write(canvas(figure), MARGIN, y + SMALL, fit_text(subtitle, room), look["muted"])
 
 
 @cache
@@ -264,48 +170,6 @@ def fit_text(text: str, width: float, size: int = SMALL, *, bold: bool = False) 
 def widest(texts: Sequence[str], limit: float) -> float:
     """Pixels of the widest of the texts in small type, at most `limit`; 0 without any."""
     return min(limit, max((text_width(shorten(printable(text.strip()), 200)) for text in texts), default=0.0))
-
-
-def add_boxes(axes: Axes, boxes: np.ndarray, colour: str, *, edge: str = "none", width: float = 0) -> None:
-    """(n, 4) boxes (left, top, width, height), all as one shape, so that thousands stay one element."""
-    if not len(boxes):
-        return
-    left, top, wide, high = np.asarray(boxes, dtype=np.float64).T
-    corners = np.stack(
-        [[left, top], [left + wide, top], [left + wide, top + high], [left, top + high], [left, top]], axis=-1
-    ).transpose(1, 2, 0)
-    codes = np.tile([Outline.MOVETO, *[Outline.LINETO] * 3, Outline.CLOSEPOLY], len(boxes))
-    outline = Outline(corners.reshape(-1, 2), codes.astype(Outline.code_type))
-    axes.add_patch(PathPatch(outline, facecolor=colour, edgecolor=edge, linewidth=width))
-
-
-def add_marks(
-    axes: Axes,
-    points: Sequence[tuple[float, float]] | np.ndarray,
-    shape: str,
-    fill: str,
-    edge: str = "",
-    *,
-    size: float = 8,
-    edge_width: float = 1,
-    alpha: float = 1.0,
-    zorder: float = 3,
-) -> None:
-    """A mark at each of (n, 2) points, whole also at the edge of the axes; `edge`: its outline, or as `fill`."""
-    x, y = np.asarray(points, dtype=np.float64).reshape(-1, 2).T
-    axes.plot(
-        x,
-        y,
-        linestyle="none",
-        marker=shape,
-        markersize=size,
-        markerfacecolor=fill,
-        markeredgecolor=edge or fill,
-        markeredgewidth=edge_width,
-        alpha=alpha,
-        zorder=zorder,
-        clip_on=False,
-    )
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from backbench.report.page import charts, faults
-from backbench.report.page.marks import make_axis, name, tag
+from backbench.report.charts.chart import make_axis
+from backbench.report.page import faults
+from backbench.report.page.marks import name, tag
+from backbench.report.page.svg import draw_pair, draw_scale
 from backbench.report.ranked import RankedRuns
 from backbench.stats.confusion import cluster_order
 
@@ -53,13 +55,13 @@ def show_classes(ranked: RankedRuns, found: faults.Faults, labels: Sequence[str]
     weakest = lines[:MAX_CLASS_ROWS]
     axis = make_axis([end for line in weakest for end in (line.low, line.high, *dict(line.cells[:2]))])
     drawings = [
-        charts.draw_pair(line.value, line.cells[1][0] if len(shown) > 1 else None, line.low, line.high, axis)
+        draw_pair(line.value, line.cells[1][0] if len(shown) > 1 else None, line.low, line.high, axis)
         for line in weakest
     ]
     return {
         "classes": lines,
         "weakest": list(zip(weakest, drawings, strict=True)),
-        "class_scale": charts.draw_scale(axis),
+        "class_scale": draw_scale(axis),
         "class_names": [name(ranked.candidates[row].row.name, 60) for row in shown],
         "untested": [labels[index] for index in range(len(labels)) if found.sizes[index] == 0],
     }

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from backbench.report.charts.confidence import Coverage, measure_coverage
 from backbench.report.ranked import Entry, RankedRuns
 from backbench.stats.calibrate import coverage_curve
 from backbench.stats.compare import holm, mcnemar_exact, permutation_by_group
 from backbench.stats.distributions import normal_quantile
-from backbench.stats.intervals import group_numbers, wilson_interval
+from backbench.stats.intervals import group_numbers
+from backbench.stats.reliability import Bin, reliability_bins
 
 MAX_PAIRED_ROWS = 12
-RELIABILITY_BINS = 10
-CURVE_POINTS = 100
 TARGET = 0.95
 
 
@@ -33,32 +33,19 @@ class PairCell:
 
 
 @dataclass(frozen=True)
-class Bin:
-    """Images of similar confidence: mean confidence, share right and its 95 % interval."""
-
-    confidence: float
-    accuracy: float
-    low: float
-    high: float
-    n: int
-
-
-@dataclass(frozen=True)
 class Trust:
-    """One row's confidences: bins of equally many images, points (coverage, accuracy) of the curve, its error.
+    """One row's confidences: bins of similar ones, what leaving out the least sure buys, its calibration error.
 
     target_coverage: the largest share of images answered at an accuracy of at least `TARGET`; None: never reached.
-    at_threshold: the point of the curve at the threshold that travels with the model; None without one.
     is_tempered: all of it is of the probabilities after the temperature that travels with the model.
     """
 
     bins: tuple[Bin, ...]
-    curve: tuple[tuple[float, float], ...]
+    curve: Coverage
     calibration_error: float
     gap: float
     target_coverage: float | None
     is_tempered: bool = False
-    at_threshold: tuple[float, float] | None = None
 
 
 def compare_pairs(ranked: RankedRuns) -> dict[tuple[int, int], PairCell]:
@@ -102,32 +89,16 @@ def measure_trust(entry: Entry, labels: np.ndarray) -> Trust:
     right = _right(entry, labels)
     curve = coverage_curve(confidence, right)
     reached = np.flatnonzero(curve.accuracy >= TARGET)
-    keep = np.unique(np.linspace(0, len(curve.coverage) - 1, CURVE_POINTS).round().astype(int))
-    shown = zip(curve.coverage[keep].tolist(), curve.accuracy[keep].tolist(), strict=True)
     ece = record.served_metric("ece")
     threshold = record.method.choices.get("threshold") if record.method is not None else None
-    kept = confidence >= float(threshold) if threshold else np.zeros(0, bool)
     return Trust(
-        bins=_bins(confidence, right),
-        curve=tuple(shown),
+        bins=reliability_bins(confidence, right),
+        curve=measure_coverage(confidence, right, float(threshold) if threshold else None),
         calibration_error=ece.value if ece is not None else float(abs(confidence.mean() - right.mean())),
         gap=float(confidence.mean() - right.mean()),
         is_tempered=record.is_tempered,
-        at_threshold=(float(kept.mean()), float(right[kept].mean())) if kept.any() else None,
         target_coverage=float(curve.coverage[reached[-1]]) if len(reached) else None,
     )
-
-
-def _bins(confidence: np.ndarray, right: np.ndarray) -> tuple[Bin, ...]:
-    n = len(confidence)
-    order = np.argsort(confidence, kind="stable")
-    num = max(1, min(RELIABILITY_BINS, n // 8))
-    found = []
-    for rows in np.array_split(order, num):
-        hits = int(right[rows].sum())
-        low, high = wilson_interval(hits, len(rows))
-        found.append(Bin(float(confidence[rows].mean()), hits / len(rows), low, high, len(rows)))
-    return tuple(found)
 
 
 def _right(entry: Entry, labels: np.ndarray) -> np.ndarray:

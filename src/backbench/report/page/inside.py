@@ -2,74 +2,49 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
-from backbench.report.page import charts
+from backbench.report.charts.feature_map import choose_named, middles
+from backbench.report.charts.training import epoch_axis, read_phases, training_chart, value_axis
 from backbench.report.page.inputs import Evidence, FeatureMap
-from backbench.report.page.marks import Axis, make_axis, name
+from backbench.report.page.marks import name
+from backbench.report.page.svg import draw_chart, draw_cloud
 from backbench.report.ranked import RankedRuns
 
 MAX_ANSWERS = 8
 MAX_POINTS = 2000
 _COLOURS = 5
 _GROUPS = 2 * _COLOURS  # each colour as round and as square marks
-_MAX_NAMED = 16
 
 
 def draw_training(ranked: RankedRuns) -> list[dict[str, Any]]:
     """Two small charts for each phase of training, on common scales: accuracy and loss of both parts, the kept
     epoch marked."""
-    phases = [
-        (f"{name(entry.row.name, 60)}, phase {name(str(phase), 24)}", result)
+    found = [
+        (f"{name(entry.row.name, 60)}, phase {name(phase.name, 24)}", replace(phase, start=0), result["history"])
         for entry in ranked.entries
-        for phase, result in (entry.history or {}).items()
-        if result["history"]
+        for phase, result in zip(read_phases(entry.history or {}), (entry.history or {}).values(), strict=True)
+        if phase.num_epochs
     ]
-    epochs = [epoch for _, result in phases for epoch in result["history"]]
-    last = max((float(epoch["epoch"]) for epoch in epochs), default=2.0)
-    x_axis = make_axis([1.0, max(2.0, last)], least=1.0, most=max(2.0, last))
-    shares = make_axis(
-        [epoch[key] for epoch in epochs for key in ("train_accuracy", "val_accuracy") if math.isfinite(epoch[key])]
-    )
-    losses = [epoch[key] for epoch in epochs for key in ("train_loss", "val_loss") if math.isfinite(epoch[key])]
-    loss_axis = make_axis(losses, most=max([1e-3, *losses]) * 2)
+    phases = [phase for _, phase, _ in found]
+    last = max((phase.num_epochs for phase in phases), default=1)
+    x = epoch_axis(last, has_beginning=any(not phase.best for phase in phases))
+    shares, losses = value_axis(phases, "accuracy"), value_axis(phases, "loss")
     return [
         {
             "label": label,
-            "accuracy": _curve(result, "accuracy", x_axis, shares, lambda tick: f"{100 * tick:g}"),
-            "loss": _curve(result, "loss", x_axis, loss_axis, lambda tick: f"{tick:g}"),
-            "best": result["best_epoch"],
-            "epochs": result["history"],
-            "ended": name(result["ended"], 20),
+            "accuracy": draw_chart(training_chart([phase], "accuracy", x, shares)),
+            "loss": draw_chart(training_chart([phase], "loss", x, losses)),
+            "best": phase.best,
+            "epochs": epochs,
+            "ended": name(phase.ended, 20),
         }
-        for label, result in phases
+        for label, phase, epochs in found
     ]
-
-
-def _curve(
-    result: Mapping[str, Any], what: str, x_axis: Axis, y_axis: Axis, y_text: Callable[[float], str]
-) -> Markup:
-    train, val = (
-        [
-            (float(epoch["epoch"]), epoch[f"{part}_{what}"])
-            for epoch in result["history"]
-            if math.isfinite(epoch[f"{part}_{what}"])
-        ]
-        for part in ("train", "val")
-    )
-    return charts.draw_curves(
-        [(train, "other dashed"), (val, "best")],
-        x_axis,
-        y_axis,
-        x_text=lambda tick: f"{tick:g}",
-        y_text=y_text,
-        mark=next((point for point in val if point[0] == result["best_epoch"]), None),
-    )
 
 
 def show_inside(ranked: RankedRuns, evidence: Evidence) -> dict[str, Any]:
@@ -88,7 +63,7 @@ def show_inside(ranked: RankedRuns, evidence: Evidence) -> dict[str, Any]:
 def _map(ranked: RankedRuns, found: FeatureMap, number: int) -> dict[str, Any]:
     """The cloud of one model: by true class while colours and shapes do, else all alike; wrong answers crossed.
 
-    More classes than colours are named at their middles too.
+    More classes than colours are named at their middles too, of many those that lie closest together.
     """
     entry = next((e for e in ranked.candidates if e.row.model == found.model), None)
     rows, positions = found.rows[:MAX_POINTS], found.positions[:MAX_POINTS]
@@ -100,28 +75,19 @@ def _map(ranked: RankedRuns, found: FeatureMap, number: int) -> dict[str, Any]:
         groups = [(positions.tolist(), "plain")]
     else:
         groups = [(positions[labels == index].tolist(), kind) for index, kind in enumerate(kinds)]
-    names = _name_middles(ranked.classes, labels, positions) if num > _COLOURS else []
+    named = choose_named(labels, [positions]) if num > _COLOURS else []
+    names = [(name(ranked.classes[label], 16), x, y) for label, x, y in middles(labels, positions, named)]
     keys = zip(kinds, ranked.classes, strict=True) if num <= _GROUPS else ()
     return {
         "number": number,
         "model": name(found.model, 60),
         "method": found.method,
-        "drawing": charts.draw_cloud(groups, positions[wrong].tolist(), names),
+        "drawing": draw_cloud(groups, positions[wrong].tolist(), names),
         "keys": [(kind, "■" if "square" in kind else "●", name(label, 40)) for kind, label in keys],
         "num": len(rows),
         "num_wrong": int(wrong.sum()),
         "head": "" if entry is None else name(entry.row.how, 40),
     }
-
-
-def _name_middles(
-    classes: Sequence[str], labels: np.ndarray, positions: np.ndarray
-) -> list[tuple[str, float, float]]:
-    """(name, x, y): the largest classes at the medians of their points."""
-    sizes = np.bincount(labels, minlength=len(classes))
-    largest = [label for label in np.argsort(-sizes, kind="stable").tolist() if sizes[label]][:_MAX_NAMED]
-    middles = [np.median(positions[labels == label], axis=0).tolist() for label in largest]
-    return [(name(classes[label], 16), x, y) for label, (x, y) in zip(largest, middles, strict=True)]
 
 
 def make_script_data(ranked: RankedRuns, evidence: Evidence, shown: Sequence[int], key: str) -> dict[str, Any]:

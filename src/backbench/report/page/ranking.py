@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from backbench.progress import format_bytes
+from backbench.report.charts.chart import Axis, make_axis
+from backbench.report.charts.cost import SECONDS, Point, cost_points, row_kind
 from backbench.report.findings import total_seconds
-from backbench.report.page import charts
 from backbench.report.page.inputs import Evidence
-from backbench.report.page.marks import Axis, make_axis, name, sentence
+from backbench.report.page.marks import name, sentence
+from backbench.report.page.svg import draw_whisker
 from backbench.report.ranked import Entry, RankedRuns
 from backbench.report.rows import STAGES, Row
 from backbench.report.summary import describe_cheaper
@@ -114,21 +116,12 @@ def is_cut_on_phones(lines: Sequence[Line]) -> bool:
     return len(ordinary) > ROWS_ON_PHONES or any(line.kind == "other" for line in ordinary)
 
 
-def row_kind(row: Row) -> str:
-    """The class of the style sheet: best, tied, other, control or failed."""
-    if row.accuracy is None:
-        return "failed"
-    if row.control:
-        return "control"
-    return "best" if row.is_best else "tied" if row.tied_with_best else "other"
-
-
 def _make_line(number: int, entry: Entry, axis: Axis) -> Line:
     row = entry.row
     kind = row_kind(row)
     whisker = Markup("")
     if row.accuracy is not None:
-        whisker = charts.draw_whisker(row.accuracy, row.low, row.high, axis, kind)
+        whisker = draw_whisker(row.accuracy, row.low, row.high, axis, kind)
     rank = ""
     if row.rank_low is not None and row.rank_high is not None:
         rank = f"{row.rank_low}" if row.rank_low == row.rank_high else f"{row.rank_low}–{row.rank_high}"
@@ -271,28 +264,11 @@ def describe_checks(ranked: RankedRuns) -> str:
     return f"Nothing found. Looked for: {', '.join(checks)}.{missing}"
 
 
-def cost_points(ranked: RankedRuns) -> list[charts.Point]:
-    """The rows that have a cost, best first."""
-    cheaper, found = ranked.findings.cheaper, []
-    for number, row in enumerate(ranked.rows, start=1):
-        total = row.seconds.get("total", 0.0)
-        if row.accuracy is None or not row.is_candidate or total <= 0:
-            continue
-        high = row.high if row.high is not None else row.accuracy
-        label = f"{name(row.model, 26)} + {name(row.how, 40)}"
-        found.append(
-            charts.Point(
-                label,
-                str(number),
-                total,
-                row.accuracy,
-                _low(row),
-                high,
-                row_kind(row),
-                row.is_best or (cheaper is not None and row is cheaper.row),
-            )
-        )
-    return found
+def list_costs(ranked: RankedRuns) -> list[Point]:
+    """The rows whose seconds are known, best first; named are the best and the one to take for its cost."""
+    cheaper = ranked.findings.cheaper
+    named = [row.run_id for row in ranked.rows if row.is_best or (cheaper is not None and row is cheaper.row)]
+    return cost_points(ranked.rows, SECONDS, important=named)
 
 
 def conclude_cost(ranked: RankedRuns) -> str:

@@ -8,10 +8,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from backbench.report.page import charts, doubt, faults, inside, origin, ranking
+from backbench.report.charts.confidence import coverage_chart, reliability_chart
+from backbench.report.charts.cost import SECONDS, cost_chart, pareto_front
+from backbench.report.page import doubt, faults, inside, origin, ranking
 from backbench.report.page.classes import show_classes, show_matrix
 from backbench.report.page.inputs import Evidence
-from backbench.report.page.marks import Axis, make_axis, name, points, sentence
+from backbench.report.page.marks import name, points, sentence
+from backbench.report.page.svg import draw_chart, draw_scale
 from backbench.report.ranked import Entry, RankedRuns
 from backbench.report.text import percent
 from backbench.wording import count
@@ -66,7 +69,7 @@ def make_view(ranked: RankedRuns, evidence: Evidence, *, key: str) -> dict[str, 
         "is_cut_on_phones": ranking.is_cut_on_phones(lines),
         "num_left_out": sum(line.kind == "other" for line in lines)
         - sum(line.kind == "other" for line in ranking.choose_plotted(lines)),
-        "scale": charts.draw_scale(ranking.decide_axis(ranked.rows)),
+        "scale": draw_scale(ranking.decide_axis(ranked.rows)),
         "columns": ranking.COLUMNS,
         "failures": [line for line in lines if line.kind == "failed"],
         "controls": [line for line in lines if line.kind == "control"],
@@ -118,12 +121,12 @@ def _choose_pictures(ranked: RankedRuns, found: faults.Faults | None, evidence: 
 
 
 def _cost(ranked: RankedRuns) -> dict[str, Any]:
-    points_ = ranking.cost_points(ranked)
+    costs = ranking.list_costs(ranked)
     return {
         "conclusion": ranking.conclude_cost(ranked),
-        "points": points_,
-        "front": [point.label for point in charts.pareto_front(points_)],
-        "chart": charts.draw_costs(points_) if len(points_) > 1 else Markup(""),
+        "points": costs,
+        "front": [point.label for point in pareto_front(costs)],
+        "chart": draw_chart(cost_chart(costs, SECONDS), "tall") if len(costs) > 1 else Markup(""),
         "stages": ranking.split_time(ranked),
     }
 
@@ -208,7 +211,6 @@ def _sure(ranked: RankedRuns) -> dict[str, Any]:
     total = len(pairs) // 2
     trusted = [entry for entry in ranked.candidates if entry.row.tied_with_best][:MAX_TRUSTED]
     trust = [(name(entry.row.name, 60), doubt.measure_trust(entry, ranked.labels)) for entry in trusted]
-    axis = Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
     return {
         "conclusion": f"{separated} of {count(total, 'pair')} of rows differ significantly on these test images."
         if total
@@ -216,9 +218,10 @@ def _sure(ranked: RankedRuns) -> dict[str, Any]:
         "names": names,
         "pairs": [[_pair_cell(pairs.get((a, b))) for b in range(len(entries))] for a in range(len(entries))],
         "trust": [
-            (label, found, charts.draw_reliability(found.bins), _describe_trust(found)) for label, found in trust
+            (label, found, draw_chart(reliability_chart(found.bins), "square"), _describe_trust(found))
+            for label, found in trust
         ],
-        "coverage": _coverage(trust, axis),
+        "coverage": draw_chart(coverage_chart([found.curve for _, found in trust])) if trust else Markup(""),
         "target": f"{100 * doubt.TARGET:.0f} %",
     }
 
@@ -247,18 +250,3 @@ def _describe_trust(found: doubt.Trust) -> str:
         share = f"{100 * found.target_coverage:.0f} %"
         text += f" It can answer {share} of the images and be right on {100 * doubt.TARGET:.0f} % of those."
     return text
-
-
-def _coverage(trust: Sequence[tuple[str, doubt.Trust]], axis: Axis) -> Markup:
-    if not trust:
-        return Markup("")
-    values = [accuracy for _, found in trust for share, accuracy in found.curve if share > 0.05]
-    kinds = ("best", "pinned", "other", "other dashed")
-    return charts.draw_curves(
-        [(found.curve, kinds[place]) for place, (_, found) in enumerate(trust)],
-        axis,
-        make_axis([*values, 1.0]),
-        x_text=lambda tick: f"{100 * tick:.0f}",
-        y_text=lambda tick: f"{100 * tick:.0f}",
-        mark=trust[0][1].at_threshold,
-    )
