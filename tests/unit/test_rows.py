@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -20,8 +21,9 @@ from backbench.records.schema import (
     Predictions,
     RunRecord,
 )
-from backbench.report.comparability import gather_warnings
+from backbench.report.comparability import Departure, find_departures, find_unequal
 from backbench.report.rows import best_row, make_rows
+from backbench.report.warning_text import gather_warnings, row_warnings
 from backbench.stats.compare import needed_images
 from backbench.stats.intervals import bootstrap_by_group
 from backbench.stats.metrics import per_class_recall, score
@@ -223,14 +225,16 @@ def test_settings_that_differ_are_listed_and_those_of_another_method_are_not() -
         _adapted("full", 1, _recipe(**changes)),
         _record("other", _predictions(9)),
     ]
-    (warning,) = [text for text in gather_warnings(records, []) if text.startswith("settings differ")]
-    for words in ("augmentation (none; basic)", "epochs (10; 2)", "optimizer (adamw; sgd)", "batch size (64; 8)",
-                  "label smoothing (0; 0.1)"):  # fmt: skip
-        assert words in warning
+    assert find_unequal(records).settings == {
+        "augmentation": ["none", "basic"],
+        "epochs": ["10", "2"],
+        "optimizer": ["adamw", "sgd"],
+        "batch size": ["64", "8"],
+        "label smoothing": ["0", "0.1"],
+        "momentum": ["none", "0.9"],
+    }
     apart = [_adapted("full", 0, _recipe(dropout=0.5)), _adapted("lora", 1, _recipe(epochs=3))]
-    (warning,) = [text for text in gather_warnings(apart, []) if text.startswith("settings differ")]
-    assert "epochs (10; 3)" in warning
-    assert "dropout" not in warning
+    assert find_unequal(apart).settings == {"epochs": ["10", "3"]}
     assert gather_warnings(records[:1], []) == []
 
 
@@ -350,45 +354,61 @@ def test_untrained_weights_are_marked() -> None:
     ]
     rows = make_rows(records, told)
     assert [row.is_untrained for row in rows] == [False, True, False]
-    assert "untrained weights" in rows[1].warnings
-    assert "untrained weights: tiny_cnn" in gather_warnings(records, [])
+    assert [bool(row.warnings) for row in rows] == [False, True, False]
+    assert find_unequal(records).untrained == ("tiny_cnn",)
 
 
-def test_what_makes_rows_incomparable_is_said() -> None:
+def _unlike() -> list[RunRecord]:
+    """Two rows alike, one unlike them in all that is compared, and a control."""
     told = [*(_predictions(10 + index) for index in range(3)), _predictions(120)]
-    records = [
+    return [
         _record("a", told[0], warnings=("a note of its own",)),
         _record("b", told[1]),
         _record("c", told[2], size=518, precision="bf16", seed=3, processor="b", fitted_on="train"),
         _record("colour", told[3], control=True, seed=9),
     ]
-    assert gather_warnings(records[:2], []) == []
-    said = " | ".join(gather_warnings(records, []))
-    for words in (
-        "input sizes differ (224 to 518 px)",
-        "precision differs",
-        "seed differs",
-        "hardware",
-        "fitted on",
-    ):
-        assert words in said
-    assert "9" not in said.replace("24", "")  # controls are no rows to compare
-    rows = {row.model: row.warnings for row in make_rows(records, told)}
-    assert rows["a"] == ("a note of its own",)
-    assert rows["b"] == rows["colour"] == ()
-    assert "input 518 px, most rows 224" in rows["c"]
-    assert "precision: bf16, most rows fp32" in rows["c"]
+
+
+def test_what_makes_rows_incomparable_is_found() -> None:
+    records = _unlike()
+    alike = find_unequal(records[:2])
+    assert (alike.sizes, alike.settings, alike.aspects, alike.seen) == (None, {}, {}, ())
+    found = find_unequal(records)
+    assert (found.sizes, found.settings) == ((224, 518), {})
+    assert found.aspects["precision"] == {"fp32": 2, "bf16": 1}
+    assert found.aspects["seed"] == {"0": 2, "3": 1}, "controls are no rows to compare"
+    assert found.aspects.keys() == {"precision", "seed", "fitted_on", "hardware"}
+    ofa, ofb, ofc, ofcolour = find_departures(records)
+    assert ofa == ofb == ofcolour == ()
+    assert ofc[0] == Departure("size", (518, 518), (224, 224))
+    assert ofc[1] == Departure("precision", "bf16", "fp32", ("fp32",))
+    assert [each.aspect for each in ofc[2:]] == ["seed", "fitted_on", "hardware"]
 
 
 def test_without_a_majority_no_row_departs_from_most_rows() -> None:
-    told = [_predictions(10), _predictions(11)]
-    records = [_record("a", told[0]), _record("b", told[1], size=518, precision="bf16")]
-    for order in (records, records[::-1]):
-        rows = {row.model: row.warnings for row in make_rows(order, told)}
-        assert rows == {"a": ("precision: fp32, other rows bf16",), "b": ("precision: bf16, other rows fp32",)}
+    records = [_record("a", _predictions(10)), _record("b", _predictions(11), size=518, precision="bf16")]
+    one, other = Departure("precision", "fp32", None, ("bf16",)), Departure("precision", "bf16", None, ("fp32",))
+    assert find_departures(records) == [(one,), (other,)]
+    assert find_departures(records[::-1]) == [(other,), (one,)]
     records.append(_record("c", _predictions(12), precision="fp16"))
-    rows = {row.model: row.warnings for row in make_rows(records, [*told, _predictions(12)])}
-    assert rows["b"] == ("input 518 px, most rows 224", "precision: bf16, other rows fp32, fp16")
+    assert find_departures(records)[1] == (
+        Departure("size", (518, 518), (224, 224)),
+        Departure("precision", "bf16", None, ("fp32", "fp16")),
+    )
+
+
+def test_warnings_of_rankings_and_rows_read_as_the_golden_file(golden: Callable[[str, str], None]) -> None:
+    settings = [_adapted("full", 0, _recipe()), _adapted("full", 1, _recipe(epochs=2, optimizer="sgd"))]
+    split = [_record("a", _predictions(10)), _record("b", _predictions(11), size=518, precision="bf16")]
+    trained, _ = _seen_world("own")
+    untrained = [_record("a", _predictions(5)), _record("tiny_cnn", _predictions(6), pretrained_on=None)]
+    old = [_record("a", _predictions(5)).model_copy(update={"schema_version": version}) for version in (1, 2)]
+    lines = []
+    for records in (_unlike(), settings, split, trained, untrained, old):
+        notes = zip(records, row_warnings(records), strict=True)
+        of_rows = [f"{record.model_name}: {' | '.join(words)}" for record, words in notes if words]
+        lines += [*gather_warnings(records, []), *of_rows, ""]
+    golden("warnings.txt", "\n".join(lines))
 
 
 def test_a_row_that_is_not_proved_better_than_a_control_is_marked_with_the_strongest_such() -> None:
@@ -438,8 +458,7 @@ def test_a_row_trained_on_test_images_is_not_crowned() -> None:
     assert own.accuracy == pytest.approx(0.99)
     others = make_rows(records[1:], told[1:])
     assert [row for row in rows if row.model != "own"] == others, "it takes no place and no share of the tests"
-    (warning,) = [text for text in gather_warnings(records, []) if "not ranked" in text]
-    assert warning.startswith("own is not ranked: 40 of the 200 test images were among the images")
+    assert [record.model_name for record in find_unequal(records).seen] == ["own"]
 
 
 def test_where_all_were_trained_on_test_images_none_is_best() -> None:

@@ -24,10 +24,10 @@ from backbench.records.commands import bundle_of, name_root
 from backbench.records.folders import MANIFEST_FILE, find_run_folders, read_run
 from backbench.records.openings import check_openings, count_openings
 from backbench.records.schema import Cost, ModelFacts, RunRecord, StoredRun
-from backbench.report.comparability import warn_of_changed, warn_of_old
 from backbench.report.page.inputs import Evidence, Explanation, FeatureMap, Thumbnail
 from backbench.report.page.view import wanted_images
 from backbench.report.ranked import DataDetails, RankedRuns, describe_manifest, group_runs, rank_runs
+from backbench.report.warning_text import warn_of_changed, warn_of_old
 
 THUMBNAIL_PIXELS = 128
 EXPLANATION_PIXELS = 160

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backbench.report.comparability import are_groups_whole
 from backbench.report.export import in_markdown
 from backbench.report.page.origin import describe_methods, repeat_commands
 from backbench.report.ranked import Entry, RankedRuns
 from backbench.report.text import percent
+from backbench.report.warning_text import are_groups_whole
 from backbench.stats.metrics import weakest_first
 from backbench.wording import count
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from backbench.records.commands import bundle_of
 from backbench.records.schema import DataFacts, Predictions, RunRecord, StoredRun
-from backbench.report.comparability import gather_warnings
 from backbench.report.findings import Findings, find
 from backbench.report.rows import Row, make_rows
 from backbench.report.summary import Sentence, control_warnings, summarise
+from backbench.report.warning_text import gather_warnings
 from backbench.stats.reliability import at_temperature
 
 if TYPE_CHECKING:

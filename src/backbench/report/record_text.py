@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from backbench.progress import format_bytes, format_seconds
 from backbench.records.schema import RunRecord
-from backbench.report.comparability import warn_of_old
 from backbench.report.text import describe_augment, percent, printable, quantity, shorten, wrap
+from backbench.report.warning_text import warn_of_old
 from backbench.stats.metric import Metric
 from backbench.stats.metrics import weakest_first
 from backbench.wording import count

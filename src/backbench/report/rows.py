@@ -10,8 +10,9 @@ import numpy as np
 
 from backbench.errors import ConfigError, DataError
 from backbench.records.schema import Predictions, RunRecord
-from backbench.report.comparability import input_size, is_control, row_warnings
+from backbench.report.comparability import input_size, is_control
 from backbench.report.row_names import find_differences
+from backbench.report.warning_text import row_warnings
 from backbench.stats.compare import ALPHA, design_effect, needed_images, rank_rows, unbeaten_controls
 from backbench.stats.intervals import bootstrap_rows_by_group, group_numbers
 from backbench.stats.metric import Metric

@@ -10,10 +10,10 @@ from typing import Any
 
 from backbench.records.commands import bundle_of, data_options, keep_command, predict_command, write_command
 from backbench.records.schema import RunRecord
-from backbench.report.comparability import are_groups_whole
 from backbench.report.page.inputs import Evidence
 from backbench.report.ranked import Entry, RankedRuns
 from backbench.report.text import printable
+from backbench.report.warning_text import are_groups_whole
 from backbench.wording import count
 
 DEFAULT_ROOT = "runs"

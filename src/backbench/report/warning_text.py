@@ -1,0 +1,126 @@
+"""The warnings of a ranking in sentences, most severe first; `comparability` has the facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from backbench.records.schema import CORRECTED, FIRST_VERSION, RunRecord
+from backbench.report.comparability import Aspect, Departure, Unequal, find_departures, find_unequal, is_untrained
+from backbench.wording import list_some
+
+_ROUNDING = "small gaps may come from it"
+_ASPECTS: dict[Aspect, tuple[str, str]] = {
+    "precision": ("precision", _ROUNDING),
+    "seed": ("seed", _ROUNDING),
+    "exact_resize": ("exact resizing", _ROUNDING),
+    "fitted_on": ("what the head was fitted on", "a head fitted on fewer images scores lower"),
+    "hardware": ("the hardware", "compare accuracies, not seconds"),
+}
+_MAX_VALUES = 4
+_SPLIT_GROUPS = "in several of the given parts"
+_LEAKS = ("byte for byte also in", _SPLIT_GROUPS)
+_BROKEN = ("interrupted: ", "the budget ended before", "have two labels or more", "has two labels or more")
+
+
+def are_groups_whole(warnings: Sequence[str]) -> bool:
+    """Whether no warning says that a group sits in several parts."""
+    return not any(_SPLIT_GROUPS in text for text in warnings)
+
+
+def gather_warnings(
+    records: Sequence[RunRecord], control_warnings: Sequence[str], given: Sequence[str] = ()
+) -> list[str]:
+    """All warnings of a ranking, each once, most severe first: changed records, leaks between the parts, test
+    images that models were trained on, what breaks the ranking, controls that come near, and the rest.
+
+    Args:
+        records: of its runs.
+        control_warnings: see `summary.control_warnings`.
+        given: of the data and of the work, in any order.
+    """
+    unequal = find_unequal(records)
+    levels = (
+        warn_of_changed(records),
+        [text for text in given if any(words in text for words in _LEAKS)],
+        _say_seen(unequal),
+        [text for text in given if any(words in text for words in _BROKEN)],
+        _say_unequal(unequal),
+        control_warnings,
+        [f"untrained weights: {', '.join(unequal.untrained)}"] if unequal.untrained else [],
+        warn_of_old(records),
+        given,
+    )
+    return list(dict.fromkeys(text for level in levels for text in level))
+
+
+def warn_of_changed(records: Sequence[RunRecord]) -> list[str]:
+    """Of each record that does not say what its predictions say."""
+    return [
+        f"{record.run_id}: {warning}"
+        for record in records
+        for warning in record.warnings
+        if warning.startswith(CORRECTED)
+    ]
+
+
+def warn_of_old(records: Sequence[RunRecord]) -> list[str]:
+    """One sentence, if there are records without a checksum."""
+    num = sum(record.schema_version == FIRST_VERSION for record in records)
+    if not num:
+        return []
+    which = (
+        "the record was"
+        if len(records) == 1
+        else f"{num} of {len(records)} records {'was' if num == 1 else 'were'}"
+    )
+    return [f"{which} written before records had a checksum: only what their predictions give can be checked"]
+
+
+def _say_seen(unequal: Unequal) -> list[str]:
+    return [
+        f"{record.model_name} is not ranked: {record.num_test_seen:,} of the {record.data.num_test:,} test images "
+        f"were among the images that it was trained on, so its figures are too good"
+        for record in unequal.seen
+    ]
+
+
+def _say_unequal(unequal: Unequal) -> Iterator[str]:
+    if unequal.sizes is not None:
+        least, largest = unequal.sizes
+        yield (
+            f"input sizes differ ({least} to {largest} px): a larger input usually scores higher and costs "
+            f"more, so this compares models as they ship, not architectures"
+        )
+    if unequal.settings:
+        listed = ", ".join(
+            f"{words} ({list_some(values, _MAX_VALUES, '; ')})" for words, values in unequal.settings.items()
+        )  # semicolons: values may be lists themselves
+        yield f"settings differ beside model and method: {listed}. A row may owe its place to them"
+    for aspect, values in unequal.aspects.items():
+        words, consequence = _ASPECTS[aspect]
+        shares = ", ".join(f"{value} ({num} of {values.total()} rows)" for value, num in values.most_common())
+        yield f"{words} differs: {shares}; {consequence}"
+
+
+def row_warnings(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
+    """For each record: its own warnings, and where it departs from what most rows have."""
+    found = []
+    for record, departures in zip(records, find_departures(records), strict=True):
+        untrained = ["untrained weights"] * is_untrained(record)
+        notes = [*record.warnings, *untrained, *map(_say_departure, departures)]
+        found.append(tuple(dict.fromkeys(notes)))
+    return found
+
+
+def _say_departure(found: Departure) -> str:
+    """'precision: bf16, most rows fp32'; where no value is that of most rows, all others are named."""
+    if found.aspect == "size":
+        return f"input {_size_text(found.own)} px, most rows {_size_text(found.usual)}"
+    which = (
+        f"other rows {', '.join(map(str, found.others))}" if found.usual is None else f"most rows {found.usual}"
+    )
+    return f"{_ASPECTS[found.aspect][0].removeprefix('the ')}: {found.own}, {which}"
+
+
+def _size_text(size: tuple[int, int]) -> str:
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
