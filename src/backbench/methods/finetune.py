@@ -74,27 +74,14 @@ def adapt_full(task: ImageTask, options: FullOptions, training: Training) -> Tun
 
 
 def _adapt(name: str, task: ImageTask, names: Iterable[str], recipe: Recipe, training: Training) -> Tuned:
-    from backbench.heads.head_modules import make_linear
-    from backbench.runtime import make_torch_rng
-    from backbench.training.tune import (
-        Tuned,
-        describe_norms,
-        make_classifier,
-        make_phase,
-        refuse_weightless,
-        standardise,
-        train_phase,
-    )
+    from backbench.training import tune
 
-    refuse_weightless(task, name)
-    rng = make_torch_rng(task.seed, "head")
-    head = make_linear(task.backbone.facts.dim, task.num_classes, rng, recipe.dropout)
-    trained = standardise(task, head, body_learns=True)
-    classifier = make_classifier(task, trained)
-    phase = make_phase(name, classifier, names, recipe, fresh_head=True)
-    result = train_phase(classifier, task, phase, training)
+    trained = tune.begin_head(task, name, recipe)
+    classifier = tune.make_classifier(task, trained)
+    phase = tune.make_phase(name, classifier, names, recipe, fresh_head=True)
+    result = tune.train_phase(classifier, task, phase, training)
     classifier.head = trained.fold()
-    return Tuned(classifier, {name: result}, warnings=describe_norms(classifier, phase))
+    return tune.Tuned(classifier, {name: result}, warnings=tune.describe_norms(classifier, phase))
 
 
 SPECS = (

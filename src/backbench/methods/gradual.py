@@ -35,38 +35,24 @@ def adapt(task: ImageTask, options: GradualOptions, training: Training) -> Tuned
     Source: Howard and Ruder 2018 (ULMFiT).
     """
     from backbench.backbones.core.stages import stages_of
-    from backbench.heads.head_modules import make_linear
-    from backbench.runtime import make_torch_rng
-    from backbench.training.tune import (
-        Tuned,
-        describe_norms,
-        last_stages,
-        make_classifier,
-        make_phase,
-        refuse_weightless,
-        standardise,
-        train_phase,
-    )
+    from backbench.training import tune
 
-    refuse_weightless(task, "gradual")
     body = task.backbone.body
-    rng = make_torch_rng(task.seed, "head")
-    head = make_linear(task.backbone.facts.dim, task.num_classes, rng, options.recipe.dropout)
-    trained = standardise(task, head, body_learns=True)
-    classifier = make_classifier(task, trained)
+    trained = tune.begin_head(task, "gradual", options.recipe)
+    classifier = tune.make_classifier(task, trained)
     num_stages = len(stages_of(body))
     steps = min(options.steps, num_stages)
     phases = {}
     for step in range(steps + 1):
         num = round(num_stages * step / steps)
-        names = last_stages(body, num) if num else []
-        phase = make_phase(f"gradual-{step}", classifier, names, options.recipe, fresh_head=step == 0)
-        phases[phase.name] = train_phase(classifier, task, phase, training)
+        names = tune.last_stages(body, num) if num else []
+        phase = tune.make_phase(f"gradual-{step}", classifier, names, options.recipe, fresh_head=step == 0)
+        phases[phase.name] = tune.train_phase(classifier, task, phase, training)
         if phases[phase.name].ended == "budget":
             break
     classifier.head = trained.fold()
-    warnings = describe_norms(classifier, phase)  # the last step trains what all before it did
-    return Tuned(classifier, phases, {"stages": num_stages, "steps": steps}, warnings)
+    warnings = tune.describe_norms(classifier, phase)  # the last step trains what all before it did
+    return tune.Tuned(classifier, phases, {"stages": num_stages, "steps": steps}, warnings)
 
 
 SPECS = (MethodSpec("gradual", "unfreeze from the head towards the input", adapt, GradualOptions, "tune"),)

@@ -32,30 +32,19 @@ def adapt(task: ImageTask, options: LoraOptions, training: Training) -> Tuned:
         ConfigError: the network has none of the targets; the message says what it has.
     Source: Hu et al. 2021.
     """
-    from backbench.heads.head_modules import make_linear
     from backbench.runtime import make_torch_rng
+    from backbench.training import tune
     from backbench.training.lora import add_lora, merge_lora
-    from backbench.training.tune import (
-        Tuned,
-        make_classifier,
-        make_phase,
-        refuse_weightless,
-        standardise,
-        train_phase,
-    )
 
-    refuse_weightless(task, "lora")
-    rng = make_torch_rng(task.seed, "head")
-    head = make_linear(task.backbone.facts.dim, task.num_classes, rng, options.recipe.dropout)
-    trained = standardise(task, head, body_learns=True)
+    trained = tune.begin_head(task, "lora", options.recipe)
     body, rng = task.backbone.body, make_torch_rng(task.seed, "lora")
     adapters = add_lora(body, rank=options.rank, alpha=options.alpha, targets=options.targets, rng=rng)
-    classifier = make_classifier(task, trained)
-    phase = make_phase("lora", classifier, adapters, options.recipe, fresh_head=True)
-    result = train_phase(classifier, task, phase, training)
+    classifier = tune.make_classifier(task, trained)
+    phase = tune.make_phase("lora", classifier, adapters, options.recipe, fresh_head=True)
+    result = tune.train_phase(classifier, task, phase, training)
     classifier.head = trained.fold()
     num = merge_lora(body)
-    return Tuned(classifier, {"lora": result}, {"num_adapted": num})
+    return tune.Tuned(classifier, {"lora": result}, {"num_adapted": num})
 
 
 SPECS = (

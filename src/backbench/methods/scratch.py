@@ -40,36 +40,29 @@ def adapt(task: ImageTask, options: ScratchOptions, training: Training) -> Tuned
     from backbench.errors import ConfigError
     from backbench.heads.head_modules import make_linear
     from backbench.runtime import make_torch_rng, stream_seed
-    from backbench.training.tune import (
-        Tuned,
-        family_of,
-        make_classifier,
-        make_phase,
-        refuse_weightless,
-        train_phase,
-    )
+    from backbench.training import tune
 
-    refuse_weightless(task, "scratch")
+    tune.refuse_weightless(task, "scratch")
     backbone = task.backbone
     if backbone.build is None:
         raise ConfigError(f"how {backbone.facts.name} is built is not known, so it can't be trained from scratch.")
     backbone.body.load_state_dict(make_random(backbone.build, stream_seed(task.seed, "scratch")).state_dict())
     rng = make_torch_rng(task.seed, "head")
     head = make_linear(backbone.facts.dim, task.num_classes, rng, options.recipe.dropout)
-    classifier = make_classifier(task, head)
+    classifier = tune.make_classifier(task, head)
     recipe = options.recipe
     if recipe.learning_rate is None:
-        rate = RATES[family_of(backbone.body)]
+        rate = RATES[tune.family_of(backbone.body)]
         recipe = recipe.model_copy(update={"learning_rate": rate})
     if options.auto_augment and recipe.augment == Augment():
         small = max(backbone.preprocess.size) <= SMALL_INPUT
         crop = Augment(crop="pad", flip=True) if small else Augment(crop="random-resized", flip=True)
         recipe = recipe.model_copy(update={"augment": crop})
     names = [name for name, _ in backbone.body.named_parameters()]
-    phase = make_phase("scratch", classifier, names, recipe, fresh_head=False)  # all of it is fresh
+    phase = tune.make_phase("scratch", classifier, names, recipe, fresh_head=False)  # all of it is fresh
     phase = replace(phase, keeps_statistics=False)  # batch norms begin with mean 0 and variance 1 here
-    result = train_phase(classifier, task, phase, training)
-    return Tuned(classifier, {"scratch": result}, {"augment": recipe.augment.model_dump(mode="json")})
+    result = tune.train_phase(classifier, task, phase, training)
+    return tune.Tuned(classifier, {"scratch": result}, {"augment": recipe.augment.model_dump(mode="json")})
 
 
 SPECS = (

@@ -45,17 +45,9 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tune
     from backbench.heads.head_modules import to_module
     from backbench.heads.heads import LinearHead
     from backbench.task import Features
-    from backbench.training.tune import (
-        Tuned,
-        describe_norms,
-        last_stages,
-        make_classifier,
-        make_phase,
-        refuse_weightless,
-        train_phase,
-    )
+    from backbench.training import tune
 
-    refuse_weightless(task, "two-phase")
+    tune.refuse_weightless(task, "two-phase")
     probe = find_method(options.probe, "options.probe")
     if probe.trains:
         raise ConfigError(f"options.probe '{options.probe}' trains a network itself. Use logistic or ridge.")
@@ -78,17 +70,17 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tune
     names = (
         [name for name, _ in body.named_parameters()]
         if options.blocks is None
-        else last_stages(body, options.blocks)
+        else tune.last_stages(body, options.blocks)
     )
-    classifier = make_classifier(task, to_module(head, options.recipe.dropout))
-    phase = make_phase("two-phase", classifier, names, options.recipe, fresh_head=False)
+    classifier = tune.make_classifier(task, to_module(head, options.recipe.dropout))
+    phase = tune.make_phase("two-phase", classifier, names, options.recipe, fresh_head=False)
     phase = replace(phase, keeps_statistics=options.keep_statistics or phase.keeps_statistics)
-    result = train_phase(classifier, task, phase, training)
+    result = tune.train_phase(classifier, task, phase, training)
     # kept as asked goes without saying; kept against what was asked does not
-    warnings = () if options.keep_statistics else describe_norms(classifier, phase)
+    warnings = () if options.keep_statistics else tune.describe_norms(classifier, phase)
     if result.best_epoch == 0:
         warnings += ("fine-tuning never beat the probe on validation, so the probe is what was kept",)
-    return Tuned(
+    return tune.Tuned(
         classifier,
         {"two-phase": result},
         {"probe": options.probe, "probe_choices": chosen},

@@ -18,11 +18,11 @@ from backbench.backbones.core.stages import stages_of
 from backbench.classifier.classifier import Classifier
 from backbench.config import Augment, Frozen, Recipe
 from backbench.errors import BudgetExceeded, ConfigError
-from backbench.heads.head_modules import HeadModule, LinearModule, MlpModule
+from backbench.heads.head_modules import HeadModule, LinearModule, MlpModule, make_linear
 from backbench.heads.standardise import Scale, measure_scale
 from backbench.progress import SILENT, Progress
 from backbench.records.schema import CUT_BY_BUDGET, MethodFacts
-from backbench.runtime import free_memory, stream_seed
+from backbench.runtime import free_memory, make_torch_rng, stream_seed
 from backbench.stats.metric import Metric
 from backbench.task import ImageTask
 from backbench.training.batches import Batches, FeatureBatches, ImageBatches
@@ -372,6 +372,18 @@ class Standardised(nn.Module):
         first.weight.mul_(self.inverse_std)
         first.bias.sub_(first.weight @ self.mean)
         return inner
+
+
+def begin_head(task: ImageTask, method: str, recipe: Recipe) -> Standardised:
+    """A random linear head on standardised features, for a method that trains the network below it too.
+
+    Raises:
+        ConfigError: see `refuse_weightless`.
+    """
+    refuse_weightless(task, method)
+    rng = make_torch_rng(task.seed, "head")
+    head = make_linear(task.backbone.facts.dim, task.num_classes, rng, recipe.dropout)
+    return standardise(task, head, body_learns=True)
 
 
 def standardise(task: ImageTask, head: HeadModule, *, body_learns: bool) -> Standardised:
