@@ -55,7 +55,9 @@ def _row(model: str, method: str, status: str = "done") -> Any:
 
 
 def _ranking(*rows: Any, interrupted: bool = False) -> Any:
-    return SimpleNamespace(rows=list(rows), interrupted=interrupted)
+    records = [SimpleNamespace(config=SimpleNamespace(model=row.model)) for row in rows]
+    entries = [SimpleNamespace(row=row, record=record) for row, record in zip(rows, records, strict=True)]
+    return SimpleNamespace(entries=entries, interrupted=interrupted)
 
 
 def test_what_the_budget_leaves_out_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -84,8 +86,6 @@ def test_a_method_that_failed_does_not_hide_what_the_budget_left_out(
     monkeypatch.setattr(carry_out, "rank", lambda request, progress: _ranking(*rows))
     monkeypatch.setattr(carry_out, "_make_cell", make)
     monkeypatch.setattr(carry_out, "_evaluate_elsewhere", lambda cell, *_: cell)
-    monkeypatch.setattr(carry_out.folders, "read_record", lambda folder: None)
-    monkeypatch.setattr(carry_out.folders, "read_whole", lambda folder: (None, None))
     first = STUDY["groups"][0] | {"methods": ["knn", "ridge", "centroid"]}
     study = StudyFile.model_validate(STUDY | {"groups": [first]})
     outcome = run_study(study, Settings(out=tmp_path), budget_seconds=1000)
@@ -103,8 +103,6 @@ def test_training_that_was_cut_is_no_run_of_the_study(monkeypatch: pytest.Monkey
     monkeypatch.setattr(carry_out, "rank", lambda request, progress: _ranking(cut, whole))
     monkeypatch.setattr(carry_out, "_make_cell", lambda step, model, *_: _cell(model, 0.5, method="ridge"))
     monkeypatch.setattr(carry_out, "_evaluate_elsewhere", lambda cell, *_: cell)
-    monkeypatch.setattr(carry_out.folders, "read_record", lambda folder: None)
-    monkeypatch.setattr(carry_out.folders, "read_whole", lambda folder: (None, None))
     outcome = run_study(
         StudyFile.model_validate(STUDY | {"groups": STUDY["groups"][:1]}),
         Settings(out=tmp_path),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from backbench.errors import BackbenchError, BudgetExceeded, Interrupted, StorageError
 from backbench.progress import SILENT, Progress
@@ -64,13 +65,14 @@ class Outcome:
     Args:
         choices: which models went on to later groups.
         chosen: (group, data, seed) of rankings whose models an earlier group chose -> those models.
+        controls: (group, data, seed) of each ranking -> the folders of its controls.
         cut: (group, data, seed) of rankings that the budget ended -> the runs that it left out, or `ALL`. The same
             command adds them.
     """
 
     study: StudyFile
     cells: list[Cell] = field(default_factory=list)
-    rankings: list[tuple[Step, list[Row]]] = field(default_factory=list)
+    controls: dict[tuple[str, str, int], list[Path]] = field(default_factory=dict)
     undone: list[Undone] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     chosen: dict[tuple[str, str, int], list[str]] = field(default_factory=dict)
@@ -254,13 +256,17 @@ def _carry_out(
     if left is not None and left <= 0 and not _was_begun(step, settings):
         raise BudgetExceeded("no time left")
     ranking = rank(replace(step.request, budget_seconds=left), progress)
-    outcome.rankings.append((step, ranking.rows))  # not their predictions, which are large
+    outcome.controls[_place(step)] = [
+        entry.path for entry in ranking.entries if entry.row.control and not entry.row.has_failed
+    ]
     names: dict[str, list[str]] = {}  # two of the study may be one here, as at one --image-size
     for model, name in step.names.items():
         names.setdefault(find_model(name).name, []).append(model)
-    asked_for = [(row, _asked_model(row, settings)) for row in ranking.rows if not row.control]
+    entries = [entry for entry in ranking.entries if not entry.row.control]
+    asked_for = [(entry.row, entry.record.config.model) for entry in entries]  # a card's weights have another name
     left_out = []
-    for row, model in [(row, model) for row, asked in asked_for for model in names.get(asked, ())]:
+    for entry, model in [(each, model) for each in entries for model in names.get(each.record.config.model, ())]:
+        row = entry.row
         run = f"{model} + {row.method}"
         if row.has_failed:
             outcome.note(f"{step.title}, {run}", row.error)
@@ -269,8 +275,7 @@ def _carry_out(
             left_out.append(run)
             outcome.note(f"{step.title}, {run}", f"training was cut; {GOES_ON}")
             continue
-        record, _ = folders.read_whole(settings.runs / row.run_id)
-        outcome.cells.append(_make_cell(step, model, record, settings, progress))
+        outcome.cells.append(_make_cell(step, model, entry.record, settings, progress))
     outcome.interrupted = ranking.interrupted
     missing = [] if ranking.interrupted else _list_missing(step, asked_for)
     if deadline is not None:
@@ -291,13 +296,6 @@ def _was_begun(step: Step, settings: Settings) -> bool:
             if folders.read_record(path.parent).config.data == step.request.data:
                 return True
     return False
-
-
-def _asked_model(row: Row, settings: Settings) -> str:
-    """The requested name of a row's model: weights from a card have another name in the row."""
-    folder = folders.find_attempt(settings.runs, row.run_id, has_failed=row.has_failed)
-    is_there = (folder / folders.RECORD_FILE).is_file()
-    return folders.read_record(folder).config.model if is_there else row.model
 
 
 def _list_missing(step: Step, asked_for: Sequence[tuple[Row, str]]) -> list[str]:

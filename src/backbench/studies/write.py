@@ -65,7 +65,7 @@ def write_up(
         write_atomically(target, render_study(outcome, settings).encode())
         return [target], _remove_old(report, document)
     request = ReportRequest(
-        runs=tuple(map(str, [*(cell.folder for cell in outcome.cells), *_find_controls(outcome, settings)])),
+        runs=tuple(map(str, [*(cell.folder for cell in outcome.cells), *_find_controls(outcome)])),
         out=settings.runs,
         has_images=has_figures,
         map_method="none" if not has_figures else "pca" if settings.random_weights else "tsne",
@@ -113,16 +113,10 @@ def _remove_old(*pages: Path) -> list[str]:
     return [f"no run is finished, so {where}; its runs are kept"] if there else []
 
 
-def _find_controls(outcome: Outcome, settings: Settings) -> list[Path]:
+def _find_controls(outcome: Outcome) -> list[Path]:
     """Folders of the baselines in rankings that have a cell: the report warns where models are no better."""
     there = {(cell.group, cell.data, cell.seed) for cell in outcome.cells}
-    return [
-        settings.runs / row.run_id
-        for step, rows in outcome.rankings
-        if (step.group.name, step.data, step.seed) in there
-        for row in rows
-        if row.control and not row.has_failed
-    ]
+    return [folder for place, controls in outcome.controls.items() if place in there for folder in controls]
 
 
 def _num_explained(outcome: Outcome, settings: Settings) -> int:
