@@ -348,12 +348,12 @@ def report_probe(arguments: argparse.Namespace) -> list[str]:
     ran = "run in full" if epochs == EPOCHS else f"{epochs} of its {EPOCHS} epochs run, and scaled"
     return [
         table(
-            f"T7: probe from files to score, 1,500 + 500 images (peer: {ran}); target 8x",
+            f"Probe from files to score, 1,500 + 500 images (peer: {ran}); target 8x",
             ["model", "precision", "seeds' way, CPU-s", "ours, CPU-s", "ratio, CPU", "ratio, wall"],
             rows,
         ),
         table(
-            "T12: extraction again, from the cache; target 50x",
+            "Extraction again, from the cache; target 50x",
             ["model", "precision", "first, CPU-s", "second", "ratio, CPU", "ratio, wall"],
             cache_rows,
         ),
@@ -384,7 +384,7 @@ def report_inputs(arguments: argparse.Namespace) -> str:
             )
         rows.append(row)
     head = ["image", "crop fraction", "PIL + torchvision v1", "ours, exact", "ours, fast"]
-    return table("T5: decoded image to normalised 224x224 tensor, CPU-milliseconds each; target 2.5x", head, rows)
+    return table("Decoded image to normalised 224x224 tensor, CPU-milliseconds each; target 2.5x", head, rows)
 
 
 def report_growth(arguments: argparse.Namespace) -> str:
@@ -405,7 +405,7 @@ def report_growth(arguments: argparse.Namespace) -> str:
         "growth of peak memory / growth of features",
         "read from the cache",
     ]
-    return table(f"T11: growth, {DIM:,} features; targets 10.5x and 1.3x", head, rows)
+    return table(f"Growth, {DIM:,} features; targets 10.5x and 1.3x", head, rows)
 
 
 def describe_machine(command: str) -> str:

@@ -219,7 +219,7 @@ def find_tolerance(num: int, classes: int, C: float, engine: str, best: float) -
 
 def section_single(rounds: int) -> list[str]:
     lines = [
-        "## One fit to a gap of 1e-5 (T9: at least 1.8x scikit-learn, 2x torch.optim.LBFGS)",
+        "## One fit to a gap of 1e-5 (target: at least 1.8x scikit-learn, 2x torch.optim.LBFGS)",
         "",
         "Each engine with the loosest tolerance that reaches the gap; all float32, all from weights at 0.",
         "The grid of tolerances is coarse, so compare gaps too: an engine far below 1e-5 could stop earlier.",
@@ -241,7 +241,7 @@ def section_single(rounds: int) -> list[str]:
 
 def section_sweep(rounds: int) -> list[str]:
     lines = [
-        "## A sweep of C from 1e-5 to 1e2 (T10: 20 values at least 8x, 45 values at least 10x)",
+        "## A sweep of C from 1e-5 to 1e2 (target: 20 values at least 8x, 45 values at least 10x)",
         "",
         "scikit-learn: one fit for each C, tol 1e-5. The last columns tell how far each objective is above the",
         "lower of the two, at worst and on average over the sweep: backbench's is to be equal or better.",
@@ -264,7 +264,7 @@ def section_sweep(rounds: int) -> list[str]:
 
 def section_growth(rounds: int) -> list[str]:
     lines = [
-        "## Growth (T11: time(10 n) / time(n) at most 10.5, the same for classes)",
+        "## Growth (target: time(10 n) / time(n) at most 10.5, the same for classes)",
         "",
         "A sweep of 20 values of C; CPU-seconds.",
         "",
@@ -287,7 +287,7 @@ def section_growth(rounds: int) -> list[str]:
 
 def section_share(rounds: int) -> list[str]:
     lines = [
-        "## Share of a probe (T8: at most 2 %)",
+        "## Share of a probe (target: at most 2 %)",
         "",
         "The whole method (sweep, choice, refit) on n features of 768 dimensions, a fifth of them validation,",
         f"beside an assumed forward of {FORWARD_RATE} images per CPU-second (ViT-B/16, 224 pixels, bf16).",

@@ -1,4 +1,4 @@
-"""Exact resume of every method that trains: cut after each optimiser step, go on, compare hashes (R1).
+"""Exact resume of every method that trains: cut after each optimiser step, go on, compare hashes.
 
     python benchmarks/resume.py      # writes benchmarks/results/resume.md; ten minutes on two quiet cores
 
@@ -319,7 +319,7 @@ PARTS: dict[str, Callable[[dict[str, torch.Tensor], dict[str, Any]], bool]] = {
 def render(cuts: list[dict[str, Any]], losses: list[dict[str, str]]) -> str:
     command = " ".join(["python benchmarks/resume.py", *sys.argv[1:]])
     lines = [
-        "# Exact resume (R1)",
+        "# Exact resume",
         "",
         f"`{command}`, {time.strftime('%Y-%m-%d')}, Python {platform.python_version()}, torch "
         f"{torch.__version__}, {platform.machine()}, one thread.",

@@ -1,4 +1,4 @@
-"""CPU-seconds of fresh interpreters (T15): help, an argument error, a list, beside importing torch and timm.
+"""CPU-seconds of fresh interpreters: help, an argument error, a list, beside importing torch and timm.
 
     python benchmarks/startup.py [--rounds 7] [--out benchmarks/results/startup.md]
 

@@ -5,9 +5,9 @@
 FOLDER holds photographs in class folders; `train.py` is that of pytorch-image-models, which its package lacks.
 transformers and accelerate are needed for the Trainer. Weights are random: these are timings.
 
-T13: resnet18 at 224 px, batch 32, AdamW, random resized crop and flip, from files on disk; every way in a process
-of its own, in turn. A figure is CPU-seconds an image, from the difference of a long and a short run, so that
-start-up falls out. T14: the same steps on the same tensors by `fit` and by twelve lines of plain torch.
+First: resnet18 at 224 px, batch 32, AdamW, random resized crop and flip, from files on disk; every way in its own
+process, in turn. A figure is CPU-seconds an image, from the difference of a long and a short run, so that
+start-up falls out. Second: the same steps on the same tensors by `fit` and by twelve lines of plain torch.
 """
 
 from __future__ import annotations
@@ -264,20 +264,20 @@ def main() -> None:
     overhead = measure_loop(max(3, arguments.rounds))
     text = "\n".join(
         [
-            "# Training beside its peers",
+            "# Training, compared with other libraries",
             "",
             f"`python benchmarks/training.py --photos FOLDER --timm-train train.py --rounds {arguments.rounds}`",
             "",
             f"{time.strftime('%Y-%m-%d')}, Python {platform.python_version()}, {platform.machine()}; "
             f"{json.dumps(versions)[1:-1]}. One core, one thread, others use the machine too; medians of rounds.",
             "",
-            "## T13: resnet18 at 224 px, photographs from disk, batch 32, AdamW, crop and flip; target 1.7x",
+            "## ResNet-18 at 224 px, photographs from disk, batch 32, AdamW, crop and flip; target 1.7x",
             "",
             *measure_peers(arguments),
             "",
             f"This processor {'multiplies' if has_fast_bf16('cpu') else 'does not multiply'} bf16 natively.",
             "",
-            "## T14: `fit` beside a bare loop; target 3 %",
+            "## `fit` beside a bare loop; target 3 %",
             "",
             f"`cnn` at 32 px, fp32, batch 128, 24 steps: {100 * (overhead - 1):+.1f} % CPU-seconds, with its "
             "digests of what is frozen, its checkpoints and its validation of one image.",

@@ -9,11 +9,11 @@
 # ---
 
 # %% [markdown]
-# # EfficientNet on CIFAR-10: as it comes, trained, and the one that did not fit
+# # EfficientNet on CIFAR-10: zero-shot, fine-tuned, and the one that did not fit
 #
-# A published study ran EfficientNet-B0 without training it, gave no figure, and gave up on EfficientNetV2: its
-# GPU ran out of memory. This notebook does all three. Micro-batches make the large network fit: each step still
-# learns from 32 images, but computes only a few of them at a time.
+# A published study ran EfficientNet-B0 without training, but gave no figure. It gave up on EfficientNetV2
+# because its GPU ran out of memory. This notebook runs B0 untrained and fine-tuned, and V2 with micro-batches:
+# each step still learns from 32 images, but computes only a few of them at a time.
 #
 # It downloads CIFAR-10 (170 MB) and two networks (240 MB). The first part takes minutes on a
 # laptop; the others want a GPU.
@@ -34,17 +34,17 @@ EPOCHS = 1 if TRIAL else 3
 OUT = "runs/cifar10_efficientnet"
 
 # %% [markdown]
-# ## As it comes
+# ## Zero-shot
 #
-# The network knows the 1,000 classes of ImageNet. Each class of CIFAR-10 gets those that mean it: a *tabby cat*
-# and a *Persian cat* count as cats. Nothing is learnt from CIFAR-10.
+# The network predicts the 1,000 classes of ImageNet. Each is mapped to the class of CIFAR-10 that contains it:
+# *tabby cat* and *Persian cat* count as cats. Nothing is learned from CIFAR-10.
 
 # %%
 as_it_comes = backbench.rank(DATA, SMALL, "zeroshot", out=OUT, quiet=True)
 as_it_comes
 
 # %% [markdown]
-# ## Trained
+# ## Fine-tuned
 #
 # All layers learn from the training images.
 
@@ -57,12 +57,12 @@ trained
 # %% [markdown]
 # ## The one that did not fit
 #
-# `batch_size` is what each step learns from: it decides the result. `micro_batch_size` is how many images are
-# computed at once: it decides the memory. One thing does change with it: batch norms see the few images of a
-# micro-batch.
+# `batch_size` is the number of images in each step; it affects the result. `micro_batch_size` is the number of
+# images computed at once; it affects the memory. It changes the result in one way only: batch norms see the few
+# images of a micro-batch.
 #
-# Without `micro_batch_size` backbench begins with the whole batch and halves what it computes at once whenever
-# memory runs out.
+# Without `micro_batch_size` backbench starts with the whole batch, and halves the micro-batch whenever memory runs
+# out.
 
 # %%
 large = backbench.adapt(

@@ -9,11 +9,11 @@
 # ---
 
 # %% [markdown]
-# # ResNet-50 on CIFAR-10: frozen, or trained whole
+# # ResNet-50 on CIFAR-10: frozen, or fully fine-tuned
 #
-# A published study found 46.2 % for a frozen ResNet-50 and 79.3 % for one that was trained whole. This notebook
-# runs both ways on the same images, with settings that suit the network, and shows why the first figure is far
-# too low.
+# A published study found 46.2 % for a frozen ResNet-50 and 79.3 % for a fully fine-tuned one. This notebook
+# runs both on the same images, with settings that suit the network, and shows why the first figure is far too
+# low.
 #
 # It downloads CIFAR-10 (170 MB) and ResNet-50 (100 MB, `pip install 'backbench[hf]'`). The frozen
 # part takes minutes on a laptop; training wants a GPU. `backbench study run studies/cifar10-transfer.toml
@@ -36,9 +36,8 @@ OUT = "runs/cifar10_resnet50"
 # %% [markdown]
 # ## Frozen
 #
-# The network stays as it is, and only a linear layer on top of its features learns. `logistic` solves for that
-# layer. `head` trains it by gradient steps at several rates side by side; validation images choose the best of
-# them.
+# The network stays unchanged, and only a linear layer on its features learns. `logistic` solves for that layer.
+# `head` trains it by gradient steps at several learning rates at once; validation images choose the best rate.
 
 # %%
 frozen = backbench.rank(
@@ -47,8 +46,8 @@ frozen = backbench.rank(
 frozen
 
 # %% [markdown]
-# The study trained its new layer at one rate, 5e-5, for six epochs: that layer had hardly moved. Here is the
-# same setting. The difference to the rows above is the recipe, not the network.
+# The study trained its new layer at one rate, 5e-5, for six epochs, which hardly changed that layer. Here is the
+# same setting. The difference from the rows above is the recipe, not the network.
 
 # %%
 as_published = backbench.adapt(
@@ -62,10 +61,10 @@ as_published = backbench.adapt(
 as_published
 
 # %% [markdown]
-# ## Trained whole
+# ## Fully fine-tuned
 #
-# All layers learn, those near the image more slowly than those near the answer. The epoch that is best on
-# validation images is kept; test images are looked at once, at the end.
+# All layers learn, the first layers more slowly than the last. The best epoch on validation images is kept. The
+# test images are evaluated once, at the end.
 
 # %%
 whole = backbench.adapt(
@@ -81,8 +80,8 @@ whole
 # %% [markdown]
 # ## Side by side
 #
-# All runs on the same test images. The bars are 95 % intervals, and rows that can't be told apart are marked as
-# tied.
+# All runs on the same test images. The bars are 95 % intervals. Rows without a significant difference from the
+# best are marked as tied.
 
 # %%
 ranking = backbench.open_ranking(OUT)
@@ -90,7 +89,7 @@ print(ranking.table)
 print(*ranking.summary, sep="\n")
 
 # %% [markdown]
-# What the study published, and what came out here:
+# The published figures beside those measured here:
 
 # %%
 PUBLISHED = {"frozen, a new layer": 0.4620, "trained whole": 0.7932}

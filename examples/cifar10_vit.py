@@ -11,9 +11,9 @@
 # %% [markdown]
 # # A vision transformer on CIFAR-10: how far do 5,000 images go?
 #
-# A published study trained ViT-B/16 on 5,000 images (90 %) and on all of them (93.4 %), and saw ResNet-50 reach
-# only 30 % with 5,000. This notebook runs both networks with both amounts of images, and measures all of them
-# on the same test images.
+# A published study trained ViT-B/16 on 5,000 images (90 %) and on all images (93.4 %); its ResNet-50 reached
+# only 30 % with 5,000. This notebook trains both networks with both numbers of images, and evaluates them on
+# the same test images.
 #
 # It downloads CIFAR-10 (170 MB) and two networks (450 MB, `pip install 'backbench[hf]'`), and
 # wants a GPU: `backbench study run studies/cifar10-transfer.toml --dry-run` says how long each run takes on
@@ -39,7 +39,7 @@ OUT = "runs/cifar10_vit"
 # %% [markdown]
 # ## With few images
 #
-# `train_limit` takes that many images for training and validation, and leaves the test images as they are.
+# `train_limit` uses that many images for training and validation; the test images stay the same.
 
 # %%
 recipe = {"epochs": 1 if TRIAL else 3, "batch_size": 32, "warmup_epochs": 0.3}
@@ -63,8 +63,8 @@ many["ViT"]
 # %% [markdown]
 # ## What the images add
 #
-# Two things differ between the rows of one network: the number of images and the number of epochs. The gain is
-# that of both together; the study reads it as a gain of the images alone.
+# The rows of one network differ in two things: the number of images and the number of epochs. The gain comes from
+# both; the study attributes it to the images alone.
 
 # %%
 for name in MODELS:
@@ -77,8 +77,8 @@ if TRIAL:
 # %% [markdown]
 # ## Which is better with few images?
 #
-# Both networks answered the same test images, so an exact paired test can say whether the difference is more
-# than chance. The summary gives its answer.
+# Both networks were evaluated on the same test images, so an exact paired test shows if the difference is
+# significant. The summary gives the result.
 
 # %%
 ranking = backbench.open_ranking(f"{OUT}/few")
@@ -86,9 +86,9 @@ print(ranking.table)
 print(*ranking.summary, sep="\n")
 
 # %% [markdown]
-# ## What it looks at
+# ## Attention
 #
-# The brighter, the more attention the transformer pays there, for one image of the test split.
+# The brighter a region, the more attention the transformer pays to it, for one test image.
 
 # %%
 from PIL import Image

@@ -11,10 +11,10 @@
 # %% [markdown]
 # # A first ranking
 #
-# Which of three small networks is best for handwritten digits, how sure is that, and what does a network look at?
-# Data and networks come with backbench: nothing is downloaded, and it takes a minute on two cores.
+# Which of three small models is best for handwritten digits, how sure is that, and which image regions decide?
+# Data and models come with backbench. Nothing is downloaded, and the notebook takes a minute on two cores.
 #
-# Open this file as a notebook with jupytext, or run it as it is: `python examples/first_ranking.py`.
+# Open this file as a notebook with jupytext, or run it: `python examples/first_ranking.py`.
 
 # %%
 import backbench
@@ -22,12 +22,12 @@ import backbench
 # %% [markdown]
 # ## Rank
 #
-# Each network is frozen and gets two heads: a logistic regression and a vote of nearest neighbours. Both are
-# chosen on validation images; the test images are looked at once for each row. With images of your own, give a
-# folder instead of `"digits"`, and leave the models out to get a short list that fits them and this machine.
+# Each model is frozen and gets two heads: logistic regression and k nearest neighbours. Validation images decide
+# their hyper-parameters; each row is evaluated once on the test images. For your own images, give a folder instead
+# of `"digits"`. Without `models` you get a short list that fits the images and this machine.
 #
-# `pixels` hands the raw pixels to the head, and the two networks have random weights: floors that a pretrained
-# network has to beat.
+# `pixels` gives the raw pixels to the head, and the two networks have random weights. A pretrained network has to
+# beat all three.
 
 # %%
 ranking = backbench.rank(
@@ -36,11 +36,10 @@ ranking = backbench.rank(
 ranking
 
 # %% [markdown]
-# The bars are 95 % intervals. *Tied* rows can't be told apart from the best on so few test images, and the
-# controls say how far one gets without a trained network: when one of them is tied too, the ranking says little
-# about models.
+# The bars are 95 % intervals. *Tied* rows have no significant difference from the best on so few test images. The
+# baselines use no trained network. If one of them is tied too, the ranking shows little about the models.
 #
-# In a terminal, the same as text:
+# The same as text:
 
 # %%
 print(ranking.table)
@@ -49,7 +48,8 @@ print(*ranking.summary, sep="\n")
 # %% [markdown]
 # ## Adapt
 #
-# One network and its probe, kept as a folder that predicts anywhere. What the ranking has computed is used again.
+# Save one network with its probe as a folder that predicts on any machine. The features of the ranking are used
+# again.
 
 # %%
 run = backbench.adapt("digits", "tiny_cnn", method="logistic", limit=600, quiet=True)
@@ -62,9 +62,8 @@ classifier
 # %% [markdown]
 # ## Predict
 #
-# Any mixture of files, folders, arrays and PIL images will do. These are the digits that come with scikit-
-# learn; some of them the network has learned from, so this shows how to ask, not how good it is: for that, see
-# the run above.
+# `predict` takes any mixture of files, folders, arrays and PIL images. These are the digits of scikit-learn. Some
+# are training images, so this shows how to predict, not how good the model is: for that, see the run above.
 
 # %%
 import numpy as np
@@ -80,8 +79,8 @@ for answer in answers:
 # %% [markdown]
 # ## Explain
 #
-# Where the evidence for the answer lies: the brighter, the more it speaks for the class. `overlay` lays it over
-# the image.
+# Which regions of the image decide: the brighter a region, the more it supports the class. `overlay` puts this
+# heat map over the image.
 
 # %%
 from PIL import Image
@@ -96,7 +95,7 @@ picture
 # %% [markdown]
 # ## Show it to others
 #
-# One page with everything, which opens anywhere, without a server and without a network.
+# One page with all results. It opens in any browser, without a server or a network connection.
 
 # %%
 page = ranking.report("first_ranking.html", has_images=False, quiet=True)

@@ -9,15 +9,14 @@
 # ---
 
 # %% [markdown]
-# # Load any model, and see what it does on CIFAR-10 or CIFAR-100
+# # Load any model, and look at its predictions on CIFAR-10 or CIFAR-100
 #
-# Three networks (ResNet-18, EfficientNet-B0 and DINOv2) on one data set: how often each is right, what each
-# takes for what, how it groups the images, and what all of them say of one picture.
+# Three networks (ResNet-18, EfficientNet-B0 and DINOv2) on one data set: accuracy, confusion, clusters of
+# features, and the predictions of all three for one image.
 #
-# It downloads CIFAR-10 (170 MB) and the networks (450 MB), and takes from minutes (GPU) to an hour
-# (laptop): each network stays as it is, and a linear layer on top learns the classes. To look at networks that
-# were trained whole, run `backbench study run studies/minivision.toml` first and give its folders of runs
-# below.
+# It downloads CIFAR-10 (170 MB) and the networks (450 MB), and takes from minutes (GPU) to an hour (laptop).
+# Each network stays frozen, and a linear layer on top learns the classes. To look at fine-tuned networks, run
+# `backbench study run studies/minivision.toml` first, and give its run folders below.
 #
 # Set `BACKBENCH_TRIAL=1` to try the notebook itself: untrained small networks, 80 drawn images, no download.
 # Its figures mean nothing.
@@ -44,7 +43,7 @@ OUT = Path("runs/pipeline")
 # %% [markdown]
 # ## Load any model
 #
-# A name, a card of your own weights, or a run that is there:
+# A name, a card for your own weights, or a finished run:
 # `backbench.open_run("results/minivision/runs/...")`.
 
 # %%
@@ -54,7 +53,7 @@ if TRIAL:
 runs["ResNet-18"]
 
 # %% [markdown]
-# ## How often each is right
+# ## Accuracy
 
 # %%
 for name, run in runs.items():
@@ -75,10 +74,10 @@ for label in classes[:20]:
     print(f"{label:<16}", *(f"{run.record.per_class[label].value:16.0%}" for run in runs.values()))
 
 # %% [markdown]
-# ## What each takes for what
+# ## Confusion
 #
-# Rows are what an image shows, columns what the network says. `CHOSEN` is the network that the next pictures
-# are of: change it and run the cells again.
+# Rows are true classes, columns are predictions. The next plots show the network `CHOSEN`: change it and run the
+# cells again.
 
 # %%
 from backbench.report.figures.of_run import draw_run
@@ -99,7 +98,7 @@ figures = draw_run(chosen.record, chosen.predictions)
 show(figures["confusion"], "confusion")
 
 # %% [markdown]
-# Test images with the network's answers, wrong ones first:
+# Test images with predictions, wrong ones first:
 
 # %%
 from backbench.explain.of_runs import draw_answers, draw_map
@@ -109,8 +108,8 @@ show(draw_answers(chosen.path)["answers"], "answers")
 # %% [markdown]
 # ## How the networks group the images
 #
-# Each point is a test image, placed by the network's features: images that lie close together look alike to the
-# network. A cross is a wrong answer.
+# Each point is a test image, placed by its features: images close together have similar features. A cross is a
+# wrong prediction.
 
 # %%
 figure, notes = draw_map([run.path for run in runs.values()], "pca" if TRIAL else "umap")
@@ -118,9 +117,9 @@ print(*notes, sep="\n")
 show(figure, "clusters")
 
 # %% [markdown]
-# ## One picture, every network
+# ## One image, all networks
 #
-# Every network gets the picture as it was trained to see it: size, crop and scale belong to the network.
+# Each network gets the image with its own preprocessing: size, crop and scale.
 
 # %%
 from backbench.explain.samples import read_test_samples

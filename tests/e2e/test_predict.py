@@ -272,7 +272,7 @@ def test_evaluate_on_other_images_says_which(world: World, tmp_path: Path) -> No
 
 
 def test_classes_are_matched_by_name(world: World, tmp_path: Path) -> None:
-    """R13: fewer classes, in another order on disk, and unknown ones."""
+    """Fewer classes, in another order on disk, and unknown ones."""
     few = tmp_path / "few"
     for name in ("stripes", "cross"):
         shutil.copytree(world.photos / name, few / name)

@@ -1,4 +1,4 @@
-"""Hostile archives (R15): whatever they hold, nothing changes outside the target, and a refusal leaves nothing."""
+"""Hostile archives: whatever they hold, nothing changes outside the target, and a refusal leaves nothing."""
 
 from __future__ import annotations
 

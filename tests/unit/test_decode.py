@@ -1,4 +1,4 @@
-"""Images of every mode, orientation and degree of damage (R9, R10, R11)."""
+"""Images of every mode, orientation and degree of damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downloads against a local server that cuts, lies, changes its mind and sends web pages (R15)."""
+"""Downloads against a local server that cuts, lies, changes its mind and sends web pages."""
 
 from __future__ import annotations
 

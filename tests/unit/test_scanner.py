@@ -1,4 +1,4 @@
-"""Folders of every shape (R12): each real file once, in an order of names alone, and nothing lost in silence."""
+"""Folders of every shape: each real file once, in an order of names alone, and nothing lost in silence."""
 
 from __future__ import annotations
 

@@ -263,7 +263,7 @@ KILLS = Path(__file__).parent.parent / "killed_runs.py"
 
 @pytest.mark.slow
 def test_kills_at_any_moment_change_nothing(tmp_path: Path) -> None:
-    """R2: SIGKILL while training and at three points of a checkpoint's writing; then the run is taken up again."""
+    """SIGKILL while training and at three points of a checkpoint's writing; then the run is taken up again."""
     photos = digits_folder(tmp_path / "digits")
     config = tmp_path / "config.json"
     config.write_text(config_for(photos).model_dump_json())
