@@ -360,7 +360,7 @@ def test_columns_go_to_tables_and_to_the_hub_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"columns": {"digit": {"image": "a"}}}, "'digit' is no data of the study. Did you mean 'digits'"),
+        ({"columns": {"digit": {"image": "a"}}}, "'digit' is no data set of the study. Did you mean 'digits'"),
         ({"columns": {"digits": {"imag": "a"}}}, "Extra inputs"),
         ({"grid_images": [0]}, "greater than or equal to 1"),
         ({"grid_images": []}, "at least 1"),

@@ -1,22 +1,4 @@
-"""What a study file says: which models, adapted how, on which data, and what others published of it.
-
-title = "MiniVision"
-source = "https://..."
-[[groups]]
-name = "fine-tuned"
-data = ["cifar10"]
-models = ["resnet18.a1_in1k"]
-methods = ["full"]
-options.full.recipe.epochs = 20
-[[groups]]
-name = "from CIFAR-10 on to CIFAR-100"
-after = "fine-tuned"                # each model as that group left it, with a new head
-data = ["cifar100"]
-...
-[[published]]
-table = "Results overview"
-...
-"""
+"""The form of a study file: groups of runs, questions, and published figures. docs/studies.md has an example."""
 
 from __future__ import annotations
 
@@ -65,7 +47,7 @@ Ask = Literal[
     "training-gap",
 ]
 Text = Annotated[str, Field(pattern=r"\S")]
-"""Something that can be read."""
+"""Text that is not blank."""
 MAX_BYTES = 1_000_000
 MAX_GRID_IMAGES = 200
 
@@ -74,14 +56,13 @@ class Group(Frozen):
     """One ranking for each data set and seed: models x methods.
 
     Args:
-        after: name of an earlier group; each model starts as that group left it on `after_data`.
-        best_of: name of an earlier group; of the models only the one that did best on validation there is taken,
-            on each data set.
-        front_of: name of an earlier group; of the models at most `front_size` are taken, on each data set: those
-            that no other beats in validation accuracy and in cost there, one of each family first.
-        optional: it is carried out where `--only` names it, and not otherwise.
+        after: name of an earlier group; each model starts from the weights that it trained on `after_data`.
+        best_of: name of an earlier group; only the best model on validation there is taken, on each data set.
+        front_of: name of an earlier group; at most `front_size` models are taken, on each data set: those that no
+            other beats in validation accuracy and in cost there, one of each family first.
+        optional: runs only if `--only` names it.
         options: method -> its options that differ from the defaults.
-        test_on: other sources, whose images every adapted model is evaluated on, by class name.
+        test_on: other sources; every model is evaluated on their images, by class name.
     """
 
     name: Text
@@ -108,13 +89,13 @@ class Group(Frozen):
 
     @property
     def earlier(self) -> tuple[str, ...]:
-        """The groups that it goes on from."""
+        """The earlier groups that it needs."""
         return tuple(name for name in (self.after, self.chosen_from) if name is not None)
 
     @field_validator("options", mode="before")
     @classmethod
     def _as_floats(cls, value: Any) -> Any:
-        """The file is read with all digits, for what was published; options are numbers like any other."""
+        """Options as floats: the file is read as decimals, for the digits of published figures."""
         return _without_decimals(value)
 
     @model_validator(mode="after")
@@ -125,11 +106,11 @@ class Group(Frozen):
                 f"options for {', '.join(strangers)}, which is not among its methods ({', '.join(self.methods)})"
             )
         if self.after is not None and (self.after_data is None or self.after_method is None):
-            raise ValueError("'after' needs 'after_data' and 'after_method': which run of that group goes on")
+            raise ValueError("'after' needs 'after_data' and 'after_method': the run of that group to start from")
         if (self.front_of is None) != (self.front_size is None):
-            raise ValueError("'front_of', a group, and 'front_size', how many models go on, belong together")
+            raise ValueError("'front_of', a group, and 'front_size', how many models to take, belong together")
         if self.front_of is not None and self.best_of is not None:
-            raise ValueError("'front_of' and 'best_of' both choose its models: leave one of them out")
+            raise ValueError("'front_of' and 'best_of' both choose its models: remove one of them")
         if self.after is None and (self.after_data is not None or self.after_method is not None):
             raise ValueError("'after_data' and 'after_method' need 'after': the group that they are of")
         for key in ("data", "models", "methods", "seeds", "test_on"):
@@ -149,15 +130,14 @@ def _without_decimals(value: Any) -> Any:
 
 
 class Published(Frozen):
-    """One figure of the study as its authors published it, and the run here that it is to be compared with.
+    """One published figure, and the run here to compare it with.
 
     Args:
         table: heading of the table it stands in; `row`, `column`: where.
         value: as published, with all its digits; fractions in 0..1, losses and seconds as they are.
         group, model, method, data: which run of this study; for `num_images` the data may be of its `test_on`.
         label: for the figure `recall`, the class whose images are counted.
-        over: another group; the figure is how much more it is than that of the same model and method there, less
-            than 0 where it is less.
+        over: another group; the figure is the gain over the same model and method there, below 0 for a loss.
         why: the reason why ours must differ.
     """
 
@@ -190,10 +170,10 @@ class Published(Frozen):
 
 
 class Question(Frozen):
-    """A question of the study; the answer is made from the numbers by the rule `by`.
+    """A question of the study; the rule `by` makes the answer from the runs.
 
     Args:
-        model: the one in question, for 'own-network'; for 'generalisation' the one to name beside the best.
+        model: the network in question, for 'own-network'; for 'generalisation' one to name beside the best.
         models: the family in question, for 'families'.
     """
 
@@ -213,7 +193,7 @@ class Question(Frozen):
 
 
 class Columns(Frozen):
-    """Of a table or a data set of the hub: its columns with the images, the classes and what is never split."""
+    """Columns of a table or a data set of the hub: images, classes, and groups that are never split."""
 
     image: str | None = None
     label: str | None = None
@@ -221,7 +201,7 @@ class Columns(Frozen):
 
 
 class StudyFile(Frozen):
-    """A study: see the module's text for the form of the file."""
+    """A study; paths and names are checked when it is planned."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     title: Text
@@ -246,117 +226,103 @@ class StudyFile(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        names = [group.name for group in self.groups]
-        if len(set(names)) < len(names):
-            raise ValueError("two groups have the same name")
-        by_name = {group.name: group for group in self.groups}
-        for place, group in enumerate(self.groups):
-            for word, earlier in (
-                ("comes after", group.after),
-                ("takes the best of", group.best_of),
-                ("takes the front of", group.front_of),
-            ):
-                if earlier is not None and earlier not in names[:place]:
-                    hint = _meant(earlier, names[:place])
-                    raise ValueError(f"group '{group.name}' {word} '{earlier}', which is no earlier group{hint}")
+        by_name: dict[str, Group] = {}
+        for group in self.groups:
+            if group.name in by_name:
+                raise ValueError("two groups have the same name")
             _check_earlier(group, by_name)
-            for earlier in group.earlier:
-                if by_name[earlier].optional and not group.optional:
-                    raise ValueError(
-                        f"group '{group.name}' starts from '{earlier}', which is optional, so it has to be "
-                        "optional too"
-                    )
-        places = [(entry.table, entry.row, entry.column) for entry in self.published]
-        for number, entry in enumerate(self.published):
-            if places[number] in places[:number]:
+            by_name[group.name] = group
+        places = set()
+        for entry in self.published:
+            place = entry.table, entry.row, entry.column
+            if place in places:
                 raise ValueError(f"published: table '{entry.table}' has '{entry.row}', '{entry.column}' twice")
+            places.add(place)
             _check_published(entry, by_name)
         for question in self.questions:
             _check_question(question, by_name)
-        used = {data for group in self.groups for data in (*group.data, *group.test_on)}
-        for data in self.columns:
-            if data not in used:
-                raise ValueError(f"columns: '{data}' is no data of the study{_meant(data, sorted(used))}")
-        named = {model for group in self.groups for model in group.models}
-        for word, models in (("trial", self.trial), ("families", self.families)):
-            for model in models:
-                if model not in named:
-                    raise ValueError(f"{word}: '{model}' is no model of the study{_meant(model, named)}")
+        data = {name for group in self.groups for name in (*group.data, *group.test_on)}
+        models = {model for group in self.groups for model in group.models}
+        for key, names, kind, known in (
+            ("columns", self.columns, "data set", data),
+            ("trial", self.trial, "model", models),
+            ("families", self.families, "model", models),
+        ):
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"{key}: '{name}' is no {kind} of the study{_meant(name, sorted(known))}")
         return self
 
 
-def _check_earlier(group: Group, by_name: Mapping[str, Group]) -> None:
-    """ValueError where a group goes on from runs that an earlier one does not make."""
-    if group.after is not None:
-        before = by_name[group.after]
-        _check_there(f"group '{group.name}', after_data", group.after_data, before.data, group.after)
-        _check_there(f"group '{group.name}', after_method", group.after_method, before.methods, group.after)
+def _check_earlier(group: Group, earlier: Mapping[str, Group]) -> None:
+    """ValueError if a group needs runs that no earlier group has."""
+    where = f"group '{group.name}'"
+    for words, name in (
+        ("comes after", group.after),
+        ("takes the best of", group.best_of),
+        ("takes the front of", group.front_of),
+    ):
+        is_start = words == "comes after"
+        if name is None:
+            continue
+        if name not in earlier:
+            raise ValueError(f"{where} {words} '{name}', which is no earlier group{_meant(name, earlier)}")
+        before = earlier[name]
+        if before.optional and not group.optional:
+            raise ValueError(f"{where} starts from '{name}', which is optional, so it has to be optional too")
+        if is_start:
+            _check_there(f"{where}, after_data", group.after_data, before.data, name)
+            _check_there(f"{where}, after_method", group.after_method, before.methods, name)
         for model in group.models:
-            _check_there(f"group '{group.name}'", model, before.models, group.after)
-        if len(before.seeds) > 1:  # else its only one is where all go on from
-            _check_seeds(group, before)
-    if group.chosen_from is not None:
-        before = by_name[group.chosen_from]
-        for model in group.models:
-            _check_there(f"group '{group.name}'", model, before.models, before.name)
-        for data in group.data:
-            _check_there(f"group '{group.name}'", data, before.data, before.name)
-        _check_seeds(group, before)
-
-
-def _check_seeds(group: Group, before: Group) -> None:
-    for seed in group.seeds:
-        if seed not in before.seeds:
-            there = ", ".join(map(str, before.seeds))
-            raise ValueError(
-                f"group '{group.name}', seeds: {seed} is not in group '{before.name}', which has {there}"
-            )
+            _check_there(where, model, before.models, name)
+        for data in () if is_start else group.data:
+            _check_there(where, data, before.data, name)
+        if is_start and len(before.seeds) == 1:  # all seeds start from its only one
+            continue
+        for seed in group.seeds:
+            if seed not in before.seeds:
+                there = ", ".join(map(str, before.seeds))
+                raise ValueError(f"{where}, seeds: {seed} is not in group '{name}', which has {there}")
 
 
 def _check_published(entry: Published, by_name: Mapping[str, Group]) -> None:
-    """ValueError where the run that a published figure is compared with is none of the study's."""
-    cells = by_name.get(entry.group)
-    if cells is None:
-        hint = _meant(entry.group, by_name)
-        raise ValueError(f"published '{entry.row}' names group '{entry.group}', which there is not{hint}")
-    data = (*cells.data, *cells.test_on) if entry.figure == "num_images" else cells.data
-    for value, there in ((entry.model, cells.models), (entry.method, cells.methods), (entry.data, data)):
-        _check_there(f"published '{entry.row}'", value, there, entry.group)
-    if entry.over is not None:
-        _check_over(entry, entry.over, by_name)
-
-
-def _check_over(entry: Published, name: str, by_name: Mapping[str, Group]) -> None:
-    """ValueError where the group that a published gain is over lacks the run."""
-    where, over = f"published '{entry.row}'", by_name.get(name)
-    if over is None:
-        raise ValueError(f"{where} is over group '{name}', which there is not{_meant(name, by_name)}")
-    for value, there in ((entry.model, over.models), (entry.method, over.methods), (entry.data, over.data)):
-        _check_there(f"{where}, over", value, there, name)
+    """ValueError if the study lacks the run to compare with, or the run that a gain is over."""
+    where = f"published '{entry.row}'"
+    for words, place, name in (("names", where, entry.group), ("is over", f"{where}, over", entry.over)):
+        if name is not None:
+            group = _find_group(f"{where} {words}", name, by_name)
+            data = (*group.data, *group.test_on) if entry.figure == "num_images" else group.data
+            for value, there in ((entry.model, group.models), (entry.method, group.methods), (entry.data, data)):
+                _check_there(place, value, there, name)
 
 
 def _check_question(question: Question, by_name: Mapping[str, Group]) -> None:
-    """ValueError where a question is about what the study lacks."""
-    for name in question.groups:
-        if name not in by_name:
-            raise ValueError(
-                f"question '{question.ask}' names group '{name}', which there is not{_meant(name, by_name)}"
-            )
-    there = [model for name in question.groups for model in by_name[name].models]
-    for model in (*question.models, *([] if question.model is None else [question.model])):
+    """ValueError if the study lacks what a question needs."""
+    where = f"question '{question.ask}'"
+    groups = [_find_group(f"{where} names", name, by_name) for name in question.groups]
+    there = [model for group in groups for model in group.models]
+    named = [model for model in (*question.models, question.model) if model is not None]
+    for model in named:
         if model not in there:
-            raise ValueError(
-                f"question '{question.ask}': '{model}' is in none of its groups{_meant(model, there)}"
-            )
-    groups = [by_name[name] for name in question.groups]
-    if question.by in ("families", "own-network") and not set(there) - {*question.models, question.model}:
-        raise ValueError(f"question '{question.ask}': its groups have no other model to compare with")
-    if question.by in ("both-resolutions", "across-data") and len({data for g in groups for data in g.data}) < 2:
-        raise ValueError(f"question '{question.ask}': by = '{question.by}' takes groups with two data sets")
-    if question.by == "between-groups" and len(groups) < 2:
-        raise ValueError(f"question '{question.ask}': by = 'between-groups' takes two groups or more")
-    if question.by == "generalisation" and not any(group.test_on for group in groups):
-        raise ValueError(f"question '{question.ask}': by = 'generalisation' takes a group with 'test_on'")
+            raise ValueError(f"{where}: '{model}' is in none of its groups{_meant(model, there)}")
+    has_others, has_two = bool(set(there) - set(named)), len({data for group in groups for data in group.data}) > 1
+    needed = {
+        "families": (has_others, "another model to compare with"),
+        "own-network": (has_others, "another model to compare with"),
+        "both-resolutions": (has_two, "groups with two data sets"),
+        "across-data": (has_two, "groups with two data sets"),
+        "between-groups": (len(groups) > 1, "two groups or more"),
+        "generalisation": (any(group.test_on for group in groups), "a group with 'test_on'"),
+    }
+    is_there, what = needed.get(question.by, (True, ""))
+    if not is_there:
+        raise ValueError(f"{where}: by = '{question.by}' needs {what}")
+
+
+def _find_group(who: str, name: str, by_name: Mapping[str, Group]) -> Group:
+    if name not in by_name:
+        raise ValueError(f"{who} group '{name}', which does not exist{_meant(name, by_name)}")
+    return by_name[name]
 
 
 def _check_there(where: str, value: str | None, there: Sequence[str], group: str) -> None:
@@ -365,7 +331,7 @@ def _check_there(where: str, value: str | None, there: Sequence[str], group: str
 
 
 def _meant(given: str, allowed: Iterable[str]) -> str:
-    """'. Did you mean 'x'?', or what is allowed where nothing is near."""
+    """'. Did you mean 'x'?', or the allowed names if none is near."""
     names = list(dict.fromkeys(allowed))
     there = f"There is {', '.join(repr(name) for name in names[:6])}" if names else ""
     hint = did_you_mean(given, names, otherwise=there)
@@ -373,10 +339,10 @@ def _meant(given: str, allowed: Iterable[str]) -> str:
 
 
 def read_study(path: Path) -> StudyFile:
-    """The study in a TOML file.
+    """Read a study from a TOML file.
 
     Raises:
-        ConfigError: there is no such file, it is not TOML, or says what no study can; where, and what is allowed.
+        ConfigError: there is no such file, it is not TOML, or no valid study; says where, and what is allowed.
     """
     try:
         text = read_file(path, MAX_BYTES)
@@ -388,7 +354,7 @@ def read_study(path: Path) -> StudyFile:
         document = parse_toml(text.decode("utf-8-sig"), parse_float=Decimal)
         return StudyFile.model_validate(document)
     except ValidationError as error:
-        faults = error.errors()  # a key that was mistyped is missing too, and that is no help
+        faults = error.errors()  # a mistyped key is also reported as missing, which does not help
         fault = next((each for each in faults if each["type"] == "extra_forbidden"), faults[0])
         place = _describe_place(fault["loc"], document)
         said = fault["msg"].removeprefix("Value error, ").rstrip(".")
@@ -403,7 +369,7 @@ def read_study(path: Path) -> StudyFile:
 
 
 def _describe_place(place: Sequence[int | str], document: Mapping[str, Any]) -> str:
-    """'groups 2 ('probes'), seeds.0': entries counted from 1 as people do, with their name if they have one."""
+    """'groups 2 ('probes'), seeds.0': entries counted from 1, with their name if they have one."""
     if len(place) < 2 or not isinstance(place[1], int):
         return ".".join(map(str, place))
     entry = document[str(place[0])][place[1]]
@@ -414,7 +380,7 @@ def _describe_place(place: Sequence[int | str], document: Mapping[str, Any]) -> 
 
 
 def _keys_at(place: Sequence[int | str]) -> list[str]:
-    """Names of the keys that are allowed in the table at that place of a study file."""
+    """The allowed keys of the table at that place of a study file."""
     tables: dict[str, type[Frozen]] = {
         "groups": Group,
         "published": Published,
