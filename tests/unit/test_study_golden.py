@@ -16,7 +16,7 @@ from backbench.studies.analysis.facts import Candidate, Choice, Facts, Selection
 from backbench.studies.run import Outcome
 from backbench.studies.schema import StudyFile
 from backbench.studies.steps import Settings
-from backbench.studies.write import render_study
+from backbench.studies.write import make_foreword, render_study
 from study_cells import TOLD, make_cell, publish, tried, tuned, with_fit
 
 Answered = list[tuple[str, Facts]]
@@ -212,10 +212,13 @@ def test_the_page_of_a_study_reads_as_the_golden_file(golden: Callable[[str, str
     answers = [*answer_models(), *answer_changes()]
     assert {ask.partition(":")[0] for ask, _ in answers} == RULES.keys()
     settings = Settings(out=Path("out"))
-    golden("study-tables.md", render_study(outcome, settings, answers, [Path("out/figures/a.svg")], ["no map"]))
+    foreword = make_foreword(outcome, settings, answers)
+    page = render_study(foreword, outcome, settings, [Path("out/figures/a.svg")], ["no map"])
+    golden("study-tables.md", page)
 
 
 def test_the_page_of_a_trial_reads_as_the_golden_file(golden: Callable[[str, str], None]) -> None:
     study = StudyFile.model_validate(STUDY).model_copy(update={"published": tuple(PUBLISHED[:2])})
     settings = Settings(out=Path("out"), random_weights=True, limit=60, image_size=32, only=("probe",))
-    golden("study-trial.md", render_study(Outcome(study, cells=make_runs()[:1]), settings))
+    outcome = Outcome(study, cells=make_runs()[:1])
+    golden("study-trial.md", render_study(make_foreword(outcome, settings), outcome, settings))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from backbench.explain.evidence import ReportRequest, gather_report
@@ -35,6 +35,11 @@ FIGURES_FOLDER = "figures"
 MAX_SERVED = 6
 MAX_TRIED = 20
 """Runs of a trial that explain an image in the report."""
+TRIAL = (
+    "**This is a trial: random weights, and generated images for data sets that were not given. Its figures say "
+    "nothing about any model.**"
+)
+TRY_THEM = "Classify one image with one model, or serve a web page that shows the predictions of each model:"
 
 
 def write_up(
@@ -48,22 +53,12 @@ def write_up(
     Raises:
         StorageError: the output folder can't be written.
     """
-    pictures: list[Path] = []
-    faults: list[str] = []
-    if has_figures and outcome.cells:
-        pictures, faults = draw_study(
-            outcome.study,
-            outcome.cells,
-            settings.pages / FIGURES_FOLDER,
-            device=settings.device,
-            is_trial=settings.random_weights,
-            progress=progress,
-        )
-    target = settings.pages / TABLES_FILE
-    report, document = settings.pages / REPORT_FILE, settings.pages / DOCUMENT_FILE
+    names = (TABLES_FILE, REPORT_FILE, DOCUMENT_FILE)
+    target, report, document = (settings.pages / name for name in names)
     if not outcome.cells:
-        write_atomically(target, render_study(outcome, settings).encode())
+        write_atomically(target, render_study(make_foreword(outcome, settings), outcome, settings).encode())
         return [target], _remove_old(report, document)
+    pictures, faults = _draw(outcome, settings, progress) if has_figures else ([], [])
     request = ReportRequest(
         runs=tuple(map(str, [*(cell.folder for cell in outcome.cells), *_find_controls(outcome)])),
         out=settings.runs,
@@ -73,31 +68,28 @@ def write_up(
         titles=_tell_apart(outcome.cells),
     )
     rankings, evidence, warnings = gather_report(request, progress)
-    answers = answer_questions(outcome, settings, rankings)
-    write_atomically(target, render_study(outcome, settings, answers, pictures, faults).encode())
+    foreword = make_foreword(outcome, settings, answer_questions(outcome, settings, rankings))
+    write_atomically(target, render_study(foreword, outcome, settings, pictures, faults).encode())
     title = outcome.study.title
     if settings.random_weights:
         title = f"A trial, its figures mean nothing: {title}"
-    foreword = Foreword(
-        about=" ".join(outcome.study.about.split()),
-        source=outcome.study.source,
-        answers=tuple((ask, describe_facts(facts)) for ask, facts in answers),
-        tables=tuple(make_published_tables(outcome.study.published, outcome.cells, is_trial=settings.is_trial)),
-        more=(make_data_table(outcome.cells),),
-        here=(
-            *(f"'{name}': {what}" for name, what in list_groups(outcome, settings)),
-            *describe_here(outcome, settings),
-            *describe_data(outcome, settings),
-        ),
-        choices=tuple(outcome.describe_choices()),
-        undone={why: tuple(whats) for why, whats in outcome.by_reason().items()},
-    )
     page = render_report(rankings, evidence, title=title, foreword=foreword)
     write_atomically(report, page.encode("utf-8", "backslashreplace"))
     written = [target, report, document, *pictures]
     text = json.dumps(make_document(outcome, written), indent=1, allow_nan=False)
     write_atomically(document, f"{text}\n".encode())
     return written, faults + warnings
+
+
+def _draw(outcome: Outcome, settings: Settings, progress: Progress) -> tuple[list[Path], list[str]]:
+    return draw_study(
+        outcome.study,
+        outcome.cells,
+        settings.pages / FIGURES_FOLDER,
+        device=settings.device,
+        is_trial=settings.random_weights,
+        progress=progress,
+    )
 
 
 def _remove_old(*pages: Path) -> list[str]:
@@ -172,67 +164,73 @@ def answer_questions(
     return answers
 
 
+def make_foreword(outcome: Outcome, settings: Settings, answers: Sequence[tuple[str, Facts]] = ()) -> Foreword:
+    """Return what both pages of a study say before its runs, in sentences and tables."""
+    study, cells = outcome.study, outcome.cells
+    return Foreword(
+        about=" ".join(study.about.split()),
+        source=study.source,
+        answers=tuple((ask, describe_facts(facts)) for ask, facts in answers),
+        tables=tuple(make_published_tables(study.published, cells, is_trial=settings.is_trial)),
+        more=(make_data_table(cells),) if cells else (),
+        here=(
+            *(f"'{name}': {what}" for name, what in list_groups(outcome, settings)),
+            *describe_here(outcome, settings),
+            *describe_data(outcome, settings),
+        ),
+        choices=tuple(outcome.describe_choices()),
+        undone={why: tuple(whats) for why, whats in outcome.by_reason().items()},
+    )
+
+
 def render_study(
+    foreword: Foreword,
     outcome: Outcome,
     settings: Settings,
-    answers: Sequence[tuple[str, Facts]] = (),
     pictures: Sequence[Path] = (),
     faults: Sequence[str] = (),
 ) -> str:
-    """The page of a study as Markdown."""
-    study = outcome.study
+    """Return the page of a study as Markdown."""
+    heading = "## {} (a trial)".format if settings.random_weights else "## {}".format
     parts = [
-        f"# {printable(study.title)}",
-        printable(" ".join(study.about.split())),
-        f"Source: {printable(study.source)}",
+        f"# {printable(outcome.study.title)}",
+        printable(foreword.about),
+        f"Source: {printable(foreword.source)}",
     ]
     if settings.random_weights:
-        parts.append(
-            "**This is a trial: random weights, and generated images for data sets that were not given. Its "
-            "figures say nothing about any model.**"
-        )
-    if outcome.undone:
+        parts.append(TRIAL)
+    if foreword.undone:
         parts.append("**Incomplete: 'Missing runs' at the end says what is missing and why.**")
-    heading = "## {} (a trial)".format if settings.random_weights else "## {}".format
-    parts.append(_describe_groups(outcome, settings))
-    if answers:
-        parts.append("\n\n".join(["## Questions", *(_render_answer(ask, answer) for ask, answer in answers)]))
-    if study.published:
-        parts.append("# Published figures and ours")
-        tables = make_published_tables(study.published, outcome.cells, is_trial=settings.is_trial)
-        parts.append(render_tables(tables, heading).strip())
+    parts.append(_list_items("## What was run", map(printable, (*foreword.here, *foreword.choices))))
+    if foreword.answers:
+        parts.append("\n\n".join(["## Questions", *(_render_answer(*answer) for answer in foreword.answers)]))
+    if foreword.tables:
+        parts += ["# Published figures and ours", render_tables(foreword.tables, heading).strip()]
     if outcome.cells:
-        tables = [
-            make_data_table(outcome.cells),
-            *make_group_tables(outcome.cells),
-            *make_recipe_table(outcome.cells),
-        ]
-        parts.append("# All runs")
-        parts.append(render_tables(tables, heading).strip())
-        parts.append(_describe_use(outcome))
-    if outcome.undone:
-        parts.append("# Missing runs\n\n" + "\n".join(map(_describe_reason, outcome.by_reason().items())))
+        tables = [*foreword.more, *make_group_tables(outcome.cells), *make_recipe_table(outcome.cells)]
+        parts += ["# All runs", render_tables(tables, heading).strip(), _describe_use(outcome)]
+    if foreword.undone:
+        parts.append("# Missing runs\n\n" + "\n".join(_describe_reason(*each) for each in foreword.undone.items()))
     if pictures or faults:
         shown = sorted(path.relative_to(settings.pages).as_posix() for path in pictures)
-        lines = [
-            *(printable(" ".join(fault.split())) for fault in faults),
-            *(f"[{path}]({path})" for path in shown),
-        ]
-        parts.append("\n".join(["# Pictures", "", *(f"- {line}" for line in lines)]))
+        lines = [printable(" ".join(fault.split())) for fault in faults] + [f"[{path}]({path})" for path in shown]
+        parts.append(_list_items("# Pictures", lines))
     return "\n\n".join(parts) + "\n"
 
 
-def _render_answer(ask: str, facts: Facts) -> str:
+def _list_items(heading: str, lines: Iterable[str]) -> str:
+    return "\n".join([heading, "", *(f"- {line}" for line in lines)])
+
+
+def _render_answer(ask: str, sentences: Sequence[str]) -> str:
     """A question in bold, with one sentence on the same line or several as a list."""
-    sentences = [printable(sentence) for sentence in describe_facts(facts)]
     if len(sentences) == 1:
-        return f"**{printable(ask)}** {sentences[0]}"
-    return "\n".join([f"**{printable(ask)}**", "", *(f"- {sentence}" for sentence in sentences)])
+        return f"**{printable(ask)}** {printable(sentences[0])}"
+    return _list_items(f"**{printable(ask)}**", map(printable, sentences))
 
 
-def _describe_reason(found: tuple[str, list[str]]) -> str:
+def _describe_reason(why: str, whats: Sequence[str]) -> str:
     """One reason as an item of a list, with the runs that are missing because of it."""
-    why, whats = found
     if len(whats) == 1:
         return f"- {printable(whats[0])}: {printable(why)}"
     return "\n".join([f"- {printable(why)}:", *(f"    - {printable(what)}" for what in whats)])
@@ -244,22 +242,5 @@ def _describe_use(outcome: Outcome) -> str:
         -MAX_SERVED:
     ]
     names = " ".join(shlex.quote(str(bundle)) for bundle in bundles)
-    return "\n".join(
-        [
-            "# Try them",
-            "",
-            "Classify one image with one model, or serve a web page that shows the predictions of each model:",
-            "",
-            "```",
-            printable(f"backbench predict {shlex.quote(str(bundles[-1]))} IMAGE.jpg"),
-            printable(f"backbench serve {names}"),
-            "```",
-        ]
-    )
-
-
-def _describe_groups(outcome: Outcome, settings: Settings) -> str:
-    lines = [f"**{printable(name)}**: {what}" for name, what in list_groups(outcome, settings)]
-    here = [*describe_here(outcome, settings), *outcome.describe_choices(), *describe_data(outcome, settings)]
-    lines += map(printable, here)
-    return "\n".join(["## What was run", "", *(f"- {line}" for line in lines)])
+    commands = (f"backbench predict {shlex.quote(str(bundles[-1]))} IMAGE.jpg", f"backbench serve {names}")
+    return "\n".join(["# Try them", "", TRY_THEM, "", "```", *map(printable, commands), "```"])
