@@ -56,7 +56,7 @@ def write_adapted(wrong: Path, data: str) -> Path | None:
     from backbench.data.load import load_data
     from backbench.inference.resize import prepare_batch
     from backbench.registry import find_model
-    from backbench.training.tune import are_norms_folded
+    from backbench.training.phases import are_norms_folded
 
     load = find_model(str(wrong)).load
     assert load is not None  # a card runs a network

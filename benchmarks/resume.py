@@ -42,10 +42,10 @@ from backbench.runs.context import RunContext
 from backbench.runs.finish import finish
 from backbench.runs.identity import resolve
 from backbench.runs.train import train
-from backbench.training import batches, tune
+from backbench.training import batches, phases
 from backbench.training.checkpoint import Checkpoint, Workspace
 
-LOADED = (accelerate, tune)  # before the forks, so that each has it already
+LOADED = (accelerate, phases)  # before the forks, so that each has it already
 CLASSES, EACH, SIDE = 3, {"train": 12, "val": 2, "test": 2}, 16
 SIGNAL, REFUSED = 15, 3
 RECIPE = {"epochs": 4, "batch_size": 12, "micro_batch_size": 6, "dropout": 0.1, "ema_decay": 0.9}
@@ -79,7 +79,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2, help="methods that are tried at once")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "resume.md")
     given = parser.parse_args()
-    trained = {method.name for method in list_methods() if method.kind == "tune"}
+    trained = {method.name for method in list_methods() if method.trains}
     if trained != OPTIONS.keys():
         parser.error(f"OPTIONS and the methods that train differ: {', '.join(sorted(trained ^ OPTIONS.keys()))}")
     torch.set_num_threads(1)

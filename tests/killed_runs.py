@@ -27,10 +27,10 @@ from backbench.records.folders import read_predictions, read_record
 from backbench.registry import list_methods, list_models
 from backbench.runs.context import RunContext
 from backbench.runs.run import adapt
+from backbench.training import phases
 from backbench.training import train as training
-from backbench.training import tune
 
-LOADED = (bundle, tune, list_methods(), list_models())
+LOADED = (bundle, phases, list_methods(), list_models())
 POINTS = ("half written", "any time", "not moved yet", "any time", "just moved", "any time")
 
 

@@ -75,15 +75,15 @@ class ModelSpec:
 class MethodSpec:
     """An adaptation method. `options` is a frozen pydantic model whose defaults are the method's defaults.
 
-    A 'probe' works on frozen features: `adapt(task, options)` -> `heads.heads.Fitted`. A 'tune' method trains on
-    images: `adapt(image_task, options, training)` -> `training.tune.Tuned`.
+    A 'probe' works on frozen features: `adapt(task, options)` -> `heads.heads.Fitted`. A 'train' method trains on
+    images: `adapt(image_task, options, training)` -> `training.phases.Trained`.
     """
 
     name: str
     summary: str
     adapt: Callable[..., Any]
     options: type
-    kind: Literal["probe", "tune"] = "probe"
+    kind: Literal["probe", "train"] = "probe"
     needs_head: bool = False
     """A probe that takes the classifier its model was published with, `task.load_head`, and learns nothing."""
     trains_body: bool = True

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from test_tune import outcome, stop_after
+from test_training_methods import outcome, stop_after
 from torch import nn
 
 from backbench.backbones.architectures.vit import VisionTransformer

@@ -37,8 +37,8 @@ from backbench.training.many_heads import (
     warn_of_diverged,
 )
 from backbench.training.optimise import Phase
+from backbench.training.phases import Trained, training_figures
 from backbench.training.train import FitResult
-from backbench.training.tune import Tuned, training_figures
 
 DIM, CLASSES = 6, 3
 GRID = make_grid((1e-3, 0.03, 0.3), (0.0, 0.5))
@@ -256,7 +256,7 @@ def test_a_grid_of_which_one_head_was_cut_counts_as_cut() -> None:
 def test_what_is_best_within_a_cut_epoch_has_no_training_figures() -> None:
     result = make_result(0.9, 0.5, "budget")
     assert result.best_epoch > len(result.history)
-    assert training_figures(Tuned(Mock(), {"head": result}), 5) == {}
+    assert training_figures(Trained(Mock(), {"head": result}), 5) == {}
 
 
 def test_a_rate_or_decay_of_the_recipe_takes_the_place_of_the_grid() -> None:

@@ -1,4 +1,4 @@
-"""Own runs as models: tuned weights, a new head, and a warning where images that decide were trained on."""
+"""Own runs as models: trained weights, a new head, and a warning where images that decide were trained on."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def test_a_run_and_its_bundle_are_the_same_model(world: World) -> None:
     assert by_run.name == by_bundle.name == record.run_id
     assert by_run.file == str(world.first.bundle)
     backbone = by_run.load(0)
-    tuned = load_bundle(world.first.bundle).backbone
+    trained = load_bundle(world.first.bundle).backbone
     facts = backbone.facts
-    assert digest_weights(backbone.body) == digest_weights(tuned.body) == facts.weights_digest
+    assert digest_weights(backbone.body) == digest_weights(trained.body) == facts.weights_digest
     assert facts.weights_digest != record.model.weights_digest
-    assert facts.preprocess == tuned.preprocess
+    assert facts.preprocess == trained.preprocess
     assert facts.source == f"run {record.run_id}, record {digest_record(record)}"
     assert facts.licence == record.model.licence
     assert (

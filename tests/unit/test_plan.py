@@ -40,8 +40,8 @@ def estimate(top: int | None = None, num_passes: int = 45) -> float:
     """The training of both models; `num_passes` as many epochs of a head on augmented images are worth."""
     head = find_method("head")
     recipe = {"epochs": num_passes, "augment": {"flip": True}}
-    tunings = [(head, resolve_options(head, MethodConfig(name="head", options={"recipe": recipe})))]
-    return estimate_training((CHEAP, DEAR), tunings, 200, top=top, device="cpu", precision="fp32")
+    methods = [(head, resolve_options(head, MethodConfig(name="head", options={"recipe": recipe})))]
+    return estimate_training((CHEAP, DEAR), methods, 200, top=top, device="cpu", precision="fp32")
 
 
 def remember(model: ModelSpec, rate: float, precision: Precision = "fp32", flops: float | None = None) -> None:
@@ -198,8 +198,8 @@ def test_heads_alone_run_the_backbone_forward_only_and_once_without_augmentation
     for method in ("head", "mlp-head"):
         assert passes(method, recipe=still) == 0
         assert passes(method, recipe=moving) == 7
-    tunings = [(find_method("head"), resolve_options(find_method("head"), MethodConfig(name="head")))]
-    assert estimate_training((CHEAP,), tunings, 200, top=None, device="cpu", precision="fp32") == 0.0  # no speed
+    methods = [(find_method("head"), resolve_options(find_method("head"), MethodConfig(name="head")))]
+    assert estimate_training((CHEAP,), methods, 200, top=None, device="cpu", precision="fp32") == 0.0  # no speed
 
 
 @pytest.mark.parametrize(

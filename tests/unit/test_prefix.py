@@ -19,13 +19,13 @@ from backbench.progress import SILENT
 from backbench.registry import find_model
 from backbench.runtime import make_torch_rng
 from backbench.task import Part
-from backbench.training import prefix, tune
+from backbench.training import phases, prefix
 from backbench.training.batches import ImageBatches
 from backbench.training.checkpoint import Workspace
 from backbench.training.optimise import Phase
+from backbench.training.phases import head_names, last_stages
 from backbench.training.prefix import cut_prefix
 from backbench.training.train import fit
-from backbench.training.tune import head_names, last_stages
 
 NUM = 22
 IMAGES = np.random.default_rng(0).integers(0, 128, (NUM, 32, 32, 3), dtype=np.uint8)
@@ -155,6 +155,6 @@ def test_a_beginning_that_does_not_fit_into_memory_runs_in_every_epoch(monkeypat
     classifier = make_classifier("tiny_cnn")
     phase = Phase("x", last_parts(classifier, 1), Recipe())
     task = SimpleNamespace(precision="fp32", device="cpu")
-    assert tune._cut_prefix(classifier, phase, make_batches(classifier), task, SILENT) is not None
-    monkeypatch.setattr(tune, "cut_prefix", run_out)
-    assert tune._cut_prefix(classifier, phase, make_batches(classifier), task, SILENT) is None
+    assert phases._cut_prefix(classifier, phase, make_batches(classifier), task, SILENT) is not None
+    monkeypatch.setattr(phases, "cut_prefix", run_out)
+    assert phases._cut_prefix(classifier, phase, make_batches(classifier), task, SILENT) is None

@@ -23,7 +23,7 @@ from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import BudgetExceeded, ConfigError, Interrupted, StorageError
 from backbench.progress import Progress
 from backbench.records.resume import find_unfinished, hold_run, lock_path, working_folder
-from backbench.runs import train as tuning
+from backbench.runs import train
 from backbench.runs.context import RunContext
 from backbench.runs.identity import with_absolute_paths
 from backbench.runs.run import adapt
@@ -176,7 +176,7 @@ def test_work_that_others_did_before_is_counted_once(tmp_path: Path, monkeypatch
 def test_features_from_the_cache_cost_what_they_cost_when_they_were_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_cached: bool
 ) -> None:
-    extract = tuning.extract_for
+    extract = train.extract_for
 
     def extract_slowly(*given: Any, **options: Any) -> Any:
         found = extract(*given, **options)
@@ -185,7 +185,7 @@ def test_features_from_the_cache_cost_what_they_cost_when_they_were_made(
         )
         return replace(found, cost=cost)
 
-    monkeypatch.setattr(tuning, "extract_for", extract_slowly)
+    monkeypatch.setattr(train, "extract_for", extract_slowly)
     config = RunConfig(
         data=DataConfig(source=str(digits_folder(tmp_path / "photos"))),
         model="tiny_cnn",

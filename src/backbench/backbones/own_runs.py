@@ -1,7 +1,7 @@
 """Models of one's own: the backbone of a bundle, or of the run that wrote one, as the start for other images.
 
-`runs/RUN`, `runs/RUN.bundle` and any other folder with a `model.json` are such names. The tuned weights are taken,
-the head with its classes is left behind.
+`runs/RUN`, `runs/RUN.bundle` and any other folder with a `model.json` are such names. The trained weights are
+taken, the head with its classes is left behind.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def extract_features(
         hashes: SHA-256 in hex of each image's content; equal ones are read and computed once.
         names: what to call each image in messages.
         exact_resize: by Pillow, as published figures were made; False: faster, equal but for single grey levels.
-        use_cache: False for a backbone that was tuned: its features are neither looked up nor kept.
+        use_cache: False for a backbone that was trained: its features are neither looked up nor kept.
         deadline: `time.monotonic()` by which it must be done.
         batch_size: None: by the size of the input and the device.
         is_shared: where several processes are at work, each computes its share of the batches and all get all

@@ -12,7 +12,7 @@ from backbench.registry import MethodSpec
 
 if TYPE_CHECKING:
     from backbench.task import ImageTask
-    from backbench.training.tune import Training, Tuned
+    from backbench.training.phases import Trained, Training
 
 CROP_AND_FLIP = Augment(crop="random-resized", scale=(0.35, 1.0), flip=True)
 """Milder than ImageNet's: with few images an object that is mostly cut away does more harm than good."""
@@ -38,14 +38,14 @@ class FullOptions(Frozen):
     recipe: Recipe = Recipe(augment=CROP_AND_FLIP, layer_decay=0.8)
 
 
-def adapt_last_blocks(task: ImageTask, options: LastBlocksOptions, training: Training) -> Tuned:
+def adapt_last_blocks(task: ImageTask, options: LastBlocksOptions, training: Training) -> Trained:
     """Train the head and the last blocks."""
-    from backbench.training.tune import last_stages
+    from backbench.training.phases import last_stages
 
     return _adapt("last-blocks", task, last_stages(task.backbone.body, options.blocks), options.recipe, training)
 
 
-def adapt_parts(task: ImageTask, options: PartsOptions, training: Training) -> Tuned:
+def adapt_parts(task: ImageTask, options: PartsOptions, training: Training) -> Trained:
     """Train the head and the parts of the named kinds.
 
     Raises:
@@ -67,27 +67,27 @@ def adapt_parts(task: ImageTask, options: PartsOptions, training: Training) -> T
     return _adapt("parts", task, names, options.recipe, training)
 
 
-def adapt_full(task: ImageTask, options: FullOptions, training: Training) -> Tuned:
+def adapt_full(task: ImageTask, options: FullOptions, training: Training) -> Trained:
     """Train everything."""
     names = [name for name, _ in task.backbone.body.named_parameters()]
     return _adapt("full", task, names, options.recipe, training)
 
 
-def _adapt(name: str, task: ImageTask, names: Iterable[str], recipe: Recipe, training: Training) -> Tuned:
-    from backbench.training import tune
+def _adapt(name: str, task: ImageTask, names: Iterable[str], recipe: Recipe, training: Training) -> Trained:
+    from backbench.training import phases
 
-    trained = tune.begin_head(task, name, recipe)
-    classifier = tune.make_classifier(task, trained)
-    phase = tune.make_phase(name, classifier, names, recipe, fresh_head=True)
-    result = tune.train_phase(classifier, task, phase, training)
+    trained = phases.begin_head(task, name, recipe)
+    classifier = phases.make_classifier(task, trained)
+    phase = phases.make_phase(name, classifier, names, recipe, fresh_head=True)
+    result = phases.train_phase(classifier, task, phase, training)
     classifier.head = trained.fold()
-    return tune.Tuned(classifier, {name: result}, warnings=tune.describe_norms(classifier, phase))
+    return phases.Trained(classifier, {name: result}, warnings=phases.describe_norms(classifier, phase))
 
 
 SPECS = (
     MethodSpec(
-        "last-blocks", "fine-tune the head and the last blocks", adapt_last_blocks, LastBlocksOptions, "tune"
+        "last-blocks", "fine-tune the head and the last blocks", adapt_last_blocks, LastBlocksOptions, "train"
     ),
-    MethodSpec("parts", "fine-tune the head and parts of one kind", adapt_parts, PartsOptions, "tune"),
-    MethodSpec("full", "fine-tune everything", adapt_full, FullOptions, "tune"),
+    MethodSpec("parts", "fine-tune the head and parts of one kind", adapt_parts, PartsOptions, "train"),
+    MethodSpec("full", "fine-tune everything", adapt_full, FullOptions, "train"),
 )

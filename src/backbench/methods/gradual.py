@@ -11,7 +11,7 @@ from backbench.registry import MethodSpec
 
 if TYPE_CHECKING:
     from backbench.task import ImageTask
-    from backbench.training.tune import Training, Tuned
+    from backbench.training.phases import Trained, Training
 
 
 class GradualOptions(Frozen):
@@ -29,30 +29,30 @@ class GradualOptions(Frozen):
     )
 
 
-def adapt(task: ImageTask, options: GradualOptions, training: Training) -> Tuned:
+def adapt(task: ImageTask, options: GradualOptions, training: Training) -> Trained:
     """Train the head, then head and last stages, and so on to the input; each step starts from the best so far.
 
     Source: Howard and Ruder 2018 (ULMFiT).
     """
     from backbench.backbones.core.stages import stages_of
-    from backbench.training import tune
+    from backbench.training import phases
 
     body = task.backbone.body
-    trained = tune.begin_head(task, "gradual", options.recipe)
-    classifier = tune.make_classifier(task, trained)
+    trained = phases.begin_head(task, "gradual", options.recipe)
+    classifier = phases.make_classifier(task, trained)
     num_stages = len(stages_of(body))
     steps = min(options.steps, num_stages)
-    phases = {}
+    results = {}
     for step in range(steps + 1):
         num = round(num_stages * step / steps)
-        names = tune.last_stages(body, num) if num else []
-        phase = tune.make_phase(f"gradual-{step}", classifier, names, options.recipe, fresh_head=step == 0)
-        phases[phase.name] = tune.train_phase(classifier, task, phase, training)
-        if phases[phase.name].ended == "budget":
+        names = phases.last_stages(body, num) if num else []
+        phase = phases.make_phase(f"gradual-{step}", classifier, names, options.recipe, fresh_head=step == 0)
+        results[phase.name] = phases.train_phase(classifier, task, phase, training)
+        if results[phase.name].ended == "budget":
             break
     classifier.head = trained.fold()
-    warnings = tune.describe_norms(classifier, phase)  # the last step trains what all before it did
-    return tune.Tuned(classifier, phases, {"stages": num_stages, "steps": steps}, warnings)
+    warnings = phases.describe_norms(classifier, phase)  # the last step trains what all before it did
+    return phases.Trained(classifier, results, {"stages": num_stages, "steps": steps}, warnings)
 
 
-SPECS = (MethodSpec("gradual", "unfreeze from the head towards the input", adapt, GradualOptions, "tune"),)
+SPECS = (MethodSpec("gradual", "unfreeze from the head towards the input", adapt, GradualOptions, "train"),)

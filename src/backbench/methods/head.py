@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from backbench.heads.head_modules import HeadModule
     from backbench.task import ImageTask
     from backbench.training.many_heads import Setting
-    from backbench.training.tune import Training, Tuned
+    from backbench.training.phases import Trained, Training
 
 
 Rate = Annotated[float, Field(gt=0.0, le=10.0)]
@@ -72,7 +72,7 @@ class MlpHeadOptions(HeadOptions):
         return self
 
 
-def adapt_head(task: ImageTask, options: HeadOptions, training: Training) -> Tuned:
+def adapt_head(task: ImageTask, options: HeadOptions, training: Training) -> Trained:
     """Train linear heads, keep one; the backbone is frozen."""
     from backbench.heads.head_modules import make_linear
     from backbench.runtime import make_torch_rng
@@ -82,7 +82,7 @@ def adapt_head(task: ImageTask, options: HeadOptions, training: Training) -> Tun
     return _adapt(task, head, options, training)
 
 
-def adapt_mlp_head(task: ImageTask, options: MlpHeadOptions, training: Training) -> Tuned:
+def adapt_mlp_head(task: ImageTask, options: MlpHeadOptions, training: Training) -> Trained:
     """Train heads with one hidden layer, keep one; the backbone is frozen."""
     from backbench.heads.head_modules import make_mlp
     from backbench.runtime import make_torch_rng
@@ -92,7 +92,7 @@ def adapt_mlp_head(task: ImageTask, options: MlpHeadOptions, training: Training)
     return _adapt(task, head, options, training)
 
 
-def _adapt(task: ImageTask, head: HeadModule, options: HeadOptions, training: Training) -> Tuned:
+def _adapt(task: ImageTask, head: HeadModule, options: HeadOptions, training: Training) -> Trained:
     from backbench.training.many_heads import (
         ManyHeads,
         choose_head,
@@ -101,7 +101,7 @@ def _adapt(task: ImageTask, head: HeadModule, options: HeadOptions, training: Tr
         spread_phase,
         warn_of_diverged,
     )
-    from backbench.training.tune import Tuned, make_classifier, make_phase, standardise, train_phase
+    from backbench.training.phases import Trained, make_classifier, make_phase, standardise, train_phase
 
     grid, warnings = _decide_grid(options, len(task.val))
     heads = ManyHeads(head, len(grid))
@@ -118,13 +118,13 @@ def _adapt(task: ImageTask, head: HeadModule, options: HeadOptions, training: Tr
     classifier.head = trained.fold()
     choices = describe_heads(result, grid, chosen)
     warnings += warn_of_diverged(result, grid)
-    return Tuned(classifier, {"head": result_of_head(result, chosen)}, choices, warnings)
+    return Trained(classifier, {"head": result_of_head(result, chosen)}, choices, warnings)
 
 
 def _decide_grid(options: HeadOptions, num_val: int) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
     """The rates and decays to try, and what to say of them; one of each where no validation can choose."""
     from backbench.training.many_heads import make_grid
-    from backbench.training.tune import HEAD_RATE
+    from backbench.training.phases import HEAD_RATE
 
     recipe = options.recipe
     rates, decays = _decide_values(options)
@@ -171,7 +171,7 @@ SPECS = (
         "frozen backbone, linear head by gradient steps",
         adapt_head,
         HeadOptions,
-        "tune",
+        "train",
         trains_body=False,
     ),
     MethodSpec(
@@ -179,7 +179,7 @@ SPECS = (
         "frozen backbone, head with a hidden layer",
         adapt_mlp_head,
         MlpHeadOptions,
-        "tune",
+        "train",
         trains_body=False,
     ),
 )

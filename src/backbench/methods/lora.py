@@ -11,7 +11,7 @@ from backbench.registry import MethodSpec
 
 if TYPE_CHECKING:
     from backbench.task import ImageTask
-    from backbench.training.tune import Training, Tuned
+    from backbench.training.phases import Trained, Training
 
 
 class LoraOptions(Frozen):
@@ -25,7 +25,7 @@ class LoraOptions(Frozen):
     )
 
 
-def adapt(task: ImageTask, options: LoraOptions, training: Training) -> Tuned:
+def adapt(task: ImageTask, options: LoraOptions, training: Training) -> Trained:
     """Train a head and low-rank corrections, merge them.
 
     Raises:
@@ -33,20 +33,20 @@ def adapt(task: ImageTask, options: LoraOptions, training: Training) -> Tuned:
     Source: Hu et al. 2021.
     """
     from backbench.runtime import make_torch_rng
-    from backbench.training import tune
+    from backbench.training import phases
     from backbench.training.lora import add_lora, merge_lora
 
-    trained = tune.begin_head(task, "lora", options.recipe)
+    trained = phases.begin_head(task, "lora", options.recipe)
     body, rng = task.backbone.body, make_torch_rng(task.seed, "lora")
     adapters = add_lora(body, rank=options.rank, alpha=options.alpha, targets=options.targets, rng=rng)
-    classifier = tune.make_classifier(task, trained)
-    phase = tune.make_phase("lora", classifier, adapters, options.recipe, fresh_head=True)
-    result = tune.train_phase(classifier, task, phase, training)
+    classifier = phases.make_classifier(task, trained)
+    phase = phases.make_phase("lora", classifier, adapters, options.recipe, fresh_head=True)
+    result = phases.train_phase(classifier, task, phase, training)
     classifier.head = trained.fold()
     num = merge_lora(body)
-    return tune.Tuned(classifier, {"lora": result}, {"num_adapted": num})
+    return phases.Trained(classifier, {"lora": result}, {"num_adapted": num})
 
 
 SPECS = (
-    MethodSpec("lora", "low-rank corrections of frozen weights, merged at the end", adapt, LoraOptions, "tune"),
+    MethodSpec("lora", "low-rank corrections of frozen weights, merged at the end", adapt, LoraOptions, "train"),
 )

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from backbench.heads.heads import LinearHead
     from backbench.inference.quantize import Kind, Ranges
     from backbench.task import ImageTask, Part, Task
+    from backbench.training.phases import Trained, Training
     from backbench.training.train import FitResult
-    from backbench.training.tune import Training, Tuned
 
 MIN_COSINE = 0.9
 """Mean cosine of the float and the int8 features of an image; below, int8 broke something."""
@@ -60,7 +60,7 @@ class _Form:
     least_cosine: float
 
 
-def adapt(task: ImageTask, options: QuantizedOptions, training: Training) -> Tuned:
+def adapt(task: ImageTask, options: QuantizedOptions, training: Training) -> Trained:
     """Make an int8 backbone, compare its features with the float ones on validation, solve a head on them.
 
     The head is solved on train alone, with the strength that validation chose, so that validation can still judge.
@@ -72,7 +72,7 @@ def adapt(task: ImageTask, options: QuantizedOptions, training: Training) -> Tun
     Cost: the float features, the int8 ones, a pass of the calibration images; with `qat_epochs` those epochs.
     """
     from backbench.inference.quantize import decide_kind, decide_schemes, measure_ranges
-    from backbench.training.tune import Tuned, make_classifier, refuse_weightless
+    from backbench.training.phases import Trained, make_classifier, refuse_weightless
 
     refuse_weightless(task, "quantized")
     name = task.backbone.facts.name
@@ -108,7 +108,7 @@ def adapt(task: ImageTask, options: QuantizedOptions, training: Training) -> Tun
     from backbench.heads.head_modules import to_module
 
     classifier = make_classifier(replace(task, backbone=form.backbone), to_module(head))
-    return Tuned(classifier, phases, choices, tuple(warnings), has_solved_head=True)
+    return Trained(classifier, phases, choices, tuple(warnings), has_solved_head=True)
 
 
 def _check_training(options: QuantizedOptions, kind: Kind, name: str) -> None:
@@ -170,7 +170,7 @@ def _learn(
     from backbench.backbones.core.base import Backbone
     from backbench.heads.head_modules import to_module
     from backbench.inference.quantize import describe_int8, finish_learning, make_learning
-    from backbench.training.tune import make_classifier, make_phase, train_phase
+    from backbench.training.phases import make_classifier, make_phase, train_phase
 
     body = copy.deepcopy(task.backbone.body)
     names = make_learning(body, ranges)
@@ -277,5 +277,5 @@ def _speed(backbone: Backbone, batch: Tensor, device: str) -> float:
 
 
 SPECS = (
-    MethodSpec("quantized", "a solved head on an int8 copy of the backbone", adapt, QuantizedOptions, "tune"),
+    MethodSpec("quantized", "a solved head on an int8 copy of the backbone", adapt, QuantizedOptions, "train"),
 )

@@ -11,7 +11,7 @@ from backbench.registry import MethodSpec
 
 if TYPE_CHECKING:
     from backbench.task import ImageTask
-    from backbench.training.tune import Training, Tuned
+    from backbench.training.phases import Trained, Training
 
 RATES = {"transformer": 1e-3, "convnet": 3e-3}
 SMALL_INPUT = 64
@@ -28,7 +28,7 @@ class ScratchOptions(Frozen):
     recipe: Recipe = Recipe(epochs=30, batch_size=128, warmup_epochs=2.0, patience=0, label_smoothing=0.1)
 
 
-def adapt(task: ImageTask, options: ScratchOptions, training: Training) -> Tuned:
+def adapt(task: ImageTask, options: ScratchOptions, training: Training) -> Trained:
     """Forget the pretrained weights and train everything.
 
     Raises:
@@ -40,33 +40,33 @@ def adapt(task: ImageTask, options: ScratchOptions, training: Training) -> Tuned
     from backbench.errors import ConfigError
     from backbench.heads.head_modules import make_linear
     from backbench.runtime import make_torch_rng, stream_seed
-    from backbench.training import tune
+    from backbench.training import phases
 
-    tune.refuse_weightless(task, "scratch")
+    phases.refuse_weightless(task, "scratch")
     backbone = task.backbone
     if backbone.build is None:
         raise ConfigError(f"how {backbone.facts.name} is built is not known, so it can't be trained from scratch.")
     backbone.body.load_state_dict(make_random(backbone.build, stream_seed(task.seed, "scratch")).state_dict())
     rng = make_torch_rng(task.seed, "head")
     head = make_linear(backbone.facts.dim, task.num_classes, rng, options.recipe.dropout)
-    classifier = tune.make_classifier(task, head)
+    classifier = phases.make_classifier(task, head)
     recipe = options.recipe
     if recipe.learning_rate is None:
-        rate = RATES[tune.family_of(backbone.body)]
+        rate = RATES[phases.family_of(backbone.body)]
         recipe = recipe.model_copy(update={"learning_rate": rate})
     if options.auto_augment and recipe.augment == Augment():
         small = max(backbone.preprocess.size) <= SMALL_INPUT
         crop = Augment(crop="pad", flip=True) if small else Augment(crop="random-resized", flip=True)
         recipe = recipe.model_copy(update={"augment": crop})
     names = [name for name, _ in backbone.body.named_parameters()]
-    phase = tune.make_phase("scratch", classifier, names, recipe, fresh_head=False)  # all of it is fresh
+    phase = phases.make_phase("scratch", classifier, names, recipe, fresh_head=False)  # all of it is fresh
     phase = replace(phase, keeps_statistics=False)  # batch norms begin with mean 0 and variance 1 here
-    result = tune.train_phase(classifier, task, phase, training)
-    return tune.Tuned(classifier, {"scratch": result}, {"augment": recipe.augment.model_dump(mode="json")})
+    result = phases.train_phase(classifier, task, phase, training)
+    return phases.Trained(classifier, {"scratch": result}, {"augment": recipe.augment.model_dump(mode="json")})
 
 
 SPECS = (
     MethodSpec(
-        "scratch", "the architecture alone, from random weights", adapt, ScratchOptions, "tune", forgets=True
+        "scratch", "the architecture alone, from random weights", adapt, ScratchOptions, "train", forgets=True
     ),
 )

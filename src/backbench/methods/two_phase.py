@@ -11,7 +11,7 @@ from backbench.registry import MethodSpec, find_method
 
 if TYPE_CHECKING:
     from backbench.task import ImageTask
-    from backbench.training.tune import Training, Tuned
+    from backbench.training.phases import Trained, Training
 
 
 class TwoPhaseOptions(Frozen):
@@ -29,7 +29,7 @@ class TwoPhaseOptions(Frozen):
     )
 
 
-def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tuned:
+def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Trained:
     """Probe, then fine-tune from the solved head.
 
     The head is solved on train alone, with the strength that validation chose, so that validation can still judge
@@ -45,9 +45,9 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tune
     from backbench.heads.head_modules import to_module
     from backbench.heads.heads import LinearHead
     from backbench.task import Features
-    from backbench.training import tune
+    from backbench.training import phases
 
-    tune.refuse_weightless(task, "two-phase")
+    phases.refuse_weightless(task, "two-phase")
     probe = find_method(options.probe, "options.probe")
     if probe.trains:
         raise ConfigError(f"options.probe '{options.probe}' trains a network itself. Use logistic or ridge.")
@@ -70,17 +70,17 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tune
     names = (
         [name for name, _ in body.named_parameters()]
         if options.blocks is None
-        else tune.last_stages(body, options.blocks)
+        else phases.last_stages(body, options.blocks)
     )
-    classifier = tune.make_classifier(task, to_module(head, options.recipe.dropout))
-    phase = tune.make_phase("two-phase", classifier, names, options.recipe, fresh_head=False)
+    classifier = phases.make_classifier(task, to_module(head, options.recipe.dropout))
+    phase = phases.make_phase("two-phase", classifier, names, options.recipe, fresh_head=False)
     phase = replace(phase, keeps_statistics=options.keep_statistics or phase.keeps_statistics)
-    result = tune.train_phase(classifier, task, phase, training)
+    result = phases.train_phase(classifier, task, phase, training)
     # kept as asked goes without saying; kept against what was asked does not
-    warnings = () if options.keep_statistics else tune.describe_norms(classifier, phase)
+    warnings = () if options.keep_statistics else phases.describe_norms(classifier, phase)
     if result.best_epoch == 0:
         warnings += ("fine-tuning never beat the probe on validation, so the probe is what was kept",)
-    return tune.Tuned(
+    return phases.Trained(
         classifier,
         {"two-phase": result},
         {"probe": options.probe, "probe_choices": chosen},
@@ -89,4 +89,4 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Tune
     )
 
 
-SPECS = (MethodSpec("two-phase", "probe, then fine-tune from the solved head", adapt, TwoPhaseOptions, "tune"),)
+SPECS = (MethodSpec("two-phase", "probe, then fine-tune from the solved head", adapt, TwoPhaseOptions, "train"),)

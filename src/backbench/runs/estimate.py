@@ -50,7 +50,7 @@ class Plan:
 
 def estimate_training(
     models: Sequence[ModelSpec],
-    tunings: Sequence[tuple[MethodSpec, Frozen]],
+    methods: Sequence[tuple[MethodSpec, Frozen]],
     num_images: int,
     *,
     top: int | None,
@@ -60,13 +60,13 @@ def estimate_training(
     """Seconds that training takes at most, as far as the cost of a forward and the speed seen here tell.
 
     Args:
-        tunings: each method that trains, with its options.
+        methods: each method that trains, with its options.
         num_images: for each pass.
         top: so many models are trained, the dearest at worst; None: all.
 
     Early stopping makes it less.
     """
-    passes = {model.name: sum(count_passes(model, *tuning) for tuning in tunings) for model in models}
+    passes = {model.name: sum(count_passes(model, *method) for method in methods) for model in models}
     known = [model for model in models if passes[model.name]]
     if not known:
         return 0.0

@@ -21,7 +21,7 @@ from backbench.runs.context import RunContext
 from backbench.runs.extract import NOTHING_SEEN, SeenCounts
 from backbench.runs.identity import Resolved, describe_data, test_groups
 from backbench.runtime import describe_environment
-from backbench.stats.calibrate import Calibration, measure_answered, softmax
+from backbench.stats.calibrate import Calibration, calibrate, measure_answered, softmax
 from backbench.stats.metric import Metric
 from backbench.stats.metrics import per_class_recall, score
 
@@ -56,6 +56,13 @@ class Made:
     calibration: Calibration | None = None
     history: dict[str, Any] = field(default_factory=dict)
     cut_after: int | None = None
+
+
+def calibrate_on(classifier: Classifier, logits: np.ndarray, labels: np.ndarray) -> Calibration:
+    """Put temperature and reject threshold into the classifier, from (n, classes) logits of validation."""
+    found = calibrate(logits, labels)
+    classifier.temperature, classifier.threshold = found.temperature, found.threshold
+    return found
 
 
 def finish(resolved: Resolved, data: Data, context: RunContext, made: Made) -> RunRecord:

@@ -14,10 +14,10 @@ from backbench.records.folders import utc_now
 from backbench.records.schema import Cost, MethodFacts
 from backbench.runs.context import RunContext
 from backbench.runs.extract import Extracted, extract_for, feature_task, features_of, load_engine
-from backbench.runs.finish import Made
+from backbench.runs.finish import Made, calibrate_on
 from backbench.runs.identity import Resolved
 from backbench.runtime import peak_memory_bytes
-from backbench.stats.calibrate import calibrate, softmax
+from backbench.stats.calibrate import softmax
 from backbench.stats.metric import Metric
 from backbench.stats.metrics import fit_figures
 from backbench.task import Task
@@ -96,6 +96,5 @@ def _make_classifier(fitted: Fitted, extracted: Extracted, data: Data) -> Classi
     assert extracted.backbone is not None  # controls, which have none, are refused before
     classifier = Classifier(extracted.backbone, to_module(fitted.head), data.manifest.classes)
     if fitted.val_logits is not None:
-        found = calibrate(fitted.val_logits, data.manifest.labels[data.manifest.part_rows("val")])
-        classifier.temperature, classifier.threshold = found.temperature, found.threshold
+        calibrate_on(classifier, fitted.val_logits, data.manifest.labels[data.manifest.part_rows("val")])
     return classifier

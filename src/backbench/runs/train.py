@@ -22,32 +22,38 @@ from backbench.runs.extract import (
     warn_of_input,
     warn_of_seen,
 )
-from backbench.runs.finish import Made
+from backbench.runs.finish import Made, calibrate_on
 from backbench.runs.identity import Resolved, with_absolute_paths
 from backbench.runs.speeds import remember_speed
 from backbench.runtime import keep_memory, peak_memory_bytes
-from backbench.stats.calibrate import calibrate, softmax
+from backbench.stats.calibrate import softmax
 from backbench.stats.metrics import fit_figures
 
 if TYPE_CHECKING:
     from backbench.classifier.classifier import Classifier
     from backbench.task import ImageTask, Part, Task
     from backbench.training.checkpoint import Workspace
-    from backbench.training.tune import Tuned
+    from backbench.training.phases import Trained
 
 FROM_RANDOM_WEIGHTS = {"pretrained_on": None, "licence": None, "source": "random weights"}
 """Facts of a backbone whose pretrained weights the method did not use."""
 
 
 def train(resolved: Resolved, data: Data, context: RunContext) -> Made:
-    """Train by a method of kind 'tune', from the last checkpoint on if there is one, and calibrate on validation.
+    """Train by a method of kind 'train', from the last checkpoint on if there is one, and calibrate on validation.
 
     Raises:
         BackbenchError: see `training.train.fit`.
     """
     from backbench.training.checkpoint import Workspace
+    from backbench.training.phases import (
+        Training,
+        describe_cut,
+        describe_method,
+        refuse_unlearnt,
+        training_figures,
+    )
     from backbench.training.train import never_stop
-    from backbench.training.tune import Training, describe_cut, describe_method, refuse_unlearnt, training_figures
 
     keep_memory()
     started = utc_now()
@@ -58,63 +64,69 @@ def train(resolved: Resolved, data: Data, context: RunContext) -> Made:
     task = _image_task(resolved, data, context, workspace, made)
     doubts = warn_of_input(resolved.config, task.backbone)  # before training moves its weights
     training = Training(workspace, context.deadline, context.stop_signal or never_stop, context.progress)
-    tuned: Tuned = resolved.method.adapt(task, resolved.options, training)
-    refuse_unlearnt(tuned)
-    fit_seconds = workspace.elapsed_seconds()
-    cut = describe_cut(tuned)
+    trained: Trained = resolved.method.adapt(task, resolved.options, training)
+    refuse_unlearnt(trained)
+    cost = Cost(
+        seconds={"fit": workspace.elapsed_seconds()},
+        images_per_second=None,
+        num_images=len(data.manifest),
+        features_from_cache=bool(made) and made[0].features_from_cache,
+    )
+    cut = describe_cut(trained)
     if cut is not None:
         context.progress.warn(cut)
-    classifier, facts = tuned.classifier.to(context.device), task.backbone.facts
+    classifier, facts = trained.classifier.to(context.device), task.backbone.facts
     val_logits = _logits(classifier, task.val, resolved, data, context)
-    calibration = calibrate(val_logits, task.val.labels)
-    classifier.temperature, classifier.threshold = calibration.temperature, calibration.threshold
+    calibration = calibrate_on(classifier, val_logits, task.val.labels)
     if resolved.method.forgets:
         classifier.backbone.facts = facts.model_copy(update=FROM_RANDOM_WEIGHTS)
-
-    def answer() -> tuple[np.ndarray, Cost]:
-        test, clock = _part("test", data), time.perf_counter()
-        logits = _logits(classifier, test, resolved, data, context)
-        seconds = time.perf_counter() - clock
-        remember_speed(
-            resolved.model,
-            len(test),
-            seconds,
-            flops=facts.flops,
-            device=context.device,
-            precision=resolved.config.precision,
-        )
-        return logits, Cost(
-            seconds={"fit": fit_seconds, "forward": seconds},
-            images_per_second=len(test) / seconds,
-            num_images=len(data.manifest),
-            peak_memory_bytes=peak_memory_bytes(context.device),
-            features_from_cache=bool(made) and made[0].features_from_cache,
-        )
-
+    figures = training_figures(trained, len(task.train))
     return Made(
-        answer=answer,
+        answer=lambda: _answer_test(classifier, resolved, data, context, cost),
         classifier=lambda: classifier,
         started=started,
         model=facts,
-        method=describe_method(resolved.method.name, resolved.options, tuned),
-        fit=training_figures(tuned, len(task.train))
-        | fit_figures({"val": (softmax(val_logits), task.val.labels)}),
+        method=describe_method(resolved.method.name, resolved.options, trained),
+        fit=figures | fit_figures({"val": (softmax(val_logits), task.val.labels)}),
         warnings=(
-            *tuned.warnings,
-            *_warn_of_no_validation(tuned, task),
+            *trained.warnings,
+            *_warn_of_no_validation(trained, task),
             *([cut] if cut else []),
             *doubts,
             *warn_of_seen(resolved.model, data),
         ),
         seen=count_seen(resolved.model, data),
         calibration=calibration,
-        history={name: asdict(result) for name, result in tuned.phases.items()},
-        cut_after=sum(result.num_steps for result in tuned.phases.values()) if cut else None,
+        history={name: asdict(result) for name, result in trained.phases.items()},
+        cut_after=sum(result.num_steps for result in trained.phases.values()) if cut else None,
     )
 
 
-def _warn_of_no_validation(tuned: Tuned, task: ImageTask) -> tuple[str, ...]:
-    if len(task.val) or not tuned.phases:
+def _answer_test(
+    classifier: Classifier, resolved: Resolved, data: Data, context: RunContext, cost: Cost
+) -> tuple[np.ndarray, Cost]:
+    """The logits of the test images, and `cost` with what they cost."""
+    test, clock = _part("test", data), time.perf_counter()
+    logits = _logits(classifier, test, resolved, data, context)
+    seconds = time.perf_counter() - clock
+    remember_speed(
+        resolved.model,
+        len(test),
+        seconds,
+        flops=classifier.backbone.facts.flops,
+        device=context.device,
+        precision=resolved.config.precision,
+    )
+    update = {
+        "seconds": cost.seconds | {"forward": seconds},
+        "images_per_second": len(test) / seconds,
+        "peak_memory_bytes": peak_memory_bytes(context.device),
+    }
+    return logits, cost.model_copy(update=update)
+
+
+def _warn_of_no_validation(trained: Trained, task: ImageTask) -> tuple[str, ...]:
+    if len(task.val) or not trained.phases:
         return ()
     return ("there were no validation images, so the last epoch was kept and nothing ended training early",)
 

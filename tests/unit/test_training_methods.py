@@ -38,16 +38,16 @@ from backbench.runs.context import RunContext
 from backbench.runs.run import adapt
 from backbench.runtime import make_torch_rng
 from backbench.task import Features, ImageTask, Part
-from backbench.training import batches, tune
+from backbench.training import batches, phases
 from backbench.training.augment.batch import augment_batch
 from backbench.training.batches import FeatureBatches, ImageBatches
 from backbench.training.checkpoint import Workspace
 from backbench.training.optimise import Phase
+from backbench.training.phases import Standardised, family_of, last_stages, make_phase
 from backbench.training.train import FitResult, fit
-from backbench.training.tune import Standardised, family_of, last_stages, make_phase
 from conftest import make_photos
 
-TUNING = sorted(spec.name for spec in list_methods() if spec.kind == "tune")
+TRAINING = sorted(spec.name for spec in list_methods() if spec.trains)
 QUICK: dict[str, dict[str, Any]] = {
     "head": {"recipe": {"epochs": 2}},
     "mlp-head": {"hidden": 16, "recipe": {"epochs": 2}},
@@ -64,7 +64,7 @@ QUICK: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("tune") / "photos", num=24)
+    return make_photos(tmp_path_factory.mktemp("train") / "photos", num=24)
 
 
 def config_for(photos: Path, method: str, model: str = "tiny_cnn") -> RunConfig:
@@ -103,11 +103,11 @@ def outcome(out: Path, run_id: str) -> dict[str, Any]:
     }
 
 
-def test_every_tuning_method_is_tried_here() -> None:
-    assert set(TUNING) == set(QUICK)
+def test_every_training_method_is_tried_here() -> None:
+    assert set(TRAINING) == set(QUICK)
 
 
-@pytest.mark.parametrize("method", TUNING)
+@pytest.mark.parametrize("method", TRAINING)
 def test_a_cut_run_ends_as_if_it_had_not_been_cut(method: str, photos: Path, tmp_path: Path) -> None:
     config = config_for(photos, method)
     whole = adapt(config, RunContext(tmp_path / "whole"))
@@ -131,7 +131,7 @@ def test_a_cut_run_ends_as_if_it_had_not_been_cut(method: str, photos: Path, tmp
         assert not (out / ".working" / whole.record.run_id).exists()
 
 
-@pytest.mark.parametrize("method", TUNING)
+@pytest.mark.parametrize("method", TRAINING)
 def test_the_bundle_answers_as_the_record_says(method: str, photos: Path, tmp_path: Path) -> None:
     adapted = adapt(config_for(photos, method), RunContext(tmp_path))
     assert (
@@ -279,7 +279,7 @@ def test_two_phase_goes_on_with_the_statistics_the_head_was_solved_with(
         assert phase.keeps_statistics is kept
         raise Interrupted(15)
 
-    monkeypatch.setattr(tune, "train_phase", look)
+    monkeypatch.setattr(phases, "train_phase", look)
     options = {} if kept else {"keep_statistics": False}
     config = config_for(photos, "two-phase").model_copy(
         update={"method": MethodConfig(name="two-phase", options=options)}
@@ -307,11 +307,11 @@ def fold_norms(body: nn.Module) -> None:
 def test_norms_that_were_folded_away_do_not_begin_to_go_by_each_batch(
     method: str, folded: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    phases: list[Phase] = []
-    train_phase = tune.train_phase
+    seen: list[Phase] = []
+    train_phase = phases.train_phase
 
-    def look(classifier: Classifier, task: ImageTask, phase: Phase, training: tune.Training) -> FitResult:
-        phases.append(phase)
+    def look(classifier: Classifier, task: ImageTask, phase: Phase, training: phases.Training) -> FitResult:
+        seen.append(phase)
         return train_phase(classifier, task, phase, training)
 
     def load(seed: int) -> Backbone:
@@ -323,10 +323,10 @@ def test_norms_that_were_folded_away_do_not_begin_to_go_by_each_batch(
     spec = find_model("tiny_cnn.cifar100")
     if folded:
         monkeypatch.setattr(identity, "find_model", lambda *_: replace(spec, load=load))
-    monkeypatch.setattr(tune, "train_phase", look)
+    monkeypatch.setattr(phases, "train_phase", look)
     record = adapt(config_for(photos, method, model="tiny_cnn.cifar100"), RunContext(tmp_path)).record
     keeps = method == "two-phase" or (folded and method != "scratch")
-    assert {phase.keeps_statistics for phase in phases} == {keeps}
+    assert {phase.keeps_statistics for phase in seen} == {keeps}
     says = any("folded" in warning for warning in record.warnings)
     assert says is (folded and method not in ("scratch", "head", "two-phase"))
 
@@ -357,7 +357,7 @@ def test_scratch_forgets_what_was_learned(shared: Path, photos: Path, tmp_path: 
     assert all(not torch.equal(trained[name], tensor) for name, tensor in model.load(0).body.state_dict().items())
 
 
-@pytest.mark.parametrize("method", TUNING)
+@pytest.mark.parametrize("method", TRAINING)
 def test_one_changed_option_leaves_the_others_of_the_method_as_they_are(method: str) -> None:
     spec = find_method(method)
     plain = resolve_options(spec, MethodConfig(name=method)).model_dump()
@@ -367,7 +367,7 @@ def test_one_changed_option_leaves_the_others_of_the_method_as_they_are(method: 
     assert changed == plain
 
 
-@pytest.mark.parametrize("method", [name for name in TUNING if name != "mlp-head"])
+@pytest.mark.parametrize("method", [name for name in TRAINING if name != "mlp-head"])
 def test_the_dropout_of_the_recipe_reaches_the_head(
     method: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,7 +376,7 @@ def test_the_dropout_of_the_recipe_reaches_the_head(
         assert {head.spec.dropout for head in heads} == {0.5}
         raise Interrupted(15)
 
-    monkeypatch.setattr(tune, "train_phase", look)
+    monkeypatch.setattr(phases, "train_phase", look)
     options = QUICK[method] | {"recipe": QUICK[method].get("recipe", {}) | {"dropout": 0.5}}
     config = config_for(photos, method)
     with pytest.raises(Interrupted):
@@ -497,7 +497,7 @@ def _phase_of(
     data = DataConfig(source=str(photos))
     config = RunConfig(data=data, model=model, method=MethodConfig(name=method, options=options))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune, "train_phase", stop)
+        patch.setattr(phases, "train_phase", stop)
         with pytest.raises(Found) as found:
             adapt(config, RunContext(tmp_path))
     phase = found.value.args[0]

@@ -56,7 +56,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Trained:
     """A trained classifier, in eval mode, and how it came about: one result for each phase, by name.
 
     `has_solved_head`: its head was solved, not only trained by steps, so it is of use before the first of them.
@@ -69,12 +69,12 @@ class Tuned:
     has_solved_head: bool = False
 
 
-def training_figures(tuned: Tuned, num_train: int) -> dict[str, Metric]:
+def training_figures(trained: Trained, num_train: int) -> dict[str, Metric]:
     """Accuracy and loss on training images in the best epoch of the last phase: augmented, as the weights changed.
 
     Empty where that is the start, before any step, or within an epoch that the budget cut.
     """
-    last = next(reversed(tuned.phases.values()), None)
+    last = next(reversed(trained.phases.values()), None)
     if last is None or not 1 <= last.best_epoch <= len(last.history):
         return {}
     figures = last.history[last.best_epoch - 1]
@@ -84,12 +84,12 @@ def training_figures(tuned: Tuned, num_train: int) -> dict[str, Metric]:
     }
 
 
-def describe_cut(tuned: Tuned) -> str | None:
+def describe_cut(trained: Trained) -> str | None:
     """What to say of training that the budget ended; None if it ended by itself.
 
     Such a run has an id of its own and its state is kept: the same command with more time resumes from there.
     """
-    for name, result in tuned.phases.items():
+    for name, result in trained.phases.items():
         if result.ended == "budget":
             epochs = "1 whole epoch" if len(result.history) == 1 else f"{len(result.history)} whole epochs"
             return (
@@ -99,25 +99,25 @@ def describe_cut(tuned: Tuned) -> str | None:
     return None
 
 
-def refuse_unlearnt(tuned: Tuned) -> None:
+def refuse_unlearnt(trained: Trained) -> None:
     """Raises BudgetExceeded where the budget ended before anything was better than a random head."""
-    phases = tuned.phases
+    phases = trained.phases
     was_cut = any(result.ended == "budget" for result in phases.values())
-    if was_cut and not tuned.has_solved_head and all(result.best_epoch == 0 for result in phases.values()):
+    if was_cut and not trained.has_solved_head and all(result.best_epoch == 0 for result in phases.values()):
         raise BudgetExceeded(
             "the budget ended before anything was learnt, so there is no model yet and no test image was looked "
             "at. What was done is saved: the same command with more time resumes from there."
         )
 
 
-def describe_method(name: str, options: Frozen, tuned: Tuned) -> MethodFacts:
+def describe_method(name: str, options: Frozen, trained: Trained) -> MethodFacts:
     """The method as a record has it: all its options, and what was chosen and calibrated on the way."""
-    calibration = {"temperature": tuned.classifier.temperature, "threshold": tuned.classifier.threshold}
-    best = {f"{phase}_best_epoch": result.best_epoch for phase, result in tuned.phases.items()}
+    calibration = {"temperature": trained.classifier.temperature, "threshold": trained.classifier.threshold}
+    best = {f"{phase}_best_epoch": result.best_epoch for phase, result in trained.phases.items()}
     return MethodFacts(
         name=name,
         options=options.model_dump(mode="json"),
-        choices=tuned.choices | calibration | best,
+        choices=trained.choices | calibration | best,
         fitted_on="train",
     )
 
