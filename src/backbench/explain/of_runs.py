@@ -21,7 +21,6 @@ from backbench.records import folders
 from backbench.records.commands import bundle_of
 from backbench.records.schema import Predictions, RunRecord
 from backbench.report.figures.embedding import draw_embedding
-from backbench.report.figures.of_run import HISTORY_FILE
 from backbench.report.figures.sheets import draw_grid
 from backbench.report.row_names import find_differences
 from backbench.stats.reliability import at_temperature
@@ -152,7 +151,7 @@ def _find_values(
 ) -> np.ndarray | None:
     """(n, dim) features: the cached ones of a network that was not trained, else by the network of the bundle."""
     hashes = [data.manifest.hashes[row] for row in rows]
-    is_trained = (run / HISTORY_FILE).exists()
+    is_trained = (run / folders.HISTORY_FILE).exists()
     if record.model is not None and record.cost is not None and not is_trained:
         values = find_features(record.cost, hashes, record.model.dim)
         if values is not None:

@@ -52,6 +52,7 @@ from backbench.wording import did_you_mean
 
 RECORD_FILE = "record.json"
 PREDICTIONS_FILE = "predictions.npz"
+HISTORY_FILE = "history.json"
 MANIFEST_FILE = "manifest.json"
 OPENINGS_FILE = "openings.jsonl"
 CUT, FAILED = ".cut-", ".failed-"
@@ -431,7 +432,7 @@ def read_run(folder: Path) -> StoredRun:
     """What a run folder holds. ConfigError if it is none; StorageError if a file in it is damaged."""
     record, predictions = read_whole(folder)
     history: dict[str, Any] | None = None
-    path = folder / "history.json"
+    path = folder / HISTORY_FILE
     if path.is_file() and path.stat().st_size <= MAX_HISTORY_BYTES:
         try:
             history = _checked_history(parse_json(read_unchanged(path, record)))
@@ -447,6 +448,7 @@ def _checked_history(document: Any) -> dict[str, Any]:
         str(phase): {
             "best_epoch": int(result["best_epoch"]),
             "ended": str(result["ended"]),
+            **{key: _number(result.get(key)) for key in ("best_accuracy", "best_loss")},
             "history": [{key: _number(epoch[key]) for key in figures} for epoch in result["history"]],
         }
         for phase, result in document.items()

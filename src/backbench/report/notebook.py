@@ -20,6 +20,7 @@ from backbench.report.page.ranking import COLUMNS, Line, decide_axis, make_lines
 from backbench.report.page.svg import draw_scale, draw_whisker
 from backbench.report.ranked import RankedRuns, rank_runs
 from backbench.report.record_text import describe_record
+from backbench.report.row_text import show_interval
 from backbench.report.text import percent, quantity
 from backbench.stats.calibrate import is_calibrated
 from backbench.stats.metric import Metric
@@ -219,10 +220,7 @@ def _draw_metrics(heading: str, metrics: Sequence[tuple[str, Metric]]) -> Markup
     axis = make_axis(ends)
     rows = []
     for label, metric in metrics:
-        interval = ""
-        if metric.low is not None and metric.high is not None:
-            low, high = (percent(end, metric.n, unit=False) for end in (metric.low, metric.high))
-            interval = f"{low}–{high}"
+        interval = show_interval(metric.low, metric.high, metric.n)
         whisker = draw_whisker(metric.value, metric.low, metric.high, axis, "best")
         row = (
             '<tr><th scope="row">{}</th><td class="number">{}</td><td class="drawn">{}</td>'

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from backbench.progress import format_bytes, format_seconds
 from backbench.records.schema import RunRecord
-from backbench.report.text import describe_augment, percent, printable, quantity, shorten, wrap
+from backbench.report.text import describe_augment, flatten, percent, printable, quantity, shorten, wrap
 from backbench.report.warning_text import warn_of_old
 from backbench.stats.metric import Metric
 from backbench.stats.metrics import weakest_first
@@ -234,16 +234,7 @@ def _settings(record: RunRecord) -> str:
 
 
 def _pairs(values: Mapping[str, object]) -> str:
-    return ", ".join(f"{key} {shorten(_shown(key, value), 60)}" for key, value in _flat(values))
-
-
-def _flat(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
-    """(name, value) of all values, those of a group as 'recipe.epochs'."""
-    found: list[tuple[str, object]] = []
-    for key, value in values.items():
-        inner = isinstance(value, Mapping) and bool(value)
-        found += _flat(value, f"{prefix}{key}.") if inner else [(f"{prefix}{key}", value)]  # type: ignore[arg-type]
-    return found
+    return ", ".join(f"{key} {shorten(_shown(key, value), 60)}" for key, value in flatten(values))
 
 
 def _shown(key: str, value: object) -> str:

@@ -11,8 +11,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from backbench.progress import format_bytes, format_seconds
+from backbench.progress import format_seconds
 from backbench.report.record_text import render_record
+from backbench.report.row_text import show_interval, show_memory, show_rank, show_rate, show_size
 from backbench.report.rows import Row
 from backbench.report.text import cell_width, duration, pad, percent, printable, quantity, shorten, wrap
 from backbench.wording import join_names
@@ -48,25 +49,25 @@ def _stage(name: str) -> Callable[[Row], str]:
 
 
 _COLUMNS = (
-    _Column("rank", "Rank", lambda row: _rank(row), 0, ">", 0),
+    _Column("rank", "Rank", lambda row: show_rank(row) or "–", 0, ">", 0),
     _Column("model", "Model", lambda row: _model(row), 0, "<"),
     _Column("method", "Method", lambda row: printable(row.how), 17, "<"),
     _Column("accuracy", "Accuracy", lambda row: percent(row.accuracy, row.n) or row.status, 0),
-    _Column("interval", "95 % int.", lambda row: _interval(row), 16),
+    _Column("interval", "95 % int.", lambda row: show_interval(row.low, row.high, row.n), 16),
     _Column("whisker", "", lambda _: "", 13, "<"),
     _Column("mark", "", lambda row: _mark(row), 15, "<"),
     _Column("top5", "Top-5", lambda row: percent(row.top5, row.n, unit=False), 10),
     _Column("class_mean", "Class mean", lambda row: percent(row.per_class_mean, row.n, unit=False), 9, ">", 1),
-    _Column("size", "px", lambda row: _size(row), 12),
+    _Column("size", "px", show_size, 12),
     _Column("parameters", "Params", lambda row: quantity(row.parameters or None), 3, ">", 1),
-    _Column("rate", "img/s", lambda row: _rate(row), 11, ">", 1),
+    _Column("rate", "img/s", show_rate, 11, ">", 1),
     _Column("total", "Seconds", lambda row: duration(row.seconds.get("total")), 14),
     _Column("read", "read", _stage("read"), 4, ">", 1),
     _Column("decode", "decode", _stage("decode"), 5, ">", 1),
     _Column("resize", "resize", _stage("resize"), 1, ">", 1),
     _Column("forward", "forward", _stage("forward"), 7, ">", 1),
     _Column("head", "head", _stage("head"), 6, ">", 1),
-    _Column("memory", "Memory", lambda row: _memory(row), 2),
+    _Column("memory", "Memory", show_memory, 2),
 )
 
 
@@ -229,39 +230,13 @@ def _whisker(row: Row, scale: tuple[float, float], cells: int) -> str:
     return "".join(drawn)
 
 
-def _rank(row: Row) -> str:
-    if row.rank_low is None or row.rank_high is None:
-        return "–"
-    return str(row.rank_low) if row.rank_low == row.rank_high else f"{row.rank_low}–{row.rank_high}"
-
-
 def _model(row: Row) -> str:
     return printable(row.model) + (_UNTRAINED if row.is_untrained else "")
-
-
-def _interval(row: Row) -> str:
-    if row.low is None or row.high is None:
-        return ""
-    return f"{percent(row.low, row.n, unit=False)}–{percent(row.high, row.n, unit=False)}"
 
 
 def _mark(row: Row) -> str:
     word = "" if row.has_failed else "best" if row.is_best else "tied" if row.tied_with_best else ""
     return f"{word} !".strip() if row.warnings else word
-
-
-def _size(row: Row) -> str:
-    if isinstance(row.input_size, tuple):
-        return "x".join(str(side) for side in row.input_size)
-    return str(row.input_size or "")
-
-
-def _memory(row: Row) -> str:
-    return "" if row.peak_memory_bytes is None else format_bytes(row.peak_memory_bytes)
-
-
-def _rate(row: Row) -> str:
-    return "" if row.images_per_second is None else f"{row.images_per_second:,.0f}"
 
 
 def _style(row: Row) -> str:

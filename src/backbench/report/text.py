@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backbench.config import Augment
@@ -120,6 +120,15 @@ def duration(seconds: float | None) -> str:
     if seconds < 0.995:
         return f"{seconds:.2f}"
     return f"{seconds:.1f}" if seconds < 9.95 else f"{seconds:,.0f}"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, value) of all values, those of a group as 'recipe.epochs'; lists stay together."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def describe_augment(stated: Mapping[str, Any]) -> str:

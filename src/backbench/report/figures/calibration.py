@@ -40,7 +40,7 @@ def draw_reliability(
     images = count(len(labels), "test image")
     subtitle = f"{images}; confidence and accuracy {100 * error:.1f} points apart on average"
     above, between = LINE + 4, BELOW
-    width = 2 * MARGIN + AXIS_ROOM + _SIDE + 20
+    width = 2 * MARGIN + AXIS_ROOM + _SIDE + 60
     canvas = Canvas(title, subtitle, width, above + _SIDE + between + _HISTOGRAM + BELOW, theme)
     left, top = MARGIN + AXIS_ROOM, canvas.top + above
     draw_chart(canvas, reliability_chart(bins), (left, top, _SIDE, _SIDE), up="Right, %")
@@ -57,6 +57,7 @@ def draw_reliability(
     sides = [(left + each.left * _SIDE, (each.right - each.left) * _SIDE) for each in bins]
     boxes = [(x, floor - high, wide, high) for (x, wide), high in zip(sides, heights, strict=True)]
     canvas.boxes(boxes, "other", edge="page")
+    canvas.line([left, left + _SIDE], [floor, floor], "other")
     canvas.write(left + _SIDE, floor + 38, "confidence, %", "muted", align="right")
     return canvas.figure
 

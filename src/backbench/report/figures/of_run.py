@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from backbench.documents import parse_json
-from backbench.errors import ConfigError, StorageError
-from backbench.records.folders import read_unchanged, read_whole
+from backbench.errors import ConfigError
+from backbench.records.folders import read_run, read_whole
 from backbench.records.schema import Predictions, RunRecord
 from backbench.report.figures.calibration import draw_coverage, draw_reliability
 from backbench.report.figures.classes import draw_class_heat_map, draw_per_class
@@ -23,8 +22,6 @@ from backbench.report.rows import Row, make_rows
 from backbench.stats.confusion import count_confusion
 from backbench.stats.reliability import at_temperature
 from backbench.storage import storage_error
-
-HISTORY_FILE = "history.json"
 
 
 def draw_run(
@@ -78,12 +75,8 @@ def draw_comparison(
     shown = [row for row in rows if row.run_id in by_id and not row.control]
     if shown:
         classes = by_id[shown[0].run_id].data.classes
-        recalls = np.full((len(classes), len(shown)), np.nan)
-        for column, row in enumerate(shown):
-            per_class = by_id[row.run_id].per_class
-            for index, name in enumerate(classes):
-                if name in per_class:
-                    recalls[index, column] = per_class[name].value
+        found = [by_id[row.run_id].per_class for row in shown]
+        recalls = np.array([[each[name].value if name in each else np.nan for each in found] for name in classes])
         figures["class-heat-map"] = draw_class_heat_map(recalls, classes, [row.name for row in shown], theme=theme)
     return figures
 
@@ -101,11 +94,12 @@ def write_run_pictures(
         StorageError: something can't be read or written.
     """
     _check_formats(formats)
-    record, predictions = read_whole(folder)
-    if predictions is None:
+    run = read_run(folder)
+    record = run.record
+    if run.predictions is None:
         reason = f": {record.failure.message}" if record.failure else "."
         raise ConfigError(f"run '{record.run_id}' failed, so there is nothing to draw{reason}")
-    return _write(draw_run(record, predictions, _read_history(folder, record), theme=theme), out, formats)
+    return _write(draw_run(record, run.predictions, run.history, theme=theme), out, formats)
 
 
 def write_comparison_pictures(
@@ -130,19 +124,6 @@ def _check_formats(formats: Sequence[str]) -> None:
     for kind in formats:
         if kind not in FORMATS:
             raise ConfigError(f"unknown picture format '{kind}'. Allowed: {', '.join(FORMATS)}.")
-
-
-def _read_history(folder: Path, record: RunRecord) -> dict[str, Any] | None:
-    path = folder / HISTORY_FILE
-    if not path.exists():
-        return None
-    try:
-        history = parse_json(read_unchanged(path, record))
-    except ValueError as error:
-        raise StorageError(f"{path} is damaged: {error}. Delete {folder} to run it again.") from error
-    if not isinstance(history, dict) or not all(isinstance(phase, dict) for phase in history.values()):
-        raise StorageError(f"{path} is damaged: it is no training history. Delete {folder} to run it again.")
-    return history
 
 
 def _write(figures: Mapping[str, Figure], out: Path, formats: Sequence[str]) -> list[Path]:

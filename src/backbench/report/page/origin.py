@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from backbench.records.commands import bundle_of, data_options, keep_command, pr
 from backbench.records.schema import RunRecord
 from backbench.report.page.inputs import Evidence
 from backbench.report.ranked import Entry, RankedRuns
-from backbench.report.text import printable
+from backbench.report.text import flatten, printable
 from backbench.report.warning_text import are_groups_whole
 from backbench.wording import count
 
@@ -40,7 +40,8 @@ class Settings:
 def compare_settings(ranked: RankedRuns) -> Settings:
     """What was asked of each run, flattened to 'method.options.C' and the like, apart and in common."""
     entries = [entry for entry in ranked.entries if not entry.row.control and entry.row.status == "done"]
-    return _split_settings(entries, [_flatten(_settings(entry.record)) for entry in entries])
+    settings = [flatten(_settings(entry.record)) for entry in entries]
+    return _split_settings(entries, [{key: _shown(value) for key, value in each} for each in settings])
 
 
 def compare_environments(ranked: RankedRuns) -> Settings:
@@ -94,7 +95,7 @@ def _rank_words(records: Sequence[RunRecord]) -> list[str]:
 def _adapt_words(record: RunRecord) -> list[str]:
     config = record.config
     words = ["--model", config.model_file or config.model, "--method", config.method.name]
-    for key, value in _leaves(config.method.options):
+    for key, value in flatten(config.method.options):
         words += ["--set", f"options.{key}={value if isinstance(value, str) else json.dumps(value)}"]
     return ["adapt", config.data.source, *words, *_options(record)]
 
@@ -157,19 +158,6 @@ def _settings(record: RunRecord) -> dict[str, Any]:
         if "augment" in method.choices:  # by the kind of network
             settings["augment"] = method.choices["augment"]
     return settings
-
-
-def _flatten(value: Any) -> dict[str, str]:
-    """{'a': {'b': 1}} -> {'a.b': '1'}; lists stay together."""
-    return {key: _shown(leaf) for key, leaf in _leaves(value)}
-
-
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, Mapping):
-        yield prefix, value
-        return
-    for key, inner in value.items():
-        yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
 
 
 def _shown(value: Any) -> str:

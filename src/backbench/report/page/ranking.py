@@ -15,6 +15,7 @@ from backbench.report.page.inputs import Evidence
 from backbench.report.page.marks import name, sentence
 from backbench.report.page.svg import draw_whisker
 from backbench.report.ranked import Entry, RankedRuns
+from backbench.report.row_text import show_interval, show_memory, show_rank, show_rate, show_size
 from backbench.report.rows import STAGES, Row
 from backbench.report.summary import describe_cheaper
 from backbench.report.text import duration, percent, quantity
@@ -122,24 +123,18 @@ def _make_line(number: int, entry: Entry, axis: Axis) -> Line:
     whisker = Markup("")
     if row.accuracy is not None:
         whisker = draw_whisker(row.accuracy, row.low, row.high, axis, kind)
-    rank = ""
-    if row.rank_low is not None and row.rank_high is not None:
-        rank = f"{row.rank_low}" if row.rank_low == row.rank_high else f"{row.rank_low}–{row.rank_high}"
-    interval = ""
-    if row.low is not None and row.high is not None:
-        interval = f"{percent(row.low, row.n, unit=False)}–{percent(row.high, row.n, unit=False)}"
     return Line(
         number=number,
         kind=kind,
         model=name(row.model),
         method=name(row.how, _LONGEST_METHOD),
         run_id=name(row.run_id, 120),
-        rank=rank,
+        rank=show_rank(row),
         figure=percent(row.accuracy, row.n, unit=False) or row.status,
-        interval=interval,
+        interval=show_interval(row.low, row.high, row.n),
         whisker=whisker,
         word="seen" if row.num_test_seen else kind if kind in ("best", "tied") else "",
-        cells=_cells(entry, kind, rank, interval, number),
+        cells=_cells(entry, kind, number),
         warnings=tuple(name(warning, 300) for warning in row.warnings),
         error=name(" ".join((row.error or "").split()), 400),
     )
@@ -148,29 +143,24 @@ def _make_line(number: int, entry: Entry, axis: Axis) -> Line:
 _MARKS = {"best": "best", "tied": "tied with the best", "control": "control", "failed": "failed", "other": ""}
 
 
-def _cells(entry: Entry, kind: str, rank: str, interval: str, number: int) -> tuple[Cell, ...]:
+def _cells(entry: Entry, kind: str, number: int) -> tuple[Cell, ...]:
     row, record = entry.row, entry.record
     ece, nll = record.served_metric("ece"), record.served_metric("nll")
-    memory = row.peak_memory_bytes
-    size = row.input_size if row.input_size is not None else ""
-    shown_size = f"{size[0]}x{size[1]}" if isinstance(size, tuple) else str(size)
-    total = row.seconds.get("total")
+    size, total = show_size(row), row.seconds.get("total")
     return (
-        Cell(rank, str(number)),
+        Cell(show_rank(row), str(number)),
         Cell(name(row.model)),
         Cell(name(row.how, _LONGEST_METHOD)),
         Cell(percent(row.accuracy, row.n, unit=False) or row.status, _sort(row.accuracy)),
-        Cell(interval, _sort(row.low)),
+        Cell(show_interval(row.low, row.high, row.n), _sort(row.low)),
         Cell(percent(row.per_class_mean, row.n, unit=False), _sort(row.per_class_mean)),
         Cell(percent(row.top5, row.n, unit=False), _sort(row.top5)),
         Cell("" if nll is None else f"{nll.value:.3f}", _sort(nll.value if nll else None)),
         Cell(percent(ece.value, row.n, unit=False) if ece else "", _sort(ece.value if ece else None)),
-        Cell(shown_size, shown_size.split("x")[0]),
-        Cell(
-            "" if row.images_per_second is None else f"{row.images_per_second:,.0f}", _sort(row.images_per_second)
-        ),
+        Cell(size, size.split("x")[0]),
+        Cell(show_rate(row), _sort(row.images_per_second)),
         Cell(duration(total), _sort(total)),
-        Cell("" if memory is None else format_bytes(memory), _sort(memory)),
+        Cell(show_memory(row), _sort(row.peak_memory_bytes)),
         Cell(quantity(row.parameters or None), _sort(row.parameters)),
         Cell(name(row.licence or "", 30)),
         Cell(
