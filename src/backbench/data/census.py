@@ -112,14 +112,12 @@ def take_census(
     entries = {content: known[content] for content in found}
     store.grey = decide_scale(entry.depth for entry in entries.values() if entry.depth is not None)
     stale = {
-        content: found[content]
+        content: (found[content], entry)
         for content, entry in entries.items()
         if entry.depth is not None and entry.grey != store.grey
     }
     if stale:
-        entries |= _colour_deep(
-            store, {content: (row, entries[content]) for content, row in stale.items()}, progress
-        )
+        entries |= _colour_deep(store, stale, progress)
     if fresh or stale:
         _write_cache(path, entries, progress)
     return _assemble(hashes, unreadable, entries, store)

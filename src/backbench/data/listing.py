@@ -39,8 +39,8 @@ class Listing:
         name: short name for tables, as in "digits" or the folder's name.
         ids: unique; '/'-separated path relative to the source's root for files.
         labels: class *names*, one for each sample; order of classes is decided by the manifest.
-        groups: samples of one group never sit in two parts; None: no group known.
-        parts: 'train', 'val' or 'test' where the source fixes it, None where it is to be split.
+        groups: samples of one group never sit in two parts; None: no group known. (): none of any.
+        parts: 'train', 'val' or 'test' where the source fixes it, None where it is to be split. (): none is fixed.
         ignored: what was found and left out.
         class_names: all classes the source declares, where it does (an empty class folder shows here only).
         facts: anything worth keeping in the record: licence, citation, published counts, coarse labels.
@@ -49,8 +49,8 @@ class Listing:
     name: str
     ids: tuple[str, ...]
     labels: tuple[str, ...]
-    groups: tuple[str | None, ...]
-    parts: tuple[str | None, ...]
+    groups: tuple[str | None, ...] = ()
+    parts: tuple[str | None, ...] = ()
     files: tuple[Path, ...] | None = None
     pixels: np.ndarray | Sequence[np.ndarray] | None = None
     ignored: tuple[Ignored, ...] = ()
@@ -61,6 +61,8 @@ class Listing:
         if (self.files is None) == (self.pixels is None):
             raise ValueError("a listing has either files or pixels")
         n = len(self.ids)
+        for column in ("groups", "parts"):
+            object.__setattr__(self, column, getattr(self, column) or (None,) * n)
         images = self.files if self.files is not None else self.pixels
         columns: list[Any] = [self.labels, self.groups, self.parts, images]
         if any(len(column) != n for column in columns):

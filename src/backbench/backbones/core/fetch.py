@@ -20,11 +20,12 @@ ASK_TIMEOUT_SECONDS = 5.0
 DOWNLOAD_TIMEOUT_SECONDS = 20.0
 
 
-def fetch_from_hub(repo: str, name: str, files: Sequence[str] = HUB_FILES) -> Path:
-    """The weights file of a hub repository: the copy on this machine if there is one, else a download.
+def fetch_from_hub(repo: str, name: str, files: Sequence[str] = HUB_FILES, revision: str | None = None) -> Path:
+    """A file of a hub repository: the copy on this machine if there is one, else a download.
 
     Args:
         files: what it may be called there, in the order they are looked for.
+        revision: of the repository; None: the main one.
 
     Raises:
         ModelError: it is not here and can't be had; says what was looked for, where, why it failed, how to get it.
@@ -33,17 +34,17 @@ def fetch_from_hub(repo: str, name: str, files: Sequence[str] = HUB_FILES) -> Pa
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     for file in files:
-        found = try_to_load_from_cache(repo, file)
+        found = try_to_load_from_cache(repo, file, revision=revision)
         if isinstance(found, str):
             return Path(found)
-    file = ask_hub(repo, name, files)  # as hf_hub_download alone tries a dead server for half a minute
+    file = ask_hub(repo, name, files, revision)  # as hf_hub_download alone tries a dead server for half a minute
     try:
-        return Path(hf_hub_download(repo, file, etag_timeout=ASK_TIMEOUT_SECONDS))
+        return Path(hf_hub_download(repo, file, revision=revision, etag_timeout=ASK_TIMEOUT_SECONDS))
     except Exception as error:  # no network any more, disk full, ...: each in its own words
         raise _not_on_hub(repo, name, files, describe_failure(error)) from error
 
 
-def ask_hub(repo: str, name: str, files: Sequence[str] = HUB_FILES) -> str:
+def ask_hub(repo: str, name: str, files: Sequence[str] = HUB_FILES, revision: str | None = None) -> str:
     """Which of `files` a hub repository has, the first of them; nothing is fetched. Errors as `fetch_from_hub`."""
     prefer_no_telemetry()
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
@@ -51,7 +52,7 @@ def ask_hub(repo: str, name: str, files: Sequence[str] = HUB_FILES) -> str:
 
     for file in files:
         try:
-            get_hf_file_metadata(hf_hub_url(repo, file), timeout=ASK_TIMEOUT_SECONDS)
+            get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), timeout=ASK_TIMEOUT_SECONDS)
         except EntryNotFoundError:
             continue
         except Exception as error:  # no network, refused, gated, ...: each in its own words
@@ -64,13 +65,17 @@ def _not_on_hub(repo: str, name: str, files: Sequence[str], reason: str) -> Mode
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    what, wanted = f"the weights of '{name}' are", f"{repo} {files[0]}"
+    instead = "name a card, a small TOML file beside a weights file you have."
+    if name.startswith("hf/"):  # a folder of several files
+        what, wanted = f"the model '{name}' is", repo
+        instead = "name a folder that holds the model, as in hf/./mine."
     return ModelError(
-        f"the weights of '{name}' are not on this machine and could not be fetched.\n"
+        f"{what} not on this machine and could not be fetched.\n"
         f"{describe_search(name)}"
         f"  looked for: {files[0]} of {repo} in {folder}\n"
         f"  then asked: {constants.ENDPOINT}: {reason}\n"
-        f"  to get it: run 'hf download {repo} {files[0]}' where there is a network and copy that folder "
-        f"here, or name a card, a small TOML file beside a weights file you have."
+        f"  to get it: run 'hf download {wanted}' where there is a network and copy that folder here, or {instead}"
     )
 
 

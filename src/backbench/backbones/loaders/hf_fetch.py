@@ -5,10 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from backbench.backbones.core.fetch import ASK_TIMEOUT_SECONDS, ask_hub, describe_failure, prefer_no_telemetry
+from backbench.backbones.core.fetch import ask_hub, fetch_from_hub
 from backbench.backbones.loaders.hf import import_transformers, read_config
 from backbench.backbones.shards import read_names
-from backbench.backbones.weights_folder import describe_search
 from backbench.errors import ModelError
 
 NEEDED = ("config.json", "preprocessor_config.json")
@@ -76,30 +75,4 @@ def _is_here(repo: str, file: str, revision: str) -> bool:
 
 
 def _fetch(repo: str, file: str, revision: str) -> Path:
-    prefer_no_telemetry()
-    from huggingface_hub import (
-        constants,
-        get_hf_file_metadata,
-        hf_hub_download,
-        hf_hub_url,
-        try_to_load_from_cache,
-    )
-
-    found = try_to_load_from_cache(repo, file, revision=revision)
-    if isinstance(found, str):
-        return Path(found)
-    try:  # asked first, as hf_hub_download alone tries a dead server for half a minute
-        get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), timeout=ASK_TIMEOUT_SECONDS)
-        return Path(hf_hub_download(repo, file, revision=revision, etag_timeout=ASK_TIMEOUT_SECONDS))
-    except (
-        Exception
-    ) as error:  # no network, offline by choice, no such file, refused, disk full: each in its words
-        place = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
-        raise ModelError(
-            f"the model 'hf/{repo}' is not on this machine and could not be fetched.\n"
-            f"{describe_search(f'hf/{repo}')}"
-            f"  looked for: {file} of {repo} in {place}\n"
-            f"  then asked: {constants.ENDPOINT}: {describe_failure(error)}\n"
-            f"  to get it: run 'hf download {repo}' where there is a network and copy that folder here, or name a "
-            f"folder that holds the model, as in hf/./mine."
-        ) from error
+    return fetch_from_hub(repo, f"hf/{repo}", (file,), revision)

@@ -205,13 +205,10 @@ def list_images(
             f"{archive.title} is used without its class {quote(names[archive.clutter])} "
             f"({archive.num_clutter:,} images of no kind of thing); {archive.name}{KEEP_CLUTTER} keeps it"
         )
-    nothing = (None,) * len(kept)
     return Listing(
         name=archive.name + (KEEP_CLUTTER if keep_clutter else ""),
         ids=tuple(f"{folder}/{file.name}" for folder, file in kept),
         labels=tuple(names[folder] for folder, _ in kept),
-        groups=nothing,
-        parts=nothing,
         files=tuple(file for _, file in kept),
         ignored=ignored,
         class_names=tuple(names[folder] for folder in sizes if keep_clutter or folder != archive.clutter),

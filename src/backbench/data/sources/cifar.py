@@ -187,7 +187,6 @@ def read_archive(archive: Archive, path: Path) -> Listing:
         name=archive.name,
         ids=tuple(ids),
         labels=label_names,
-        groups=(None,) * len(ids),
         parts=tuple(parts),
         pixels=np.concatenate(images),
         class_names=names,

@@ -23,13 +23,10 @@ def load(config: DataConfig, progress: Progress) -> Listing:
 
     ink, labels = load_digits(return_X_y=True)
     grey = np.round(ink.reshape(-1, 8, 8) * (255 / MAX_INK)).astype(np.uint8)
-    nothing = (None,) * len(grey)
     return Listing(
         name="digits",
         ids=tuple(f"digits/{row:04d}" for row in range(len(grey))),
         labels=tuple(str(label) for label in labels),
-        groups=nothing,
-        parts=nothing,
         pixels=np.repeat(grey[..., None], 3, axis=3),
         facts={"licence": LICENCE, "citation": CITATION},
     )

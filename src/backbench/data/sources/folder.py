@@ -57,7 +57,6 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
         name=path.resolve().name or "images",
         ids=tree.ids,
         labels=tree.labels,
-        groups=(None,) * len(tree.ids),
         parts=tree.parts,
         files=tree.files,
         ignored=tree.ignored,

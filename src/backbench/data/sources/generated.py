@@ -50,7 +50,6 @@ def _load(spec: SourceSpec, config: DataConfig, progress: Progress) -> Listing:
         name=f"generated-{spec.name}",
         ids=ids,
         labels=labels,
-        groups=(None,) * len(ids),
         parts=PART_OF * (len(ids) // NUM_OF_EACH),
         pixels=pixels,
         facts={

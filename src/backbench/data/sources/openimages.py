@@ -292,7 +292,6 @@ def _make_listing(
         name=folder.absolute().name or "openimages",
         ids=tuple(ids[image_id] for image_id in used),
         labels=tuple(classes[image_id][0] for image_id in used),
-        groups=(None,) * len(used),
         parts=tuple(PART_OF_NAME[part] if is_fixed and part is not None else None for part in parts),
         files=tuple(found.images[image_id][0].absolute() for image_id in used),
         ignored=tuple(ignored),
