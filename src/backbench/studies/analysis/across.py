@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from backbench.studies.analysis import facts
 from backbench.studies.analysis.cells import Cell, name_data
 from backbench.studies.analysis.comparable import (
     Asked,
@@ -19,19 +20,7 @@ from backbench.studies.analysis.comparable import (
     place_on_validation,
     rank_cells,
 )
-from backbench.studies.analysis.facts import (
-    BestPlaces,
-    Change,
-    CommonChanges,
-    Facts,
-    Followed,
-    Kind,
-    MeanAccuracy,
-    Place,
-    Remark,
-    Run,
-    SourceGain,
-)
+from backbench.studies.analysis.facts import Change, Facts, Kind, Remark, Run
 
 
 def both_resolutions(asked: Asked) -> Facts:
@@ -47,12 +36,12 @@ def both_resolutions(asked: Asked) -> Facts:
     common = [model for model in splits[0][1] if all(model in best for _, best in splits)]
     if not common:
         return (Remark(Kind.NO_COMMON_MODEL),)
-    places: dict[str, list[Place]] = {}
+    places: dict[str, list[facts.Place]] = {}
     for data, best in splits:
         ranked = rank_cells(asked, [best[model] for model in common])
         for place, (cell, row) in enumerate(ranked, start=1):
             places.setdefault(cell.model, []).append(
-                Place(data, place, row.rank_low or place, row.rank_high or place)
+                facts.Place(data, place, row.rank_low or place, row.rank_high or place)
             )
 
     def worst(model: str) -> tuple[int, int]:
@@ -61,7 +50,7 @@ def both_resolutions(asked: Asked) -> Facts:
 
     first = min(common, key=worst)
     unlike = find_unlike(asked, ([best[model] for model in common] for _, best in splits))
-    return BestPlaces(first, tuple(places[first]), len(common)), *unlike
+    return facts.BestPlaces(first, tuple(places[first]), len(common)), *unlike
 
 
 def generalisation(asked: Asked) -> Facts:
@@ -79,7 +68,7 @@ def generalisation(asked: Asked) -> Facts:
     if not changes:
         return ()
     gains = [
-        SourceGain(
+        facts.SourceGain(
             data,
             source,
             sum(change for _, change in found) / len(found),
@@ -129,9 +118,9 @@ def across_data(asked: Asked) -> Facts:
         key=lambda runs: -min(_mean_accuracy(runs[data]) for data in names[1:]) + _mean_accuracy(runs[names[0]])
     )
     followed = [_describe_runs(asked, runs) for runs in compared]
-    common: list[CommonChanges] = []
+    common: list[facts.CommonChanges] = []
     if len(followed) > 1 and len({each.changes for each in followed}) == 1 and followed[0].changes:
-        common = [CommonChanges(followed[0].changes)]
+        common = [facts.CommonChanges(followed[0].changes)]
         followed = [replace(each, changes=()) for each in followed]
     together = [[cell for runs in compared for cell in runs[data]] for data in names]
     unlike = find_unlike(asked, together, told=("method",))
@@ -163,13 +152,14 @@ def _follow(cells: Sequence[Cell], names: Sequence[str]) -> dict[str, list[Cell]
     return {data: [cell for cell in own if cell.seed in common or not common] for data, own in best.items()}
 
 
-def _describe_runs(asked: Asked, runs: Mapping[str, Sequence[Cell]]) -> Followed:
+def _describe_runs(asked: Asked, runs: Mapping[str, Sequence[Cell]]) -> facts.Followed:
     first, *_ = next(iter(runs.values()))
     means = [
-        MeanAccuracy(data, _mean_accuracy(cells), _find_group(asked, cells[0])) for data, cells in runs.items()
+        facts.MeanAccuracy(data, _mean_accuracy(cells), _find_group(asked, cells[0]))
+        for data, cells in runs.items()
     ]
     seeds = {len({cell.seed for cell in cells}) for cells in runs.values()}
-    return Followed(first.model, first.method, tuple(means), tuple(sorted(seeds)), _list_besides(runs))
+    return facts.Followed(first.model, first.method, tuple(means), tuple(sorted(seeds)), _list_besides(runs))
 
 
 def _find_group(asked: Asked, cell: Cell) -> str | None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from backbench.stats.compare import ALPHA, holm
+from backbench.studies.analysis import facts
 from backbench.studies.analysis.across import across_data, both_resolutions, generalisation
 from backbench.studies.analysis.cells import Cell, find_fit_remarks, name_data
 from backbench.studies.analysis.comparable import (
@@ -26,22 +27,7 @@ from backbench.studies.analysis.comparable import (
     rank_cells,
     split_of,
 )
-from backbench.studies.analysis.facts import (
-    BestFeatures,
-    Fact,
-    Facts,
-    FamilyAverage,
-    GroupGain,
-    Kind,
-    OwnNetwork,
-    PairedTest,
-    Precisions,
-    Remark,
-    Seen,
-    TrainingGain,
-    TrainingGap,
-    TrainingGaps,
-)
+from backbench.studies.analysis.facts import Fact, Facts, Kind, PairedTest, Remark
 
 Rule = Callable[[Asked], Facts]
 
@@ -57,7 +43,7 @@ def answer_question(by: str, asked: Asked) -> Facts:
     return *(answer or (Remark(Kind.NOTHING),)), *same, *_find_seen(named, by)
 
 
-def _find_seen(asked: Asked, by: str) -> list[Seen]:
+def _find_seen(asked: Asked, by: str) -> list[facts.Seen]:
     """Runs whose weights saw test or validation images: left out, or last where validation chooses."""
     of_test, of_val = [], []
     for cell in asked.unique_cells():
@@ -67,8 +53,8 @@ def _find_seen(asked: Asked, by: str) -> list[Seen]:
         elif run.num_val_seen and by not in BY_TEST_ALONE:
             of_val.append((asked.run(cell), run.num_val_seen, run.data.num_val))
     found = [
-        Seen("test", tuple(of_test), is_left_out=True),
-        Seen("validation", tuple(of_val), is_left_out=by == "training-gap"),
+        facts.Seen("test", tuple(of_test), is_left_out=True),
+        facts.Seen("validation", tuple(of_val), is_left_out=by == "training-gap"),
     ]
     return [seen for seen in found if seen.runs]
 
@@ -80,7 +66,7 @@ def best_features(asked: Asked) -> Facts:
         (best, _), *rest = rank_cells(asked, own)
         tied = tuple(asked.run(cell) for cell, row in rest if row.tied_with_best)
         worse = tuple(asked.run(cell) for cell, row in rest if not row.tied_with_best)
-        found.append(BestFeatures(data, asked.run(best), tied, worse))
+        found.append(facts.BestFeatures(data, asked.run(best), tied, worse))
     return *found, *find_unlike(asked, [own for _, own in asked.by_data()])
 
 
@@ -99,7 +85,7 @@ def own_network(asked: Asked) -> Facts:
         ]
         not_above = tuple(cell.model for cell in rivals if cell.model not in above)
         test = asked.test(best, first)
-        found.append(OwnNetwork(data, asked.run(first), asked.run(best), test, tuple(above), not_above))
+        found.append(facts.OwnNetwork(data, asked.run(first), asked.run(best), test, tuple(above), not_above))
         compared.append([first, *rivals])
     return (*found, *find_unlike(asked, compared)) or _why_not(asked, [asked.model])
 
@@ -139,7 +125,7 @@ def between_groups(asked: Asked) -> Facts:
             )
             is_same = later.record.run_id == first.record.run_id
             changes, groups = list_changes(first, later), (first.group, later.group)
-            found.append(GroupGain(one, two, groups, asked.test(later, first), changes, is_same))
+            found.append(facts.GroupGain(one, two, groups, asked.test(later, first), changes, is_same))
     return tuple(found)
 
 
@@ -152,7 +138,7 @@ def families(asked: Asked) -> Facts:
         p_value = asked.p_value(ours[0], len(others) * mine.sum(axis=0) - len(ours) * theirs.sum(axis=0))
         first, second = best_on_validation(ours), best_on_validation(others)
         found.append(
-            FamilyAverage(
+            facts.FamilyAverage(
                 data,
                 tuple(dict.fromkeys(asked.title(cell) for cell in ours)),
                 accuracy=float(mine.mean()),
@@ -189,7 +175,7 @@ def fine_tuning_gain(asked: Asked) -> Facts:
             continue
         probe = best_on_validation(of_start or as_it_came)
         test = asked.test(cell, probe)
-        gains.append(TrainingGain(asked.run(cell), asked.run(probe), test, is_of_start=bool(of_start)))
+        gains.append(facts.TrainingGain(asked.run(cell), asked.run(probe), test, is_of_start=bool(of_start)))
         compared.setdefault(cell.record.data.manifest_digest, []).append(cell)
         used.append(probe)
     found: list[Fact] = [*gains, *find_unlike(asked, compared.values(), told=("method",))] or [
@@ -198,7 +184,7 @@ def fine_tuning_gain(asked: Asked) -> Facts:
     trained = [cell for own in compared.values() for cell in own]
     of_probes, of_training = (sorted({cell.record.config.precision for cell in runs}) for runs in (used, trained))
     if of_probes != of_training:
-        found.append(Precisions(tuple(of_probes), tuple(of_training)))
+        found.append(facts.Precisions(tuple(of_probes), tuple(of_training)))
     return *found, *([Remark(Kind.WITHOUT_PROBE, tuple(without))] if without else [])
 
 
@@ -208,7 +194,7 @@ def training_gap(asked: Asked) -> Facts:
     compared: list[list[Cell]] = []
     for data, own in asked.by_data():
         gaps = [
-            (TrainingGap(asked.run(cell), train.value, val.value), cell)
+            (facts.TrainingGap(asked.run(cell), train.value, val.value), cell)
             for cell in own
             if (train := cell.figure("train_accuracy")) is not None
             and (val := cell.figure("val_accuracy")) is not None
@@ -217,7 +203,7 @@ def training_gap(asked: Asked) -> Facts:
         gaps.sort(key=lambda each: each[0].val - each[0].train)
         compared.append([cell for _, cell in gaps])
         if gaps:
-            found.append(TrainingGaps(data, tuple(gap for gap, _ in gaps)))
+            found.append(facts.TrainingGaps(data, tuple(gap for gap, _ in gaps)))
     if not found:
         return ()
     at_start = [cell for cell in asked.unique_cells() if cell.kept_start and cell.figure("train_accuracy") is None]

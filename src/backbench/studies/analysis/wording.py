@@ -6,31 +6,9 @@ from collections.abc import Iterable, Sequence
 from functools import singledispatch
 
 from backbench.report.text import show_p
+from backbench.studies.analysis import facts
 from backbench.studies.analysis.cells import show_figure
-from backbench.studies.analysis.facts import (
-    BestFeatures,
-    BestPlaces,
-    Candidate,
-    Change,
-    Choice,
-    CommonChanges,
-    Fact,
-    FamilyAverage,
-    Followed,
-    GroupGain,
-    Kind,
-    OwnNetwork,
-    PairedTest,
-    Place,
-    Precisions,
-    Remark,
-    Run,
-    Seen,
-    SourceGain,
-    TrainingGain,
-    TrainingGaps,
-    Unlike,
-)
+from backbench.studies.analysis.facts import Change, Fact, Kind, PairedTest, Remark, Run
 from backbench.wording import join_names
 
 MAX_VALUES = 4
@@ -76,9 +54,9 @@ LAYER_DECAY_NOTE = (
 NOT_COMPARED = "Differences from published figures are not shown: in a trial they mean nothing."
 
 
-def describe_facts(facts: Iterable[Fact]) -> tuple[str, ...]:
+def describe_facts(found: Iterable[Fact]) -> tuple[str, ...]:
     """Return a sentence or two for each fact, in plain text."""
-    return tuple(map(describe, facts))
+    return tuple(map(describe, found))
 
 
 @singledispatch
@@ -94,7 +72,7 @@ def _describe_remark(fact: Remark) -> str:
 
 
 @describe.register
-def _describe_best(fact: BestFeatures) -> str:
+def _describe_best(fact: facts.BestFeatures) -> str:
     title, rivals = fact.best.title, (*fact.tied, *fact.worse)
     tied = [run.title for run in fact.tied if run.title != title]
     how = f" + {fact.best.method}" if any(run.method != fact.best.method for run in rivals) else ""
@@ -110,7 +88,7 @@ def _describe_best(fact: BestFeatures) -> str:
 
 
 @describe.register
-def _describe_own(fact: OwnNetwork) -> str:
+def _describe_own(fact: facts.OwnNetwork) -> str:
     own, rival = fact.own, fact.rival
     gap = f"{abs(100 * fact.gap):.1f} points {'more' if fact.gap > 0 else 'less'}" if fact.gap else "equal"
     return (
@@ -120,7 +98,7 @@ def _describe_own(fact: OwnNetwork) -> str:
     )
 
 
-def _count_above(fact: OwnNetwork) -> str:
+def _count_above(fact: facts.OwnNetwork) -> str:
     """' Of the 4 other models 1 is significantly better: ...'; '' where there is one other model."""
     num_others = len(fact.above) + len(fact.not_above)
     if num_others == 1:
@@ -137,7 +115,7 @@ def _count_above(fact: OwnNetwork) -> str:
 
 
 @describe.register
-def _describe_family(fact: FamilyAverage) -> str:
+def _describe_family(fact: facts.FamilyAverage) -> str:
     gap, best, other = fact.accuracy - fact.accuracy_of_others, fact.best, fact.best_other
     reach = "reaches" if len(fact.family) == 1 else "reach"
     verdict = "significantly worse" if gap < 0 else "significantly better"
@@ -152,7 +130,7 @@ def _describe_family(fact: FamilyAverage) -> str:
 
 
 @describe.register
-def _describe_group_gain(fact: GroupGain) -> str:
+def _describe_group_gain(fact: facts.GroupGain) -> str:
     first, later = fact.first, fact.later
     changes = f" Settings that differ: {_list_changes(fact.changes)}." if fact.changes else ""
     return (
@@ -163,7 +141,7 @@ def _describe_group_gain(fact: GroupGain) -> str:
 
 
 @describe.register
-def _describe_training_gain(fact: TrainingGain) -> str:
+def _describe_training_gain(fact: facts.TrainingGain) -> str:
     trained, probe = fact.trained, fact.probe
     start = "" if fact.is_of_start else " with the original weights"
     return (
@@ -173,7 +151,7 @@ def _describe_training_gain(fact: TrainingGain) -> str:
 
 
 @describe.register
-def _describe_gaps(fact: TrainingGaps) -> str:
+def _describe_gaps(fact: facts.TrainingGaps) -> str:
     shown = [
         f"{gap.run.title} + {gap.run.method} {_points(gap.train - gap.val)} "
         f"({_percent(gap.train)}, {_percent(gap.val)})"
@@ -183,7 +161,7 @@ def _describe_gaps(fact: TrainingGaps) -> str:
 
 
 @describe.register
-def _describe_places(fact: BestPlaces) -> str:
+def _describe_places(fact: facts.BestPlaces) -> str:
     has_open = any(place.low != place.high for place in fact.places)
     return (
         f"Of {fact.num_models} models on all data sets, {fact.model} has the best worst place: "
@@ -192,13 +170,13 @@ def _describe_places(fact: BestPlaces) -> str:
     )
 
 
-def _describe_place(place: Place) -> str:
+def _describe_place(place: facts.Place) -> str:
     open_to = f" ({place.low} to {place.high})" if place.low != place.high else ""
     return f"place {place.place}{open_to} on {place.data}"
 
 
 @describe.register
-def _describe_source(fact: SourceGain) -> str:
+def _describe_source(fact: facts.SourceGain) -> str:
     over = f" on average ({fact.num_runs} runs)" if fact.num_runs > 1 else ""
     said = (
         f"From {fact.data} to {fact.source} accuracy {'falls' if fact.mean <= 0 else 'rises'} by "
@@ -216,7 +194,7 @@ def _describe_gain(run: Run, gain: float) -> str:
 
 
 @describe.register
-def _describe_followed(fact: Followed) -> str:
+def _describe_followed(fact: facts.Followed) -> str:
     start = fact.means[0].accuracy
     figures: list[str] = []
     for mean in fact.means:
@@ -229,7 +207,7 @@ def _describe_followed(fact: Followed) -> str:
 
 
 @describe.register
-def _describe_common(fact: CommonChanges) -> str:
+def _describe_common(fact: facts.CommonChanges) -> str:
     return f"Other differences, for all models: {_list_by_data(fact.changes)}."
 
 
@@ -248,7 +226,7 @@ def _list_changes(changes: Iterable[Change]) -> str:
 
 
 @describe.register
-def _describe_unlike(fact: Unlike) -> str:
+def _describe_unlike(fact: facts.Unlike) -> str:
     shown = [f"{setting} ({_list_values(values)})" for setting, values in fact.settings]
     return f"These runs also differ in {', '.join(shown)}."
 
@@ -260,7 +238,7 @@ def _list_values(values: Sequence[str]) -> str:
 
 
 @describe.register
-def _describe_seen(fact: Seen) -> str:
+def _describe_seen(fact: facts.Seen) -> str:
     runs = _join([f"{_name(run)} ({num:,} of {among:,})" for run, num, among in fact.runs])
     if fact.is_left_out:
         return f"Left out, because their weights were trained on {fact.split} images: {runs}."
@@ -268,11 +246,11 @@ def _describe_seen(fact: Seen) -> str:
 
 
 @describe.register
-def _describe_precisions(fact: Precisions) -> str:
+def _describe_precisions(fact: facts.Precisions) -> str:
     return f"Precision: {_join(fact.probes)} for the features of probes, {_join(fact.training)} for training."
 
 
-def describe_choice(choice: Choice) -> list[str]:
+def describe_choice(choice: facts.Choice) -> list[str]:
     """Return which models go on to a ranking, and of those on a front each with its reason."""
     names, selection = join_names(choice.models), choice.selection
     if selection is None:
@@ -291,13 +269,13 @@ def describe_choice(choice: Choice) -> list[str]:
     return said
 
 
-def count_rivals(choice: Choice) -> str:
+def count_rivals(choice: facts.Choice) -> str:
     """Return among how many runs a choice was made."""
     num = f"{choice.num_runs} of " if choice.num_runs < choice.num_asked else "all "
     return f"among {num}{choice.num_asked} runs of these models in '{choice.group}'"
 
 
-def _describe_candidate(one: Candidate) -> str:
+def _describe_candidate(one: facts.Candidate) -> str:
     """'on the front, 81.2 % on validation, 4.1 GFLOPs an image'."""
     cost = "cost not known" if one.flops is None else f"{one.flops / 1e9:.3g} GFLOPs an image"
     place = "on the front" if one.beaten_by is None else f"behind {one.beaten_by}"
