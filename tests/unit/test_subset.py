@@ -171,7 +171,7 @@ def test_what_is_missing_is_fetched_once_and_serves_as_images_of_both_sets(tmp_p
     server.fetched.clear()
     status, text, _ = call(*arguments, "--quiet")
     assert (status, server.fetched) == (0, [])
-    assert "4 classes, 8 images there, nothing is missing." in text
+    assert "4 classes, 8 images present, nothing is missing." in text
 
 
 def test_only_what_is_missing_is_fetched(tmp_path: Path, server: Server) -> None:
@@ -216,7 +216,7 @@ def test_a_damaged_file_is_named_and_never_replaced_unasked(
     assert status == 1
     assert f"damaged  {name}" in printed
     assert said in printed
-    with pytest.raises(DataError, match="the same command fetches it again"):
+    with pytest.raises(DataError, match="the same command downloads it again"):
         get_subset(request(folder))
     assert (folder / name).read_text() == text
     (folder / name).unlink()
@@ -230,7 +230,7 @@ def test_a_list_of_ones_own_and_one_that_is_there_already(tmp_path: Path, server
     plan = get_subset(request(folder, str(names)))
     assert [each.name for each in plan.classes] == ["Camel"]
     assert plan.unmatched == {str(names): ["unicorn"]}
-    with pytest.raises(ConfigError, match=r"classes.txt names other classes than --classes cifar100"):
+    with pytest.raises(ConfigError, match=r"classes.txt has other classes than --classes cifar100"):
         plan_subset(request(folder, "cifar100"))
     there = SubsetRequest(folder, (), 2, ("test",))
     assert [each.name for each in plan_subset(there).classes] == ["Camel"]
@@ -239,8 +239,8 @@ def test_a_list_of_ones_own_and_one_that_is_there_already(tmp_path: Path, server
 @pytest.mark.parametrize(
     ("classes", "said"),
     [
-        ((), r"which classes\? Give --classes, a set whose classes are known \(cifar10, cifar100"),
-        (("cifar1000",), "--classes cifar1000: there is no such file, and no set of that name"),
+        ((), r"which classes\? Give --classes, a data set with known classes \(cifar10, cifar100"),
+        (("cifar1000",), "--classes cifar1000: there is no such file or data set"),
         (("EMPTY",), "the file names no class"),
         (("BYTES",), "can't be read as text in UTF-8"),
     ],
@@ -270,6 +270,6 @@ def test_without_a_network_the_plan_says_what_it_can_not_know(
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     status, text, _ = call(str(tmp_path / "subset"), "--classes", "cifar100")
     assert status == 0
-    assert text.count("size not known: the server can't be asked") == 3
-    assert "Classes and images are known once these files are there." in text
+    assert text.count("unknown size: the server does not answer") == 3
+    assert "Classes and images are known after these files are downloaded." in text
     assert len(asked) == 1

@@ -1,4 +1,4 @@
-"""The pictures of a study: of each run, rankings, maps of features, prediction grids, what answers rest on."""
+"""Draws the pictures of a study: runs, rankings, feature maps, prediction grids and explanations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MAX_LOADED = 4
 
 @dataclass(frozen=True)
 class _Pen:
-    """What drawing needs besides the runs; `load` keeps the last models, `notes` what was drawn in another way."""
+    """What drawing needs besides the runs; `load` keeps the last models, `notes` has replaced drawing methods."""
 
     study: StudyFile
     device: str
@@ -52,11 +52,14 @@ def draw_study(
     is_trial: bool = False,
     progress: Progress = SILENT,
 ) -> tuple[list[Path], list[str]]:
-    """Write every picture that the study asks for below `out`; their paths, and why some can't be drawn.
+    """Write every picture that the study asks for below `out`.
 
     Args:
-        is_trial: maps by principal components, two explained images, and of the runs of each ranking and method
-            only the first, as nobody will read anything off them.
+        is_trial: draw less: maps by principal components, two explained images, and only the first run of each
+            ranking and method.
+
+    Returns:
+        Paths of the pictures, and sentences on those that can't be drawn.
 
     Cost: maps, explanations and filters load every model; maps run it on up to 1,000 test images.
     """
@@ -73,8 +76,7 @@ def draw_study(
 
 
 def _list_jobs(pen: _Pen, cells: Sequence[Cell], out: Path) -> Iterator[tuple[Drawing, Path, list[Cell]]]:
-    """(what, folder, runs): pictures of several runs for each ranking, those of each run, then those of groups on
-    several data sets."""
+    """Yield (drawing, folder, runs): pictures of each ranking and of each of its runs, then bars of groups."""
     drawings = pen.study.drawings
     taken: set[Path] = set()
     for group, data, seed in dict.fromkeys((cell.group, cell.data, cell.seed) for cell in cells):
@@ -122,7 +124,7 @@ def _draw_bars(cells: Sequence[Cell]) -> Figure:
 
 
 def _draw_map(cells: Sequence[Cell], pen: _Pen) -> Figure:
-    """Maps of the test images by every model as it was adapted; by UMAP where it is there."""
+    """Maps of the test images by every trained model; by UMAP if it is installed."""
     runs = [cell.folder for cell in cells]
 
     def draw(method: str) -> Figure:
@@ -138,7 +140,7 @@ def _draw_map(cells: Sequence[Cell], pen: _Pen) -> Figure:
 
 
 def _draw_explanations(cells: Sequence[Cell], pen: _Pen) -> Figure:
-    """The same test images explained by every model that can be; those that the first got wrong come first."""
+    """The same test images explained by every model; images that the first model got wrong come first."""
     samples = choose_test_samples(cells[0].folder, 2 if pen.is_trial else NUM_EXPLAINED)
     images = [sample.image for sample in samples]
     names, columns = [], []
@@ -154,13 +156,11 @@ def _draw_explanations(cells: Sequence[Cell], pen: _Pen) -> Figure:
         )
         names.append((cell.model, cell.method))
     rows = [list(row) for row in zip(*columns, strict=True)]
-    return draw_explanations(
-        samples, names, rows, title=f"What answers rest on: {cells[0].group}, {cells[0].data}"
-    )
+    return draw_explanations(samples, names, rows, title=f"Explanations: {cells[0].group}, {cells[0].data}")
 
 
 def _draw_grids(study: StudyFile, cell: Cell) -> dict[str, Figure]:
-    """Prediction grids of the sizes the study asks for: fair samples, so that what is right can be counted."""
+    """Prediction grids of the requested sizes; images are drawn at random, so correct ones can be counted."""
     rows = order_by_chance(folders.read_answers(cell.folder)[1])
     title = f"{cell.model} + {cell.method} on {cell.data}"
     return {f"grid-{num}": draw_rows(cell.folder, rows[:num], title=title) for num in study.grid_images}
@@ -176,7 +176,7 @@ def _save(figures: Mapping[str, Figure], folder: Path, kind: str = "png") -> lis
 
 
 def _new_folder(folder: Path, taken: set[Path]) -> Path:
-    """The folder, or with a number one that is not taken: names that differ in signs alone become the same."""
+    """The folder, with a number if it is taken: names that differ only in punctuation become equal."""
     found, number = folder, 2
     while found in taken:
         found, number = folder.with_name(f"{folder.name}-{number}"), number + 1
@@ -185,6 +185,6 @@ def _new_folder(folder: Path, taken: set[Path]) -> Path:
 
 
 def _slug(*words: str, seed: int = 0) -> str:
-    """A name of a folder that any file system takes; of a seed other than 0, with the seed."""
+    """A folder name for any file system, with the seed if it is not 0."""
     plain = [re.sub(r"[^A-Za-z0-9_.-]+", "-", word).strip("-.") for word in words]
     return ("-".join(filter(None, plain))[:80] or "x") + (f"-seed-{seed}" if seed else "")

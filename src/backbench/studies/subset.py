@@ -1,4 +1,4 @@
-"""A subset of Open Images for the classes of other data sets: what there is, what is missing, and getting that."""
+"""Plans and downloads a subset of Open Images for the classes of other data sets."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ MAX_PIXELS: int = DataConfig.model_fields["max_pixels"].default
 
 @dataclass(frozen=True)
 class SubsetRequest:
-    """What is wanted.
+    """A requested subset.
 
     Args:
         folder: of the subset.
-        classes: names of sets whose classes are known (`caltech256`, `cifar100`), or files with a name on each
-            line; empty: those of `classes.txt` in the folder.
-        per_class: images of each class and part.
-        parts: of Open Images: train, validation, test.
+        classes: data sets with known classes (`caltech256`, `cifar100`), or files with a name on each line; empty:
+            the names in `classes.txt` in the folder.
+        per_class: images of each class and split.
+        parts: splits of Open Images: train, validation, test.
     """
 
     folder: Path
@@ -45,7 +45,7 @@ class SubsetRequest:
 
 @dataclass(frozen=True)
 class SubsetClass:
-    """One class of Open Images: the wanted classes that it stands for, by set, and its images."""
+    """One class of Open Images: the requested classes that it matches, by data set, and its images."""
 
     name: str
     stands_for: Mapping[str, str]
@@ -55,7 +55,7 @@ class SubsetClass:
 
 @dataclass(frozen=True)
 class Subset:
-    """The plan. `unmatched`: wanted classes that Open Images lacks, by set; `images`: those that are missing."""
+    """The plan. `unmatched`: requested classes that Open Images lacks, by data set; `images`: missing images."""
 
     request: SubsetRequest
     files: list[OfficialFile]
@@ -65,7 +65,7 @@ class Subset:
 
     @property
     def is_readable(self) -> bool:
-        """Whether all official files are there and whole: else classes and images are not known."""
+        """Whether all official files are complete; else classes and images are not known."""
         return all(file.state == "there" for file in self.files)
 
     @property
@@ -74,7 +74,7 @@ class Subset:
         return self.is_readable and not self.images
 
     def to_json(self) -> dict[str, Any]:
-        """The document that `--json` prints."""
+        """Return the document that `--json` prints."""
         return {
             "schema": 1,
             "folder": str(self.request.folder),
@@ -107,20 +107,20 @@ class Subset:
 
 
 def plan_subset(request: SubsetRequest) -> Subset:
-    """What of the subset lies in its folder, and what is missing; nothing is written.
+    """List present and missing files of the subset; nothing is written.
 
     Raises:
-        ConfigError: a set or list of classes that there is not, or one that `classes.txt` contradicts.
+        ConfigError: an unknown data set or list of classes, or one that `classes.txt` contradicts.
         DataError: a list or an annotation can't be used.
 
-    Cost: two readings of the official files that are there; a question to the server for the size of each.
+    Cost: reads the official files twice; asks the server for the size of each.
     """
     wanted = _read_classes(request)
     return _plan(request, wanted, list_files(request.folder, request.parts))
 
 
 def _plan(request: SubsetRequest, wanted: Mapping[str, list[str]], files: list[OfficialFile]) -> Subset:
-    """The plan with official files that are checked already."""
+    """The plan from checked official files."""
     plan = Subset(request, files)
     if not plan.is_readable:
         return plan
@@ -144,17 +144,17 @@ def _plan(request: SubsetRequest, wanted: Mapping[str, list[str]], files: list[O
 
 
 def get_subset(request: SubsetRequest, progress: Progress = SILENT) -> Subset:
-    """Fetch what is missing, first the official files, then the images; and what the folder holds then.
+    """Download the missing official files, then the missing images, and return the new plan.
 
     Raises:
         DataError: an official file on disk is damaged. ConfigError: see `plan_subset`.
-        DownloadError, StorageError: something can't be had or kept.
+        DownloadError, StorageError: a file can't be downloaded or written.
     """
     wanted = _read_classes(request)
     files = list_files(request.folder, request.parts)
     for file in files:
         if file.state == "damaged":
-            raise DataError(f"{file.found}. Remove {file.path}, and the same command fetches it again.")
+            raise DataError(f"{file.found}. Delete {file.path}; the same command downloads it again.")
     try:
         request.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -165,7 +165,7 @@ def get_subset(request: SubsetRequest, progress: Progress = SILENT) -> Subset:
     plan = _plan(request, wanted, files)
     for file in plan.files:
         if file.state != "there":
-            raise DataError(f"{file.url} was fetched and is not what it should be: {file.found or file.state}.")
+            raise DataError(f"{file.url} was downloaded but is damaged: {file.found or file.state}.")
     listed = request.folder / CLASS_LIST
     if not listed.is_file():
         text = "".join(f"{_as_field(each.name)}\n" for each in plan.classes)
@@ -179,20 +179,20 @@ def get_subset(request: SubsetRequest, progress: Progress = SILENT) -> Subset:
 
 
 def describe_subset(plan: Subset, command: str) -> list[str]:
-    """The plan in sentences: files, classes, images, and what to do."""
+    """Return the plan as lines: files, classes, images, and the command to download."""
     lines = [f"Open Images in {plan.request.folder}: {plan.request.per_class:,} images a class and split"]
     for file in plan.files:
         size = file.num_bytes if file.state != "missing" else file.published_bytes
-        shown = "size not known: the server can't be asked" if size is None else format_bytes(size)
+        shown = "unknown size: the server does not answer" if size is None else format_bytes(size)
         found = f": {file.found}" if file.found else ""
         source = "" if file.state == "there" else f" from {file.url}"
         lines.append(f"  {file.state:<8} {file.name} ({shown}){source}{found}")
     if not plan.is_readable:
-        lines.append("Classes and images are known once these files are there.")
+        lines.append("Classes and images are known after these files are downloaded.")
     for each in plan.classes:
         both = ", ".join(f"{set_name} {quote(name)}" for set_name, name in each.stands_for.items())
         lines.append(
-            f"  {each.name}: {each.num_there:,} there, {each.num_missing:,} missing{both and f' ({both})'}"
+            f"  {each.name}: {each.num_there:,} present, {each.num_missing:,} missing{both and f' ({both})'}"
         )
     for set_name, names in plan.unmatched.items():
         if names:
@@ -207,9 +207,9 @@ def describe_subset(plan: Subset, command: str) -> list[str]:
             f"{count(len(plan.images), 'image')} missing, about {about}" if plan.images else "nothing is missing"
         )
         classes = count(len(plan.classes), "class", "classes")
-        lines.append(f"{classes}, {count(num_there, 'image')} there, {missing}.")
+        lines.append(f"{classes}, {count(num_there, 'image')} present, {missing}.")
     if not plan.is_whole:
-        lines.append(f"To fetch what is missing: {command}")
+        lines.append(f"To download what is missing: {command}")
     return lines
 
 
@@ -218,11 +218,11 @@ def _as_field(name: str) -> str:
 
 
 def _read_classes(request: SubsetRequest) -> dict[str, list[str]]:
-    """Set or list -> its class names; empty where `classes.txt` decides."""
+    """Data set or list -> its class names; empty if `classes.txt` decides."""
     if not request.classes:
         if not (request.folder / CLASS_LIST).is_file():
             raise ConfigError(
-                f"which classes? Give --classes, a set whose classes are known ({', '.join(TABLES)}) or a file "
+                f"which classes? Give --classes, a data set with known classes ({', '.join(TABLES)}) or a file "
                 f"with a name on each line, or write {request.folder / CLASS_LIST}."
             )
         return {}
@@ -234,9 +234,7 @@ def _read_class_list(given: str) -> list[str]:
         return list(read_table(given))
     path = Path(given)
     if not path.is_file():
-        raise ConfigError(
-            f"--classes {given}: there is no such file, and no set of that name. Sets: {', '.join(TABLES)}."
-        )
+        raise ConfigError(f"--classes {given}: there is no such file or data set. Data sets: {', '.join(TABLES)}.")
     try:
         if path.stat().st_size > MAX_LIST_BYTES:
             raise ConfigError(f"--classes {given}: larger than {MAX_LIST_BYTES:,} bytes; is it a list of names?")
@@ -252,7 +250,7 @@ def _read_class_list(given: str) -> list[str]:
 def _match(
     names: Mapping[str, str], wanted: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, dict[str, str]], dict[str, list[str]]]:
-    """(class of Open Images -> set -> its class, set -> classes without one)."""
+    """(class of Open Images -> data set -> its class, data set -> classes without one)."""
     stands_for: dict[str, dict[str, str]] = {}
     unmatched: dict[str, list[str]] = {}
     for set_name, own in wanted.items():
@@ -266,7 +264,7 @@ def _match(
 def _make_labels(
     request: SubsetRequest, names: Mapping[str, str], stands_for: Mapping[str, Any], hierarchy: Path
 ) -> LabelMap:
-    """The labels of the wanted classes; ConfigError where `classes.txt` names others than were asked for."""
+    """The labels of the requested classes; ConfigError if `classes.txt` has others."""
     listed = request.folder / CLASS_LIST
     parents = read_parents(hierarchy)
     if not request.classes:
@@ -276,7 +274,7 @@ def _make_labels(
         raise ConfigError(f"none of the classes of {', '.join(request.classes)} is a class of Open Images.")
     if listed.is_file() and read_wanted(listed, names) != wanted:
         raise ConfigError(
-            f"{listed} names other classes than --classes {' --classes '.join(request.classes)}. Remove it, "
-            "choose another folder, or leave --classes out to take those that it names."
+            f"{listed} has other classes than --classes {' --classes '.join(request.classes)}. Delete it, "
+            "choose another folder, or leave out --classes to use those in the file."
         )
     return LabelMap(names, parents, wanted)
