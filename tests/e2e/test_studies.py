@@ -103,7 +103,7 @@ def test_the_smoke_form_runs_every_cell(file: Path, tmp_path: Path) -> None:
     assert "say nothing about any model" in tables
     for entry in study.published:
         assert entry.row in tables
-    assert "not run" not in tables
+    assert "not run;" not in tables
     assert all(question.ask in tables for question in study.questions)
     assert tables.count("(a trial)") >= 2
     assert (NOT_COMPARED in tables) == bool(study.published)
