@@ -631,7 +631,8 @@ def test_what_failed_on_another_source_says_which_run_it_was(
         raise ConfigError("no class in common")
 
     monkeypatch.setattr(carry_out, "evaluate_elsewhere", fail)
-    monkeypatch.setattr(carry_out, "read_source", lambda *_: None)
+    asked: list[Any] = []
+    monkeypatch.setattr(carry_out, "read_source", lambda config, _: asked.append(config))
     group = {"data": ["digits"], "models": ["pixels"], "methods": ["knn"], "seeds": [0, 1], "test_on": ["cifar10"]}
     study = StudyFile.model_validate(STUDY | {"groups": [group | {"name": "one"}]})
     steps = plan_steps(study, Settings(out=tmp_path))
@@ -639,6 +640,7 @@ def test_what_failed_on_another_source_says_which_run_it_was(
     outcome = Outcome(study, cells=[cell])
     carry_out._evaluate_elsewhere(steps[1], outcome, Settings(out=tmp_path), None, SILENT)
     assert outcome.cells[0].elsewhere == {}
+    assert [config.on_bad for config in asked] == ["skip"]  # a broken image of another source stops no study
     monkeypatch.setattr(carry_out, "read_source", fail)
     carry_out._evaluate_elsewhere(steps[1], outcome, Settings(out=tmp_path), None, SILENT)
     assert [str(undone) for undone in outcome.undone] == [
