@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -197,6 +198,48 @@ def test_settings_of_the_user_neither_matter_nor_change(tmp_path: Path) -> None:
         assert matplotlib.rcParams["svg.fonttype"] == "path"
 
 
+# Words
+
+PRICED = [
+    _row("best", 0.9, 100.0, is_best=True, tied_with_best=True),
+    _row("cheap", 0.7, 1000.0),
+    _row("unmeasured", 0.8, None),
+    _row("broken", None, 10.0),
+    _row("colour", 0.75, None, control=True),
+]
+
+
+def figures() -> dict[str, Figure]:
+    """One of each picture, and those that say more or less."""
+    probabilities, labels = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.7, 0.3]]), np.array([0, 0, 1, 1])
+    one = HISTORY["two-phase"]
+    points, places = np.random.default_rng(0).normal(size=(5000, 2)), np.arange(5000) % 40
+    recalls = {f"{index}": Metric(value=index / 9, low=0.0, high=1.0, n=20) for index in range(9)}
+    names = [f"name-{label}" for label in range(40)]
+    return {
+        "confusion": draw_confusion(np.array([[6, 2], [0, 4]]), ["ant", "bee"]),
+        "confusion, class without images": draw_confusion(np.array([[5, 1], [0, 0]]), ["ant", "bee"]),
+        "classes": draw_per_class(recalls),
+        "reliability": draw_reliability(probabilities, labels),
+        "coverage": draw_coverage(probabilities, labels, 0.75),
+        "coverage, threshold too high": draw_coverage(probabilities, labels, 0.99),
+        "curves": draw_learning_curves({"a": one, "b": one | {"best_epoch": 1}, "c": one | {"best_epoch": 0}}),
+        "curves, none": draw_learning_curves({}),
+        **{f"cost, {cost}": draw_cost(PRICED, cost=cost) for cost in COSTS},
+        "cost, none": draw_cost([_row("a", None, None)]),
+        "map": draw_embedding({"a": points[:60]}, places[:60] % 3, {"a": places[:60] == 0}, names, note="PCA"),
+        "map, many classes": draw_embedding({"a": points}, places, {"a": places == 0}, names),
+        "grid": draw_grid([WHITE] * 4, ["a", "b", "c", "d"], ["a", "x", "y", "d"], [0.9, 0.5, 0.8, 0.7], num=3),
+    }
+
+
+def test_pictures_read_as_the_golden_file(golden: Callable[[str, str], None]) -> None:
+    lines = []
+    for name, figure in figures().items():
+        lines += [f"# {name}", *(text for text in _texts(figure) if re.search(" [a-z]", text)), ""]
+    golden("figures.txt", "\n".join(lines))
+
+
 # SVG
 
 
@@ -245,18 +288,12 @@ def test_confusion_shows_counts_and_shares_of_the_row_and_leaves_zero_blank() ->
     texts = _texts(draw_confusion(np.array([[6, 2], [0, 4]]), ["ant", "bee"]))
     assert {"6", "75 %", "2", "25 %", "4", "100 %", "answered →", "true ↓"} <= set(texts)
     assert "0" not in texts
-    assert "10 of 12 test images right, 2 classes" in texts
 
 
 def test_a_share_that_is_not_whole_is_not_rounded_to_all_or_none() -> None:
     texts = _texts(draw_confusion(np.array([[999, 1], [0, 5]]), ["ant", "bee"]))
     assert ">99 %" in texts
     assert "<1 %" in texts
-
-
-def test_confusion_says_which_classes_have_no_test_images() -> None:
-    texts = _texts(draw_confusion(np.array([[5, 1], [0, 0]]), ["ant", "bee"]))
-    assert any("1 of them without test images" in text for text in texts)
 
 
 def test_hostile_names_keep_confusion_within_its_picture() -> None:
@@ -308,14 +345,6 @@ def test_confidence_pictures_hold_for_few_and_many(num: int, num_classes: int, t
         assert b"nan" not in _bytes(figure, tmp_path)
 
 
-def test_coverage_states_what_the_threshold_gives() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.7, 0.3]])
-    texts = _texts(draw_coverage(probabilities, np.array([0, 0, 1, 1]), 0.75))
-    assert any("from confidence 0.75 on: 50.0 % answered, 100.0 % of them right" in text for text in texts)
-    nobody = _texts(draw_coverage(probabilities, np.array([0, 0, 1, 1]), 0.99))
-    assert any("none reaches the threshold" in text for text in nobody)
-
-
 # Curves
 
 
@@ -335,41 +364,27 @@ def test_curves_hold_for_whatever_training_left(change: dict[str, object], tmp_p
     assert b"nan" not in _bytes(figure, tmp_path)
 
 
-def test_curves_of_phases_follow_one_another_and_name_the_epoch_kept() -> None:
+def test_curves_name_each_phase() -> None:
     one = HISTORY["two-phase"]
     worse = one | {"best_epoch": 0}
     texts = _texts(draw_learning_curves({"a": one, "b": one | {"best_epoch": 1}, "c": worse}))
-    assert any("6 epochs in 3 phases; ◆ kept: epoch 3, 60.0 % right" in text for text in texts)
     assert {"a", "b", "c"} <= set(texts)
-
-
-def test_curves_without_any_phase_are_an_empty_picture() -> None:
-    assert any("0 epochs" in text for text in _texts(draw_learning_curves({})))
 
 
 # Cost
 
 
 def test_cost_names_rows_and_leaves_out_what_has_no_price() -> None:
-    rows = [
-        _row("best", 0.9, 100.0, is_best=True, tied_with_best=True),
-        _row("cheap", 0.7, 1000.0),
-        _row("unmeasured", 0.8, None),
-        _row("broken", None, 10.0),
-        _row("colour", 0.75, None, control=True),
-    ]
-    figure = draw_cost(rows, pinned=["cheap"])
+    figure = draw_cost(PRICED, pinned=["cheap"])
     texts = _texts(figure)
     assert {"best + knn", "cheap + knn", "pinned", "control: colour"} <= set(texts)
     assert not any(text.startswith(("unmeasured", "broken")) for text in texts)
-    assert any("2 rows" in text and "1 without this cost left out" in text for text in texts)
     assert _is_inside(figure)
 
 
 @pytest.mark.parametrize("cost", list(COSTS))
 def test_cost_without_priced_rows_says_so(cost: str) -> None:
-    figure = draw_cost([_row("a", None, None)], cost=cost)
-    assert any("No row has both" in text for text in _texts(figure))
+    assert not draw_cost([_row("a", None, None)], cost=cost).axes[0].has_data()
 
 
 def test_cost_of_forty_rows_at_one_price_lies_within_its_picture() -> None:
@@ -405,7 +420,6 @@ def test_maps_stand_side_by_side_and_mark_wrong_answers(num_classes: int) -> Non
     points = rng.normal(size=(60, 2))
     figure = draw_embedding({"a": points, "b": points * 2}, labels, {"a": labels == 0}, HOSTILE, note="PCA")
     texts = _texts(figure)
-    assert any("60 images, PCA; far distances mean nothing" in text for text in texts)
     assert any(text.endswith("% wrong") for text in texts)
     assert "answered wrongly" in texts
     assert _is_inside(figure)
@@ -421,7 +435,6 @@ def test_maps_of_many_images_show_some_and_say_so() -> None:
     labels = np.zeros(5000, dtype=np.int64)
     wrong = np.arange(5000) < 10
     figure = draw_embedding({"a": np.random.default_rng(0).normal(size=(5000, 2))}, labels, {"a": wrong}, ["x"])
-    assert any("1,000 of 5,000 images" in text for text in _texts(figure))
     drawn = [line for line in figure.axes[0].lines if line.get_marker() == "x" and len(line.get_xdata()) > 1]
     assert {len(line.get_xdata()) for line in drawn} == {10}
 
@@ -464,7 +477,6 @@ def test_the_grid_has_wrong_answers_first_and_the_surest_foremost() -> None:
     texts = [text for text in _texts(figure) if text in ("a", "x", "y", "d")]
     assert texts == ["y", "x", "a"]
     assert _texts(figure)[2:5] == ["is c", "y", "80 %"]
-    assert any("3 images, 2 of them answered wrongly" in text for text in _texts(figure))
 
 
 # Runs
