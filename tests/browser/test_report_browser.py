@@ -196,7 +196,7 @@ CONTRASTS = """() => {
   const ground = (node) => {
     for (; node; node = node.parentElement) {
       const colour = getComputedStyle(node).backgroundColor;
-      if (!/, 0\\)$/.test(colour) && colour !== "transparent") return colour;
+      if (!/^rgba.*, 0\\)$/.test(colour) && colour !== "transparent") return colour;
     }
     return "rgb(255, 255, 255)";
   };

@@ -9,6 +9,7 @@ import sys
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import matplotlib
@@ -24,6 +25,7 @@ from backbench.records import folders
 from backbench.records.schema import Cost, DataFacts, Failure, MethodFacts, ModelFacts, Predictions, RunRecord
 from backbench.report.charts.cost import COSTS
 from backbench.report.charts.labels import place_labels, spread_labels
+from backbench.report.charts.matrix import NUM_STEPS
 from backbench.report.figures import style
 from backbench.report.figures.calibration import draw_coverage, draw_reliability
 from backbench.report.figures.classes import draw_class_heat_map, draw_per_class
@@ -133,8 +135,17 @@ def test_text_and_marks_stand_out_from_what_is_behind_them(theme: str) -> None:
     for role in ("best", "attention", "other", *style.GROUPS):
         assert _contrast(look[role], look["page"]) >= 2.95, role
     for ramp in ("error", "share"):
-        for step in range(1, style.NUM_STEPS + 1):
+        for step in range(1, NUM_STEPS + 1):
             assert _contrast(look[on_step(step)], look[f"{ramp}-{step}"]) >= 4.5, (ramp, step)
+
+
+def test_errors_have_the_same_colours_on_the_page_as_in_figures() -> None:
+    sheet = files("backbench.report.page").joinpath("style.css").read_text()
+    found = [re.findall(r"--s\d:(#\w+);", line) for line in sheet.splitlines() if "--s1:" in line]
+    themes = ("light", "dark", "dark", "light")  # the system's, dark by choice, print
+    steps = range(1, NUM_STEPS + 1)
+    wanted = [[style.ROLES[theme][f"error-{step}"] for step in steps] for theme in themes]
+    assert [[colour.lower() for colour in colours] for colours in found] == wanted
 
 
 @pytest.mark.parametrize("name", HOSTILE)

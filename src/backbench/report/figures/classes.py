@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from backbench.report.charts.chart import SHARES
 from backbench.report.charts.confidence import FEW
+from backbench.report.charts.matrix import MAX_CLASS_ROWS
 from backbench.report.figures.canvas import Canvas
 from backbench.report.figures.matrix import (
     KEY_HEIGHT,
@@ -24,7 +25,6 @@ from backbench.stats.metric import Metric
 from backbench.stats.metrics import weakest_first
 from backbench.wording import count
 
-MAX_CLASSES = 40
 LIMITS = (0.3, 0.5, 0.65, 0.8, 0.9, 0.97, 1.0)
 _KEY = ("to 30 %", "50", "65", "80", "90", "97", "100")
 _ROW = 24.0
@@ -42,7 +42,7 @@ def draw_per_class(
             Classes with fewer than ten images are faint. title: '' for none.
     """
     rows = weakest_first(recalls)
-    shown = rows[:MAX_CLASSES]
+    shown = rows[:MAX_CLASS_ROWS]
     mean = sum(metric.value for _, metric in rows) / len(rows) if rows else None
     left = MARGIN + widest([name for name, _ in shown], _NAME_LIMIT) + 14
     height = LINE + len(shown) * _ROW + 56
@@ -80,7 +80,7 @@ def draw_class_heat_map(
     known = np.isfinite(values)
     means = np.where(known, values, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     means = np.where(known.any(axis=1), means, 2.0)  # classes without images last
-    order = np.argsort(means, kind="stable")[: MAX_CLASSES + 20]
+    order = np.argsort(means, kind="stable")[: MAX_CLASS_ROWS + 20]
     values, names = values[order], [classes[index] for index in order]
     subtitle = f"{len(classes):,} classes, {count(len(models), 'model')}; "
     subtitle += "share of each class's test images recognised, in %"
@@ -111,7 +111,7 @@ def _describe(rows: Sequence[tuple[str, Metric]], mean: float | None) -> str:
     total = sum(metric.n for _, metric in rows)
     text = f"{count(len(rows), 'class', 'classes')}, {count(total, 'test image')}"
     text += "; share recognised in %, with 95 % interval"
-    return text if len(rows) <= MAX_CLASSES else f"{text}; the {MAX_CLASSES} weakest shown"
+    return text if len(rows) <= MAX_CLASS_ROWS else f"{text}; the {MAX_CLASS_ROWS} weakest shown"
 
 
 def _add_class(canvas: Canvas, name: str, metric: Metric, left: float, y: float) -> None:

@@ -9,25 +9,22 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from backbench.report.charts.labels import nearest_in, place_labels
+from backbench.report.charts.matrix import MAX_WITH_NAMES, MAX_WITH_NUMBERS, NUM_STEPS, error_steps
 from backbench.report.figures.canvas import Canvas
 from backbench.report.figures.matrix import (
     KEY_HEIGHT,
     add_cells,
     add_key,
     column_names_height,
-    decide_steps,
     on_step,
     write_column_names,
     write_row_names,
 )
-from backbench.report.figures.style import LINE, MARGIN, NUM_STEPS, SMALL, fit_text, text_width, widest
+from backbench.report.figures.style import LINE, MARGIN, SMALL, fit_text, text_width, widest
 from backbench.stats.confusion import ConfusedPair, cluster_order, most_confused
 from backbench.wording import count
 
-MAX_WITH_NUMBERS = 15
-MAX_WITH_NAMES = 60
 NUM_PAIRS = 12
-LIMITS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0)
 _KEY = ("to 2 %", "5", "10", "20", "35", "50", "100")
 _LARGE_KEY = ("to 10 %", "20", "35", "50", "100")  # in cells of a few pixels the palest steps can't be seen
 _NAME_LIMIT = 160.0
@@ -102,21 +99,13 @@ def _describe(counts: np.ndarray) -> str:
 def _fill(canvas: Canvas, counts: np.ndarray, left: float, top: float, cell: float) -> None:
     side = cell * len(counts)
     canvas.boxes([(left - 1, top - 1, side + 1, side + 1)], "none", edge="rule")
-    steps = _error_steps(counts)
+    steps = error_steps(counts)
     steps[np.diag(counts.diagonal() > 0)] = NUM_STEPS + 1
     add_cells(canvas, "error", steps, left, top, cell, cell)
 
 
-def _error_steps(counts: np.ndarray) -> np.ndarray:
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    np.fill_diagonal(shares, 0.0)
-    steps = decide_steps(shares, LIMITS)
-    palest = 1 if len(counts) <= MAX_WITH_NAMES else NUM_STEPS - len(_LARGE_KEY) + 1
-    return np.where(steps > 0, np.maximum(steps, palest), 0)
-
-
 def _write_numbers(canvas: Canvas, counts: np.ndarray, left: float, top: float, cell: float) -> None:
-    steps, sizes = _error_steps(counts), counts.sum(axis=1)
+    steps, sizes = error_steps(counts), counts.sum(axis=1)
     right = left + cell * len(counts)
     canvas.write(right + 56, top - 6, "images", "muted", align="right")
     for row, size in enumerate(sizes.tolist()):

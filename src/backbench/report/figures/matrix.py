@@ -6,17 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from backbench.report.charts.matrix import NUM_STEPS
 from backbench.report.figures.canvas import Canvas
-from backbench.report.figures.style import LINE, NUM_STEPS, SMALL, fit_text, text_width, widest
+from backbench.report.figures.style import LINE, SMALL, fit_text, text_width, widest
 
 _SWATCH = 44.0
 KEY_HEIGHT = 64.0
-
-
-def decide_steps(shares: np.ndarray, limits: Sequence[float]) -> np.ndarray:
-    """The step of the ramp for each share, 1..7; 0 for nothing. limits: the upper ends of the steps, rising."""
-    steps = np.searchsorted(np.asarray(limits), shares, side="left") + 1
-    return np.where(shares > 0, np.minimum(steps, len(limits)), 0)
 
 
 def on_step(step: int) -> str:

@@ -32,7 +32,6 @@ SMALL, LARGE = 13, 16
 MARGIN = 24.0
 LINE = 20.0  # from one line of small text to the next
 FORMATS = ("svg", "png")
-NUM_STEPS = 7
 _UNITS = 72  # one unit of a figure is one pixel of the SVG
 _PNG_SCALE = 2
 

@@ -10,14 +10,13 @@ import numpy as np
 from markupsafe import Markup
 
 from backbench.report.charts.chart import make_axis
+from backbench.report.charts.matrix import MAX_CLASS_ROWS, MAX_WITH_NUMBERS, decide_steps, error_steps
 from backbench.report.page import faults
 from backbench.report.page.marks import name, tag
 from backbench.report.page.svg import draw_pair, draw_scale
 from backbench.report.ranked import RankedRuns
 from backbench.stats.confusion import cluster_order
 
-MAX_CLASS_ROWS = 40
-MAX_COUNTED_CLASSES = 15
 MAX_NAMED_CLASSES = 30
 MAX_HEAT_ROWS = 12
 _MAX_HEAT_CELLS = 1000
@@ -70,13 +69,13 @@ def show_classes(ranked: RankedRuns, found: faults.Faults, labels: Sequence[str]
 def show_matrix(found: faults.Faults, labels: Sequence[str]) -> dict[str, Any]:
     """A table with counts up to 15 classes, a clustered drawing up to 300, the pairs alone beyond."""
     num = len(labels)
-    if num <= MAX_COUNTED_CLASSES:
+    if num <= MAX_WITH_NUMBERS:
         rows = []
+        steps = error_steps(found.counts)
         for truth in range(num):
-            shares = found.counts[truth] / max(1, int(found.sizes[truth]))
             cells = [
-                (int(count), "same" if truth == answer else shade(float(share)), answer)
-                for answer, (count, share) in enumerate(zip(found.counts[truth], shares, strict=True))
+                (int(found.counts[truth, answer]), _cell_kind(steps, truth, answer), answer)
+                for answer in range(num)
             ]
             rows.append((labels[truth], truth, cells))
         return {"kind": "counts", "labels": labels, "rows": rows}
@@ -92,8 +91,16 @@ def show_matrix(found: faults.Faults, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def shade(share: float) -> str:
-    """The class of the style sheet for a share of errors: none, then four steps of ten points each."""
-    return "" if share <= 0 else f"s{min(4, 1 + int(share * 10))}"
+    """The class of the style sheet for a share of errors: none, or its step."""
+    return _step_kind(int(decide_steps(np.array(share))))
+
+
+def _step_kind(step: int) -> str:
+    return f"s{step}" if step else ""
+
+
+def _cell_kind(steps: np.ndarray, truth: int, answer: int) -> str:
+    return "same" if truth == answer else _step_kind(int(steps[truth, answer]))
 
 
 def _choose_cells(found: faults.Faults) -> tuple[list[tuple[int, int]], int]:
@@ -111,11 +118,11 @@ def _draw_matrix(found: faults.Faults, labels: Sequence[str], cells: Sequence[tu
     """Classes that are taken for one another side by side; each cell says which it is to the script."""
     order = cluster_order(found.counts).tolist()
     place = {label: at for at, label in enumerate(order)}
-    step = 100 / len(order)
+    step, steps = 100 / len(order), error_steps(found.counts)
     parts = []
     for truth, answer in sorted(cells, key=lambda cell: (place[cell[0]], place[cell[1]])):
         count = int(found.counts[truth, answer])
-        kind = "same" if truth == answer else shade(count / int(found.sizes[truth]))
+        kind = _cell_kind(steps, truth, answer)
         box = (round(place[answer] * step, 2), round(place[truth] * step, 2), round(step, 2), kind)
         parts.append(tag(_CELL, *box, truth, answer, count))
     if len(order) <= MAX_NAMED_CLASSES:
