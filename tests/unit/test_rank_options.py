@@ -56,8 +56,7 @@ def test_names_of_split_folders() -> None:
 
 
 def make(**choices: object):
-    columns = dict.fromkeys(("image_column", "label_column", "group_column"))
-    return make_data_config("photos", split=None, seed=0, on_bad="fail", choices=choices, **columns)
+    return make_data_config("photos", split=None, seed=0, on_bad="fail", choices=choices)
 
 
 def test_what_was_chosen_is_in_the_config() -> None:

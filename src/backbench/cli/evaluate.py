@@ -56,9 +56,6 @@ def evaluate(
     out: str | None,
     class_map: str | None,
     on_bad: OnBad,
-    image_column: str | None,
-    label_column: str | None,
-    group_column: str | None,
     as_json: bool,
     quiet: bool,
     choices: dict[str, Any],
@@ -84,9 +81,6 @@ def evaluate(
         split=split,
         seed=0,
         on_bad=on_bad,
-        image_column=image_column,
-        label_column=label_column,
-        group_column=group_column,
         choices=choices,
     )
     decided = decide_device(device)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from backbench.cli.options import device_option, json_option, quiet_option
+from backbench.cli.options import device_option, json_option, projection_option, quiet_option
 
 if TYPE_CHECKING:
     from backbench.classifier.classifier import Classifier
@@ -57,14 +57,7 @@ class Look:
 )
 @click.option("--format", "suffix", type=click.Choice(["png", "svg"]), default="png", show_default=True)
 @click.option("--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True)
-@click.option(
-    "--map",
-    "map_method",
-    type=click.Choice(["tsne", "pca", "umap", "none"]),
-    default="tsne",
-    show_default=True,
-    help="Projection of the features to two dimensions.",
-)
+@projection_option
 @device_option
 @json_option
 @quiet_option

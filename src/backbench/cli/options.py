@@ -32,6 +32,15 @@ map_option = click.option(
     help="zeroshot: CSV with rows class,id: which of the model's own classes stand for yours.",
 )
 
+projection_option = click.option(
+    "--map",
+    "map_method",
+    type=click.Choice(["tsne", "pca", "umap", "none"]),
+    default="tsne",
+    show_default=True,
+    help="Projection of the features to two dimensions.",
+)
+
 precision_option = click.option(
     "--precision", default="auto", show_default=True, help="auto (bf16 where it is fast), fp32, bf16, fp16."
 )
@@ -62,14 +71,13 @@ def split_options(verb: Verb) -> Verb:
 
 
 def table_options(verb: Verb) -> Verb:
-    """The columns of a CSV or Parquet table."""
-    for name, help_text in (
-        ("--group-column", "Table: values that stay in one split (camera, patient, ...)."),
-        ("--label-column", "Table: the column with the class names."),
-        ("--image-column", "Table: the column with the image paths."),
-    ):
-        verb = click.option(name, help=help_text)(verb)
-    return verb
+    """The columns of a CSV or Parquet table: given to the verb in `choices`."""
+    options = (
+        click.option("--image-column", help="Table: the column with the image paths."),
+        click.option("--label-column", help="Table: the column with the class names."),
+        click.option("--group-column", help="Table: values that stay in one split (camera, patient, ...)."),
+    )
+    return _gather(verb, options)
 
 
 def layout_options(verb: Verb) -> Verb:

@@ -56,12 +56,9 @@ def make_data_config(
     split: str | None,
     seed: int,
     on_bad: OnBad,
-    image_column: str | None,
-    label_column: str | None,
-    group_column: str | None,
     choices: Mapping[str, Any],
 ) -> DataConfig:
-    """A DataConfig from the options that the verbs share; `choices`: see `options.layout_options`, `size_options`.
+    """A DataConfig from the options that the verbs share; `choices`: see `options.table_options` and its like.
 
     Raises:
         ConfigError: a fraction out of its range, or --split-folders without names of splits.
@@ -84,9 +81,6 @@ def make_data_config(
         split=split,
         split_seed=seed,
         on_bad=on_bad,
-        image_column=image_column,
-        label_column=label_column,
-        group_column=group_column,
         **given,
     )
 

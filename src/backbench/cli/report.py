@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from backbench.cli.options import out_option, quiet_option
+from backbench.cli.options import out_option, projection_option, quiet_option
 
 FORMATS = ("html", "md", "csv", "json", "card", "data-card")
 
@@ -20,14 +20,7 @@ FORMATS = ("html", "md", "csv", "json", "card", "data-card")
 @click.option("--format", "kind", type=click.Choice(FORMATS), default="html", show_default=True)
 @click.option("--title", default="backbench report", show_default=True, help="Title of the page.")
 @click.option("--images/--no-images", "has_images", default=True, help="Embed small pictures of test images.")
-@click.option(
-    "--map",
-    "map_method",
-    type=click.Choice(["tsne", "pca", "umap", "none"]),
-    default="tsne",
-    show_default=True,
-    help="Projection of the features to two dimensions.",
-)
+@projection_option
 @click.option(
     "--explain",
     "num_explained",

@@ -30,9 +30,6 @@ def scan(
     data: str,
     seed: int,
     split: str | None,
-    image_column: str | None,
-    label_column: str | None,
-    group_column: str | None,
     as_json: bool,
     quiet: bool,
     choices: dict[str, Any],
@@ -51,9 +48,6 @@ def scan(
         split=split,
         seed=seed,
         on_bad="skip",
-        image_column=image_column,
-        label_column=label_column,
-        group_column=group_column,
         choices=choices,
     )
     with make_progress(quiet=quiet) as progress:
