@@ -166,6 +166,7 @@ def adapt(
     from backbench.progress import make_progress
     from backbench.registry import find_method, find_model
     from backbench.runs.context import RunContext, deadline_after, stoppable
+    from backbench.runs.identity import resolve
     from backbench.runs.run import adapt as adapt_model
     from backbench.runtime import decide_device, decide_precision
 
@@ -192,7 +193,7 @@ def adapt(
             progress=progress,
         )
         with stoppable(how) as context:
-            adapted = adapt_model(config, context)
+            adapted = adapt_model(resolve(config, spec), context)
     return Run(adapted.run.resolve())
 
 

@@ -60,7 +60,7 @@ def estimate_training(
     """Seconds that training takes at most, as far as the cost of a forward and the speed seen here tell.
 
     Args:
-        methods: each method that trains, with its options.
+        methods: each with its options; those that train count.
         num_images: for each pass.
         top: so many models are trained, the dearest at worst; None: all.
 

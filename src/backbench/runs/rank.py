@@ -104,8 +104,8 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> RankedRuns:
     Cost: one pass over the images for the census, one for each model; nothing twice, over all calls.
     """
     deadline = deadline_after(request.budget_seconds)
-    for method in request.methods:
-        resolve_options(find_method(method.name), method)
+    specs = [find_method(method.name) for method in request.methods]
+    methods = [(spec, resolve_options(spec, method)) for spec, method in zip(specs, request.methods, strict=True)]
     _check_top(request)
     asked = _find_models(request.models)
     folders.prepare_root(request.out)
@@ -119,10 +119,9 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> RankedRuns:
     refuse_faulty(faults, len(models))
     usable = [model for model in models if model.name not in faults]
     plan = make_plan(usable, found, device=request.device, precision=request.precision)
-    trained = [(find_method(method.name), method) for method in _trained(request)]
     training_seconds = estimate_training(
         usable,
-        [(spec, resolve_options(spec, method)) for spec, method in trained],
+        methods,
         found.parts["train"],
         top=request.top,
         device=request.device,
