@@ -15,7 +15,7 @@ OF_MACHINE = {"environment", "files", "checksum", "started"}
 
 def normalise(value: Any, key: str = "") -> Any:
     """`value` without what differs between machines: figures become 'figure', words of a machine their key."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and key != "environment":
         return {
             name: normalise(each, key if key in MEASURED | OF_MACHINE else name) for name, each in value.items()
         }
