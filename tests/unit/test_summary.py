@@ -190,6 +190,13 @@ def test_rows_that_no_control_is_worse_than_are_counted_where_no_shortcut_is_see
     assert len(control_warnings(found)) == 1
 
 
+def test_a_best_row_that_a_control_may_equal_is_never_called_better_than_all_baselines() -> None:
+    unbeaten = [rows for rows in STATES.values() if (best := find(rows).best) is not None and best.unbeaten]
+    assert len(unbeaten) == 5
+    for rows in unbeaten:
+        assert not any(text.startswith("The best row is significantly better") for text in texts(*rows))
+
+
 def test_a_tie_that_no_figure_could_break_is_no_reason_to_take_the_cheapest() -> None:
     few = [replace(row, n=32, accuracy=accuracy) for row, accuracy in ((BEST, 0.844), (TIED, 0.688))]
     lower = replace(TIED, accuracy=0.85)  # 312 images usually prove a gap of 4 points

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from backbench.progress import format_seconds
@@ -21,6 +21,8 @@ _HEADS = {
     "knn": "a nearest-neighbour head",
     "centroid": "a nearest-centroid head",
 }
+Place = Literal["verdict", "lead", "caveat"]
+_NONE_IS_WORTH_KEEPING = "Check the labels, add images, or try other models: none of these rows is worth keeping."
 _SHORTCUT = "the data may have a shortcut: look at"
 _SIMPLE = "the classes may differ in something simple"
 _CONTROLS = {
@@ -42,7 +44,7 @@ class Sentence(NamedTuple):
     """One sentence: the verdict, what stands beside it on a page, or what a reader may learn later."""
 
     text: str
-    place: Literal["verdict", "lead", "caveat"]
+    place: Place
 
 
 def summarise(found: Findings, data: DataFacts, num_openings: int | None = None) -> tuple[Sentence, ...]:
@@ -60,23 +62,19 @@ def summarise(found: Findings, data: DataFacts, num_openings: int | None = None)
     if best is None:
         first, *rest = _untrusted(found) if found.seen else _nothing(found)
         return Sentence(first, "verdict"), *(Sentence(text, "lead") for text in rest)
-    return tuple(_say(found, best, data, num_openings))
-
-
-def _say(found: Findings, best: Row, data: DataFacts, num_openings: int | None) -> Iterator[Sentence]:
-    yield Sentence(_verdict(found, best), "verdict")
-    for text in (*_few_units(found, best), *_seen(found.seen)):
-        yield Sentence(text, "lead")
-    if found.kind == "chance":
-        text = "Check the labels, add images, or try other models: none of these rows is worth keeping."
-        yield Sentence(text, "caveat")
-    elif found.tied:
-        yield Sentence(_ties(found, best), "lead")
-        yield from (Sentence(text, "caveat") for text in _needed(found, best))
-    yield from (Sentence(text, "caveat") for text in _controls(found))
-    yield from (Sentence(text, "lead") for text in _weakest(found, best))
-    for text in (*_trust(best, found, data, num_openings), *_failed(found)):
-        yield Sentence(text, "caveat")
+    is_chance = found.kind == "chance"
+    has_ties = bool(found.tied) and not is_chance
+    said: tuple[tuple[Place, list[str]], ...] = (
+        ("verdict", [_verdict(found, best)]),
+        ("lead", [*_few_units(found, best), *_seen(found.seen)]),
+        ("caveat", [_NONE_IS_WORTH_KEEPING] * is_chance),
+        ("lead", [_ties(found, best)] if has_ties else []),
+        ("caveat", _needed(found, best) if has_ties else []),
+        ("caveat", _controls(found, best)),
+        ("lead", [] if is_chance else _weakest(best)),
+        ("caveat", [*_trust(best, found, data, num_openings), *_failed(found)]),
+    )
+    return tuple(Sentence(text, place) for place, texts in said for text in texts)
 
 
 def control_warnings(found: Findings) -> list[str]:
@@ -221,7 +219,7 @@ def _needed(found: Findings, best: Row) -> list[str]:
     return [f"About {about} test images would separate {pair}, if the difference is real."]
 
 
-def _controls(found: Findings) -> list[str]:
+def _controls(found: Findings, best: Row) -> list[str]:
     if found.control is None:
         return []
     if found.alarms:
@@ -236,6 +234,8 @@ def _controls(found: Findings) -> list[str]:
     if not found.unbeaten:
         return [f"No shortcut seen: {phrase} at most."]
     names = join_names([row.name for row in found.unbeaten])
+    if best.unbeaten:
+        return [f"{_unbeaten(found)} not significantly better than all baselines ({phrase} at most): {names}."]
     return [
         f"The best row is significantly better than all baselines ({phrase} at most), but "
         f"{_unbeaten(found)} not: {names}."
@@ -252,9 +252,9 @@ def _control_phrase(control: Row) -> str:
     return f"{_control_words(control.model)[0]} {percent(control.accuracy, control.n)}"
 
 
-def _weakest(found: Findings, best: Row) -> list[str]:
+def _weakest(best: Row) -> list[str]:
     recall = 1.0 if best.weakest_recall is None else best.weakest_recall
-    if found.kind == "chance" or best.weakest_class is None or recall >= 1:
+    if best.weakest_class is None or recall >= 1:
         return []
     share = f"{recall * 100:.0f} % of {count(best.weakest_n or 0, 'test image')}"
     return [f"Weakest class: {printable(best.weakest_class)} ({share})."]
