@@ -13,7 +13,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
-from backbench.errors import StorageError
+from backbench.errors import BackbenchError, StorageError
 
 TEMPORARY = ".tmp"
 MAX_BYTES = 4_000_000_000
@@ -102,6 +102,15 @@ def read_file(path: Path | str, max_bytes: int = MAX_BYTES) -> bytes:
         if os.fstat(stream.fileno()).st_size > max_bytes:
             raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes", str(path))
         return stream.read()
+
+
+@contextlib.contextmanager
+def unreadable_as(kind: type[BackbenchError], path: Path) -> Iterator[None]:
+    """Turn an OSError within into an error of that kind, which names the path and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{path} can't be read: {error.strerror or error}.") from error
 
 
 def digest_file(path: Path | str) -> str:

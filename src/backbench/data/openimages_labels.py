@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backbench.documents import parse_json
 from backbench.errors import DataError, unknown_name
-from backbench.storage import read_file
+from backbench.storage import read_file, unreadable_as
 from backbench.wording import list_some, quote
 
 HEADER = "LabelName"
@@ -72,12 +72,10 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         DataError: it can't be read, or is no such table.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with unreadable_as(DataError, path), open(path, newline="", encoding="utf-8-sig") as file:
             for number, row in enumerate(csv.reader(file), start=1):
                 if row:
                     yield number, row
-    except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror}") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: this is no proper CSV in UTF-8: {error}") from error
 
@@ -110,9 +108,8 @@ def read_parents(path: Path) -> dict[str, frozenset[str]]:
         DataError: it can't be read, or is no such hierarchy.
     """
     try:
-        root = parse_json(read_file(path))
-    except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror}") from error
+        with unreadable_as(DataError, path):
+            root = parse_json(read_file(path))
     except ValueError as error:
         raise DataError(f"{path}: this is no JSON: {error}") from error
     parents: dict[str, set[str]] = {}

@@ -59,11 +59,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"{path} is not a whole .npz checkpoint: {reason}. Fetch it again.") from error
-    except (
-        NotImplementedError,
-        RuntimeError,
-        SyntaxError,
-    ) as error:  # odd compression, encryption, crafted header
+    except (RuntimeError, SyntaxError) as error:  # odd compression, encryption, crafted header
         raise ModelError(f"{path} is not a .npz archive that NumPy can read: {str(error)[:200]}.") from error
 
 

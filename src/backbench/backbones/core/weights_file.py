@@ -18,7 +18,7 @@ import torch
 
 from backbench.backbones.shards import INDEX_SUFFIX, list_parts
 from backbench.errors import ModelError
-from backbench.storage import open_file
+from backbench.storage import open_file, unreadable_as
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LONGEST_REASON = 200
@@ -107,11 +107,8 @@ def _open_file(path: Path) -> object:
 
 
 def _read_start(path: Path) -> bytes:
-    try:
-        with open_file(path) as stream:
-            return stream.read(512)
-    except OSError as error:
-        raise ModelError(f"{path} can't be read: {error.strerror}.") from error
+    with unreadable_as(ModelError, path), open_file(path) as stream:
+        return stream.read(512)
 
 
 def _refuse_part(path: Path) -> None:

@@ -283,9 +283,8 @@ def _silence() -> Iterator[None]:
     before, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
-    noisy = getLogger(
-        "torch.utils._pytree"
-    )  # told of by torchao, which transformers imports where it is installed
+    # told of by torchao, which transformers imports where it is installed
+    noisy = getLogger("torch.utils._pytree")
     level = noisy.level
     noisy.setLevel(ERROR)
     try:

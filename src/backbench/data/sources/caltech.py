@@ -26,7 +26,7 @@ from backbench.locks import make_folder_once
 from backbench.progress import Progress
 from backbench.registry import SourceSpec
 from backbench.runtime import cache_folder
-from backbench.storage import IN_CACHE
+from backbench.storage import IN_CACHE, unreadable_as
 from backbench.wording import count, list_some, quote
 
 LICENCE = "CC BY 4.0"
@@ -145,11 +145,8 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
         return list_images(unpacked, path, keep_clutter=False, advice=f"It should be {unpacked.title}, unpacked.")
     archive = _find_archive(path)
     assert archive is not None  # as above
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror}") from error
+    with unreadable_as(DataError, path), open(path, "rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     root = cache_folder() / "datasets" / f"{archive.name}-{digest[:16]}"
     if not root.is_dir():
         try:

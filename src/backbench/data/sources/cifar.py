@@ -23,6 +23,7 @@ from backbench.errors import DataError
 from backbench.progress import Progress
 from backbench.registry import SourceSpec
 from backbench.runtime import cache_folder
+from backbench.storage import unreadable_as
 from backbench.wording import list_some, quote
 
 SIDE = 32
@@ -208,13 +209,11 @@ def _read_unpacked(path: Path, wanted: Mapping[str, str]) -> dict[str, bytes]:
     content: dict[str, bytes] = {}
     for name in wanted:
         file = path / name
-        try:
+        with unreadable_as(DataError, file):
             if file.is_file():
                 if file.stat().st_size > MAX_MEMBER_BYTES:
                     raise DataError(f"{file}: larger than any file of this data set")
                 content[name] = file.read_bytes()
-        except OSError as error:
-            raise DataError(f"{file}: can't be read: {error.strerror}") from error
     return content
 
 

@@ -221,11 +221,7 @@ def _check_configuration(library: Any, name: str, source: str) -> None:
     try:
         names = list(library.get_dataset_config_names(name))
         default = library.get_dataset_default_config_name(name)
-    except (
-        ConnectionError,
-        ValueError,
-        OSError,
-    ):  # offline: the library takes what is in its cache, or says why not
+    except (ValueError, OSError):  # offline: the library takes what is in its cache, or says why not
         return
     if len(names) > 1 and default is None:
         raise ConfigError(

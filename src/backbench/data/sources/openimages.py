@@ -54,9 +54,7 @@ class _Found:
     descriptions: list[Path] = field(default_factory=list)
     hierarchies: list[Path] = field(default_factory=list)
     annotations: list[tuple[Path, str | None]] = field(default_factory=list)  # with the part it is of
-    images: dict[str, tuple[Path, str | None]] = field(
-        default_factory=dict
-    )  # image id -> path, part of its folder
+    images: dict[str, tuple[Path, str | None]] = field(default_factory=dict)  # id -> path, part of its folder
 
 
 @dataclass
@@ -179,20 +177,11 @@ def _sort_in(found: _Found, entry: os.DirEntry[str], part: str | None) -> None:
 
 
 def _read_label_map(folder: Path, found: _Found) -> LabelMap:
-    lacking = [
-        name
-        for name, files in (
-            (
-                "class descriptions (class-descriptions-boxable.csv or oidv7-class-descriptions.csv)",
-                found.descriptions,
-            ),
-            (
-                "annotations (train-annotations-human-imagelabels.csv or train-annotations-bbox.csv)",
-                found.annotations,
-            ),
-        )
-        if not files
-    ]
+    needed = {
+        "class descriptions (class-descriptions-boxable.csv or oidv7-class-descriptions.csv)": found.descriptions,
+        "annotations (train-annotations-human-imagelabels.csv or train-annotations-bbox.csv)": found.annotations,
+    }
+    lacking = [what for what, files in needed.items() if not files]
     if lacking:
         raise DataError(
             f"{folder} holds no {list_some(lacking, separator=' and no ')}. Get them from "
