@@ -281,6 +281,19 @@ def test_bomb_in_a_header(tmp_path: Path, kind: bytes) -> None:
     check_refused(tmp_path, gzip.compress(archive), "a header claims 8,000,000 bytes")
 
 
+def test_a_member_of_negative_size(tmp_path: Path) -> None:
+    member = make_member("a")
+    member.pax_headers = {"size": "-512"}
+    check_refused(tmp_path, make_tar(member), "impossible size")
+
+
+def test_a_chain_of_headers_without_end(tmp_path: Path) -> None:
+    header = make_member("x", kind=tarfile.GNUTYPE_LONGNAME)
+    header.size = 4
+    chain = (header.tobuf(tarfile.GNU_FORMAT) + b"abc".ljust(512, b"\0")) * 5000
+    check_refused(tmp_path, chain + make_tar(make_member("a")), "damaged")
+
+
 def test_sparse_files(tmp_path: Path) -> None:
     member = make_member("a")
     member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.realsize": str(2**40)}
