@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from backbench.config import Preprocess
 from backbench.records.schema import ModelFacts, RunRecord
 from backbench.stats.metric import Metric
-from backbench.wording import count
+from backbench.wording import count, list_some
 
 MAX_CLASSES = 30
 FIGURES = {
@@ -72,9 +72,8 @@ def _describe(facts: ModelFacts, class_names: Sequence[str], preprocess: Preproc
 
 
 def _classes(class_names: Sequence[str]) -> str:
-    listed = ", ".join(_plain(name) for name in class_names[:MAX_CLASSES])
-    more = len(class_names) - MAX_CLASSES
-    return f"{listed} and {more} more (all in model.json)" if more > 0 else listed
+    rest = " (all in model.json)" if len(class_names) > MAX_CLASSES else ""
+    return list_some(map(_plain, class_names), MAX_CLASSES) + rest
 
 
 def _figures(record: RunRecord | None) -> str:

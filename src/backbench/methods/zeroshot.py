@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from backbench.config import Frozen
 from backbench.errors import ConfigError, ModelError
 from backbench.registry import MethodSpec
+from backbench.wording import list_some
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -180,26 +181,23 @@ def _warnings(found: Mapping[str, Counterpart]) -> tuple[str, ...]:
     if unmapped:
         warnings.append(
             f"{len(found) - len(unmapped)} of {len(found)} classes have a counterpart in the model's own "
-            f"classifier; it can never answer {_list(unmapped)}"
+            f"classifier; it can never answer {list_some(unmapped, _SHOWN)}"
         )
     guessed = [name for name, counterpart in found.items() if counterpart.source in GUESSED]
     if guessed:
         warnings.append(
-            f"what stands for {_list(guessed)} was guessed from words: look at 'mapping' in the record, and "
-            "correct it with --map FILE, in a study with options.zeroshot.map"
+            f"what stands for {list_some(guessed, _SHOWN)} was guessed from words: look at 'mapping' in the "
+            "record, and correct it with --map FILE, in a study with options.zeroshot.map"
         )
     names_by_ids: dict[tuple[str, ...], list[str]] = {}
     for name, counterpart in found.items():
         names_by_ids.setdefault(counterpart.ids, []).append(name)
     for ids, names in names_by_ids.items():
         if ids and len(names) > 1:
-            warnings.append(f"{_list(names)} have the same counterpart: of these, {names[0]} is always answered")
+            warnings.append(
+                f"{list_some(names, _SHOWN)} have the same counterpart: of these, {names[0]} is always answered"
+            )
     return tuple(warnings)
-
-
-def _list(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 SPECS = (

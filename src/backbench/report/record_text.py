@@ -10,7 +10,7 @@ from backbench.report.text import describe_augment, flatten, percent, printable,
 from backbench.report.warning_text import warn_of_old
 from backbench.stats.metric import Metric
 from backbench.stats.metrics import weakest_first
-from backbench.wording import count
+from backbench.wording import count, list_some
 
 _INDENT = 18
 _FIGURES = (
@@ -202,9 +202,8 @@ def _mapping(record: RunRecord) -> str:
         return ""
     parts = []
     for name, ids in list(mapping.items())[:_MAPPED_SHOWN]:
-        words = [each.partition(" ")[2] or each for each in ids[:_WORDS_SHOWN]]
-        more = f" and {len(ids) - _WORDS_SHOWN} more" if len(ids) > _WORDS_SHOWN else ""
-        parts.append(f"{name}: {', '.join(words) or 'nothing'}{more}")
+        words = [each.partition(" ")[2] or each for each in ids]
+        parts.append(f"{name}: {list_some(words, _WORDS_SHOWN) or 'nothing'}")
     left = f"; {len(mapping) - _MAPPED_SHOWN} more in record.json" if len(mapping) > _MAPPED_SHOWN else ""
     return "; ".join(parts) + left
 

@@ -25,6 +25,7 @@ from backbench.backbones.architectures.vit_config import ViTConfig
 from backbench.backbones.core.weights import put_state
 from backbench.errors import ModelError
 from backbench.storage import open_file
+from backbench.wording import list_some
 
 OPTIMISER_PREFIX = "opt/target/"
 """Some files hold the state of the optimiser too; the weights are then below this."""
@@ -156,8 +157,7 @@ class _Arrays:
     def check_all_taken(self) -> None:
         left = sorted(set(self.arrays) - self.taken)
         if left:
-            more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-            raise ModelError(f"{self.where} holds arrays that a ViT does not have: {', '.join(left[:3])}{more}.")
+            raise ModelError(f"{self.where} holds arrays that a ViT does not have: {list_some(left, 3)}.")
 
 
 def config_of_state(config: ViTConfig, state: Mapping[str, torch.Tensor], where: str) -> ViTConfig:

@@ -9,7 +9,7 @@ from backbench.report.text import show_p
 from backbench.studies.analysis import facts
 from backbench.studies.analysis.cells import show_figure
 from backbench.studies.analysis.facts import Change, Fact, Kind, PairedTest, Remark, Run
-from backbench.wording import join_names
+from backbench.wording import join_names, list_some
 
 MAX_VALUES = 4
 """Of a setting in which runs differ, before the rest is counted."""
@@ -227,14 +227,8 @@ def _list_changes(changes: Iterable[Change]) -> str:
 
 @describe.register
 def _describe_unlike(fact: facts.Unlike) -> str:
-    shown = [f"{setting} ({_list_values(values)})" for setting, values in fact.settings]
+    shown = [f"{setting} ({list_some(values, MAX_VALUES, '; ')})" for setting, values in fact.settings]
     return f"These runs also differ in {', '.join(shown)}."
-
-
-def _list_values(values: Sequence[str]) -> str:
-    """'5; 20': with semicolons, as values may be lists themselves."""
-    more = len(values) - MAX_VALUES
-    return "; ".join([*values[:MAX_VALUES], *([f"and {more} more"] if more > 0 else [])])
 
 
 @describe.register
