@@ -67,7 +67,7 @@ def family(*cells: Cell, models: tuple[str, ...]) -> FamilyAverage:
 def gain(*cells: Cell) -> tuple[str, str, float]:
     """The probe and the trained run of the one gain, and its points."""
     found = find_only(ask("fine-tuning-gain", [*cells]), TrainingGain)
-    return found.probe.method, found.trained.title, round(100 * found.gain, 1)
+    return found.first.method, found.later.title, round(100 * found.gain, 1)
 
 
 def test_a_small_gap_on_the_same_images_is_found_though_the_intervals_overlap() -> None:
@@ -111,12 +111,12 @@ def test_validation_images_that_taught_the_weights_choose_nothing_where_others_c
     flattered, honest = make_cell("a", range(60), val=0.99, num_val_seen=5), make_cell("b", range(20), val=0.6)
     cnn = make_cell("cnn", range(40), method="scratch")
     facts = ask("own-network", [cnn, flattered, honest], model="cnn")
-    assert find_only(facts, OwnNetwork).rival.title == "b"
+    assert find_only(facts, OwnNetwork).later.title == "b"
     seen = find_only(facts, Seen)
     assert (seen.split, seen.is_left_out) == ("validation", False)
     ((run, num, among),) = seen.runs
     assert (run.title, run.data, num, among) == ("a", "small", 5, 50)
-    assert own(cnn, flattered).rival.title == "a"
+    assert own(cnn, flattered).later.title == "a"
     assert find(ask("best-features", [cnn, flattered, honest]), Seen) == []
     facts = ask("training-gap", [with_fit(flattered, 0.9, 0.8)])
     assert facts[:1] == NOTHING
@@ -140,10 +140,10 @@ def test_of_equals_on_validation_the_test_images_choose_none() -> None:
     lucky = with_loss(make_cell("a", range(2), method="knn"), 2.0)
     other = with_loss(make_cell("a", range(9), method="ridge"), 1.0)
     for cells in ([cnn, lucky, other], [cnn, other, lucky]):
-        assert own(*cells).rival.method == "ridge"
+        assert own(*cells).later.method == "ridge"
     first, second = make_cell("a", range(9), method="full"), make_cell("a", range(2), method="head")
     for cells in ([cnn, first, second], [cnn, second, first]):
-        assert own(*cells).rival.method == "full"  # by name
+        assert own(*cells).later.method == "full"  # by name
 
 
 def test_two_names_of_one_model_are_never_held_against_each_other() -> None:
@@ -155,7 +155,7 @@ def test_two_names_of_one_model_are_never_held_against_each_other() -> None:
         facts = ask(by, [small, large, other], **more)
         assert facts[-1] == same
         assert find(facts, Remark) == [same]
-    assert own(small, large, other, model="net@64").own.title == "net@64"
+    assert own(small, large, other, model="net@64").first.title == "net@64"
     found = family(small, large, other, models=("b",))
     assert (found.accuracy_of_others, found.best_other.title) == (0.9, "net@32")
     two = [
@@ -326,7 +326,7 @@ def test_the_own_network_is_compared_on_its_own_data_only() -> None:
     cnn, rival = make_cell("cnn", range(40), method="scratch"), make_cell("a", range(2))
     elsewhere = make_cell("b", range(0), data="large")
     found = own(cnn, rival, elsewhere)
-    assert (found.data, found.rival.title, round(found.gap, 3)) == ("small", "a", 0.19)
+    assert (found.data, found.later.title, round(found.gain, 3)) == ("small", "a", 0.19)
     assert (found.above, found.not_above) == (("a",), ())
     assert ask("own-network", [cnn, elsewhere], model="cnn") == NOTHING
 
@@ -437,7 +437,7 @@ def test_answers_tell_a_model_apart_from_what_an_earlier_group_left_of_it() -> N
     assert best(plain).best.title == "a"
     twice = [make_cell("a", range(40), method="full", group=group) for group in ("one", "two")]
     gains = find(ask("fine-tuning-gain", [plain, *twice]), TrainingGain)
-    assert [each.trained.title for each in gains] == ["a ('one')", "a ('two')"]
+    assert [each.later.title for each in gains] == ["a ('one')", "a ('two')"]
 
 
 def test_training_is_held_against_the_probe_of_the_weights_that_it_began_with() -> None:
@@ -506,7 +506,7 @@ def test_a_rival_is_chosen_by_validation_and_equal_accuracies_are_level() -> Non
     cnn = make_cell("cnn", range(40), method="scratch")
     lucky, honest = make_cell("lucky", range(2), val=0.1), make_cell("honest", range(40, 80), val=0.9)
     found = own(cnn, lucky, honest)
-    assert (found.rival.title, found.gap) == ("honest", 0)
+    assert (found.later.title, found.gain) == ("honest", 0)
 
 
 def between(first: Cell, later: Cell) -> GroupGain:
@@ -566,7 +566,7 @@ def test_seeds_are_told_apart_wherever_a_figure_is_of_one_of_them() -> None:
         for method, options in (("logistic", {}), ("full", {"recipe": recipe}))
     ]
     seeds = ["small, seed 0", "small, seed 1"]
-    assert [each.trained.data for each in find(ask("fine-tuning-gain", cells), TrainingGain)] == seeds
+    assert [each.later.data for each in find(ask("fine-tuning-gain", cells), TrainingGain)] == seeds
     assert [each.data for each in find(ask("generalisation", cells), SourceGain)] == seeds
     text = render_tables([*make_group_tables(cells), *make_recipe_table(cells)])
     for seed in seeds:

@@ -88,6 +88,11 @@ class Group(Frozen):
         return self.best_of or self.front_of
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """Its data sets and those of `test_on`."""
+        return (*self.data, *self.test_on)
+
+    @property
     def earlier(self) -> tuple[str, ...]:
         """The earlier groups that it needs."""
         return tuple(name for name in (self.after, self.chosen_from) if name is not None)
@@ -241,13 +246,10 @@ class StudyFile(Frozen):
             _check_published(entry, by_name)
         for question in self.questions:
             _check_question(question, by_name)
-        data = {name for group in self.groups for name in (*group.data, *group.test_on)}
+        data = {name for group in self.groups for name in group.sources}
         models = {model for group in self.groups for model in group.models}
-        for key, names, kind, known in (
-            ("columns", self.columns, "data set", data),
-            ("trial", self.trial, "model", models),
-            ("families", self.families, "model", models),
-        ):
+        of_models = (("trial", self.trial, "model", models), ("families", self.families, "model", models))
+        for key, names, kind, known in (("columns", self.columns, "data set", data), *of_models):
             for name in names:
                 if name not in known:
                     raise ValueError(f"{key}: '{name}' is no {kind} of the study{_meant(name, sorted(known))}")
@@ -291,7 +293,7 @@ def _check_published(entry: Published, by_name: Mapping[str, Group]) -> None:
     for words, place, name in (("names", where, entry.group), ("is over", f"{where}, over", entry.over)):
         if name is not None:
             group = _find_group(f"{where} {words}", name, by_name)
-            data = (*group.data, *group.test_on) if entry.figure == "num_images" else group.data
+            data = group.sources if entry.figure == "num_images" else group.data
             for value, there in ((entry.model, group.models), (entry.method, group.methods), (entry.data, data)):
                 _check_there(place, value, there, name)
 

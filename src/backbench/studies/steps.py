@@ -205,7 +205,7 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
                 )
     for stand_in in study.trial.values():
         find_model(stand_in, "[trial]")
-    known = {data for group in study.groups for data in (*group.data, *group.test_on)}
+    known = {data for group in study.groups for data in group.sources}
     for name in settings.data:
         if name not in known:
             raise ConfigError(
@@ -214,11 +214,11 @@ def _check_settings(study: StudyFile, settings: Settings) -> None:
     for name, place in settings.data.items():
         if not _is_there(place):
             raise ConfigError(f"--data {name}={place}: there is no such folder, file or data set.")
-    for name in study.columns.keys() - settings.data.keys():  # of what lies elsewhere here, that decides
+    for name in study.columns.keys() - settings.data.keys():  # for data given here its place decides
         if not _has_columns(name):
             raise ConfigError(f"columns: '{name}' has none. Only tables and data sets of the hub have columns.")
     for group in chosen_groups(study, settings):
-        for name in (*group.data, *group.test_on):
+        for name in group.sources:
             if not _is_there(source_of(name, settings)):
                 hint = did_you_mean(name, [spec.name for spec in list_sources()])
                 raise ConfigError(
@@ -245,7 +245,7 @@ def _is_there(place: str) -> bool:
 
 def find_missing(study: StudyFile, settings: Settings) -> list[str]:
     """Return a sentence for each data set whose folder is missing."""
-    used = {name for group in chosen_groups(study, settings) for name in (*group.data, *group.test_on)}
+    used = {name for group in chosen_groups(study, settings) for name in group.sources}
     places = {name: source_of(name, settings) for name in sorted(used)}
     missing = []
     for name, place in places.items():

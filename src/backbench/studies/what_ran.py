@@ -55,7 +55,7 @@ def describe_here(outcome: Outcome, settings: Settings) -> list[str]:
 def describe_data(outcome: Outcome, settings: Settings) -> Iterator[str]:
     """Yield where each data set was read from, its citation and its licence."""
     groups = chosen_groups(outcome.study, settings)
-    for name in dict.fromkeys(data for group in groups for data in (*group.data, *group.test_on)):
+    for name in dict.fromkeys(data for group in groups for data in group.sources):
         place = source_of(name, settings)
         named, spec = find_source(name), find_source(place)
         if place != name and name not in settings.data:

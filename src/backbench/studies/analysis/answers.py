@@ -85,7 +85,7 @@ def own_network(asked: Asked) -> Facts:
         ]
         not_above = tuple(cell.model for cell in rivals if cell.model not in above)
         test = asked.test(best, first)
-        found.append(facts.OwnNetwork(data, asked.run(first), asked.run(best), test, tuple(above), not_above))
+        found.append(facts.OwnNetwork(asked.run(first), asked.run(best), test, data, tuple(above), not_above))
         compared.append([first, *rivals])
     return (*found, *find_unlike(asked, compared)) or _why_not(asked, [asked.model])
 
@@ -125,7 +125,7 @@ def between_groups(asked: Asked) -> Facts:
             )
             is_same = later.record.run_id == first.record.run_id
             changes, groups = list_changes(first, later), (first.group, later.group)
-            found.append(facts.GroupGain(one, two, groups, asked.test(later, first), changes, is_same))
+            found.append(facts.GroupGain(one, two, asked.test(later, first), groups, changes, is_same))
     return tuple(found)
 
 
@@ -175,7 +175,7 @@ def fine_tuning_gain(asked: Asked) -> Facts:
             continue
         probe = best_on_validation(of_start or as_it_came)
         test = asked.test(cell, probe)
-        gains.append(facts.TrainingGain(asked.run(cell), asked.run(probe), test, is_of_start=bool(of_start)))
+        gains.append(facts.TrainingGain(asked.run(probe), asked.run(cell), test, is_of_start=bool(of_start)))
         compared.setdefault(cell.record.data.manifest_digest, []).append(cell)
         used.append(probe)
     found: list[Fact] = [*gains, *find_unlike(asked, compared.values(), told=("method",))] or [

@@ -95,8 +95,22 @@ class BestFeatures(Fact):
 
 
 @dataclass(frozen=True)
-class OwnNetwork(Fact):
-    """The network in question and the best of the other models, both chosen on validation.
+class Gain(Fact):
+    """Two runs on the same test images, and the test between them."""
+
+    first: Run
+    later: Run
+    test: PairedTest
+
+    @property
+    def gain(self) -> float:
+        """How much more accurate the later run is."""
+        return self.later.accuracy.value - self.first.accuracy.value
+
+
+@dataclass(frozen=True)
+class OwnNetwork(Gain):
+    """The network in question, and the best of the other models, both chosen on validation.
 
     Args:
         data: name of their data set.
@@ -104,16 +118,8 @@ class OwnNetwork(Fact):
     """
 
     data: str
-    own: Run
-    rival: Run
-    test: PairedTest
     above: tuple[str, ...]
     not_above: tuple[str, ...]
-
-    @property
-    def gap(self) -> float:
-        """How much more accurate the other model is."""
-        return self.rival.accuracy.value - self.own.accuracy.value
 
 
 @dataclass(frozen=True)
@@ -131,35 +137,19 @@ class FamilyAverage(Fact):
 
 
 @dataclass(frozen=True)
-class GroupGain(Fact):
-    """One model and method in two groups, on the same test images; `changes`: every setting that differs."""
+class GroupGain(Gain):
+    """One model and method in two groups; `changes`: every setting that differs."""
 
-    first: Run
-    later: Run
     groups: tuple[str, str]
-    test: PairedTest
     changes: tuple[Change, ...]
     is_same_run: bool
 
-    @property
-    def gain(self) -> float:
-        """Of the later group over the first."""
-        return self.later.accuracy.value - self.first.accuracy.value
-
 
 @dataclass(frozen=True)
-class TrainingGain(Fact):
-    """A trained model over its probe; `is_of_start`: the probe has the weights that the training began with."""
+class TrainingGain(Gain):
+    """A probe and the trained model; `is_of_start`: the probe has the weights that the training started from."""
 
-    trained: Run
-    probe: Run
-    test: PairedTest
     is_of_start: bool
-
-    @property
-    def gain(self) -> float:
-        """Of the trained model over the probe."""
-        return self.trained.accuracy.value - self.probe.accuracy.value
 
 
 @dataclass(frozen=True)

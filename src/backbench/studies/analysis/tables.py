@@ -8,18 +8,12 @@ from backbench.report.markdown import Table
 from backbench.studies.analysis.cells import Cell, find_fit_remarks, mark_seen, name_data, over_seeds, show_figure
 from backbench.studies.analysis.wording import PROBE_SECONDS, SIZE_NOTE, TRAINING_SECONDS, describe_facts
 
-NAMES = {
-    "accuracy": "test accuracy",
-    "top5": "test top-5",
-    "nll": "test loss",
+FIT = {
     "train_accuracy": "training accuracy",
-    "train_nll": "training loss",
     "val_accuracy": "validation accuracy",
+    "train_nll": "training loss",
     "val_nll": "validation loss",
-    "seconds": "seconds",
 }
-
-
 PARTS = ("train", "val", "test")
 
 
@@ -84,15 +78,14 @@ def _describe_seconds(cells: Sequence[Cell]) -> tuple[str, ...]:
 
 def _make_fit_table(group: str, cells: Sequence[Cell]) -> list[Table]:
     """Training and validation figures of runs that have them."""
-    wanted = ("train_accuracy", "val_accuracy", "train_nll", "val_nll")
     with_fit = [cell for cell in cells if cell.record.fit]
     if not with_fit:
         return []
     rows = [
-        (cell.model, cell.method, name_data(cell, cells), *(_show_fit(cell, name) for name in wanted))
+        (cell.model, cell.method, name_data(cell, cells), *(_show_fit(cell, name) for name in FIT))
         for cell in with_fit
     ]
-    columns = ("model", "method", "data", *(NAMES[name] for name in wanted))
+    columns = ("model", "method", "data", *FIT.values())
     notes = describe_facts(find_fit_remarks([cell for cell in with_fit if cell.recipe]))
     return [Table(f"{group}: training and validation", columns, tuple(rows), notes)]
 
@@ -106,20 +99,11 @@ def _show_fit(cell: Cell, name: str) -> str:
 def _make_elsewhere_table(group: str, cells: Sequence[Cell]) -> list[Table]:
     rows, notes = [], {}
     for cell in cells:
-        own = cell.figure("accuracy")
+        own = over_seeds([cell], "accuracy")
         for source, found in cell.elsewhere.items():
-            there = found.metrics["accuracy"]
-            rows.append(
-                (
-                    cell.model,
-                    cell.method,
-                    name_data(cell, cells),
-                    show_figure("accuracy", own) + mark_seen("accuracy", [cell]),
-                    source,
-                    show_figure("accuracy", there),
-                    f"{found.num_images:,}",
-                )
-            )
+            there = show_figure("accuracy", found.metrics["accuracy"])
+            run = (cell.model, cell.method, name_data(cell, cells))
+            rows.append((*run, own, source, there, f"{found.num_images:,}"))
             pairs = ", ".join(f"{theirs} = {ours}" for theirs, ours in sorted(found.mapping.items()))
             notes[f"Classes of {source} that {cell.data} has too ({len(found.mapping):,}): {pairs}"] = True
     if not rows:

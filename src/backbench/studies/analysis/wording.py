@@ -89,8 +89,8 @@ def _describe_best(fact: facts.BestFeatures) -> str:
 
 @describe.register
 def _describe_own(fact: facts.OwnNetwork) -> str:
-    own, rival = fact.own, fact.rival
-    gap = f"{abs(100 * fact.gap):.1f} points {'more' if fact.gap > 0 else 'less'}" if fact.gap else "equal"
+    own, rival = fact.first, fact.later
+    gap = f"{abs(100 * fact.gain):.1f} points {'more' if fact.gain > 0 else 'less'}" if fact.gain else "equal"
     return (
         f"On {fact.data}, {own.title} ({own.method}) reaches {_show(own)}. Of the other models the best on "
         f"validation, {rival.title} ({rival.method}), reaches {_show(rival)}: {gap} "
@@ -142,7 +142,7 @@ def _describe_group_gain(fact: facts.GroupGain) -> str:
 
 @describe.register
 def _describe_training_gain(fact: facts.TrainingGain) -> str:
-    trained, probe = fact.trained, fact.probe
+    probe, trained = fact.first, fact.later
     start = "" if fact.is_of_start else " with the original weights"
     return (
         f"{trained.title} on {trained.data}: {trained.method} {_points(fact.gain)} over {probe.method}{start} "
