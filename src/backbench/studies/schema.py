@@ -259,11 +259,8 @@ class StudyFile(Frozen):
 def _check_earlier(group: Group, earlier: Mapping[str, Group]) -> None:
     """ValueError if a group needs runs that no earlier group has."""
     where = f"group '{group.name}'"
-    for words, name in (
-        ("comes after", group.after),
-        ("takes the best of", group.best_of),
-        ("takes the front of", group.front_of),
-    ):
+    needed = {"comes after": group.after, "takes the best of": group.best_of, "takes the front of": group.front_of}
+    for words, name in needed.items():
         is_start = words == "comes after"
         if name is None:
             continue
