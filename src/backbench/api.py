@@ -1,4 +1,4 @@
-"""The public Python API: what the command line does, as functions whose answers can be looked at.
+"""The public Python API: the commands as functions that return objects.
 
 Importing this module imports nothing heavy; torch comes with the first call that needs it.
 """
@@ -51,31 +51,34 @@ def rank(
     out: Source = "runs",
     quiet: bool = False,
 ) -> Ranking:
-    """Rank models x methods on images, as `backbench rank` does; what is finished is never computed again.
+    """Rank models x methods on images, as `backbench rank` does; finished runs are reused.
 
     Args:
         data: a folder of class folders, one with train/ and test/, a CSV or Parquet table, or a name ('digits').
         models: names, cards or own runs; None: a short list that fits the data and the machine.
         methods: names, or a mapping of names to options: `{"two-phase": {"recipe": {"epochs": 3}}}`.
-        seed: decides the split and everything random. split: a manifest or CSV that fixes the parts instead.
-        limit: at most so many images in all, for trials. train_limit: for training and validation; all are tested.
-        on_bad: unreadable images 'fail', or are left out ('skip').
-        image_column, label_column, group_column: of a table. split_column: too; 'none' for none.
+        seed: decides the split and everything random. split: a manifest or CSV with the splits to use instead.
+        limit: maximum number of images, for trials. train_limit: the same for training and validation; the whole
+            test set is used.
+        on_bad: 'fail' raises an error for unreadable images; 'skip' leaves them out.
+        image_column, label_column, group_column, split_column: column names of a table; split_column 'none': no
+            such column.
         image_root: folder of a table's relative paths.
-        split_folders: folder: the split of each top folder that is one; {}: all are classes.
-        ignore, follow_links: folder: paths to leave out; whether links that lead out are followed.
-        test_fraction, val_fraction: of each class, where no split is given; the latter of what is left.
-        min_images, small_classes: classes with fewer: 'drop' leaves them out, 'merge' makes them one.
-        top: methods that train are tried on this many models, the best by their probes.
-        budget_seconds: the answer is made from what is done by then.
+        split_folders: maps top folders to splits; {}: every top folder is a class.
+        ignore, follow_links: for folders: paths to leave out; whether to follow links that lead out of the folder.
+        test_fraction, val_fraction: share of each class, where no split is given; validation takes
+            its share of the images left after the test split.
+        min_images, small_classes: smaller classes are left out ('drop') or merged into one ('merge').
+        top: methods that train run on this many models only: the best by their probes.
+        budget_seconds: time limit; the ranking holds the runs finished by then.
         precision: 'auto', 'fp32' or 'bf16'. device: 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.
         exact_resize: resize with Pillow, to reproduce published figures.
         out: folder of the run records.
-        quiet: nothing on stderr.
+        quiet: print nothing to stderr.
 
     Raises:
-        BackbenchError: see `runs.rank.rank`. Interrupted: stopped before any run was finished.
-    Cost: see `runs.rank.rank`. An interrupt gives the ranking of what is finished.
+        BackbenchError: see `runs.rank.rank`. Interrupted: stopped before any run finished.
+    Cost: see `runs.rank.rank`. An interrupt returns the ranking of the finished runs.
     """
     arguments = locals()
     import signal
@@ -146,18 +149,18 @@ def adapt(
     with_gallery: bool = True,
     quiet: bool = False,
 ) -> Run:
-    """Adapt one model to images and keep it, as `backbench adapt` does; the same call goes on after a cut.
+    """Adapt one model to images and save it, as `backbench adapt` does; call again to resume after an interrupt.
 
     Args:
-        model: a name, a card, or an own run or bundle to go on from.
+        model: a name, a card file, or your own run or bundle to continue from.
         method: see `backbench list methods`.
-        options: of the method, where they differ from its defaults: `{"blocks": 3, "recipe": {"epochs": 20}}`.
-        budget_seconds: the best weights by then are kept.
+        options: options of the method that differ from its defaults: `{"blocks": 3, "recipe": {"epochs": 20}}`.
+        budget_seconds: time limit; the best weights reached by then are kept.
         with_gallery: put small training and test images into the bundle.
         data, seed and the rest: as for `rank`.
 
     Raises:
-        BackbenchError: see `runs.run.adapt`. Interrupted: what was done is saved.
+        BackbenchError: see `runs.run.adapt`. Interrupted: stopped; the work so far is saved.
     """
     arguments = locals()
     from pathlib import Path
@@ -174,7 +177,7 @@ def adapt(
     decided = decide_device(device)
     (method_config,) = list_methods({method: options or {}})
     trains = find_method(method, "method").trains
-    spec = find_model(to_text(model, "model", "a name, a card, or an own run or bundle"), "model")
+    spec = find_model(to_text(model, "model", "a name, a card file, or your own run or bundle"), "model")
     config = RunConfig(
         data=make_data_config(arguments),
         model=spec.name,
@@ -218,14 +221,15 @@ def evaluate(
     out: Source | None = None,
     quiet: bool = False,
 ) -> list[Evaluation]:
-    """Evaluate finished models on labelled images, as `backbench evaluate` does; the best first.
+    """Evaluate finished models on labelled images, as `backbench evaluate` does; best first.
 
     Args:
-        bundles: one bundle or several: their folders, or those of the runs that wrote them. Several are compared
-            on the images that none of them was trained on, by exact paired tests (`rank` of each result).
-        data: as for `rank`. Its test split is used, or that of the model's own run, or else all images.
-        class_map: class of the images -> class of the model (None: leave its images out), where names differ.
-        out: folder of run records that counts this evaluation; None: that of each bundle, if it is in one.
+        bundles: one bundle or several: their folders, or the folders of the runs that wrote them. Several are
+            compared on the images that none of them was trained on, by exact paired tests (`rank` of each result).
+        data: as for `rank`. Evaluates on its test split, else on the test split of the model's own run, else on
+            all images.
+        class_map: maps classes of the images to classes of the model where names differ; None leaves images out.
+        out: folder of run records that logs this evaluation; None: the folder of each bundle's run, if any.
         split and the rest: as for `rank`.
 
     Raises:
@@ -243,10 +247,7 @@ def evaluate(
     decided = decide_device(device)
     with make_progress(quiet=quiet) as progress:
         return evaluate_bundles(
-            [
-                to_text(bundle, "bundles", "a bundle's folder, or that of the run that wrote it")
-                for bundle in given
-            ],
+            [to_text(bundle, "bundles", "the folder of a bundle or of the run that wrote it") for bundle in given],
             make_data_config(arguments),
             device=decided,
             precision=decide_precision(precision, decided),
@@ -258,10 +259,10 @@ def evaluate(
 
 
 def open_run(run: Source, *, out: Source = "runs") -> Run:
-    """The run in a folder, or of this id (or its beginning) in the folder `out`.
+    """Open the run in a folder, or the run in the folder `out` whose id starts with this text.
 
     Raises:
-        ConfigError: there is no such run; the nearest is named. StorageError: its record is damaged.
+        ConfigError: no such run; the message names the nearest. StorageError: the record is damaged.
     """
     from pathlib import Path
 
@@ -271,14 +272,14 @@ def open_run(run: Source, *, out: Source = "runs") -> Run:
 
 
 def open_ranking(folder: Source = "runs", *, data: str | None = None) -> Ranking:
-    """The runs in a folder, ranked; nothing is computed again.
+    """Open the runs in a folder as a ranking; nothing is computed again.
 
     Args:
-        folder: that `out` named in `rank`.
-        data: name of the data set, where the folder holds runs on several.
+        folder: the folder given as `out` to `rank`.
+        data: name of the data set, if the folder holds runs on several.
 
     Raises:
-        ConfigError: no runs, or runs on several sets of test images. StorageError: none can be read.
+        ConfigError: no runs, or runs on several sets of test images. StorageError: no run can be read.
     """
     from dataclasses import replace
     from pathlib import Path
@@ -289,7 +290,7 @@ def open_ranking(folder: Source = "runs", *, data: str | None = None) -> Ranking
 
     given = (to_text(folder, "folder", "the folder of the runs"),)
     if not Path(given[0]).exists():
-        beside, way = _names_beside(Path(given[0])), "Name the one given as out= to rank."
+        beside, way = _names_beside(Path(given[0])), "Give the folder that was out= in rank."
         hint = did_you_mean(Path(given[0]).name, beside, otherwise=way)
         raise ConfigError(f"there is no such folder: {shown(given[0])}.{hint}")
     opened, left_out = open_rankings(given, Path(given[0]).parent)
@@ -304,8 +305,8 @@ def open_ranking(folder: Source = "runs", *, data: str | None = None) -> Ranking
         asked = "" if data is None else f", {len(chosen)} of them named '{data}'"
         raise ConfigError(
             f"{os.fspath(folder)} holds runs on {len(found)} sets of test images{asked}: {held}. Runs on "
-            "different test images can't be ranked together: name one with data=, or rank it in a folder of its "
-            "own with out=."
+            "different test images can't be ranked together. Choose one with data=, or rank each in its own "
+            "folder with out=."
         )
     return chosen[0]
 
@@ -318,10 +319,10 @@ def _names_beside(path: Path) -> list[str]:
 
 
 def load(path: Source) -> Classifier:
-    """The classifier of a bundle, ready to predict: `backbench.load("bundle").predict(["photo.jpg"])`.
+    """Load the classifier of a bundle, ready to predict: `backbench.load("bundle").predict(["photo.jpg"])`.
 
     Args:
-        path: the bundle's folder, or that of the run that wrote it.
+        path: the folder of the bundle, or of the run that wrote it.
 
     Raises:
         BackbenchError: not a bundle, damaged, or written by a newer backbench; see

@@ -1,4 +1,4 @@
-"""Arguments of the Python API, checked and turned into configs; a wrong one ends in words."""
+"""Arguments of the Python API, checked and turned into configs; a wrong one raises ConfigError."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def make_data_config(arguments: Mapping[str, Any]) -> DataConfig:
-    """The DataConfig of all arguments of `rank` or `adapt`, by name; those of other things are left out."""
+    """Make the DataConfig from the arguments of `rank` or `adapt`, by name; other arguments are ignored."""
     from backbench.config import DataConfig
 
     values = {name: value for name, value in arguments.items() if name in DataConfig.model_fields}
@@ -34,7 +34,7 @@ def make_data_config(arguments: Mapping[str, Any]) -> DataConfig:
 def list_models(models: Source | Sequence[Source] | None) -> tuple[str, ...]:
     """Names of models from one or several."""
     several = () if models is None else (models,) if isinstance(models, (str, os.PathLike)) else models
-    return tuple(to_text(model, "models", "names, card files or own runs") for model in several)
+    return tuple(to_text(model, "models", "names, card files or your own runs") for model in several)
 
 
 def list_methods(methods: Methods) -> tuple[MethodConfig, ...]:
@@ -48,7 +48,7 @@ def list_methods(methods: Methods) -> tuple[MethodConfig, ...]:
         else dict.fromkeys([methods] if isinstance(methods, str) else methods)
     )
     if not named:
-        raise ConfigError("methods is empty: it needs at least one name, such as 'logistic'.")
+        raise ConfigError("methods is empty. Give at least one name, such as 'logistic'.")
     return tuple(
         check(MethodConfig, {"name": name, "options": {} if options is None else options})
         for name, options in named.items()
@@ -60,12 +60,12 @@ def to_text(value: object, where: str, allowed: str) -> str:
     from backbench.errors import ConfigError
 
     if not isinstance(value, (str, os.PathLike)):
-        raise ConfigError(f"{where} is a {type(value).__name__}; it has to be {allowed}.")
+        raise ConfigError(f"{where} is a {type(value).__name__}; expected {allowed}.")
     return str(os.fspath(value))
 
 
 def check(kind: type[Checked], values: Mapping[str, Any]) -> Checked:
-    """The values as a `kind`; ConfigError says which argument is wrong, and why."""
+    """Build a `kind` from the values; ConfigError names the wrong argument and the reason."""
     from pydantic import ValidationError
 
     from backbench.errors import ConfigError
@@ -79,7 +79,7 @@ def check(kind: type[Checked], values: Mapping[str, Any]) -> Checked:
 
 
 def check_budget(budget_seconds: object) -> None:
-    """ConfigError for what is no time limit."""
+    """Raise ConfigError unless the value is a time limit."""
     from backbench.errors import ConfigError
 
     if budget_seconds is None:
@@ -87,12 +87,12 @@ def check_budget(budget_seconds: object) -> None:
     is_number = isinstance(budget_seconds, (int, float)) and not isinstance(budget_seconds, bool)
     if not is_number or not budget_seconds > 0:  # type: ignore[operator]
         raise ConfigError(
-            f"budget_seconds is {budget_seconds!r:.80}; it has to be a number above 0, or None for no limit."
+            f"budget_seconds is {budget_seconds!r:.80}; expected a number above 0, or None for no limit."
         )
 
 
 def check_top(top: object, methods: Sequence[MethodConfig]) -> None:
-    """ConfigError for what is no number of models, or where no probe of `methods` could choose which to train."""
+    """Raise ConfigError unless `top` is a number of models and `methods` has a probe to choose them by."""
     from backbench.errors import ConfigError
     from backbench.registry import find_method
 
@@ -100,11 +100,9 @@ def check_top(top: object, methods: Sequence[MethodConfig]) -> None:
     if top is None:
         return
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise ConfigError(
-            f"top is {top!r:.80}; it has to be a whole number of models, at least 1, or None for all."
-        )
+        raise ConfigError(f"top is {top!r:.80}; expected a whole number of models, at least 1, or None for all.")
     if len(kinds) < 2:
         raise ConfigError(
-            "top chooses which models to train by their probes: give it with at least one of each in methods, "
-            "such as ['logistic', 'two-phase']."
+            "top chooses the models to train by their probes. Give methods at least one probe and one method "
+            "that trains, such as ['logistic', 'two-phase']."
         )

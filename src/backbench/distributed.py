@@ -1,11 +1,11 @@
-"""Several processes that train one network: what each takes of the work, and how they agree.
+"""Several processes that train one network: how they share the work and agree on decisions.
 
-`torchrun --nproc-per-node 2 -m backbench adapt ...` starts them; a program may initialise torch's process group
-itself. Without a group everything here is a no-op, and torch is not imported.
+Start them with `torchrun --nproc-per-node 2 -m backbench adapt ...`, or initialise torch's process group in your
+program. Without a group everything here is a no-op, and torch is not imported.
 
 There is no wrapper around the network: each process takes a contiguous share of each batch, the gradients are
-summed in one buffer, and every process makes the same step. Whatever decides where the work goes next (signals,
-deadlines, what a file holds) is agreed on first, so that nobody waits for one who left.
+summed in one buffer, and every process makes the same step. All processes first agree on every input to a decision
+(signals, deadlines, contents of a file), so that none waits for a process that has left.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     import torch
 
 LONGEST_WAIT = timedelta(days=1)
-"""For one another, as while the first process writes a bundle. One that dies is noticed at once."""
+"""Maximum time that processes wait for one another, for example while the first one writes a bundle. A process
+that dies is noticed at once."""
 
 
 def num_launched() -> int:
-    """Processes that torchrun started for this command; 1 without it."""
+    """Number of processes that torchrun started for this command; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "MASTER_ADDR" in os.environ else 1
 
 
@@ -37,7 +38,7 @@ def launched_number() -> int:
 
 
 def num_processes() -> int:
-    """Processes of the group; 1 if there is none."""
+    """Number of processes of the group; 1 without a group."""
     group = _group()
     return 1 if group is None else int(group.get_world_size())
 
@@ -49,20 +50,20 @@ def process_number() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes files and prints: the only one, or number 0."""
+    """True for the process that writes files and prints: the only one, or number 0."""
     return process_number() == 0
 
 
 @contextmanager
 def join_processes(device: str) -> Iterator[str]:
-    """Within the block this process is in one group with all that torchrun started; gives the device to use.
+    """Join the group of all processes that torchrun started; the block gets the device to use.
 
     Args:
         device: as `runtime.decide_device` gives it; 'cuda' becomes the GPU of this process's number.
 
     Raises:
         ConfigError: more processes than GPUs, or one GPU for all of them.
-        PeerLost: the others can't be reached.
+        PeerLost: other processes can't be reached.
     """
     if num_launched() == 1:
         yield device
@@ -86,20 +87,20 @@ def _own_device(device: str) -> str:
         return device
     if device != "cuda":
         raise ConfigError(
-            f"--device {device} is one device, and torchrun started several processes. Use cpu or cuda."
+            f"--device {device} names one device, but torchrun started several processes. Use cpu or cuda."
         )
     import torch
 
     number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if number >= there:
         raise ConfigError(
-            f"process {number + 1} has no GPU: there are {there}. Use --nproc-per-node {there} at most."
+            f"process {number + 1} has no GPU: this machine has {there}. Use --nproc-per-node {there} or less."
         )
     return f"cuda:{number}"
 
 
 def share_of(num: int) -> slice:
-    """The contiguous part of 0..num-1 that is this process's; the later ones may be smaller by one."""
+    """The contiguous share of 0..num-1 of this process; later processes may have one less."""
     each, more = divmod(num, num_processes())
     number = process_number()
     start = number * each + min(number, more)
@@ -107,12 +108,12 @@ def share_of(num: int) -> slice:
 
 
 def largest_share(num: int) -> int:
-    """Length of the largest part that `share_of` gives any process."""
+    """Length of the largest share that `share_of` gives to a process."""
     return -(-num // num_processes())
 
 
 def wait_for_all() -> None:
-    """Go on when every process has come here."""
+    """Wait until every process has reached this call."""
     agree_most(0)
 
 
@@ -150,7 +151,7 @@ def sum_tensor(tensor: torch.Tensor) -> None:
 
 
 def sum_gradients(parameters: Mapping[str, torch.nn.Parameter], figures: torch.Tensor) -> torch.Tensor:
-    """Sum the gradients of all processes, in place, and (k,) float32 `figures` with them, in one exchange.
+    """Sum the gradients of all processes in place, together with (k,) float32 `figures`, in one exchange.
 
     Returns:
         (k,) the sums of the figures.
@@ -172,7 +173,7 @@ def sum_gradients(parameters: Mapping[str, torch.nn.Parameter], figures: torch.T
 
 
 def copy_from_first(tensors: Iterable[torch.Tensor]) -> None:
-    """Give all processes the values of the first one, in place."""
+    """Copy the values of the first process to all others, in place."""
     if num_processes() == 1:
         return
     import torch
@@ -185,7 +186,7 @@ def copy_from_first(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def _group() -> Any:
-    """torch.distributed if this process is in a group."""
+    """Return torch.distributed if this process is in a group, else None."""
     distributed: Any = sys.modules.get("torch.distributed")
     return distributed if distributed and distributed.is_available() and distributed.is_initialized() else None
 

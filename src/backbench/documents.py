@@ -1,4 +1,4 @@
-"""JSON and TOML as they come from outside: whatever is wrong with them is a ValueError that says it."""
+"""Parse JSON and TOML from outside; every fault raises ValueError with the reason."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_LEVELS = 64
-"""Nothing that backbench reads is nested deeper than a few levels; what is would end in a stack that is full."""
+"""Documents of backbench have a few levels; deeper nesting could overflow the stack of the parser."""
 
 
 class TooDeep(ValueError):
-    """It is nested deeper than anything that is read here."""
+    """The document is nested too deeply."""
 
     def __init__(self) -> None:
         super().__init__(f"it is nested more than {MAX_LEVELS} levels deep")
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What the JSON says; ValueError for what is none, is no Unicode, or is nested too deeply."""
+    """Parse JSON; raises ValueError if it is invalid, is not Unicode or is nested too deeply."""
     try:
         return check_depth(json.loads(text))
     except RecursionError:
@@ -27,7 +27,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_toml(text: str, parse_float: Callable[[str], Any] = float) -> dict[str, Any]:
-    """What the TOML says; ValueError as for `parse_json`."""
+    """Parse TOML; raises ValueError as `parse_json` does."""
     try:
         document: dict[str, Any] = check_depth(tomllib.loads(text, parse_float=parse_float))
     except RecursionError:
@@ -36,7 +36,7 @@ def parse_toml(text: str, parse_float: Callable[[str], Any] = float) -> dict[str
 
 
 def check_depth(value: Any) -> Any:
-    """The value; TooDeep for one that no later step may meet."""
+    """Return the value; raise TooDeep if it is nested too deeply."""
     level = [value]
     for _ in range(MAX_LEVELS):
         level = [

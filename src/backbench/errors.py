@@ -1,7 +1,7 @@
 """The errors a user can act on, and how their messages are built.
 
-Every message answers four questions: what was given, where, what is allowed (nearest match first),
-what to do. The command line prints the message alone; `--debug` adds the traceback.
+Every message has four facts: the value that was given, where it was given, the allowed values (nearest match
+first), and the remedy. The command line prints the message alone; `--debug` adds the traceback.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ConfigError(BackbenchError):
 
 
 class DataError(BackbenchError):
-    """Images, labels or a split that can't be used as they are."""
+    """Images, labels or a split that can't be used."""
 
     exit_status = 2
 
@@ -49,7 +49,7 @@ class ModelError(BackbenchError):
 
 
 class DownloadError(BackbenchError):
-    """Bytes that could not be fetched, or are not the ones announced."""
+    """A download that failed or whose bytes do not match their checksum."""
 
 
 class StorageError(BackbenchError):
@@ -57,11 +57,11 @@ class StorageError(BackbenchError):
 
 
 class BudgetExceeded(BackbenchError):
-    """Work that would not end within the time the user gave."""
+    """Work that would take longer than the time limit."""
 
 
 class TrainingDiverged(BackbenchError):
-    """A loss, gradient, weight or figure that is not a finite number; the step was not applied."""
+    """A loss, gradient, weight or metric that is not finite; the step was not applied."""
 
     def __init__(self, step: int, cause: str) -> None:
         super().__init__(
@@ -76,15 +76,15 @@ class TrainingDiverged(BackbenchError):
 
 
 class Interrupted(BackbenchError):
-    """The user or the system asked the work to stop; what was done is saved."""
+    """The user or the system stopped the work; finished work is saved."""
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__("stopped as asked; what was done is saved, and the same command resumes from there")
+        super().__init__("interrupted; finished work is saved. Run the same command again to resume")
         self.exit_status = 128 + signal_number
 
 
 class PeerLost(BackbenchError):
-    """Another process of the same run has ended; what it says is the cause."""
+    """Another process of the same run has ended; its own message gives the cause."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(f"another process of this run has ended; see its message ({detail})")
@@ -104,11 +104,11 @@ class MissingExtra(ConfigError):
         )
 
 
-OUT_OF_MEMORY = "there is not enough memory: free some, or use a smaller model, smaller images or fewer at a time"
+OUT_OF_MEMORY = "not enough memory: free some, or use a smaller model, smaller images or a smaller batch"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is of Python, NumPy or torch having no memory left; on the CPU torch has no type for it."""
+    """True for an out-of-memory error of Python, NumPy or torch (torch has no type for it on the CPU)."""
     text = str(error)
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
@@ -120,7 +120,7 @@ def nearest(given: str, allowed: Iterable[str], limit: int = 3) -> list[str]:
     by_folded = {name.casefold(): name for name in allowed}
     folded = given.casefold()
     close = difflib.get_close_matches(folded, by_folded, n=limit, cutoff=0.6)
-    if not close:  # a part of a long name is a common way to name it
+    if not close:  # people often give a part of a long name
         close = sorted((name for name in by_folded if folded and folded in name), key=len)[:limit]
     return [by_folded[name] for name in close]
 
@@ -128,15 +128,15 @@ def nearest(given: str, allowed: Iterable[str], limit: int = 3) -> list[str]:
 def unknown_name(
     kind: str, given: str, allowed: Iterable[str], where: str, hint: str, *, unlisted: Iterable[str] = ()
 ) -> ConfigError:
-    """A ConfigError for a name that is not there, with the nearest names first.
+    """Make a ConfigError for an unknown name, with the nearest names first.
 
     Args:
-        kind: what the name should have been, as in "model".
+        kind: the kind of thing that was named, for example "model".
         given: the name as the user typed it.
-        allowed: every name that would do.
-        where: the option or place it came from, as in "--models".
-        hint: what to do to see them all, as in "backbench list models".
-        unlisted: names that would do too and that this does not show.
+        allowed: every valid name.
+        where: the option or place where it was given, for example "--models".
+        hint: the command or page that shows all names, for example "backbench list models".
+        unlisted: further valid names, used for suggestions only.
     """
     names = list(allowed)
     close = nearest(given[:LONGEST_SHOWN], [*names, *unlisted])
@@ -151,17 +151,17 @@ def unknown_name(
 
 
 def shown(text: str) -> str:
-    """`text` in quotes, fit for one line of a terminal: nothing unprintable, nothing endless."""
+    """`text` in quotes for one line of a terminal: escaped and shortened."""
     if not text.isprintable():
         text = text.encode("unicode_escape", "backslashreplace").decode("ascii")
     return f"'{text}'" if len(text) <= LONGEST_SHOWN else f"'{text[:LONGEST_SHOWN]}...'"
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with what could move the cursor, colour, or reorder a terminal written out.
+    """`text` on one line, with every character escaped that could move the cursor, colour or reorder text.
 
     Control characters, escape sequences, bidirectional controls, other invisible format characters, line
-    separators, lone surrogates and unassigned code points become '\\x1b', '\\u202e', ...; all else is kept.
+    separators, lone surrogates and unassigned code points become '\\x1b', '\\u202e', ...; all others are kept.
     """
     return "".join(char if _is_harmless(char) else _written_out(char) for char in text)
 
@@ -175,5 +175,5 @@ def _written_out(char: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """`text` by `printable`, but for its line breaks."""
+    """`printable` text that keeps its line breaks."""
     return "\n".join(map(printable, text.split("\n")))

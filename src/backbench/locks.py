@@ -1,4 +1,4 @@
-"""A lock between processes: the system's own, or a file that names its owner where a file system has no locks."""
+"""A lock between processes: the system's own, or a file that names its owner if the file system has no locks."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from backbench.storage import read_file, storage_error
 
 POLL_SECONDS = 0.05
 UNWRITTEN_SECONDS = 10.0
-"""After so long a file that names no owner is what a killed process left, not one that is being written."""
+"""An owner file that stays empty for so long was left by a killed process."""
 MAX_OWNER_BYTES = 10_000
 NO_LOCKS = frozenset((errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL))
-"""What network shares, FUSE and the like answer that have no locks, though the file can be written."""
+"""Error codes of network shares, FUSE and the like that have no locks although the file can be written."""
 
 
 class Lock:
-    """Held by one process at a time; it ends with its process, killed or not.
+    """A lock that one process holds at a time; it ends with its process, even if that is killed.
 
-    On a file system without locks the owner is named in `<path>.owner`, made by one process alone. What a dead
-    process of this machine left is taken over; of another machine nobody can tell, and the owner is believed.
+    On a file system without locks the owner is named in `<path>.owner`, which only one process can create. A file
+    left by a dead process of this machine is taken over; an owner on another machine is assumed to be alive.
 
     Args:
-        path: of the lock file, in a folder that exists.
+        path: path of the lock file; its folder must exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +45,7 @@ class Lock:
         self._token = ""
 
     def acquire(self, seconds: float | None = None) -> bool:
-        """Whether it is held now, having waited so long at most; None: for ever.
+        """Wait up to `seconds` (None: for ever) for the lock; True if it is held now.
 
         Raises:
             OSError: the lock file can't be written.
@@ -56,7 +56,7 @@ class Lock:
                 return True
             except Timeout:
                 return False
-            except NotImplementedError:  # how older versions of filelock tell of ENOSYS
+            except NotImplementedError:  # older versions of filelock report ENOSYS so
                 self._is_native = False
             except OSError as error:
                 if error.errno not in NO_LOCKS:
@@ -70,7 +70,7 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         if self._is_native:
             self._native.release()
         elif self._token and _read_owner(self._owner_file).get("token") == self._token:
@@ -79,11 +79,11 @@ class Lock:
 
     @property
     def owner(self) -> str:
-        """Who holds it, in words, where that can be told; else ''."""
+        """Describe the holder of the lock; '' if unknown."""
         owner = {} if self._is_native else _read_owner(self._owner_file)
         if not owner:
             return ""
-        return f"process {owner['pid']} on {owner['host']}; if that has ended, delete {self._owner_file}"
+        return f"process {owner['pid']} on {owner['host']}; if that process has ended, delete {self._owner_file}"
 
     def _take(self) -> bool:
         token = uuid.uuid4().hex
@@ -139,7 +139,7 @@ def make_folder_once(folder: Path, make: Callable[[Path], None], elsewhere: str)
 def _make_native(path: Path) -> Any:
     try:
         return FileLock(path, fallback_to_soft=False)
-    except TypeError:  # of a version that never falls back, or that can't be told not to
+    except TypeError:  # versions without this argument
         return FileLock(path)
 
 
@@ -152,7 +152,7 @@ def _read_owner(path: Path) -> dict[str, Any]:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove what a dead process left; of several that find it so, one alone removes it."""
+    """Remove the file of a dead process; of several processes that try, exactly one removes it."""
     owner = _read_owner(path)
     if owner and (owner["host"] != socket.gethostname() or _is_alive(owner["pid"])):
         return
@@ -161,7 +161,7 @@ def _remove_stale(path: Path) -> None:
             return
         aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
         path.rename(aside)
-        if _read_owner(aside) != owner:  # somebody was faster, and holds it already
+        if _read_owner(aside) != owner:  # another process was faster and holds the lock
             os.link(aside, path)
         aside.unlink()
     except OSError:  # gone meanwhile
@@ -169,7 +169,7 @@ def _remove_stale(path: Path) -> None:
 
 
 def _is_alive(pid: int) -> bool:
-    if os.name == "nt":  # where asking would end the process; its file systems have locks
+    if os.name == "nt":  # on Windows os.kill would end the process; its file systems have locks
         return True
     try:
         os.kill(pid, 0)

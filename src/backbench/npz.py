@@ -1,4 +1,4 @@
-"""Arrays of a `.npz` archive whose bytes are known by their SHA-256: hashed and read in one go."""
+"""Read and verify a `.npz` archive with a known SHA-256 in one pass."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from io import BufferedReader
 
 import numpy as np
 
-_HEADER_BYTES = 30  # of a member of a zip archive, before its name; the lengths of name and extra field end it
+_HEADER_BYTES = (
+    30  # header of a zip member; its last fields are the lengths of the name and the extra field that follow
+)
 
 
 def read_npz(stream: BufferedReader, sha256: str | None) -> dict[str, np.ndarray] | None:
-    """The arrays by name; None where the bytes are others.
+    """Read the arrays by name; None if the bytes do not match the SHA-256.
 
-    The checksums inside are not looked at, so it takes half the time that `np.load` does.
+    Skips the archive's own checksums, so it takes half the time of `np.load`.
 
     Args:
-        stream: at its beginning.
-        sha256: of all bytes, in hex.
+        stream: positioned at its start.
+        sha256: expected digest of all bytes, in hex.
 
     Raises:
-        Many kinds of errors, as zipfile and NumPy raise them, for what is no archive of arrays.
+        Errors of many kinds, from zipfile and NumPy, if the file is not an archive of arrays.
     """
     if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
         return None

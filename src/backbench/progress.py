@@ -38,13 +38,13 @@ class Progress:
         pass
 
     def say(self, text: str) -> None:
-        """Tell the user one line."""
+        """Print one line."""
 
     def warn(self, text: str) -> None:
-        """Tell the user one line that needs attention."""
+        """Print one line that needs attention."""
 
     def show(self, line: str, table: Callable[[int], str]) -> None:
-        """Show the state of a ranking: one line for a log, or `table(columns)` where a table can stay in place."""
+        """Show the state of a ranking: `line` in a log, `table(columns)` on a terminal."""
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str = "images") -> Iterator[Bar]:
@@ -54,15 +54,15 @@ class Progress:
 
 SILENT = Progress()
 STEPS = "steps"
-"""The unit of training, which looks at signals by itself, where it can save first."""
+"""The unit of training, which checks for signals itself because it saves first."""
 
 
 class Stoppable(Progress):
-    """Another progress, under which long work other than training ends when a signal has come.
+    """Wrap a progress so that long work (except training) stops after a signal.
 
     Args:
-        told: shown as before.
-        stop_signal: gives a signal's number, or 0; asked whenever a bar moves, which then raises Interrupted.
+        told: the progress to wrap.
+        stop_signal: returns the signal's number, or 0. Checked when a bar advances, which then raises Interrupted.
     """
 
     def __init__(self, told: Progress, stop_signal: Callable[[], int]) -> None:
@@ -135,7 +135,7 @@ class _RichBar:
 
 
 class RichProgress(Progress):
-    """For a terminal: bars, and above them a table that fills; both vanish at the end, messages stay."""
+    """Bars on a terminal, below a table that fills; both vanish at the end, messages stay."""
 
     def __init__(self) -> None:
         from rich.console import Console, Group
@@ -171,7 +171,7 @@ class RichProgress(Progress):
         self._print(f"warning: {text}", "yellow")
 
     def _print(self, text: str, style: str | None = None) -> None:
-        """Broken at spaces alone: a path stays whole, to be copied."""
+        """Break lines at spaces only, so that a path stays whole and can be copied."""
         self.console.print(printable_lines(text), style=style, markup=False, overflow="ignore", crop=False)
 
     def show(self, line: str, table: Callable[[int], str]) -> None:
@@ -191,9 +191,10 @@ class RichProgress(Progress):
 
 
 def make_progress(*, quiet: bool = False) -> Progress:
-    """The right progress for this process: silent, plain lines, or bars (NO_COLOR is respected by rich)."""
+    """Choose the progress for this process: silent, plain lines, or bars (rich respects NO_COLOR)."""
     if quiet:
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when the hub's client is first imported
+        # the hub's client reads this at its first import
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         return SILENT
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         return RichProgress()

@@ -1,10 +1,10 @@
-"""Finds what there is: models, methods and data sources, by name, with the nearest match.
+"""Find models, methods and data sources by name, with the nearest match for an unknown name.
 
-The folder is the registry. A module in `backbones/`, `methods/` or `data/sources/` declares `SPECS`; nothing
-else needs to know of it. A module of backbones may also offer `resolve(name)` for names that follow a
-pattern (any timm name, `torchvision/NAME`, a card file) and `list_specs()` for what it can list of them; one of
-data sources `resolve(name)` for names that hold another one (`hub:NAME`).
-Looking up never imports torch: plug-in modules import it inside the functions that need it.
+The folder is the registry. A module in `backbones/`, `methods/` or `data/sources/` declares `SPECS`; no
+other file changes. A module of backbones may also offer `resolve(name)` for names that follow a
+pattern (any timm name, `torchvision/NAME`, a card file) and `list_specs()` for those it can list. A module of
+data sources may offer `resolve(name)` for names that contain another name (`hub:NAME`).
+Look-ups never import torch: plug-in modules import it inside the functions that need it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def base_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A backbone that can be loaded, with what is known before loading.
+    """A backbone that can be loaded, with the facts known before loading.
 
-    `load(seed)` gives a `backbones.base.Backbone`. A control that looks at file facts or colours instead of
-    running a network has `describe(census)` -> (n, dim) float32 in its place.
+    `load(seed)` gives a `backbones.base.Backbone`. A shortcut baseline, which uses file facts or
+    colours instead of a network, has `describe(census)` -> (n, dim) float32 instead.
     """
 
     name: str
@@ -52,23 +52,23 @@ class ModelSpec:
     download_bytes: int = 0
     is_control: bool = False
     file: str | None = None
-    """The card it was read from."""
+    """The card file of the model."""
     identity: str = ""
-    """Content that tells two weights of one name apart: the digest of a local weights file, '' for a hub tag."""
+    """Distinguishes two weights of one name: the digest of a local weights file, '' for a hub tag."""
     blueprint: Callable[[], Any] | None = None
-    """(build, preprocess) without the weights: how to have the architecture untrained, with no download."""
+    """(build, preprocess) without weights: builds the untrained architecture without a download."""
     load_head: Callable[[], Any] | None = None
-    """Loads the classifier that it was published with (`backbones/core/original_head.py`); None: it has none."""
+    """Loads the published classifier of the model (`backbones/core/original_head.py`); None: there is none."""
     find_weights: Callable[[], Path | None] | None = None
-    """Where its weights lie on this machine; it gives None while they have to be fetched. Field None: nothing is
-    ever fetched, or what would be is not known before. Variants of a model have those of the model."""
+    """Returns the path of the weights on this machine, or None while they are not downloaded. Field None: the
+    model needs no download, or its files are not known in advance. Variants of a model share its weights."""
     ask: Callable[[], None] | None = None
-    """Where `find_weights` gives None: raises ModelError if they can't be fetched either. It fetches none."""
+    """If `find_weights` returns None: raises ModelError if the weights can't be downloaded. Downloads nothing."""
     check: Callable[[], None] | None = None
-    """Raises what keeps the model from being loaded, such as weights that are damaged or unfit, as far as that can
-    be found without a download and mostly without a network in memory."""
+    """Raises an error if the model can't be loaded, for example because its weights are damaged or do not fit.
+    Downloads nothing and builds a network only if that is necessary."""
     seen_file: str | None = None
-    """The file with the hashes of the training images of its weights (`data/trained_on.py`); None: unknown."""
+    """The file with the hashes of the images that trained the weights (`data/trained_on.py`); None: unknown."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,12 @@ class MethodSpec:
     options: type
     kind: Literal["probe", "train"] = "probe"
     needs_head: bool = False
-    """A probe that takes the classifier its model was published with, `task.load_head`, and learns nothing."""
+    """A probe that uses the published classifier of its model (`task.load_head`) and learns nothing."""
     trains_body: bool = True
-    """Of methods that train: whether more than the head learns, so that training runs the backbone backward."""
+    """For methods that train: True if more than the head is trained, which needs backward passes of the backbone.
+    """
     forgets: bool = False
-    """Whether it begins with random weights, so that it does not count what the model had learned before."""
+    """True if the method trains from scratch (random weights), so that pretraining has no influence."""
 
     @property
     def trains(self) -> bool:
@@ -111,13 +112,13 @@ class SourceSpec:
     citation: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     has_columns: bool = False
-    """Whether --image-column and its like mean something."""
+    """True if --image-column and the like apply."""
     folder: str | None = None
-    """Where its images have to lie before."""
+    """The folder that must hold its images."""
 
     @property
     def is_embedded(self) -> bool:
-        """Whether its images come with the packages: nothing to fetch, nothing of the user's."""
+        """True if its images come with installed packages: no download, no files of the user."""
         return self.download_bytes == 0 and self.num_images is not None
 
 
@@ -154,7 +155,7 @@ def list_sources() -> list[SourceSpec]:
 
 
 def list_models() -> list[ModelSpec]:
-    """All models that can be listed: the curated ones first, then those a pattern gives, each by name."""
+    """All models that can be listed: curated ones first, then those of patterns, each by name."""
     curated = _specs("backbench.backbones")
     rest: list[ModelSpec] = []
     for module in _modules("backbench.backbones"):
@@ -164,7 +165,7 @@ def list_models() -> list[ModelSpec]:
 
 
 def find_method(name: str, where: str = "--methods") -> MethodSpec:
-    """The method of that name, or a ConfigError with the nearest ones; `where` is the option that named it."""
+    """The method of that name, or a ConfigError with the nearest ones; `where` is the option that was used."""
     specs = _specs("backbench.methods")
     if name not in specs:
         raise unknown_name("method", name, specs, where, "backbench list methods")
@@ -172,7 +173,7 @@ def find_method(name: str, where: str = "--methods") -> MethodSpec:
 
 
 def find_source(name: str) -> SourceSpec | None:
-    """The named data set, or None: then it may be a path. Its name is `name` with any path in it made absolute."""
+    """The data set of this name, or None if `name` may be a path. Paths in its name are made absolute."""
     spec = _specs("backbench.data.sources").get(name)
     if spec is not None:
         return spec
@@ -185,10 +186,10 @@ def find_source(name: str) -> SourceSpec | None:
 
 
 def find_path_loader(path: Path) -> Callable[[Any, Path, Any], Any] | None:
-    """`load_path(config, path, progress)` -> `data.listing.Listing` of the source that takes this path, or None.
+    """`load_path(config, path, progress)` -> `data.listing.Listing` of the source that reads this path, or None.
 
-    A module of `data/sources/` takes paths if it offers `accepts(path)` and `load_path`; one with `LAST_RESORT`
-    is asked after the others.
+    A module of `data/sources/` reads paths if it offers `accepts(path)` and `load_path`; a module with
+    `LAST_RESORT` is tried after the others.
     """
     takers = [module for module in _modules("backbench.data.sources") if hasattr(module, "accepts")]
     for module in sorted(takers, key=lambda module: hasattr(module, "LAST_RESORT")):
@@ -199,8 +200,9 @@ def find_path_loader(path: Path) -> Callable[[Any, Path, Any], Any] | None:
 
 
 def find_model(name: str, where: str = "--models") -> ModelSpec:
-    """The model of that name: curated, a timm name, `torchvision/NAME`, a card or an own run; else a ConfigError
-    that names `where` it was asked for."""
+    """The model of that name: curated, a timm name, `torchvision/NAME`, a card or your own run.
+
+    Raises ConfigError that names `where` if there is none."""
     specs = _specs("backbench.backbones")
     if name in specs:
         return specs[name]
@@ -220,9 +222,9 @@ def _name(spec: _Named) -> str:
 
 
 def resolve_options(method: MethodSpec, config: MethodConfig, *, from_file: bool = False) -> Frozen:
-    """All options of a method, checked; ConfigError names the option, what was given and what is allowed.
+    """Check and complete the options of a method; ConfigError names the option, its value and the allowed values.
 
-    `from_file`: they were read from one, so that is where to write them, and not on the command line.
+    `from_file`: the options came from a file, so hints show the syntax of that file, not of the command line.
     """
     try:
         defaults: Frozen = method.options()
@@ -247,19 +249,21 @@ def resolve_options(method: MethodSpec, config: MethodConfig, *, from_file: bool
 
 
 def _say_how_to_write(name: str, mistake: str, allowed: Sequence[str], *, from_file: bool) -> str:
-    """How a list and a group of options are given, where that was the mistake."""
+    """A hint on how to write a list or a group of options, if that was the mistake."""
     within = [other for other in allowed if other.startswith(f"{name}.")]
     if mistake == "tuple_type":
         return (
             f" Write a list as in: {name} = [...]" if from_file else f" Write a list as in: --set '{name}=[...]'"
         )
     if mistake == "model_type" and within:
-        return f" Set what is in it, as in: {f'{within[0]} = ...' if from_file else f'--set {within[0]}=...'}"
+        return (
+            f" Set the options inside it, as in: {f'{within[0]} = ...' if from_file else f'--set {within[0]}=...'}"
+        )
     return ""
 
 
 def _merge(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """`given` over `defaults`, group by group: one option of a recipe changes that option alone."""
+    """Merge `given` into `defaults` group by group: one option of a recipe changes only that option."""
     merged = dict(defaults)
     for name, value in given.items():
         before = merged.get(name)
@@ -268,7 +272,7 @@ def _merge(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _list_options(options: type, prefix: str = "") -> list[str]:
-    """The names of all options, those within an option as 'recipe.epochs'."""
+    """The names of all options; nested ones as 'recipe.epochs'."""
     names = []
     for name, option in options.model_fields.items():  # type: ignore[attr-defined]
         names.append(f"{prefix}{name}")

@@ -1,4 +1,4 @@
-"""Runs and rankings to look at, in a program or a notebook: what their folders hold, read when it is asked for."""
+"""Runs and rankings for programs and notebooks; files are read at first use."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from backbench.report.rows import Row
     from backbench.stats.metric import Metric
 
-NUM_EXPLAINED = 6  # images in a report, as `backbench report` has it
+NUM_EXPLAINED = 6  # explained images in a report, the default of `backbench report`
 
 
 class Run:
-    """One finished or failed run folder. What is large is read when it is first asked for, then kept.
+    """One finished or failed run folder. Large files are read at first use, then kept.
 
     Args:
         path: the run's folder.
@@ -39,12 +39,12 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """Figures on the test images with their intervals, by name; fractions in 0..1. Empty for a failed run."""
+        """Test metrics with their intervals, by name; fractions in 0..1. Empty for a failed run."""
         return self.record.metrics
 
     @property
     def predictions(self) -> Predictions:
-        """What was said of each test image. ConfigError for a failed run, which has none."""
+        """Predictions on the test images. Raises ConfigError for a failed run."""
         from backbench.errors import ConfigError
 
         found = self._stored.predictions
@@ -55,25 +55,25 @@ class Run:
 
     @property
     def history(self) -> Mapping[str, Any]:
-        """Of a run that trained: phases, each with `history` (a list of epochs) and `best_epoch`; else empty."""
+        """Training phases, each with `history` (a list of epochs) and `best_epoch`; empty without training."""
         return self._stored.history or {}
 
     @property
     def bundle(self) -> Path | None:
-        """The folder of its model, which predicts anywhere; None if the run left none, as probes of `rank`."""
+        """The folder of the saved model; None if the run saved none, as probes of `rank` do."""
         from backbench.backbones.core.bundle_files import find_bundle, is_bundle
 
         return find_bundle(self.path) if is_bundle(self.path) else None
 
     def keep(self, *, device: str = "auto", with_gallery: bool = True, quiet: bool = False) -> Path:
-        """The folder of its model, which is written if the run left none; nothing is trained or tested again.
+        """Return the folder of the model, saving it first if necessary; nothing is trained or tested again.
 
         Args:
             device: 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.
             with_gallery: put small training and test images into the bundle.
 
         Raises:
-            ConfigError: it failed or is a control, or its images, weights or options have changed since.
+            ConfigError: the run failed or is a shortcut baseline, or its images, weights or options have changed.
         """
         from backbench.progress import make_progress
         from backbench.runs.context import RunContext, stoppable
@@ -87,13 +87,13 @@ class Run:
 
     @cached_property
     def classifier(self) -> Classifier:
-        """Its model, ready to predict. ConfigError if the run left none; else errors as `load_bundle` raises."""
+        """Load the model, ready to predict. Raises ConfigError if none was saved, and as `load_bundle` does."""
         from backbench.classifier.bundle import load_bundle
         from backbench.errors import ConfigError
 
         if self.bundle is None:
             raise ConfigError(
-                f"run {self.record.run_id} left no model. Make it, from features that are there already: "
+                f"run {self.record.run_id} saved no model. Save it from the cached features: "
                 f"backbench.open_run({str(self.path)!r}).keep()"
             )
         return load_bundle(self.bundle)
@@ -125,22 +125,22 @@ class Ranking:
 
     @property
     def data_name(self) -> str:
-        """Of the data set."""
+        """Name of the data set."""
         return self.ranked.data.name
 
     @property
     def rows(self) -> list[Row]:
-        """The lines of the ranking, as `rank --json` has them: best first, then controls, then failures."""
+        """The rows of the ranking, as in `rank --json`: best first, then baselines, then failures."""
         return self.ranked.rows
 
     @property
     def summary(self) -> tuple[str, ...]:
-        """The answer in plain sentences."""
+        """The result in plain sentences."""
         return self.ranked.summary
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to know before the answer is believed."""
+        """Warnings about the validity of the ranking."""
         return self.ranked.warnings
 
     @cached_property
@@ -150,13 +150,13 @@ class Ranking:
 
     @property
     def best(self) -> Run | None:
-        """The best run that is no control; None if none finished."""
+        """The best run that is not a baseline; None if none finished."""
         best = self.ranked.best
         return None if best is None else self.runs[self.ranked.entries.index(best)]
 
     @property
     def recommended(self) -> Run | None:
-        """The run to keep: the best, or a cheaper one where all are tied; None where no run is worth it."""
+        """The recommended run: the best, or a cheaper one if they are tied; None if no run is worth keeping."""
         entry = self.ranked.recommended
         return None if entry is None else self.runs[self.ranked.entries.index(entry)]
 
@@ -170,18 +170,18 @@ class Ranking:
     def report(
         self, path: str | os.PathLike[str] = "report.html", *, has_images: bool = True, quiet: bool = False
     ) -> Path:
-        """Write the report, one page that opens anywhere; see `backbench report`.
+        """Write the report as one self-contained HTML page; see `backbench report`.
 
         Args:
-            path: of the file; one that is there is replaced.
-            has_images: embed small pictures of test images, and what the models looked at.
+            path: the file to write; an existing one is replaced.
+            has_images: embed small test images and explanations of predictions.
 
         Returns:
             The path.
 
         Raises:
-            StorageError: it can't be written.
-        Cost: seconds for each model whose features are drawn or whose answers are explained.
+            StorageError: the file can't be written.
+        Cost: seconds for each model whose features are drawn or whose predictions are explained.
         """
         from pathlib import Path
 

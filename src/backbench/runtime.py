@@ -1,4 +1,4 @@
-"""Device, precision, seeds, workers, cache folder: the only module that knows hardware.
+"""Device, precision, seeds, workers and cache folder: the only module that knows hardware.
 
 Nothing here imports torch before a function that needs it is called.
 """
@@ -33,7 +33,7 @@ CPU_FILE = "/proc/cpuinfo"
 
 
 def cache_folder() -> Path:
-    """Where features, checks and downloads are kept: $BACKBENCH_CACHE, else the user's cache folder."""
+    """The folder of cached features, checks and downloads: $BACKBENCH_CACHE, else the user's cache folder."""
     given = os.environ.get("BACKBENCH_CACHE")
     if given:
         return Path(given)
@@ -47,7 +47,7 @@ def cache_folder() -> Path:
 
 
 def has_network(seconds: float = 2.0) -> bool:
-    """Whether the hub of the weights answers; False at once when the hub client is told to be offline."""
+    """True if the Hugging Face Hub answers; False at once if the hub client is set to offline."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return False
     hub = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
@@ -66,7 +66,7 @@ def num_workers() -> int:
 
 
 def decide_device(asked: str = "auto") -> str:
-    """'cpu', 'cuda' (or 'cuda:1') or 'mps'; 'auto' takes the fastest there is. ConfigError if it is not there."""
+    """'cpu', 'cuda' (or 'cuda:1') or 'mps'; 'auto' takes the fastest. ConfigError if it is missing."""
     kind = asked.partition(":")[0]
     if asked == "cpu" or (asked == "auto" and not _may_have_accelerator()):
         return "cpu"
@@ -85,22 +85,22 @@ def decide_device(asked: str = "auto") -> str:
         index = asked.partition(":")[2]
         if not index.isdigit() or int(index) >= torch.cuda.device_count():
             raise ConfigError(
-                f"device {asked}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0."
+                f"device {asked}: this machine has {torch.cuda.device_count()} CUDA devices, numbered from 0."
             )
     return asked
 
 
 def _may_have_accelerator() -> bool:
-    """False where there is surely none: spares the seconds of importing torch to ask it."""
+    """False if this machine certainly has no accelerator; saves the seconds of importing torch."""
     if sys.platform != "linux":
         return True
     return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"))
 
 
 def has_fast_bf16(device: str) -> bool:
-    """Whether the hardware multiplies bf16 matrices natively, so that bf16 is faster than fp32.
+    """True if the hardware multiplies bf16 matrices natively, so that bf16 is faster than fp32.
 
-    AVX512-BF16 counts on AMD's processors alone: Intel's are made for AMX, and where a virtual machine hides that,
+    AVX512-BF16 counts only on AMD processors. Intel's are made for AMX: where a virtual machine hides AMX,
     ResNets and vision transformers are slower in bf16 than in fp32 (`benchmarks/results/bf16-without-amx.md`).
     """
     if device.startswith("cuda"):
@@ -116,11 +116,11 @@ def has_fast_bf16(device: str) -> bool:
 
 
 def decide_precision(asked: str, device: str, *, training: bool = False) -> Precision:
-    """'fp32', 'bf16' or 'fp16'; 'auto' is bf16 where the hardware has it. ConfigError for another word.
+    """'fp32', 'bf16' or 'fp16'; 'auto' is bf16 if the hardware supports it. Raises ConfigError for other names.
 
     Args:
-        training: on a CPU 'auto' is then fp32: the backward pass of small convolutions in bf16 has been seen to
-            take several times as long there.
+        training: on a CPU 'auto' is then fp32, because the backward pass of small convolutions in bf16 can take
+            several times as long.
     """
     if asked == "auto":
         return "bf16" if has_fast_bf16(device) and not (training and device == "cpu") else "fp32"
@@ -134,7 +134,7 @@ def decide_precision(asked: str, device: str, *, training: bool = False) -> Prec
 
 
 def _describe_cpu() -> tuple[str, set[str]]:
-    """The vendor of the first processor and what it can do, as Linux has them; '' and nothing elsewhere."""
+    """Vendor and feature flags of the first processor on Linux; '' and an empty set on other systems."""
     facts: dict[str, str] = {}
     try:
         with open(CPU_FILE) as lines:
@@ -166,10 +166,10 @@ def make_torch_rng(seed: int, use: str) -> torch.Generator:
 
 @contextmanager
 def catch_signals() -> Iterator[Callable[[], int]]:
-    """Within the block, the first SIGINT or SIGTERM only sets what the given function returns: its number.
+    """Within the block, the first SIGINT or SIGTERM only sets the number that the yielded function returns.
 
-    The work looks at it where it can stop in good order. A second SIGINT raises KeyboardInterrupt at once. Does
-    nothing outside the main thread, where Python allows no handlers.
+    The work checks it where it can stop safely. A second SIGINT raises KeyboardInterrupt at once. Has no effect
+    outside the main thread, where Python allows no handlers.
     """
     received = 0
 
@@ -193,7 +193,7 @@ def catch_signals() -> Iterator[Callable[[], int]]:
 
 @contextmanager
 def seeded(seed: int, device: str) -> Iterator[None]:
-    """Let torch's own generators, which dropout draws from, start at `seed` here, and leave them as they were."""
+    """Seed torch's global generators (used by dropout) within the block, then restore their state."""
     import torch
 
     cuda = [torch.device(device)] if device.startswith("cuda") else []
@@ -203,7 +203,7 @@ def seeded(seed: int, device: str) -> Iterator[None]:
 
 
 def autocast(device: str, precision: Precision) -> AbstractContextManager[None]:
-    """bf16 or fp16 for what bears it, where `precision` says so; the weights stay fp32."""
+    """Autocast to bf16 or fp16 if `precision` asks for it; weights stay fp32."""
     import torch
 
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
@@ -214,10 +214,10 @@ def autocast(device: str, precision: Precision) -> AbstractContextManager[None]:
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory that it frees: training asks for the same sizes again and again.
+    """Keep freed memory in this process, because training allocates the same sizes again and again.
 
-    glibc gives large blocks back to the system at once and gets them anew, page by page, at the next step: an
-    eighth of a training step on a CPU. Elsewhere nothing is done.
+    glibc returns large blocks to the system at once and requests them again at the next step, which costs an
+    eighth of a training step on a CPU. No effect with other C libraries.
     Source: mallopt(3).
     """
     trim_threshold, top_pad, mmap_max = -1, -2, -4
@@ -231,7 +231,7 @@ def keep_memory() -> None:
 
 
 def free_memory(device: str) -> None:
-    """Give back what nothing refers to any more."""
+    """Free unreferenced memory."""
     import gc
 
     import torch
@@ -242,7 +242,7 @@ def free_memory(device: str) -> None:
 
 
 def synchronise(device: str) -> None:
-    """Wait until the device has done what was asked, so that a clock read next to it means something."""
+    """Wait until the device has finished its queued work, so that timings are right."""
     import torch
 
     if device.startswith("cuda"):
@@ -260,7 +260,7 @@ def total_memory_bytes() -> int | None:
 
 
 def peak_memory_bytes(device: str) -> int | None:
-    """The most memory this process has held: on the device for CUDA, resident set otherwise; None if unknown."""
+    """Peak memory of this process: on the device for CUDA, else the resident set; None if unknown."""
     if device.startswith("cuda"):
         import torch
 
@@ -274,7 +274,7 @@ def peak_memory_bytes(device: str) -> int | None:
 
 
 def describe_environment(device: str) -> dict[str, str]:
-    """Versions and hardware for a record; imports nothing heavy that is not loaded already."""
+    """Versions and hardware for a record; imports no heavy package that is not loaded yet."""
     from importlib.metadata import PackageNotFoundError, version
 
     facts = {

@@ -1,4 +1,4 @@
-"""SIGTERM ends work as Ctrl-C does: what is finished is told, what is half-written is removed."""
+"""SIGTERM stops work as Ctrl-C does: results so far are printed, half-written files are removed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 
 REPEAT_SECONDS = 1.0
-"""Supervisors send SIGTERM twice, to the process and to its group: that is one wish."""
+"""Supervisors send SIGTERM twice, to the process and to its group; both count as one."""
 _received = signal.SIGINT
 _is_ours = False
 
@@ -17,20 +17,20 @@ class Terminated(KeyboardInterrupt):
 
 
 def note_signal(number: int) -> None:
-    """Remember by which signal this process was asked to stop."""
+    """Remember the signal that stopped this process."""
     global _received
     _received = signal.Signals(number)
 
 
 def stop_status() -> int:
-    """The exit status of a process that was asked to stop: 143 after SIGTERM, else 130."""
+    """The exit status of an interrupted process: 143 after SIGTERM, else 130."""
     return 128 + _received
 
 
 def raise_on_sigterm() -> None:
-    """From here on SIGTERM raises Terminated, where Ctrl-C raises KeyboardInterrupt, unless it is ignored.
+    """Make SIGTERM raise Terminated (Ctrl-C raises KeyboardInterrupt), unless SIGTERM is ignored.
 
-    Does nothing outside the main thread, where Python allows no handlers.
+    Has no effect outside the main thread, where Python allows no handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -51,6 +51,6 @@ def raise_on_sigterm() -> None:
 
 
 def end_quietly() -> None:
-    """A SIGTERM that comes while the interpreter ends no longer changes the exit status."""
+    """From here on SIGTERM no longer changes the exit status while the interpreter exits."""
     if _is_ours and _received == signal.SIGTERM:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write aside, sync, move into place; and errors that name path and space."""
+"""Atomic writes (write aside, sync, move into place), and errors that name the path and the free space."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from backbench.errors import BackbenchError, StorageError
 
 TEMPORARY = ".tmp"
 MAX_BYTES = 4_000_000_000
-"""Of any file that is read as one piece."""
+"""Maximum size of a file that is read whole."""
 IN_OUT = "choose another folder with --out"
 IN_CACHE = "set BACKBENCH_CACHE to another folder"
 UNSUPPORTED = frozenset((errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.ENOTTY))
-"""What file systems answer that lack a call, though nothing has failed."""
+"""Error codes of file systems that lack a call; nothing has failed."""
 
 
 def write_atomically(path: Path, data: bytes, elsewhere: str = IN_OUT) -> None:
-    """Write `data` so that `path` holds all of it or what it held before, also after a kill or a power cut.
+    """Write `data` atomically: after a kill or a power cut `path` holds either the old or the new content.
 
     Args:
         elsewhere: see `storage_error`.
 
     Raises:
-        StorageError: it can't be written; names the path, the reason and the free space.
+        StorageError: the write failed; the message names the path, the reason and the free space.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
@@ -41,7 +41,7 @@ def write_atomically(path: Path, data: bytes, elsewhere: str = IN_OUT) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise storage_error(path, error, elsewhere) from error
-    finally:  # whatever ended it, an interrupt too
+    finally:  # also after an interrupt
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
 
@@ -54,16 +54,16 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def sync_file(stream: IO[bytes]) -> None:
-    """Wait until what was written is on the disk, where its file system can tell; OSError if that failed."""
+    """Flush a file to disk, if its file system supports it; OSError if that failed."""
     stream.flush()
     with _unless_unsupported(UNSUPPORTED):
         os.fsync(stream.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut, where the system can; OSError if the disk failed.
+    """Make a rename in `folder` survive a power cut, if the system can; OSError if the disk failed.
 
-    Network shares, FUSE and some systems can't sync a folder, or not even open one: nothing is wrong then.
+    Network shares, FUSE and some systems can't sync or open a folder; that is not an error.
     """
     if os.name == "nt":
         return
@@ -85,7 +85,7 @@ def _unless_unsupported(numbers: frozenset[int]) -> Iterator[None]:
 
 
 def open_file(path: Path | str) -> BufferedReader:
-    """A regular file for reading; OSError at once for a folder, a pipe or a device, which could block for ever."""
+    """Open a regular file for reading; OSError for a folder, a pipe or a device, which could block for ever."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     handle = os.open(path, flags)
     mode = os.fstat(handle).st_mode
@@ -97,7 +97,7 @@ def open_file(path: Path | str) -> BufferedReader:
 
 
 def read_file(path: Path | str, max_bytes: int = MAX_BYTES) -> bytes:
-    """All bytes of a regular file; OSError as `open_file`, and for one that is larger than `max_bytes`."""
+    """Read a regular file; OSError as `open_file`, and if it is larger than `max_bytes`."""
     with open_file(path) as stream:
         if os.fstat(stream.fileno()).st_size > max_bytes:
             raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes", str(path))
@@ -120,39 +120,39 @@ def digest_file(path: Path | str) -> str:
 
 
 def storage_error(path: Path, error: OSError, elsewhere: str = IN_OUT) -> StorageError:
-    """A StorageError that names the path and the reason, and says what to do about that reason.
+    """Make a StorageError with the path, the reason and the remedy.
 
     Args:
-        elsewhere: how the user names another place, where one would help.
+        elsewhere: how the user can choose another place.
     """
     place = error.filename or path
-    if str(place).endswith(TEMPORARY):  # of no meaning to anyone: it is gone by now
+    if str(place).endswith(TEMPORARY):  # a temporary file means nothing to the user
         place = path
     told = f"can't write {place}: {error.strerror or error}."
-    return StorageError(f"{told} {advise(path, error, elsewhere)} Nothing that was there is lost.")
+    return StorageError(f"{told} {advise(path, error, elsewhere)} Existing files are unchanged.")
 
 
 def advise(path: Path, error: OSError, elsewhere: str = IN_OUT) -> str:
-    """What to do about `path`, which can't be written, in a sentence that fits the reason."""
+    """One sentence with the remedy for a `path` that can't be written."""
     # unlike Path.exists, this one never raises
     existing = next((place for place in (path, *path.parents) if os.path.exists(place)), Path("/"))  # noqa: PTH110
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"Make room ({_describe_room(existing)}), or {elsewhere}."
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"You have no permission to write in {existing}: get it, or {elsewhere}."
+        return f"You have no permission to write in {existing}: change the permission, or {elsewhere}."
     if error.errno == errno.EROFS:
-        return f"Nothing can be written on that disk: {elsewhere}."
+        return f"The disk is read-only: {elsewhere}."
     if error.errno in (errno.ENOTDIR, errno.EEXIST) and existing.is_file():
         return f"{existing} is a file where a folder is needed: {elsewhere}."
     if error.errno == errno.EISDIR:
         return f"{existing} is a folder where a file is needed: choose another name."
     if error.errno == errno.ENAMETOOLONG:
         return "A name in that path is longer than the file system allows: choose a shorter one."
-    return f"Look after that disk ({_describe_room(existing)}), or {elsewhere}."
+    return f"Check the disk ({_describe_room(existing)}), or {elsewhere}."
 
 
 def _describe_room(folder: Path) -> str:
     try:
-        return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB free there"
+        return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB free"
     except OSError:
         return "free space unknown"

@@ -1,4 +1,4 @@
-"""What a method is given: features and labels of train and validation. It never sees the test split."""
+"""The input of a method: features and labels of train and validation. It never sees the test split."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Features:
 
     def __post_init__(self) -> None:
         if not (len(self.values) == len(self.labels) == len(self.ids)):
-            raise ValueError("values, labels and ids disagree in length")
+            raise ValueError("values, labels and ids differ in length")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -36,9 +36,9 @@ class Features:
 
 @dataclass(frozen=True)
 class Task:
-    """Train and validation features, and the seed; `val` may be empty (then a method uses its defaults).
+    """Train and validation features, and the seed; `val` may be empty; the method then uses its defaults.
 
-    `load_head` gives the classifier that the backbone was published with; None: it has none to be had.
+    `load_head` loads the published classifier of the backbone; None: there is none.
     """
 
     train: Features
@@ -55,7 +55,7 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Images of one part: (n,) int64 rows of the manifest, (n,) int64 labels, n ids."""
+    """Images of one split: (n,) int64 rows of the manifest, (n,) int64 labels, n ids."""
 
     rows: np.ndarray
     labels: np.ndarray
@@ -67,13 +67,13 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class ImageTask:
-    """What a method that trains on images is given; it never sees the test split either.
+    """The input of a method that trains on images; it never sees the test split either.
 
     Args:
-        backbone: a copy of its own for this run.
-        read: row of the manifest -> (height, width, 3) uint8; any thread may ask.
-        features: extracts the frozen backbone's features when first called, and gives them as a `Task`.
-        exact_resize: by Pillow itself, as `RunConfig` has it.
+        backbone: a private copy for this run.
+        read: row of the manifest -> (height, width, 3) uint8; thread-safe.
+        features: extracts the frozen backbone's features at the first call and returns them as a `Task`.
+        exact_resize: resize with Pillow, as in `RunConfig`.
     """
 
     backbone: Backbone

@@ -1,4 +1,4 @@
-"""Counts with their noun, lists in a sentence, and names from outside as messages show them."""
+"""Counts with their noun, lists in a sentence, and outside names in messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def count(num: int, singular: str, plural: str = "") -> str:
 
 
 def list_some(items: Iterable[str], limit: int = 5, separator: str = ", ") -> str:
-    """The first few items and how many more there are: "'a', 'b' and 12 more"."""
+    """The first few items and the number of further ones: "'a', 'b' and 12 more"."""
     known = list(items)
     text = separator.join(known[:limit])
     if len(known) <= limit:
@@ -51,7 +51,7 @@ def quote(name: str) -> str:
 
 
 def escape(name: str) -> str:
-    """The name without quotes; what can't be printed is escaped."""
+    """The name without quotes; unprintable characters are escaped."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in name)
 
 
