@@ -1,4 +1,4 @@
-"""Unpacks tar, tar.gz and zip archives from strangers: nothing outside the target, nothing unbounded, all or none.
+"""Unpack untrusted tar, tar.gz and zip archives: nothing outside the target, bounded size, all or nothing.
 
 `tarfile` and `zipfile` read the archive. Names, kinds, sizes and counts are checked here before anything is
 written. Only plain files and folders are taken; times, owners and permissions (setuid among them) are not.
@@ -28,17 +28,17 @@ from backbench.errors import DownloadError, StorageError
 from backbench.progress import format_bytes
 from backbench.storage import IN_CACHE, advise
 
-MAX_RATIO = 50  # unpacked to packed; photographs hardly shrink, text shrinks tenfold
-MIN_SUSPECT_BYTES = 1_000_000  # less than this unpacked is no bomb at any ratio
+MAX_RATIO = 50  # unpacked / packed; photographs hardly shrink, text shrinks tenfold
+MIN_SUSPECT_BYTES = 1_000_000  # smaller archives are not checked for their ratio
 MAX_HEADER_BYTES = 1_000_000
-MAX_NAME_BYTES = 255  # of one part of a path: what file systems take
+MAX_NAME_BYTES = 255  # of one part of a path: the limit of file systems
 CHUNK_BYTES = 1 << 18
 BLOCK = 512
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _BROKEN = (
     EOFError,
-    ValueError,  # UnicodeDecodeError and seeks to nowhere among them
+    ValueError,  # includes UnicodeDecodeError and invalid seeks
     OverflowError,
     RuntimeError,  # NotImplementedError and RecursionError among them
     zlib.error,
@@ -50,10 +50,10 @@ _BROKEN = (
 
 
 def extract_archive(archive: Path, target: Path, *, max_bytes: int, max_members: int) -> None:
-    """Unpack `archive` into the new folder `target`, wholly or not at all.
+    """Unpack `archive` into the new folder `target`, completely or not at all.
 
-    The kind of archive is told by its content. Work is done in a hidden folder beside `target`, which is renamed
-    at the end, and removed on any failure.
+    The kind of archive is found from its content. Work is done in a hidden folder beside `target`, which is
+    renamed at the end and removed after any failure.
 
     Args:
         archive: a tar, tar.gz or zip file.
@@ -62,8 +62,8 @@ def extract_archive(archive: Path, target: Path, *, max_bytes: int, max_members:
         max_members: files and folders.
 
     Raises:
-        DownloadError: the archive is damaged, cut short, too large, packed too densely, or holds anything but
-            plain files and folders with plain, distinct names.
+        DownloadError: the archive is damaged, truncated, too large, compressed too strongly, or holds anything
+            other than plain files and folders with plain, distinct names.
         StorageError: `target` exists, or its disk is full or can't be written.
 
     Cost: one pass; memory of some MB (for zip, its table of contents).
@@ -90,7 +90,7 @@ def extract_archive(archive: Path, target: Path, *, max_bytes: int, max_members:
 
 @dataclass
 class _Output:
-    """The folder that is being filled, and what may still go into it."""
+    """The folder that is being filled, and the limits on its content."""
 
     archive: str
     folder: Path
@@ -108,14 +108,14 @@ class _Output:
     def count_member(self) -> None:
         self.num_members += 1
         if self.num_members > self.max_members:
-            self.refuse(f"it has more than the {self.max_members:,} members allowed")
+            self.refuse(f"it has more than {self.max_members:,} members, the maximum allowed")
 
     def check_size(self, num_bytes: int) -> None:
-        """Whether as many bytes may come out of this archive."""
+        """Refuse the archive if it unpacks to more bytes than allowed."""
         if num_bytes > self.max_bytes:
-            self.refuse(f"it unpacks to more than the {format_bytes(self.max_bytes)} allowed")
+            self.refuse(f"it unpacks to more than {format_bytes(self.max_bytes)}, the maximum allowed")
         if num_bytes > max(MIN_SUSPECT_BYTES, MAX_RATIO * self.num_packed_bytes):
-            self.refuse(f"it unpacks to more than {MAX_RATIO} times its own size, as a bomb would")
+            self.refuse(f"it unpacks to more than {MAX_RATIO} times its own size, like a zip bomb")
 
 
 @contextmanager
@@ -123,9 +123,9 @@ def _as_damage(out: _Output) -> Iterator[None]:
     try:
         yield
     except _BROKEN as error:
-        out.refuse(f"it is damaged or cut short ({error or type(error).__name__})")
+        out.refuse(f"it is damaged or truncated ({error or type(error).__name__})")
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a place that can't be, in the archive or as a name; else the disk's
+        if error.errno != errno.EINVAL:  # an invalid offset or name in the archive; other errors are the disk's
             raise
         out.refuse(f"it is damaged ({error})")
 
@@ -150,13 +150,13 @@ def _unpack(packed: IO[bytes], out: _Output) -> None:
 
 
 def _add_path(out: _Output, name: str, *, is_folder: bool) -> Path | None:
-    """Where a member goes, or None for the top folder itself; refuses every name that is not plain and new."""
+    """The target path of a member, or None for the top folder itself; refuses names that are not plain and new."""
     out.count_member()
     if "\0" in name or "\\" in name or name.startswith("/") or _DRIVE.match(name):
         out.refuse(f"a member has an absolute or foreign path: {name[:200]!a}")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
-        out.refuse(f"a member leads out of its folder: {name[:200]!a}")
+        out.refuse(f"a member's path leads out of the archive's folder: {name[:200]!a}")
     if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts):
         out.refuse(f"a member has a name of more than {MAX_NAME_BYTES} bytes: {name[:60]!a}...")
     if not parts and is_folder:
@@ -172,7 +172,7 @@ def _add_path(out: _Output, name: str, *, is_folder: bool) -> Path | None:
             out.refuse(f"two members differ only in case or Unicode normalisation: {first!a} and {path!a}")
         is_file = depth == len(parts) and not is_folder
         if path in out.files or (is_file and not is_new):
-            out.refuse(f"two members have one path: {path!a}")
+            out.refuse(f"two members have the same path: {path!a}")
         if is_file:
             out.files.add(path)
     return out.folder / path
@@ -278,7 +278,7 @@ def _unpack_zip(packed: IO[bytes], out: _Output) -> None:
                 # orig_filename: the name before Python cut it at a NUL
                 path = _add_member(out, member.orig_filename, source)
             if source and path and path.stat().st_size != member.file_size:
-                raise zipfile.BadZipFile("a file has another size than announced")
+                raise zipfile.BadZipFile("a file has a different size than announced")
 
 
 def _check_contents_size(packed: IO[bytes], out: _Output) -> None:
@@ -295,7 +295,7 @@ def _check_contents_size(packed: IO[bytes], out: _Output) -> None:
         contents_bytes = max(contents_bytes % 0xFFFFFFFF, int.from_bytes(tail[wide + 40 : wide + 48], "little"))
     # each entry takes 46 bytes, its name and some more; a name of 255 bytes is rare
     if contents_bytes > out.max_members * 320 + MAX_HEADER_BYTES:
-        out.refuse(f"it has more than the {out.max_members:,} members allowed")
+        out.refuse(f"it has more than {out.max_members:,} members, the maximum allowed")
     packed.seek(0)
 
 

@@ -1,4 +1,4 @@
-"""What `backbench scan` tells: faults, duplicates and leaks, with examples; nothing is changed."""
+"""The findings of `backbench scan`: faults, duplicates and leaks, with examples; changes nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from backbench.wording import count, escape, list_some, quote
 
 NUM_EXAMPLES = 5
 ONLY_EQUAL_BYTES = (
-    "Copies are compared byte for byte: near-copies (images saved again, resized or cropped) were not looked for."
+    "Duplicates are compared byte for byte. Near-duplicates (re-encoded, resized or cropped images) are not "
+    "detected."
 )
 
 
@@ -39,23 +40,23 @@ class Copy:
 
 @dataclass(frozen=True)
 class Audit:
-    """What is there and what is wrong with it.
+    """The content of a source and its faults.
 
     Args:
         class_counts: usable images of each class, classes in the manifest's order; 0 for an empty class.
-        parts: images of each part as they would be used; empty where no split could be made.
-        common_sizes: part, or 'all' without a split -> (width, height, images) of its most common size.
-        widths, heights: least, middle and greatest, in pixels; None without a usable image.
-        broken: files that are no usable images, and why.
-        repeats: sets of identical content within one part and one class: harmless, kept together by the split.
-        conflicts: sets of identical content with several labels.
-        leaks: sets of identical content in several parts; `num_leaked` test images are affected.
+        parts: images of each split; empty if no split could be made.
+        common_sizes: split, or 'all' without splits -> (width, height, images) of its most common size.
+        widths, heights: minimum, median and maximum, in pixels; None without a usable image.
+        broken: files that are not usable images, with the reason.
+        repeats: sets of identical images within one split and one class: harmless, kept together by the split.
+        conflicts: sets of identical images with different labels.
+        leaks: sets of identical images in several splits; `num_leaked` test images are affected.
         twins: class names that differ only in case, spaces or Unicode spelling.
         empty_classes, small_classes: without a usable image; with fewer than `checks.FEW_IMAGES`.
-        problem: why no split can be made of these images; None if one can.
-        notes: what the source says of itself, such as a class that is left out.
-        read_as: how the source was read, such as which column holds what.
-        warnings: of the split; the findings above say the same of the images.
+        problem: the reason why these images can't be split; None if they can.
+        notes: remarks of the source, such as a class that is left out.
+        read_as: how the source was read, such as the use of each column.
+        warnings: warnings about the split; the fields above hold the findings on images.
     """
 
     name: str
@@ -80,7 +81,7 @@ class Audit:
 
     @property
     def has_trouble(self) -> bool:
-        """Whether something should be looked at before these images are used."""
+        """Whether the images need attention before use."""
         found = (self.broken, self.conflicts, self.leaks, self.twins, self.empty_classes, self.problem)
         return any(found)
 
@@ -124,7 +125,7 @@ class Audit:
         }
 
     def sentences(self) -> list[str]:
-        """Lines for the terminal: what is there, then each kind of finding with its first examples."""
+        """Lines for the terminal: an overview, then each kind of finding with its first examples."""
         sizes = [num for num in self.class_counts.values() if num]
         each = f", {min(sizes):,}-{max(sizes):,} each" if sizes else ""
         images, classes = count(self.num_images, "usable image"), count(len(sizes), "class", "classes")
@@ -148,11 +149,11 @@ class Audit:
             for warning in (*self.notes, *self.warnings)
         ]
         lines += _list_entries("broken file", self.broken)
-        lines += _list_sets("in several parts (a leak)", self.leaks)
+        lines += _list_sets("in several splits (a leak)", self.leaks)
         lines += _list_sets("with several labels", self.conflicts)
-        lines += _list_sets("within one class and part (kept together)", self.repeats)
+        lines += _list_sets("within one class and split (kept together)", self.repeats)
         lines.append(ONLY_EQUAL_BYTES)
-        lines += [f"Classes that look like one: {' and '.join(map(quote, same))}" for same in self.twins]
+        lines += [f"Class names that look alike: {' and '.join(map(quote, same))}" for same in self.twins]
         for what, names in (
             ("Empty", self.empty_classes),
             (f"Fewer than {FEW_IMAGES} images", self.small_classes),
@@ -167,13 +168,13 @@ class Audit:
 
     def _verdict(self) -> str:
         if self.has_trouble:
-            return "Something is wrong."
+            return "Problems were found; see above."
         num = len(self.notes) + len(self.warnings)
-        return f"Nothing is broken; see the {count(num, 'warning')} above." if num else "Nothing is wrong."
+        return f"No broken files; see the {count(num, 'warning')} above." if num else "No problems found."
 
 
 def audit_source(config: DataConfig, progress: Progress = SILENT) -> Audit:
-    """Check every image of a source. Broken files are findings, not errors, whatever `config.on_bad` says.
+    """Check every image of a source. Broken files are findings, not errors; `config.on_bad` has no effect.
 
     Raises:
         ConfigError, DataError: the source itself can't be listed; see `load.load_listing`.
@@ -190,10 +191,10 @@ def audit_source(config: DataConfig, progress: Progress = SILENT) -> Audit:
 
 
 def audit(listing: Listing, census: Census, manifest: Manifest | None, *, problem: str | None = None) -> Audit:
-    """Findings from what is known already; reads nothing.
+    """Findings from a data scan that is done already; reads nothing.
 
     Args:
-        manifest: made with the policy 'skip'; None where it can't be made, `problem` then says why.
+        manifest: made with the policy 'skip'; None if it can't be made; `problem` holds the reason.
     """
     usable = [row for row in range(len(listing)) if row not in census.bad]
     parts: list[str | None] = list(listing.parts)
@@ -234,7 +235,7 @@ def audit(listing: Listing, census: Census, manifest: Manifest | None, *, proble
 
 
 def _is_leak(rows: Sequence[int], parts: Sequence[str | None]) -> bool:
-    """Copies in several parts; our own split never does that, so the source says so."""
+    """Identical images in several splits. backbench's own split never does that, so the source's split did."""
     return len({parts[row] for row in rows}) > 1
 
 

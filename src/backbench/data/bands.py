@@ -1,4 +1,4 @@
-"""Images with more than three colours of 8 bits: what of them is read, and what is refused by name."""
+"""Images with more than three colours of 8 bits: the bands that are read, and refusals of others with a reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NUMBERS = {1: "whole", 2: "signed", 3: "floating-point"}
 
 
 def find_remarks(image: Image.Image) -> tuple[str, ...]:
-    """What of an opened image is not used, in words that follow a number of images; () of a plain one."""
+    """Describe the unused content of an image, in words that follow a number of images; () for a plain one."""
     remarks = []
     tags = getattr(image, "tag_v2", {})
     num_bands = tags.get(_SAMPLES, 1)
@@ -31,7 +31,7 @@ def find_remarks(image: Image.Image) -> tuple[str, ...]:
     if has_deep_colours(image):
         remarks.append(DEEP_COLOURS)
     if image.format in ("TIFF", "GIF", "WEBP", "PNG", "AVIF"):
-        with suppress(Exception):  # whatever is wrong with what is not read
+        with suppress(Exception):  # faults of content that is not read do not matter
             if getattr(image, "is_animated", False):
                 remarks.append("with several pages or frames: the first is used")
     return tuple(remarks)
@@ -47,24 +47,24 @@ def has_deep_colours(image: Image.Image) -> bool:
 
 
 def refuse_tiff(image: Image.Image, start: bytes) -> str | None:
-    """Why an image that opens as a TIFF would give other pixels than its own; None of a usable one.
+    """Why a file that opens as a TIFF can't be used; None for a usable one.
 
-    A camera's raw file opens as a small preview, and deep bands one after another as noise.
+    A camera raw file would open as a small preview, and deep bands stored one after another as noise.
     """
     tags = getattr(image, "tag_v2", {})
     if start[8:10] == b"CR" or _DNG in tags or (tags.get(_SUBFILE) == 1 and _SUB_FOLDERS in tags):
-        return "is a camera raw file, which is not read; convert it to PNG or JPEG"
+        return "is a camera raw file (not supported); convert it to PNG or JPEG"
     num_bands, bits = tags.get(_SAMPLES, 1), max(tags.get(_BITS, (1,)))
     if tags.get(_PLANES) == _SEPARATE and num_bands > 1 and bits > 8:
         return (
-            f"is a TIFF of {num_bands} bands of {bits} bits that are stored one after another, which is not read. "
+            f"is a TIFF of {num_bands} bands of {bits} bits that are stored one after another (not supported). "
             f"Write 8-bit files: gdal_translate -co INTERLEAVE=PIXEL {_TO_BYTES}"
         )
     return None
 
 
 def explain_tiff(file: IO[bytes]) -> str | None:
-    """Why a TIFF of bands that Pillow does not know is no picture; None if it can't be told."""
+    """Why Pillow can't read a TIFF with these bands; None if unknown."""
     try:
         file.seek(0)
         header = file.read(8)
@@ -77,6 +77,6 @@ def explain_tiff(file: IO[bytes]) -> str | None:
     except Exception:  # the list of what Pillow raises on hostile bytes is long and not documented
         return None
     return (
-        f"is a TIFF of {count(num_bands, 'band')} of {bits}-bit {numbers} numbers, which is not read. Write "
-        f"one band, or three as red, green and blue, to 8-bit files: gdal_translate -b 4 -b 3 -b 2 {_TO_BYTES}"
+        f"is a TIFF of {count(num_bands, 'band')} of {bits}-bit {numbers} numbers (not supported). Write one "
+        f"band, or three as red, green and blue, to 8-bit files: gdal_translate -b 4 -b 3 -b 2 {_TO_BYTES}"
     )

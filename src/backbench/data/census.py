@@ -1,7 +1,7 @@
-"""One pass over all images: hash, check, measure. What is broken must be known before the split.
+"""The data scan: one pass that hashes, checks and measures all images, before the split.
 
-What is found of an image depends on its bytes alone, so it is kept on disk by content hash: a second census
-of the same images reads and hashes the files, and decodes none.
+The results for an image depend only on its bytes, so they are cached on disk by content hash: a second scan
+of the same images reads and hashes the files but decodes none.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from backbench.runtime import cache_folder, num_workers
 from backbench.storage import IN_CACHE, write_atomically
 
 CENSUS_VERSION = 2
-"""Raised when the same bytes would give other facts or colours than before."""
+"""Increase this number when the same bytes give other facts or colours than before."""
 
 T = TypeVar("T")
 
@@ -48,11 +48,11 @@ class Census:
 
     Args:
         hashes: SHA-256 of the file's bytes (in memory: of shape and pixels); "" for a file that can't be read.
-        bad: row -> why it is no usable image.
+        bad: row -> the reason why it is not a usable image.
         facts: (n, len(fact_names)) float32, see `measure.FACT_NAMES`.
         colours: (n, len(colour_names)) float32 in 0..1, see `measure.COLOUR_NAMES`.
         read_seconds, decode_seconds: spent this time, summed over threads.
-        remarks: row -> what of the image is not used, see `bands.find_remarks`.
+        remarks: row -> unused content of the image, see `bands.find_remarks`.
         depths: row -> the values of an image with more than 8 bits; `grey`: the scale of all of these.
     """
 
@@ -71,9 +71,9 @@ class Census:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What is known of one content: facts and colours, or why it is no image.
+    """Scan results for one content hash: facts and colours, or the reason why it is not an image.
 
-    Colours of an image with a `depth` are those by the scale `grey`; None: they are not known yet.
+    Colours of an image with a `depth` are those by the scale `grey`; None: not known yet.
     """
 
     facts: np.ndarray
@@ -92,14 +92,16 @@ def take_census(
     cache_dir: Path | None = None,
     progress: Progress = SILENT,
 ) -> Census:
-    """Hash every image; decode and measure those whose content is not known from before.
+    """Hash every image; decode and measure those that are not in the cache.
 
-    Cost: one reading of every file; one more, and a decoding, for each new content, and a second one for each with
-    more than 8 bits, as the grey scale of the source, which `store` gets, must be known first. Decoded images stay
-    in `store` as far as there is room there. Memory beyond that: some 600 bytes for each image.
+    Cost: reads every file once; reads and decodes each new content once more, and twice if it has more than 8
+        bits,
+    because the grey scale of the source (set on `store`) must be known first. Decoded images stay in `store` while
+    there is room. Other memory: about 600 bytes for each image.
 
     Args:
-        cache_dir: where results are kept; None: the user's cache folder. It may be damaged or not writable.
+        cache_dir: the cache of results; None: the user's cache folder. A damaged or read-only cache is not an
+            error.
     """
     folder = (cache_folder() if cache_dir is None else cache_dir) / "census"
     hashes, unreadable = _hash_all(listing, store, progress)
@@ -199,7 +201,7 @@ def _measure_all(
 
 def _measure_file(listing: Listing, store: PixelStore, row: int, max_pixels: int) -> _Entry:
     assert listing.files is not None  # the caller has no pixels
-    data = store.read_bytes(row)  # an error here says nothing of the content, so it is not an entry
+    data = store.read_bytes(row)  # a read error says nothing about the content, so it is not cached
     try:
         header = decode.read_header(listing.files[row], max_pixels=max_pixels)
         if is_deep(header.mode):  # its colours wait for the scale of the source
@@ -264,14 +266,14 @@ def _in_threads(work: Callable[[T], None], items: Iterable[T], bar: Bar) -> None
 
 
 def _cache_file(folder: Path, contents: Iterable[str], max_pixels: int) -> Path:
-    """Named after the smallest content hash: a moved or renamed folder finds it, and adding images seldom
-    changes it. Rows are looked up by content, so a file that serves another set as well does no harm."""
+    """Named after the smallest content hash: a moved or renamed folder finds it, and adding images rarely
+    changes it. Rows are looked up by content, so two data sets can share a file."""
     versions = f"{CENSUS_VERSION}/{decode.decoder_key()}/{max_pixels}/{min(contents, default='')}"
     return folder / f"{hashlib.sha256(versions.encode()).hexdigest()[:32]}.safetensors"
 
 
 def _write_cache(path: Path, entries: dict[str, _Entry], progress: Progress) -> None:
-    """SHA-256 of the rest, then tensors: content hashes, facts, colours, and what few images have as JSON."""
+    """SHA-256 of the rest, then tensors: content hashes, facts, colours, and rare facts as JSON."""
     notes = {content: note for content, entry in entries.items() if (note := _note(entry))}
     body = format_tensors(
         {
@@ -284,7 +286,7 @@ def _write_cache(path: Path, entries: dict[str, _Entry], progress: Progress) -> 
     try:
         write_atomically(path, hashlib.sha256(body).digest() + body, IN_CACHE)
     except StorageError as error:
-        progress.warn(f"what was found is not kept for the next time: {error}")
+        progress.warn(f"the results of the data scan can't be cached: {error}")
 
 
 def _note(entry: _Entry) -> dict[str, Any]:
@@ -307,7 +309,7 @@ def _read_note(facts: np.ndarray, colours: np.ndarray, note: dict[str, Any]) -> 
 
 
 def _read_cache(path: Path) -> dict[str, _Entry]:
-    """What is known from before; empty where there is nothing, or nothing that can be trusted."""
+    """The cached results; empty if there are none or they are damaged."""
     try:
         data = path.read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""What can be wrong with samples, labels and parts: errors that stop, warnings that travel with the results."""
+"""Faults of samples, labels and splits: errors that stop the work, warnings that are stored with results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DARK_SHARE = 0.999
 """An image is almost black if a larger share of each colour's values is in the lowest tenth of their range."""
 LOWEST_SHARES = ("red_share_0", "green_share_0", "blue_share_0")
 FEW_IMAGES = 5
-"""A class with fewer is called small: its figures rest on one or two test images."""
+"""A class with fewer images is small: its metrics rest on one or two test images."""
 
 
 def group_by_content(hashes: Sequence[str], rows: Iterable[int]) -> list[list[int]]:
@@ -39,7 +39,7 @@ def find_twins(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def refuse_bad(listing: Listing, census: Census, on_bad: OnBad) -> None:
-    """DataError if files are broken and the policy is to stop, or if nothing else is left."""
+    """Raise DataError if files are broken and the policy is to stop, or if all are broken."""
     if len(listing) == 0:
         ignored = list_some(f"{quote(entry.path)} ({entry.reason})" for entry in listing.ignored)
         raise DataError(
@@ -54,31 +54,30 @@ def refuse_bad(listing: Listing, census: Census, on_bad: OnBad) -> None:
         raise DataError(f"{found}\nNo image is left.")
     if on_bad == "fail":
         raise DataError(
-            f"{found}\nRepair or remove them, or leave them out with --on-bad skip: that is done before the split "
-            "and recorded."
+            f"{found}\nRepair or remove them, or leave them out with --on-bad skip (done before the split "
+            "and recorded)."
         )
 
 
 def check_labels(labels: Sequence[str], where: str) -> None:
-    """DataError for class names that are twins, and for less than two classes."""
+    """Raise DataError for class names that look alike and for fewer than two classes."""
     names = sorted(set(labels))
     twins = find_twins(names)
     if twins:
         pairs = list_some((" and ".join(map(quote, same)) for same in twins), separator="; ")
         raise DataError(
-            f"classes of {where} differ only in upper and lower case, spaces or Unicode spelling: {pairs}. "
-            "Are they one class? Give them one name, or names that differ."
+            f"classes of {where} differ only in upper and lower case, spaces or Unicode spelling: {pairs}. If "
+            "they are one class, give them one name; otherwise give them clearly different names."
         )
     if len(names) < 2:
         raise DataError(
-            f"all {count(len(labels), 'image')} of {where} have one class, {quote(names[0])}: there is nothing "
-            "to tell apart. Give images of at least two classes: one folder for each class, or "
-            "another --label-column."
+            f"all {count(len(labels), 'image')} of {where} have one class, {quote(names[0])}. Give images of at "
+            "least two classes: one folder for each class, or another --label-column."
         )
 
 
 def check_single_images(labels: Sequence[str]) -> None:
-    """DataError for classes with one image, where a test split is to be cut."""
+    """Raise DataError for classes with one image if a test split has to be made."""
     single = sorted(name for name, num in Counter(labels).items() if num == 1)
     if single:
         raise DataError(
@@ -89,14 +88,14 @@ def check_single_images(labels: Sequence[str]) -> None:
 
 
 def check_parts(labels: Sequence[str], parts: Sequence[str]) -> None:
-    """DataError if a class is tested that was never trained, or if there is no test or training split."""
+    """Raise DataError if a class has no training image, or if there is no test or training split."""
     classes: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
     for label, part in zip(labels, parts, strict=True):
         classes[part].add(label)
     for part in ("train", "test"):
         if not classes[part]:
             raise DataError(
-                f"there is no image in the part '{part}'. If the parts are given, give it some; if groups keep "
+                f"the '{part}' split has no images. If the splits are given, add images to it; if groups keep "
                 "images together, each class needs images of at least two groups."
             )
     if len(classes["train"]) < 2:
@@ -105,14 +104,14 @@ def check_parts(labels: Sequence[str], parts: Sequence[str]) -> None:
         unseen = sorted(classes[part] - classes["train"])
         if unseen:
             raise DataError(
-                f"{count(len(unseen), 'class', 'classes')} of the part '{part}' without any training "
-                f"image: {list_some(map(quote, unseen))}. Classes are matched by name: are they spelt "
-                "alike in all parts? Else remove them from that part, or add training images."
+                f"{count(len(unseen), 'class', 'classes')} in the '{part}' split without any training image: "
+                f"{list_some(map(quote, unseen))}. Classes are matched by name: check that they are spelt alike "
+                "in all splits. Else remove them from that split, or add training images."
             )
 
 
 def warn_of_parts(labels: Sequence[str], parts: Sequence[str], declared: Sequence[str] | None) -> list[str]:
-    """Warnings on classes and sizes of the parts."""
+    """Warnings on classes and sizes of the splits."""
     warnings: list[str] = []
     empty = sorted(set(declared or ()) - set(labels))
     if empty:
@@ -124,14 +123,14 @@ def warn_of_parts(labels: Sequence[str], parts: Sequence[str], declared: Sequenc
     missing = sorted(set(labels) - set(tested))
     if missing:
         warnings.append(
-            f"{count(len(missing), 'class has', 'classes have')} no test image, so nothing is measured of "
-            f"{'it' if len(missing) == 1 else 'them'}: {list_some(map(quote, missing))}"
+            f"{count(len(missing), 'class has', 'classes have')} no test image, so "
+            f"{'it is' if len(missing) == 1 else 'they are'} not evaluated: {list_some(map(quote, missing))}"
         )
     num_classes, num_test = len(set(labels)), sum(tested.values())
     if num_classes > num_test:
         warnings.append(
-            f"there are more classes ({num_classes:,}) than test images ({num_test:,}): most figures per class do "
-            "not exist, and the ranking rests on few images"
+            f"there are more classes ({num_classes:,}) than test images ({num_test:,}): most metrics per class do "
+            "not exist, and the ranking is uncertain"
         )
     if "val" not in parts:
         warnings.append("no class has enough images for a validation split: methods use their default settings")
@@ -141,33 +140,33 @@ def warn_of_parts(labels: Sequence[str], parts: Sequence[str], declared: Sequenc
 def warn_of_content(
     labels: Sequence[str], parts: Sequence[str], hashes: Sequence[str], groups: Sequence[str | None]
 ) -> list[str]:
-    """Warnings on identical images and on groups that sit in several parts."""
+    """Warnings on identical images and on groups that are in several splits."""
     warnings: list[str] = []
     same = group_by_content(hashes, range(len(hashes)))
     leaked = count_leaks(same, parts)
     if leaked:
         warnings.append(
-            f"{count(leaked, 'test image is', 'test images are')} byte for byte also in training or validation: "
-            "on these, memory is measured. `backbench scan` lists them; remove them from one of the parts"
+            f"{count(leaked, 'test image is', 'test images are')} also in training or validation, byte for byte: "
+            "for these, accuracy measures memory. `backbench scan` lists them; remove them from one of the splits"
         )
     twofold = [rows for rows in same if len({labels[row] for row in rows}) > 1]
     if twofold:
         num = sum(len(rows) for rows in twofold)
         warnings.append(
-            f"{count(num, 'image')} with identical content {'has' if num == 1 else 'have'} two labels or more "
-            f"({count(len(twofold), 'content')}): at most one of them is right. `backbench scan` lists them"
+            f"{count(num, 'image')} with identical content {'has' if num == 1 else 'have'} different labels "
+            f"({count(len(twofold), 'content')}): at most one label can be right. `backbench scan` lists them"
         )
     spread = _count_spread_groups(groups, parts)
     if spread:
         warnings.append(
-            f"{count(spread, 'group sits', 'groups sit')} in several of the given parts: images of a test group "
-            "were trained on. Give parts that keep groups whole, or let backbench split"
+            f"{count(spread, 'group is', 'groups are')} in several of the given splits: the models were trained "
+            "on images of test groups. Give splits that keep groups whole, or let backbench split"
         )
     return warnings
 
 
 def warn_of_pixels(listing: Listing, census: Census) -> list[str]:
-    """Warnings on images that are not used whole, or not as they are: of more bands, bits or frames."""
+    """Warnings on images with more bands, bits or frames than are used."""
     num_usable = len(listing) - len(census.bad)
     of_remark: defaultdict[str, list[int]] = defaultdict(list)
     for row, remarks in census.remarks.items():
@@ -190,7 +189,7 @@ def warn_of_pixels(listing: Listing, census: Census) -> list[str]:
 
 
 def count_leaks(same: Iterable[Sequence[int]], parts: Sequence[str]) -> int:
-    """The number of test images whose content is also in another part; `same`: rows of identical content."""
+    """The number of test images whose content is also in another split; `same`: rows of identical content."""
     leaked = 0
     for rows in same:
         num_test = sum(parts[row] == "test" for row in rows)
@@ -199,12 +198,13 @@ def count_leaks(same: Iterable[Sequence[int]], parts: Sequence[str]) -> int:
 
 
 def check_same_content(ids: Sequence[str], hashes: Sequence[str], expected: Mapping[str, str], where: str) -> None:
-    """DataError if images are not those that a stored split was made of."""
+    """Raise DataError if images changed since a stored split was made."""
     changed = [name for name, found in zip(ids, hashes, strict=True) if expected.get(name, found) != found]
     if changed:
         raise DataError(
             f"{count(len(changed), 'image')} changed since {where} was written: {list_some(map(quote, changed))}. "
-            "A split holds for the images it was made of: restore them, or make a new split (without --split)."
+            "A stored split is valid only for unchanged images: restore them, or make a new split (without "
+            "--split)."
         )
 
 

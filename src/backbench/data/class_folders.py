@@ -1,4 +1,4 @@
-"""Finds the class folders of a tree: the layout is decided by `layout`, from what `walk` sees."""
+"""Finds the class folders of a tree: `layout` decides the layout, from the entries that `walk` finds."""
 
 # Strings, not Paths, while walking: a tree may hold a million files.
 # ruff: noqa: PTH118
@@ -16,7 +16,7 @@ from backbench.data.walk import LEFT_OUT, ClassFolder, Walk, has_images, list_fo
 from backbench.errors import DataError
 
 NO_IMAGES = "a folder without images"
-BESIDE = "lies beside train/, not in train/, val/ or test/"
+BESIDE = "is beside train/, not in train/, val/ or test/"
 
 
 def find_class_folders(walk: Walk, given: Mapping[str, str] | None, *, has_split: bool) -> list[ClassFolder]:
@@ -45,7 +45,7 @@ def find_class_folders(walk: Walk, given: Mapping[str, str] | None, *, has_split
 
 
 def check_parts(walk: Walk) -> None:
-    """DataError if a folder that is a part gave no image, after all folders were walked."""
+    """Raise DataError if a split's folder gave no image, after all folders were walked."""
     filled = {owner.id for _, owner in walk.files.values()}
     for folder, part in walk.part_folders.items():
         if not any(owner == folder or owner.startswith(f"{folder}/") for owner in filled):
@@ -56,9 +56,9 @@ def check_parts(walk: Walk) -> None:
 def _find_top(
     walk: Walk, given: Mapping[str, str] | None
 ) -> tuple[dict[str, str], dict[str, Held], dict[str, str]]:
-    """The folders that are classes or parts: name -> path, name -> what is in it; and links that can't be entered.
+    """The folders that are classes or splits: name -> path, name -> content; and links that can't be entered.
 
-    Where one folder alone holds images, and none of its own, those below it are meant.
+    If only one folder holds images, all of them in its sub-folders, those sub-folders are used.
     """
     path = walk.root
     while True:
@@ -80,7 +80,7 @@ def _find_top(
 
 
 def _find_single(top: Mapping[str, str], held: Mapping[str, Held]) -> str | None:
-    """The one folder that holds images, all of them in folders of its own; None where that is not so."""
+    """The only folder that holds images, if all of them are in its sub-folders; else None."""
     if any(found.num_images for found in held.values()):
         return None
     filled: list[str] = []
@@ -93,7 +93,7 @@ def _find_single(top: Mapping[str, str], held: Mapping[str, Held]) -> str | None
 
 
 def _list_parts(walk: Walk, top: Mapping[str, str], roles: Mapping[str, str]) -> list[ClassFolder]:
-    """The class folders below the folders that are parts; the others are left out."""
+    """The class folders below the folders of splits; other folders are left out."""
     found: list[ClassFolder] = []
     for name in sorted(roles, key=lambda name: PARTS.index(roles[name])):
         folder_id = walk.prefix + name
@@ -118,7 +118,7 @@ def _leave_beside(walk: Walk, folder_id: str, path: str) -> None:
 
 
 def _list_inner_parts(walk: Walk, top: Mapping[str, str], held: Mapping[str, Held]) -> list[ClassFolder]:
-    """The part folders below each class folder. DataError for one that is a link which leads out."""
+    """The folders of splits below each class folder. DataError for a link that leads out."""
     found: list[ClassFolder] = []
     for label, path in top.items():
         listed = list_folders(walk, path, f"{walk.prefix}{label}/")
@@ -138,7 +138,7 @@ def _list_inner_parts(walk: Walk, top: Mapping[str, str], held: Mapping[str, Hel
 
 
 def _list_tables(walk: Walk, top: Mapping[str, str], held: Mapping[str, Held]) -> Iterator[str]:
-    """Files that may be lists of images: those beside the folders, and in folders there that hold no images."""
+    """Files that may be lists of images: those beside the folders, and in neighbouring folders without images."""
     others = [entry for entry in walk.ignored.values() if entry.loss == "other" and entry.reason != LEFT_OUT]
     folders = [entry.path for entry in others if entry.reason == NO_IMAGES]
     folders += [walk.prefix + name for name in top if not held[name].folders and not held[name].num_images]

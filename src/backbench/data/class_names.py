@@ -1,4 +1,4 @@
-"""Class names of two sources: which of them mean the same."""
+"""Match the class names of two sources."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from backbench.wording import count, did_you_mean, list_some, quote
 
 
 def match_names(theirs: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
-    """Class of another source -> the model's class of the same name, spelt plainly, or else of the same meaning.
+    """Map classes of another source to the model's classes of the same name, or else of the same meaning.
 
-    Names are compared without case, numbers, spaces and plural; then by the ids that the curated tables give them,
-    where exactly one class of the model has all of theirs: a goldfish is an aquarium fish, but a table need not be
-    a billiard table. `_SYNONYMS` are names that no table tells apart rightly.
+    Names are compared without case, numbers, spaces and plural; then by WordNet ids from the curated tables, if
+    exactly one class of the model has all ids of the other class: a goldfish is an aquarium fish, but a table need
+    not be a billiard table. `_SYNONYMS` holds pairs that the tables do not match correctly.
     """
     by_name = {_stem(name): name for name in ours}
     our_ids = {name: _ids_of(name) for name in ours}
@@ -33,7 +33,7 @@ def match_names(theirs: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
     return mapping
 
 
-# One thing under two names, of Open Images and of the Caltech and CIFAR sets.
+# Different names for one thing in Open Images and in the Caltech and CIFAR sets.
 _SYNONYMS = {
     "motorcycle": "motorbike",
     "glasses": "eyeglass",
@@ -57,7 +57,7 @@ def _stem(name: str) -> str:
 
 
 def _ids_of(name: str) -> frozenset[str]:
-    """What the first curated table that knows the name calls it; empty if none does."""
+    """The WordNet ids of a name in the first curated table that has it; empty if none has."""
     plain = plain_name(name)
     for table in TABLES:
         ids = read_table(table).get(plain)
@@ -73,18 +73,18 @@ def map_classes(
     *,
     is_other: bool = False,
 ) -> dict[str, str]:
-    """Class of these images -> the model's class that it means; classes that the model lacks are left out.
+    """Map classes of these images to classes of the model; classes that the model lacks are left out.
 
     Args:
         labels: of the images. class_names: of the model.
-        given: what a person said of some classes: one class of the model for each, or none. The others are matched
-            by name alone where all are known so, else by `match_names`.
+        given: the user's mapping for some classes: one class of the model for each, or none. The others are
+            matched by exact name if that matches all of them, else by `match_names`.
         is_other: the images are of another data set, so that a class with almost the name of one of the model's is
             not taken for a misspelt one. It is not either where the model lacks most of these classes.
 
     Raises:
-        ConfigError: `given` names a class that is not there, or several for one.
-        DataError: no class in common, or one that looks like a misspelt class of the model.
+        ConfigError: `given` names an unknown class, or several for one class.
+        DataError: no common class, or a class that looks like a misspelt class of the model.
     """
     there = sorted(set(labels))
     given = given or {}
@@ -108,7 +108,9 @@ def _check_given(given: Mapping[str, Sequence[str]], there: Sequence[str], class
         if name not in there:
             raise ConfigError(f"--map: {_not_there(name, there)} Classes of the images are on the left.")
         if len(mine) > 1:
-            raise ConfigError(f"--map: {quote(name)} has {len(mine)} classes of the model: give one, or none.")
+            raise ConfigError(
+                f"--map: {quote(name)} is mapped to {len(mine)} classes of the model: give one, or none."
+            )
         if mine and mine[0] not in class_names:
             raise ConfigError(f"--map: {_not_there(mine[0], class_names)} Classes of the model are on the right.")
 
@@ -119,10 +121,10 @@ def _not_there(name: str, allowed: Sequence[str]) -> str:
 
 
 def match_classes(labels: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
-    """(n,) int64: the place of each label among the model's class names, by name alone, whatever the order.
+    """(n,) int64: the index of each label in the model's class names, matched by exact name.
 
     Raises:
-        DataError: classes that the model does not know, with the nearest that it does.
+        DataError: unknown classes; the message names the nearest known ones.
     """
     known = {unicodedata.normalize("NFC", name): place for place, name in enumerate(class_names)}
     places = [known.get(unicodedata.normalize("NFC", label), -1) for label in labels]

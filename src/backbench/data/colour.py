@@ -1,6 +1,6 @@
 """Any image Pillow can load, as 8-bit sRGB: bit depth, palettes, transparency, ink and colour profiles.
 
-The laws, so that the same file always gives the same pixels:
+Rules, so that the same file always gives the same pixels:
 
 * Grey of more than 8 bits follows the grey scale of its source (`data/grey.py`), black..white -> 0..255, rounded
   to the nearest level. Values that are not finite make the image unusable.
@@ -8,9 +8,10 @@ The laws, so that the same file always gives the same pixels:
   no agreed range, follow the scale that a source of this one image would have.
 * Grey stored as "white is zero" is inverted.
 * Transparency is blended over white, as a page or a viewer shows it.
-* CMYK in a JPEG is taken as inverted, as Adobe and libjpeg write it (Pillow does so for every JPEG).
-* A colour profile is applied, towards sRGB, where it changes any colour by more than two levels; a profile that
-  can't be read, or belongs to another kind of image, is ignored.
+* * CMYK in a JPEG is assumed to be inverted, as Adobe and libjpeg write it (Pillow does so for every JPEG).
+* * A colour profile is converted to sRGB if that changes any colour by more than two levels. An unreadable
+profile,
+  or one for another kind of image, is ignored.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ _MODE_OF_SPACE = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
 class UnusablePixels(ValueError):
-    """Pixels that load but have no meaning as a picture; the text says why."""
+    """Pixels that load but have no meaning as a picture; the text gives the reason."""
 
 
 def to_rgb(image: Image.Image, grey: GreyScale | None = None) -> Image.Image:
-    """An 'RGB' image of the same size, by the laws above; `image` itself where it is plain RGB already.
+    """An 'RGB' image of the same size, by the rules above; `image` itself if it is plain RGB already.
 
     `grey`: of the source; None: it has none.
 
-    Raises UnusablePixels, and whatever Pillow raises for a mode it can't convert. Cost: one pass over the
+    Raises UnusablePixels, and Pillow's errors for a mode that it can't convert. Cost: one pass over the
     pixels for each conversion that is needed, none for plain RGB.
     """
     profile = _read_profile(image)
@@ -67,12 +68,12 @@ def _blend(image: Image.Image) -> Image.Image:
 
 
 def is_deep(mode: str) -> bool:
-    """Whether images of this mode of Pillow's are grey, of more than 8 bits."""
+    """Whether images of this Pillow mode are grey with more than 8 bits."""
     return mode in ("I", "F") or mode.startswith("I;16")
 
 
 def read_deep(image: Image.Image) -> np.ndarray:
-    """(h, w) values of an image of a deep mode as they are stored, but for a PGM, which Pillow brings to 0..65535.
+    """(h, w) stored values of an image of a deep mode; Pillow scales those of a PGM to 0..65535.
 
     Raises UnusablePixels for values that are not finite.
     """
@@ -103,7 +104,7 @@ def _scale_deep_grey(image: Image.Image, grey: GreyScale | None) -> np.ndarray:
 
 
 def _find_span(image: Image.Image, values: np.ndarray, grey: GreyScale | None) -> tuple[float, float]:
-    """(black, white) for the values of an image: of its source, or else of its kind, or else its own."""
+    """(black, white) for the values of an image: those of its source, else of its kind, else its own."""
     known = None
     if grey is not None:
         known = grey.floats if values.dtype.kind == "f" else grey.integers
@@ -111,7 +112,7 @@ def _find_span(image: Image.Image, values: np.ndarray, grey: GreyScale | None) -
         return known
     if image.mode.startswith("I;16"):
         return 0.0, 4095.0 if getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE) == (12,) else 65535.0
-    if image.mode == "I" and image.format == "PPM":  # a dark one must not pass for an 8-bit one
+    if image.mode == "I" and image.format == "PPM":  # a dark one must not be mistaken for an 8-bit one
         return 0.0, 65535.0
     own = decide_scale([measure_depth(values)])
     assert own is not None  # there is an image
@@ -121,7 +122,7 @@ def _find_span(image: Image.Image, values: np.ndarray, grey: GreyScale | None) -
 
 
 def _scale_integers(values: np.ndarray, top: int) -> np.ndarray:
-    """0..top -> 0..255 to the nearest level, in whole numbers; what lies beyond is clipped."""
+    """0..top -> 0..255 to the nearest level, in whole numbers; other values are clipped."""
     scaled = np.clip(values, 0, top).astype(np.uint32)
     scaled *= 255
     scaled += top // 2
@@ -130,7 +131,7 @@ def _scale_integers(values: np.ndarray, top: int) -> np.ndarray:
 
 
 def _scale_span(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """low..high -> 0..255 to the nearest level; what lies beyond is clipped; all is black where they are one."""
+    """low..high -> 0..255 to the nearest level; other values are clipped; all black if low equals high."""
     if low == high:
         return np.zeros(values.shape, dtype=np.uint8)
     scaled = (np.clip(values.astype(np.float64), low, high) - low) * (255.0 / (high - low))
@@ -145,7 +146,7 @@ def _read_profile(image: Image.Image) -> bytes | None:
 
 
 def _apply_profile(plain: Image.Image, stored_mode: str, profile: bytes) -> Image.Image:
-    """`plain` ('RGB', 'L' or 'CMYK') in sRGB; unchanged where the profile says nothing usable."""
+    """`plain` ('RGB', 'L' or 'CMYK') in sRGB; unchanged if the profile is unusable."""
     found = _make_transform(profile)
     if found is None:
         return plain
@@ -162,9 +163,9 @@ def _apply_profile(plain: Image.Image, stored_mode: str, profile: bytes) -> Imag
 
 @lru_cache(maxsize=16)
 def _make_transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform] | None:
-    """The mode a profile is for and its way to sRGB; None where it is broken, foreign or as good as sRGB.
+    """The mode of a profile and its transform to sRGB; None if it is broken, foreign or almost sRGB.
 
-    Whether it is sRGB is asked of the colours, not of its name: a profile's name can be anything.
+    The colours decide whether it is sRGB, not its name, which can be anything.
     """
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -172,7 +173,7 @@ def _make_transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform] | 
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
         probe = _make_probe(mode)
         seen = ImageCms.applyTransform(probe, transform)
-    except Exception:  # a broken profile must not cost the image, and what Pillow raises here is not documented
+    except Exception:  # a broken profile must not lose the image, and Pillow's errors here are not documented
         return None
     if mode != "CMYK":
         difference = np.asarray(seen).astype(int) - np.asarray(probe.convert("RGB"))

@@ -1,8 +1,8 @@
-"""Bytes of an image file -> upright 8-bit RGB pixels, or one BadImage that says in plain words what is wrong.
+"""Decode an image file to upright 8-bit RGB pixels, or raise BadImage with the reason in plain words.
 
-Whatever a file holds, nothing but BadImage leaves this module. A file is decoded wholly or refused: a truncated
-one never comes back with a grey half (except where its own end marker was put back after the cut, which no
-decoder can tell), and no file larger than `max_pixels` is decoded, which its header alone decides.
+This module raises only BadImage, for any content. A file is decoded completely or refused: a truncated file never
+gives a half-grey image (unless an end marker was added after the truncation, which no decoder can detect). A file
+with more than `max_pixels` is refused from its header.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from backbench.errors import BadImage
 from backbench.progress import format_bytes
 
 DECODER_VERSION = 2
-"""Goes into the key of everything made from pixels; raise it when the same bytes would give other pixels."""
+"""Part of the cache key of everything made from pixels; increase it when the same bytes give other pixels."""
 
 MAX_FILE_BYTES = 1_000_000_000
-MAX_JPEG_SCANS = 100  # an encoder writes about ten; each one costs a pass over all pixels
+MAX_JPEG_SCANS = 100  # encoders write about ten; each scan costs a pass over all pixels
 FORMATS = tuple(
     plugin.format
     for plugin in (
-        JpegImagePlugin.JpegImageFile,  # MPO, several JPEGs in one file, is opened by the same door
+        JpegImagePlugin.JpegImageFile,  # MPO (several JPEGs in one file) is opened by the same plug-in
         PngImagePlugin.PngImageFile,
         WebPImagePlugin.WebPImageFile,
         GifImagePlugin.GifImageFile,
@@ -61,7 +61,7 @@ FORMATS = tuple(
         *((AvifImagePlugin.AvifImageFile,) if features.check("avif") else ()),
     )
 )
-"""What Pillow reads for us; HEIC and HEIF come with the extra 'heif', see `open_image`."""
+"""Formats that Pillow may read; HEIC and HEIF need the extra 'heif', see `open_image`."""
 
 _ORIENTATION = 0x0112
 _EXIF_SUBFOLDER = 0x8769
@@ -80,16 +80,16 @@ _PILLOW_MODULES = r"PIL\."
 _PILLOW_FILTER = ("ignore", None, Warning, re.compile(_PILLOW_MODULES), 0)
 
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors reach stderr beside our own
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise its errors would appear on stderr
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself.
+    """The facts in the header of an image file.
 
     Width and height are of the upright image, as `decode_image` gives it; `mode` is Pillow's name for the kind of
-    pixel; `has_exif` is whether there is an EXIF block. A PNG may hold one behind its pixels, where a header's
-    reader does not see it. `remarks`: what of the image is not used, see `bands.find_remarks`.
+    pixel; `has_exif`: there is an EXIF block. A PNG may have one after its pixels, which is not
+    found from the header. `remarks`: unused content of the image, see `bands.find_remarks`.
     """
 
     width: int
@@ -104,7 +104,7 @@ class Header:
 def read_header(path: str | os.PathLike[str], *, max_pixels: int) -> Header:
     """The header of an image file, without decoding a pixel; about 0.1 ms.
 
-    Raises BadImage as `decode_image` and `read_file` do, as far as a header can show.
+    Raises BadImage as `decode_image` and `read_file` do, as far as the header shows it.
     """
     name = str(path)
     with _open_regular(path) as file:
@@ -125,23 +125,23 @@ def read_header(path: str | os.PathLike[str], *, max_pixels: int) -> Header:
 def decode_image(data: bytes, name: str, *, max_pixels: int, grey: GreyScale | None = None) -> np.ndarray:
     """The pixels of one image file, as people see them.
 
-    The first frame of an animation or of several pages; EXIF orientation applied; colours as `data/colour.py`
-    says. The name and suffix do not matter, only the bytes.
+    Decodes the first frame or page, applies the EXIF orientation, and converts colours by the rules of
+    `data/colour.py`. The name and suffix do not matter, only the bytes.
 
     Args:
         data: the whole file.
         name: the file, for messages.
-        max_pixels: larger images are refused from their header. Pillow itself refuses more than 178,956,970
-            pixels, whatever this says.
+        max_pixels: larger images are refused from their header. Pillow itself always refuses more than
+            178,956,970 pixels.
         grey: the scale of the source for images with more than 8 bits; None: see `data/colour.py`.
 
     Returns:
         (h, w, 3) uint8 RGB, C-contiguous and writable.
 
     Raises:
-        BadImage: for everything that is not a whole, usable image of an allowed format and size.
+        BadImage: the file is not a complete, usable image of an allowed format and size.
 
-    Cost: threads wait for one another where their images are too large together, see `data/in_flight.py`.
+    Cost: threads with very large images wait for one another, see `data/in_flight.py`.
     """
     if not data:
         raise BadImage(name, "the file is empty")
@@ -154,12 +154,12 @@ def decode_image(data: bytes, name: str, *, max_pixels: int, grey: GreyScale | N
                 image.load()
                 rgb, turn = to_rgb(image, grey), _find_turn(image)
                 return np.array(rgb if turn is None else rgb.transpose(turn))
-    except Exception as error:  # the list of what Pillow raises on hostile bytes is long and not documented
+    except Exception as error:  # Pillow's errors on hostile bytes are many and not documented
         raise BadImage(name, _explain(error, io.BytesIO(data), max_pixels)) from error
 
 
 def measure_values(data: bytes, name: str, *, max_pixels: int) -> Depth:
-    """What the values of an image with more than 8 bits are; arguments and errors as of `decode_image`."""
+    """The value range of an image with more than 8 bits; arguments and errors as for `decode_image`."""
     try:
         _silence_pillow()
         with open_image(io.BytesIO(data), max_pixels) as image, GATE.hold(image.width * image.height):
@@ -178,7 +178,7 @@ def read_file(path: str | os.PathLike[str], *, max_bytes: int = MAX_FILE_BYTES) 
     with _open_regular(path) as file:
         num_bytes = os.fstat(file.fileno()).st_size
         if num_bytes > max_bytes:
-            reason = f"has {format_bytes(num_bytes)}, more than the {format_bytes(max_bytes)} allowed"
+            reason = f"has {format_bytes(num_bytes)}, more than the limit of {format_bytes(max_bytes)}"
             raise BadImage(str(path), reason)
         try:
             data = file.read(num_bytes)
@@ -201,7 +201,7 @@ def _open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise BadImage(name, f"can't be opened: {getattr(error, 'strerror', None) or error}") from error
     try:
-        _check_regular(name, os.fstat(descriptor).st_mode)  # it may have been exchanged in between
+        _check_regular(name, os.fstat(descriptor).st_mode)  # it may have been replaced in between
     except BaseException:
         file.close()
         raise
@@ -216,11 +216,11 @@ def _check_regular(name: str, mode: int) -> None:
 
 
 def open_image(file: IO[bytes], max_pixels: int) -> Image.Image:
-    """An image of a format that is read, from its header alone; the caller closes it.
+    """Open an image of an allowed format from its header; the caller closes it.
 
     Raises:
-        UnidentifiedImageError: it is none. DecompressionBombError: more than `max_pixels`. UnusablePixels: see
-            `bands.refuse_tiff`, or no pixels. Whatever else Pillow raises on hostile bytes.
+        UnidentifiedImageError: not an image. DecompressionBombError: more than `max_pixels`. UnusablePixels: see
+            `bands.refuse_tiff`, or no pixels. Other errors of Pillow on hostile bytes.
     """
     start = _read_start(file)
     if is_heif(start) and has_heif():
@@ -238,13 +238,13 @@ def open_image(file: IO[bytes], max_pixels: int) -> Image.Image:
 
 
 def decoder_key() -> str:
-    """What decides which files are images and what their pixels are, beside the bytes: for keys of caches."""
+    """Everything besides the bytes that decides pixels and readable formats; part of cache keys."""
     return f"{DECODER_VERSION}/{'AVIF' in FORMATS}/{find_spec('pillow_heif') is not None}"
 
 
 @lru_cache(maxsize=1)
 def has_heif() -> bool:
-    """Whether HEIC and HEIF are read: they take the extra 'heif', which is loaded for the first of them."""
+    """Whether HEIC and HEIF can be read: they need the extra 'heif', loaded at first use."""
     try:
         import pillow_heif
     except ImportError:
@@ -260,18 +260,18 @@ def _check_scans(data: bytes) -> None:
 
 
 def _find_turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes the image upright by its EXIF orientation; None for a TIFF, which Pillow turns itself."""
+    """The rotation that makes the image upright by its EXIF orientation; None for a TIFF (Pillow rotates it)."""
     if image.format == "TIFF" or not any(holder in image.info for holder in _EXIF_HOLDERS):
         return None
     try:
         orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # broken EXIF beside good pixels: the image is as it is stored
+    except Exception:  # broken EXIF beside good pixels: keep the stored orientation
         return None
     return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
 
 
 def _silence_pillow() -> None:
-    """Pillow's warnings on odd files tell a user nothing, and would be errors under `python -W error`.
+    """Silence Pillow's warnings on odd files: they don't help a user and are errors under `python -W error`.
 
     `warnings.catch_warnings` is not for threads, so the filter is set once and stays.
     """
@@ -294,20 +294,20 @@ def _explain(error: Exception, file: IO[bytes], max_pixels: int) -> str:
     if isinstance(error, UnidentifiedImageError):
         start = _read_start(file)
         if is_heif(start) and has_heif():
-            return "is a damaged HEIC image, or of a kind that is not read; convert it to JPEG"
+            return "is a damaged or unsupported HEIC image; convert it to JPEG"
         is_tiff = start.startswith(TIFF_STARTS) and not find_unread_format(start)
         return (explain_tiff(file) if is_tiff else None) or name_content(start)
     if isinstance(error, Image.DecompressionBombError):
         return _explain_size(text, max_pixels)
     if isinstance(error, MemoryError):
-        return "needs more memory than there is"
+        return "needs more memory than is free"
     if isinstance(error, EOFError) or "truncated" in text.lower():
         return f"the file ends too early ({text or 'nothing left to read'})"
     return f"damaged or not supported ({text or type(error).__name__})"
 
 
 def _explain_size(text: str, max_pixels: int) -> str:
-    """How large an image is and what is allowed, told once: Pillow has a limit and words of its own."""
+    """Describe the size of an image and the limit, which may be Pillow's."""
     stated = re.search(r"\((\d+) pixels\)", text)
     size = text if stated is None else f"{int(stated[1]):,} pixels"
     pillow = 2 * (Image.MAX_IMAGE_PIXELS or max_pixels)

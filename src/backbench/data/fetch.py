@@ -1,7 +1,7 @@
-"""Downloads that resume, and a file name that appears only once the bytes behind it are the right ones.
+"""Downloads that resume; a file gets its name only after its content is verified.
 
-While it is on its way a file is `NAME.part`, with `NAME.part.json` beside it (what the server called this version
-of it). `NAME.lock` lets one process at a time fetch.
+During the download a file is called `NAME.part`; `NAME.part.json` beside it holds the server's version tag.
+`NAME.lock` lets one process at a time download.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from backbench.storage import IN_CACHE, advise, read_file, sync_file, sync_folde
 SCHEMES = ("http", "https", "file")
 CHUNK_BYTES = 1 << 18
 TIMEOUT_SECONDS = 30.0
-MAX_FAILURES = 5  # in a row, without getting further
+MAX_FAILURES = 5  # in a row without progress
 MAX_ATTEMPTS = 100
 MAX_DELAY_SECONDS = 30.0
 USER_AGENT = "backbench"
@@ -40,7 +40,7 @@ CHECKSUMS = {"sha256": ("SHA-256", 64), "md5": ("MD5", 32)}
 
 
 class _Retry(Exception):
-    """What may go better next time; `delay_seconds` if the server said when."""
+    """A temporary failure; `delay_seconds` if the server asked for a delay."""
 
     def __init__(self, why: str, delay_seconds: float | None = None) -> None:
         super().__init__(why)
@@ -49,7 +49,7 @@ class _Retry(Exception):
 
 @dataclass(frozen=True)
 class _Order:
-    """What is to be fetched, and where to."""
+    """A download: its source, target and checks."""
 
     url: str
     target: Path
@@ -67,7 +67,7 @@ class _Order:
 
     @property
     def checksum(self) -> str:
-        """What is expected, in words; '' where nothing is."""
+        """The expected checksum in words; '' if there is none."""
         return f"{CHECKSUMS[self.algorithm][0]} {self.digest}" if self.algorithm else ""
 
 
@@ -81,27 +81,27 @@ def fetch_file(
     progress: Progress = SILENT,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """The file at `url`, at `target`; nothing is fetched where the right file lies there already.
+    """Download `url` to `target`, unless the right file is there already.
 
-    A download that was cut is taken up where it ended, if the server still has the same version; else it starts
-    again. Failures that may pass are retried with growing pauses, at most five times in a row without progress.
-    Several processes may ask for the same file at once: one fetches, the others wait and take it.
+    An interrupted download resumes if the server still has the same version; else it starts again. Temporary
+    failures are retried with growing pauses, at most five times in a row without progress. If several processes
+    need the same file, one downloads it and the others wait.
 
     Args:
         url: http, https or file.
-        target: its folder is made where missing.
+        target: its folder is created if missing.
         sha256: of the whole file, 64 hex digits.
-        md5: the same, 32 hex digits, where the publisher states nothing better. With neither, a file that is there
-            counts as right, and of one that is fetched only the length that the server announces is checked.
-        num_bytes: of the whole file, where known: a server that sends more is cut off there.
+        md5: the same, 32 hex digits, if the publisher gives no SHA-256. Without either, an existing file
+            counts as right, and only the announced length of a download is checked.
+        num_bytes: of the whole file, if known; a longer download is stopped.
         progress: gets a bar in kB.
         sleep: waits some seconds between attempts.
 
     Raises:
-        DownloadError: no network, no such file, or not the bytes that were expected.
+        DownloadError: no network, no such file, or unexpected content.
         StorageError: the target can't be written.
 
-    Cost: the download, and one reading of the file to check its hash, also when it is there already.
+    Cost: the download, and one pass over the file to check its hash, also if it exists already.
     """
     algorithm = "sha256" if sha256 else "md5" if md5 else ""
     order = _Order(url, Path(target), algorithm, (sha256 or md5).lower(), num_bytes)
@@ -123,7 +123,7 @@ def fetch_file(
                 return order.target
             if order.target.exists():
                 progress.warn(
-                    f"'{order.target}' is not the expected file ({order.checksum} is): fetching it again"
+                    f"'{order.target}' is not the expected file (expected {order.checksum}); downloading it again"
                 )
             _download(order, progress, sleep)
     return order.target
@@ -134,11 +134,11 @@ def _is_there(order: _Order) -> bool:
 
 
 def _hash_file(order: _Order, path: Path) -> str:
-    """In hex; '' where the order names no checksum."""
+    """The hash in hex; '' if no checksum is expected."""
     if not order.algorithm:
         return ""
     with open(path, "rb") as file:
-        # MD5 tells damage from the published bytes, no more: what is fetched is unpacked as from a stranger
+        # MD5 only detects damage; downloads are unpacked as untrusted data
         return hashlib.file_digest(file, lambda: hashlib.new(order.algorithm, usedforsecurity=False)).hexdigest()
 
 
@@ -146,7 +146,7 @@ def _hash_file(order: _Order, path: Path) -> str:
 def _only_process(order: _Order, progress: Progress) -> Iterator[None]:
     lock = Lock(order.target.with_name(order.target.name + ".lock"))
     if not lock.acquire(0):
-        progress.say(f"waiting for another process that fetches {order.target.name}")
+        progress.say(f"waiting for another process that downloads {order.target.name}")
         lock.acquire()
     try:
         yield
@@ -156,7 +156,7 @@ def _only_process(order: _Order, progress: Progress) -> Iterator[None]:
 
 @contextmanager
 def _as_storage_error(order: _Order) -> Iterator[None]:
-    """Errors of the disk; those of the network never get here as OSError."""
+    """Convert errors of the disk; network errors never arrive here as OSError."""
     try:
         yield
     except OSError as error:
@@ -176,7 +176,7 @@ def _download(order: _Order, progress: Progress, sleep: Callable[[float], None])
                 _fetch_rest(order, resumed_at, bar)
                 if _finish(order, may_restart=may_restart and resumed_at > 0):
                     return
-                may_restart = False  # two versions were joined: once more, from the start
+                may_restart = False  # two versions were joined: download once more from the start
             except _Retry as error:
                 has_progress = _size(order.part) > resumed_at
                 failures = 0 if has_progress else failures + 1
@@ -184,11 +184,11 @@ def _download(order: _Order, progress: Progress, sleep: Callable[[float], None])
                     raise _give_up(order, str(error)) from error
                 delay = error.delay_seconds if error.delay_seconds is not None else 0.5 * 2**failures
                 sleep(min(delay, MAX_DELAY_SECONDS))
-    raise _give_up(order, f"it still was not whole after {MAX_ATTEMPTS} attempts")
+    raise _give_up(order, f"it was still incomplete after {MAX_ATTEMPTS} attempts")
 
 
 def _find_resume_point(order: _Order) -> int:
-    """Bytes of the part file that may be kept; a part of another address, or one too long, is not."""
+    """Bytes of the part file to keep; 0 if it came from another address or is too long."""
     size = _size(order.part)
     is_ours = _read_note(order).get("url") == order.url
     is_too_long = order.num_bytes is not None and size > order.num_bytes
@@ -196,7 +196,7 @@ def _find_resume_point(order: _Order) -> int:
 
 
 def _fetch_rest(order: _Order, start: int, bar: Bar) -> None:
-    """One request; returns once the part file is as long as the server says it should be."""
+    """Make one request; return when the part file has the length that the server announced."""
     if start and start == order.num_bytes:
         return
     validator = _read_note(order).get("validator", "")
@@ -226,12 +226,12 @@ def _open(order: _Order, request: urllib.request.Request, start: int) -> Iterato
             if error.code == 416 and start:
                 if not _is_whole(error, start):
                     order.note.unlink(missing_ok=True)
-                    raise _Retry("the server has fewer bytes than were fetched") from error
+                    raise _Retry("the server has fewer bytes than were downloaded") from error
                 response = None
             elif error.code in (408, 425, 429) or error.code >= 500:
-                raise _Retry(f"the server says {error.code} {error.reason}", _read_delay(error)) from error
+                raise _Retry(f"the server answered {error.code} {error.reason}", _read_delay(error)) from error
             else:
-                raise _give_up(order, f"the server says {error.code} {error.reason}") from error
+                raise _give_up(order, f"the server answered {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError) or request.type == "file":
             raise _give_up(order, str(error.reason)) from error
@@ -260,12 +260,12 @@ def _make_opener() -> urllib.request.OpenerDirector:
 
 
 def _is_whole(refusal: urllib.error.HTTPError, start: int) -> bool:
-    """Whether a 416 says that the file ends just where ours does."""
+    """Whether a 416 response means that our part file is complete."""
     return str(refusal.headers.get("Content-Range", "")).strip() == f"bytes */{start}"
 
 
 def _continues(response: Any, start: int, validator: str) -> bool:
-    """Whether a 206 is the rest of the same version; not every server that knows Range knows If-Range."""
+    """Whether a 206 response is the rest of the same version; some servers know Range but not If-Range."""
     found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     now = _read_validator(response)
     return found is not None and int(found[1]) == start and (not validator or not now or now == validator)
@@ -289,7 +289,9 @@ def _receive(order: _Order, response: Any, start: int, bar: Bar) -> None:
                 break
             if position == 0 and _is_web_page(chunk):
                 file.truncate(0)
-                raise _give_up(order, "a web page came instead of the file: a login page or a proxy's message?")
+                raise _give_up(
+                    order, "the server sent a web page instead of the file (a login page or a proxy's message?)"
+                )
             file.write(chunk)
             bar.advance((position + len(chunk)) // 1000 - position // 1000)
             position += len(chunk)
@@ -304,13 +306,13 @@ def _receive(order: _Order, response: Any, start: int, bar: Bar) -> None:
 
 
 def _finish(order: _Order, *, may_restart: bool) -> bool:
-    """Give the part file its name if it is right; if not, False where all may be fetched anew, else an error."""
+    """Rename the part file if it is right; else return False if a new download may start, or raise an error."""
     found = _hash_file(order, order.part)
     if found != order.digest:
         num_bytes = _size(order.part)
         error = _discard(
             order,
-            f"its {CHECKSUMS[order.algorithm][0]} is {found} ({num_bytes:,} bytes), expected was {order.digest}",
+            f"its {CHECKSUMS[order.algorithm][0]} is {found} ({num_bytes:,} bytes), expected {order.digest}",
         )
         if may_restart:
             return False
@@ -328,12 +330,12 @@ def _discard(order: _Order, why: str) -> DownloadError:
 
 
 def _give_up(order: _Order, why: str) -> DownloadError:
-    failure = f"could not fetch {order.target.name} from {order.url}: {why}."
-    if not order.checksum:  # nobody can tell whether a file from elsewhere is the right one
+    failure = f"could not download {order.target.name} from {order.url}: {why}."
+    if not order.checksum:  # without a checksum a file from elsewhere can't be verified
         return DownloadError(failure)
     size = f"{format_bytes(order.num_bytes)}, " if order.num_bytes is not None else ""
     return DownloadError(
-        f"{failure} To go on without this address, put the file by hand at '{order.target}' "
+        f"{failure} If this address does not work, put the file yourself at '{order.target}' "
         f"({size}{order.checksum})."
     )
 
@@ -348,7 +350,7 @@ def _read_note(order: _Order) -> dict[str, str]:
 
 
 def _read_validator(response: Any) -> str:
-    """What tells this version of the file from others: a strong ETag, else the date of change, else ''."""
+    """The version tag of the file: a strong ETag, else the date of change, else ''."""
     etag = str(response.headers.get("ETag", ""))
     return etag if etag and not etag.startswith("W/") else str(response.headers.get("Last-Modified", ""))
 

@@ -1,4 +1,4 @@
-"""Which files are pictures: by the suffix of their names, and where that tells nothing by their first bytes."""
+"""Find which files are pictures, by suffix, and for unknown suffixes by their first bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OTHER_IMAGE_SUFFIXES = frozenset((
     ".pcx", ".exr", ".hdr", ".dcm", ".nii", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".raf",
     ".orf", ".rw2", ".pef", ".srw", ".3fr", ".iiq", ".x3f", ".raw",
 ))
-PLAIN_SUFFIXES = frozenset((  # files that are so many, or so plainly no pictures, that they are not opened
+PLAIN_SUFFIXES = frozenset((  # frequent files that are clearly not pictures; not opened
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".log", ".md",
     ".rst", ".html", ".htm", ".css", ".js", ".py", ".ipynb", ".sh", ".m", ".npy", ".npz", ".mat", ".pkl", ".h5",
     ".hdf5", ".parquet", ".pt", ".pth", ".ckpt", ".onnx", ".safetensors", ".zip", ".tar", ".gz", ".tgz", ".xz",
@@ -26,11 +26,11 @@ PLAIN_SUFFIXES = frozenset((  # files that are so many, or so plainly no picture
 # fmt: on
 PACKED = frozenset((".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar"))
 LITTER = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin"))
-HIDDEN = "hidden, or litter of an operating system"
+HIDDEN = "a hidden file or a system file"
 
 
 def is_litter(name: str) -> bool:
-    """Whether a name is hidden, or that of what operating systems leave behind."""
+    """Whether a name is hidden or that of a file that operating systems create."""
     return name.startswith(".") or name.casefold() in LITTER
 
 
@@ -41,9 +41,9 @@ def find_suffix(name: str) -> str:
 
 
 def judge_other(path: str, suffix: str) -> tuple[str, Loss]:
-    """Why a file without the suffix of an image that is read is left out, and what is lost with it."""
+    """The reason why a file without a known image suffix is left out, and the kind of loss."""
     if suffix in OTHER_IMAGE_SUFFIXES:
-        return f"an image format that is not read ({suffix}): convert it to PNG or JPEG", "unread"
+        return f"an unsupported image format ({suffix}): convert it to PNG or JPEG", "unread"
     start = b"" if suffix in PLAIN_SUFFIXES else _read_start(path)
     found, unread = find_image_format(start), find_unread_format(start)
     if found is not None:
@@ -55,7 +55,7 @@ def judge_other(path: str, suffix: str) -> tuple[str, Loss]:
 
 
 def _read_start(path: str) -> bytes:
-    """The first bytes of a regular file; empty where it can't be read, as what it holds does not matter then."""
+    """The first bytes of a regular file; empty if it can't be read."""
     try:
         with open_file(path) as file:
             return file.read(START_BYTES)

@@ -30,9 +30,9 @@ _JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 @dataclass(frozen=True)
 class Picture:
-    """One image to look at: what to call it, and `read()` -> (height, width, 3) uint8; BadImage if it can't be.
+    """One image: its name, and `read()` -> (height, width, 3) uint8, which may raise BadImage.
 
-    `file`: where it is, if it is one.
+    `file`: its path, if it is a file.
     """
 
     name: str
@@ -43,18 +43,17 @@ class Picture:
 def gather_pictures(
     items: Any, *, max_pixels: int = MAX_PIXELS, grey: GreyScale | None = None, progress: Progress = SILENT
 ) -> list[Picture]:
-    """The images that `items` means: one item, or several in a sequence.
+    """The images of `items`: one item, or several in a sequence.
 
     Args:
-        items: a path of a file (of any name; a missing one is a picture that can't be read), or of a folder,
-            which stands for all files below it with an image's suffix, in order of their names, and then for
-            what is lost there (links out of it, folders that can't be opened, formats that are not read, pictures
-            without a suffix), each a picture that can't be read; an array (height, width, 3) uint8, or
-            (n, height, width, 3); a PIL image.
+        items: a path of a file of any name (a missing file is an unreadable picture), or of a folder. A folder
+            stands for all image files below it in order of their names, followed by unreadable pictures (links out
+            of it, folders that can't be opened, unsupported formats, pictures without a suffix); an array (height,
+            width, 3) uint8, or (n, height, width, 3); a PIL image.
         grey: the scale of images with more than 8 bits, see `data.grey`.
 
     Raises:
-        ConfigError: something that is none of these.
+        ConfigError: an item of another kind.
         DataError: a folder that can't be read, or without images.
     """
     several = items if isinstance(items, Iterable) and not isinstance(items, _SINGLE) else [items]
@@ -68,7 +67,7 @@ _SINGLE = (str, os.PathLike, np.ndarray, Image.Image)
 
 
 def _pictures_below(folder: Path, max_pixels: int, grey: GreyScale | None, progress: Progress) -> list[Picture]:
-    """All pictures below a folder; those that are lost there can't be read, which says why."""
+    """All pictures below a folder; a lost one raises an error with the reason when it is read."""
     files, left_out = scan_pictures(folder)
     lost = find_lost(left_out)
     if not files and not lost:
@@ -86,12 +85,12 @@ def _pictures_below(folder: Path, max_pixels: int, grey: GreyScale | None, progr
 def warn_of_pictures(
     pictures: Sequence[Picture], grey: GreyScale | None, *, max_pixels: int = MAX_PIXELS, progress: Progress
 ) -> None:
-    """Warn of files that are not used whole (of more bands, bits or frames), and of deep ones without a scale.
+    """Warn of files that are not used completely (more bands, bits or frames), and of deep ones without a scale.
 
     Args:
         grey: of the images that the model was trained on.
 
-    Cost: the headers of all files but JPEGs, which hold nothing of the kind; about 0.1 ms each.
+    Cost: reads the headers of all files except JPEGs; about 0.1 ms each.
     """
     of_remark: defaultdict[str, list[str]] = defaultdict(list)
     for picture in pictures:
@@ -99,7 +98,7 @@ def warn_of_pictures(
             continue
         try:
             header = read_header(picture.file, max_pixels=max_pixels)
-        except BadImage:  # which its answer will say
+        except BadImage:  # its prediction reports the reason
             continue
         for remark in header.remarks:
             of_remark[remark].append(picture.name)
@@ -118,7 +117,7 @@ def _refuse(folder: Path, entry: Ignored) -> np.ndarray:
 def _pictures_of(
     item: Any, number: int, max_pixels: int, grey: GreyScale | None, progress: Progress
 ) -> list[Picture]:
-    """What one item stands for; `number` names images in memory."""
+    """The images of one item; `number` names images in memory."""
     if isinstance(item, str | os.PathLike):
         path = Path(os.fspath(item))
         if os.path.isdir(path):  # noqa: PTH112 - unlike Path's, it never raises
@@ -128,14 +127,15 @@ def _pictures_of(
         stack = item if item.ndim == 4 else item[None]
         if item.dtype != np.uint8 or stack.ndim != 4 or stack.shape[3] != 3 or 0 in stack.shape[1:]:
             raise ConfigError(
-                f"an array of {item.dtype} and shape {item.shape} is no image; uint8 of shape (height, width, 3), "
-                f"RGB in 0..255, is needed, or (n, height, width, 3)."
+                f"an array of {item.dtype} and shape {item.shape} is not an image. Give uint8 RGB in 0..255 of "
+                "shape (height, width, 3) or (n, height, width, 3)."
             )
         return [Picture(f"[{number + row}]", partial(np.asarray, image)) for row, image in enumerate(stack)]
     if isinstance(item, Image.Image):
         return [Picture(f"[{number}]", partial(_read_pillow, item, f"[{number}]", grey))]
     raise ConfigError(
-        f"a {type(item).__name__} is no image. Give paths, folders, arrays (height, width, 3) uint8 or PIL images."
+        f"a {type(item).__name__} is not an image. Give paths, folders, arrays (height, width, 3) uint8 or PIL "
+        "images."
     )
 
 

@@ -1,14 +1,15 @@
 """The grey scale of a source: which values of images with more than 8 bits are black and white.
 
-One scale serves all images of a source, so that two of them with the same values look the same. It is chosen from
-the values of all its images and from nothing else, so it depends on no order, label, split or number of threads:
+All images of a source share one scale, so that equal values look the same. It depends only on the values of all
+images, not on order, labels, splits or threads:
 
-* Each image has a black and a white point: its least and greatest value, less a thousandth of its pixels at each
-  end (one pixel at least, where there are 64 or more), as a hot or dead pixel says nothing of the picture.
-* Of 20 images or more, a hundredth (one at least) may go beyond the scale at each end, and is clipped there.
-* The scale is 0 to 255, 511, 1023, ... or 65535: the first that holds all others (of floats also 0 to 1), as 8, 12
-  and 16 bits do. Where their values take up less than a quarter of that, are negative or larger, it is from their
-  least black point to their greatest white point.
+* Each image has a black and a white point: its minimum and maximum without a thousandth of its pixels at each
+  end (at least one pixel if there are 64 or more), because a hot or dead pixel is not part of the picture.
+* * Of 20 or more images, one percent (at least one) may exceed the scale at each end and is clipped.
+* The scale is 0 to 255, 511, 1023, ... or 65535: the first range that holds all others (for floats also 0 to 1),
+as for 8,
+  12 and 16 bits. If the values use less than a quarter of it, are negative or larger, the scale is from the
+  smallest black point to the largest white point.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from backbench.config import GreyScale
 from backbench.wording import count, list_some, quote
 
 UNSCALED = (
-    "with more than 8 bits, and the model was trained on none, so their brightness may be another; bring them to "
-    "8 bits, as its training images were"
+    "with more than 8 bits, but the model was trained on 8-bit images, so their brightness may differ; convert "
+    "them to 8 bits in the same way as its training images"
 )
-_MANY_VALUES = 2**12 - 1  # of a camera; fewer in a file of 16 bits call for a word
+_MANY_VALUES = 2**12 - 1  # of a camera; fewer in a 16-bit file give a warning
 _PLAIN = ((0.0, 1.0), (0.0, 65535.0))
 _MIN_TRIMMED_PIXELS = 64
 _MIN_TRIMMED_IMAGES = 20
@@ -42,7 +43,7 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class Depth:
-    """The values of one image with more than 8 bits: least and greatest, and its black and white point."""
+    """The values of one image with more than 8 bits: minimum and maximum, and its black and white point."""
 
     is_float: bool
     low: float
@@ -52,7 +53,7 @@ class Depth:
 
 
 def measure_depth(values: np.ndarray) -> Depth:
-    """What the values of an image are; the points from every k-th of more than a million, the ends from all.
+    """Measure the values of an image; above a million pixels the points come from every k-th value.
 
     Args:
         values: (h, w) of any integer or float type, finite.
@@ -93,7 +94,7 @@ def warn_of_depths(
     """Warnings on images with more than 8 bits.
 
     Args:
-        depths: of the rows of `ids` that are such images; `num_images`: usable images in all.
+        depths: of the rows of `ids` that are such images; `num_images`: number of usable images.
     """
     if scale is None:
         return []
@@ -104,8 +105,8 @@ def warn_of_depths(
             warnings += _warn_of_span(rows, depths, span, ids)
     if len(depths) < num_images:
         warnings.append(
-            f"{len(depths):,} of {num_images:,} images have more than 8 bits: these follow the grey scale of the "
-            "source, the others are used as they are. If classes differ in this, it is a shortcut"
+            f"{len(depths):,} of {num_images:,} images have more than 8 bits: these use the grey scale of the "
+            "source, the others are unchanged. If classes differ in their number of bits, that is a shortcut"
         )
     return warnings
 
@@ -116,22 +117,22 @@ def _warn_of_span(rows: Sequence[int], depths: Mapping[int, Depth], span: Span, 
     if span not in _PLAIN:
         low, high = min(depths[row].low for row in rows), max(depths[row].high for row in rows)
         is_few = not depths[rows[0]].is_float and span[1] - span[0] < _MANY_VALUES
-        few = ", which is few of their bits" if is_few else ""
+        few = ", a small part of their bits" if is_few else ""
         warnings.append(
-            f"{count(len(rows), 'image')} with more than 8 bits hold values in the range {low:,.6g} to {high:,.6g}"
-            f"{few}. One grey scale serves all: {black} is black, {white} is white"
+            f"{count(len(rows), 'image')} with more than 8 bits have values in the range {low:,.6g} to "
+            f"{high:,.6g}{few}. They share one grey scale: {black} is black, {white} is white"
         )
     beyond = [row for row in rows if depths[row].white > span[1] or depths[row].black < span[0]]
     if beyond:
         what = count(len(beyond), "image goes", "images go")
         names = list_some((quote(ids[row]) for row in beyond), 3)
-        warnings.append(f"{what} beyond the grey scale of the source ({black} to {white}), clipped there: {names}")
+        warnings.append(f"{what} beyond the grey scale of the source ({black} to {white}) and clipped: {names}")
     faint = [row for row in rows if depths[row].white - depths[row].black < (span[1] - span[0]) / _FAINT]
     if faint:
         what = count(len(faint), "image uses", "images use")
         names = list_some((quote(ids[row]) for row in faint), 3)
         warnings.append(
-            f"{what} less than a sixteenth of the grey scale of the source ({black} to {white}): {names}. Little "
-            "can be seen in such images. Were the files written with several ranges?"
+            f"{what} less than a sixteenth of the grey scale of the source ({black} to {white}): {names}. Such "
+            "images are almost flat. Check whether the files were written with different ranges"
         )
     return warnings

@@ -1,6 +1,6 @@
-"""Which columns of a table of the `datasets` library hold images, labels and groups, and what a label says.
+"""Find the columns with images, labels and groups in a table of the `datasets` library, and read labels.
 
-The library is handed in as `library`: nothing here imports it.
+Callers pass the library as `library`; this module does not import it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ GROUP_COLUMNS = ("group",)
 
 
 def find_image_column(library: Any, features: Mapping[str, Any], asked: str | None, source: str) -> str:
-    """The column asked for, or the one that holds images: by its type, of several by its usual name.
+    """The requested column, or the one that holds images by its type; of several, the one with a usual name.
 
     Raises:
-        ConfigError: there is none, or which is meant can't be told.
+        ConfigError: no column, or several possible columns.
     """
 
     def holds_images(kind: Any) -> bool:
@@ -37,10 +37,10 @@ def find_image_column(library: Any, features: Mapping[str, Any], asked: str | No
 def find_label_column(
     library: Any, features: Mapping[str, Any], asked: str | None, image: str, source: str
 ) -> str:
-    """The column asked for, or the one that holds class labels, or else names or numbers under a usual name.
+    """The requested column, or the one with class labels, else with names or numbers under a usual name.
 
     Raises:
-        ConfigError: there is none, or which is meant can't be told.
+        ConfigError: no column, or several possible columns.
     """
     found = [name for name, kind in features.items() if isinstance(kind, library.ClassLabel)]
     usual = [name for name in features if name != image and name.casefold() in LABEL_COLUMNS]
@@ -59,7 +59,7 @@ def _may_be_label(library: Any, kind: Any) -> bool:
 
 
 def find_group_column(features: Mapping[str, Any], asked: str | None, source: str) -> str | None:
-    """The column asked for, or one called group; None where neither is. ConfigError: it is not there."""
+    """The requested column, or one called group, or None. ConfigError: the requested one is missing."""
     if asked is None:
         return next((name for name in features if name.casefold() in GROUP_COLUMNS), None)
     return _choose_column(features, list(features), (), asked, ("groups", "--group-column"), source)
@@ -73,10 +73,10 @@ def _choose_column(
     wording: tuple[str, str],
     source: str,
 ) -> str:
-    """The column asked for; else the only one found, or of several the first that has a usual name.
+    """The requested column; else the only one found, or of several the first with a usual name.
 
     Raises:
-        ConfigError: it is not there, or can't be what it should; names all columns.
+        ConfigError: the column is missing or of the wrong type; the message names all columns.
     """
     purpose, option = wording
     columns = f"Columns: {list_some((f'{name!r} ({_describe(kind)})' for name, kind in features.items()), 20)}."
@@ -104,7 +104,7 @@ def _describe(kind: Any) -> str:
 
 
 def make_label_reader(kind: Any, library: Any) -> Callable[[Any], str | None]:
-    """Cell -> class name; None where there is no label: -1 by the library's custom, or nothing."""
+    """Cell -> class name; None if there is no label (-1 in this library, or an empty cell)."""
     if not isinstance(kind, library.ClassLabel):
         return lambda value: None if value is None else str(value).strip() or None
     names = [str(name) for name in kind.names]

@@ -1,4 +1,4 @@
-"""Which parts of a data set of the `datasets` library are used, and as what."""
+"""Choose the splits of a data set of the `datasets` library."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from backbench.wording import count, list_some, quote, quote_word
 
 
 def choose_parts(splits: Mapping[str, Any], config: DataConfig) -> tuple[dict[str, Any], list[str]]:
-    """The parts that are train, validation or test and hold rows, and the names of the others; all parts if it has
-    just one, whatever its name. Of several for one, the one with the plain name is used.
+    """The non-empty train, validation and test splits, and the names of the others. A single split is used
+    whatever its name. Of several splits with one meaning, the one with the plain name is used.
 
     Raises:
-        ConfigError: `config.ignore` names no part. DataError: there is none, or several may be meant.
+        ConfigError: `config.ignore` names an unknown split. DataError: no usable split, or an ambiguous one.
     """
     source = config.source
     unknown = [name for name in config.ignore if name not in splits]
     held = list_some(quote(str(name)) for name in splits) or "none"
     if unknown:
-        raise ConfigError(f"--ignore {unknown[0]}: {source} has no part of that name. Parts: {held}.")
+        raise ConfigError(f"--ignore {unknown[0]}: {source} has no split of that name. Splits: {held}.")
     full = {str(name): split for name, split in splits.items() if len(split) and name not in config.ignore}
     named: defaultdict[str, list[str]] = defaultdict(list)
     for name in full:
@@ -32,14 +32,14 @@ def choose_parts(splits: Mapping[str, Any], config: DataConfig) -> tuple[dict[st
     if not named and len(full) == 1:
         return full, []
     if not named:
-        raise DataError(f"{source} has no part called train, validation or test with anything in it: {held}.")
+        raise DataError(f"{source} has no non-empty split called train, validation or test: {held}.")
     used: list[str] = []
     for same in named.values():
         plain = [name for name in same if name.casefold() in PLAIN_PARTS]
         if len(same) > 1 and len(plain) != 1:
             raise DataError(
-                f"{source} has two parts for one: {list_some(map(quote, same))}. "
-                f"Leave one out: --ignore {quote_word(same[-1])}."
+                f"{source} has several splits with the same meaning: {list_some(map(quote, same))}. Leave one "
+                f"out: --ignore {quote_word(same[-1])}."
             )
         used += plain if len(same) > 1 else same
         others += [name for name in same if name not in used]  # such as 'eval' beside 'test'
@@ -47,9 +47,9 @@ def choose_parts(splits: Mapping[str, Any], config: DataConfig) -> tuple[dict[st
 
 
 def empty_part(source: str, name: str, num_rows: int) -> DataError:
-    """The error for a part of which no row can be used."""
+    """The error for a split without a usable row."""
     return DataError(
-        f"{source}: none of the {count(num_rows, 'row')} of {quote(name)} has both an image and a label, so "
-        f"nothing can be measured on them, and no other {parse_part(name)} split is made beside them. To leave "
-        f"them out and let a split be made: --ignore {quote_word(name)}."
+        f"{source}: none of the {count(num_rows, 'row')} of {quote(name)} has both an image and a label. Models "
+        f"can't be evaluated on them, and no other {parse_part(name)} split is made beside them. To leave them "
+        f"out and make a new split: --ignore {quote_word(name)}."
     )

@@ -1,4 +1,4 @@
-"""Where the images are that a table names: beside it, or below another folder, and never at an address."""
+"""Find the image files that a table names: beside it or below another folder; never at a URL."""
 
 # Strings, not Paths: a table may name a million files, and os.path.exists never raises.
 # ruff: noqa: PTH110, PTH113, PTH118
@@ -16,20 +16,20 @@ from backbench.errors import DataError
 from backbench.wording import count, list_some, quote
 
 ENDINGS = ("", ".jpg", ".jpeg", ".png", ".JPG", ".tif", ".bmp", ".webp")
-"""Tried behind names as they stand, as in tables of image ids."""
+"""Suffixes to try for names without one, as in tables of image ids."""
 MAX_CUT = 8
 MAX_FOLDERS = 40
-"""Folders beside the table that are looked at."""
+"""Maximum number of folders beside the table to search."""
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is a URL: of the web, of a store of objects, or with the data in it."""
+    """Whether a text is a URL: of the web, of an object store, or a data URL."""
     return _ADDRESS.match(text) is not None
 
 
 def refuse_addresses(path: Path, images: Sequence[str], row_numbers: Sequence[int]) -> None:
-    """DataError if images are named by URLs: nothing is downloaded."""
+    """Raise DataError if images are URLs: nothing is downloaded."""
     found = [
         f"{quote(image[:80])} in row {number}"
         for image, number in zip(images, row_numbers, strict=True)
@@ -38,7 +38,7 @@ def refuse_addresses(path: Path, images: Sequence[str], row_numbers: Sequence[in
     if found:
         raise DataError(
             f"{path}: {count(len(found), 'image is a URL', 'images are URLs')}: {list_some(found, 2)}. Images are "
-            "read from disk only: download them first, and name the files in the table."
+            "read from disk only: download them first, and put the file names into the table."
         )
 
 
@@ -47,20 +47,20 @@ def find_files(
 ) -> tuple[list[Path], list[str]]:
     """The file of each image, and warnings. Relative paths start at `folder`, that of the table, or at `root`.
 
-    Where no image is there, they are looked for below the folders around the table, without the first folders of
-    their paths, and with the suffix of an image: if one place has all of them, it is used and a warning says so.
+    If no image is found, the folders around the table are searched, also without the first folders of the paths
+    and with image suffixes. If one place has all images, it is used with a warning.
 
     Args:
         path: the table; for messages.
         root: the folder that the user named, see --image-root.
-        must_be_whole: a part of them that is missing is an error.
+        must_be_whole: a missing image is an error.
 
     Raises:
-        DataError: none is there, or some are not and `must_be_whole`.
+        DataError: no image is found, or some are missing and `must_be_whole`.
     """
     folder = (folder if root is None else Path(root)).absolute()
     if root is not None and not folder.is_dir():
-        raise DataError(f"--image-root {root}: there is no such folder.")
+        raise DataError(f"--image-root {root}: no such folder.")
     files = [folder / image for image in images]
     missing = [row for row, file in enumerate(files) if not os.path.exists(file)]
     if not missing or (len(missing) < len(files) and not must_be_whole):
@@ -74,17 +74,15 @@ def find_files(
     places = list(itertools.islice(_search(folder, images), 2))
     if len(places) == 1:
         found, first = places[0], os.path.relpath(places[0][0], folder)
-        return found, [
-            f"images were not found as {quote(images[0])} below {folder}, and taken from {quote(first)}"
-        ]
+        return found, [f"images were not found as {quote(images[0])} below {folder}; using {quote(first)} instead"]
     several = ""
     if places:
         several = f" They are in several places, as {' and '.join(quote(str(place[0])) for place in places)}."
     raise DataError(
-        f"{path}: none of its {count(len(files), 'image')} is there: {shown}. Relative paths start at the "
-        f"table's folder, so the first was looked for at {quote(str(files[0]))}."
-        f"{several}{_describe_first(images[0])}{_describe_twin(files[0])} "
-        "Name their folder with --image-root FOLDER. Is this the right --image-column?"
+        f"{path}: none of its {count(len(files), 'image')} was found: {shown}. Relative paths start at the "
+        "table's folder, so the first was expected at "
+        f"{quote(str(files[0]))}.{several}{_describe_first(images[0])}{_describe_twin(files[0])} Name their "
+        "folder with --image-root FOLDER. Is this the right --image-column?"
     )
 
 
@@ -95,19 +93,17 @@ def _describe_first(image: str) -> str:
 
 
 def _describe_twin(file: Path) -> str:
-    """What is there in its place under a name that differs in case, or in the suffix."""
+    """Describe a file in its place whose name differs in case or suffix."""
     try:
         beside = sorted(entry.name for entry in os.scandir(file.parent))
     except OSError:
         return ""
     same = [name for name in beside if name.casefold() == file.name.casefold()]
     if same:
-        return (
-            f" {quote(same[0])} is there: names differ in upper and lower case. Write them as the files have it."
-        )
+        return f" {quote(same[0])} exists: the case of the names differs. Write them as the files are called."
     stems = [name for name in beside if Path(name).stem == file.stem and find_suffix(name) in IMAGE_SUFFIXES]
     if stems:
-        return f" {quote(stems[0])} is there: the names differ in their suffix. Write them as the files have it."
+        return f" {quote(stems[0])} exists: the suffixes differ. Write them as the files are called."
     return ""
 
 
@@ -126,7 +122,7 @@ def _search(folder: Path, images: Sequence[str]) -> Iterator[list[Path]]:
 
 
 def _place(base: str, image: str, cut: int, ending: str) -> str | None:
-    """The path without its first `cut` folders, below `base`; None where it has not so many."""
+    """The path without its first `cut` folders, below `base`; None if it has fewer."""
     names = [name for name in image.split("/") if name]
     return os.path.join(base, *names[cut:]) + ending if cut < len(names) else None
 

@@ -1,4 +1,4 @@
-"""What the control rows may know of an image: facts of its file, and its colours, but no shapes."""
+"""The inputs of the shortcut baselines: facts of an image file and its colours, but no shapes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COLOUR_NAMES = (
     "saturation_mean",
     "saturation_std",
 )
-"""All in 0..1; `red_share_3` is the share of pixels whose red lies in the fourth tenth of the range."""
+"""All in 0..1; `red_share_3` is the share of pixels whose red is in the fourth tenth of the range."""
 
 MAX_MEASURED_PIXELS = 1 << 14
 _BIN_STARTS = np.array([math.ceil(256 * index / NUM_BINS) for index in range(NUM_BINS)])
@@ -41,7 +41,7 @@ _LEVELS = np.arange(256) / 255
 
 
 def measure_file(header: Header) -> np.ndarray:
-    """(len(FACT_NAMES),) float32: what the header and the size of a file tell."""
+    """(len(FACT_NAMES),) float32: facts from the header and the size of a file."""
     mode = header.mode.partition(";16")[0] + ";16" if header.mode.startswith("I;16") else header.mode
     width, height = max(header.width, 1), max(header.height, 1)
     values = [math.log(width), math.log(height), math.log(width / height), math.log(max(header.num_bytes, 1))]
@@ -51,7 +51,7 @@ def measure_file(header: Header) -> np.ndarray:
 
 
 def measure_array(width: int, height: int) -> np.ndarray:
-    """(len(FACT_NAMES),) float32 for an image that came without a file: its size, nothing else."""
+    """(len(FACT_NAMES),) float32 for an image that came without a file: its size only."""
     facts = np.zeros(len(FACT_NAMES), dtype=np.float32)
     facts[:4] = math.log(width), math.log(height), math.log(width / height), math.log(3 * width * height)
     return facts

@@ -1,4 +1,4 @@
-"""A cap on the pixels that all threads together hold while they decode: large images wait for one another."""
+"""Limits the pixels that all threads together hold while decoding: large images wait for one another."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from backbench.runtime import total_memory_bytes
 MAX_PIXELS = 200_000_000
 MIN_PIXELS = 20_000_000
 BYTES_PER_PIXEL = 64
-"""Of the machine's memory for each pixel of the cap; decoding takes some 7 to 20 bytes for each."""
+"""Bytes of memory per pixel of the limit; decoding needs about 7 to 20 bytes per pixel."""
 
 
 class PixelGate:
-    """Threads that wait until there is room for what they decode.
+    """Makes threads wait until there is room for the image that they decode.
 
     Args:
         most: pixels at once; a larger image is decoded while no other is.
@@ -31,7 +31,7 @@ class PixelGate:
     def hold(self, num_pixels: int) -> Iterator[None]:
         """Wait for room for an image, and hold it in this block, or as long as `kept` says."""
         is_kept = getattr(self._thread, "kept", None) is not None
-        if is_kept:  # one image at a time, so that no two threads wait for what the other keeps
+        if is_kept:  # one image at a time, so that no two threads wait for each other
             self._release(self._thread.kept)
             self._thread.kept = 0
         share = min(num_pixels, self.most)
@@ -50,7 +50,7 @@ class PixelGate:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """The last image that this thread decodes in this block counts until the block ends. Not to be nested."""
+        """The last image that this thread decodes in this block counts until the block ends. Do not nest."""
         self._thread.kept = 0
         try:
             yield

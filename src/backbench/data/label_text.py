@@ -1,4 +1,4 @@
-"""Class names as they stand in a table: which say nothing, which are one class, and which are no classes."""
+"""Class names in a table: find missing labels, merge spellings, and detect labels that are not classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backbench.errors import DataError
 from backbench.wording import count, list_some, quote
 
 MISSING = frozenset(("", "nan", "null", "na", "n/a", "#n/a", "<na>", "?"))
-"""Compared without case. 'None' counts too as Python writes it; 'none' may well be a class, such as 'no fault'."""
+"""Compared without case. 'None' as Python writes it counts too; 'none' may be a class, such as 'no fault'."""
 JOINERS = ("|", ";", ",", "/", "+", "&")
 MANY_NUMBERS = 20
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
@@ -21,7 +21,7 @@ _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 
 
 def is_missing(label: str) -> bool:
-    """Whether a cell says that there is no label."""
+    """Whether a cell means a missing label."""
     return label.casefold() in MISSING or label == "None"
 
 
@@ -36,8 +36,9 @@ def unwrap_lists(labels: Sequence[str]) -> list[str]:
 def merge_spellings(labels: Sequence[str]) -> tuple[list[str], list[str]]:
     """The labels with one spelling for each class, and warnings on what was merged.
 
-    '1.0' is '1' where both are there; spaces of other kinds, invisible characters and decomposed accents do not
-    make another class: the most common spelling is kept. Upper and lower case do, see `checks.check_labels`.
+    '1.0' is '1' if both occur; spaces of other kinds, invisible characters and decomposed accents do not
+    make another class: the most common spelling is kept. Upper and lower case do make one, see
+        `checks.check_labels`.
     """
     counts = Counter(labels)
     spellings: defaultdict[str, list[str]] = defaultdict(list)
@@ -52,9 +53,7 @@ def merge_spellings(labels: Sequence[str]) -> tuple[list[str], list[str]]:
     shown = list_some(
         (f"{' and '.join(map(ascii, same))} as {quote(kept[same[0]])}" for same in merged.values()), 5
     )
-    warnings = (
-        [f"labels that differ only in how they are written were taken as one class: {shown}"] if merged else []
-    )
+    warnings = [f"labels that differ only in spelling were merged into one class: {shown}"] if merged else []
     return [kept.get(label, label) for label in labels], warnings
 
 
@@ -62,7 +61,7 @@ def warn_of_labels(labels: Sequence[str], where: str) -> list[str]:
     """Warnings on labels that may not mean one class each; `where` names the column.
 
     Raises:
-        DataError: they are numbers that differ for nearly every image: a score, not classes.
+        DataError: nearly every image has a different number: a score, not classes.
     """
     counts = Counter(labels)
     joined = _find_joined(counts)
@@ -72,18 +71,19 @@ def warn_of_labels(labels: Sequence[str], where: str) -> list[str]:
         warnings.append(
             f"{where}: {count(len(joined), 'label')} of {count(num, 'image')} "
             f"{'looks' if len(joined) == 1 else 'look'} like several labels for one image "
-            f"({list_some(map(quote, joined), 3)}): each image has one class here, so each combination is a class"
+            f"({list_some(map(quote, joined), 3)}): every image has exactly one class, so each combination counts "
+            "as a class"
         )
     nones = [label for label in counts if label.casefold() == "none"]
     if nones:
         warnings.append(
-            f"{where}: {quote(nones[0])} is a class here, with {count(counts[nones[0]], 'image')}. "
-            "If it means that the label is missing, leave those cells empty"
+            f"{where}: {quote(nones[0])} is a class here, with {count(counts[nones[0]], 'image')}. If it means a "
+            "missing label, leave those cells empty"
         )
     if _are_scores(counts):
         told = (
-            f"{where} holds {len(counts):,} different numbers for {count(len(labels), 'image')}, "
-            f"such as {list_some(counts, 3)}: it looks like a score, not like classes"
+            f"{where} holds {len(counts):,} different numbers for {count(len(labels), 'image')}, such as "
+            f"{list_some(counts, 3)}: this looks like a score, not like classes"
         )
         if 2 * len(counts) > len(labels):
             raise DataError(
@@ -101,7 +101,7 @@ def _plain(label: str, counts: Counter[str]) -> str:
 
 
 def _find_joined(counts: Counter[str]) -> list[str]:
-    """Labels made of others by a mark between them, or written as a list."""
+    """Labels that combine other labels with a separator or as a list."""
     lists = [label for label in counts if label[:1] in ("[", "{", "(") and label[-1:] in ("]", "}", ")")]
     found = [label for label in lists if "," in label or "'" in label or '"' in label]
     for mark in JOINERS:
@@ -111,14 +111,14 @@ def _find_joined(counts: Counter[str]) -> list[str]:
         found += [
             label for label, parts in whole.items() if any(uses[piece] > 1 or piece in counts for piece in parts)
         ]
-    # of words, only where each is a class itself: "healthy leaf" is one class, "rust scab" beside both is two
+    # words count only if each is a class itself: "healthy leaf" is one class, "rust scab" is two if both exist
     words = {label: label.split() for label in counts}
     found += [label for label, parts in words.items() if len(parts) > 1 and all(part in counts for part in parts)]
     return sorted(dict.fromkeys(found), key=lambda label: (-counts[label], label))
 
 
 def _are_scores(counts: Counter[str]) -> bool:
-    """Whether they are many numbers, some of them with decimals."""
+    """Whether the labels are many numbers, some with decimals."""
     if len(counts) <= MANY_NUMBERS or not all(_NUMBER.fullmatch(label) for label in counts):
         return False
     return any("." in label or "," in label for label in counts if not _WHOLE.fullmatch(label))

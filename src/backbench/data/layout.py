@@ -1,7 +1,7 @@
-"""Which folders of a tree are splits and which are classes, decided from names and from what is right in them.
+"""Decide which folders of a tree are splits and which are classes, from names and direct content.
 
-Nothing is read here: `scanner` looks, and follows. A folder that looks like a split is used as one, or stops the
-work: it is never counted as a class, nor left out while another split is cut in its place.
+This module reads nothing; `scanner` reads the tree. A folder that looks like a split is used as one or raises an
+error. It is never counted as a class or replaced by a new split.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ SPLIT_SUFFIXES = frozenset((
     ".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".tfrecord", "",
 ))
 # fmt: on
-"""Of files that may hold a split: lists of images, and images packed together."""
+"""Suffixes of files that may hold a split: lists of images and archives."""
 OTHER_LAYOUTS = (
-    "One folder for each class is expected (FOLDER/class/image.jpg), or FOLDER/train/class/image.jpg with val/ "
-    "and test/ beside train/. Labels in a table instead? Give a CSV file with the columns 'file' and 'label'."
+    "Expected one folder for each class (FOLDER/class/image.jpg), or FOLDER/train/class/image.jpg with val/ and "
+    "test/ beside train/. For labels in a table, give a CSV file with the columns 'file' and 'label'."
 )
 MIN_SHARED = 2
 MIN_CLASSES_BESIDE = 2
@@ -33,7 +33,7 @@ MIN_CLASSES_BESIDE = 2
 
 @dataclass(frozen=True)
 class Held:
-    """What is right in a folder: names of its folders, and its number of images."""
+    """The direct content of a folder: names of its folders, and its number of images."""
 
     folders: tuple[str, ...] = ()
     num_images: int = 0
@@ -47,21 +47,21 @@ def find_roles(
     *,
     has_split: bool = False,
 ) -> dict[str, str]:
-    """Folder name -> 'train', 'val' or 'test' where folders are splits, else {}: then they are classes.
+    """Folder name -> 'train', 'val' or 'test' if folders are splits; {} if they are classes.
 
     Args:
-        root: where they are; for messages.
-        top: the folders, with what is in them.
-        unusable: other names there that can't be entered, such as links, with the reason.
-        given: what the user said: part of each folder that is a split; {}: none is; None: nothing was said.
-        has_split: which image is in which split is said elsewhere.
+        root: their folder, for messages.
+        top: the folders with their content.
+        unusable: other names that can't be entered, such as links, with the reason.
+        given: the user's choice: split of each folder that is one; {}: none is a split; None: no choice.
+        has_split: the split of each image is given elsewhere.
 
-    A class may be called "train": where no folder with a split's name holds folders, and others hold images, they
-    are classes.
+    A class may be called "train": if no folder with a split's name holds folders and other folders hold images,
+    all are classes.
 
     Raises:
-        DataError: what is there can be read in two ways, or a split can't be used. ConfigError: `given` names
-            folders that are not there.
+        DataError: the layout is ambiguous, or a split can't be used. ConfigError: `given` names unknown
+            folders.
     """
     if given is not None:
         return _check_given(root, top, given)
@@ -70,7 +70,7 @@ def find_roles(
     _refuse_unusable(root, top, unusable)
     if not any(top[name].folders for name in named):
         if named and not any(top[name].num_images for name in others):
-            return named  # flat splits: that they hold no classes is said later
+            return named  # flat splits: a later check reports that they hold no classes
         _refuse_flat_test(root, top)
         return {}
     _refuse_mixture(root, top, named, others)
@@ -80,14 +80,14 @@ def find_roles(
             first, second = map(quote_word, same[:2])
             raise DataError(
                 f"'{root}' has two folders for {part}: '{same[0]}/' and '{same[1]}/'. Keep one, leave one out "
-                f"with --ignore {second}, or say what each is: --split-folders {first}={part},{second}=..."
+                f"with --ignore {second}, or name the split of each: --split-folders {first}={part},{second}=..."
             )
     if "train" not in named.values():
         first = next(iter(named))
         raise DataError(
-            f"'{root}' has '{first}/' but no 'train/' beside it. Add train/ with class folders, or give the "
-            f"class folders alone and let the split be made: '{root}/{first}'. If the folders here are classes, "
-            "say so: --split-folders none."
+            f"'{root}' has '{first}/' but no 'train/' beside it. Add train/ with class folders, or give only the "
+            f"class folders and let backbench split them: '{root}/{first}'. If the folders here are classes, use "
+            "--split-folders none."
         )
     if "test" not in named.values() and not has_split:
         _refuse_suspects(root, top, named, others)
@@ -99,7 +99,7 @@ def empty_part(root: str, folder: str, part: str, reasons: Iterable[str]) -> Dat
     found = Counter(reasons)
     told = list_some((f"{num:,} x {reason}" for reason, num in found.most_common()), 3) or "it is empty"
     labels = (
-        "Its images have no labels, so nothing can be measured on them: put them into class folders. "
+        "Its images have no labels, so models can't be evaluated on them: put them into class folders. "
         if any("outside any class folder" in reason for reason in found)
         else ""
     )
@@ -111,19 +111,19 @@ def empty_part(root: str, folder: str, part: str, reasons: Iterable[str]) -> Dat
 
 
 def refuse_test_files(root: str, files: Iterable[str]) -> None:
-    """DataError for a file that looks like a test split, as a list or packed, where the folders give none."""
+    """Raise DataError for a list or archive that looks like a test split, if the folders give none."""
     found = [path for path in files if _is_test_file(path)]
     if found:
         raise DataError(
-            f"'{found[0]}' in '{root}' looks like a list or archive of test images, and folders give no test "
-            "split. No new one is made beside it. Put a list into a table with the columns id and part and give "
-            "that with --split; unpack an archive into test/; or leave it out and let a test split be made: "
+            f"'{found[0]}' in '{root}' looks like a list or archive of test images, but no folder is a test "
+            "split. No new test split is made beside it. Put a list into a table with the columns id and split "
+            "and give that with --split; unpack an archive into test/; or leave it out and let backbench split: "
             f"--ignore {quote_word(found[0])}."
         )
 
 
 def refuse_same_folders(root: str, top: Mapping[str, Held]) -> None:
-    """DataError where folders hold the same sub-folders and no images: almost surely splits, not classes."""
+    """Raise DataError if folders hold the same sub-folders and no images: probably splits, not classes."""
     deep = {name: _real_folders(held) for name, held in top.items() if held.folders and not held.num_images}
     for name, below in deep.items():
         twins = [other for other, beside in deep.items() if _is_alike(below, beside)]
@@ -132,9 +132,8 @@ def refuse_same_folders(root: str, top: Mapping[str, Held]) -> None:
             first, second = map(quote_word, twins[:2])
             raise DataError(
                 f"{list_some((quote(f'{twin}/') for twin in twins), 4)} in '{root}' hold the same sub-folders "
-                f"({list_some(map(quote, shared), 3)}), so they look like splits, not like classes. Say which is "
-                f"which: --split-folders {first}=train,{second}=test; or, if they are the classes: "
-                "--split-folders none."
+                f"({list_some(map(quote, shared), 3)}), so they look like splits, not like classes. Name them: "
+                f"--split-folders {first}=train,{second}=test; or, if they are the classes: --split-folders none."
             )
 
 
@@ -142,7 +141,7 @@ def find_inner_parts(root: str, top: Mapping[str, Held], given: Mapping[str, str
     """Whether each class folder holds train/ and test/ of its own (FOLDER/class/train/image.jpg).
 
     Raises:
-        DataError: some class folders hold a test folder, and not all can be read that way.
+        DataError: some class folders hold a test folder, but not all do.
     """
     if given is not None:
         return False
@@ -174,13 +173,13 @@ def _check_given(root: str, top: Mapping[str, Held], given: Mapping[str, str]) -
 
 
 def _refuse_unusable(root: str, top: Mapping[str, Held], unusable: Mapping[str, str]) -> None:
-    """DataError for a name of a split that is a link which leads out or nowhere."""
+    """Raise DataError if the name of a split is a link that leads out of the folder or nowhere."""
     has_test = any(parse_part(name) == "test" for name in top)
     for name, reason in unusable.items():
         if top and (parse_part(name) or (hints_at_part(name) == "test" and not has_test)):
             raise DataError(
-                f"'{name}' in '{root}' looks like a split of your own, and can't be used: it is {reason}. Without "
-                f"it another split would be made in its place. {_way_out(name, is_link='leads out' in reason)}"
+                f"'{name}' in '{root}' looks like a split but can't be used: it is {reason}. Without it a new "
+                f"split would replace it. {_way_out(name, is_link='leads out' in reason)}"
             )
 
 
@@ -206,9 +205,9 @@ def _refuse_mixture(root: str, top: Mapping[str, Held], named: Mapping[str, str]
     if len(named) == 1 and flat:
         first = next(iter(named))
         raise DataError(
-            f"'{root}' can be read in two ways: '{first}/' holds folders, as a part does, and '{flat[0]}/' beside "
-            f"it holds images, as a class does. Move one of them elsewhere, or leave it out: --ignore "
-            f"{quote_word(flat[0])}. If both are classes: --split-folders none."
+            f"'{root}' is ambiguous: '{first}/' holds folders, like a split, and '{flat[0]}/' beside it holds "
+            f"images, like a class. Move one of them elsewhere, or leave it out: --ignore {quote_word(flat[0])}. "
+            "If both are classes: --split-folders none."
         )
 
 
@@ -230,7 +229,7 @@ def _refuse_suspects(root: str, top: Mapping[str, Held], named: Mapping[str, str
             word = quote_word(name)
             raise DataError(
                 f"'{name}/' beside '{train}/' in '{root}' looks like a split: it {why}. No new test split is made "
-                f"beside it. Say what it is: --split-folders {quote_word(train)}=train,{word}=test; or leave it "
+                f"beside it. Name its split: --split-folders {quote_word(train)}=train,{word}=test; or leave it "
                 f"out: --ignore {word}."
             )
 
@@ -259,4 +258,4 @@ def _way_out(name: str, *, is_link: bool) -> str:
         if is_link
         else ""
     )
-    return f"{link}To leave it out and let a split be made: --ignore {quote_word(name)}."
+    return f"{link}To leave it out and let backbench split the images: --ignore {quote_word(name)}."

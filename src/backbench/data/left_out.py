@@ -1,4 +1,4 @@
-"""What was found and left out, in words: grouped by reason, lost pictures first and litter last."""
+"""Describe the files that are left out: grouped by reason, lost pictures first, system files last."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def group_by_reason(entries: Iterable[Ignored]) -> list[tuple[str, list[Ignored]
 
 
 def find_lost(entries: Iterable[Ignored]) -> list[Ignored]:
-    """Those that are pictures, or seem to be."""
+    """The entries that are pictures or look like pictures."""
     return [entry for entry in entries if entry.loss in ("unread", "picture")]
 
 
@@ -44,7 +44,7 @@ def summarise(entries: Sequence[Ignored]) -> str:
 
 
 def warn_of_lost(entries: Sequence[Ignored]) -> list[str]:
-    """A warning on pictures that are not used; empty if nothing that was left out seems to be one."""
+    """A warning on pictures that are left out; empty if there are none."""
     lost = find_lost(entries)
     if not lost:
         return []

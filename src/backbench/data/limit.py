@@ -1,6 +1,6 @@
-"""Fewer images than there are: a drawn part of a source, each class and part in its share.
+"""Draw a smaller sample of a source, stratified by class and split.
 
-For trials, and for studies of how much data a method needs. What is drawn depends on labels, parts and seed alone.
+For trials, and for studies of how much data a method needs. The sample depends only on labels, splits and seed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ MIN_OF_A_CLASS = 4
 
 
 def limit_listing(listing: Listing, limit: int, seed: int) -> Listing:
-    """At most `limit` samples of a listing, with a warning in its facts; the listing itself if it has no more.
+    """At most `limit` samples of a listing, with a warning in its facts; the listing itself if it is small enough.
 
-    Where `limit` leaves less than four of a class, the first classes by name are kept, each with four: a model
-    can be trained on these, not on one image of each.
+    If `limit` leaves fewer than four images of a class, only the first classes by name are kept, with four each: a
+    model can't be trained on one image of each class.
     """
     if len(listing) <= limit:
         return listing
@@ -55,8 +55,8 @@ def draw_share(strata: Sequence[object | None], num: int, seed: int) -> list[int
     """Rows of `num` samples, in order, from each stratum in its share and at least one of each.
 
     Args:
-        strata: (n,) what each sample belongs to; None: it is not to be drawn.
-        num: how many; a few more are drawn where there are more strata than that.
+        strata: (n,) stratum of each sample; None: never drawn.
+        num: sample size; a few more are drawn if there are more strata.
     """
     members: dict[object, list[int]] = defaultdict(list)
     for row, stratum in enumerate(strata):
@@ -66,13 +66,13 @@ def draw_share(strata: Sequence[object | None], num: int, seed: int) -> list[int
     ideal = {stratum: num * len(rows) / total for stratum, rows in members.items()}
     taken = {stratum: min(len(members[stratum]), max(1, int(share))) for stratum, share in ideal.items()}
     by_remainder = sorted(ideal, key=lambda stratum: (taken[stratum] - ideal[stratum], str(stratum)))
-    for stratum in by_remainder:  # those that rounding down took most from
+    for stratum in by_remainder:  # those that lost most by rounding down
         if sum(taken.values()) >= min(num, total):
             break
         if taken[stratum] < len(members[stratum]):
             taken[stratum] += 1
     wanted = max(min(num, total), len(members))
-    while sum(taken.values()) > wanted:  # one of each came first, so others gave more than their share
+    while sum(taken.values()) > wanted:  # at least one of each stratum: take the excess from the others
         richest = max((s for s in taken if taken[s] > 1), key=lambda s: (taken[s] - ideal[s], str(s)))
         taken[richest] -= 1
     rng = make_rng(seed, "limit")

@@ -1,4 +1,4 @@
-"""What a data source gives: samples with labels and a way to read each; nothing split or checked yet."""
+"""The output of a data source: samples with labels and a way to read each; not yet split or checked."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ LOSSES: tuple[Loss, ...] = get_args(Loss)
 class Ignored:
     """Something in a source that is not a sample, and why.
 
-    loss: what is lost: 'unread': a picture, or a folder of them, that can't be read; 'picture': what looks like a
-    picture, though its name or place does not; 'other': no picture; 'litter': what systems leave behind.
+    loss: kind of loss. 'unread': a picture, or a folder of pictures, that can't be read; 'picture': looks like a
+    picture but has the wrong name or place; 'other': not a picture; 'litter': files of the operating system.
     """
 
     path: str
@@ -30,7 +30,7 @@ class Ignored:
 
 @dataclass(frozen=True)
 class Listing:
-    """Samples of a source, in an order that depends on nothing but their ids.
+    """Samples of a source, in an order that depends only on their ids.
 
     Exactly one of `files` and `pixels` is given: paths on disk, or decoded images in memory
     ((n, height, width, 3) uint8, or a sequence of (height, width, 3) uint8).
@@ -39,11 +39,11 @@ class Listing:
         name: short name for tables, as in "digits" or the folder's name.
         ids: unique; '/'-separated path relative to the source's root for files.
         labels: class *names*, one for each sample; order of classes is decided by the manifest.
-        groups: samples of one group never sit in two parts; None: no group known. (): none of any.
-        parts: 'train', 'val' or 'test' where the source fixes it, None where it is to be split. (): none is fixed.
+        groups: samples of one group are never in two splits; None: no group known. (): none of any.
+        parts: 'train', 'val' or 'test' if the source fixes the split, else None. (): none is fixed.
         ignored: what was found and left out.
-        class_names: all classes the source declares, where it does (an empty class folder shows here only).
-        facts: anything worth keeping in the record: licence, citation, published counts, coarse labels.
+        class_names: all classes that the source declares, if it does (includes empty class folders).
+        facts: facts for the record: licence, citation, published counts, coarse labels.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Listing:
         images = self.files if self.files is not None else self.pixels
         columns: list[Any] = [self.labels, self.groups, self.parts, images]
         if any(len(column) != n for column in columns):
-            raise ValueError("columns of a listing disagree in length")
+            raise ValueError("columns of a listing differ in length")
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,4 +1,4 @@
-"""From what the user named to checked, split images: the one door to data for everything else."""
+"""Load, check and split the images that the user named: the only entry to data for other modules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from backbench.wording import quote
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Checked and split images. Rows of `manifest` are what everything else counts in."""
+    """Checked and split images. Row numbers everywhere are rows of `manifest`."""
 
     listing: Listing
     census: Census
@@ -34,10 +34,10 @@ class Data:
     warnings: tuple[str, ...] = ()
 
     def read(self, row: int) -> np.ndarray:
-        """The image of one row of the manifest, (height, width, 3) uint8 RGB; any thread may ask.
+        """The image of one row of the manifest, (height, width, 3) uint8 RGB; thread-safe.
 
         Raises:
-            BadImage: the file changed or vanished since it was checked.
+            BadImage: the file changed or disappeared since it was checked.
         """
         return self.store.read(int(self.manifest.rows[row]))
 
@@ -50,12 +50,12 @@ def load_data(config: DataConfig, progress: Progress = SILENT, listing: Listing 
     """List, check, measure and split the images of `config.source`.
 
     Args:
-        listing: of the same config, where it was made before; None: it is made here.
+        listing: of the same config, if it exists already; None: make it.
 
     Raises:
-        ConfigError: no such data set or path, or a column that is not there.
+        ConfigError: no such data set or path, or a missing column.
         DataError: the images can't be ranked on; see `manifest.make_manifest`.
-        DownloadError, StorageError: a named data set can't be fetched or kept.
+        DownloadError, StorageError: a named data set can't be downloaded or stored.
     """
     if listing is None:
         listing = load_listing(config, progress)
@@ -68,7 +68,7 @@ def load_data(config: DataConfig, progress: Progress = SILENT, listing: Listing 
 
 
 def load_listing(config: DataConfig, progress: Progress = SILENT) -> Listing:
-    """What the named data set, folder, table or archive holds; nothing is checked, hashed or decoded.
+    """List a named data set, folder, table or archive; checks, hashes and decodes nothing.
 
     Raises:
         ConfigError: no such data set or path. DataError: the source can't be used; see the modules of `sources/`.
@@ -82,16 +82,19 @@ def _list_all(config: DataConfig, progress: Progress) -> Listing:
     path = Path(config.source)
     if spec is not None:
         if _exists(config.source):
-            progress.warn(f"'{config.source}' is the built-in data set; write ./{config.source} for the path here")
+            progress.warn(
+                f"using the built-in data set '{config.source}'; write ./{config.source} for the path of that name"
+            )
         columns = (config.image_column, config.label_column, config.group_column, config.split_column)
         if not spec.has_columns and any(column is not None for column in (*columns, config.image_root)):
             raise ConfigError(
-                f"'{config.source}' is a built-in data set, and only tables have columns: leave them out."
+                f"'{config.source}' is a built-in data set. Leave out the column options: only tables have "
+                "columns."
             )
         is_ignoring = bool(config.ignore) and not spec.has_columns
         if is_ignoring or config.follow_links or config.split_folders is not None:
             raise ConfigError(
-                f"'{config.source}' is no folder: --ignore, --follow-links and --split-folders are for folders."
+                f"'{config.source}' is not a folder. Leave out --ignore, --follow-links and --split-folders."
             )
         listing: Listing = spec.load(config, progress)
         return listing
@@ -100,19 +103,19 @@ def _list_all(config: DataConfig, progress: Progress) -> Listing:
     try:
         load_path = find_path_loader(path)
     except OSError as error:
-        raise DataError(f"{config.source}: can't be looked at: {error.strerror}") from error
+        raise DataError(f"{config.source}: can't be accessed: {error.strerror}") from error
     if load_path is None:
         raise ConfigError(
             f"{config.source} is neither a folder, a {', '.join(TABLE_SUFFIXES[:-1])} or {TABLE_SUFFIXES[-1]} "
-            "table nor a known archive. Unpack other archives first and give the folder; save spreadsheets as CSV "
-            "and JSON as lines (.jsonl), one object for each image."
+            "table nor a known archive. Unpack other archives and give the folder. Save spreadsheets as CSV and "
+            "JSON as JSON lines (.jsonl), one object for each image."
         )
     found: Listing = load_path(config, path, progress)
     return found
 
 
 def refuse_fractions(config: DataConfig, listing: Listing) -> None:
-    """ConfigError if a fraction was chosen for a split that the source, or `--split`, gives already."""
+    """Raise ConfigError if a fraction is set for a split that the source or `--split` gives already."""
     for part, option in (("test", "test_fraction"), ("val", "val_fraction")):
         is_chosen = getattr(config, option) != DataConfig.model_fields[option].default
         if not is_chosen or part not in (
@@ -121,13 +124,13 @@ def refuse_fractions(config: DataConfig, listing: Listing) -> None:
             continue
         giver = f"--split {config.split}" if config.split is not None else f"{config.source} itself"
         raise ConfigError(
-            f"--{option.replace('_', '-')} {getattr(config, option):g}: the {part} split is given by {giver}, so "
-            "none is cut. Leave that option out, or the given split: --ignore FOLDER, or --split-column none."
+            f"--{option.replace('_', '-')} {getattr(config, option):g}: {giver} gives the {part} split, so no new "
+            "one is made. Leave out this option, or the given split: --ignore FOLDER, or --split-column none."
         )
 
 
 def source_warnings(listing: Listing) -> Sequence[str]:
-    """What the source itself found worth a warning."""
+    """Warnings of the source."""
     warnings: Sequence[str] = listing.facts.get("warnings", ())
     return warnings
 
@@ -142,10 +145,10 @@ def _exists(path: str) -> bool:
 
 
 def _unknown_source(source: str) -> ConfigError:
-    """Says which names there are, and what lies beside the path that was meant."""
+    """The error for an unknown source, with known names and nearby paths."""
     if is_address(source):
         return ConfigError(
-            f"{quote(source)} is a URL, and data is read from disk only. Download it first, and give the folder."
+            f"{quote(source)} is a URL, but data is read from disk only. Download it first, then give the folder."
         )
     names = [spec.name for spec in list_sources()]
     folder, _, name = source.rstrip("/").rpartition("/")
@@ -154,7 +157,7 @@ def _unknown_source(source: str) -> ConfigError:
     except (OSError, ValueError):
         beside = []
     if folder and not beside:
-        return ConfigError(f"there is no {quote(source)}, nor anything in a folder {quote(folder)}.")
+        return ConfigError(f"there is no {quote(source)}, and the folder {quote(folder)} is missing or empty.")
     shown = [entry for entry in beside if not name or not entry.rpartition("/")[2].startswith(".")]
     return unknown_name(
         "data set or path", source, names, "the data argument", "backbench list data", unlisted=shown

@@ -1,6 +1,6 @@
-"""The manifest: which samples there are, their labels, groups, parts and content. Made once, stored with each run.
+"""The manifest: samples with their labels, groups, splits and content hashes. Stored with each run.
 
-Everything that leaves this module travels by name: a label is stored as the name of its class.
+Labels are always stored by class name, never by index.
 """
 
 from __future__ import annotations
@@ -40,17 +40,16 @@ class Manifest:
 
     Args:
         name: short name of the data set.
-        classes: class names; the training split decides which there are, their NFC forms in code point order
-            decide their order.
+        classes: class names of the training split, in code point order of their NFC forms.
         ids: unique sample ids.
         labels: (n,) int64, index into `classes`.
-        groups: samples of one group are never split; None: no group known.
+        groups: samples of one group stay in one split; None: no group known.
         parts: 'train', 'val' or 'test'.
         hashes: SHA-256 of the content, in hex.
         rows: (n,) int64, index into the listing it was made from.
-        skipped: bad samples that were left out before the split, and why.
-        grey: the scale of images with more than 8 bits; None: there are none, or each has its own.
-        warnings: what a reader of results must know; not part of the digest.
+        skipped: bad samples that were left out before the split, with the reason.
+        grey: the scale of images with more than 8 bits; None: no such image, or each has its own.
+        warnings: for readers of results; not part of the digest.
     """
 
     name: str
@@ -70,8 +69,8 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of everything a figure can depend on: ids, class names, groups, parts, content, what was
-        skipped, the grey scale. The order of the samples and the name of the data set don't count."""
+        """SHA-256 of everything that metrics depend on: ids, class names, groups, splits, content, skipped
+        samples, grey scale. The order of samples and the name of the data set don't count."""
         columns = (self.ids, self.label_names, self.groups, self.parts, self.hashes)
         return digest_json(
             {
@@ -83,12 +82,12 @@ class Manifest:
         )
 
     def _say_grey(self) -> dict[str, Any]:
-        """Empty without a scale, as manifests were before there was one."""
+        """The entry of the grey scale; empty without one, as in older manifests."""
         return {} if self.grey is None else {"grey": self.grey.model_dump()}
 
     @cached_property
     def image_digest(self) -> str:
-        """SHA-256 of the images alone, in no order: the same for any labels, parts and names."""
+        """SHA-256 of the images alone, independent of order, labels, splits and names."""
         return hashlib.sha256("".join(sorted(self.hashes)).encode()).hexdigest()
 
     @property
@@ -98,24 +97,24 @@ class Manifest:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of samples in each part."""
+        """Number of samples in each split."""
         return {part: self.parts.count(part) for part in PARTS}
 
     def part_rows(self, part: str) -> np.ndarray:
-        """(n_part,) int64: the rows of this manifest that are in `part`."""
+        """(n_part,) int64: rows of this manifest in the split `part`."""
         return np.flatnonzero(np.array(self.parts) == part)
 
 
 def make_manifest(listing: Listing, census: Census, config: DataConfig) -> Manifest:
-    """Leave out or refuse what is broken, split, check. The same input gives the same manifest in any order.
+    """Leave out or refuse broken samples, split, and check. The order of the input does not matter.
 
     Args:
         census: of this listing.
-        config: policy for bad files, fractions and seed of the split, or the file that fixes it.
+        config: policy for bad files, and fractions and seed of the split, or its file.
 
     Raises:
-        DataError: bad files with the policy 'fail'; no images; less than two classes; a class with one image;
-            class names that are twins; a tested class that was never trained; a split that does not fit.
+        DataError: bad files with the policy 'fail'; no images; fewer than two classes; a class with one image;
+            class names that look alike; a test class without training images; a split that does not fit.
     """
     checks.refuse_bad(listing, census, config.on_bad)
     rows = [row for row in range(len(listing)) if row not in census.bad]
@@ -147,7 +146,7 @@ def make_manifest(listing: Listing, census: Census, config: DataConfig) -> Manif
         kept = keep_of_training(labels, parts, config.train_limit, config.split_seed)
         if len(kept) < len(rows):
             num = len(kept) - parts.count("test")
-            warnings.append(f"trained and validated on {count(num, 'image')} alone, as asked for")
+            warnings.append(f"trained and validated on only {count(num, 'image')}, as requested")
         rows, ids, labels = _take(rows, kept), _take(ids, kept), _take(labels, kept)
         groups, hashes, parts = _take(groups, kept), _take(hashes, kept), _take(parts, kept)
     checks.check_parts(labels, parts)
@@ -180,7 +179,7 @@ def _take(column: Sequence[T], kept: Sequence[int]) -> list[T]:
 
 
 def keep_of_training(labels: Sequence[str], parts: Sequence[str], limit: int, seed: int) -> list[int]:
-    """Rows of the test split and of at most `limit` others, each class and part in its share; in order."""
+    """Rows of the test split and of at most `limit` others, stratified by class and split; in order."""
     strata = [None if part == "test" else (label, part) for label, part in zip(labels, parts, strict=True)]
     if len(parts) - parts.count("test") <= limit:
         return list(range(len(parts)))
@@ -189,21 +188,21 @@ def keep_of_training(labels: Sequence[str], parts: Sequence[str], limit: int, se
 
 
 def order_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """The distinct names in code point order of their NFC form: the same on every machine and in every locale."""
+    """The distinct names in code point order of their NFC form: independent of machine and locale."""
     return tuple(sorted(set(names), key=sort_key))
 
 
 def read_split(split: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Sample id -> part, and sample id -> content hash (empty for a table), of the file given with --split.
+    """Sample id -> split, and sample id -> content hash (empty for a table), from the file given with --split.
 
     Raises:
-        ConfigError: no such file, or a table without the columns. DataError, StorageError: it can't be used.
+        ConfigError: no such file, or a table without the columns. DataError, StorageError: the file can't be used.
     """
     path = Path(split)
     if not path.is_file():
         raise ConfigError(
-            f"--split {split}: there is no such file. Give the manifest.json of a run, or a table with the "
-            "columns 'id' and 'part'."
+            f"--split {split}: no such file. Give the manifest.json of a run, or a table with the columns 'id' "
+            "and 'split'."
         )
     if path.suffix.lower() in TABLE_SUFFIXES:
         return read_split_table(path), {}
@@ -212,7 +211,7 @@ def read_split(split: str) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _fix_parts(split: str, ids: Sequence[str], hashes: Sequence[str]) -> tuple[Sequence[str], list[str]]:
-    """The parts that the file given with --split says, and warnings."""
+    """The splits in the file given with --split, and warnings."""
     stored_parts, stored_hashes = read_split(split)
     parts, warnings = apply_split(stored_parts, ids, split)
     if stored_hashes:
@@ -221,7 +220,7 @@ def _fix_parts(split: str, ids: Sequence[str], hashes: Sequence[str]) -> tuple[S
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write it as JSON, whole or not at all; every name a file system allows survives.
+    """Write the manifest as JSON, atomically; keeps every name that a file system allows.
 
     Raises:
         StorageError: it can't be written.
@@ -252,7 +251,7 @@ def read_manifest(path: Path, *, sha256: str | None = None) -> Manifest:
     """Read what `write_manifest` wrote.
 
     Args:
-        sha256: of the file as it was written, where that is known: then its content need not be hashed anew.
+        sha256: of the written file, if known; its content is then not hashed again.
 
     Raises:
         DataError: it is missing, damaged, changed, or written by another version.
@@ -264,11 +263,11 @@ def read_manifest(path: Path, *, sha256: str | None = None) -> Manifest:
     except OSError as error:
         raise DataError(f"{path}: the manifest can't be read: {error.strerror}") from error
     except ValueError as error:
-        raise DataError(f"{path}: this is no manifest, or a damaged one: {error}") from error
+        raise DataError(f"{path}: not a manifest, or damaged: {error}") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA_VERSION:
         raise DataError(
-            f"{path}: this is no manifest that this version reads (schema {SCHEMA_VERSION}). "
-            "A manifest is the manifest.json of a run folder."
+            f"{path}: not a manifest of schema {SCHEMA_VERSION}, which this version reads. Give the manifest.json "
+            "of a run folder."
         )
     try:
         manifest = _parse(document)
@@ -276,12 +275,12 @@ def read_manifest(path: Path, *, sha256: str | None = None) -> Manifest:
             is_unchanged = manifest.digest == document.get("digest")
         else:
             is_unchanged = hashlib.sha256(content).hexdigest() == sha256
-            # as it was when it was written, in the place where the property keeps what it computed
+            # pre-fills the cached property with the digest from the file
             manifest.__dict__["digest"] = str(document.get("digest"))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: the manifest is damaged: {type(error).__name__}: {error}") from error
     if not is_unchanged:
-        raise DataError(f"{path}: the manifest was changed after it was written: its digest does not fit")
+        raise DataError(f"{path}: the manifest was changed after it was written: its digest does not match")
     return manifest
 
 
@@ -303,5 +302,5 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         grey=GreyScale(**document["grey"]) if "grey" in document else None,
     )
     if not set(manifest.parts) <= set(PARTS):
-        raise ValueError(f"unknown parts {sorted(set(manifest.parts) - set(PARTS))}")
+        raise ValueError(f"unknown splits {sorted(set(manifest.parts) - set(PARTS))}")
     return manifest

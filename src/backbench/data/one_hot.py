@@ -1,4 +1,4 @@
-"""Labels that a table gives as one column for each class, with a 1 in that of the class and 0 in the others."""
+"""One-hot labels: a table with one column for each class, which holds 1 for that class and 0 for others."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _ONE, _ZERO = frozenset(("1", "1.0", "true")), frozenset(("0", "0.0", "false"))
 
 
 def find_class_columns(table: Table, taken: Sequence[str | None]) -> list[str]:
-    """The columns that hold nothing but 0 and 1, at least two; beside others only where each row has one 1.
+    """At least two columns with only 0 and 1; if there are other columns, each row must have exactly one 1.
 
     Args:
-        taken: columns that hold something else.
+        taken: columns used for something else.
     """
     rest = [name for name in table.columns if name not in taken]
     flags = [name for name in rest if {value.casefold() for value in table.columns[name]} <= _ONE | _ZERO]
@@ -46,8 +46,8 @@ def add_labels(table: Table, classes: Sequence[str]) -> Table:
     ]
     if wrong:
         raise DataError(
-            f"{table.path}: {list_some(map(quote, classes), 3)} look like one column for each class, and "
-            f"{count(len(wrong), 'row has', 'rows have')} not one class: {list_some(wrong, 3)}. Each image needs "
-            "one. If the labels are in one of the columns, name it with --label-column."
+            f"{table.path}: {list_some(map(quote, classes), 3)} look like one column for each class, but "
+            f"{count(len(wrong), 'row has', 'rows have')} not exactly one class: {list_some(wrong, 3)}. Each "
+            "image needs one. If the labels are in one of the columns, name it with --label-column."
         )
     return replace(table, columns={**table.columns, COLUMN: [names[0] for names in found]})

@@ -1,4 +1,4 @@
-"""Fetches images of Open Images by their ids; what is there already is not fetched again."""
+"""Download images of Open Images by their ids; existing images are not downloaded again."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from backbench.wording import count, list_some, quote
 BASE_URL = "https://open-images-dataset.s3.amazonaws.com"
 LIST_FILE = "image_ids.txt"
 WORK_FOLDER = ".fetching"
-TYPICAL_BYTES = 300_000  # of one image, for the estimate that is shown
+TYPICAL_BYTES = 300_000  # of one image, for the displayed estimate
 NUM_THREADS = 8
 BLOCK = 64
 
 
 @dataclass(frozen=True)
 class Missing:
-    """An image that is not on disk. `part` as Open Images calls it: train, validation or test."""
+    """An image that is not on disk. `part`: the split as Open Images calls it: train, validation or test."""
 
     part: str
     image_id: str
 
     @property
     def line(self) -> str:
-        """As the official downloader takes it."""
+        """The format of the official downloader."""
         return f"{self.part}/{self.image_id}"
 
 
@@ -57,20 +57,20 @@ def fetch_images(
     base_url: str = BASE_URL,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Fetch the images to `folder/PART/ID.jpg`, several at once; returns how many came.
+    """Download the images to `folder/SPLIT/ID.jpg`, several at once; returns their number.
 
-    Images that the server lacks, or that are none, are said and left out. No checksums are published: an image
-    counts once all the bytes that the server announced are there and they begin as an image does. A file gets its
-    name only then, so a fetch that was cut goes on with the same command.
+    Missing or invalid images are reported and left out. No checksums are published: an image is accepted when all
+    announced bytes have arrived and start like an image. A file gets its name only then, so the same command
+    resumes an interrupted download.
 
     Raises:
-        DownloadError: none of them, or none of many in a row, could be fetched.
+        DownloadError: no image, or none of many in a row, could be downloaded.
         StorageError: the folder can't be written.
     """
     listed = write_image_ids(folder, images)
     size = format_bytes(len(images) * TYPICAL_BYTES)
     progress.say(
-        f"fetching {count(len(images), 'image')} of Open Images to {folder}, about {size}; list: {listed}"
+        f"downloading {count(len(images), 'image')} of Open Images to {folder}, about {size}; list: {listed}"
     )
     work = folder / WORK_FOLDER
 
@@ -97,15 +97,16 @@ def fetch_images(
                 failures += failed
                 if len(failed) == len(block) and (len(block) == BLOCK or len(failures) == len(images)):
                     raise DownloadError(
-                        f"images of Open Images can't be fetched: {failed[0][1]} What is missing is listed in "
-                        f"{listed}, as the official downloader.py takes it; put the files at {folder}/PART/ID.jpg."
+                        f"images of Open Images can't be downloaded: {failed[0][1]} The missing images are listed "
+                        f"in {listed} for the official downloader.py; put the files at {folder}/SPLIT/ID.jpg."
                     )
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if failures:
         shown = list_some((quote(image.line) for image, _ in failures), 3)
         progress.warn(
-            f"{len(failures):,} of {count(len(images), 'image')} could not be fetched ({shown}): {failures[0][1]}"
+            f"{len(failures):,} of {count(len(images), 'image')} could not be downloaded ({shown}): "
+            f"{failures[0][1]}"
         )
     return len(images) - len(failures)
 

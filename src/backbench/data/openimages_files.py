@@ -1,4 +1,4 @@
-"""The official files of Open Images that a subset is made from: their addresses, and whether copies are whole."""
+"""The official files of Open Images that a subset needs: their addresses, and checks of local copies."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class OfficialFile:
     """One published file and the copy of it in a folder.
 
     Args:
-        num_bytes: of the copy; None where there is none.
-        published_bytes: what the server says; None where it can't be asked.
-        found: what the copy holds, in words; of a damaged one, what is wrong.
+        num_bytes: of the copy; None if there is none.
+        published_bytes: the size on the server; None if the server can't be reached.
+        found: description of the copy's content, or of its damage.
     """
 
     name: str
@@ -44,37 +44,37 @@ class OfficialFile:
 
 
 def list_files(folder: Path, parts: tuple[str, ...]) -> list[OfficialFile]:
-    """Class names, hierarchy and the verified labels of these parts, each checked where it lies in `folder`.
+    """Class names, hierarchy and verified labels of these splits; copies in `folder` are checked.
 
-    No checksums are published. A copy is whole when it has the form of its kind to the last row, and as many bytes
-    as the server says, where that can be asked.
+    No checksums are published. A copy is complete if its format is right to the last row and its size
+    matches the server's, if that is known.
 
-    Cost: one reading of each file: some seconds for the labels of the train split, 9 million rows.
+    Cost: one pass over each file: some seconds for the labels of the train split, 9 million rows.
     """
     files = []
     can_ask = True
     for address in [DESCRIPTIONS, HIERARCHY, *(LABELS.format(part=part) for part in PARTS if part in parts)]:
         url = f"{FILES_URL}/{address}"
         published = _ask_size(url) if can_ask else None
-        can_ask = published is not None  # once is enough to wait for a network that is not there
+        can_ask = published is not None  # wait only once for a missing network
         files.append(_look_at(folder / address.rpartition("/")[2], address, url, published))
     return files
 
 
 def fetch_missing(files: list[OfficialFile], progress: Progress) -> None:
-    """Fetch those that are missing; an interrupted download resumes.
+    """Download the missing files; an interrupted download resumes.
 
     Raises:
-        DownloadError: one can't be had. StorageError: it can't be written.
+        DownloadError: a file can't be downloaded. StorageError: it can't be written.
     """
     for file in files:
         if file.state == "missing":
-            progress.say(f"fetching {file.url}")
+            progress.say(f"downloading {file.url}")
             fetch_file(file.url, file.path, num_bytes=file.published_bytes, progress=progress)
 
 
 def _ask_size(url: str) -> int | None:
-    """Bytes of the file as the server announces them; None where it can't be asked."""
+    """The size of the file on the server; None if the server can't be reached."""
     request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": USER_AGENT})
     try:
         with urllib.request.urlopen(request, timeout=ASK_SECONDS) as response:
@@ -94,14 +94,14 @@ def _look_at(path: Path, address: str, url: str, published: int | None) -> Offic
     try:
         found = _check(path, address)
         if published is not None and published != num_bytes:
-            raise DataError(f"{path} has {num_bytes:,} bytes, and the published file {published:,}")
+            raise DataError(f"{path} has {num_bytes:,} bytes, but the published file has {published:,}")
     except DataError as error:
         return OfficialFile(path.name, url, path, "damaged", num_bytes, published, str(error))
     return OfficialFile(path.name, url, path, "there", num_bytes, published, found)
 
 
 def _check(path: Path, address: str) -> str:
-    """What is in it; DataError where it is not what its name says."""
+    """Describe the content; DataError if it does not match the file's name."""
     if address == DESCRIPTIONS:
         return count(len(read_names([path])), "class name")
     if address == HIERARCHY:
@@ -114,9 +114,11 @@ def _check(path: Path, address: str) -> str:
     num_rows = 0
     for number, row in rows:
         if len(row) != len(COLUMNS):
-            raise DataError(f"{path}, row {number}: {count(len(row), 'field')}, not {len(COLUMNS)}. Was it cut?")
+            raise DataError(
+                f"{path}, row {number}: {count(len(row), 'field')}, not {len(COLUMNS)}. The file may be truncated."
+            )
         images.add(row[0])
         num_rows += 1
     if not num_rows:
-        raise DataError(f"{path}: there is no row below its first")
+        raise DataError(f"{path}: it has no rows below the header")
     return f"{count(num_rows, 'label')} of {count(len(images), 'image')}"

@@ -1,4 +1,4 @@
-"""The labels of Open Images: names, hierarchy, the classes that are wanted, and which label means which."""
+"""The labels of Open Images: names, hierarchy, the wanted classes, and the class of each label."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ HEADER = "LabelName"
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Which labels count for which classes.
+    """Maps labels to classes.
 
     Args:
         names: label id (as '/m/0k4j') -> its published name.
-        parents: label id -> the labels it is a kind of, one step up.
-        wanted: label id -> name of the class it stands for.
+        parents: label id -> its direct parent labels.
+        wanted: label id -> name of its class.
     """
 
     names: Mapping[str, str]
@@ -31,7 +31,7 @@ class LabelMap:
     _lifted: dict[str, frozenset[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def lift(self, label: str) -> frozenset[str]:
-        """The wanted labels that this one is or is a kind of: the nearest on each way up; may be none."""
+        """The nearest wanted labels on each path from this label upwards, itself included; may be empty."""
         if label not in self._lifted:
             found: set[str] = set()
             seen: set[str] = set()
@@ -49,7 +49,7 @@ class LabelMap:
         return self._lifted[label]
 
     def decide_classes(self, labels: Iterable[str]) -> list[str]:
-        """The classes that an image with these labels shows: where one is a kind of another, the kind alone."""
+        """The classes of an image with these labels; of a class and its sub-class only the sub-class."""
         found = frozenset[str]().union(*(self.lift(label) for label in labels))
         above = {other for label in found for other in self._ancestors(label)}
         return sorted({self.wanted[label] for label in found - above})
@@ -66,10 +66,10 @@ class LabelMap:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(number as people count, fields) of each row of a CSV in UTF-8 that is not empty; reads as it goes.
+    """(row number from 1, fields) of each non-empty row of a CSV in UTF-8, read lazily.
 
     Raises:
-        DataError: it can't be read, or is no such table.
+        DataError: the file can't be read or is not such a table.
     """
     try:
         with unreadable_as(DataError, path), open(path, newline="", encoding="utf-8-sig") as file:
@@ -77,7 +77,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                 if row:
                     yield number, row
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: this is no proper CSV in UTF-8: {error}") from error
+        raise DataError(f"{path}: not a valid CSV in UTF-8: {error}") from error
 
 
 def read_names(paths: Iterable[Path]) -> dict[str, str]:
@@ -93,25 +93,26 @@ def read_names(paths: Iterable[Path]) -> dict[str, str]:
                 continue
             if len(row) != 2 or not row[0].startswith("/"):
                 raise DataError(
-                    f"{path}, row {number}: {quote(','.join(row)[:80])} is no label id and name, as '/m/0k4j,Car'"
+                    f"{path}, row {number}: {quote(','.join(row)[:80])} is not a label id and name such as "
+                    "'/m/0k4j,Car'"
                 )
             names.setdefault(row[0].strip(), row[1].strip())
     return names
 
 
 def read_parents(path: Path) -> dict[str, frozenset[str]]:
-    """Label id -> the labels it is a kind of, from the published hierarchy.
+    """Label id -> its parent labels, from the published hierarchy.
 
-    What is a part of a thing ('Part': a wheel of a car) is no kind of it, and gets no parent by that.
+    A 'Part' (a wheel of a car) is not a sub-class, so it adds no parent.
 
     Raises:
-        DataError: it can't be read, or is no such hierarchy.
+        DataError: the file can't be read or is not such a hierarchy.
     """
     try:
         with unreadable_as(DataError, path):
             root = parse_json(read_file(path))
     except ValueError as error:
-        raise DataError(f"{path}: this is no JSON: {error}") from error
+        raise DataError(f"{path}: not valid JSON: {error}") from error
     parents: dict[str, set[str]] = {}
     waiting = [root]
     while waiting:
@@ -128,16 +129,16 @@ def read_parents(path: Path) -> dict[str, frozenset[str]]:
 def _read_below(node: object, key: str, path: Path) -> list[object]:
     below = node.get(key, []) if isinstance(node, dict) and isinstance(node.get("LabelName"), str) else None
     if not isinstance(below, list):
-        raise DataError(f"{path}: this is no hierarchy of labels ('LabelName' and lists 'Subcategory' and 'Part')")
+        raise DataError(f"{path}: not a hierarchy of labels ('LabelName' and lists 'Subcategory' and 'Part')")
     return below
 
 
 def read_wanted(path: Path, names: Mapping[str, str]) -> dict[str, str]:
-    """Label id -> class name, from a list of classes: one name or label id on each line; after a comma the name it
-    gets here, where that should be another (`Aeroplane,airplane`). Lines that begin with '#' are comments.
+    """Label id -> class name, from a list of classes: one name or label id on each line, optionally followed by a
+    comma and another name to use (`Aeroplane,airplane`). Lines that begin with '#' are comments.
 
     Raises:
-        ConfigError: a name that is none of Open Images, with the nearest ones. DataError: the list can't be used.
+        ConfigError: an unknown name; the message gives the nearest ones. DataError: the list can't be used.
     """
     by_name: dict[str, list[str]] = {}
     for label, name in names.items():
@@ -148,9 +149,7 @@ def read_wanted(path: Path, names: Mapping[str, str]) -> dict[str, str]:
         if given.startswith("#") or not any(cell.strip() for cell in row):
             continue
         if len(row) > 2 or not given:
-            raise DataError(
-                f"{path}, row {number}: expected is a name, or a name, a comma and what to call it here"
-            )
+            raise DataError(f"{path}, row {number}: expected a name, or a name, a comma and another name to use")
         labels = [given] if given in names else by_name.get(given.casefold(), [])
         if not labels:
             hint = "the class descriptions beside it"
@@ -159,7 +158,7 @@ def read_wanted(path: Path, names: Mapping[str, str]) -> dict[str, str]:
         for label in labels:
             if wanted.setdefault(label, called) != called:
                 both = list_some([quote(wanted[label]), quote(called)], separator=" and ")
-                raise DataError(f"{path}, row {number}: {quote(given)} is to be called both {both}")
+                raise DataError(f"{path}, row {number}: {quote(given)} has two names, {both}")
     if not wanted:
-        raise DataError(f"{path}: the list names no class")
+        raise DataError(f"{path}: the list has no class")
     return wanted

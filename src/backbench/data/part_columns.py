@@ -1,4 +1,4 @@
-"""The column of a table that says which split each row is in: the one named, or one that is seen to be that."""
+"""Find the column of a table that holds the split of each row: the requested one, or one that looks like it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from backbench.wording import list_some, quote, quote_word
 OPTION = "--split-column"
 NO_COLUMN = "none"
 MAX_VALUES = 12
-"""A column of splits holds few words."""
+"""A column of splits has few distinct values."""
 _YES, _NO = frozenset(("1", "1.0", "true", "yes", "t", "y")), frozenset(("0", "0.0", "false", "no", "f", "n"))
 _SOUNDS_LIKE = re.compile(r"split|fold|partition|subset|(^|[_\W])part($|[_\W])", re.IGNORECASE)
 
@@ -23,19 +23,19 @@ _SOUNDS_LIKE = re.compile(r"split|fold|partition|subset|(^|[_\W])part($|[_\W])",
 def read_parts(
     table: Table, asked: str | None, taken: Sequence[str | None]
 ) -> tuple[str | None, list[str], list[str]]:
-    """The column's name, the text of each row ('train', 'val', 'test', or '': not said), and warnings.
+    """The column's name, the split of each row ('train', 'val', 'test', or '' if not given), and warnings.
 
-    A column counts without being asked for if its values are all names of splits, that of training and another
-    among them, or if it is called split or part. No other column is used in silence: warnings name it. One that
-    seems to name a test split, in words that can't be read, stops the work.
+    A column is used without request if all its values are names of splits, including training and another one, or
+    if it is called split or part. Other candidates only give a warning. A column that seems to name a test split
+    in unknown words raises an error.
 
     Args:
-        asked: what `--split-column` names; 'none': no column is used.
+        asked: the value of `--split-column`; 'none': no column is used.
         taken: columns that hold something else.
 
     Raises:
-        ConfigError: there is no column of that name. DataError: it holds other words; several may be meant; or one
-            seems to be meant.
+        ConfigError: no such column. DataError: the column holds other words, or the choice of column is
+            ambiguous.
     """
     nothing = [""] * len(table)
     if asked == NO_COLUMN and NO_COLUMN not in table.columns:
@@ -54,15 +54,15 @@ def read_parts(
         usable = [plain]
     if len(usable) > 1:
         raise DataError(
-            f"{table.path}: several columns look like splits: {list_some(map(quote, usable))}. Name one with "
-            f"{OPTION} NAME, or none with {OPTION} {NO_COLUMN}: then a new split is made."
+            f"{table.path}: several columns look like splits: {list_some(map(quote, usable))}. Choose one with "
+            f"{OPTION} NAME, or use {OPTION} {NO_COLUMN} to make a new split."
         )
     if not usable:
         _refuse_suspects(table, rest)
     name = usable[0] if usable else None
     unused = [other for other in rest if other != name and _SOUNDS_LIKE.search(other)]
     warnings = [
-        f"column {quote(other)} may say how to split, and was not used: it holds "
+        f"column {quote(other)} may hold splits but was not used. It holds "
         f"{list_some(map(quote, dict.fromkeys(filter(None, table.columns[other]))), 3)}. To use it, write train, "
         f"val or test into it and name it with {OPTION} {quote_word(other)}"
         for other in unused
@@ -94,7 +94,7 @@ def _refuse_suspects(table: Table, names: Sequence[str]) -> None:
             continue
         raise DataError(
             f"{table.path}: column {quote(name)} looks like a split: it holds {list_some(map(quote, words))}. No "
-            f"other split is made beside it. If it is one, {way}. If not: {OPTION} {NO_COLUMN}."
+            f"new split is made beside it. If it is one, {way}. If not: {OPTION} {NO_COLUMN}."
         )
 
 
@@ -126,7 +126,7 @@ def _to_parts(table: Table, name: str) -> list[str]:
     if unknown:
         told = list_some(f"{quote(text)} in row {number}" for text, number in unknown.items())
         raise DataError(
-            f"{table.path}: column {quote(name)} holds {told}. Allowed: train, val, test, "
-            f"or nothing (then backbench decides). If it means something else: {OPTION} {NO_COLUMN}."
+            f"{table.path}: column {quote(name)} holds {told}. Allowed: train, val, test, or an empty cell "
+            f"(backbench then decides). If the column means something else: {OPTION} {NO_COLUMN}."
         )
     return [parse_part(text) or "" for text in values]

@@ -1,4 +1,4 @@
-"""Which split a name of a folder, column value or file means: 'train', 'val' or 'test', in several languages."""
+"""Recognise names of splits ('train', 'val', 'test') in folders, columns and files, in several languages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 from functools import lru_cache
 
 PLAIN_PARTS = frozenset(("train", "val", "valid", "validation", "test"))
-"""Names that leave no doubt."""
+"""Unambiguous names."""
 _WORDS = {
     "train": """train training trains trn traindata tr learn learning trainings
         lern lernen lerndaten entrainement apprentissage entrenamiento entreno treino treinamento addestramento
@@ -39,7 +39,7 @@ _NUMBER = re.compile(r"\d+|[ivx]{1,4}")
 
 @lru_cache(maxsize=4096)
 def parse_part(text: str) -> str | None:
-    """'train', 'val' or 'test' for a name that means one of them and nothing else, as in 'Testing', 'held_out',
+    """'train', 'val' or 'test' for a name with exactly that meaning, such as 'Testing', 'held_out',
     'test_images', 'train1' or 'Prüfung'; None for any other name."""
     words = [word for word in _split_words(text) if word not in _FILLERS]
     if len(words) == 2 and _NUMBER.fullmatch(words[1]):
@@ -49,13 +49,13 @@ def parse_part(text: str) -> str | None:
 
 
 def hints_at_part(text: str) -> str | None:
-    """The part that a name mentions among other words, as in 'my_old_test'; None where it mentions none or two."""
+    """The split that a name mentions among other words, as in 'my_old_test'; None for none or two."""
     found = {_PART_OF.get(word) or _PART_OF.get(_cut_fillers(word)) for word in _split_words(text)} - {None}
     return found.pop() if len(found) == 1 else None
 
 
 def is_filler(name: str) -> bool:
-    """Whether a folder's name says nothing of what is in it, as 'images' or 'data'."""
+    """Whether a folder's name says nothing about its content, such as 'images' or 'data'."""
     return all(word in _FILLERS for word in _split_words(name))
 
 

@@ -1,9 +1,9 @@
-"""A folder of class folders -> every image in it, once, in an order that depends on names alone.
+"""List every image in a folder of class folders, once, in an order that depends only on names.
 
-Three layouts are known: class folders; `train/` with class folders, beside it `val/` and `test/` where wanted; or
-class folders with `train/` and `test/` in each. `class_folders` finds out which it is, and looks through single
-folders around them. Folders below a class folder belong to that class. No file with an image's suffix is opened:
-what it holds is decided later. Of others the first bytes are read, as a picture may have lost its suffix.
+Three layouts are known: class folders; `train/` with class folders and optional `val/` and `test/` beside it; or
+class folders with `train/` and `test/` in each. `class_folders` decides which, and skips single folders around
+them. Folders below a class folder belong to that class. Files with an image suffix are not opened here. The first
+bytes of other files are read, because a picture may have lost its suffix.
 """
 
 # Strings, not Paths, while walking: a tree may hold a million files.
@@ -30,25 +30,26 @@ from backbench.errors import ConfigError, DataError
 from backbench.wording import did_you_mean, list_some, quote
 
 COPY_LINKS = (
-    "Follow them with --follow-links, give a folder that holds both, or copy what the links lead to "
-    "('cp -rL FOLDER COPY')."
+    "Follow them with --follow-links, give a folder that holds both, or copy the files behind the links ('cp -rL "
+    "FOLDER COPY')."
 )
 
 
 @dataclass(frozen=True)
 class Tree:
-    """What a folder holds. `ids`, `labels`, `parts` and `files` have one entry for each image, in the same order.
+    """The content of a folder. `ids`, `labels`, `parts` and `files` have one entry for each image, in the same
+    order.
 
     Args:
-        ids: path of the image relative to the root, '/'-separated, as the names stand on disk (bytes that are
-            not text are kept as surrogates).
+        ids: path of the image relative to the root, '/'-separated, as on disk (bytes that are not
+            text are kept as surrogates).
         labels: name of the class folder, as on disk.
-        parts: 'train', 'val' or 'test' where the folder says so, else None.
+        parts: 'train', 'val' or 'test' if the folder gives it, else None.
         files: absolute path of each image, through links as found.
         class_names: all class folders, empty ones too, in the same order of names.
-        ignored: what was found and left out, and empty class folders, with the reason; ordered by path.
+        ignored: entries that were left out, and empty class folders, with the reason; ordered by path.
         nested: folders below a class folder whose images were counted for that class.
-        part_folders: folder -> the part that its images were taken for.
+        part_folders: folder -> the split of its images.
     """
 
     ids: tuple[str, ...]
@@ -69,24 +70,24 @@ def scan_folder(
     split_folders: Mapping[str, str] | None = None,
     has_split: bool = False,
 ) -> Tree:
-    """All images below `root`, each real file once, with its class and part.
+    """All images below `root`, each real file once, with its class and split.
 
-    Links to files and folders inside `root` are followed, where what they lead to was not reached without them;
-    links that lead out of it are left out unless `follow_outside`. Loops end. Hidden files, litter of operating
-    systems, files that are no images and images outside any class folder are left out and reported.
+    Links to files and folders inside `root` are followed if their target was not reached directly. Links that lead
+    out of it are left out unless `follow_outside`. Loops are detected. Hidden files, system files, files that are
+    not images, and images outside any class folder are left out and reported.
 
     Args:
         root: the folder.
         follow_outside: follow links that lead out of `root`.
         ignore: paths below `root` of files and folders to leave out.
-        split_folders: part of each folder that is a split; {}: none is; None: decided by names and contents.
-        has_split: the split is given elsewhere, so that none is made beside what looks like one here.
+        split_folders: split of each folder that is one; {}: none is a split; None: decided by names and contents.
+        has_split: the split is given elsewhere, so folders that look like splits are not ambiguous.
 
     Raises:
-        DataError: no such folder, not a folder, no images, no class folders, parts without `train/`, two
-            class folders whose names differ only in case or Unicode normalisation, or what looks like a split and
-            can't be used as one, see `layout`.
-        ConfigError: `ignore` or `split_folders` name what is not there.
+        DataError: no such folder, not a folder, no images, no class folders, splits without `train/`, two
+            class folders whose names differ only in case or Unicode normalisation, or an unusable split, see
+            `layout`.
+        ConfigError: `ignore` or `split_folders` names a missing entry.
 
     Cost: one `scandir` for each folder and one `stat` for each image; about a second for 100,000 images.
     """
@@ -114,9 +115,9 @@ def scan_folder(
 
 
 def scan_pictures(root: str | os.PathLike[str]) -> tuple[list[Path], tuple[Ignored, ...]]:
-    """All images below a folder without labels, in the order of their names, and what was left out.
+    """All images below a folder without labels, in the order of their names, and the entries that were left out.
 
-    The law is that of `scan_folder`, but for a file with several names, which counts under each.
+    The rules of `scan_folder` apply, except that a file with several names counts under each.
 
     Raises:
         DataError: the folder itself can't be read.
@@ -133,7 +134,7 @@ def scan_pictures(root: str | os.PathLike[str]) -> tuple[list[Path], tuple[Ignor
 
 
 def _follow_links(walk: Walk) -> None:
-    """What is real was met before, so that a link never stands for the file it leads to."""
+    """Follow links after all real files, so that a link never replaces the real file."""
     while walk.links:
         links, walk.links = sorted(walk.links, key=lambda link: sort_key(link[0])), []
         for link in links:
@@ -152,12 +153,12 @@ def _check_root(path: str, given: str) -> None:
         there = [entry.name for entry in os.scandir(parent) if entry.is_dir()]
     except OSError:
         there = []
-    hint = did_you_mean(name, there, otherwise=f"There is no '{name}' in '{parent}'.", folder=Path(parent))
+    hint = did_you_mean(name, there, otherwise=f"'{parent}' has no '{name}'.", folder=Path(parent))
     raise DataError(f"there is no folder '{given}'.{hint}")
 
 
 def _check_unwanted(walk: Walk) -> None:
-    """ConfigError if --ignore names what is not there."""
+    """Raise ConfigError if --ignore names a missing entry."""
     known = {form for name in walk.ignored for form in (name, name.removeprefix(walk.prefix))}
     missing = sorted(walk.unwanted - known)
     if missing:
@@ -166,7 +167,7 @@ def _check_unwanted(walk: Walk) -> None:
         hint = did_you_mean(missing[0].rpartition("/")[2], there, limit=1)
         raise ConfigError(
             f"--ignore {missing[0]}: '{walk.root}' has no such file or folder.{hint} Give its path below the data "
-            f"folder. There: {list_some(map(quote, sorted(there)), 10)}."
+            f"folder. Entries: {list_some(map(quote, sorted(there)), 10)}."
         )
 
 
@@ -180,13 +181,13 @@ def _check_twins(class_folders: Iterable[ClassFolder]) -> None:
         is_same_text = unicodedata.normalize("NFC", twin.label) == composed
         what = "Unicode normalisation" if is_same_text else "upper and lower case"
         raise DataError(
-            f"two class folders differ only in {what}: {twin.id!a} and {folder.id!a}. "
-            "They would be one class on some systems and two on others: merge or rename them."
+            f"two class folders differ only in {what}: {twin.id!a} and {folder.id!a}. They are one class on some "
+            "systems and two on others: merge or rename them."
         )
 
 
 def _walk_folder(walk: Walk, folder_id: str, path: str, owner: ClassFolder) -> None:
-    """Notes every real image below `path`; links are kept for later."""
+    """Note every real image below `path`; keep links for later."""
     waiting = [(folder_id, path)]
     while waiting:
         folder_id, path = waiting.pop()
@@ -208,7 +209,7 @@ def _walk_folder(walk: Walk, folder_id: str, path: str, owner: ClassFolder) -> N
 
 
 def _enter(walk: Walk, folder_id: str, path: str) -> bool:
-    """Whether this folder is met for the first time."""
+    """Whether this folder is visited for the first time."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -216,7 +217,7 @@ def _enter(walk: Walk, folder_id: str, path: str) -> bool:
         return False
     before = walk.seen.setdefault((status.st_dev, status.st_ino), folder_id)
     if before != folder_id:
-        walk.leave_out(folder_id, f"leads to a folder that was read already: {before or 'the folder itself'}")
+        walk.leave_out(folder_id, f"a link to a folder that was already read: {before or 'the folder itself'}")
     return before == folder_id
 
 
@@ -230,7 +231,7 @@ def _add_file(
     try:  # a DirEntry on Windows knows no inode
         status = os.stat(path) if entry is None or os.name == "nt" else entry.stat(follow_symlinks=False)
     except OSError as error:
-        walk.leave_out(file_id, f"can't be looked at: {error.strerror}", "unread")
+        walk.leave_out(file_id, f"can't be accessed: {error.strerror}", "unread")
         return
     if not stat.S_ISREG(status.st_mode):
         walk.leave_out(file_id, "a pipe, socket or device, not a file")
@@ -240,7 +241,7 @@ def _add_file(
         first = walk.files[before][1]
         if (first.label, first.part) == (owner.label, owner.part):
             walk.leave_out(file_id, f"the same file as {before}")
-        else:  # a copy in its place would be a leak, or have two labels
+        else:  # it would leak between splits or have two labels
             walk.leave_out(file_id, f"the same file as {before}, which is in another class or split", "picture")
     else:
         walk.files[file_id] = (path, owner)
@@ -266,7 +267,7 @@ def _make_tree(walk: Walk, class_folders: list[ClassFolder]) -> Tree:
     filled = {owner.id for _, owner in walk.files.values()}
     class_names: set[str] = set()
     for folder in class_folders:
-        is_known = folder.id in walk.ignored and os.path.islink(folder.path)  # leads to a class that has a name
+        is_known = folder.id in walk.ignored and os.path.islink(folder.path)  # links to a known class
         if folder.id in filled or not is_known:
             class_names.add(folder.label)
         if folder.id not in filled:
@@ -295,7 +296,7 @@ def _make_tree(walk: Walk, class_folders: list[ClassFolder]) -> Tree:
 def _no_images(walk: Walk, what: str) -> DataError:
     num_files = walk.suffixes.total()
     common = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in walk.suffixes.most_common(5))
-    seen = f"{num_files:,} files were seen ({common})" if num_files else "No files were seen"
+    seen = f"It has {num_files:,} files ({common})" if num_files else "It has no files"
     num_links = sum(entry.reason == LINK_OUT for entry in walk.ignored.values())
     links = f" {num_links:,} links lead out of the folder and were not followed. {COPY_LINKS}" if num_links else ""
     num_loose = sum(suffix in IMAGE_SUFFIXES for suffix in walk.suffixes.elements())
@@ -304,12 +305,12 @@ def _no_images(walk: Walk, what: str) -> DataError:
     windows = next((name for name in walk.ignored if "\\" in name), None)
     if windows is not None:
         loose += (
-            f". Names such as {quote(windows)} hold backslashes: an archive made on Windows was unpacked without "
-            "its folders. Unpack it again with 'unzip' or '7z x', which make them"
+            f". Names such as {quote(windows)} contain backslashes: an archive made on Windows was unpacked "
+            "without its folders. Unpack it again with 'unzip' or '7z x', which create them"
         )
     packed = [name for name in walk.ignored if find_suffix(name) in PACKED and not walk.files]
     if packed:
-        loose += f". {quote(packed[0])} is an archive: unpack it, and give the folder that comes out"
+        loose += f". {quote(packed[0])} is an archive: unpack it, and give the unpacked folder"
     tables = [name for name in walk.ignored if find_suffix(name) in (".csv", ".tsv", ".jsonl", ".parquet")]
-    table = f" Does '{tables[0]}' in it name labels? Then give that file in place of the folder." if tables else ""
+    table = f" If '{tables[0]}' in it holds the labels, give that file instead of the folder." if tables else ""
     return DataError(f"'{walk.root}' holds {what}. {seen}{loose}.{links}{lost}{table} {OTHER_LAYOUTS}")

@@ -12,7 +12,7 @@ from backbench.data.census import Census
 def common_size(census: Census, rows: Sequence[int]) -> tuple[int, int, int] | None:
     """(width, height, how many images have it), in pixels, of usable rows of a census; None without a row.
 
-    Sizes are as images are seen, turned upright. Of equally common ones the largest.
+    Sizes are those of upright images. Of equally common sizes the largest is used.
     """
     if not len(rows):
         return None
@@ -29,10 +29,10 @@ def common_size(census: Census, rows: Sequence[int]) -> tuple[int, int, int] | N
 def common_sizes(
     census: Census, rows: Sequence[int], parts: Sequence[str | None]
 ) -> dict[str, tuple[int, int, int]]:
-    """Part -> `common_size` of its images, in the order train, val, test.
+    """Split -> `common_size` of its images, in the order train, val, test.
 
     Args:
-        rows: of the census, one for each sample; `parts`: the part of each.
+        rows: of the census, one for each sample; `parts`: the split of each.
     """
     found = {
         part: common_size(census, [row for row, own in zip(rows, parts, strict=True) if own == part])

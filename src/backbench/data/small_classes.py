@@ -1,4 +1,4 @@
-"""Classes with few images: left out, or made one class, where the user asks for it."""
+"""Leave out classes with few images, or merge them into one class, if the user asks for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MERGED_NAMES = ("other", "other small classes", "all small classes together")
 
 @dataclass(frozen=True)
 class Settled:
-    """What is left: rows of the samples that stay, their labels, the classes that are gone, and warnings."""
+    """The result: rows of the remaining samples, their labels, the removed classes, and warnings."""
 
     rows: list[int]
     labels: list[str]
@@ -25,13 +25,13 @@ class Settled:
 
 
 def settle_small_classes(labels: Sequence[str], min_images: int | None, how: SmallClasses) -> Settled:
-    """Leave out classes with fewer than `min_images` samples, or merge them; None: nothing is done.
+    """Leave out classes with fewer than `min_images` samples, or merge them; None: change nothing.
 
     Args:
-        labels: class of each sample, those of all splits together.
+        labels: class of each sample, over all splits.
 
     Raises:
-        DataError: less than two classes are left.
+        DataError: fewer than two classes are left.
     """
     counts = Counter(labels)
     small = [name for name in sorted(counts, key=sort_key) if min_images is not None and counts[name] < min_images]
@@ -45,7 +45,7 @@ def settle_small_classes(labels: Sequence[str], min_images: int | None, how: Sma
     if num_left < 2:
         raise DataError(
             f"--min-images {min_images} leaves {count(num_left, 'class', 'classes')} of {len(counts):,}: "
-            f"{classes}: {shown}. Two at least are needed: give a smaller number."
+            f"{classes}: {shown}. At least two are needed: give a smaller number."
         )
     if is_merged:
         merged = next(name for name in MERGED_NAMES if name not in counts or name in gone)

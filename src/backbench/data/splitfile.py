@@ -1,4 +1,4 @@
-"""A split from a table of paths and parts, and how a given split meets the samples that are there."""
+"""Read splits from a table of paths, and apply given splits to the available samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PART_COLUMNS = ("part", "split")
 
 
 def read_split_table(path: Path) -> dict[str, str]:
-    """Sample id -> part, from a table with a column id (or path, image, file, filename) and one part (or split).
+    """Sample id -> split, from a table with a column id (or path, image, file, filename) and one split (or part).
 
     Raises:
         ConfigError: it lacks a column. DataError: it can't be read or used.
@@ -25,24 +25,24 @@ def read_split_table(path: Path) -> dict[str, str]:
 
 
 def apply_split(split: Mapping[str, str], ids: Sequence[str], path: str) -> tuple[list[str], list[str]]:
-    """The part of each of `ids`, and warnings. `split`: sample id -> part; `path`: the file it came from.
+    """The split of each of `ids`, and warnings. `split`: sample id -> split; `path`: the source file.
 
     Raises:
-        DataError: a sample has no part in the split.
+        DataError: a sample has no split.
     """
     unmapped = [name for name in ids if name not in split]
     if unmapped:
         raise DataError(
-            f"--split {path} gives no part to {len(unmapped):,} of {count(len(ids), 'image')}: "
-            f"{list_some(map(quote, unmapped))}. It names, for example, {list_some(map(quote, split), 2)}. "
-            "Each image needs a part: add the missing ones, or split without --split."
+            f"--split {path} gives no split for {len(unmapped):,} of {count(len(ids), 'image')}: "
+            f"{list_some(map(quote, unmapped))}. Its entries are, for example, {list_some(map(quote, split), 2)}. "
+            "Each image needs a split: add the missing ones, or leave out --split."
         )
     extra = sorted(set(split) - set(ids))
     warnings = []
     if extra:
         warnings.append(
-            f"--split names {count(len(extra), 'image')} that can't be used here (any more): "
-            f"{list_some(map(quote, extra))}. Results are not comparable with those on the whole split"
+            f"--split names {count(len(extra), 'image')} that are missing or unusable: "
+            f"{list_some(map(quote, extra))}. Results are not comparable with those on the complete split"
         )
     return [split[name] for name in ids], warnings
 
@@ -58,13 +58,15 @@ def _read_parts(table: Table) -> dict[str, str]:
     ):
         part = parse_part(text)
         if part is None:
-            raise DataError(f"{table.path}, row {number}: {quote(text)} is no part. Allowed: train, val, test.")
+            raise DataError(
+                f"{table.path}, row {number}: {quote(text)} is not a split. Allowed: train, val, test."
+            )
         sample_id = normalise_path(name)
         if parts.setdefault(sample_id, part) != part:
-            raise DataError(f"{table.path}, row {number}: {quote(name)} was given another part before")
+            raise DataError(f"{table.path}, row {number}: {quote(name)} has two different splits")
     return parts
 
 
 def normalise_path(path: str) -> str:
-    """A relative path as ids spell it: '/' between names, no './', no '..' inside."""
+    """A relative path in the form of ids: '/' between names, no './', no '..' inside."""
     return posixpath.normpath(path.replace("\\", "/")) if path else path

@@ -1,6 +1,6 @@
-"""Which sample goes into which part: a pure function of ids, labels, units and a seed; list order never counts.
+"""Assign samples to splits: a pure function of ids, labels, units and a seed; list order has no effect.
 
-A *unit* is what must stay together: a group (one camera, one patient), and images with identical content.
+Samples of one *unit* stay together: a group (one camera, one patient), or images with identical content.
 Units are ordered by SHA-256 of seed and unit, so adding images to one class moves no image of another.
 """
 
@@ -13,14 +13,14 @@ from collections.abc import Hashable, Sequence
 
 
 def merge_units(ids: Sequence[str], groups: Sequence[str | None], hashes: Sequence[str]) -> list[str]:
-    """The unit of each sample: samples of one group, or with one content hash, share it (also in a chain).
+    """The unit of each sample: samples of one group, or with one content hash, share it (also through a chain).
 
     A unit is named after its smallest group ("group/..."), else after its smallest id ("id/...").
 
     Args:
         ids: unique sample ids.
         groups: group of each sample, None where it has none.
-        hashes: content hash of each sample; "" where unknown: such a sample equals no other.
+        hashes: content hash of each sample; "" if unknown: such a sample equals no other.
     """
     parent = list(range(len(ids)))
 
@@ -53,28 +53,29 @@ def assign_parts(
     val_fraction: float,
     seed: int,
 ) -> list[str]:
-    """The part of each sample: 'train', 'val' or 'test'.
+    """The split of each sample: 'train', 'val' or 'test'.
 
-    Fixed parts stay. Without a fixed test split it is cut from all samples, without a fixed validation split it
-    is cut from what trains; samples with no fixed part follow their unit, else they train. Cuts are
-    stratified by class and take whole units. A class keeps at least one unit for training; with two units it
-    has one in test, with two left after that one in validation, as far as units of several classes allow.
+    Fixed splits stay. Without a fixed test split, it is drawn from all samples; without a fixed validation split,
+    it is drawn from the training samples. Samples without a fixed split follow their unit, else they train. Draws
+    are stratified by class and take whole units. A class keeps at least one unit for training. A class with two
+    units has one in test; with two units left after that, one in validation, as far as units of several classes
+    allow.
 
     Args:
         ids: unique sample ids; used in error messages only.
         labels: class of each sample.
         units: from `merge_units`.
-        fixed: part given by the source, or None.
-        test_fraction: of all samples of a class, in 0..1.
-        val_fraction: of the samples of a class left after the test split, in 0..1.
+        fixed: split given by the source, or None.
+        test_fraction: share of all samples of a class, in 0..1.
+        val_fraction: share of the samples of a class left after the test split, in 0..1.
         seed: another seed gives another split.
 
     Raises:
-        ValueError: columns of different lengths, or an unknown part.
+        ValueError: columns of different lengths, or an unknown split.
     """
     for sample_id, part in zip(ids, fixed, strict=True):
         if part not in (None, "train", "val", "test"):
-            raise ValueError(f"sample {sample_id!r} has the unknown part {part!r}")
+            raise ValueError(f"sample {sample_id!r} has the unknown split {part!r}")
     parts = _resolve_fixed(units, fixed)
     order = {unit: _order(unit, seed) for unit in set(units)}
     if "test" not in parts:
@@ -89,12 +90,12 @@ def assign_parts(
 
 
 def _order(unit: str, seed: int) -> bytes:
-    # surrogatepass: a file name that is no valid text has lone surrogates in its id
+    # surrogatepass: a file name that is not valid text has lone surrogates in its id
     return hashlib.sha256(f"{seed}/{unit}".encode("utf-8", "surrogatepass")).digest()
 
 
 def _resolve_fixed(units: Sequence[str], fixed: Sequence[str | None]) -> list[str]:
-    """Give samples without a part that of their unit, else 'train'."""
+    """Give samples without a split that of their unit, else 'train'."""
     of_unit: dict[str, str] = {}
     for unit, part in zip(units, fixed, strict=True):
         if part is not None:
@@ -111,8 +112,8 @@ def _cut(
     order: dict[str, bytes],
     fraction: float,
 ) -> list[int]:
-    """The rows to take out of `rows`: whole units, about `fraction` of each class, at least one unit of each
-    class that has two, never the last unit of a class that trains."""
+    """Draw rows from `rows`: whole units, about `fraction` of each class, at least one unit of each class
+    that has two, never the last training unit of a class."""
     members: dict[str, list[int]] = {}
     counts: dict[str, dict[Hashable, int]] = {}  # plain dictionaries: Counter costs seconds for many images
     trains: dict[str, set[Hashable]] = {}
@@ -134,7 +135,7 @@ def _cut(
         return all(num_training[label] > 1 for label in trains.get(unit, ()))
 
     def miss(unit: str) -> int:
-        """How much farther from the targets the counts are with this unit than without; negative: nearer."""
+        """Change of the distance between counts and targets if this unit is added; negative is better."""
         return sum(
             abs(got[label] + num - targets[label]) - abs(got[label] - targets[label])
             for label, num in counts[unit].items()
@@ -154,11 +155,11 @@ def _cut(
     lacking = [label for label in totals if not got[label] and num_units[label] > 1]
     for label in sorted(lacking, key=repr):
         candidates = [unit for unit in in_order if unit not in taken and label in counts[unit] and may_take(unit)]
-        if candidates and not got[label]:  # an earlier one of these may have brought this class along
+        if candidates and not got[label]:  # an earlier unit may include this class
             take(min(candidates, key=miss))
     return [row for unit in taken for row in members[unit]]
 
 
 def _target(total: int, fraction: float) -> int:
-    """Rounded half up; at least 1 and at most all but one, where there are two."""
+    """Rounded half up; at least 1 and at most all but one, if there are two."""
     return max(1, min(total - 1, math.floor(fraction * total + 0.5))) if total > 1 else 0

@@ -21,16 +21,15 @@ MAX_KEPT_BYTES = 1 << 30
 
 
 class PixelStore:
-    """Reads images by their row in the listing; any thread may ask.
+    """Reads images by their row in the listing; thread-safe.
 
-    Decoded images are kept until `cap_bytes` are reached; the others are decoded again at each request. A file
-    must hold the same bytes each time it is read: one that changed is refused, never used in place of the
-    image that was checked.
+    Decoded images are kept up to `cap_bytes`; the others are decoded again at each request. A file must have the
+    same bytes at each read: a changed file is refused.
 
     Args:
-        listing: where the images are.
+        listing: the images.
         max_pixels: larger images are refused before they are decoded.
-        cap_bytes: None: 1 GiB or an eighth of the machine's memory, whichever is less.
+        cap_bytes: None: the smaller of 1 GiB and an eighth of the machine's memory.
     """
 
     def __init__(self, listing: Listing, max_pixels: int, cap_bytes: int | None = None) -> None:
@@ -47,19 +46,19 @@ class PixelStore:
 
     @property
     def grey(self) -> GreyScale | None:
-        """The grey scale that images with more than 8 bits are decoded by; the census sets that of the source."""
+        """The grey scale for images with more than 8 bits; the data scan sets that of the source."""
         return self._grey
 
     @grey.setter
     def grey(self, scale: GreyScale | None) -> None:
         with self._lock:
-            if scale != self._grey:  # what was decoded by another
+            if scale != self._grey:  # decoded with another scale
                 self._kept.clear()
                 self.kept_bytes = 0
             self._grey = scale
 
     def read(self, index: int) -> np.ndarray:
-        """The image as (height, width, 3) uint8 RGB; shared with other callers, so not to be written to.
+        """The image as (height, width, 3) uint8 RGB; shared with other callers: do not modify it.
 
         Raises:
             BadImage: the file can't be read or decoded, or changed since it was first read.
@@ -83,12 +82,12 @@ class PixelStore:
         return hashlib.sha256(f"{shape}/".encode() + pixels.tobytes()).hexdigest()
 
     def read_bytes(self, index: int) -> bytes:
-        """The bytes of the file; its hash is taken at the first reading and compared at every later one.
+        """The bytes of the file; its hash is computed at the first read and compared at later reads.
 
         Raises:
             BadImage: the file can't be read, or changed since it was first read.
         """
-        assert self.listing.files is not None  # callers ask for bytes of files only
+        assert self.listing.files is not None  # only files have bytes
         started = time.perf_counter()
         data = decode.read_file(self.listing.files[index])
         found = hashlib.sha256(data).hexdigest()
@@ -103,7 +102,7 @@ class PixelStore:
         """Decode the bytes of image `index`, and keep the result if there is room.
 
         Raises:
-            BadImage: they are no usable image.
+            BadImage: the bytes are not a usable image.
         """
         assert self.listing.files is not None
         name, grey = str(self.listing.files[index]), self._grey
@@ -120,7 +119,7 @@ class PixelStore:
         return pixels
 
     def measure_values(self, index: int, data: bytes) -> Depth:
-        """What the values of image `index` are, which has more than 8 bits; BadImage as of `decode`."""
+        """The value range of image `index`, which has more than 8 bits; BadImage as in `decode`."""
         assert self.listing.files is not None
         with self._timed():
             return decode.measure_values(data, str(self.listing.files[index]), max_pixels=self.max_pixels)

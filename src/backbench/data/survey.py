@@ -1,4 +1,4 @@
-"""What is there, before any work: from names and file headers alone, within two seconds."""
+"""The data preview: a summary from names and file headers, within two seconds."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from backbench.wording import count, escape, list_some, quote
 BLOCK = 32
 NUM_EXAMPLES = 5
 MIN_HEADER_SECONDS = 0.25
-"""Spent on headers even where listing a very large folder took all the time: some must be seen."""
+"""Minimum time for headers, even if listing a very large folder took all the time."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Least, middle and greatest of some whole numbers."""
+    """Minimum, median and maximum of whole numbers."""
 
     low: int
     middle: int
@@ -44,18 +44,18 @@ class Range:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a source holds, as far as names and headers tell.
+    """The content of a source, from names and headers.
 
     Args:
-        class_counts: images in a class: least, middle, most.
-        widths, heights: in pixels, of the headers that were read; None without any.
-        num_headers_read: how many of the images; chosen at random where time did not suffice for all.
+        class_counts: images in a class: minimum, median, maximum.
+        widths, heights: in pixels, from the headers that were read; None without any.
+        num_headers_read: number of headers read; a random sample if time was short.
         unreadable: examples, with the reason; `num_unreadable` of the headers read are.
-        parts: images expected in train, val and test.
+        parts: expected number of images in train, val and test.
         total_bytes: of all files whose header was read, scaled up to all images; None for images in memory.
-        download_bytes: what has to be fetched first.
-        notes: how the source was read, such as which column holds what.
-        listing: to hand on to `load_data`; None where a data set is known by its published counts alone.
+        download_bytes: necessary download.
+        notes: how the source was read, such as the use of each column.
+        listing: input for `load_data`; None if only the published counts are known.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Survey:
         if self.widths is not None and self.heights is not None:
             size = f"Sizes {self.widths} x {self.heights} pixels"
             if self.num_headers_read < self.num_images:
-                size += f" (of {self.num_headers_read:,} looked at)"
+                size += f" ({self.num_headers_read:,} images checked)"
             lines.append(f"{size}.")
         lines.append("Split: " + ", ".join(f"{self.parts[part]:,} {part}" for part in PARTS) + ".")
         lines += [f"{escape(note)}." for note in self.notes]
@@ -104,10 +104,10 @@ class Survey:
 
 
 def survey(config: DataConfig, progress: Progress = SILENT, seconds: float = 2.0) -> Survey:
-    """Look at a source without hashing, decoding or fetching anything.
+    """Summarise a source without hashing, decoding or downloading anything.
 
     Args:
-        seconds: no more headers are read after that; listing a very large folder may take longer by itself.
+        seconds: time limit for reading headers; listing a very large folder may take longer.
 
     Raises:
         ConfigError, DataError: as `load_listing`.
@@ -141,7 +141,7 @@ def survey(config: DataConfig, progress: Progress = SILENT, seconds: float = 2.0
 
 
 def _from_published(spec: SourceSpec, config: DataConfig) -> Survey:
-    assert spec.num_images is not None  # the caller looked
+    assert spec.num_images is not None  # checked by the caller
     assert spec.num_classes is not None
     each = spec.num_images // spec.num_classes
     test = round(spec.num_images * config.test_fraction)
@@ -169,8 +169,8 @@ def _from_published(spec: SourceSpec, config: DataConfig) -> Survey:
 def _read_headers(
     listing: Listing, config: DataConfig, deadline: float
 ) -> tuple[list[decode.Header], list[Ignored]]:
-    """Headers, and files without a usable one, of as many images as time allows; in a random order, so that what
-    is seen stands for the rest."""
+    """Headers, and files without a usable one, of as many images as time allows; in random order, so that the
+    sample is representative."""
     if listing.files is None:
         assert listing.pixels is not None
         shapes = (image.shape for image in listing.pixels)
@@ -193,7 +193,7 @@ def _read_headers(
     headers: list[decode.Header] = []
     bad: list[tuple[int, str]] = []
     with ThreadPoolExecutor(num_workers(), thread_name_prefix="survey") as pool:
-        # a few blocks at a time: what is not begun when time is up is never begun
+        # a few blocks at a time: no block starts after the time limit
         while waiting := list(itertools.islice(blocks, 2 * num_workers())):
             for row, header in itertools.chain.from_iterable(pool.map(read_block, waiting)):
                 if isinstance(header, BadImage):
@@ -206,12 +206,12 @@ def _read_headers(
 
 
 def _expect_parts(listing: Listing, settled: Settled, config: DataConfig) -> dict[str, int]:
-    """What the split will give if nothing is broken and no two images are identical."""
+    """Expected sizes of the splits if no image is broken or a duplicate."""
     ids = [listing.ids[row] for row in settled.rows]
     groups = [listing.groups[row] for row in settled.rows]
     if config.split is not None:
         stored, _ = read_split(config.split)
-        given = [stored.get(sample_id) for sample_id in ids]  # what has no part is refused later
+        given = [stored.get(sample_id) for sample_id in ids]  # a sample without a split is refused later
         return {part: given.count(part) for part in PARTS}
     parts = assign_parts(
         ids,

@@ -1,4 +1,4 @@
-"""The text of a table as people save it: encodings with and without a mark, old line ends, Excel's first line."""
+"""Read the text of a table: encodings with and without a byte order mark, old line ends, Excel's first line."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MARKS = (
     (b"\xff\xfe", "utf-16-le"),
     (b"\xfe\xff", "utf-16-be"),
 )
-"""UTF-32 before UTF-16, whose mark it begins with."""
+"""UTF-32 comes before UTF-16, because its mark starts with that of UTF-16."""
 NO_TEXT = (
     (b"PK\x03\x04", "a spreadsheet (.xlsx, .ods) or zip file"),
     (b"\xd0\xcf\x11\xe0", "an old Excel file (.xls)"),
-    (b"PAR1", "a Parquet file, whose name has to end in .parquet"),
-    (b"\x1f\x8b", "a gzip file, to be unpacked first"),
+    (b"PAR1", "a Parquet file (rename it to end in .parquet)"),
+    (b"\x1f\x8b", "a gzip file (unpack it first)"),
 )
 SAMPLE_BYTES = 4096
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[ \t]*(?:\n|$)', re.IGNORECASE)
@@ -30,10 +30,10 @@ _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[ \t]*(?:\n|$)', re.IGNORECASE)
 def read_table_text(path: Path) -> tuple[str, tuple[str, ...]]:
     """The text of a file, its lines ended by newlines, and warnings on how it was read.
 
-    Without a mark it is UTF-8, or UTF-16 where every second byte is 0, else Windows-1252.
+    Without a byte order mark the encoding is UTF-8, or UTF-16 if every second byte is 0, else Windows-1252.
 
     Raises:
-        DataError: it can't be read, or is no text.
+        DataError: the file can't be read or is not text.
     """
     try:
         data = read_file(path)
@@ -45,12 +45,12 @@ def read_table_text(path: Path) -> tuple[str, tuple[str, ...]]:
     text, warnings = _decode(path, data)
     text = text.removeprefix("\ufeff").rstrip("\x1a")
     if "\0" in text:
-        raise DataError(f"{path}: this is no text table: it holds zero bytes. Save it as CSV in UTF-8.")
+        raise DataError(f"{path}: not a text table: it holds zero bytes. Save it as CSV in UTF-8.")
     return re.sub(r"\r\n?", "\n", text), warnings
 
 
 def cut_separator_line(text: str) -> tuple[str | None, str]:
-    """The separator that Excel's first line 'sep=;' names, None without one, and the text with that line empty."""
+    """The separator that Excel's first line 'sep=;' names, or None, and the text with that line emptied."""
     found = _SEPARATOR_LINE.match(text)
     return (None, text) if found is None else (found[1], "\n" + text[found.end() :])
 
@@ -62,8 +62,8 @@ def _decode(path: Path, data: bytes) -> tuple[str, tuple[str, ...]]:
     except UnicodeDecodeError as error:
         if encoding is not None:
             raise DataError(
-                f"{path}: byte {error.start:,} is not {encoding.upper()} text, as its first bytes say. Save the "
-                "table as CSV in UTF-8 and try again."
+                f"{path}: byte {error.start:,} is not {encoding.upper()} text, although the file's first bytes "
+                "indicate it. Save the table as CSV in UTF-8 and try again."
             ) from error
         wrong = error
     try:
@@ -75,13 +75,13 @@ def _decode(path: Path, data: bytes) -> tuple[str, tuple[str, ...]]:
         ) from error
     line = next(line for line in text.splitlines() if not line.isascii())
     return text, (
-        f"{path.name} is not UTF-8: it was read as Windows-1252, as in {quote(line[:80])}. If that looks wrong, "
-        "save the table as CSV in UTF-8",
+        f"{path.name} is not UTF-8: it was read as Windows-1252, for example {quote(line[:80])}. If that looks "
+        "wrong, save the table as CSV in UTF-8",
     )
 
 
 def _guess_wide(data: bytes) -> str | None:
-    """UTF-16 without a mark: of Latin letters, and of separators in any script, one of two bytes is 0."""
+    """UTF-16 without a mark: one of two bytes is 0 for Latin letters, and for separators in any script."""
     sample = data[:SAMPLE_BYTES]
     first, second = sample[0::2].count(0), sample[1::2].count(0)
     if max(first, second) * 10 < len(sample) or min(first, second) * 4 > max(first, second):

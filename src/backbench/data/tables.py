@@ -20,7 +20,7 @@ from backbench.wording import count, did_you_mean, list_some, quote
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 DELIMITERS = (",", ";", "\t", "|")
 NUM_LOOKED_AT = 20
-"""Rows from which the separator is told."""
+"""Rows used to detect the separator."""
 IMAGE_NAME = re.compile(
     r"[^|;,\t]*\.(jpe?g|jpe|jfif|mpo|a?png|webp|gif|bmp|dib|tiff?|p[pgbnf]m|avif|hei[cf])", re.IGNORECASE
 )
@@ -29,7 +29,7 @@ _LIST_LINE = re.compile(rf"({IMAGE_NAME.pattern})[ \t]+(\S.*)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of text. `row_numbers` are those of the file as people count them: the header is row 1.
+    """Columns of text. `row_numbers` count from 1 in the file: the header is row 1.
 
     A file without a header has a column 'image' and, if that leaves one, a column 'label'.
     """
@@ -46,12 +46,12 @@ class Table:
 def read_table(path: Path) -> Table:
     """Read a text table (.csv, .tsv, .txt), JSON lines (.jsonl) or a .parquet file.
 
-    A text table may be separated by comma, semicolon, tab or bar, or be a list of lines 'path label'; encodings
-    are those of `table_text`. Names of columns and values are stripped of spaces at both ends.
+    A text table may be separated by comma, semicolon, tab or bar, or be a list of lines 'path label'; see
+    `table_text` for encodings. Names of columns and values are stripped of spaces at both ends.
 
     Raises:
-        DataError: the file can't be read, is no such table, or its rows don't fit its header.
-        MissingExtra: a Parquet file, and pyarrow is not installed.
+        DataError: the file can't be read, is not such a table, or its rows don't fit its header.
+        MissingExtra: a Parquet file without pyarrow installed.
     """
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path)
@@ -61,18 +61,18 @@ def read_table(path: Path) -> Table:
     try:
         return _parse_csv(path, text, warnings)
     except csv.Error as error:
-        raise DataError(f"{path}: this is no proper CSV: {error}. Is there a stray quotation mark?") from error
+        raise DataError(f"{path}: not a valid CSV: {error}. Check for a stray quotation mark.") from error
 
 
 def find_column(
     table: Table, asked: str | None, defaults: Sequence[str], purpose: str, option: str, *, needed: bool = True
 ) -> str | None:
-    """The name of a column: the one asked for, else the first default that is there, as `fold_name` compares them.
+    """The name of a column: the requested one, else the first default that exists, compared by `fold_name`.
 
-    Returns None if it is not needed and not there.
+    Returns None if it is optional and missing.
 
     Raises:
-        ConfigError: it is not there; names the nearest columns and all of them.
+        ConfigError: the column is missing; the message gives the nearest names and all columns.
     """
     names = list(table.columns)
     if asked is None:
@@ -83,8 +83,8 @@ def find_column(
         if not needed:
             return None
         raise ConfigError(
-            f"{table.path}: no column for the {purpose} was found. Looked for: {', '.join(defaults)}. "
-            f"Columns: {list_some(map(quote, names), 20)}. Name it with {option}."
+            f"{table.path}: found no column for the {purpose}. Usual names: {', '.join(defaults)}. Columns: "
+            f"{list_some(map(quote, names), 20)}. Name it with {option}."
         )
     if asked in table.columns:
         return asked
@@ -104,7 +104,7 @@ def _parse_csv(path: Path, text: str, warnings: tuple[str, ...]) -> Table:
     delimiter = named or _guess_delimiter(text)
     if delimiter is None:
         return _parse_list(path, text, warnings)
-    # strict: otherwise one stray quotation mark silently swallows all rows up to the next
+    # strict: otherwise one stray quotation mark silently swallows all rows until the next one
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     header: list[str] | None = None
     rows: list[list[str]] = []
@@ -129,8 +129,8 @@ def _parse_csv(path: Path, text: str, warnings: tuple[str, ...]) -> Table:
         raise DataError(f"{path}: the table is empty")
     if wrong:
         raise DataError(
-            f"{path}: the header has {count(len(header), 'field')}, but {list_some(wrong)}. "
-            "Put values that hold the separator in quotation marks."
+            f"{path}: the header has {count(len(header), 'field')}, but {list_some(wrong)}. Put values that "
+            "contain the separator in quotation marks."
         )
     _check_header(path, header)
     columns = {name: [row[index] for row in rows] for index, name in enumerate(header)}
@@ -138,7 +138,7 @@ def _parse_csv(path: Path, text: str, warnings: tuple[str, ...]) -> Table:
 
 
 def _name_columns(first: Sequence[str]) -> list[str]:
-    """The header; if the first row names an image it is none, and the columns get names of ours."""
+    """The header; if the first row names an image, there is no header and the columns get default names."""
     images = [index for index, field in enumerate(first) if IMAGE_NAME.fullmatch(field)]
     if not images:
         return list(first)
@@ -150,8 +150,8 @@ def _name_columns(first: Sequence[str]) -> list[str]:
 
 
 def _guess_delimiter(text: str) -> str | None:
-    """The separator that cuts the first rows into most fields, the same number in each; None for a list of lines
-    'path label'."""
+    """The separator that gives the most fields, the same number in each of the first rows; None for a list of
+    lines 'path label'."""
 
     def judge(mark: str) -> tuple[bool, bool, int]:
         try:
@@ -184,8 +184,8 @@ def _parse_list(path: Path, text: str, warnings: tuple[str, ...]) -> Table:
             numbers.append(number)
         elif line.strip():
             raise DataError(
-                f"{path}, line {number}: {quote(line.strip()[:80])} is no image and label, as the first line is. "
-                "Write each line as 'path label', or give a table with the columns 'file' and 'label'."
+                f"{path}, line {number}: {quote(line.strip()[:80])} is not an image and label like the first "
+                "line. Write each line as 'path label', or give a table with the columns 'file' and 'label'."
             )
     return Table(path, {"image": images, "label": labels}, numbers, warnings)
 
@@ -199,9 +199,9 @@ def _parse_json_lines(path: Path, text: str, warnings: tuple[str, ...]) -> Table
         try:
             row = parse_json(line)
         except ValueError as error:
-            raise DataError(f"{path}, line {number}: this is no JSON: {error}") from error
+            raise DataError(f"{path}, line {number}: not valid JSON: {error}") from error
         if not isinstance(row, dict):
-            raise DataError(f'{path}, line {number}: an object such as {{"file_name": ...}} is expected')
+            raise DataError(f'{path}, line {number}: expected an object such as {{"file_name": ...}}')
         rows.append(row)
         numbers.append(number)
     if not rows:
@@ -225,11 +225,11 @@ def _read_parquet(path: Path) -> Table:
         raise MissingExtra("pyarrow", "parquet", f"Reading {path.name}") from error
     try:
         with parquet.ParquetFile(path) as file:
-            # columns of bytes or lists (embedded pictures, vectors) are no names, and may be large
+            # columns of bytes or lists (embedded pictures, vectors) hold no names and may be large
             flat = [c.name for c in file.schema_arrow if not (arrow.types.is_nested(c.type) or _is_bytes(c.type))]
             found = file.read(columns=flat)
     except (OSError, arrow.ArrowException) as error:
-        raise DataError(f"{path}: this is no Parquet file that can be read: {error}") from error
+        raise DataError(f"{path}: not a readable Parquet file: {error}") from error
     header = [str(name).strip() for name in found.column_names]
     _check_header(path, header)
     columns = {name: [_as_text(value) for value in found.column(i).to_pylist()] for i, name in enumerate(header)}

@@ -1,7 +1,7 @@
-"""Which images a model was trained on: the first eight bytes of each one's content hash, in a small file.
+"""The training images of a model, to detect contamination: eight bytes of each content hash, in a small file.
 
-Two images share those bytes by chance once in 10^19 pairs. Only copies with the same content are found: an image
-that was saved anew has another hash.
+Two images share these bytes by chance once in 10^19 pairs. Only exact copies are found: a re-encoded image has
+another hash.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _HEX_DIGITS = 16
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Shortened hashes, (n,) uint64 each, sorted: of images the backbone's weights were trained on, and of those
-    that its head alone was fitted to."""
+    """Shortened hashes, (n,) uint64 each, sorted: of images that trained the backbone, and of images that trained
+    only the head."""
 
     backbone: np.ndarray
     head: np.ndarray
@@ -41,11 +41,11 @@ def shorten(hashes: Iterable[str]) -> np.ndarray:
 
 
 def add_seen(hashes: Iterable[str], *, by_backbone: bool, before: Seen | None = None) -> Seen:
-    """What a model has seen after training on images with these content hashes.
+    """Add training images with these content hashes to the images known to a model.
 
     Args:
-        by_backbone: the weights of the backbone learned, not those of its head alone.
-        before: what its backbone had seen when the run began; an earlier head is gone.
+        by_backbone: the backbone was trained, not only its head.
+        before: the images known to the backbone before the run; those of an earlier head are dropped.
     """
     nothing = np.empty(0, dtype=np.uint64)
     earlier = nothing if before is None else before.backbone
@@ -56,22 +56,22 @@ def add_seen(hashes: Iterable[str], *, by_backbone: bool, before: Seen | None = 
 
 
 def find_seen(hashes: Sequence[str], known: np.ndarray) -> np.ndarray:
-    """(n,) bool: which of these content hashes are among the shortened ones."""
+    """(n,) bool: True for content hashes that are among the shortened ones."""
     return np.isin(shorten(hashes), known)
 
 
 def write_seen(path: Path, seen: Seen) -> None:
-    """Write it and wait until it is on the disk: eight bytes for each image. Raises OSError."""
+    """Write the hashes (eight bytes for each image) and sync the file. Raises OSError."""
     write_synced(path, save({"backbone": seen.backbone, "head": seen.head}))
 
 
 def read_seen(path: Path) -> Seen:
-    """Read what `write_seen` wrote; StorageError if that can't be done."""
+    """Read the file of `write_seen`; StorageError if that fails."""
     try:
         arrays = load(read_file(path))
         backbone, head = (arrays[name].astype(np.uint64, casting="safe") for name in ("backbone", "head"))
     except OSError as error:
         raise StorageError(f"{path} can't be read: {error.strerror}.") from error
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise StorageError(f"{path} is damaged ({error}). Take a fresh copy of the bundle.") from error
+        raise StorageError(f"{path} is damaged ({error}). Copy the bundle again from its source.") from error
     return Seen(backbone, head)

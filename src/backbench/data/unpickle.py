@@ -1,8 +1,8 @@
 """Reads the pickles of old Python data sets without running them.
 
-A pickle is a program: it may call whatever it names. Here it may name five things, and for each it gets a
-harmless stand-in of ours; anything else is refused before it is imported. Arrays are built from their bytes by
-this module, after their shape was checked, so not even NumPy's own loading code sees the file.
+A pickle is a program that can call any function. Here it may name only five, which are replaced by harmless
+stand-ins; anything else is refused before it is imported. This module builds arrays from their bytes after
+checking their shape, so even NumPy's loading code never sees the file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Array:
     values: np.ndarray | None = None
 
     def __setstate__(self, state: Any) -> None:
-        *_, shape, dtype, is_fortran, data = state  # before the shape: a version, absent in the oldest
+        *_, shape, dtype, is_fortran, data = state  # a version comes before the shape, except in the oldest
         if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
             raise pickle.UnpicklingError("an array that is not plain uint8")
         if not all(type(side) is int and side >= 0 for side in shape) or math.prod(shape) != len(data):
@@ -44,7 +44,7 @@ class _Dtype:
             raise pickle.UnpicklingError("an array that is not uint8")
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and the like: one byte has none."""
+        """Ignore byte order and the like: one byte has none."""
 
 
 def _reconstruct(*_: Any) -> _Array:
@@ -59,7 +59,7 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
 
 
 class _Callable:
-    """All that a pickle gets of a stand-in: it can be called, and nothing can be set on it."""
+    """A stand-in that a pickle can call but not change."""
 
     __slots__ = ("function",)
 
@@ -94,12 +94,12 @@ class _Restricted(pickle.Unpickler):
 
 
 def read_plain_pickle(data: bytes, name: str) -> dict[bytes, Any]:
-    """The dictionary in a pickle of containers, numbers, byte strings and uint8 arrays; keys are bytes.
+    """Read the dictionary in a pickle of containers, numbers, byte strings and uint8 arrays; keys are bytes.
 
-    Cost: one pass over the instructions before they are followed, about 0.3 s for 200,000 of them.
+    Cost: one pass over the instructions before they run, about 0.3 s for 200,000 of them.
 
     Raises:
-        DataError: it is damaged, holds anything else, or asks for a function or a class.
+        DataError: the pickle is damaged, holds other types, or names a function or a class.
     """
     try:
         _check_memo(data)
@@ -110,7 +110,7 @@ def read_plain_pickle(data: bytes, name: str) -> dict[bytes, Any]:
         return {_as_bytes(key): _unwrap(item) for key, item in value.items()}
     except Exception as error:  # a hostile program can make an unpickler raise anything
         raise DataError(
-            f"{name}: this pickle is damaged or not the data set it should be: {error}. Nothing of it was run."
+            f"{name}: this pickle is damaged or not the expected data set: {error}. None of its code was run."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What one look through a folder has seen so far, and how folders are read: litter, links out and order."""
+"""The state of one scan of a folder, and rules for reading folders: system files, outside links and order."""
 
 # Strings, not Paths, while walking: a tree may hold a million files.
 # ruff: noqa: PTH110
@@ -17,12 +17,12 @@ from backbench.data.listing import Ignored, Loss
 LINK_OUT = "a link that leads out of the folder, not followed"
 DEAD_LINK = "a dead link, or one that leads in a circle"
 OUTSIDE = "an image outside any class folder"
-LEFT_OUT = "left out, as asked for with --ignore"
+LEFT_OUT = "excluded with --ignore"
 
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """One class folder: where it is and whose images it holds."""
+    """One class folder: its path and the class of its images."""
 
     id: str
     label: str
@@ -32,12 +32,12 @@ class ClassFolder:
 
 @dataclass
 class Walk:
-    """What one scan has seen so far; real files and folders are known by (device, inode).
+    """The state of one scan; real files and folders are identified by (device, inode).
 
-    is_labelled: every real file counts once; else under each of its names.
-    unwanted: ids, or paths below `prefix`, of what is to be left out.
-    prefix: of the folder that holds the classes or parts, "" where that is the root.
-    part_folders: id of each folder that is a part, and which part.
+    is_labelled: count every real file once; else once for each name.
+    unwanted: ids, or paths below `prefix`, to leave out.
+    prefix: path of the folder that holds the classes or splits, "" for the root.
+    part_folders: id of the folder of each split -> the split.
     """
 
     root: str
@@ -54,16 +54,16 @@ class Walk:
     suffixes: Counter[str] = field(default_factory=Counter)
 
     def leave_out(self, entry_id: str, reason: str, loss: Loss = "other") -> None:
-        """Note what is not used, and why."""
+        """Note an entry that is left out, with the reason."""
         self.ignored[entry_id] = Ignored(entry_id, reason, loss)
 
     @property
     def left_out(self) -> tuple[Ignored, ...]:
-        """All of it, in the order of its names."""
+        """All entries that are left out, in the order of their names."""
         return tuple(self.ignored[name] for name in sorted(self.ignored, key=sort_key))
 
     def is_skipped(self, entry_id: str, name: str) -> bool:
-        """Whether an entry is litter, or was asked to be left out; notes it then."""
+        """Whether an entry is a system file or was excluded with --ignore; such an entry is noted."""
         if is_litter(name):
             self.leave_out(entry_id, HIDDEN, "litter")
         elif self.unwanted and (entry_id in self.unwanted or entry_id.removeprefix(self.prefix) in self.unwanted):
@@ -73,19 +73,19 @@ class Walk:
         return True
 
     def count_suffix(self, name: str) -> str:
-        """The suffix of a file's name, counted."""
+        """Count and return the suffix of a file's name."""
         suffix = find_suffix(name)
         self.suffixes[suffix] += 1
         return suffix
 
 
 def sort_key(name: str) -> tuple[str, str]:
-    """Orders names by code points of their composed form: the same in every locale and on every file system."""
+    """Order names by code points of their composed form, independent of locale and file system."""
     return (name if name.isascii() else unicodedata.normalize("NFC", name), name)
 
 
 def list_folders(walk: Walk, path: str, prefix: str) -> dict[str, str]:
-    """Name -> path of the folders that may be classes or parts, in order; the rest is noted as ignored."""
+    """Name -> path of the folders that may be classes or splits, in order; others are noted as ignored."""
     folders: dict[str, str] = {}
     for entry in scan_entries(walk, path, prefix):
         entry_id = prefix + entry.name
@@ -117,7 +117,7 @@ def scan_entries(walk: Walk, path: str, prefix: str) -> list[os.DirEntry[str]]:
 
 
 def look(walk: Walk, path: str, folder_id: str) -> Held:
-    """What is right in a folder, but for what is to be left out; links to folders count, wherever they lead."""
+    """The direct content of a folder without excluded entries; links to folders count, whatever their target."""
     entries = [entry for entry in list_visible(path) if f"{folder_id}/{entry.name}" not in walk.unwanted]
     folders = [entry.name for entry in entries if _is_folder(entry)]
     num_images = sum(find_suffix(entry.name) in IMAGE_SUFFIXES for entry in entries) if entries else 0
@@ -125,7 +125,7 @@ def look(walk: Walk, path: str, folder_id: str) -> Held:
 
 
 def has_images(path: str) -> bool:
-    """Whether there is an image's name anywhere below this folder, links to folders not followed."""
+    """Whether any file below this folder has an image's name; links to folders are not followed."""
     for _, folders, files in os.walk(path):
         folders[:] = [name for name in folders if not is_litter(name)]
         if any(find_suffix(name) in IMAGE_SUFFIXES and not is_litter(name) for name in files):
@@ -134,7 +134,7 @@ def has_images(path: str) -> bool:
 
 
 def list_visible(path: str) -> list[os.DirEntry[str]]:
-    """The entries of a folder but for litter; none if it can't be opened."""
+    """The entries of a folder without system files; empty if it can't be opened."""
     try:
         with os.scandir(path) as entries:
             return [entry for entry in entries if not is_litter(entry.name)]
@@ -150,7 +150,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def leads_out(walk: Walk, path: str) -> bool:
-    """Whether a path is outside the root, and may not be followed there."""
+    """Whether a path is outside the root and may not be followed."""
     if walk.follow_outside:
         return False
     real_path = os.path.realpath(path)

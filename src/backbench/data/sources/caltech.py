@@ -1,7 +1,7 @@
-"""Caltech-101 and Caltech-256 from their official archives: fetched, or found on disk, packed or unpacked.
+"""Caltech-101 and Caltech-256 from their official archives: downloaded, or found on disk, packed or unpacked.
 
-Some images of such a set, or a set with other images, is an ordinary folder of class folders: nothing is renamed
-or left out there.
+A subset or a modified copy of such a set is read as an ordinary folder of class folders: nothing is renamed or
+left out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from backbench.wording import count, list_some, quote
 
 LICENCE = "CC BY 4.0"
 MAX_UNPACKED_RATIO = 3  # JPEG files hardly shrink
-MARGIN_MEMBERS = 2_000  # class folders, outlines and litter beside the images
+MARGIN_MEMBERS = 2_000  # class folders, outlines and other files beside the images
 MARGIN_BYTES = 10_000_000
 KEEP_CLUTTER = "+clutter"
 
@@ -41,14 +41,14 @@ class Archive:
     """One published archive.
 
     Args:
-        md5: as the publisher states it; of the file at `url`.
-        folder: of the class folders, in the archive.
-        inner: the archive in the archive that holds `folder`, and the MD5 by which a copy of it is known.
+        md5: published MD5 of the file at `url`.
+        folder: the folder of the class folders in the archive.
+        inner: the inner archive that holds `folder`, and its MD5.
         class_pattern: one group: the name of the class in the name of its folder.
-        image_pattern: of the names of images in a class folder; the archives hold some files that are none.
+        image_pattern: matches the names of images in a class folder; the archives hold some other files.
         clutter: folder of the class that stands for "none of these".
         num_images, num_classes, num_clutter: as published; clutter counts in the first two.
-        class_counts: least, median and most images of a class without clutter.
+        class_counts: minimum, median and maximum number of images of a class, without clutter.
     """
 
     name: str
@@ -111,12 +111,12 @@ ARCHIVES = (CALTECH101, CALTECH256)
 
 
 def load_named(archive: Archive, keep_clutter: bool, config: DataConfig, progress: Progress) -> Listing:
-    """Fetch and unpack the archive where that was not done before, then list its images.
+    """Download and unpack the archive if necessary, then list its images.
 
-    The archive is deleted once it is unpacked; what was unpacked is checked by its counts at each use.
+    The archive is deleted after unpacking; the unpacked files are counted at each use.
 
     Raises:
-        DownloadError: it can't be fetched, is not the published one, or can't be unpacked.
+        DownloadError: the archive can't be downloaded or unpacked, or is not the published one.
         DataError: see `list_images`. StorageError: the cache can't be written.
     """
     root = _named_folder(archive)
@@ -129,19 +129,19 @@ def load_named(archive: Archive, keep_clutter: bool, config: DataConfig, progres
 
 
 def accepts(path: Path) -> bool:
-    """Whether the path is one of the archives, packed, or the whole of one, unpacked."""
+    """Whether the path is one of the archives, or a complete unpacked one."""
     return _find_archive(path) is not None or _is_unpacked(path)
 
 
 def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
-    """List the images of an archive on disk, once it is unpacked into the cache; clutter is left out.
+    """Unpack an archive on disk into the cache and list its images; clutter is left out.
 
     Raises:
-        DataError: it is damaged, or see `list_images`. StorageError: the cache can't be written.
+        DataError: the archive is damaged; see also `list_images`. StorageError: the cache can't be written.
     """
     if path.is_dir():
         unpacked = _with_clutter(path)
-        assert unpacked is not None  # asked only for what `accepts` took
+        assert unpacked is not None  # `accepts` returned True
         return list_images(unpacked, path, keep_clutter=False, advice=f"It should be {unpacked.title}, unpacked.")
     archive = _find_archive(path)
     assert archive is not None  # as above
@@ -158,10 +158,10 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
     published = {archive.file_name: archive.md5, **({archive.inner[0]: archive.inner[1]} if archive.inner else {})}
     if published[path.name] == digest:
         return list_images(archive, root / archive.folder, keep_clutter=False, advice=_advise_again(root))
-    notes = [f"{path} is not the published {archive.title} byte for byte, though its counts are right"]
+    notes = [f"{path} differs from the published {archive.title}, but its counts are right"]
     advice = (
-        f"{path} is not the published archive: its MD5 is {digest}, not {published[path.name]}. Get that from "
-        f"{archive.url}; `backbench rank {archive.name}` fetches it."
+        f"{path} is not the published archive: its MD5 is {digest}, not {published[path.name]}. Get the published "
+        f"one from {archive.url}; `backbench rank {archive.name}` fetches it."
     )
     return list_images(archive, root / archive.folder, keep_clutter=False, notes=notes, advice=advice)
 
@@ -169,17 +169,17 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
 def list_images(
     archive: Archive, top: Path, *, keep_clutter: bool, advice: str, notes: Sequence[str] = ()
 ) -> Listing:
-    """The images below `top`, labelled by class folder without its number; no part is fixed.
+    """The images below `top`, labelled by class folder without its number; no split is fixed.
 
-    Only what is named as the published images are counts; all else is ignored and reported.
+    Only files named like published images count; other files are ignored and reported.
 
     Args:
         top: the folder of the class folders.
-        advice: what to do where it can't be read, or the numbers are not right.
+        advice: remedy for an unreadable folder or wrong counts.
         notes: warnings to hand on.
 
     Raises:
-        DataError: a folder can't be read, or other numbers of images or classes than were published.
+        DataError: a folder can't be read, or the numbers of images or classes differ from the published ones.
     """
     try:
         found, ignored, sizes = _walk(archive, top)
@@ -187,10 +187,9 @@ def list_images(
         raise DataError(f"{error.filename or top}: can't be read: {error.strerror}. {advice}") from error
     if not _is_whole(archive, sizes):
         raise DataError(
-            f"{top}: not the numbers published for {archive.title}: {sizes.total():,} images instead of "
+            f"{top}: the counts differ from the published {archive.title}: {sizes.total():,} images instead of "
             f"{archive.num_images:,}, {len(sizes)} classes instead of {archive.num_classes}, "
-            f"{sizes[archive.clutter]:,} images in {archive.clutter} instead of {archive.num_clutter:,}. "
-            f"{advice}"
+            f"{sizes[archive.clutter]:,} images in {archive.clutter} instead of {archive.num_clutter:,}. {advice}"
         )
     names = _name_classes(archive, sizes, top)
     kept = [entry for entry in found if keep_clutter or entry[0] != archive.clutter]
@@ -199,8 +198,8 @@ def list_images(
     if not keep_clutter:
         facts["left_out"] = {names[archive.clutter]: archive.num_clutter}
         warnings.append(
-            f"{archive.title} is used without its class {quote(names[archive.clutter])} "
-            f"({archive.num_clutter:,} images of no kind of thing); {archive.name}{KEEP_CLUTTER} keeps it"
+            f"{archive.title} is used without its class {quote(names[archive.clutter])} ({archive.num_clutter:,} "
+            f"background images); use {archive.name}{KEEP_CLUTTER} to keep it"
         )
     return Listing(
         name=archive.name + (KEEP_CLUTTER if keep_clutter else ""),
@@ -223,7 +222,7 @@ def _is_whole(archive: Archive, sizes: Counter[str]) -> bool:
 
 
 def _walk(archive: Archive, top: Path) -> tuple[list[tuple[str, Path]], tuple[Ignored, ...], Counter[str]]:
-    """(class folder, image) in the order of names; what is no image; images of each class folder."""
+    """(class folder, image) in the order of names; other files; images of each class folder."""
     found: list[tuple[str, Path]] = []
     ignored: list[Ignored] = []
     sizes: Counter[str] = Counter()
@@ -253,7 +252,7 @@ def _name_classes(archive: Archive, folders: Sequence[str] | Counter[str], top: 
         names[folder] = match[1]
     twice = sorted(name for name, num in Counter(names.values()).items() if num > 1)
     if twice:
-        raise DataError(f"{top}: several class folders of one name: {list_some(map(quote, twice))}")
+        raise DataError(f"{top}: several class folders have the same name: {list_some(map(quote, twice))}")
     return names
 
 
@@ -271,16 +270,16 @@ def _with_clutter(path: Path) -> Archive | None:
 
 
 def _is_unpacked(path: Path) -> bool:
-    """Whether this folder holds all class folders of an archive with all their images, clutter among them."""
+    """Whether this folder holds all class folders of an archive with all images, including clutter."""
     archive = _with_clutter(path)
     try:
         return archive is not None and _is_whole(archive, _walk(archive, path)[2])
-    except OSError:  # whoever takes it as an ordinary folder says what can't be read
+    except OSError:  # the reader of ordinary folders reports the error
         return False
 
 
 def _advise_again(root: Path) -> str:
-    return f"Delete '{root}'; it is made again from the archive."
+    return f"Delete '{root}'; backbench makes it again from the archive."
 
 
 def _named_folder(archive: Archive) -> Path:
@@ -288,10 +287,10 @@ def _named_folder(archive: Archive) -> Path:
 
 
 def _unpack(archive: Archive, packed: Path, root: Path, progress: Progress) -> None:
-    """Unpack into `root`, wholly or not at all; one process at a time.
+    """Unpack into `root`, completely or not at all; one process at a time.
 
     Raises:
-        DownloadError: the archive can't be unpacked, or lacks what it should hold. StorageError.
+        DownloadError: the archive can't be unpacked or is incomplete. StorageError: the disk failed.
     """
 
     def extract(work: Path) -> None:
@@ -312,7 +311,7 @@ def _extract(archive: Archive, packed: Path, work: Path) -> None:
         found = sorted(path for path in work.rglob(archive.inner[0]) if path.is_file())
         if not found:
             raise DownloadError(
-                f"{packed} holds no {archive.inner[0]}: not {archive.title}, or another form of it."
+                f"{packed} holds no {archive.inner[0]}: it is not {archive.title}, or a different edition of it."
             )
         inner = work.with_name(f"{work.name}-inner")
         shutil.rmtree(inner, ignore_errors=True)
@@ -321,7 +320,7 @@ def _extract(archive: Archive, packed: Path, work: Path) -> None:
         inner.rename(work)
     if not (work / archive.folder).is_dir():
         raise DownloadError(
-            f"{packed} holds no folder {archive.folder}: not {archive.title}, or another form of it."
+            f"{packed} holds no folder {archive.folder}: it is not {archive.title}, or a different edition of it."
         )
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from their official python archives: fetched, or found on disk packed or unpacked."""
+"""CIFAR-10 and CIFAR-100 from their official Python archives: downloaded, or found on disk, packed or unpacked."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ CITATION = "A. Krizhevsky: Learning Multiple Layers of Features from Tiny Images
 
 @dataclass(frozen=True)
 class Archive:
-    """One published archive. MD5 sums of members only tell whether a local copy is the published one.
+    """One published archive. MD5 sums of members only show whether a local copy is the published one.
 
     Args:
         members: name in `folder` -> (part, MD5).
         meta: name and MD5 of the member with the class names.
         label_key, names_key: where labels and class names are in the pickles.
-        coarse_key, coarse_names_key: the same of the coarse labels, where there are any.
-        per_class: published number of images of each class in each part.
+        coarse_key, coarse_names_key: the same for coarse labels, if there are any.
+        per_class: published number of images of each class in each split.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Archive:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Published number of images of each part."""
+        """Published number of images of each split."""
         return {part: num * self.num_classes for part, num in self.per_class.items()}
 
 
@@ -114,10 +114,10 @@ ARCHIVES = (CIFAR10, CIFAR100)
 
 
 def load_named(archive: Archive, config: DataConfig, progress: Progress) -> Listing:
-    """Fetch the archive where it is not in the cache, whole and right, then read it.
+    """Download the archive if the cache has no valid copy, then read it.
 
     Raises:
-        DownloadError: it can't be fetched, or is not the published one. DataError: see `read_archive`.
+        DownloadError: the archive can't be downloaded or is not the published one. DataError: see `read_archive`.
     """
     target = cache_folder() / "downloads" / archive.file_name
     fetch_file(archive.url, target, sha256=archive.sha256, num_bytes=archive.num_bytes, progress=progress)
@@ -136,16 +136,16 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
         DataError: see `read_archive`.
     """
     archive = _find_archive(path)
-    assert archive is not None  # asked only for what `accepts` took
+    assert archive is not None  # `accepts` returned True
     return read_archive(archive, path)
 
 
 def read_archive(archive: Archive, path: Path) -> Listing:
-    """All images in memory, in the published order and parts; 184 MB for 60,000 images, about 3 s.
+    """All images in memory, in the published order and splits; 184 MB for 60,000 images, about 3 s.
 
     Raises:
-        DataError: it is damaged, lacks a member, holds anything but plain data, or other numbers of images than
-            were published.
+        DataError: the archive is damaged or incomplete, holds anything but plain data, or its number of images
+            differs from the published one.
     """
     wanted = {**{name: md5 for name, (_, md5) in archive.members.items()}, archive.meta[0]: archive.meta[1]}
     content = _read_unpacked(path, wanted) if path.is_dir() else _read_packed(archive, path, wanted)
@@ -181,9 +181,7 @@ def read_archive(archive: Archive, path: Path) -> Listing:
     if archive.coarse_key is not None:
         facts["coarse_classes"] = _pair_coarse(archive, meta, label_names, coarse, path)
     if not is_published:
-        facts["warnings"] = [
-            f"{path} is not the published {archive.title} byte for byte, though its counts are right"
-        ]
+        facts["warnings"] = [f"{path} differs from the published {archive.title}, but its counts are right"]
     return Listing(
         name=archive.name,
         ids=tuple(ids),
@@ -218,7 +216,7 @@ def _read_unpacked(path: Path, wanted: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def _read_packed(archive: Archive, path: Path, wanted: Mapping[str, str]) -> dict[str, bytes]:
-    """The wanted members, read in memory: nothing is written to disk, so no member name can do harm."""
+    """The wanted members, read in memory: nothing is written to disk, so member names can't do harm."""
     content: dict[str, bytes] = {}
     names = {f"{archive.folder}/{name}": name for name in wanted}
     try:
@@ -226,7 +224,8 @@ def _read_packed(archive: Archive, path: Path, wanted: Mapping[str, str]) -> dic
             for number, member in enumerate(packed):
                 if number >= MAX_MEMBERS or member.size > MAX_MEMBER_BYTES:
                     raise DataError(
-                        f"{path}: {quote(member.name)} does not belong to {archive.title}: too many or large"
+                        f"{path}: {quote(member.name)} does not belong to {archive.title}: too many or too large "
+                        "members"
                     )
                 name = names.get(member.name)
                 stream = packed.extractfile(member) if name is not None and member.isreg() else None
@@ -234,8 +233,8 @@ def _read_packed(archive: Archive, path: Path, wanted: Mapping[str, str]) -> dic
                     content[name] = stream.read()
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, OSError, ValueError) as error:
         raise DataError(
-            f"{path}: this archive is damaged, or is none: {error}. Delete it; `backbench rank {archive.name}` "
-            "fetches it again."
+            f"{path}: damaged, or not an archive: {error}. Delete it; `backbench rank {archive.name}` downloads "
+            "it again."
         ) from error
     return content
 
@@ -243,10 +242,10 @@ def _read_packed(archive: Archive, path: Path, wanted: Mapping[str, str]) -> dic
 def _read_names(meta: Mapping[bytes, Any], key: bytes, num: int | None, path: Path) -> tuple[str, ...]:
     names = meta.get(key)
     if not isinstance(names, list) or not all(isinstance(name, (bytes, str)) for name in names):
-        raise DataError(f"{path}: there are no class names {key.decode()!r} in the archive")
+        raise DataError(f"{path}: the archive has no class names {key.decode()!r}")
     texts = [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names]
     if len(set(texts)) != len(texts) or (num is not None and len(texts) != num):
-        raise DataError(f"{path}: {num} different class names were published, the archive has {len(set(texts))}")
+        raise DataError(f"{path}: the published archive has {num} class names, this one has {len(set(texts))}")
     return tuple(texts)
 
 
@@ -263,11 +262,11 @@ def _read_labels(
 ) -> list[int]:
     labels = batch.get(key)
     if not isinstance(labels, list) or len(labels) != num:
-        raise DataError(f"{where}: there is not one of {key.decode()!r} for each image")
+        raise DataError(f"{where}: {key.decode()!r} does not have one entry for each image")
     if not all(
         type(label) is int and label >= 0 and (num_classes is None or label < num_classes) for label in labels
     ):
-        raise DataError(f"{where}: {key.decode()!r} holds something that is no class")
+        raise DataError(f"{where}: {key.decode()!r} holds an invalid class")
     return labels
 
 
@@ -283,8 +282,8 @@ def _check_counts(
     ]
     if wrong:
         raise DataError(
-            f"{path}: not the numbers of images published for {archive.title}: {list_some(wrong)}. Get the "
-            f"archive from {archive.url}"
+            f"{path}: the numbers of images differ from the published {archive.title}: {list_some(wrong)}. Get "
+            f"the archive from {archive.url}"
         )
 
 
@@ -296,7 +295,7 @@ def _pair_coarse(
     names = _read_names(meta, archive.coarse_names_key, None, path)
     pairs = set(zip(labels, coarse, strict=True))
     if len(pairs) != len(set(labels)) or any(number >= len(names) for _, number in pairs):
-        raise DataError(f"{path}: classes do not belong to one coarse class each, as published")
+        raise DataError(f"{path}: a class belongs to several coarse classes, unlike in the published archive")
     return {label: names[number] for label, number in sorted(pairs)}
 
 

@@ -18,7 +18,7 @@ MAX_INK = 16
 
 
 def load(config: DataConfig, progress: Progress) -> Listing:
-    """All images as grey (8, 8, 3) uint8, ink white: 0..16 of the original is 0..255. No part is fixed."""
+    """All images as grey (8, 8, 3) uint8, ink white: 0..16 of the original becomes 0..255. No split is fixed."""
     from sklearn.datasets import load_digits
 
     ink, labels = load_digits(return_X_y=True)

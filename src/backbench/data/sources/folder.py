@@ -14,7 +14,7 @@ from backbench.progress import Progress
 from backbench.wording import count, list_some, quote
 
 LAST_RESORT = True
-"""Any folder will do, so modules that know a special kind of folder are asked first."""
+"""This module accepts any folder, so modules for special folders are tried first."""
 
 
 def accepts(path: Path) -> bool:
@@ -26,7 +26,7 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
     """The images of the folder, labelled by the class folder they are in.
 
     Raises:
-        DataError: see `scanner.scan_folder`. ConfigError: a column was named, and a folder has none.
+        DataError: see `scanner.scan_folder`. ConfigError: a column option was given, but a folder has no columns.
     """
     for option, given in (
         ("--image-column", config.image_column),
@@ -37,8 +37,8 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
     ):
         if given is not None:
             raise ConfigError(
-                f"{option} {given}: {path} is a folder, and only tables have columns. Leave it out, or give the "
-                "CSV or Parquet file."
+                f"{option} {given}: {path} is a folder, but only tables have columns. Leave out this option, or "
+                "give the CSV or Parquet file."
             )
     tree = scan_folder(
         path,
@@ -66,7 +66,7 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
 
 
 def _describe_parts(tree: Tree) -> tuple[str, ...]:
-    """Which folders are which splits, where their names leave a doubt or no test split is among them."""
+    """Name the folder of each split if the names are unusual or there is no test split."""
     folders, found = tree.part_folders, set(tree.part_folders.values())
     if any("/" in name for name in folders) and len(folders) > len(PARTS):
         return (f"Splits from the folders in each class folder: {list_some(map(quote, folders), 3)}",)
@@ -75,18 +75,18 @@ def _describe_parts(tree: Tree) -> tuple[str, ...]:
         return ()
     if "test" in found:
         return (f"Splits: {list_some(told, 6)}",)
-    return (f"Splits: {list_some(told, 6)}; no test split is given, so one is made of these images",)
+    return (f"Splits: {list_some(told, 6)}; no test split is given, so backbench makes one from these images",)
 
 
 def _warn_of_sibling(path: Path, tree: Tree) -> tuple[str, ...]:
-    """That a folder of test images lies beside the folder of training images that was given."""
+    """A warning if there is a folder of test images beside the given folder of training images."""
     root = path.resolve()
     if parse_part(root.name) != "train" or tree.part_folders:
         return ()
     beside = sorted(name for name in _names_in(root.parent) if parse_part(name) == "test")
     return tuple(
-        f"{quote(name)} beside {quote(root.name)} looks like its test split, and is not used: a new one is made. "
-        f"To use it, give the folder of both: {root.parent}"
+        f"{quote(name)} beside {quote(root.name)} looks like its test split but is not used; backbench makes a "
+        f"new test split. To use it, give the folder of both: {root.parent}"
         for name in beside[:1]
     )
 
@@ -99,8 +99,8 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _warn_of_nested(nested: tuple[str, ...]) -> tuple[str, ...]:
-    """Sub-folders that may have been meant as classes of their own."""
+    """A warning on sub-folders that may be classes of their own."""
     return (
-        f"{count(len(nested), 'folder')} below a class folder ({list_some((quote(name) for name in nested), 3)}): "
-        "the images in there count for the class above",
+        f"{count(len(nested), 'folder')} below a class folder "
+        f"({list_some((quote(name) for name in nested), 3)}): their images count for the class above",
     )

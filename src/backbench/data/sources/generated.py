@@ -1,6 +1,6 @@
-"""Stand-ins for data sets that are not here: `generated:cifar10` has its classes and image size, and drawn images.
+"""Stand-ins for missing data sets: `generated:cifar10` has the classes and image size, with drawn images.
 
-For trials of a study, or of one's own scripts, without a download. Nothing can be learnt from the figures.
+For trials of studies or scripts without a download. The metrics have no meaning.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _load(spec: SourceSpec, config: DataConfig, progress: Progress) -> Listing:
         pixels=pixels,
         facts={
             "licence": "CC0-1.0",
-            "warnings": (f"drawn images in the place of {spec.name}: the figures say nothing about it",),
+            "warnings": (f"drawn images instead of {spec.name}: the metrics say nothing about that data set",),
         },
     )
 

@@ -1,6 +1,7 @@
-"""Image data sets through the `datasets` library: `hub:NAME`, `hub:NAME:CONFIG`, or `hub:PATH` for what it saved.
+"""Image data sets through the `datasets` library: `hub:NAME`, `hub:NAME:CONFIG`, or `hub:PATH` for data that it
+saved.
 
-Images are copied out of the library's tables once, as the files they were, so that everything else sees files.
+Images are copied once from the library's tables to files, so that other modules only see files.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from backbench.wording import count, escape, list_some, quote
 
 PREFIX = "hub:"
 KINDS = ("parquet", "arrow", "imagefolder", "csv", "json", "webdataset", "cache")
-"""Forms of data that are read; some others the library knows run code from what they read."""
+"""Supported kinds of data; some other kinds of the library run code from the data."""
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 SUFFIX = ".img"
 BLOCK = 100
@@ -46,13 +47,13 @@ KNOWN_SIZES = {
     "food101": 101_000,
     "ethz/food101": 101_000,
 }
-"""Images of data sets that everybody uses, for estimates before anything is fetched."""
+"""Number of images of popular data sets, for estimates before a download."""
 LICENCE_UNKNOWN = "see the data set's page"
 
 
 @dataclass
 class _Rows:
-    """What is gathered from the parts, one entry for each image."""
+    """Columns gathered from the splits, one entry for each image."""
 
     ids: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -77,15 +78,15 @@ def load(config: DataConfig, progress: Progress) -> Listing:
     """The images of a data set of the hub, or of one on disk: a folder that `save_to_disk` wrote, a .parquet or
     .arrow file, or a folder of such files.
 
-    Columns not named in `config` are found by their type, and where there are several, by their usual names. Parts
-    called train, validation and test are kept, others left out and reported. Without a train split none is fixed.
+    Columns not named in `config` are found by type, and if there are several, by usual names. Splits called
+    train, validation and test are kept, others left out and reported. Without a train split no split is fixed.
 
     Raises:
         MissingExtra: `datasets` is not installed. ConfigError: no such data set, configuration or column.
-        DownloadError: it can't be fetched, and is not in the library's cache. DataError: it can't be read.
+        DownloadError: not downloadable and not in the library's cache. DataError: can't be read.
         StorageError: the cache can't be written.
 
-    Cost: what the library takes to fetch it; then, once, a copy of all images on disk.
+    Cost: the library's download; then, once, a copy of all images on disk.
     """
     library = _import_library()
     path = _find_path(config.source)
@@ -121,14 +122,14 @@ def _import_library() -> Any:
 
 
 def _find_path(source: str) -> Path | None:
-    """What lies on disk under the name after `hub:`; None if it is the name of a data set of the hub."""
+    """The path on disk after `hub:`; None if it is the name of a data set of the hub."""
     given = source.removeprefix(PREFIX)
     return Path(given) if given and os.path.exists(given) else None  # noqa: PTH110 - never raises
 
 
 @contextmanager
 def _quietly(library: Any) -> Iterator[None]:
-    """Without the library's own progress bars, which know nothing of --quiet."""
+    """Hide the library's own progress bars, which ignore --quiet."""
     was_on = library.is_progress_bar_enabled()
     library.disable_progress_bars()
     try:
@@ -140,7 +141,7 @@ def _quietly(library: Any) -> Iterator[None]:
 
 @contextmanager
 def _offline(library: Any) -> Iterator[None]:
-    """Let the library look in its cache at once: without a network it would try for half a minute first."""
+    """Let the library look in its cache at once: without a network it would first try for half a minute."""
     before = library.config.HF_HUB_OFFLINE
     library.config.HF_HUB_OFFLINE = True
     try:
@@ -151,7 +152,7 @@ def _offline(library: Any) -> Iterator[None]:
 
 @contextmanager
 def _as_our_errors(library: Any, source: str) -> Iterator[None]:
-    """What the library and the tables below it raise, as errors a user can act on."""
+    """Convert errors of the library into errors that a user can act on."""
     import pyarrow
 
     known = library.exceptions
@@ -159,14 +160,13 @@ def _as_our_errors(library: Any, source: str) -> Iterator[None]:
         yield
     except known.DatasetNotFoundError as error:
         raise ConfigError(
-            f"there is no data set {quote(source)} that can be read: {_first_line(error)} Is the name "
-            f"right, as in "
-            "hub:uoft-cs/cifar10? A private one needs the hub's login; a folder or file is given as hub:PATH."
+            f"no readable data set {quote(source)}: {_first_line(error)} Check the name (example: "
+            "hub:uoft-cs/cifar10). A private one needs the hub's login; give a folder or file as hub:PATH."
         ) from error
     except ConnectionError as error:
         raise DownloadError(
-            f"{source} can't be fetched, and is not in the cache of `datasets`: {_first_line(error)} Fetch it "
-            "where there is a network, save it there with save_to_disk, and give the folder as hub:PATH."
+            f"{source} can't be downloaded and is not in the cache of `datasets`: {_first_line(error)} Download "
+            "it on a machine with a network, save it with save_to_disk, and give the folder as hub:PATH."
         ) from error
     except (known.DatasetsError, pyarrow.ArrowException, ValueError, KeyError, EOFError) as error:
         raise DataError(f"{source} can't be read: {_first_line(error)}") from error
@@ -182,7 +182,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _open_path(library: Any, path: Path) -> Mapping[str, Any]:
-    """Part -> table, of what lies on disk."""
+    """Split -> table, of what lies on disk."""
     if path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         saved = library.load_from_disk(str(path))
         return saved if isinstance(saved, library.DatasetDict) else {"train": saved}
@@ -194,19 +194,19 @@ def _open_path(library: Any, path: Path) -> Mapping[str, Any]:
         builder = library.load_dataset_builder(kind, data_files=str(path), cache_dir=cache)
     else:
         raise ConfigError(
-            f"{PREFIX}{path} is no data set that `datasets` saved. Allowed: a folder from save_to_disk, a "
+            f"{PREFIX}{path} is not a data set saved by `datasets`. Allowed: a folder from save_to_disk, a "
             ".parquet or .arrow file, or a folder of them."
         )
     return _build(builder, f"{PREFIX}{path}")
 
 
 def _open_name(library: Any, source: str, progress: Progress) -> Mapping[str, Any]:
-    """Part -> table, of a data set of the hub: from the library's cache where that has it."""
+    """Split -> table, of a data set of the hub: from the library's cache where that has it."""
     name, _, configuration = source.removeprefix(PREFIX).partition(":")
     if not NAME.fullmatch(name) or name in KINDS:
         raise ConfigError(
-            f"{quote(source)} names neither a data set of the hub, as hub:uoft-cs/cifar10 or hub:NAME:CONFIG, nor "
-            "a file or folder that is there."
+            f"{quote(source)} is neither a data set of the hub (such as hub:uoft-cs/cifar10 or hub:NAME:CONFIG) "
+            "nor an existing file or folder."
         )
     reachable = has_network()
     progress.say(f"looking for {name} " + ("on the hub" if reachable else "on disk: the hub can't be reached"))
@@ -221,25 +221,27 @@ def _check_configuration(library: Any, name: str, source: str) -> None:
     try:
         names = list(library.get_dataset_config_names(name))
         default = library.get_dataset_default_config_name(name)
-    except (ValueError, OSError):  # offline: the library takes what is in its cache, or says why not
+    except (ValueError, OSError):  # offline: the library uses its cache or raises an error
         return
     if len(names) > 1 and default is None:
         raise ConfigError(
-            f"{source} has several configurations: name one, as {source}:{names[0]}. {list_some(names)}"
+            f"{source} has several configurations: choose one, for example {source}:{names[0]}. {list_some(names)}"
         )
 
 
 def _build(builder: Any, source: str) -> Mapping[str, Any]:
     kind = type(builder).__module__.rpartition(".")[2]
     if kind not in KINDS:
-        raise ConfigError(f"{source} is a data set of the kind {quote(kind)}. Read are: {', '.join(KINDS[:-1])}.")
+        raise ConfigError(
+            f"{source} is a data set of the unsupported kind {quote(kind)}. Allowed: {', '.join(KINDS[:-1])}."
+        )
     builder.download_and_prepare()
     splits: Mapping[str, Any] = builder.as_dataset()
     return splits
 
 
 def _copy_images(split: Any, column: str, part: str, roots: Sequence[Path], progress: Progress) -> Path:
-    """The folder with the images of one part as files, ROW.img; made once, wholly or not at all."""
+    """The folder with the images of one split as files, ROW.img; made once, completely or not at all."""
     identity = hashlib.sha256(json.dumps([split._fingerprint, column, part, len(split)]).encode()).hexdigest()[:24]
     folder = cache_folder() / "datasets" / f"hub-{identity}"
     if folder.is_dir():
@@ -261,10 +263,10 @@ def _copy_images(split: Any, column: str, part: str, roots: Sequence[Path], prog
 
 
 def _read_cell(cell: Any, roots: Sequence[Path]) -> bytes | None:
-    """The bytes of an image as it was; None where the cell holds none.
+    """The original bytes of an image; None if the cell is empty.
 
-    A cell may name a file instead: it is read only where the library or the user put it, so that no table from a
-    stranger makes this read other files.
+    A cell may name a file instead: it is read only from folders of the library or the user, so that an
+    untrusted table can't read other files.
     """
     if isinstance(cell, bytes):
         return cell
@@ -280,7 +282,7 @@ def _read_cell(cell: Any, roots: Sequence[Path]) -> bytes | None:
 
 
 def _trusted_folders(library: Any, path: Path | None) -> list[Path]:
-    """Where images may lie that a table names: the folder given, our cache and the library's."""
+    """Allowed folders for images that a table names: the given folder, our cache and the library's."""
     from huggingface_hub import constants
 
     caches = (cache_folder(), library.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE)
@@ -290,7 +292,7 @@ def _trusted_folders(library: Any, path: Path | None) -> list[Path]:
 def _add_rows(
     rows: _Rows, split: Any, folder: Path, names: tuple[str, str, str | None], part: str | None, library: Any
 ) -> None:
-    """Add one part: `names` are those of the part, of the label column and of the group column."""
+    """Add one split: `names` are those of the split, the label column and the group column."""
     part_name, label, group = names
     to_text = make_label_reader(split.features[label], library)
     groups = split[group] if group is not None else [None] * len(split)
@@ -321,7 +323,7 @@ def _make_listing(
     warnings = []
     if left_out:
         warnings.append(
-            f"parts that are neither train, validation nor test left out: {list_some(map(quote, left_out))}"
+            f"left out splits that are neither train, validation nor test: {list_some(map(quote, left_out))}"
         )
     if rows.ignored:
         warnings.append(f"{count(len(rows.ignored), 'row')} without an image or a label left out")

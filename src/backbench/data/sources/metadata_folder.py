@@ -1,4 +1,4 @@
-"""A folder of images with `metadata.csv`, `.jsonl` or `.parquet` beside them, as hubs of data sets have it."""
+"""A folder of images with `metadata.csv`, `.jsonl` or `.parquet` beside them, as on data set hubs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from backbench.wording import count, list_some, quote
 NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 IMAGE_COLUMN = "file_name"
 FOLDER_COLUMN = "folder of the image"
-"""Ours, for the splits that folders say."""
+"""Name of our own column for splits given by folders."""
 
 
 def accepts(path: Path) -> bool:
-    """Whether a file there names images and their labels; or names images that are in no class folders."""
+    """Whether a metadata file names images and labels, or names images that are not in class folders."""
     if not path.is_dir():
         return False
     for file in _find_metadata(path):
@@ -46,12 +46,12 @@ def accepts(path: Path) -> bool:
 
 
 def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
-    """The images that the metadata files name; folders train/, val/ and test/ say the split, where they are there.
+    """The images that the metadata files name; folders train/, val/ and test/ give the splits, if they exist.
 
-    `--split-column` and `--ignore` hold as for other tables and folders.
+    `--split-column` and `--ignore` work as for other tables and folders.
 
     Raises:
-        ConfigError, DataError: see `table.load_table`; or images of a split are there and no file names them.
+        ConfigError, DataError: see `table.load_table`; or no file names the images of a split.
     """
     files = _find_metadata(path)
     tables = [_below(path, read_table(file)) for file in files]
@@ -76,21 +76,21 @@ def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
 
 
 def _refuse_other_splits(table: Table, parts: Sequence[str | None]) -> None:
-    """DataError where a column of splits says another one than the folders of the images."""
+    """Raise DataError if a column of splits contradicts the folders of the images."""
     column = find_column(table, None, PART_COLUMNS, "splits", "", needed=False)
     said = [] if column is None else [parse_part(text) for text in table.columns[column]]
     other = [row for row, part in enumerate(said) if part is not None and part != parts[row]]
     if other:
         image, text = (table.columns[name][other[0]] for name in (IMAGE_COLUMN, str(column)))
         raise DataError(
-            f"{table.path}: for {count(len(other), 'image')} the folder and column {quote(str(column))} say two "
-            f"splits: {quote(image)} is {quote(text)} there. "
-            f"Name the one that counts: --split-column {column}, or --split-column {quote(FOLDER_COLUMN)}."
+            f"{table.path}: for {count(len(other), 'image')} the folder and column {quote(str(column))} give "
+            f"different splits: {quote(image)} is {quote(text)} in the column. Choose one: --split-column "
+            f"{column}, or --split-column {quote(FOLDER_COLUMN)}."
         )
 
 
 def _find_metadata(root: Path) -> list[Path]:
-    """The metadata files in the folder, in those in it, and in those of folders such as data/ and train/."""
+    """The metadata files in the folder, in its sub-folders, and below folders such as data/ and train/."""
     return sorted(folder / name for folder in _list_folders(root) for name in NAMES if (folder / name).is_file())
 
 
@@ -135,12 +135,12 @@ def _is_below(path: str, folders: Sequence[str]) -> bool:
 
 
 def _folder_part(image: str) -> str | None:
-    """The split that the folders of an image name."""
+    """The split in the folder names of an image."""
     return next(filter(None, map(parse_part, image.split("/")[:-1])), None)
 
 
 def _find_unnamed(root: Path, listing: Listing, ignore: Sequence[str], *, refuses: bool) -> tuple[Ignored, ...]:
-    """Images below the root that no metadata file names; DataError if they are all there is of a split."""
+    """Images below the root that no metadata file names; DataError if a split has no others."""
     pictures, ignored = scan_pictures(root)
     known = {os.path.realpath(file) for file in listing.files or ()}
     unnamed = [os.path.relpath(picture, root) for picture in pictures if os.path.realpath(picture) not in known]

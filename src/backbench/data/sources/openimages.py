@@ -1,8 +1,9 @@
 """A subset of Open Images on disk, in its official formats, as images with one class each.
 
 `openimages:FOLDER` reads class descriptions, hierarchy and annotations in FOLDER and the images in FOLDER or in
-`train/`, `validation/` and `test/` below it. `FOLDER/classes.txt` names the wanted classes; without it all are.
-`openimages:FOLDER+download` fetches what is missing first, `+download=200` at most 200 images of a class and part.
+`train/`, `validation/` and `test/` below it. `FOLDER/classes.txt` names the wanted classes; without it all are
+used. `openimages:FOLDER+download` downloads missing files first, `+download=200` at most 200 images of a class and
+split.
 """
 
 from __future__ import annotations
@@ -49,17 +50,17 @@ DOWNLOAD = re.compile(r"(.+)\+download(?:=(\d{1,9}))?", re.DOTALL)
 
 @dataclass
 class _Found:
-    """What lies in the folder."""
+    """The content of the folder."""
 
     descriptions: list[Path] = field(default_factory=list)
     hierarchies: list[Path] = field(default_factory=list)
-    annotations: list[tuple[Path, str | None]] = field(default_factory=list)  # with the part it is of
+    annotations: list[tuple[Path, str | None]] = field(default_factory=list)  # with its split
     images: dict[str, tuple[Path, str | None]] = field(default_factory=dict)  # id -> path, part of its folder
 
 
 @dataclass
 class _Image:
-    """The verified labels of one image that mean a wanted class."""
+    """The verified labels of one image that belong to a wanted class."""
 
     part: str | None
     labels: set[str] = field(default_factory=set)
@@ -74,19 +75,19 @@ def resolve(name: str) -> SourceSpec | None:
 
 
 def load(config: DataConfig, progress: Progress) -> Listing:
-    """The images on disk whose verified labels mean exactly one wanted class.
+    """The images on disk whose verified labels give exactly one wanted class.
 
-    A label counts for the nearest wanted class that it is a kind of. An image of two wanted classes is left out
-    and reported, unless one class is a kind of the other: then it shows the kind. The parts of Open Images stay
-    where there are images of its train split; else none is fixed.
+    A label counts for its nearest wanted ancestor class. An image of two wanted classes is left out and reported,
+    unless one class is a sub-class of the other: then the sub-class counts. The splits of Open Images are kept if
+    there are images of its train split; else no split is fixed.
 
     Raises:
-        ConfigError: no such folder, or a class that is none of Open Images.
-        DataError: files are missing or are not what their names say; no image is left.
-        DownloadError, StorageError: asked to download, and it can't be done.
+        ConfigError: no such folder, or a class that Open Images lacks.
+        DataError: files are missing or have the wrong content; no image is left.
+        DownloadError, StorageError: the requested download failed.
 
-    Cost: one pass over the annotations, about a second for a million rows, and some 500 bytes of memory for each
-    image with a wanted label, on disk or not.
+    Cost: one pass over the annotations, about a second for a million rows, and about 500 bytes of memory for each
+    image with a wanted label.
     """
     folder, _, limit = _split_name(config.source)
     if not folder.is_dir():
@@ -116,7 +117,7 @@ def load(config: DataConfig, progress: Progress) -> Listing:
 
 
 def describe_mapping(listing: Listing) -> list[str]:
-    """One line for each class: the labels of Open Images that counted for it, and how many images have them."""
+    """One line for each class: its labels of Open Images with their numbers of images."""
     by_class: dict[str, list[str]] = {}
     for row in listing.facts["mapping"]:
         by_class.setdefault(row["class"], []).append(f"{escape(row['label_name'])} {row['num_images']:,}")
@@ -124,7 +125,7 @@ def describe_mapping(listing: Listing) -> list[str]:
 
 
 def _split_name(name: str) -> tuple[Path, str, int | None]:
-    """(folder, how the name goes on, most images of a class and part to download: 0 is no limit, None is none)."""
+    """(folder, rest of the name, maximum images of a class and split to download; 0: no limit, None: none)."""
     path = name.removeprefix(PREFIX)
     match = DOWNLOAD.fullmatch(path)
     if match is None or os.path.isdir(path):  # noqa: PTH112 - a folder may be called anything
@@ -134,17 +135,17 @@ def _split_name(name: str) -> tuple[Path, str, int | None]:
 
 
 def _refuse_typo(name: str, path: str) -> None:
-    """Raises ConfigError where a folder that is there is followed by what is no option, as in 'FOLDER+dwnload'."""
+    """Raise ConfigError if an existing folder is followed by an unknown option, as in 'FOLDER+dwnload'."""
     folder, plus, option = path.rpartition("+")
-    if plus and os.path.isdir(folder) and not os.path.isdir(path):  # noqa: PTH112 - unlike Path's, these never raise
+    if plus and os.path.isdir(folder) and not os.path.isdir(path):  # noqa: PTH112 - unlike Path's, these never raise  # noqa: PTH112 - unlike Path's, these never raise
         raise ConfigError(
-            f"{shown(name)}: {shown(f'+{option}')} is no option of openimages. Allowed: +download fetches all "
-            "that is missing, +download=200 at most 200 images of a class and part."
+            f"{shown(name)}: {shown(f'+{option}')} is not an option of openimages. Allowed: +download downloads "
+            "all missing images, +download=200 at most 200 images of a class and split."
         )
 
 
 def look(folder: Path) -> _Found:
-    """What lies in the folder: official files, and images by their ids. DataError: it can't be read."""
+    """The content of the folder: official files, and images by their ids. DataError: it can't be read."""
     found = _Found()
     places: list[tuple[Path, str | None]] = [(folder, None)]
     try:
@@ -166,7 +167,7 @@ def _sort_in(found: _Found, entry: os.DirEntry[str], part: str | None) -> None:
     stem, dot, suffix = entry.name.rpartition(".")
     if dot and suffix.lower() in ("jpg", "jpeg"):
         if stem and not stem.startswith(".") and entry.is_file():
-            found.images[stem] = (Path(entry.path), part)  # the one in a part's folder, if there are two
+            found.images[stem] = (Path(entry.path), part)  # the one in a split's folder, if there are two
     elif DESCRIPTIONS.fullmatch(entry.name):
         found.descriptions.append(Path(entry.path))
     elif HIERARCHY.fullmatch(entry.name):
@@ -194,28 +195,27 @@ def _read_label_map(folder: Path, found: _Found) -> LabelMap:
 
 
 def read_annotations(found: _Found, labels: LabelMap) -> dict[str, _Image]:
-    """Image id -> its verified labels, of all images with a label that means a wanted class."""
+    """Image id -> its verified labels, of all images with a label of a wanted class."""
     annotated: dict[str, _Image] = {}
     for path, part in found.annotations:
         rows = read_rows(path)
         header = [name.strip() for name in next(rows, (1, []))[1]]
         absent = [name for name in ("ImageID", "LabelName", "Confidence") if name not in header]
         if absent:
-            raise DataError(
-                f"{path}: this is no table of annotations: it has no column {list_some(map(quote, absent))}"
-            )
+            raise DataError(f"{path}: not a table of annotations: missing column {list_some(map(quote, absent))}")
         at_image, at_label, at_confidence = map(header.index, ("ImageID", "LabelName", "Confidence"))
         for number, row in rows:
             if len(row) != len(header):
                 raise DataError(
-                    f"{path}, row {number}: {count(len(row), 'field')}, not {len(header)}. Was its download cut?"
+                    f"{path}, row {number}: {count(len(row), 'field')}, not {len(header)}. The download may be "
+                    "incomplete."
                 )
             if row[at_confidence] not in ("1", "1.0") or not labels.lift(row[at_label]):
                 continue
             image_id = row[at_image]
             if image_id not in annotated:
                 if not IMAGE_ID.fullmatch(image_id):
-                    raise DataError(f"{path}, row {number}: {quote(image_id)} is no id of an image")
+                    raise DataError(f"{path}, row {number}: {quote(image_id)} is not an image id")
                 annotated[image_id] = _Image(part)
             annotated[image_id].labels.add(row[at_label])
     return annotated
@@ -224,8 +224,8 @@ def read_annotations(found: _Found, labels: LabelMap) -> dict[str, _Image]:
 def choose_missing(
     annotated: Mapping[str, _Image], classes: Mapping[str, Sequence[str]], found: _Found, limit: int
 ) -> list[Missing]:
-    """Images of one class that are not on disk, at most so many of a class and part that `limit` are on disk then;
-    in an order that depends on ids alone. 0: no limit."""
+    """Images of one class to download, so that at most `limit` of each class and split are on disk (0: no limit);
+    in an order that depends only on ids."""
     have: Counter[tuple[str, str | None]] = Counter()
     wanted: list[str] = []
     for image_id, names in classes.items():
@@ -240,8 +240,8 @@ def choose_missing(
         part, name = annotated[image_id].part, classes[image_id][0]
         if part is None:
             raise DataError(
-                f"image {image_id} can't be fetched: the name of its annotations does not say of which part they "
-                "are. Name the file as published, as in train-annotations-bbox.csv."
+                f"image {image_id} can't be downloaded: the file name of its annotations does not give the split. "
+                "Use the published name, such as train-annotations-bbox.csv."
             )
         if not limit or have[name, part] < limit:
             have[name, part] += 1
@@ -266,13 +266,13 @@ def _make_listing(
         elif names:
             ignored.append(Ignored(ids[image_id], f"shows several classes: {list_some(map(quote, names))}"))
         else:
-            ignored.append(Ignored(ids[image_id], "no verified label that means a wanted class"))
+            ignored.append(Ignored(ids[image_id], "no verified label of a wanted class"))
     num_missing = sum(len(names) == 1 and image_id not in found.images for image_id, names in classes.items())
     if not used:
         raise DataError(
             f"{folder}: none of its {count(len(found.images), 'image')} has exactly one wanted class. "
-            f"{num_missing:,} that have are not there; {PREFIX}{folder}+download fetches them, "
-            f"{PREFIX}{folder}+download=200 at most 200 of a class and part."
+            f"{num_missing:,} suitable images are not on disk; {PREFIX}{folder}+download downloads them, "
+            f"{PREFIX}{folder}+download=200 at most 200 of a class and split."
         )
     parts = [annotated[image_id].part or found.images[image_id][1] for image_id in used]
     is_fixed = "train" in parts
@@ -290,7 +290,7 @@ def _make_listing(
 
 
 def _list_classes(folder: Path, labels: LabelMap) -> tuple[str, ...] | None:
-    """The classes of the list; None where all of Open Images are taken as they come."""
+    """The classes of the list; None if all classes of Open Images are used."""
     if not (folder / CLASS_LIST).is_file():
         return None
     return tuple(sorted(set(labels.wanted.values()), key=sort_key))
@@ -299,7 +299,7 @@ def _list_classes(folder: Path, labels: LabelMap) -> tuple[str, ...] | None:
 def _make_mapping(
     labels: LabelMap, used: Sequence[str], annotated: Mapping[str, _Image], classes: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """One row for each label and the class it counted for: label id, its name, class, images that are used."""
+    """One row for each label and its class: label id, its name, class, number of used images."""
     counts: dict[tuple[str, str], int] = defaultdict(int)
     for image_id in used:
         for label in annotated[image_id].labels:
@@ -322,11 +322,11 @@ def _make_facts(
     if num_missing:
         warnings.append(
             f"{count(num_missing, 'annotated image')} of one wanted class not in {folder}; "
-            f"{PREFIX}FOLDER+download fetches them"
+            f"{PREFIX}FOLDER+download downloads them"
         )
     if not found.hierarchies:
         warnings.append(
-            "no hierarchy of labels (bbox_labels_600_hierarchy.json): a label counts for its own class alone"
+            "no hierarchy of labels (bbox_labels_600_hierarchy.json): each label counts only for its own class"
         )
     return {
         "licence": LICENCE,
@@ -343,7 +343,7 @@ def _make_facts(
 SPECS = (
     SourceSpec(
         name="openimages:FOLDER",
-        summary="a subset of Open Images on disk, from its annotations; openimages:FOLDER+download=200 fetches it",
+        summary="a subset of Open Images on disk; openimages:FOLDER+download=200 downloads one",
         load=load,
         licence=LICENCE,
         citation=CITATION,

@@ -1,4 +1,4 @@
-"""A CSV or Parquet table of images, labels and, where wanted, groups and parts; the images stay where they are."""
+"""A CSV or Parquet table of images, labels and optional groups and splits; images are not copied."""
 
 from __future__ import annotations
 
@@ -62,19 +62,19 @@ def accepts(path: Path) -> bool:
 def load_path(config: DataConfig, path: Path, progress: Progress) -> Listing:
     """The images the table names; relative paths start at the table's folder.
 
-    Columns not named in `config` are looked for under their usual names, such as image, file or path; label, class
-    or species; group; split or part, see `part_columns`. Only image and label must be there. Rows without a label
+    Columns not named in `config` are found by their usual names, such as image, file or path; label, class
+    or species; group; split or part, see `part_columns`. Only image and label are required. Rows without a label
     are left out and reported.
 
     Raises:
-        ConfigError: a column is not there.
-        DataError: the table can't be read; no labels; unknown parts; images that are not there (all of them,
+        ConfigError: a column is missing.
+        DataError: the table can't be read; no labels; unknown splits; missing images (all of them,
             or any with the policy 'fail'); an image with two labels.
     """
     if config.ignore or config.follow_links or config.split_folders is not None:
         raise ConfigError(
-            f"--ignore, --follow-links and --split-folders are for folders, and {path} is a table. Leave them "
-            "out; rows are left out by removing them, splits are named by --split-column."
+            f"--ignore, --follow-links and --split-folders are for folders, but {path} is a table. Leave them "
+            "out; to leave out rows, remove them; for splits, use --split-column."
         )
     listing = load_table(config, read_table(path), name=path.stem, folder=path.absolute().parent)
     beside = _warn_of_sibling(path, config)
@@ -142,7 +142,7 @@ def _read_samples(table: Table, config: DataConfig) -> tuple[list[_Sample], dict
 
 
 def _find_labels(table: Table, config: DataConfig, taken: Sequence[str | None]) -> tuple[Table, str]:
-    """The column of labels; the table gets one where it has a column for each class."""
+    """The column of labels; a table with one column for each class gets one."""
     if config.label_column is None and find_column(table, None, LABEL_COLUMNS, "", "", needed=False) is None:
         asked = None if config.split_column == NO_COLUMN else config.split_column
         parts = find_column(table, asked, PART_COLUMNS, "", "--split-column", needed=False)
@@ -153,7 +153,7 @@ def _find_labels(table: Table, config: DataConfig, taken: Sequence[str | None]) 
 
 
 def _find_images(table: Table, asked: str | None) -> str:
-    """The column of images: the one asked for, that with a usual name, or the only one that names image files."""
+    """The column of images: the requested one, one with a usual name, or the only one with image files."""
     name = find_column(table, asked, IMAGE_COLUMNS, "images", "--image-column", needed=False)
     if name is not None:
         return name
@@ -169,23 +169,23 @@ def _describe_columns(told: dict[str, str]) -> str:
 
 
 def _describe_test(samples: Sequence[_Sample]) -> str:
-    """That a test split is made, where the table says splits and none is for testing."""
+    """A note that a test split is made, if the table has splits but no test split."""
     parts = {sample.part for sample in samples}
     is_made = parts != {None} and "test" not in parts
-    return "; no test split is given, so one is made of these images" if is_made else ""
+    return "; no test split is given, so backbench makes one from these images" if is_made else ""
 
 
 def _leave_out_missing(path: Path, samples: Sequence[_Sample]) -> tuple[list[_Sample], list[Ignored]]:
-    """The samples with a label, and the others; DataError if a whole split has none."""
+    """The samples with a label, and the others; DataError if a whole split has no labels."""
     kept = [sample for sample in samples if not is_missing(sample.label)]
     for part in (None, *PARTS):
         rows = [sample for sample in samples if part in (None, sample.part)]
         if rows and all(is_missing(row.label) for row in rows):
             whose = "" if part is None else f" of the split '{part}'"
             raise DataError(
-                f"{path}: {count(len(rows), 'row')}{whose}, and none has a label ({quote(rows[0].label)} in row "
-                f"{rows[0].row_number}). Nothing can be measured on them, and no other {part or 'test'} split is "
-                "made beside them. Fill in the labels, remove the rows, or name another --label-column."
+                f"{path}: none of {count(len(rows), 'row')}{whose} has a label ({quote(rows[0].label)} in row "
+                f"{rows[0].row_number}). Models can't be evaluated on them, and no other {part or 'test'} split "
+                "is made beside them. Fill in the labels, remove the rows, or name another --label-column."
             )
     missing = [sample for sample in samples if is_missing(sample.label)]
     return kept, [Ignored(sample.image, f"no label ({quote(sample.label)})", "picture") for sample in missing]
@@ -199,25 +199,25 @@ def _warn_of_missing(samples: Sequence[_Sample]) -> list[str]:
     rows = list_some((str(sample.row_number) for sample in missing), 3)
     return [
         f"{count(len(missing), 'row')} without a label left out ({written}; row {rows}). If that is the name of a "
-        "class, write another name"
+        "class, rename the class"
     ]
 
 
 def _warn_of_sibling(path: Path, config: DataConfig) -> list[str]:
-    """That a table of test images lies beside one of training images, and is not used."""
+    """A warning if there is a table of test images beside the table of training images."""
     if parse_part(path.stem) != "train" or config.split is not None:
         return []
     beside = sorted(other.name for other in path.absolute().parent.iterdir() if accepts(other))
     tests = [name for name in beside if parse_part(Path(name).stem) == "test"]
     return [
-        f"{quote(name)} beside {quote(path.name)} looks like its test split, and is not used. To use it, put both "
+        f"{quote(name)} beside {quote(path.name)} looks like its test split but is not used. To use it, put both "
         "into one table with a column 'split'"
         for name in tests[:1]
     ]
 
 
 def _drop_repeats(path: Path, samples: Sequence[_Sample]) -> tuple[dict[str, _Sample], list[Ignored]]:
-    """Each image once. The same row again is left out and reported; the same image said otherwise is an error."""
+    """Each image once. Repeated rows are left out and reported; contradicting rows are an error."""
     first: dict[str, _Sample] = {}
     ignored: list[Ignored] = []
     clashes: list[str] = []
@@ -232,13 +232,13 @@ def _drop_repeats(path: Path, samples: Sequence[_Sample]) -> tuple[dict[str, _Sa
             what = (
                 f"{quote(known.label)} and {quote(sample.label)}"
                 if known.label != sample.label
-                else "two groups or parts"
+                else "two groups or splits"
             )
             clashes.append(f"{quote(sample.image)} ({where}: {what})")
     if clashes:
         raise DataError(
             f"{path}: {count(len(clashes), 'row names', 'rows name')} an image again with another label, group or "
-            f"part: {list_some(clashes)}. Keep one row for each image."
+            f"split: {list_some(clashes)}. Keep one row for each image."
         )
     if not first:
         raise DataError(f"{path}: the table has a header and no rows")

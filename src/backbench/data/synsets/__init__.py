@@ -1,7 +1,7 @@
-"""Curated tables: what WordNet calls the classes of well-known data sets, for models that classify by its ids.
+"""Curated tables of WordNet ids for the classes of well-known data sets.
 
-Each TOML file beside this one gives, for each class of a set, the ids of the classes of ImageNet that are kinds of
-it. timm's lists of ImageNet's classes hold every one of them.
+Each TOML file beside this one gives, for each class of a set, the ids of its sub-classes in ImageNet. timm's
+lists of ImageNet classes contain all of them.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from types import MappingProxyType
 
 TABLES = ("cifar10", "cifar100", "caltech101", "caltech256")
 ID = re.compile(r"n\d{8}")
-"""What the id of a noun looks like in WordNet 3.0."""
+"""The format of a noun's id in WordNet 3.0."""
 
 
 @cache
 def read_table(name: str) -> Mapping[str, tuple[str, ...]]:
-    """Class name, as `plain_name` gives it -> ids, of one of `TABLES`; an empty tuple: none fits."""
+    """Class name, as `plain_name` gives it -> ids, of one of `TABLES`; an empty tuple: no id fits."""
     text = files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
     return MappingProxyType({key: tuple(ids) for key, ids in tomllib.loads(text).items()})
 
 
 def plain_name(name: str) -> str:
-    """A class name without what names of folders add: 'Water_Lilly' -> 'water lilly'.
+    """A class name without additions of folder names: 'Water_Lilly' -> 'water lilly'.
 
     The number before a name and the '-101' after it are Caltech-256's: '113.hummingbird' -> 'hummingbird'.
     """
