@@ -1,8 +1,8 @@
-"""Names that papers and the five seed studies use, and the timm or torchvision model that each means.
+"""Names from papers and the five seed studies, and the timm or torchvision models that they mean.
 
-An alias is only a way to ask: specs, records and tables carry the real name. `resnet18`, `resnet50`,
-`efficientnet_b0`, `convnext_base`, `pvt_v2_b3`, ... are no aliases: a bare timm architecture stands for timm's
-default weights of it, here as everywhere.
+Aliases only work as input: specs, records and tables hold the real name. `resnet18`, `resnet50`,
+`efficientnet_b0`, `convnext_base`, `pvt_v2_b3`, ... are not aliases: a bare timm architecture always
+means timm's default weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ALIASES = {
     "dinov2_base": "vit_base_patch14_dinov2.lvd142m",
     "dinov2-base": "vit_base_patch14_dinov2.lvd142m",
     "dinov2_large": "vit_large_patch14_dinov2.lvd142m",
-    # sizes of families, as tables of results name them
+    # sizes of families, as in tables of results
     "deit3_base": "deit3_base_patch16_224.fb_in22k_ft_in1k",
     "swin_base": "swin_base_patch4_window7_224.ms_in22k_ft_in1k",
     "mlp_mixer": "mixer_b16_224.goog_in21k_ft_in1k",
@@ -33,7 +33,7 @@ ALIASES = {
 
 
 def resolve(name: str) -> ModelSpec | None:
-    """The spec, under its real name, of what an alias means; case does not matter. None if it is no alias."""
+    """The spec of an alias under its real name, ignoring case; None if it is not an alias."""
     real = ALIASES.get(name.lower())
     if real is None:
         return None

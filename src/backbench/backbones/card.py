@@ -1,9 +1,9 @@
-"""Cards: a small TOML file beside a local weights file says what network it is and how images are prepared.
+"""Cards: small TOML files beside local weights files that describe the network and its preprocessing.
 
     name = "my_resnet"
-    architecture = "torchvision/resnet18"     # or "timm/NAME", or "backbench/vit_base_patch16" and other own ones
-    weights = "my_resnet.safetensors"         # beside the card; or .pth, .pt, .bin, .ckpt, .pth.tar, .index.json
-    licence = "not stated"
+    architecture = "torchvision/resnet18"     # or "timm/NAME", or "backbench/vit_base_patch16" and other networks
+    of backbench weights = "my_resnet.safetensors"         # beside the card; or .pth, .pt, .bin, .ckpt, .pth.tar,
+    .index.json licence = "not stated"
     pretrained_on = "ImageNet-1k"
 
     [preprocess]
@@ -11,15 +11,17 @@
     mean = [0.485, 0.456, 0.406]
     std = [0.229, 0.224, 0.225]
 
-`backbench/vit_*` takes the original `.npz` checkpoints too, such as ViT-B_16.npz.
+`backbench/vit_*` also reads the original `.npz` checkpoints, such as ViT-B_16.npz.
 
-The network is found in the file by the names of its tensors, whatever a trainer wrapped it in; averaged weights
-are taken before raw ones. `key = "state_dict"` (nested ones with dots) and `prefix = "module.backbone."` say it.
+The network is found in the file by the names of its tensors, inside any wrapper of a trainer; averaged weights
+are preferred to raw ones. To choose yourself, set `key = "state_dict"` (dots for nested keys) or
+`prefix = "module.backbone."`.
 
-Optional: `source`, `head_classes`, `feature_layer` (cut the network there), `[options]` of the architecture, and
-`crop_fraction`, `interpolation`, `resize` under `[preprocess]`. The classifier in the file is left aside, but for
-the method `zeroshot`, where `head_classes` says what its rows are: "imagenet-1k" or another part of ImageNet, or
-the name of a text file beside the card with one WordNet id or class name a line.
+Optional: `source`, `head_classes`, `feature_layer` (truncates the network there), `[options]` of the architecture,
+    and
+`crop_fraction`, `interpolation`, `resize` under `[preprocess]`. The classifier in the file is ignored,
+except by the method `zeroshot`, where `head_classes` names its classes: "imagenet-1k" or another subset of
+ImageNet, or a text file beside the card with one WordNet id or class name per line.
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ from backbench.wording import did_you_mean, list_some, quote
 SUFFIX = ".toml"
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", INDEX_SUFFIX)
 WRITE_A_CARD = (
-    "write a card beside it, which says what network it is and how images are prepared ('Your own weights' in the "
-    "README), and name the card."
+    "write a card beside it that describes the network and its preprocessing ('Your own weights' in the README), "
+    "and give the card."
 )
 OTHER_FORMATS = {
     ".onnx": "an ONNX graph",
@@ -89,7 +91,7 @@ Line = Annotated[str, Field(max_length=300), AfterValidator(_check_line)]
 
 
 class CardPreprocess(Preprocess):
-    """How images are prepared; size and normalisation have no default, as they belong to the weights."""
+    """How images are prepared; size and normalisation have no default, because they belong to the weights."""
 
     size: Annotated[tuple[int, int], BeforeValidator(_square)]
     mean: tuple[float, float, float]
@@ -97,7 +99,7 @@ class CardPreprocess(Preprocess):
 
 
 class Card(Frozen):
-    """What a card file says."""
+    """The content of a card file."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,119}$")
     architecture: Annotated[str, AfterValidator(_check_architecture)]
@@ -121,12 +123,12 @@ TABLES = {
 
 
 def resolve(name: str) -> ModelSpec | None:
-    """The spec of a card file; None if `name` is not that of a TOML file.
+    """The spec of a card file; None if `name` is not a TOML file.
 
-    Where the weights it names are not there, its `check` and its `load` raise the ModelError that says so.
+    If its weights are missing, `check` and `load` raise ModelError.
 
     Raises:
-        ConfigError: there is no such file, or it does not say what a card must; or it is a weights file itself.
+        ConfigError: no such file; not a valid card; or a weights file instead of a card.
     """
     if "\0" in name:
         return None
@@ -166,7 +168,7 @@ def resolve(name: str) -> ModelSpec | None:
 
 
 def _without_weights(stated: Callable[..., ModelSpec], card: Card, path: Path, fault: ModelError) -> ModelSpec:
-    """So that it is told with the faults of other models, and these are ranked."""
+    """Report missing weights with the faults of other models, so that those are still ranked."""
 
     def refuse(*_: Any) -> Any:
         raise ModelError(str(fault))
@@ -177,7 +179,7 @@ def _without_weights(stated: Callable[..., ModelSpec], card: Card, path: Path, f
 
 
 def read_card(path: Path) -> tuple[Card, bytes]:
-    """What the card says, and its bytes. ConfigError with the nearest file or key if it can't be used."""
+    """Read a card: its content and bytes. ConfigError with the nearest file or key if it is invalid."""
     try:
         text = read_file(path, MAX_CARD_BYTES)
     except OSError as error:
@@ -189,52 +191,52 @@ def read_card(path: Path) -> tuple[Card, bytes]:
         told = "; ".join(_explain(fault) for fault in error.errors()[:4])
         raise ConfigError(f"card '{path}': {told}.") from error
     except ValueError as error:
-        raise ConfigError(f"card '{path}' is not TOML in UTF-8 that can be read: {error}.") from error
+        raise ConfigError(f"card '{path}' is not valid TOML in UTF-8: {error}.") from error
     _check_grey(card, path)
     return card, text
 
 
 def _check_grey(card: Card, path: Path) -> None:
-    """Weights for grey images are turned into those for coloured ones, which must then be normalised alike."""
+    """Weights for grey images are converted for colour images, whose channels need the same normalisation."""
     mean, std = card.preprocess.mean, card.preprocess.std
     if card.options.in_chans == 1 and (len(set(mean)) > 1 or len(set(std)) > 1):
         raise ConfigError(
             f"card '{path}': with options.in_chans = 1 the three values of preprocess.mean, and those of "
-            "preprocess.std, must be the same: those of the grey images that it was trained on."
+            "preprocess.std, must be the same: the values of the grey training images."
         )
 
 
 def _refuse_weights(name: str) -> None:
-    """ConfigError for the path of a weights file, which says too little to be a model."""
+    """Raise ConfigError for a weights file, which does not describe its network."""
     path = Path(name).expanduser() if name.startswith("~/") else Path(name)
     if name.lower().endswith((*WEIGHTS_SUFFIXES, *OTHER_FORMATS)) and os.path.isfile(path):  # noqa: PTH113 - never raises
         is_model = (path.parent / "config.json").is_file()
-        folder = f" A model of transformers goes by its folder, '{path.parent}'." if is_model else ""
+        folder = f" For a model of transformers, give its folder, '{path.parent}'." if is_model else ""
         raise ConfigError(f"'{name}' is a weights file, not a model: {WRITE_A_CARD}{folder}")
 
 
 def find_weights(card: Card, path: Path) -> Path:
-    """The weights file beside the card. ModelError that says which file was looked for, and how to get it."""
+    """The weights file beside the card. Raises ModelError with the expected path and how to get the file."""
     weights = path.parent / card.weights
     if not weights.name.lower().endswith(WEIGHTS_SUFFIXES):
         other = OTHER_FORMATS.get(weights.suffix.lower())
-        is_other = "" if other is None else f" It is {other}: give the PyTorch weights that it was made of."
+        is_other = "" if other is None else f" It is {other}: give the PyTorch weights that it was made from."
         raise ConfigError(
             f"card '{path}': weights = '{card.weights}' must be a file that ends in "
             f"{', '.join(WEIGHTS_SUFFIXES)}.{is_other}"
         )
     if not weights.is_file():
         near = _near_file(weights, WEIGHTS_SUFFIXES)
-        source = f" The card says that they come from {card.source}." if card.source else ""
+        source = f" According to the card they come from {card.source}." if card.source else ""
         raise ModelError(
-            f"weights file '{weights}' of card '{path}' is not there.{near}{source} "
-            f"Put the file there, or correct 'weights' in the card, which is relative to the card."
+            f"weights file '{weights}' of card '{path}' is missing.{near}{source} Put the file there, or correct "
+            "'weights' in the card (a path relative to the card)."
         )
     return weights
 
 
 def _near_file(path: Path, suffixes: tuple[str, ...]) -> str:
-    """' Did you mean ...?' with files of that kind in the folder, or what is wrong with the folder."""
+    """' Did you mean ...?' with files of that kind in the folder, or the fault of the folder."""
     folder = path.parent
     try:
         names = sorted(entry.name for entry in folder.iterdir() if entry.name.lower().endswith(suffixes))
@@ -246,7 +248,7 @@ def _near_file(path: Path, suffixes: tuple[str, ...]) -> str:
 
 
 def _explain(fault: Any) -> str:
-    """One fault that pydantic found, in words; an unknown key with the nearest that there is."""
+    """Describe a fault that pydantic found; for an unknown key with the nearest known one."""
     place = [str(part) for part in fault["loc"]]
     if fault["type"] == "extra_forbidden":
         allowed = list(TABLES[place[0] if len(place) > 1 else ""])
@@ -259,7 +261,7 @@ def _explain(fault: Any) -> str:
 
 
 def _index_row(architecture: str) -> dict[str, Any]:
-    """What the index says of the architecture with its usual weights; empty if it is not there."""
+    """The index entry of the architecture with its default weights; empty if there is none."""
     library, _, name = architecture.partition("/")
     if library == "backbench":
         return {}
@@ -275,7 +277,7 @@ def _digest(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _digest_file(path: str, _stamp: tuple[int, int]) -> str:
-    """SHA-256 of a file, read once per process while its `_stamp`, of time and size, stays the same."""
+    """SHA-256 of a file, read once per process while its `_stamp` (time and size) stays the same."""
     return digest_file(path)
 
 
@@ -298,7 +300,7 @@ def _load(card: Card, weights: Path, _seed: int) -> Any:
 
 
 def _load_body(card: Card, weights: Path) -> Any:
-    """The body, and a remark on the tensors that were taken."""
+    """The body, and a remark on the tensors used."""
     from backbench.backbones.loaders.card import load_card_body
 
     options = _constructor_options(card).model_dump(exclude_none=True)
@@ -306,7 +308,7 @@ def _load_body(card: Card, weights: Path) -> Any:
 
 
 def _check(card: Card, weights: Path) -> None:
-    if card.architecture.startswith("backbench/"):  # whose files decide how they are made
+    if card.architecture.startswith("backbench/"):  # their files decide the architecture
         _load(card, weights, 0)
         return
     from backbench.backbones.core.dry import check_body
@@ -315,7 +317,7 @@ def _check(card: Card, weights: Path) -> None:
 
 
 def _constructor_options(card: Card) -> ArchitectureOptions:
-    """The options of the network, which takes coloured images whatever its weights were trained on."""
+    """The options of the network, which takes colour images even if its weights were trained on grey ones."""
     return card.options.model_copy(update={"in_chans": None})
 
 

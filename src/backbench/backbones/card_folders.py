@@ -1,4 +1,4 @@
-"""Names that stand for several models: a folder of cards, or a pattern such as 'cards/*.toml'."""
+"""Expand names of several models: a folder of cards, or a pattern such as 'cards/*.toml'."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def _expand(name: str, where: str) -> list[str]:
         found = sorted(glob.glob(os.path.expanduser(name)))  # noqa: PTH111, PTH207 - names as they were given
         cards = [path for path in found if path.lower().endswith(SUFFIX)]
         if not cards:
-            raise ConfigError(f"no card matches {shown(name)} in {where}. Cards are files that end in {SUFFIX}.")
+            raise ConfigError(
+                f"no card matches {shown(name)} in {where}. Cards are files with the suffix {SUFFIX}."
+            )
         return cards
     folder = Path(name).expanduser() if name.startswith("~/") else Path(name)
     if not os.path.isdir(folder) or _is_model(name, folder):  # noqa: PTH112 - as above
@@ -41,28 +43,28 @@ def _expand(name: str, where: str) -> list[str]:
     cards = sorted(str(path) for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
     if not cards:
         raise ConfigError(
-            f"the folder {shown(name)} in {where} holds no card (*{SUFFIX}), and is no bundle, no run and no "
+            f"the folder {shown(name)} in {where} holds no card (*{SUFFIX}), and is not a bundle, a run or a "
             f"model of transformers.{_say_what_is_there(folder)}"
         )
     return cards
 
 
 def _say_what_is_there(folder: Path) -> str:
-    """What else the folder holds that may be meant, and how to use it."""
+    """Other models in the folder, and how to use them."""
     if (folder / ADAPTER_FILE).is_file():
         return (
-            " It holds adapters of peft, which belong to the weights of another model: merge them with "
+            " It holds peft adapters, which need the weights of their base model: merge them with "
             "model.merge_and_unload(), and save that model with save_pretrained()."
         )
     inner = sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}"))
     if inner:
-        return f" Is {shown(str(inner[-1]))} meant, which is a model?"
+        return f" Did you mean the model {shown(str(inner[-1]))}?"
     weights = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(WEIGHTS_SUFFIXES))
     return f" It holds {shown(weights[0])}: {WRITE_A_CARD}" if weights else ""
 
 
 def _is_model(name: str, folder: Path) -> bool:
-    """Whether a folder is one model itself, or has the bare name of a model."""
+    """Whether a folder is itself a model, or has the bare name of a model."""
     if is_bundle(folder) or (folder / CONFIG_FILE).is_file() or (folder / RECORD_FILE).is_file():
         return True
     if Path(name).name != name:

@@ -1,10 +1,10 @@
-"""Models of images and texts through open_clip: `open_clip/MODEL:TAG`, or a weights file in the place of the tag.
+"""Models of images and texts through open_clip: `open_clip/MODEL:TAG`, or a weights file instead of the tag.
 
     open_clip/ViT-B-32:laion2b_s34b_b79k
     open_clip/ViT-B-32:./mine.safetensors
 
 Features are the unit-length embeddings of images; `zeroshot` compares them with those of the class names. Needs
-the extra `clip`. What is in the hub's cache, or in the folder of weights, is used without the network.
+the extra `clip`. Files in the hub's cache or in the weights folder are used without a network.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def resolve(name: str) -> ModelSpec | None:
     """The spec of `open_clip/MODEL:TAG` or `open_clip/MODEL:FILE`; None for other names.
 
     Raises:
-        ConfigError: the name is of another form, or there is no such file.
+        ConfigError: the name has another form, or the file is missing.
         MissingExtra: open_clip is not installed.
     """
     if not name.startswith(PREFIX):
@@ -39,15 +39,15 @@ def resolve(name: str) -> ModelSpec | None:
     is_path = "/" in weights or weights.endswith(SUFFIXES)
     if not MODEL.fullmatch(model) or not (is_path or TAG.fullmatch(weights)):
         raise ConfigError(
-            f"model {shown(name)}: after {PREFIX} comes a model of open_clip, a colon, and a tag of its weights "
-            f"or a file, as in {PREFIX}ViT-B-32:laion2b_s34b_b79k or {PREFIX}ViT-B-32:./mine.safetensors."
+            f"model {shown(name)}: expected {PREFIX}MODEL:TAG or {PREFIX}MODEL:FILE, such as "
+            f"{PREFIX}ViT-B-32:laion2b_s34b_b79k or {PREFIX}ViT-B-32:./mine.safetensors."
         )
     if find_spec("open_clip") is None:
         raise MissingExtra("open_clip_torch", "clip", f"The model {name}")
     if is_path:
         file = Path(weights).expanduser()
         if not os.path.isfile(file):  # noqa: PTH113 - unlike Path.is_file, it never raises
-            raise ConfigError(f"model {shown(name)}: there is no file '{file}'.")
+            raise ConfigError(f"model {shown(name)}: no such file '{file}'.")
         return _make_spec(
             f"{PREFIX}{model}:{file.name}", model, None, file, file=f"{PREFIX}{model}:{file.absolute()}"
         )
@@ -71,7 +71,7 @@ def _make_spec(name: str, model: str, tag: str | None, weights: Path | None, **m
 
 
 def _check(name: str, model: str, tag: str | None, weights: Path | None) -> None:
-    """The library alone knows where weights are published, so they are asked for here."""
+    """Check the weights through the library, because only it knows where they are published."""
     from backbench.backbones.loaders import clip as clip_body
 
     if weights is None:
@@ -98,7 +98,7 @@ def _load(name: str, model: str, tag: str | None, weights: Path | None, trained_
 
 
 def _load_head(name: str, model: str, tag: str | None, weights: Path | None) -> Any:
-    """The part that reads texts."""
+    """The text encoder."""
     from backbench.backbones.loaders import clip as clip_body
 
     file = weights or clip_body.fetch_weights(model, tag or "", name)

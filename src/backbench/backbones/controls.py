@@ -1,6 +1,6 @@
-"""Control rows that look at no shapes: what a classifier gets from class sizes, colours or file facts alone.
+"""Shortcut baselines (controls) that see no shapes: only class sizes, colours or file facts.
 
-A backbone that is hardly better than one of these has not been shown to see what the classes are about.
+A backbone that is hardly better than a baseline may use the same shortcut instead of the content of images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def describe_majority(census: Census) -> np.ndarray:
-    """(n, 1) float32, all ones: nothing to tell images apart by, so every method falls back on class sizes."""
+    """(n, 1) float32, all ones: no information on images, so every method falls back on class sizes."""
     return np.ones((len(census.hashes), 1), dtype=np.float32)
 
 
@@ -26,7 +26,7 @@ def describe_colours(census: Census) -> np.ndarray:
 
 
 def describe_file_facts(census: Census) -> np.ndarray:
-    """(n, k) float32: dimensions, bytes, format and the like, for which no pixel is looked at."""
+    """(n, k) float32: dimensions, bytes, format and the like, without any pixel."""
     return np.ascontiguousarray(census.facts, dtype=np.float32)
 
 

@@ -1,4 +1,4 @@
-"""What keeps models from being used, found before any work begins."""
+"""Find models that can't be used before any work starts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ MAX_AT_ONCE = 8
 
 
 def find_faults(models: Iterable[ModelSpec]) -> dict[str, BackbenchError]:
-    """Name of each model that can't be used -> why; nothing is fetched but small files.
+    """Name of each unusable model -> its error; downloads only small files.
 
-    Weights that are not here are asked for at their server, several at once; those that are here are opened, and
-    compared with their network without making it.
+    Missing weights are checked on their server, several at once; local weights are opened and compared with their
+    network without making it.
 
     Raises:
-        ConfigError: a name that is wrong; all such faults in one text.
+        ConfigError: a wrong name; one message lists all of them.
 
-    Cost: a request for each model to fetch, at most some seconds; half a second for each whose weights are here.
+    Cost: a request for each model to download, at most some seconds; half a second for each local model.
     """
     asked = list({model.name: model for model in models}.values())
     absent = [model for model in asked if model.ask is not None and not is_on_disk(model)]
@@ -47,14 +47,14 @@ def _fault_of(step: Callable[[], None] | None) -> BackbenchError | None:
 
 
 def refuse_faulty(faults: Mapping[str, BackbenchError], num_models: int) -> None:
-    """Raises ModelError that tells all faults if they are those of all models."""
+    """Raise ModelError with all faults if no model can be used."""
     if faults and len(faults) == num_models:
         none = "" if num_models == 1 else f"None of the {num_models} models can be used; nothing was computed.\n"
         raise ModelError(none + describe_faults(faults))
 
 
 def describe_faults(faults: Mapping[str, BackbenchError]) -> str:
-    """All of them, each reason once with the models that it stops."""
+    """All faults, each reason once with its models."""
     names: dict[str, list[str]] = {}
     for name, error in faults.items():
         names.setdefault(str(error), []).append(name)

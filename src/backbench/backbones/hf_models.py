@@ -1,9 +1,9 @@
-"""Models of the transformers library: `hf/ORG/NAME` of the Hugging Face hub, or a folder on this machine.
+"""Models of the transformers library: `hf/ORG/NAME` of the Hugging Face Hub, or a folder on this machine.
 
     hf/google/vit-base-patch16-224-in21k
     hf/./my_model                    # with config.json, preprocessor_config.json, model.safetensors
 
-A folder will do without 'hf/' too. Needs the extra `hf`. What is in the hub's cache is used without the network.
+A folder also works without 'hf/'. Needs the extra `hf`. Files in the hub's cache are used without a network.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_CONFIG_BYTES = 20_000_000
 
 
 def resolve(name: str) -> ModelSpec | None:
-    """The spec of `hf/ORG/NAME`, `hf/FOLDER` or a folder that transformers wrote; None if it is none of them.
+    """The spec of `hf/ORG/NAME`, `hf/FOLDER` or a folder that transformers wrote; None for other names.
 
     Raises:
         ConfigError: 'hf/' before something else, or a folder without weights in safetensors.
@@ -49,8 +49,8 @@ def resolve(name: str) -> ModelSpec | None:
     if name.startswith(PREFIX):
         if not os.path.isfile(folder / CONFIG_FILE):  # noqa: PTH113 - unlike Path.is_file, it never raises
             raise ConfigError(
-                f"model {shown(name)} is neither hf/ORG/NAME, a repository of the Hugging Face hub, nor 'hf/' and "
-                f"a folder (hf/./mine) with {CONFIG_FILE}, {PREPROCESS_FILE} and {WEIGHTS_FILE}."
+                f"model {shown(name)} is neither a repository of the Hugging Face Hub (hf/ORG/NAME) nor a folder "
+                f"(hf/./mine) with {CONFIG_FILE}, {PREPROCESS_FILE} and {WEIGHTS_FILE}."
             )
         return _folder_spec(folder)
     is_path = "/" in name or name in (".", "..")
@@ -58,14 +58,14 @@ def resolve(name: str) -> ModelSpec | None:
 
 
 def _is_model_folder(folder: Path) -> bool:
-    """Whether a folder holds a config of transformers, and is no bundle, which may hold one too."""
+    """Whether a folder holds a config of transformers, and is not a bundle, which may hold one too."""
     from backbench.backbones.core.bundle_files import is_bundle
 
     return os.path.isfile(folder / CONFIG_FILE) and not is_bundle(folder)  # noqa: PTH113 - as above
 
 
 def _weights_files(folder: Path) -> list[Path]:
-    """The index and its parts, or the one file; empty if neither is there."""
+    """The index and its shards, or the single file; empty if neither exists."""
     if (folder / WEIGHTS_FILE).is_file():
         return [folder / WEIGHTS_FILE]
     index = folder / INDEX_FILE
@@ -73,7 +73,7 @@ def _weights_files(folder: Path) -> list[Path]:
 
 
 def _folder_spec(folder: Path, repo: str | None = None) -> ModelSpec:
-    """`repo`: which one of the hub stands in the folder of weights, so that it is found again by its name."""
+    """`repo`: the hub repository of a folder in the weights folder, so that it is found again by its name."""
     weights = _weights_files(folder)
     if not weights:
         raise ConfigError(
@@ -114,10 +114,10 @@ def _hub_spec(repo: str) -> ModelSpec:
 def _make_spec(
     name: str, folder: Path | None, *, pretrained_on: str, load: Any, load_head: Any, **more: Any
 ) -> ModelSpec:
-    """What can be told without importing anything; little before the files are here."""
+    """The spec from facts that need no import; few before the files are downloaded."""
     config = {} if folder is None else _read_json(folder / CONFIG_FILE)
     size = None if folder is None else _input_size(_read_json(folder / PREPROCESS_FILE))
-    kind = config.get("model_type", "kind not known before it is fetched")
+    kind = config.get("model_type", "kind unknown before the download")
     return ModelSpec(
         name=name,
         summary=f"transformers: {kind}, {f'{size} px, ' if size else ''}{pretrained_on}",
@@ -131,7 +131,7 @@ def _make_spec(
 
 
 def _cached_folder(repo: str) -> Path | None:
-    """Where the hub's client keeps the main revision; None if it does not."""
+    """The cached folder of the main revision; None if there is none."""
     folder = find_snapshot(repo)
     return folder if folder is not None and (folder / CONFIG_FILE).is_file() else None
 
@@ -142,7 +142,7 @@ def _find_hub_weights(repo: str) -> Path | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Empty where there is nothing to be read: what is wrong with it is said when the model is loaded."""
+    """The JSON object; empty if unreadable (loading the model reports the error)."""
     try:
         found = parse_json(read_file(path, MAX_CONFIG_BYTES))
     except (OSError, ValueError):
@@ -151,7 +151,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _input_size(said: dict[str, Any]) -> int | None:
-    """Pixels of one side, for lists and estimates; what counts is read when the model is loaded."""
+    """Pixels of one side, for lists and estimates only; loading reads the real size."""
     for size in (said.get("crop_size") if said.get("do_center_crop") else None, said.get("size")):
         if isinstance(size, dict):
             size = size.get("height", size.get("shortest_edge"))
@@ -161,7 +161,7 @@ def _input_size(said: dict[str, Any]) -> int | None:
 
 
 def read_licence(folder: Path) -> str:
-    """What the model card beside the weights says of its licence; 'not stated' if it says nothing."""
+    """The licence in the model card beside the weights; 'not stated' if there is none."""
     try:
         with open_file(folder / CARD_FILE) as stream:
             text = stream.read(MAX_CARD_BYTES).decode("utf-8", "replace")
@@ -185,7 +185,7 @@ def _check_hub(repo: str) -> None:
 
 
 def _check_folder(name: str, folder: Path) -> None:
-    """The library offers no way to see whether weights fit but to load them; here files are opened alone."""
+    """Open the files only: the library can check whether weights fit only by loading them."""
     from backbench.backbones.core.weights_file import check_whole
     from backbench.backbones.loaders.hf import load_preprocess, read_config
 

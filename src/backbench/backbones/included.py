@@ -1,6 +1,6 @@
 """Two small trained backbones that come with the package: `tiny_cnn.cifar100` and `tiny_vit.cifar100`.
 
-Trained from scratch on CIFAR-100 by backbench itself; command, record and licence lie beside them in `included/`.
+Trained from scratch on CIFAR-100 by backbench itself; command, record and licence are beside them in `included/`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).with_name("included")
 
 
 def _spec(file: Path) -> ModelSpec:
-    """The spec of a packaged card, found by its name alone: no record names a path of the installation."""
+    """The spec of a packaged card, found by its name, so that records hold no path of the installation."""
     spec = card.resolve(str(file))
     assert spec is not None  # it ends in .toml
     network = spec.name.partition(".")[0]

@@ -1,7 +1,7 @@
-"""Networks of our own to be trained from scratch: `cnn`, `lenet`, `backbench/vit_base_patch16` and its kind.
+"""Networks of backbench for training from scratch: `cnn`, `lenet`, `backbench/vit_base_patch16` and relatives.
 
-Vision transformers carry the prefix so that nobody gets an untrained one who meant timm's `vit_base_patch16_224`.
-Trained weights for any of them come with a card whose `architecture` is `backbench/NAME`.
+Vision transformers have the prefix so that they are not confused with timm's trained `vit_base_patch16_224`.
+For trained weights, write a card with `architecture` `backbench/NAME`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def list_specs() -> list[ModelSpec]:
 def resolve(name: str) -> ModelSpec | None:
     """The spec of `backbench/vit_{tiny,small,base,large,huge}_patch{N}[_{image size}]`, or of `backbench/cnn`.
 
-    None if it is no such name.
+    None for other names.
 
     Raises:
-        ModelError: an image size that is no multiple of the patch.
+        ModelError: an image size that is not a multiple of the patch.
     """
     if not name.startswith(PREFIX):
         return None
@@ -111,7 +111,7 @@ def _check_google(name: str) -> None:
 
 
 def _load_google(name: str, _seed: int) -> Any:
-    """Our ViT-B/16 with the original weights, from the weights folder, this machine, or fetched."""
+    """Our ViT-B/16 with the original weights, from the weights folder, this machine, or a download."""
     from backbench.backbones.core.fetch import fetch_from_address
     from backbench.backbones.core.measure import Origin, make_backbone
     from backbench.backbones.core.model_index import torch_file
@@ -129,7 +129,7 @@ def _load_google(name: str, _seed: int) -> Any:
 
 def _google_spec() -> ModelSpec:
     config = config_of_name("vit_base_patch16")
-    assert config is not None  # the most usual of them
+    assert config is not None  # a standard name
     name = f"{PREFIX}vit_base_patch16.in21k"
     return ModelSpec(
         name=name,
@@ -149,7 +149,7 @@ def _google_spec() -> ModelSpec:
 
 SPECS = [
     _google_spec(),
-    _cnn_spec("cnn", "untrained: seven convolutions, made to be trained quickly at 32 px", 1_970_232, 236_289_600),
+    _cnn_spec("cnn", "untrained: seven convolutions, quick to train at 32 px", 1_970_232, 236_289_600),
     _cnn_spec(
         "cnn_small", "untrained: three convolutions, the small network of a published study", 23_808, 5_603_328
     ),

@@ -1,4 +1,4 @@
-"""Models of one's own: the backbone of a bundle, or of the run that wrote one, as the start for other images.
+"""Your own models: the backbone of a bundle, or of the run that wrote it, as the start for other images.
 
 `runs/RUN`, `runs/RUN.bundle` and any other folder with a `model.json` are such names. The trained weights are
 taken, the head with its classes is left behind.
@@ -36,12 +36,12 @@ from backbench.registry import ModelSpec
 
 
 def resolve(name: str) -> ModelSpec | None:
-    """The spec of a bundle's backbone; None if `name` is not that of a folder.
+    """The spec of a bundle's backbone; None if `name` is not a folder.
 
     Raises:
-        ConfigError: a folder, but none of a bundle; or its backbone is kept as int8.
+        ConfigError: a folder that is not a bundle, or an int8 backbone.
         StorageError: the bundle is damaged, or was written by a newer backbench.
-        ModelError: it contradicts itself.
+        ModelError: the bundle is inconsistent.
     """
     if not _is_path(name):
         return None
@@ -49,19 +49,19 @@ def resolve(name: str) -> ModelSpec | None:
     if not is_bundle(path):
         if not os.path.isdir(path) and not name.endswith(BUNDLE_SUFFIX):  # noqa: PTH112 - unlike Path.is_dir, it never raises
             if list_beside(path):
-                find_bundle(path)  # says what there is
+                find_bundle(path)  # raises the error with nearby names
             return None
         if os.path.isfile(path / RECORD_FILE):  # noqa: PTH113 - as above
             raise ConfigError(
-                f"the run {shown(name)} has no bundle beside it, so there are no weights to start from. "
-                f"Write it first: {keep_command(path)}"
+                f"the run {shown(name)} has no bundle, so there are no weights to start from. Save it first: "
+                f"{keep_command(path)}"
             )
     folder = find_bundle(path)
     stored = read_stored(folder)
     if stored.build.scheme is not None:
         raise ConfigError(
-            f"{shown(name)} keeps its backbone as int8, which is made to predict and can't be adapted again. Give "
-            "the model or the run that it was made of."
+            f"{shown(name)} has an int8 backbone, which can predict but not be adapted. Give the model or the run "
+            "that it was made from."
         )
     seen = folder / SEEN_FILE
     if SEEN_FILE in stored.files:
@@ -90,7 +90,7 @@ def _is_path(name: str) -> bool:
 
 
 def read_stored(folder: Path) -> StoredBackbone:
-    """What a bundle says of its backbone, checked by its checksum; errors as `resolve`."""
+    """Read the backbone's description in a bundle and verify its checksum; errors as `resolve`."""
     path = folder / MODEL_FILE
     document = read_document(folder)
     known = {key: value for key, value in document.items() if key in StoredBackbone.model_fields}
@@ -100,9 +100,9 @@ def read_stored(folder: Path) -> StoredBackbone:
 
 
 def describe(stored: StoredBackbone) -> ModelFacts:
-    """The facts of a bundle's backbone as a model to start from: what its run added stands with its origin.
+    """The facts of a bundle's backbone as a model to start from; its run becomes part of the origin.
 
-    Weights that the run left as they were keep the name of the model that they are of.
+    Weights that the run did not change keep the name of their model.
     """
     facts, training = stored.backbone, stored.training
     pretrained_on, source, label = facts.pretrained_on, f"bundle {stored.name}", facts.title
@@ -118,7 +118,7 @@ def describe(stored: StoredBackbone) -> ModelFacts:
 
 
 def _identify(stored: StoredBackbone) -> str:
-    """Different whenever the backbone could give other features."""
+    """An identity that changes whenever the features could change."""
     parts = (
         stored.files.get(WEIGHTS_FILE, ""),
         stored.build.model_dump_json(),
@@ -128,7 +128,7 @@ def _identify(stored: StoredBackbone) -> str:
 
 
 def _check(folder: Path) -> None:
-    """What was written whole was seen to fit; StorageError if the weights are not as they were written."""
+    """Raise StorageError if the weights were changed; complete bundles were checked when written."""
     digest = read_stored(folder).files.get(WEIGHTS_FILE)
     if digest is not None:
         check_file(folder / WEIGHTS_FILE, digest)

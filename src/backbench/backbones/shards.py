@@ -1,4 +1,4 @@
-"""Weights that are split over several files: an index beside them names the file of each tensor."""
+"""Sharded weights: an index names the file of each tensor."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ def list_parts(index: Path) -> list[Path]:
     """The files that an index such as `model.safetensors.index.json` names, in order of name.
 
     Raises:
-        ModelError: as `read_names`; or a file is missing.
+        ModelError: as `read_names`, or a missing file.
     """
     parts = [index.parent / name for name in read_names(index)]
     for part in parts:
         if not part.is_file():
-            raise ModelError(f"{part}, a part of the weights that {index.name} names, is not there.")
+            raise ModelError(f"{part}, a shard in {index.name}, is missing.")
     return parts
 
 
 def read_names(index: Path) -> list[str]:
-    """Names of the files that an index names, in order. ModelError: it is none, or names what is not beside it."""
+    """File names in an index, in order. ModelError: not an index, or a file that is not beside it."""
     try:
         named = sorted(set(parse_json(read_file(index, MAX_INDEX_BYTES))["weight_map"].values()))
     except OSError as error:
         raise ModelError(f"{index} can't be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index} is no index of weights: it has no 'weight_map' of file names.") from error
+        raise ModelError(f"{index} is not an index of weights: it has no 'weight_map' of file names.") from error
     for name in named:
         if not isinstance(name, str) or name != Path(name).name or name.endswith(INDEX_SUFFIX):
-            raise ModelError(f"{index} names {str(name)[:80]!r}, which is no weights file beside it.")
+            raise ModelError(f"{index} names {str(name)[:80]!r}, which is not a weights file beside it.")
     return named

@@ -1,4 +1,4 @@
-"""`pixels`: the image itself, shrunk and flattened. What no network is needed for."""
+"""`pixels`: the image itself, shrunk and flattened; a baseline without a network."""
 
 from __future__ import annotations
 

@@ -18,15 +18,15 @@ from backbench.registry import ModelSpec
 
 
 def list_specs() -> list[ModelSpec]:
-    """All of them, from the packaged index."""
+    """All models, from the packaged index."""
     return [_spec(row) for row in rows_of("timm").values()]
 
 
 def resolve(name: str) -> ModelSpec | None:
     """The spec of a timm name, with or without its tag, with or without 'timm/' before it; None if unknown.
 
-    Only names that are in the packaged index reach timm, which would take 'local-dir:/...' for a folder to open
-    and 'hf-hub:...' for a repository to fetch.
+    Only names in the packaged index reach timm, which would open 'local-dir:/...' as a folder and download
+    'hf-hub:...' as a repository.
     """
     name = name.removeprefix("timm/")
     if "." not in name:
@@ -61,7 +61,7 @@ def _spec(row: dict[str, Any]) -> ModelSpec:
 
 
 def _load(name: str, _seed: int, file: Path | None = None) -> Any:
-    """The backbone, its weights from `file`, this machine, or fetched; the seed has no effect on these."""
+    """The backbone, its weights from `file`, this machine, or a download; the seed has no effect."""
     from backbench.backbones.core.build import Build
     from backbench.backbones.core.measure import Origin, make_backbone
     from backbench.backbones.loaders import timm as timm_body
@@ -87,7 +87,7 @@ def _blueprint(name: str) -> Any:
 
 
 def _load_head(name: str, file: Path | None = None) -> Any:
-    """The classifier the model was published with; ModelError if it is not one for a part of ImageNet."""
+    """The published classifier; ModelError if its classes are not a subset of ImageNet."""
     from backbench.backbones.core import original_head
     from backbench.backbones.loaders import timm as timm_body
 

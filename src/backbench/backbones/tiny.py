@@ -1,4 +1,4 @@
-"""Networks of our own for 32 px images, untrained: `tiny_cnn` and `tiny_vit`, and the control `untrained`."""
+"""Networks of our own for 32 px images, untrained: `tiny_cnn` and `tiny_vit`, and the baseline `untrained`."""
 
 from __future__ import annotations
 
@@ -42,18 +42,20 @@ def _spec(
 
 
 SPECS = [
-    _spec("tiny_cnn", "tiny_cnn", "untrained: five convolutions, for tests and as a floor", 462_752, 46_596_096),
+    _spec(
+        "tiny_cnn", "tiny_cnn", "untrained: five convolutions, for tests and as a lower bound", 462_752, 46_596_096
+    ),
     _spec(
         "tiny_vit",
         "tiny_vit",
-        "untrained: a six-block vision transformer, for tests and as a floor",
+        "untrained: a six-block vision transformer, for tests and as a lower bound",
         459_936,
         67_832_064,
     ),
     _spec(
         "untrained",
         "tiny_cnn",
-        "control: what random convolutions see; a backbone must do better",
+        "baseline: features of random convolutions; a backbone must be better",
         462_752,
         46_596_096,
         is_control=True,

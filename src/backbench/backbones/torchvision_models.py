@@ -14,12 +14,12 @@ PREFIX = "torchvision/"
 
 
 def list_specs() -> list[ModelSpec]:
-    """All of them, from the packaged index."""
+    """All models, from the packaged index."""
     return [_spec(row) for row in rows_of("torchvision").values()]
 
 
 def resolve(name: str) -> ModelSpec | None:
-    """The spec of `torchvision/NAME`; None if it is no such name."""
+    """The spec of `torchvision/NAME`; None for other names."""
     row = rows_of("torchvision").get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
     return None if row is None else _spec(row)
 
@@ -44,7 +44,7 @@ def _spec(row: dict[str, Any]) -> ModelSpec:
 
 
 def _load(name: str, _seed: int, file: Path | None = None) -> Any:
-    """The backbone, its weights from `file`, this machine, or fetched; the seed has no effect on these."""
+    """The backbone, its weights from `file`, this machine, or a download; the seed has no effect."""
     from backbench.backbones.core.fetch import fetch_from_address
     from backbench.backbones.core.measure import Origin, make_backbone
     from backbench.backbones.loaders import torchvision as torchvision_body
@@ -71,7 +71,7 @@ def _blueprint(name: str) -> Any:
 
 
 def _load_head(name: str, file: Path | None = None) -> Any:
-    """The classifier the model was published with, for ImageNet-1k; ModelError if it is not one linear layer."""
+    """The published classifier, for ImageNet-1k; ModelError if it is not one linear layer."""
     from backbench.backbones.core import original_head
     from backbench.backbones.core.fetch import fetch_from_address
     from backbench.backbones.loaders import torchvision as torchvision_body
@@ -102,9 +102,9 @@ def _check(name: str, file: Path | None = None) -> None:
 
 
 def decide_preprocess(row: dict[str, Any]) -> Preprocess:
-    """How torchvision prepares images for these weights: the same figures as its `weights.transforms()`.
+    """torchvision's preprocessing for these weights: the same values as its `weights.transforms()`.
 
-    They come from the index, like the address, so that figures and file are always of one pair of weights.
+    They come from the index, like the URL, so that preprocessing and weights always match.
     """
     return Preprocess(
         size=(row["size"], row["size"]),

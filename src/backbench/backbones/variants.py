@@ -1,7 +1,7 @@
 """A model at another input size, or without its training: `resnet50.a1_in1k@160`, `resnet50@random@64`.
 
-What follows the @ belongs to the name, so that records, tables and the cache never mix a variant with the model as
-it is published.
+The text after the @ is part of the name, so that records, tables and the cache never mix a variant with the
+published model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from backbench.errors import ConfigError
 from backbench.registry import ModelSpec, find_model
 
 FIRST = True
-"""Asked before the modules that would take the whole name for one of theirs, and refuse it."""
+"""Tried before other modules, which would refuse the whole name."""
 RANDOM = "random"
 SIZE = re.compile(r"[1-9]\d{0,3}")
 MIN_SIZE, MAX_SIZE = 8, 2048
@@ -25,10 +25,10 @@ IMAGENET_CLASSES = 1000
 
 def resolve(name: str) -> ModelSpec | None:
     """The spec of `NAME@SIZE` (pixels of a square input) or `NAME@random`; None for a name without an @, and for
-    one of a file that has an @ of its own.
+    a file name that contains an @.
 
     Raises:
-        ConfigError: what follows the @ is neither, the size is out of range, or NAME has no weights to leave out.
+        ConfigError: invalid text after the @, a size out of range, or a NAME without weights.
     """
     base, at, change = name.rpartition("@")
     is_file_name = "/" in change or "." in change or os.path.lexists(name)
@@ -38,18 +38,18 @@ def resolve(name: str) -> ModelSpec | None:
         return _random_spec(find_model(base))
     if not SIZE.fullmatch(change) or not MIN_SIZE <= int(change) <= MAX_SIZE:
         raise ConfigError(
-            f"model '{name}': after the @ comes an input size in pixels, {MIN_SIZE} to {MAX_SIZE}, or "
-            f"'{RANDOM}', as in resnet50@160."
+            f"model '{name}': after the @ give an input size in pixels, {MIN_SIZE} to {MAX_SIZE}, or '{RANDOM}', "
+            "for example resnet50@160."
         )
     return _resized_spec(find_model(base), int(change))
 
 
 def _resized_spec(spec: ModelSpec, size: int) -> ModelSpec:
     if spec.load is None:
-        raise ConfigError(f"'{spec.name}' is a control: it has no input size.")
+        raise ConfigError(f"'{spec.name}' is a shortcut baseline: it has no input size.")
     name = f"{spec.name}@{size}"
     load = partial(_load_resized, name, spec.load, size)
-    if spec.name.endswith(f"@{RANDOM}"):  # there are no weights to keep: it is made at that size
+    if spec.name.endswith(f"@{RANDOM}"):  # without weights it is made at that size
         trained = find_model((spec.file or spec.name).removesuffix(f"@{RANDOM}"))
         load = partial(_load_random, name, trained, size=size)
     scale = None if not spec.flops or not spec.input_size else (size / spec.input_size) ** 2
@@ -67,7 +67,7 @@ def _resized_spec(spec: ModelSpec, size: int) -> ModelSpec:
 
 def _random_spec(spec: ModelSpec) -> ModelSpec:
     if spec.load is None or spec.is_control:
-        raise ConfigError(f"'{spec.name}' is a control: it has no weights to leave out.")
+        raise ConfigError(f"'{spec.name}' is a shortcut baseline: it has no weights to leave out.")
     if spec.pretrained_on is None:  # untrained anyway
         return spec
     return replace(
@@ -89,7 +89,7 @@ def _random_spec(spec: ModelSpec) -> ModelSpec:
 def _check_resized(name: str, spec: ModelSpec, size: int) -> None:
     if spec.check is not None:
         spec.check()
-    if spec.blueprint is None:  # how it is built is known with its weights only
+    if spec.blueprint is None:  # its architecture is known only from its weights
         return
     from backbench.backbones.core.dry import check_size
 
@@ -104,20 +104,22 @@ def _load_resized(name: str, load: Any, size: int, seed: int) -> Any:
 
 
 def _load_random(name: str, spec: ModelSpec, seed: int, *, size: int | None = None) -> Any:
-    """The architecture of `spec` with random weights of the seed; no download where there is a blueprint."""
+    """The architecture of `spec` with random weights of the seed; no download if there is a blueprint."""
     from backbench.backbones.core.measure import Origin, make_backbone
     from backbench.backbones.core.rebuild import make_random
     from backbench.backbones.core.resized import resize_body
     from backbench.runtime import stream_seed
 
     assert spec.load is not None  # checked by _random_spec
-    if spec.blueprint is None:  # its build is known from its weights only
+    if spec.blueprint is None:  # its architecture is known only from its weights
         trained = spec.load(seed)
         build, preprocess = trained.build, trained.preprocess
     else:
         build, preprocess = spec.blueprint()
     if build is None:
-        raise ConfigError(f"how {spec.name} is built is not known, so it can't be had without its weights.")
+        raise ConfigError(
+            f"the architecture of {spec.name} is unknown without its weights, so there is no untrained version."
+        )
     architecture = build.architecture.partition(".")[0]
     body = make_random(build, stream_seed(seed, RANDOM))
     if size is not None and preprocess.size != (size, size):
@@ -134,7 +136,7 @@ def _load_random(name: str, spec: ModelSpec, seed: int, *, size: int | None = No
 
 
 def _load_random_head(spec: ModelSpec) -> Any:
-    """A classifier of the shape that the model was published with, as untrained as its features."""
+    """An untrained classifier with the shape of the published one."""
     from backbench.backbones.core import original_head
     from backbench.backbones.loaders.card import make_architecture
     from backbench.errors import ModelError

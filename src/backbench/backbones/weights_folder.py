@@ -1,9 +1,9 @@
-"""Weights files of a person's own folder, looked up by model name before anything is fetched.
+"""Weights files in the user's own folder, looked up by model name before any download.
 
 The environment variable BACKBENCH_WEIGHTS names the folder. For a model NAME it may hold a card `NAME.toml`, or
-the weights as published: `NAME.safetensors`, `.pth` or `.bin`, `NAME/model.safetensors`, or what the hub's client
-and torch.hub keep in their caches; `/` in a name is written `--`, and a timm name may stand without its tag. A
-model of transformers is a folder as that library writes it, `hf--ORG--NAME/`, or one of the hub's cache.
+published weights: `NAME.safetensors`, `.pth` or `.bin`, `NAME/model.safetensors`, or a folder from the caches of
+the hub's client or torch.hub. Write `--` for `/` in a name; a timm name may omit its tag. For a model of
+transformers it may hold a folder of that library, `hf--ORG--NAME/`, or one from the hub's cache.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from backbench.registry import ModelSpec
 from backbench.storage import digest_file
 
 FIRST = True
-"""Asked before the modules that would fetch."""
+"""Tried before modules that download."""
 FOLDER_VARIABLE = "BACKBENCH_WEIGHTS"
 SUFFIXES = (".safetensors", ".pth", ".bin")
 
 
 def resolve(name: str) -> ModelSpec | None:
-    """The spec of a timm or torchvision model whose weights lie in the folder; None if none do."""
+    """The spec of a timm or torchvision model with weights in the folder, else None."""
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder or "@" in name:
         return None
@@ -59,10 +59,10 @@ def resolve(name: str) -> ModelSpec | None:
 
 
 def _list_places(real: str, asked: str) -> list[str]:
-    """Where in the folder the weights of a model may lie, in the order of looking; '*' stands for a revision.
+    """Possible places of a model's weights in the folder, in search order; '*' stands for a revision.
 
     Args:
-        real: its full name. asked: as it was asked for, perhaps without a tag.
+        real: its full name. asked: the requested name, perhaps without a tag.
     """
     stems = [stem.replace("/", "--") for stem in dict.fromkeys([asked, real, real.partition(".")[0]])]
     places = [f"{stem}{suffix}" for stem in stems for suffix in (".toml", *SUFFIXES)]
@@ -78,13 +78,13 @@ def _list_places(real: str, asked: str) -> list[str]:
 
 
 def _hub_folders(repo: str) -> list[str]:
-    """Where the hub's client keeps a repository, in its cache and in its home."""
+    """Folders of a repository in the cache and in the home of the hub's client."""
     name = f"models--{repo.replace('/', '--')}/snapshots/*"
     return [name, f"hub/{name}"]
 
 
 def _find(place: str) -> Path | None:
-    """The file at a place in the folder; of several revisions the main one, else the last by name."""
+    """The file at a place in the folder; of several revisions the main one, or the last by name."""
     root, star, inner = place.partition("*")
     if not star:
         return find_file(place)
@@ -115,9 +115,8 @@ def find_repo(repo: str) -> Path | None:
 
 
 def describe_search(name: str) -> str:
-    """A line of a message: that the weights of a model are not in the folder, and what they could be called there.
-
-    '' where no folder is named.
+    """A line of a message: the weights of a model are not in the folder, with possible file names.
+    '' if there is no folder.
     """
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
@@ -133,7 +132,7 @@ def describe_search(name: str) -> str:
     else:
         places = _list_places(name, name)
     close = nearest(name.replace("/", "--"), there, limit=1)
-    near = f"\n  nearest there: {close[0]}" if close else ""
+    near = f"\n  nearest file: {close[0]}" if close else ""
     return f"{told} for {', '.join(places)}{near}\n"
 
 

@@ -10,15 +10,15 @@ PATCH = 2
 NUM_FILTERS = 2 * 3 * PATCH * PATCH
 """Filters of the stem: each whitening direction and its opposite."""
 CORRELATION_LENGTH = 12.0
-"""Pixels over which neighbours in a photograph of 32 x 32 stay alike: correlation falls by e."""
+"""Distance in pixels over which the correlation in photographs of 32 x 32 falls by a factor of e."""
 COLOUR_CORRELATION = 0.92
 """Correlation of red, green and blue in photographs."""
 FLOOR = 1e-3
-"""Added to the variance of each direction, in units of the pixel variance: noise is not to be blown up."""
+"""Added to the variance of each direction, in units of the pixel variance, so that noise is not amplified."""
 
 
 class CNN(nn.Module):
-    """Seven convolutions, made for most accuracy in least CPU time at 32 px: -> 256 features.
+    """Seven convolutions, designed for high accuracy in little CPU time at 32 px: -> 256 features.
 
     A stem of 2 x 2 filters, then three stages of two 3 x 3 convolutions, each stage halving the sides at once, so
     that little is computed at full size: 0.24 GFLOPs for a 32 px image, 0.7 in training. Any image of at least
@@ -55,10 +55,10 @@ def make_stage(channels_in: int, channels_out: int) -> nn.Sequential:
 
 @torch.no_grad()
 def start_well(network: CNN) -> CNN:
-    """Set what of the random weights trains faster from a better start, in place; the same for every data set.
+    """Replace some random weights by better starting values, in place; the same for every data set.
 
     The stem gets filters that whiten photographs; each other convolution passes its input through in as many
-    channels as it can (the others stay random), so that gradients reach the stem from the first step.
+    channels as possible (the others stay random), so that gradients reach the stem from the first step.
     """
     conv = network.stem[0]
     assert isinstance(conv, nn.Conv2d)
@@ -76,15 +76,17 @@ def start_well(network: CNN) -> CNN:
 def whitening_filters(patch: int) -> torch.Tensor:
     """(3 * patch^2, 3, patch, patch): directions in which photographs vary, each scaled to variance 1.
 
-    From a model of photographs instead of from a data set: correlation falls exponentially with distance, and is
-    the same between any two colours. Inputs are supposed to have mean 0 and variance 1.
+    Computed from a model of photographs, not from data: correlation falls exponentially with distance and is
+    the same between any two colours. Assumes inputs with mean 0 and variance 1.
     """
     steps = torch.arange(patch, dtype=torch.float64)
     distance = (steps[:, None] - steps[None, :]).abs()
     along = torch.exp(-distance / CORRELATION_LENGTH)
     colours = torch.full((3, 3), COLOUR_CORRELATION, dtype=torch.float64).fill_diagonal_(1.0)
     variances, directions = torch.linalg.eigh(torch.kron(colours, torch.kron(along, along)))
-    signs = directions[directions.abs().argmax(0), torch.arange(len(variances))].sign()  # eigh leaves them open
+    signs = directions[
+        directions.abs().argmax(0), torch.arange(len(variances))
+    ].sign()  # eigh does not fix the signs
     filters = (directions * signs / (variances + FLOOR).sqrt()).T
     return filters.reshape(-1, 3, patch, patch).float().flip(0)
 
@@ -110,7 +112,7 @@ class SmallCNN(nn.Module):
 
 
 def make_small_stage(channels_in: int, channels_out: int) -> nn.Sequential:
-    """Convolution, norm, ReLU, halving; the bias is the source's, although the norm takes it away again."""
+    """Convolution, norm, ReLU, halving; the bias comes from the source, although the norm cancels it."""
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, 3, padding=1),
         nn.BatchNorm2d(channels_out, eps=1e-3),

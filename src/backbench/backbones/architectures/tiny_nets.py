@@ -73,7 +73,7 @@ class Flatten(nn.Module):
 
 
 def make_untrained(build: Callable[[], nn.Module], seed: int, use: str) -> nn.Module:
-    """A network with random weights from the named stream; torch's own generator is neither read nor moved."""
+    """A network with random weights from the named stream; torch's own generator is not used or changed."""
     with torch.device("meta"):
         network = build()
     network.to_empty(device="cpu")
@@ -85,7 +85,7 @@ def make_untrained(build: Callable[[], nn.Module], seed: int, use: str) -> nn.Mo
 
 @torch.no_grad()
 def initialise(module: nn.Module, rng: torch.Generator) -> None:
-    """Set the weights that belong to `module` itself: by fan-in, so that activations keep their size."""
+    """Set the weights that belong to `module` itself: scaled by fan-in, so that activations keep their size."""
     if isinstance(module, nn.Conv2d):
         fan_in = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
         module.weight.normal_(0.0, math.sqrt(2.0 / fan_in), generator=rng)

@@ -1,6 +1,6 @@
-"""A vision transformer, written out: patches become tokens, tokens look at one another, one token is the answer.
+"""A vision transformer: patches become tokens, attention mixes tokens, and the class token gives the features.
 
-Parameters are named as in timm (`blocks.0.attn.qkv.weight`), so that its files fit as they are.
+Parameters are named as in timm (`blocks.0.attn.qkv.weight`), so that its files fit without renaming.
 Source: Dosovitskiy et al. 2021, "An image is worth 16x16 words", with the norm before each part.
 """
 
@@ -18,8 +18,8 @@ def resize_positions(
 ) -> torch.Tensor:
     """Position embeddings of another grid of patches: (1, num_other + old, width) -> (1, num_other + new, width).
 
-    The first `num_other`, of tokens that are no patches, stay. The rest is taken as an image and resized:
-    bicubic, antialiased, as timm does it. Unchanged, the very same tensor, if the grid is the same.
+    The first `num_other` (tokens that are not patches) stay. The rest is resized like an image:
+    bicubic, antialiased, as timm does it. Returns the same tensor if the grid is the same.
     """
     if old == new:
         return positions
@@ -33,7 +33,7 @@ def resize_positions(
 class Attention(nn.Module):
     """Multi-head self-attention: (batch, tokens, width) -> the same shape.
 
-    `fused_attn`, timm's name for it, may be set to False where torch's kernel is the slower way.
+    `fused_attn`, timm's name for it, can be set to False where torch's kernel is slower.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -58,7 +58,7 @@ class Attention(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """Two layers with GELU between, on each token by itself: (batch, tokens, width) -> the same shape."""
+    """Two layers with GELU between them, on each token separately: (batch, tokens, width) -> the same shape."""
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Perceptron(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Multiplies each channel by a number of its own, nearly 0 at first."""
+    """Multiply each channel by its own learned number, nearly 0 at first."""
 
     START = 1e-5
 
@@ -84,7 +84,7 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, then a perceptron, each on normed tokens and added to what came in."""
+    """Self-attention, then a perceptron, each on normalised tokens and added to its input."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -112,13 +112,13 @@ class PatchEmbedding(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """(batch, 3, height, width) -> (batch, dim) features, or (batch, num_classes) logits where there is a head.
+    """(batch, 3, height, width) -> (batch, dim) features, or (batch, num_classes) logits with a head.
 
-    Any image size that patches cover; position embeddings are resized on the way if it is not the stored one.
+    Any image size that patches cover; position embeddings are resized for other sizes than the stored one.
     Weights are torch's usual random ones until they are loaded or drawn.
 
     Raises:
-        ModelError: an image size that is no multiple of the patch.
+        ModelError: an image size that is not a multiple of the patch.
     Cost: 2 * tokens * depth * (4 * width^2 + 2 * width * hidden + 2 * tokens * width) FLOPs an image.
     """
 
@@ -141,7 +141,7 @@ class VisionTransformer(nn.Module):
 
     def embed(self, batch: torch.Tensor) -> torch.Tensor:
         """Class token and patch tokens with their positions: (batch, 1 + patches, width)."""
-        positions = self.positions_of((batch.shape[2], batch.shape[3]))  # first, as it checks the size
+        positions = self.positions_of((batch.shape[2], batch.shape[3]))  # first, because it checks the size
         patches = self.patch_embed(batch)
         tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
         return self.pos_drop(tokens + positions)
@@ -164,7 +164,7 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def set_image_size(self, size: tuple[int, int]) -> None:
-        """Store position embeddings for another image size, resized once and for all: for training, for export."""
+        """Store position embeddings for another image size, resized once, for training and export."""
         requires_grad = self.pos_embed.requires_grad
         self.pos_embed = nn.Parameter(self.positions_of(size).clone(), requires_grad=requires_grad)
         self.image_size = size

@@ -1,4 +1,4 @@
-"""What vision transformers there are, and what each weighs and costs; without torch, so that lists are quick."""
+"""Configurations of vision transformers, with their sizes and costs; without torch, so that lists are quick."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ Pooling = Literal["token", "mean", "token+mean"]
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """What makes one vision transformer differ from another.
+    """The configuration of a vision transformer.
 
     Args:
         width: numbers in a token, a multiple of `heads`.
         hidden: width of the hidden layer of each perceptron.
         image_size: (height, width) in pixels that position embeddings are stored for.
         pooling: features are the class token, the mean of the patch tokens, or both, after the last norm.
-        dropout: fraction dropped, in training only, where the source drops: after the position embedding, after
-            each attention and after both layers of each perceptron. Attention weights are dropped, and
-            perceptrons differently, where a recipe says so (`training/dropout.py`).
-        has_layer_scale: each part's output is scaled channel by channel before it is added, as in DINOv2.
+        dropout: dropout rate in training at the places of the source: after the position embedding, after
+            each attention and after both layers of each perceptron. A recipe can
+            set other dropout for attention weights and perceptrons (`training/dropout.py`).
+        has_layer_scale: the output of each sublayer is scaled per channel before it is added, as in DINOv2.
         representation: width of a tanh layer between features and head, as in ImageNet-21k files; 0: none.
-        num_classes: outputs of the head; 0: no head, and the output is the features.
+        num_classes: outputs of the head; 0: no head; the output is the features.
     """
 
     patch: int
@@ -45,7 +45,7 @@ class ViTConfig:
         if min(self.patch, self.width, self.depth, self.heads, self.hidden) < 1:
             raise ModelError(f"patch, width, depth, heads and hidden must be at least 1: {self}.")
         if self.width % self.heads:
-            raise ModelError(f"a width of {self.width} can't be shared among {self.heads} heads evenly.")
+            raise ModelError(f"width {self.width} is not a multiple of the {self.heads} heads.")
         if not 0.0 <= self.dropout < 1.0:
             raise ModelError(f"dropout is {self.dropout}; it must be a fraction, at least 0 and below 1.")
         if self.pooling not in ("token", "mean", "token+mean"):
@@ -63,8 +63,8 @@ def count_patches(size: tuple[int, int], patch: int) -> tuple[int, int]:
     if any(side < patch or side % patch for side in size):
         near = [max(patch, round(side / patch) * patch) for side in size]
         raise ModelError(
-            f"an image of {size[0]} x {size[1]} pixels can't be cut into patches of {patch} x {patch}. "
-            f"Both sides must be multiples of {patch}: {near[0]} x {near[1]} is nearest."
+            f"an image of {size[0]} x {size[1]} pixels can't be divided into patches of {patch} x {patch}. Both "
+            f"sides must be multiples of {patch}: the nearest is {near[0]} x {near[1]}."
         )
     return size[0] // patch, size[1] // patch
 
@@ -85,7 +85,7 @@ def config_of_name(name: str) -> ViTConfig | None:
     """The network called `vit_base_patch16`, or `vit_small_patch4_32` for images of 32 px; None for another name.
 
     Raises:
-        ModelError: the image size is no multiple of the patch.
+        ModelError: the image size is not a multiple of the patch.
     """
     match = NAME.fullmatch(name)
     if match is None:
@@ -96,7 +96,7 @@ def config_of_name(name: str) -> ViTConfig | None:
 
 
 def list_names() -> list[str]:
-    """The usual ones: each size with each usual patch, smallest first."""
+    """The usual names: each size with each usual patch, smallest first."""
     return [f"vit_{size}_patch{patch}" for size in SIZES for patch in PATCHES]
 
 

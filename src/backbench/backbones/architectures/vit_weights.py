@@ -28,7 +28,7 @@ from backbench.storage import open_file
 from backbench.wording import list_some
 
 OPTIMISER_PREFIX = "opt/target/"
-"""Some files hold the state of the optimiser too; the weights are then below this."""
+"""Prefix of the weights in files that also hold the state of the optimiser."""
 BLOCK = re.compile(r"Transformer/encoderblock_(\d+)/")
 HEAD_NAMES = ("head.weight", "head.bias", "pre_logits.fc.weight", "pre_logits.fc.bias")
 
@@ -37,9 +37,9 @@ def read_google(path: Path) -> tuple[dict[str, torch.Tensor], int]:
     """(tensors by timm's names, number of heads) of one of the source's `.npz` checkpoints.
 
     Raises:
-        ModelError: not such a file, damaged, of another network (a hybrid, big_vision), or with arrays missing,
-            left over or of impossible shape.
-    Cost: reads the file once; the arrays are held twice while they are turned.
+        ModelError: not such a file, damaged, of another network (a hybrid, big_vision), or with missing,
+            extra or wrongly shaped arrays.
+    Cost: reads the file once; the arrays are in memory twice during conversion.
     """
     return convert_google(_read_arrays(path), str(path))
 
@@ -47,7 +47,7 @@ def read_google(path: Path) -> tuple[dict[str, torch.Tensor], int]:
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of the network in the file, as float32, without the prefix and without an optimiser's state."""
     try:
-        with open_file(path) as stream:  # opened here, as np.load leaves damaged files open
+        with open_file(path) as stream:  # opened here, because np.load leaves damaged files open
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ModelError(f"{path} holds one array; a ViT checkpoint is a .npz archive of many.")
@@ -56,10 +56,10 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
                 names = [name for name in names if name.startswith(OPTIMISER_PREFIX)]
             return {name.removeprefix(OPTIMISER_PREFIX): _as_float32(archive[name], name, path) for name in names}
     except MemoryError as error:
-        raise ModelError(f"{path} needs more memory than there is, or its header is damaged.") from error
+        raise ModelError(f"{path} needs more memory than is free, or its header is damaged.") from error
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ModelError(f"{path} is not a whole .npz checkpoint: {reason}. Fetch it again.") from error
+        raise ModelError(f"{path} is not a whole .npz checkpoint: {reason}. Download it again.") from error
     except (RuntimeError, SyntaxError) as error:  # odd compression, encryption, crafted header
         raise ModelError(f"{path} is not a .npz archive that NumPy can read: {str(error)[:200]}.") from error
 
@@ -67,7 +67,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 def _as_float32(array: object, name: str, path: Path) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
         kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-        raise ModelError(f"{path}: array '{name}' is of type {kind}; weights must be floating-point numbers.")
+        raise ModelError(f"{path}: array '{name}' is of type {kind}; expected floating-point numbers.")
     return array.astype(np.float32, copy=False)
 
 
@@ -116,21 +116,21 @@ def _convert_block(given: _Arrays, theirs: str, ours: str) -> dict[str, torch.Te
 
 
 def _check_kind(arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """ModelError with a plain word for what the file is, if it is not the original kind of ViT checkpoint."""
+    """Raise ModelError that names the kind of file, unless it is an original ViT checkpoint."""
     if any(name.startswith("params/") or "LayerNorm_1/" in name for name in arrays):
         other = "a big_vision checkpoint, whose layout differs; timm has these models: 'backbench list models'"
     elif any(name.startswith(("conv_root/", "block1/")) for name in arrays):
-        other = "a hybrid of a ResNet and a ViT, which backbench/vit_* is not"
+        other = "a hybrid of a ResNet and a ViT, which backbench/vit_* can't load"
     elif not any(BLOCK.match(name) for name in arrays):
         some = ", ".join(list(arrays)[:3]) or "nothing"
-        other = f"no ViT checkpoint: it holds {some}, and no 'Transformer/encoderblock_0/...'"
+        other = f"not a ViT checkpoint: it holds {some}, but no 'Transformer/encoderblock_0/...'"
     else:
         return
     raise ModelError(f"{where} is {other}.")
 
 
 class _Arrays:
-    """Arrays of one file that are taken one by one, so that none is missing and none is left over."""
+    """Takes arrays of one file one by one and detects missing and extra arrays."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], where: str) -> None:
         self.arrays = arrays
@@ -139,12 +139,10 @@ class _Arrays:
 
     def take(self, name: str, num_dims: int) -> torch.Tensor:
         if name not in self.arrays:
-            raise ModelError(f"{self.where} lacks array '{name}'. Is it a whole ViT checkpoint?")
+            raise ModelError(f"{self.where} lacks array '{name}'. Check that it is a complete ViT checkpoint.")
         array = self.arrays[name]
         if array.ndim != num_dims:
-            raise ModelError(
-                f"{self.where}: '{name}' has shape {array.shape}; {num_dims} dimensions were expected."
-            )
+            raise ModelError(f"{self.where}: '{name}' has shape {array.shape}; expected {num_dims} dimensions.")
         self.taken.add(name)
         return torch.tensor(array)  # a copy: an array from a file may be read-only
 
@@ -161,11 +159,11 @@ class _Arrays:
 
 
 def config_of_state(config: ViTConfig, state: Mapping[str, torch.Tensor], where: str) -> ViTConfig:
-    """`config` with what the weights decide: stored image size, layer scale, tanh layer and head.
+    """`config` completed from the weights: stored image size, layer scale, tanh layer and head.
 
     Raises:
-        ModelError: patch, width, depth or perceptron differ from those of `config`, or the position embedding is
-            no square and not that of `config`. (The number of heads can't be seen in weights.)
+        ModelError: patch, width, depth or perceptron differ from those of `config`, or the position
+            embedding is neither square nor that of `config`. (Weights don't show the number of heads.)
     """
     told = _describe_state(state, where)
     asked = {"patch": config.patch, "width": config.width, "depth": config.depth, "hidden": config.hidden}
@@ -180,8 +178,8 @@ def config_of_state(config: ViTConfig, state: Mapping[str, torch.Tensor], where:
         rows = columns = isqrt(max(num_patches, 0))
     if rows * columns != num_patches or not num_patches:
         raise ModelError(
-            f"{where} has position embeddings for {num_patches} patches, which is no square. Say what image size "
-            f"they are for: options.img_size = [height, width]."
+            f"{where} has position embeddings for {num_patches} patches, which is not a square. Give their image "
+            "size: options.img_size = [height, width]."
         )
     head, layer = state.get("head.bias"), state.get("pre_logits.fc.bias")
     return replace(
@@ -197,7 +195,7 @@ def _describe_state(state: Mapping[str, torch.Tensor], where: str) -> dict[str, 
     needed = {"patch_embed.proj.weight": 4, "pos_embed": 3, "blocks.0.mlp.fc1.weight": 2}
     for name, num_dims in needed.items():
         if name not in state or state[name].ndim != num_dims:
-            raise ModelError(f"{where} is no ViT: it has no '{name}' with {num_dims} dimensions.")
+            raise ModelError(f"{where} is not a ViT: it has no '{name}' with {num_dims} dimensions.")
     width, _, patch, _ = state["patch_embed.proj.weight"].shape
     blocks = [int(match[1]) for name in state if (match := re.match(r"blocks\.(\d{1,6})\.", name))]
     hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
@@ -207,14 +205,14 @@ def _describe_state(state: Mapping[str, torch.Tensor], where: str) -> dict[str, 
 def make_vit_from_state(
     config: ViTConfig, state: Mapping[str, torch.Tensor], *, where: str, keep_head: bool = False
 ) -> VisionTransformer:
-    """A network with these weights, every one of which is checked, in eval mode; without a head unless it is kept.
+    """Make a network with these weights, all checked, in eval mode; without a head unless it is kept.
 
     Args:
-        config: patch, width, depth, heads, perceptron, pooling; the rest follows from the weights.
+        config: patch, width, depth, heads, perceptron, pooling; the weights decide the rest.
         state: tensors by timm's names. Position embeddings are stored as they are; see `set_image_size`.
 
     Raises:
-        ModelError: the weights are not those of such a network.
+        ModelError: the weights do not fit such a network.
     """
     config = config_of_state(config, state, where)
     with torch.device("meta"):

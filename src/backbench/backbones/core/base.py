@@ -1,4 +1,4 @@
-"""The noun all backbones share: a `Backbone` turns a batch of normalised images into features."""
+"""`Backbone`: turns a batch of normalised images into features."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from backbench.records.schema import ModelFacts
 
 
 class Backbone(nn.Module):
-    """A network without its classification head, together with what is known of it.
+    """A network without its classification head, with its facts.
 
     Args:
         body: (batch, 3, height, width) float -> (batch, dim) float.
         facts: name, dim, preprocessing, digest of the weights, licence, ...
-        build: how to make the body again without a download; None: it can't be put in a bundle.
+        build: how to rebuild the body without a download; None: it can't be saved in a bundle.
 
-    `forward` takes images normalised as `facts.preprocess` says. It is loaded in eval mode.
+    `forward` takes images normalised by `facts.preprocess`. A backbone is loaded in eval mode.
     """
 
     def __init__(self, body: nn.Module, facts: ModelFacts, build: Build | None = None) -> None:
@@ -31,7 +31,7 @@ class Backbone(nn.Module):
     @property
     def preprocess(self) -> Preprocess:
         """How images must be prepared; every backbone has one."""
-        assert self.facts.preprocess is not None  # only controls lack it, and they are no Backbone
+        assert self.facts.preprocess is not None  # only shortcut baselines lack it, and they are not a Backbone
         return self.facts.preprocess
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What must be known of a body besides its tensors, so that it can be made again anywhere, offline."""
+"""The description of a body that is needed, besides its tensors, to rebuild it offline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Side = Annotated[int, Field(ge=1, le=MAX_INPUT_SIDE)]
 
 
 class ArchitectureOptions(Frozen):
-    """What of an architecture a card may set; nothing that opens a file or the network is among it."""
+    """Options of an architecture that a card may set; none of them can open a file or the network."""
 
     num_classes: int | None = Field(default=None, ge=0, le=1_000_000)
     in_chans: Literal[1, 3] | None = None
@@ -41,15 +41,15 @@ class ArchitectureOptions(Frozen):
 
 
 class Build(Frozen):
-    """How a body was made: an architecture, its options, and where it was cut.
+    """How a body was made: an architecture, its options, and the layer where it was truncated.
 
     Args:
         architecture: 'timm/NAME' or 'timm/NAME.TAG' (the tag decides the image size), 'torchvision/NAME',
             'backbench/NAME', 'transformers/KIND', 'open_clip/NAME'.
-        feature_layer: the layer a network was cut at; None: it is whole but for its head.
-        config: of a network of transformers, as its `to_dict` gives it, less its classes; of one of open_clip,
-            what its weights decide of it.
-        scheme: in what int8 form its weights are kept, see `inference.quantize`; None: as floats.
+        feature_layer: the layer where the network was truncated; None: complete except for its head.
+        config: for a transformers network, its `to_dict` without the classes; for one of open_clip, the
+            settings that its weights decide.
+        scheme: int8 format of its weights, see `inference.quantize`; None: floats.
     """
 
     architecture: str = Field(
@@ -62,7 +62,7 @@ class Build(Frozen):
 
 
 def plain_build(architecture: str) -> Build | None:
-    """The whole network of that name; None for a name of another form, which nothing here could make again."""
+    """The whole network of that name; None for another form of name, which can't be rebuilt."""
     try:
         return Build(architecture=architecture)
     except ValidationError:

@@ -1,7 +1,7 @@
-"""The folder of a bundle as far as it concerns its backbone: where it lies, what it says, and its tensors.
+"""The backbone's files in a bundle folder: find, read and check them.
 
-`classifier/bundle.py` writes bundles and makes classifiers of them; `own_runs.py` takes their backbones alone.
-Reading what a bundle says never imports torch.
+`classifier/bundle.py` writes bundles and loads classifiers; `own_runs.py` loads only backbones.
+Reading the description of a bundle never imports torch.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ SEEN_FILE = "seen.safetensors"
 CARD_FILE = "README.md"
 RECORD_FILE = "record.json"
 RUNS_FOLDER = Path("runs")
-"""Where runs lie unless they are told to lie elsewhere; see --out."""
+"""Default folder of runs; see --out."""
 BODY_PREFIX = "backbone.body."
 MAX_MODEL_BYTES = 64_000_000
 
 
 class TrainingFacts(Frozen):
-    """Which run made the classifier, and on which images and split, so that its test split can be found again."""
+    """The run, images and split that made the classifier, so that its test split can be found again."""
 
     run_id: RunId
     record_digest: str = Field(description="see `classifier.bundle.digest_record`")
@@ -52,32 +52,32 @@ class TrainingFacts(Frozen):
     group_column: str | None = None
     min_images: int | None = None
     small_classes: SmallClasses = "drop"
-    trained_backbone: bool = Field(default=True, description="False: its weights are those the run began with")
+    trained_backbone: bool = Field(default=True, description="False: the run did not change its weights")
 
 
 class StoredBackbone(Frozen):
-    """What `model.json` says of the backbone and where it comes from."""
+    """The backbone and its origin in `model.json`."""
 
     name: str
     build: Build
-    backbone: ModelFacts = Field(description="without preprocessing, which stands by itself")
+    backbone: ModelFacts = Field(description="without preprocessing, which is a separate entry")
     preprocess: Preprocess
     training: TrainingFacts | None = None
-    files: dict[str, str] = Field(description="SHA-256 of each file beside model.json, as it was written")
+    files: dict[str, str] = Field(description="SHA-256 of each file beside model.json when written")
 
 
 Facts = TypeVar("Facts", bound=StoredBackbone)
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether the path is a bundle, or a run folder with one beside it, as far as its names tell."""
+    """Whether the path is a bundle, or a run folder with one beside it, judged by names."""
     return _place(path) is not None
 
 
 def _place(path: Path) -> Path | None:
-    """Where the bundle lies that a path means: `RUN.bundle` lies beside the folder of `RUN`.
+    """The bundle folder of a path: `RUN.bundle` is beside the folder `RUN`.
 
-    The bare name of what is not here is looked up among the runs.
+    A bare name that does not exist here is looked up among the runs.
     """
     places = [
         each for start in meanings_of(path) for each in (start, start.with_name(f"{start.name}{BUNDLE_SUFFIX}"))
@@ -87,7 +87,7 @@ def _place(path: Path) -> Path | None:
 
 
 def meanings_of(path: Path) -> tuple[Path, ...]:
-    """The path, and the run of that name where it is a bare name and nothing here has it; () without a name."""
+    """The path, and for a missing bare name the run of that name; () without a name."""
     if not path.name:
         return ()
     is_bare = len(path.parts) == 1 and not os.path.lexists(path)
@@ -104,32 +104,33 @@ def list_beside(path: Path) -> list[Path]:
 
 
 def find_bundle(folder: Path) -> Path:
-    """The bundle that `folder` means; ConfigError with the nearest name if there is none."""
+    """Find the bundle of `folder`; ConfigError with the nearest name if there is none."""
     place = _place(folder)
     if place is not None:
         return place
     for meant in meanings_of(folder):
         if os.path.isfile(meant / RECORD_FILE):  # noqa: PTH113 - as above
-            raise ConfigError(f"the run {shown(meant.name)} left no bundle. Make it: {keep_command(meant)}")
+            raise ConfigError(f"the run {shown(meant.name)} saved no bundle. Save it with: {keep_command(meant)}")
     if os.path.lexists(folder):
         raise ConfigError(
-            f"{shown(str(folder))} is not a bundle: it has no {MODEL_FILE}. Give a folder RUN{BUNDLE_SUFFIX}, as "
-            "backbench keep and backbench adapt write it."
+            f"{shown(str(folder))} is not a bundle: it has no {MODEL_FILE}. Give a folder RUN{BUNDLE_SUFFIX}, "
+            "written by backbench keep or backbench adapt."
         )
     beside = {path.name: path for path in list_beside(folder)}
     close = nearest(folder.name, beside)
     hint = " Did you mean " + " or ".join(f"'{beside[near]}'" for near in close) + "?" if close else ""
     if beside and not close:
         few = ", ".join(f"'{path}'" for path in list(beside.values())[:3])
-        hint = f" There {'is' if len(beside) == 1 else 'are'} {few}{' and more' if len(beside) > 3 else ''}."
+        hint = f" Available: {few}{' and more' if len(beside) > 3 else ''}."
     raise ConfigError(f"there is no bundle {shown(str(folder))}.{hint}")
 
 
 def read_document(folder: Path) -> dict[str, Any]:
-    """The JSON document `model.json` of this folder, of the schema that is read here and with preprocessing.
+    """The JSON document `model.json` of this folder, with a supported schema and with preprocessing.
 
     Raises:
-        StorageError: it is missing, damaged, or written by a newer backbench. ModelError: it is none of a bundle.
+        StorageError: the document is missing, damaged, or written by a newer backbench. ModelError: not that of a
+            bundle.
     """
     path = folder / MODEL_FILE
     document = _read_json(path)
@@ -143,8 +144,8 @@ def read_document(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not a bundle's: its 'schema' is {str(schema)[:40]!r}, not {SCHEMA_VERSION}.")
     if not document.get("preprocess"):
         raise ModelError(
-            f"{path} has no preprocessing: without size, crop and normalisation of the images, its answers would "
-            "be wrong without anyone noticing. Write the bundle again."
+            f"{path} has no preprocessing: without size, crop and normalisation of images, its predictions would "
+            "be wrong without notice. Write the bundle again."
         )
     return document
 
@@ -157,7 +158,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise StorageError(f"{path} is damaged: it is not JSON ({str(error)[:120]}).") from error
     if not isinstance(document, dict):
-        raise StorageError(f"{path} is damaged: it is no JSON object of a bundle's size.")
+        raise StorageError(f"{path} is damaged: not a JSON object of the size of a bundle.")
     return document
 
 
@@ -177,31 +178,33 @@ def validate(kind: type[Facts], path: Path, document: dict[str, Any]) -> Facts:
 
 
 def check_digest(path: Path, document: dict[str, Any]) -> None:
-    """StorageError if the document is not as it was written."""
+    """Raise StorageError if the document was changed."""
     rest = {key: value for key, value in document.items() if key != "digest"}
     if document.get("digest") != digest_json(rest):
         raise StorageError(
-            f"{path} was changed after it was written (its checksum does not fit). Write the bundle again, or "
-            "take a fresh copy."
+            f"{path} was changed after it was written (its checksum does not match). Write the bundle again, or "
+            "copy it again from its source."
         )
 
 
 def check_file(path: Path, digest: str | None) -> None:
-    """StorageError if a file beside `model.json` is missing or not as it was written."""
+    """Raise StorageError if a file beside `model.json` is missing or was changed."""
     try:
         found = digest_file(path)
     except FileNotFoundError as error:
-        raise StorageError(f"{path} is missing; the bundle is not whole. Take a fresh copy of it.") from error
+        raise StorageError(
+            f"{path} is missing; the bundle is incomplete. Copy it again from its source."
+        ) from error
     except OSError as error:
         raise StorageError(f"{path} can't be read: {error.strerror}.") from error
     if found != digest:
         raise StorageError(
-            f"{path} is damaged: its checksum is not the one in {MODEL_FILE}. Take a fresh copy of the bundle."
+            f"{path} is damaged: its checksum differs from {MODEL_FILE}. Copy the bundle again from its source."
         )
 
 
 def read_weights(path: Path, digest: str | None) -> dict[str, Tensor]:
-    """All tensors of a bundle, by name; StorageError if the file is missing or not as it was written."""
+    """All tensors of a bundle, by name; StorageError if the file is missing or was changed."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -209,9 +212,9 @@ def read_weights(path: Path, digest: str | None) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"{path} is no safetensors file: {str(error)[:200]}.") from error
+        raise StorageError(f"{path} is not a safetensors file: {str(error)[:200]}.") from error
 
 
 def tensors_below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose name begins so, without that beginning."""
+    """The tensors whose names start with `prefix`, without the prefix."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

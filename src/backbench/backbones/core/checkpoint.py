@@ -1,8 +1,8 @@
-"""Finds the weights of a network in a checkpoint: under which key, behind which prefix, raw or averaged.
+"""Find the weights of a network in a checkpoint: their key, their prefix, raw or averaged.
 
 Trainers wrap a network's tensors in many ways: `{"state_dict": ..., "optimizer": ...}`, names that begin with
-`module.` or `model.backbone.`, a teacher beside a student, averaged weights beside raw ones. Here the names that
-the network itself has decide which of them are meant.
+`module.` or `model.backbone.`, a teacher beside a student, averaged weights beside raw ones. The tensor names
+of the network itself decide the choice.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Convert = Callable[[State], State | None]
 
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?)([._]|$)", re.IGNORECASE)
 _WRAPPERS = re.compile(r"(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""Of single layers, by torch: the names of the layers go on after it."""
+"""Prefix that torch gives to single layers; the layer names follow it."""
 _SLOW_COPIES = {"encoder_k.": "encoder_q.", "momentum_encoder.": "base_encoder."}
-"""Of MoCo, beside the encoder that its authors evaluate."""
+"""Of MoCo; its authors evaluate the other encoder."""
 _UNIFORM = ("module.", "_orig_mod.", "model.", "backbone.", "timm_model.", "net.", "network.", "encoder.")
 _DEEPEST = 4
 _MAX_LISTED = 5
@@ -32,9 +32,9 @@ _MAX_LISTED = 5
 
 @dataclass(frozen=True)
 class Choice:
-    """What a card says of where in its file the weights are; None: find it.
+    """The place of the weights in the file, as set in a card; None: find it.
 
-    key: under which the tensors lie, those of nested dictionaries joined by dots. prefix: what names begin with.
+    key: the key of the tensors, nested keys joined by dots. prefix: the common start of names.
     """
 
     key: str | None = None
@@ -43,7 +43,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Taken:
-    """The tensors of a network by its own names, and a remark on which of the file's they are, '' for all."""
+    """The tensors of a network by its own names, and a remark on the choice in the file, '' for all."""
 
     state: State
     remark: str = ""
@@ -74,21 +74,21 @@ def find_state(
     rename: Rename = str,
     convert: Convert | None = None,
 ) -> Taken:
-    """The tensors of a network in what a weights file holds, floating-point ones as float32.
+    """Find the tensors of a network in a weights file, floating-point ones as float32.
 
-    Names below the prefix that the network does not have are kept, so that a network that does not fit is noticed.
+    Unknown names below the prefix are kept, so that a wrong network is noticed.
 
     Args:
-        held: what the file holds, see `weights_file.open_weights`.
-        own: the tensors of the network, by name; on any device.
-        where: what to call the file in messages.
-        choice: what the card says.
-        rename: turns a name of an older version of the library into today's.
-        convert: turns the names of the original code into those of the library; None if it knows no way.
+        held: content of the file, see `weights_file.open_weights`.
+        own: tensors of the network, by name; on any device.
+        where: name of the file for messages.
+        choice: settings of the card.
+        rename: converts names of older versions of the library.
+        convert: converts names of the original code into those of the library; None if it can't.
 
     Raises:
-        ModelError: no named tensors, nothing under the key or prefix of the card, or two networks of which none is
-            to be preferred.
+        ModelError: no named tensors, none under the key or prefix of the card, or two equally suitable
+            networks.
     """
     states = _choose_key(dict(_list_states(held)), choice.key, held, where)
     needed = {name for name in own if not name.endswith("num_batches_tracked")}
@@ -100,8 +100,8 @@ def find_state(
     if not places:
         first = sorted({name.partition(".")[0] for state in states.values() for name in state})
         raise ModelError(
-            f"{where} has no tensor whose name begins with the prefix {shown(choice.prefix or '')} of the card. "
-            f"Names begin with {list_some(map(shown, first))}."
+            f"{where} has no tensor whose name starts with the prefix {shown(choice.prefix or '')} of the card. "
+            f"Names start with {list_some(map(shown, first))}."
         )
     whole = [place for place in places if place.num_found == len(needed)]
     if not whole and convert is not None:
@@ -113,7 +113,7 @@ def find_state(
 
 
 def _list_states(held: object) -> Iterator[tuple[str, State]]:
-    """(key, named tensors) of every dictionary with such in a file; those of optimisers are none of a network."""
+    """(key, named tensors) of every dictionary with such in a file; without those of optimisers."""
     seen: set[int] = set()
     left: list[tuple[tuple[str, ...], object]] = [((), held)]
     while left:
@@ -145,14 +145,14 @@ def _choose_key(states: dict[str, State], key: str | None, held: object, where: 
         hint = (
             f"There are tensors under {list_some(map(shown, near))}."
             if near
-            else "Its tensors lie under no key: leave 'key' out."
+            else "Its tensors have no key: leave 'key' out."
         )
         raise ModelError(f"{where} holds no tensors under the key {shown(key)} of the card. {hint}")
     return {key: states[key]}
 
 
 def _list_places(key: str, state: State, needed: set[str], choice: Choice, clean: Rename) -> list[_Place]:
-    """Every prefix behind which the whole network lies, or the one with most of it."""
+    """Every prefix with the complete network, or the one with most of it."""
     if choice.prefix is not None:
         prefix = f"{choice.prefix.removesuffix('.')}." if choice.prefix else ""
         place = _make_place(key, prefix, state, needed, clean)
@@ -186,7 +186,7 @@ def _list_converted(
 
 
 def _uniform_prefix(state: State) -> str:
-    """The wrappers that all names begin with; or 'backbone.', beside which a head may stand."""
+    """The wrappers that all names begin with; or 'backbone.', beside which there may be a head."""
     prefix = ""
     while True:
         rest = [name[len(prefix) :] for name in state]
@@ -202,7 +202,7 @@ def _has_shapes(state: State, own: Mapping[str, Tensor]) -> bool:
 
 
 def _prefer(places: list[_Place], where: str) -> _Place:
-    """The averaged weights, as timm takes them; not the slow copy of a pair. ModelError if two are left."""
+    """The averaged weights, as in timm; not the momentum copy of a pair. ModelError if two are left."""
     left = [place for place in places if place.is_averaged] or places
     for slow, main in _SLOW_COPIES.items():
         if any(place.prefix.endswith(main) for place in left):
@@ -215,12 +215,12 @@ def _prefer(places: list[_Place], where: str) -> _Place:
     example = next((each for each in said if "teacher" in each), said[0])
     raise ModelError(
         f"{where} holds {len(left)} networks that fit, {'under the keys' if by_key else 'behind the prefixes'} "
-        f'{list_some(map(shown, said))}. Say in the card which one is meant, as in {word} = "{example}".'
+        f'{list_some(map(shown, said))}. Choose one in the card, for example {word} = "{example}".'
     )
 
 
 def _most_like(places: list[_Place], num_needed: int) -> _Place:
-    """What to complain of: the place with most of the network; all of a state where that is next to nothing."""
+    """The place for error messages: the one with most of the network, or a whole state if nearly none fits."""
     best = max(places, key=lambda place: (place.num_found, len(place.state)))
     if best.num_found >= num_needed / 2:
         return best
@@ -228,7 +228,7 @@ def _most_like(places: list[_Place], num_needed: int) -> _Place:
 
 
 def _remark(best: _Place, places: list[_Place], num_needed: int, choice: Choice) -> str:
-    """Which of the tensors of the file were taken."""
+    """Describe which tensors of the file are used."""
     parts = []
     others = [place for place in places if place.is_averaged != best.is_averaged and place.num_found]
     other = max(others, key=lambda place: place.num_found, default=None)

@@ -1,4 +1,4 @@
-"""Cuts a network at a named layer."""
+"""Truncate a network after a named layer."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Cut(nn.Module):
 
 
 def cut_at(network: nn.Module, layer: str) -> Cut:
-    """What of `network` runs up to the end of `layer`; everything after it is gone.
+    """The part of `network` up to the end of `layer`, without later layers.
 
     Args:
-        network: in eval mode; its tensors are shared with the result, under the names they had, after 'trunk.'.
+        network: in eval mode; its tensors are shared with the result, under their old names after 'trunk.'.
         layer: a module path such as 'layer3'.
 
     Raises:
-        ModelError: no such layer, or a network whose course depends on values.
+        ModelError: no such layer, or a network whose control flow depends on values.
     """
     from timm.layers import get_notrace_functions, get_notrace_modules
     from torchvision.models.feature_extraction import create_feature_extractor
@@ -37,21 +37,23 @@ def cut_at(network: nn.Module, layer: str) -> Cut:
     known = [path for path, _ in network.named_modules() if path]
     if layer not in known:
         close = nearest(layer, known) or [path for path, _ in network.named_children()]
-        raise ModelError(f"feature_layer '{layer}' is no layer of this network. Nearest: {', '.join(close[:8])}.")
+        raise ModelError(
+            f"feature_layer '{layer}' is not a layer of this network. Nearest: {', '.join(close[:8])}."
+        )
     try:
         trunk = create_feature_extractor(
             network.eval(),
             {layer: "features"},
-            tracer_kwargs={  # parts of timm's networks that choose by shapes: taken as they are
+            tracer_kwargs={  # modules of timm that branch on shapes: not traced
                 "leaf_modules": list(get_notrace_modules()),
                 "autowrap_functions": list(get_notrace_functions()),
             },
             suppress_diff_warning=True,
         )
-    except Exception as error:  # tracing fails in as many ways as networks are written
+    except Exception as error:  # tracing fails in many ways
         raise ModelError(
-            f"this network can't be cut at '{layer}' ({str(error).strip()[:200]}). Leave feature_layer "
-            f"out, or name another layer."
+            f"this network can't be truncated at '{layer}' ({str(error).strip()[:200]}). Leave feature_layer out, "
+            "or choose another layer."
         ) from error
     return Cut(trunk.eval(), channels_last=is_channels_last(network))
 

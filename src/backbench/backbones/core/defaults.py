@@ -1,4 +1,4 @@
-"""What is ranked when the user names no model, and whether a model's weights are on this machine already."""
+"""Default models, and a check whether a model's weights are on this machine."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from backbench.progress import Progress
 
 EMBEDDED_MODELS = ("pixels", "tiny_cnn.cifar100", "tiny_vit.cifar100")
-SMALL = (  # one of each kind that a CPU runs at several images a second or better; 380 MB of weights in all
-    "mobilenetv3_large_100.ra_in1k",  # the cheapest that is any good: 0.4 GFLOPs
-    "resnet18.a1_in1k",  # what everybody compares with
-    "efficientnet_b0.ra_in1k",  # most accuracy for its size among plain ImageNet-1k networks
-    "convnext_nano.in12k_ft_in1k",  # convolutions with the larger ImageNet-12k behind them
+SMALL = (  # one of each kind that a CPU runs at several images a second or more; 380 MB of weights
+    "mobilenetv3_large_100.ra_in1k",  # the cheapest useful one: 0.4 GFLOPs
+    "resnet18.a1_in1k",  # the usual reference
+    "efficientnet_b0.ra_in1k",  # the most accurate for its size among plain ImageNet-1k networks
+    "convnext_nano.in12k_ft_in1k",  # convolutions, pretrained on the larger ImageNet-12k
     "vit_small_patch16_224.augreg_in21k_ft_in1k",  # a transformer, ImageNet-21k
-    "vit_small_patch16_224.dino",  # the same network without any labels in its training
+    "vit_small_patch16_224.dino",  # the same network, trained without labels
 )
-LARGE = (  # the strongest kinds of their size, for a GPU; 1.9 GB of weights in all
-    "resnet50.a1_in1k",  # what everybody compares with
-    "efficientnet_b0.ra_in1k",  # how much a tenth of the cost gives
+LARGE = (  # the strongest kinds of their size, for a GPU; 1.9 GB of weights
+    "resnet50.a1_in1k",  # the usual reference
+    "efficientnet_b0.ra_in1k",  # a tenth of the cost
     "convnext_base.fb_in22k_ft_in1k",  # supervised, convolutions, ImageNet-22k
     "vit_base_patch16_224.augreg2_in21k_ft_in1k",  # supervised, transformer, ImageNet-21k
     "vit_base_patch16_clip_224.openai",  # image and text
@@ -40,7 +40,7 @@ def is_on_disk(spec: ModelSpec) -> bool:
 
 
 def decide_models(source: str, device: str, progress: Progress) -> list[ModelSpec]:
-    """A short list that fits the data and the machine, less what can't be had without a network."""
+    """A short list that fits the data and the machine, without models that need a missing network."""
     from backbench.runtime import has_network
 
     known = find_source(source)
@@ -51,12 +51,12 @@ def decide_models(source: str, device: str, progress: Progress) -> list[ModelSpe
         return wanted
     wanted = [model for model in wanted if is_on_disk(model)]
     if wanted:
-        progress.warn("the hub can't be reached: ranking only the models whose weights are on this machine")
+        progress.warn("can't reach the hub: ranking only models whose weights are on this machine")
         return wanted
     progress.warn(
-        "no weights of the usual short list are on this machine and the hub can't be reached: ranking the small "
-        f"models that come with backbench, {', '.join(EMBEDDED_MODELS)}. The last two were trained on the tiny "
-        "images of CIFAR-100; a larger model usually does better. Name a card of local weights with --models "
-        "CARD.toml (README: own weights)"
+        "can't reach the hub, and no weights of the default models are on this machine: ranking the small models "
+        f"that come with backbench, {', '.join(EMBEDDED_MODELS)}. The last two were trained on the tiny images of "
+        "CIFAR-100; a larger model is usually better. Give a card of local weights with --models CARD.toml "
+        "(README: own weights)"
     )
     return [find_model(name) for name in EMBEDDED_MODELS]

@@ -1,4 +1,4 @@
-"""Whether weights fit their network, and at what sizes of images it runs, seen before it takes memory."""
+"""Check whether weights fit their network and which image sizes it takes, before it uses memory."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from backbench.errors import ModelError
 def check_body(
     make: Callable[[], nn.Module], load: Callable[[], object], size: tuple[int, int] | None = None
 ) -> None:
-    """Raises what keeps a network from being had with its weights.
+    """Raise an error if a network can't be loaded with its weights.
 
     Args:
-        make: makes it and fills it, strictly; called where networks have no memory.
-        load: does all that is done to use it: called where nothing can be said otherwise.
+        make: makes the network and loads its weights strictly; called without memory for tensors.
+        load: does everything that is needed to use it; called if `make` gives no answer.
         size: (height, width) of images that it must run on.
     """
     try:
@@ -37,15 +37,15 @@ def check_body(
 
 
 def check_size(build: Build, own_size: tuple[int, int], size: int, *, name: str, is_trained: bool) -> None:
-    """Raises ModelError where a network can't be had for square images of `size` pixels; see `resized.at_size`."""
+    """Raise ModelError if a network can't be made for square images of `size` pixels; see `resized.at_size`."""
     try:
         with without_memory():
             body = make_random(build, 0)
-            if not _runs_on(body, own_size):  # then it is not the size
+            if not _runs_on(body, own_size):  # then the size is not the cause
                 return
             body, _ = resize_body(body, build, size, name=name, is_trained=is_trained)
             run_once(body, (size, size), "meta")
-    except Exception as error:  # networks object in as many ways as there are networks
+    except Exception as error:  # networks fail in many ways
         if isinstance(error, ModelError) and not _wants_values(error):
             raise
         if not _wants_values(error):
@@ -53,7 +53,7 @@ def check_size(build: Build, own_size: tuple[int, int], size: int, *, name: str,
 
 
 def _runs_on(body: nn.Module, size: tuple[int, int]) -> bool:
-    """Whether a network gives features of such images; False also where it looks at values while it runs."""
+    """Whether a network gives features of such images; also False if its control flow depends on values."""
     try:
         shape, _ = run_once(body, size, "meta")
     except Exception:
@@ -62,7 +62,7 @@ def _runs_on(body: nn.Module, size: tuple[int, int]) -> bool:
 
 
 def _wants_values(error: BaseException | None) -> bool:
-    """Whether a constructor failed as it looked at values, of which there are none."""
+    """Whether a constructor failed because it needs values, which do not exist here."""
     while error is not None:
         if isinstance(error, NotImplementedError):
             return True

@@ -1,4 +1,4 @@
-"""Finds weights files on this machine, or fetches them: from the Hugging Face hub, or by address."""
+"""Find weights files on this machine, or download them from the Hugging Face Hub or a URL."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ def fetch_from_hub(repo: str, name: str, files: Sequence[str] = HUB_FILES, revis
     """A file of a hub repository: the copy on this machine if there is one, else a download.
 
     Args:
-        files: what it may be called there, in the order they are looked for.
+        files: possible file names, in order of preference.
         revision: of the repository; None: the main one.
 
     Raises:
-        ModelError: it is not here and can't be had; says what was looked for, where, why it failed, how to get it.
+        ModelError: not on this machine and not downloadable; the message names the file, the places, the reason
+            and the remedy.
     """
     prefer_no_telemetry()
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -37,15 +38,15 @@ def fetch_from_hub(repo: str, name: str, files: Sequence[str] = HUB_FILES, revis
         found = try_to_load_from_cache(repo, file, revision=revision)
         if isinstance(found, str):
             return Path(found)
-    file = ask_hub(repo, name, files, revision)  # as hf_hub_download alone tries a dead server for half a minute
+    file = ask_hub(repo, name, files, revision)  # because hf_hub_download tries a dead server for half a minute
     try:
         return Path(hf_hub_download(repo, file, revision=revision, etag_timeout=ASK_TIMEOUT_SECONDS))
-    except Exception as error:  # no network any more, disk full, ...: each in its own words
+    except Exception as error:  # no network any more, disk full, ...: all kinds of errors
         raise _not_on_hub(repo, name, files, describe_failure(error)) from error
 
 
 def ask_hub(repo: str, name: str, files: Sequence[str] = HUB_FILES, revision: str | None = None) -> str:
-    """Which of `files` a hub repository has, the first of them; nothing is fetched. Errors as `fetch_from_hub`."""
+    """The first of `files` that a hub repository has; downloads nothing. Errors as `fetch_from_hub`."""
     prefer_no_telemetry()
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
@@ -55,7 +56,7 @@ def ask_hub(repo: str, name: str, files: Sequence[str] = HUB_FILES, revision: st
             get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), timeout=ASK_TIMEOUT_SECONDS)
         except EntryNotFoundError:
             continue
-        except Exception as error:  # no network, refused, gated, ...: each in its own words
+        except Exception as error:  # no network, refused, gated, ...: all kinds of errors
             raise _not_on_hub(repo, name, files, describe_failure(error)) from error
         return file
     raise _not_on_hub(repo, name, files, "the repository has no such file")
@@ -71,16 +72,16 @@ def _not_on_hub(repo: str, name: str, files: Sequence[str], reason: str) -> Mode
         what, wanted = f"the model '{name}' is", repo
         instead = "name a folder that holds the model, as in hf/./mine."
     return ModelError(
-        f"{what} not on this machine and could not be fetched.\n"
+        f"{what} not on this machine and could not be downloaded.\n"
         f"{describe_search(name)}"
         f"  looked for: {files[0]} of {repo} in {folder}\n"
-        f"  then asked: {constants.ENDPOINT}: {reason}\n"
+        f"  tried: {constants.ENDPOINT}: {reason}\n"
         f"  to get it: run 'hf download {wanted}' where there is a network and copy that folder here, or {instead}"
     )
 
 
 def fetch_from_address(url: str, name: str, file: Path) -> Path:
-    """The weights file at `url`, kept as `file`; a hash that the file's name ends in is checked.
+    """The weights file at `url`, kept as `file`; a hash at the end of the file's name is checked.
 
     Raises:
         ModelError: as in `fetch_from_hub`.
@@ -99,12 +100,15 @@ def fetch_from_address(url: str, name: str, file: Path) -> Path:
 
 
 def ask_address(url: str, name: str, file: Path) -> None:
-    """Raises ModelError, as `fetch_from_address`, unless there is something at `url`; nothing is fetched."""
+    """Raise ModelError, as `fetch_from_address`, unless `url` exists; downloads nothing."""
     try:
         urlopen(Request(url, method="HEAD"), timeout=ASK_TIMEOUT_SECONDS).close()
     except HTTPError as error:
         error.close()
-        if error.code not in (HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED):  # it answers GET alone
+        if error.code not in (
+            HTTPStatus.METHOD_NOT_ALLOWED,
+            HTTPStatus.NOT_IMPLEMENTED,
+        ):  # the server only answers GET
             raise _not_at_address(url, name, file, error) from error
     except (OSError, HTTPException) as error:
         raise _not_at_address(url, name, file, error) from error
@@ -112,17 +116,17 @@ def ask_address(url: str, name: str, file: Path) -> None:
 
 def _not_at_address(url: str, name: str, file: Path, error: Exception) -> ModelError:
     return ModelError(
-        f"the weights of '{name}' are not on this machine and could not be fetched.\n"
+        f"the weights of '{name}' are not on this machine and could not be downloaded.\n"
         f"{describe_search(name)}"
         f"  looked for: {file}\n"
-        f"  then asked: {url}: {describe_failure(error)}\n"
-        f"  to get it: download that address where there is a network and put the file there, "
-        f"or name a card, a small TOML file beside a weights file you have."
+        f"  tried: {url}: {describe_failure(error)}\n"
+        f"  to get it: download that URL on a machine with a network and put the file there, "
+        f"or give a card (a small TOML file beside a weights file that you have)."
     )
 
 
 def _download(url: str, file: Path, first_digits: str | None) -> None:
-    """All bytes at `url`, and the right ones, in `file`; OSError or HTTPException otherwise."""
+    """Download `url` to `file` and verify it; OSError or HTTPException if that fails."""
     digest, num_bytes = hashlib.sha256(), 0
     try:
         response = urlopen(url, timeout=DOWNLOAD_TIMEOUT_SECONDS)
@@ -136,24 +140,24 @@ def _download(url: str, file: Path, first_digits: str | None) -> None:
             stream.write(block)
         announced = response.headers.get("Content-Length")
     if announced is not None and num_bytes != int(announced):
-        raise OSError(f"{num_bytes:,} bytes came of {int(announced):,}")
+        raise OSError(f"received {num_bytes:,} of {int(announced):,} bytes")
     if first_digits is not None and not digest.hexdigest().startswith(first_digits):
-        raise OSError(f"what came is not the file: its SHA-256 does not begin with {first_digits}")
+        raise OSError(f"the download is not the expected file: its SHA-256 does not start with {first_digits}")
 
 
 def prefer_no_telemetry() -> None:
-    """Keep the hub's client, if it is not imported yet, from finding out which program runs it, by default."""
+    """Turn off telemetry of the hub's client by default, if it is not imported yet."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 def hash_in_name(file: str) -> str | None:
-    """The first hex digits of its SHA-256 that a file's name ends in, as 'resnet18-f37072fd.pth' does; or None."""
+    """The first hex digits of the SHA-256 at the end of a file's name ('resnet18-f37072fd.pth'), or None."""
     match = re.search(r"-([0-9a-f]{8,64})\.pth$", file)
     return match.group(1) if match else None
 
 
 def describe_failure(error: BaseException) -> str:
-    """One line: what went wrong at the bottom of a chain of errors."""
+    """The innermost error of a chain, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error).strip()

@@ -1,4 +1,4 @@
-"""Whether a model's mean and deviation are those that its weights were trained with, as far as these tell."""
+"""Check whether a model's mean and standard deviation are those of its training, from its first batch norm."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ NUM_IMAGES = 8
 MAX_DISTANCE = 0.5
 """A median channel that spreads 1.65 times as much, or as little, as in training is a reason to doubt."""
 MIN_GAIN = 0.6
-"""Another scale has to bring the distance below this share, or images may simply be unlike photographs."""
+"""Another scale must reduce the distance below this share; otherwise the images may just differ from photographs.
+"""
 PHOTOGRAPHS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and deviation of ImageNet's photographs, of red, green and blue in 0..1."""
+"""Mean and standard deviation of ImageNet's photographs, of red, green and blue in 0..1."""
 USUAL: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "mean 0.5 and std 0.5": ((0.5,) * 3, (0.5,) * 3),
     "ImageNet's (mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225)": PHOTOGRAPHS,
@@ -33,11 +34,11 @@ class _Reached(Exception):
 
 
 def doubt_input(backbone: Backbone) -> str | None:
-    """Why the model's mean and deviation look wrong; None where its weights do not speak against them.
+    """Why the model's mean and standard deviation look wrong; None if its weights do not contradict them.
 
-    The first batch norm holds how much each of its channels spread in training. Drawn images with the spectrum,
-    mean and deviation of photographs go through the layers before it, scaled as the model says and as is usual
-    elsewhere. Networks whose first norm is no batch norm, or one that was folded away, tell nothing.
+    The first batch norm holds the spread of each channel in training. Random images with the spectrum, mean and
+    standard deviation of photographs go through the layers before it, with the model's scaling and with other
+    common scalings. Networks whose first norm is not a batch norm, or is folded, give None.
 
     Cost: the layers before the first batch norm, on eight images, at most five times.
     """
@@ -52,13 +53,13 @@ def doubt_input(backbone: Backbone) -> str | None:
     if distance > MIN_GAIN * stated:
         return None
     return (
-        f"the weights of {backbone.facts.name} look as if they had been trained on another scale of pixels than "
-        f"its [preprocess] gives: {best} fits their first batch norm better. Check mean and std"
+        f"the weights of {backbone.facts.name} seem to be trained on a different pixel scale than its "
+        f"[preprocess]: {best} fits their first batch norm better. Check mean and std"
     )
 
 
 def _distance(backbone: Backbone, pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> float | None:
-    """The median over channels of |log(spread now / spread in training)|; None where there is no such norm."""
+    """The median over channels of |log(spread now / spread in training)|; None if there is no such norm."""
     caught: list[tuple[_BatchNorm, Tensor]] = []
 
     def stop(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -92,7 +93,7 @@ def _distance(backbone: Backbone, pixels: Tensor, mean: tuple[float, ...], std: 
 
 
 def _is_untouched(norm: _BatchNorm) -> bool:
-    """Never trained, or folded into the layer before it."""
+    """Whether the norm was never trained or is folded into the layer before it."""
     mean, variance = norm.running_mean, norm.running_var
     return mean is None or variance is None or (not mean.any() and bool((variance == 1).all()))
 

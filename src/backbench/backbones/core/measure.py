@@ -1,4 +1,4 @@
-"""Measures a body without running it on data, and wraps it as a `Backbone` with its facts."""
+"""Measure a body without data, and wrap it as a `Backbone` with its facts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from backbench.records.schema import ModelFacts
 
 @dataclass(frozen=True)
 class Origin:
-    """Where weights come from, as far as it is stated; `checkpoint`: see `ModelFacts`."""
+    """The origin of weights, as far as it is stated; `checkpoint`: see `ModelFacts`."""
 
     pretrained_on: str | None
     licence: str | None = None
@@ -41,11 +41,11 @@ def make_backbone(
 
     Args:
         body: (batch, 3, height, width) float -> (batch, dim) float, weights in place.
-        preprocess: its size is the one that is measured.
-        build: how to make the body again; None: `architecture` says it all, if it is one we can make.
+        preprocess: costs are measured at its size.
+        build: how to rebuild the body; None: derived from `architecture`, if possible.
 
     Raises:
-        ModelError: it does not run on that size, or does not give one row of features for each image.
+        ModelError: the body does not run on that size, or does not give one row of features for each image.
     """
     body.eval().requires_grad_(False)
     build = build or plain_build(architecture)
@@ -69,12 +69,12 @@ def make_backbone(
 
 
 _MEASURED: dict[tuple[object, ...], tuple[int, float]] = {}
-"""What `measure_body` said of networks made in the same way: a study loads each of its networks many times."""
+"""Cached results of `measure_body`, because a study loads each of its networks many times."""
 
 
 def _measure_known(body: nn.Module, build: Build | None, size: tuple[int, int], name: str) -> tuple[int, float]:
     """As `measure_body`, once for each way of making a body, shapes of its tensors and input size."""
-    if build is None:  # how it was made is not known, so nothing says that two are alike
+    if build is None:  # an unknown build has no cache key
         return measure_body(body, size, name)
     shapes = tuple((key, tuple(tensor.shape)) for key, tensor in body.state_dict().items())
     key = (build.model_dump_json(), size, shapes)
@@ -84,26 +84,26 @@ def _measure_known(body: nn.Module, build: Build | None, size: tuple[int, int], 
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Numbers that training could change, each once; buffers do not count."""
+    """The number of parameters, each counted once; buffers do not count."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def measure_body(body: nn.Module, size: tuple[int, int], name: str) -> tuple[int, float]:
     """(feature size, FLOPs for one image) of a frozen body; a multiplication and an addition count as two.
 
-    Measured on a copy without memory; architectures that look at values are run once on one grey image instead.
-    Counted are matrix products, convolutions and attention, which is all that matters.
+    Measured on a copy without memory; architectures whose control flow depends on values run once on a grey image.
+    Counts matrix products, convolutions and attention.
     """
     try:
         shape, flops = run_once(copy_to_meta(body), size, "meta")
-    except Exception:  # whatever a constructor may object to on meta; the real run below tells the user
+    except Exception:  # any failure on the meta device; the real run below reports errors
         try:
             shape, flops = run_once(body, size, "cpu")
         except Exception as error:
             raise does_not_run(name, size, error) from error
     if len(shape) != 2 or shape[0] != 1:
         raise ModelError(
-            f"{name} gives {tuple(shape)} for one image where (1, dim) is needed. Choose another feature layer."
+            f"{name} gives {tuple(shape)} for one image; expected (1, dim). Choose another feature layer."
         )
     return shape[1], flops
 
@@ -119,7 +119,7 @@ def copy_to_meta(body: nn.Module) -> nn.Module:
 
 
 def does_not_run(name: str, size: tuple[int, int], error: Exception) -> ModelError:
-    """What to say of a network that fails on images of (height, width)."""
+    """The error for a network that fails on images of (height, width)."""
     if is_out_of_memory(error):
         return ModelError(f"{name}, {size[0]} x {size[1]} pixels: {OUT_OF_MEMORY}.")
     return ModelError(
@@ -129,7 +129,7 @@ def does_not_run(name: str, size: tuple[int, int], error: Exception) -> ModelErr
 
 
 def run_once(body: nn.Module, size: tuple[int, int], device: str) -> tuple[torch.Size, float]:
-    """The shape of what a body gives for one grey image of (height, width), and the FLOPs of that."""
+    """Run one grey image of (height, width): the output shape and the FLOPs."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         features = body(torch.zeros(1, 3, *size, device=device))
     return features.shape, float(counter.get_total_flops())

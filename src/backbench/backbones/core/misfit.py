@@ -1,4 +1,4 @@
-"""Why weights do not fit a network: the usual causes, each with what to write into the card."""
+"""Explain why weights do not fit a network: the usual causes, each with a remedy."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def explain_misfit(own: State, state: State, architecture: str, otherwise: str =
     """One or two sentences: why `state` does not fit a network with the tensors `own`, and what to do.
 
     Args:
-        own: all tensors of the network, on any device, head included where it is needed.
-        state: the tensors of the file, by the network's names as far as these are known.
-        architecture: as the card says it, 'timm/NAME'.
-        otherwise: what to say where the cause is not known.
+        own: all tensors of the network, on any device, including the head if needed.
+        state: the tensors of the file, with names converted to the network's as far as possible.
+        architecture: as in the card, 'timm/NAME'.
+        otherwise: advice for an unknown cause.
     """
     return (
         _adapters(state)
@@ -63,7 +63,7 @@ def _adapters(state: State) -> str:
     if not any(_ADAPTER.search(name) for name in state):
         return ""
     return (
-        "It holds adapters (LoRA) that belong to the weights of another file. Merge the two and save the network: "
+        "It holds adapters (LoRA), which need the weights of their base model. Merge them and save the network: "
         "in peft, model.merge_and_unload() and then save its state_dict()."
     )
 
@@ -71,7 +71,7 @@ def _adapters(state: State) -> str:
 def _quantized(own: State, state: State) -> str:
     if not any(_OF_QUANTIZED.search(name) for name in state if name not in own):
         return ""
-    return "It is quantized: give the weights as they were before, or save the network dequantized."
+    return "It is quantized: give the original weights, or save the dequantized network."
 
 
 def _other_code(own: State, state: State, architecture: str) -> str:
@@ -83,23 +83,23 @@ def _other_code(own: State, state: State, architecture: str) -> str:
         and missing
     ):
         return (
-            "Its layers are parametrised (weight or spectral norm): remove that before saving, with "
-            "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.remove_weight_norm."
+            "Its layers are parametrised (weight or spectral norm). Remove the parametrisation before saving, "
+            "with torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.remove_weight_norm."
         )
     if not strange or len(missing) < len(own) / 2:
         return ""
     library, _, name = architecture.partition("/")
     if _has(strange, _CLIP):
-        return "These are the names of CLIP: name the model as open_clip/MODEL:TAG, or convert its image tower."
+        return "Its tensor names are those of CLIP: use open_clip/MODEL:TAG, or convert its image encoder."
     if _has(strange, _TRANSFORMERS):
         return (
-            "These are the names of the transformers library: put config.json and preprocessor_config.json beside "
-            "the weights (model.safetensors) and name the folder as hf/FOLDER, without a card."
+            "Its tensor names are those of the transformers library: put config.json and preprocessor_config.json "
+            "beside the weights (model.safetensors) and give the folder as hf/FOLDER, without a card."
         )
     if library != "torchvision" and _has(strange, _TORCHVISION):
-        return f"These are torchvision's names: write architecture = 'torchvision/...'{_counterpart(name)}."
+        return f"Its tensor names are torchvision's: write architecture = 'torchvision/...'{_counterpart(name)}."
     if library == "torchvision" and _has(strange, _TIMM):
-        return f"These are timm's names: write architecture = 'timm/...'{_counterpart(name)}."
+        return f"Its tensor names are timm's: write architecture = 'timm/...'{_counterpart(name)}."
     return ""
 
 
@@ -128,11 +128,11 @@ def _channels(own: State, state: State) -> str:
         if there[1] == 1:
             return (
                 f"Its first layer, {name}, takes grey images of one channel: write in_chans = 1 under [options] "
-                "of the card, and images are turned to grey for it."
+                "of the card; images are then converted to grey."
             )
         return (
-            f"Its first layer, {name}, takes images of {there[1]} channels, and all images here have three (red, "
-            "green, blue): these weights can't be used."
+            f"Its first layer, {name}, takes images of {there[1]} channels, but backbench reads images with three "
+            "(red, green, blue): these weights can't be used."
         )
     return ""
 
@@ -182,11 +182,12 @@ def _tokens(own: State, state: State) -> str:
     if "fc_norm.weight" in state and "fc_norm.weight" not in own:
         return "Its features are averages of all patches: write options.global_pool = 'avg'."
     if "dist_token" in state and "dist_token" not in own:
-        return "It was distilled: name an architecture of that kind, as timm/deit_base_distilled_patch16_224."
+        return "It was distilled: choose a distilled architecture, such as timm/deit_base_distilled_patch16_224."
     if "reg_token" in state and "reg_token" not in own:
-        return f"It has {state['reg_token'].shape[1]} register tokens: name the architecture with 'reg' in it."
+        num = state["reg_token"].shape[1]
+        return f"It has {num} register tokens: choose an architecture with 'reg' in its name."
     if "norm_pre.weight" in state and "norm_pre.weight" not in own:
-        return "It is an image tower of CLIP: name an architecture such as timm/vit_base_patch16_clip_224."
+        return "It is the image encoder of CLIP: choose an architecture such as timm/vit_base_patch16_clip_224."
     return ""
 
 
@@ -194,10 +195,10 @@ def _depth(own: State, state: State) -> str:
     """Another number of blocks, or another width: a relative of the network."""
     there, here = _count(state), _count(own)
     if there and here and there != here:
-        return f"It has {there} blocks and the network has {here}: name a relative of another size."
+        return f"It has {there} blocks and the network has {here}: choose another size of this network."
     differing = [name for name in own if name in state and own[name].shape != state[name].shape]
     if len(differing) > len(own) / 2:
-        return "Nearly all its shapes differ: name a relative of another size."
+        return "Nearly all its shapes differ: choose another size of this network."
     return ""
 
 
@@ -207,12 +208,12 @@ def _count(state: State) -> int:
 
 
 def _head(own: State, state: State) -> str:
-    """Its classifier has other rows, or it has none."""
+    """Its classifier has another number of rows, or is missing."""
     differing = [name for name in own if name in state and own[name].shape != state[name].shape]
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     rows = {state[name].shape[0] for name in differing}
     if differing and len(rows) == 1 and len(differing) <= 4:
-        return f"If that is its classifier, it has {rows.pop():,} classes: write options.num_classes so."
+        return f"If that is its classifier, it has {rows.pop():,} classes: set options.num_classes to this number."
     if missing and not differing and len(missing) <= 2:
         return "It has no classifier of its own: leave head_classes out, or save the whole network."
     return ""

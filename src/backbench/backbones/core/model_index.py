@@ -1,4 +1,4 @@
-"""The packaged index of timm's and torchvision's pretrained models, and where their files lie on this machine.
+"""The packaged index of timm's and torchvision's pretrained models, and the places of their files on this machine.
 
 Made by `tools/make_model_index.py`; read without importing either library.
 """
@@ -18,7 +18,7 @@ from typing import Any
 from backbench.storage import read_file
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What a hub repository calls its weights, in the order they are looked for."""
+"""File names of weights in hub repositories, in order of preference."""
 
 MAX_REF_BYTES = 1_000
 
@@ -38,7 +38,7 @@ def rows_of(library: str) -> MappingProxyType[str, dict[str, Any]]:
 
 
 def default_tag(architecture: str) -> str | None:
-    """The tag of the weights that timm takes for a bare architecture name; None for one it has no weights for."""
+    """timm's default tag for a bare architecture name; None if it has no weights."""
     return _index()["timm"]["default_tags"].get(architecture)
 
 
@@ -48,14 +48,14 @@ def index_version(library: str) -> str:
 
 
 def hub_repo(row: dict[str, Any]) -> str | None:
-    """The hub repository that holds a timm model's weights; None for the few that are fetched by address."""
+    """The hub repository that holds a timm model's weights; None for the few with a URL instead."""
     if row["url"]:
         return None
     return row["hub_id"] or f"timm/{row['name']}"
 
 
 def hub_cache_folder() -> Path:
-    """Where huggingface_hub keeps what it fetched; follows its environment variables."""
+    """The cache folder of huggingface_hub; follows its environment variables."""
     home = os.environ.get("HF_HOME")
     if not home:
         home = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
@@ -64,13 +64,13 @@ def hub_cache_folder() -> Path:
 
 
 def torch_file(url: str) -> Path:
-    """Where torch.hub keeps the file of that address; follows its environment variables."""
+    """The path of a URL in torch.hub's cache; follows its environment variables."""
     home = os.environ.get("TORCH_HOME") or str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch")
     return Path(home).expanduser() / "hub" / "checkpoints" / url.rpartition("/")[2]
 
 
 def find_torch_file(url: str) -> Path | None:
-    """`torch_file` if it is there."""
+    """`torch_file` if it exists, else None."""
     file = torch_file(url)
     return file if file.is_file() else None
 
@@ -83,7 +83,7 @@ def find_in_hub_cache(repo: str, names: Sequence[str] = HUB_FILES) -> Path | Non
 
 
 def find_snapshot(repo: str) -> Path | None:
-    """The folder of the repository's main revision in the hub's cache; None where none is said there."""
+    """The folder of the repository's main revision in the hub's cache; None if it is unknown."""
     folder = hub_cache_folder() / f"models--{repo.replace('/', '--')}"
     revision = main_revision(folder)
     return None if revision is None else folder / "snapshots" / revision

@@ -1,4 +1,4 @@
-"""The classifier that a pretrained network came with: the layer behind its features, and what its rows mean."""
+"""The published classifier of a pretrained network: the layer after its features, and the classes of its rows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from torch import nn
 from backbench.errors import ModelError, nearest
 from backbench.storage import read_file
 
-_MAX_CHANGE = 1e-4  # of a logit, relative to the largest, between the network's and those of the layer alone
-_SUBSETS = {  # names of ImageNet's parts -> timm's file of ids, in the order of the rows, and how many there are
+_MAX_CHANGE = 1e-4  # maximum difference of logits between the network and the layer, relative to the largest
+# names of subsets of ImageNet -> timm's file of ids, in the order of the rows, and how many there are
+_SUBSETS = {
     "imagenet-1k": ("imagenet_synsets.txt", 1000),
     "imagenet-12k": ("imagenet12k_synsets.txt", 11821),
     "imagenet-21k": ("imagenet21k_goog_synsets.txt", 21843),
@@ -30,10 +31,10 @@ MAX_CLASSES_BYTES = 20_000_000
 
 @dataclass(frozen=True, eq=False)
 class OriginalHead:
-    """logits = features @ weights.T + bias, over the classes that a network was published with.
+    """logits = features @ weights.T + bias, over the published classes of a network.
 
-    weights: (rows, dim) float32; bias: (rows,) float32; classes: what each row stands for, a WordNet id
-    ('n02123045') where it is known, else a name.
+    weights: (rows, dim) float32; bias: (rows,) float32; classes: the class of each row, as a WordNet id
+    ('n02123045') if known, else a name.
     """
 
     weights: np.ndarray
@@ -43,9 +44,9 @@ class OriginalHead:
 
 @dataclass(frozen=True, eq=False)
 class TextHead:
-    """Of a network of images and texts: its classes are whatever words are given.
+    """The head of an image-text network: any words can be its classes.
 
-    embed: n texts -> (n, dim) float32 of length 1; scale: what the cosine of image and text is multiplied by.
+    embed: n texts -> (n, dim) float32 of length 1; scale: the factor of the cosine of image and text.
     """
 
     embed: Callable[[Sequence[str]], np.ndarray]
@@ -61,17 +62,17 @@ def take_head(
     name: str,
     size: tuple[int, int],
 ) -> OriginalHead:
-    """The head of a network, if it is one linear layer on the features of `body`; checked on two random images.
+    """The head of a network if it is one linear layer on the features of `body`; checked on two random images.
 
     Args:
-        network: whole, in eval mode: (batch, 3, height, width) -> (batch, rows).
-        body: the same without its head, sharing no module that dropping the head would change.
-        layer: of `network`, that gives the logits: linear, or a convolution of 1 x 1.
+        network: complete, in eval mode: (batch, 3, height, width) -> (batch, rows).
+        body: the same without its head, without sharing modules that dropping the head changes.
+        layer: the layer of `network` that gives the logits: linear, or a 1 x 1 convolution.
         classes: one for each row.
-        size: (height, width) in pixels of images it takes.
+        size: (height, width) in pixels of its images.
 
     Raises:
-        ModelError: its head is of another form, such as a convolution before the average, or has other rows.
+        ModelError: the head has another form, such as a convolution before pooling, or another number of rows.
     """
     if not isinstance(layer, nn.Linear | nn.Conv2d):
         raise _no_head(name, f"its classifier is a {type(layer).__name__}, not one linear layer")
@@ -86,7 +87,7 @@ def take_head(
         raise _no_head(name, "its classifier does not work on its features")
     change = (features @ weights.T + bias - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
     if not bool(change < _MAX_CHANGE):
-        raise _no_head(name, "its classifier does more to the features than one linear layer")
+        raise _no_head(name, "its classifier is more than one linear layer")
     return OriginalHead(weights.numpy().copy(), bias.numpy().copy(), tuple(classes))
 
 
@@ -97,7 +98,7 @@ def take_timm_head(
     from backbench.backbones.loaders.timm import drop_head
 
     if not hasattr(network, "get_classifier"):
-        raise _no_head(name, "it never had one")
+        raise _no_head(name, "it was published without one")
     layer = network.get_classifier()  # type: ignore[operator]
     body = drop_head(copy.deepcopy(network)).eval()
     return take_head(network.eval(), body, layer, classes, name=name, size=size)
@@ -115,22 +116,22 @@ def take_torchvision_head(
 
 
 def classes_of_size(num_classes: int, name: str) -> tuple[str, ...]:
-    """The ids of ImageNet's part with so many classes, in the order of the rows; ModelError if there is none."""
+    """The ids of the ImageNet subset with this number of classes, in row order; ModelError if there is none."""
     subset = next((name for name, (_, num) in _SUBSETS.items() if num == num_classes), None)
     if not num_classes:
         raise _no_head(name, "it was published without one")
     if subset is None:
-        raise _no_head(name, f"it has {num_classes:,} outputs, which is no part of ImageNet")
+        raise _no_head(name, f"it has {num_classes:,} outputs, which matches no subset of ImageNet")
     return read_subset(subset)
 
 
 def read_subset(subset: str) -> tuple[str, ...]:
-    """The ids of a part of ImageNet by name, in the order of the rows; from the lists that timm packages."""
+    """The ids of a subset of ImageNet by name, in the order of the rows; from the lists that timm packages."""
     return tuple(_info_file(_SUBSETS[subset][0]).read_text(encoding="utf-8").split())
 
 
 def read_head_classes(said: str, folder: Path, where: str) -> tuple[str, ...]:
-    """What a card's `head_classes` says: a part of ImageNet by name, or a file in `folder` with one class a line.
+    """Read a card's `head_classes`: the name of a subset of ImageNet, or a file in `folder` with one class a line.
 
     Raises:
         ModelError: neither, with the nearest name.
@@ -143,22 +144,22 @@ def read_head_classes(said: str, folder: Path, where: str) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         close = nearest(said, _SUBSETS) or list(_SUBSETS)
         raise ModelError(
-            f"{where}: head_classes = '{said}' is neither a part of ImageNet (nearest: {', '.join(close)}) nor a "
-            f"text file beside the card that can be read."
+            f"{where}: head_classes = '{said}' is neither a subset of ImageNet (nearest: {', '.join(close)}) nor "
+            "a readable text file beside the card."
         ) from error
     return tuple(line.strip() for line in lines if line.strip())
 
 
 @cache
 def read_lemmas() -> Mapping[str, tuple[str, ...]]:
-    """WordNet id -> its words, the usual one first, of every class of every part of ImageNet."""
+    """WordNet id -> its words, the usual one first, for every class of every subset of ImageNet."""
     pairs = _pairs("imagenet_synset_to_lemma.txt")
     return MappingProxyType({key: tuple(text.split(", ")) for key, text in pairs})
 
 
 @cache
 def read_definitions() -> Mapping[str, str]:
-    """WordNet id -> its definition, of every class of every part of ImageNet."""
+    """WordNet id -> its definition, for every class of every subset of ImageNet."""
     return MappingProxyType(dict(_pairs("imagenet_synset_to_definition.txt")))
 
 
@@ -175,6 +176,6 @@ def _info_file(name: str) -> Path:
 
 def _no_head(name: str, reason: str) -> ModelError:
     return ModelError(
-        f"the original classifier of {name} can't be used: {reason}. Choose another model, or a method that is "
-        f"fitted, such as logistic."
+        f"the original classifier of {name} can't be used: {reason}. Choose another model, or a method that fits "
+        "a head, such as logistic."
     )

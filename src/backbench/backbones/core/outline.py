@@ -1,4 +1,4 @@
-"""Networks without memory for their tensors, to see whether weights would fit before anything large is made."""
+"""Networks without memory for their tensors, to check weights before anything large is made."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Made = TypeVar("Made")
 
 @contextmanager
 def without_memory() -> Iterator[None]:
-    """Networks made within have shapes and no values; what is put into them is dropped, once it is seen to fit.
+    """Make networks in this block without values; loaded weights are checked for shape and dropped.
 
-    torch's generators are left as they were.
+    torch's generators are not changed.
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -26,10 +26,10 @@ def without_memory() -> Iterator[None]:
 def make_outline(make: Callable[[], Made]) -> Made | None:
     """What `make` makes, without memory; None if its constructor needs values.
 
-    A mistake in what is asked for gives None too: the real one tells it.
+    Wrong options also give None; the real constructor reports them.
     """
     try:
         with without_memory():
             return make()
-    except Exception:  # constructors object to the meta device in many ways
+    except Exception:  # constructors fail on the meta device in many ways
         return None

@@ -1,6 +1,6 @@
-"""The kinds of parts any backbone is made of: embeddings, convolutions, attention, perceptrons, norms, biases.
+"""The kinds of parts of a backbone: embeddings, convolutions, attention, perceptrons, norms, biases.
 
-Told from what a module is called, by its class or by the network that holds it; the innermost name decides.
+The class name or attribute name of a module decides; the innermost name wins.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 KINDS = ("embedding", "conv", "attention", "mlp", "norm")
 """Every parameter is of exactly one of these."""
 SELECTIONS = ("bias", "attention-norm", "mlp-norm")
-"""Cross sections: all biases whatever they belong to, and the norms that go with attention or with perceptrons."""
+"""Cross sections: all biases, and the norms that belong to attention or to perceptrons."""
 
 NORM = re.compile(r"norm|affine|layerscale", re.IGNORECASE)
 ATTENTION_CLASS = re.compile(r"attention|attn|xca$|mhsa", re.IGNORECASE)
@@ -23,7 +23,7 @@ GATE_CLASS = re.compile(
     r"(se(module|layer|block)?$|squeeze|effectivese|ceca|eca|(light)?cbam|globalcontext|gatherexcite|coordattn|splitattn)",
     re.IGNORECASE,
 )
-"""Gates on channels of convolutional networks, which some networks call attention."""
+"""Channel gates of convolutional networks, which some networks call attention."""
 PERCEPTRON_CLASS = re.compile(r"mlp|feedforward|perceptron|ffn|swiglu", re.IGNORECASE)
 PERCEPTRON_NAME = re.compile(r"mlp\w*|ffn\w*|feed_forward|perceptron|intermediate")
 EMBEDDING_CLASS = re.compile(r"embed|patchmerging", re.IGNORECASE)
@@ -34,7 +34,7 @@ SCALE_NAME = re.compile(r"gamma\w*|ls\d|\w*scale\w*")
 def parts_of(body: nn.Module) -> dict[str, tuple[str, ...]]:
     """Names of parameters by part, each in the order of `body.named_parameters()`; a part may be empty.
 
-    `KINDS` share all parameters out among them: 'embedding' is patch, position and other embeddings, tokens, and
+    `KINDS` cover each parameter exactly once: 'embedding' is patch, position and other embeddings, tokens, and
     the merging of patches; 'attention' and 'mlp' are whole sublayers, without norms but with convolutions inside;
     'conv' and 'mlp' also take the convolutions and linear layers that belong to no sublayer; 'norm' includes
     layer scales. `SELECTIONS` cut across them. So "perceptrons and their norms" is 'mlp' with 'mlp-norm'.
@@ -82,7 +82,7 @@ def _kind_of(body: nn.Module, name: str) -> str:
 
 
 def _kind_of_module(module: nn.Module, name: str) -> str | None:
-    """'attention', 'mlp' or 'embedding' for a module that is one as a whole; None for others."""
+    """'attention', 'mlp' or 'embedding' for a module that is completely of that kind; else None."""
     class_name = type(module).__name__
     if GATE_CLASS.match(class_name):
         return None
@@ -97,7 +97,7 @@ def _kind_of_module(module: nn.Module, name: str) -> str | None:
 
 
 def _norms_by_sublayer(body: nn.Module) -> dict[str, str]:
-    """'attention' or 'mlp' for the path of each norm that stands beside such a sublayer.
+    """'attention' or 'mlp' for the path of each norm beside such a sublayer.
 
     Norms and sublayers of a block are paired in the order of their registration, from the last.
     """

@@ -1,4 +1,4 @@
-"""Makes a body again from its description and its tensors; nothing is downloaded."""
+"""Rebuild a body from its description and its tensors, without a download."""
 
 from __future__ import annotations
 
@@ -27,24 +27,26 @@ PIXELS = "backbench/pixels"
 
 
 def rebuild(build: Build, state: Mapping[str, torch.Tensor], *, where: str) -> nn.Module:
-    """The body of that description with these tensors, each of which must fit; in eval mode, nothing trainable.
+    """Rebuild the body with these tensors, which must all fit; in eval mode, nothing trainable.
 
     Args:
         state: named as in the body's own `state_dict`.
-        where: what to call the tensors' file in messages.
+        where: name of the tensors' file for messages.
 
     Raises:
-        ModelError: the installed libraries know no such architecture, it can't be made so, or tensors do not fit.
+        ModelError: unknown architecture in the installed libraries, invalid options, or tensors that do not fit.
     """
     if build.scheme is not None:
-        raise ModelError(f"{where} holds int8 weights, which only predict. Adapt the model they were made from.")
+        raise ModelError(
+            f"{where} holds int8 weights, which can only predict. Adapt the model that they were made from."
+        )
     options = build.options.model_dump(exclude_none=True)
     library = build.architecture.partition("/")[0]
     if library == "backbench":
         body = _rebuild_own(build, options, state, where)
     else:
         outline = make_outline(partial(_make_body, build))
-        if outline is not None:  # a network of other shapes may be too large to be made
+        if outline is not None:  # a network of other shapes may be too large for memory
             check_state(outline.state_dict(), state, where=where)
         body = _make_body(build)
         put_state(body, state, where=where)
@@ -52,7 +54,7 @@ def rebuild(build: Build, state: Mapping[str, torch.Tensor], *, where: str) -> n
 
 
 def _make_body(build: Build) -> nn.Module:
-    """The body of one of the libraries, to be filled: its weights are whatever they are."""
+    """The body of one of the libraries, with undefined weights, to be loaded later."""
     library, _, name = build.architecture.partition("/")
     with undrawn():
         if library == hf_body.LIBRARY:
@@ -69,7 +71,7 @@ def _rebuild_own(
     build: Build, options: Mapping[str, Any], state: Mapping[str, torch.Tensor], where: str
 ) -> nn.Module:
     if build.feature_layer is not None:
-        raise ModelError(f"{build.architecture} can't be cut at '{build.feature_layer}'")
+        raise ModelError(f"{build.architecture} can't be truncated at '{build.feature_layer}'")
     name = build.architecture.removeprefix(own_body.PREFIX)
     config = own_body.vit_config_of(name, options)
     if config is not None:
@@ -83,10 +85,10 @@ def _rebuild_own(
 
 
 def make_random(build: Build, seed: int) -> nn.Module:
-    """The body of that description with random weights; torch's generators are left as they were.
+    """The body of that description with random weights; torch's generators are not changed.
 
     Raises:
-        ModelError: see `rebuild`; a network that is cut at a layer is made whole and cut again.
+        ModelError: see `rebuild`; a truncated network is made completely and truncated again.
     """
     library, _, name = build.architecture.partition("/")
     if build.architecture == PIXELS:
@@ -107,7 +109,7 @@ def make_random(build: Build, seed: int) -> nn.Module:
 
 
 def _sized(body: nn.Module, build: Build) -> nn.Module:
-    """Our own transformer at the image size of the description, where it says one."""
+    """Our own transformer at the image size of the description, if it has one."""
     size = build.options.img_size
     if isinstance(body, VisionTransformer) and size is not None:
         body.set_image_size((size, size) if isinstance(size, int) else size)

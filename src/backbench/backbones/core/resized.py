@@ -1,4 +1,4 @@
-"""A backbone for another input size: position embeddings are interpolated where there are any."""
+"""A backbone for another input size: position embeddings are interpolated."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from backbench.errors import ModelError
 
 
 def at_size(backbone: Backbone, name: str, size: int) -> Backbone:
-    """`backbone`, changed in place, for square images of `size` pixels, under a name of its own.
+    """`backbone`, changed in place, for square images of `size` pixels, under a new name.
 
     Networks of convolutions take any size; vision transformers get their position embedding interpolated, by
-    timm's or torchvision's own law; others that are built for one size (mixers) are refused.
+    the rules of timm or torchvision; networks built for one size (mixers) are refused.
 
     Raises:
         ModelError: the network does not run at that size.
@@ -43,15 +43,15 @@ def at_size(backbone: Backbone, name: str, size: int) -> Backbone:
 def resize_body(
     body: Any, build: Build | None, size: int, *, name: str, is_trained: bool
 ) -> tuple[nn.Module, Build | None]:
-    """The body, changed in place or made anew, and its description, for another size; see `at_size`.
+    """The body, changed in place or rebuilt, and its description, for another size; see `at_size`.
 
     Args:
-        name: what to call it in messages.
-        is_trained: False: a network that can't be changed is made anew for that size.
+        name: name for messages.
+        is_trained: False: a network that can't be changed is rebuilt for that size.
     """
     if hasattr(body, "set_input_size"):  # timm's transformers
         window = _window_of(body)
-        with warnings.catch_warnings():  # torch's, of how timm interpolates the tables of small windows
+        with warnings.catch_warnings():  # torch warns when timm interpolates tables of small windows
             warnings.simplefilter("ignore", UserWarning)
             body.set_input_size(img_size=(size, size), **({} if window is None else {"window_size": window}))
         return body, _with_option(build, "img_size", (size, size))
@@ -68,13 +68,13 @@ def resize_body(
     if not is_trained and build is not None and build.architecture.startswith("timm/"):
         sized = _with_option(build, "img_size", (size, size))
         assert sized is not None
-        with suppress(ModelError):  # networks without an input size of their own take no such option
+        with suppress(ModelError):  # networks without an input size have no such option
             return make_random(sized, 0), sized
     return body, build
 
 
 def _window_of(body: Any) -> int | None:
-    """The window of a Swin transformer, which else changes with the input size, and tables of weights with it."""
+    """The window of a Swin transformer, which would otherwise change with the input size."""
     windows = [module.window_size[0] for module in body.modules() if hasattr(module, "target_shift_size")]
     return max(windows, default=None)
 

@@ -1,4 +1,4 @@
-"""Checks that a loaded backbone does what every later step relies on."""
+"""Self-test of a loaded backbone: checks the properties that later steps rely on."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from backbench.runtime import make_torch_rng
 
 NUM_IMAGES = 4
 TOLERANCE = 1e-4
-"""Largest difference from batch mates, relative to the largest feature: batched products round differently."""
+"""Maximum difference caused by other images in the batch, relative to the largest feature (rounding)."""
 
 
 def check_backbone(backbone: Backbone, device: str = "cpu") -> None:
-    """Run the backbone on four random images and check what comes out. It must be on `device`, in float32.
+    """Run the backbone on four random images and check its features. It must be on `device`, in float32.
 
     Checked: eval mode throughout; nothing trainable; (batch, dim) features of the stated dim; finite; equal for
-    equal input; for one image alone the same as among others; not the same for all images.
+    equal input; independent of other images in the batch; different for different images.
 
     Raises:
         ModelError: names the check that failed.
-    Cost: nine images' forwards.
+    Cost: forward passes of nine images.
     """
     name = backbone.facts.name
     in_training = [path for path, module in backbone.named_modules() if module.training]
@@ -41,14 +41,17 @@ def check_backbone(backbone: Backbone, device: str = "cpu") -> None:
     _require(
         difference <= TOLERANCE * scale,
         name,
-        "features that do not depend on batch mates",
-        f"they differ by {difference:.1e}, where the largest feature is {scale:.1e}",
+        "features independent of the rest of the batch",
+        f"they differ by {difference:.1e}; the largest feature is {scale:.1e}",
     )
     _require(
-        bool((features[0] != features[1]).any()), name, "features that see the image", "they are all the same"
+        bool((features[0] != features[1]).any()),
+        name,
+        "features that depend on the image",
+        "they are all the same",
     )
 
 
 def _require(is_right: bool, name: str, check: str, found: str) -> None:
     if not is_right:
-        raise ModelError(f"{name} fails its self-test '{check}': {found}. Nothing can be measured with it.")
+        raise ModelError(f"{name} fails its self-test '{check}': {found}. This model can't be evaluated.")

@@ -1,4 +1,4 @@
-"""Makes networks without drawing random weights that are replaced anyway."""
+"""Make networks without random initial weights, which would be replaced anyway."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _FILLS = frozenset(
 
 
 class _Undrawn(TorchFunctionMode):
-    """What constructors fill weights with takes most of the time that a network of some size takes to make.
+    """Skips random initialisation, which takes most of the time of making a large network.
 
-    What is left to torch or timm to draw is given its mean: some draw again until all values lie within bounds.
+    Random values get their mean, because some initialisers draw again until all values are within bounds.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _FILLS:
             return args[0] if args else kwargs["tensor"]
-        if func is torch.Tensor.erfinv_:  # of means
+        if func is torch.Tensor.erfinv_:  # inverse error function of means
             return args[0]
         if func is torch.Tensor.normal_:
             return args[0].fill_(args[1] if len(args) > 1 else kwargs.get("mean", 0.0))
@@ -46,9 +46,9 @@ class _Undrawn(TorchFunctionMode):
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """For constructors of networks that are filled afterwards, strictly: weights are constant, or as memory was.
+    """Skip initialisation of networks whose weights are all loaded later: weights are constant or undefined.
 
-    torch's generator is left as it was, whatever is drawn all the same.
+    torch's generator is not changed.
     """
     with torch.random.fork_rng(devices=[]), _Undrawn():
         yield

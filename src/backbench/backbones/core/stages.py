@@ -1,10 +1,10 @@
-"""The stages of any backbone, from input to output: what freezing, unfreezing and learning rates go by.
+"""The stages of any backbone, from input to output: the units of freezing, unfreezing and learning rates.
 
     [stage.name for stage in stages_of(body)]     # ResNet: stem, layer1, layer2, layer3, layer4
                                                   # ViT-B: stem, blocks.0, ..., blocks.11
 
-Read from names and order of a network's modules, so that it costs nothing and needs no list of families. It is
-right for networks that register their modules in the order they run them, as nearly all of timm does.
+Derived from names and order of a network's modules, without cost or a list of families. Correct for networks that
+register their modules in the order of execution, as nearly all in timm do.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ STEM = "stem"
 NUMBERED = re.compile(r"(.*?)_?(\d+)[a-z]?")
 """layer1, block_2, Mixed_5b, or the 0 of a list."""
 NO_STAGE = re.compile(r"_?(conv|bn|norm|ln|fc|act|pool|drop|downsample|head)\w*", re.IGNORECASE)
-"""Names, numbered or not, of what is no stage: conv1, bn1, norm5, fc2."""
+"""Names, numbered or not, of modules that are not stages: conv1, bn1, norm5, fc2."""
 EARLY = re.compile(r"stem|embed|patch", re.IGNORECASE)
-"""What turns an image into the first maps or tokens."""
+"""Modules that turn an image into the first maps or tokens."""
 MIN_SIDE_BY_SIDE = 3
 
 
@@ -35,7 +35,7 @@ class Stage:
 
     Args:
         name: 'stem', or the path of its main module, as in 'layer3' or 'blocks.11'.
-        prefixes: paths of the modules, or of single parameters, that it consists of, with all that lies below.
+        prefixes: paths of its modules or single parameters, including everything below them.
         parameters: names as in `body.named_parameters()`, in that order; never empty.
     """
 
@@ -46,12 +46,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class _Unit:
-    """A module that is not divided further, or a parameter that an outer module holds itself.
+    """A module that is not divided further, or a parameter held directly by an outer module.
 
     Args:
         kind: 'stage' for a numbered module, 'norm', 'own' for a parameter, 'other'.
-        row: what numbered modules are counted in: 'blocks' for blocks.3, 'layer' for layer3.
-        size: numbers in it.
+        row: the name of the numbered series: 'blocks' for blocks.3, 'layer' for layer3.
+        size: number of parameters.
     """
 
     path: str
@@ -67,12 +67,14 @@ def stages_of(body: nn.Module) -> list[Stage]:
     embedding. Each block of a plain transformer is a stage, and so is each stage of a network that narrows its
     maps on the way (ResNet, ConvNeXt, Swin, PVT). A norm after a stage belongs to it, the last norm to the last
     stage; other layers after the numbered ones (EfficientNet's last convolution, the hidden layers of VGG) are
-    stages of their own. A network without numbered modules is divided at its top level. Empty without parameters.
+    separate stages. A network without numbered modules is divided at its top level. Empty without parameters.
     """
     units = _divide(body, "")
     modules = _join_rows([unit for unit in units if unit.kind != "own"])
     numbered = [index for index, group in enumerate(modules) if group[0].kind == "stage"]
-    first = max(1, numbered[0] if numbered else 0)  # nothing before the numbered ones: then the first is the stem
+    first = max(
+        1, numbered[0] if numbered else 0
+    )  # without modules before the numbered ones, the first is the stem
     stem = [unit for unit in units if unit.kind == "own"] + [unit for group in modules[:first] for unit in group]
     groups = [stem]
     for group in modules[first:]:
@@ -98,7 +100,7 @@ def _name_stages(body: nn.Module, groups: list[list[_Unit]]) -> list[Stage]:
 
 
 def _divide(module: nn.Module, path: str) -> list[_Unit]:
-    """The units of a module in the order they are registered; every parameter lies below exactly one."""
+    """The units of a module in the order they are registered; every parameter belongs to exactly one."""
     start = f"{path}." if path else ""
     units = [_Unit(start + name, "own") for name, _ in module.named_parameters(recurse=False)]
     children = _children(module)
@@ -115,7 +117,7 @@ def _divide(module: nn.Module, path: str) -> list[_Unit]:
 
 
 def _children(module: nn.Module) -> dict[str, nn.Module]:
-    """Modules right below that hold parameters."""
+    """Direct children that hold parameters."""
     return {name: child for name, child in module.named_children() if _size(child)}
 
 
@@ -124,7 +126,7 @@ def _size(module: nn.Module) -> int:
 
 
 def _rows_of(children: dict[str, nn.Module]) -> dict[str, str]:
-    """What each numbered child is counted in ('' for members of a list); empty unless two are counted together."""
+    """The series of each numbered child ('' for members of a list); empty unless a series has two."""
     rows = {}
     for name, child in children.items():
         match = NUMBERED.fullmatch(name)
@@ -136,7 +138,7 @@ def _rows_of(children: dict[str, nn.Module]) -> dict[str, str]:
 
 
 def _divisible(children: dict[str, nn.Module], total: int) -> set[str]:
-    """Which children are to be divided: lists of stages, and whatever holds most of the parameters."""
+    """The children to divide: lists of stages, and the child with most of the parameters."""
     lists = {
         name: len(rows)
         for name, child in children.items()
@@ -161,7 +163,7 @@ def _make_unit(start: str, name: str, module: nn.Module, row: str | None, path: 
 
 
 def _join_rows(units: list[_Unit]) -> list[list[_Unit]]:
-    """Put members of rows of one length together, first with first: such rows run side by side.
+    """Join series of equal length, first with first: such series run side by side.
 
     As in Twins (patch_embeds.1 runs right before blocks.1) and CoaT. The first patch embedding stays by itself.
     """

@@ -1,4 +1,4 @@
-"""Puts weights into networks, strictly; digests what is in a network."""
+"""Load weights into networks strictly; compute digests of weights."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ NUM_NAMED = 3
 def put_state(
     body: nn.Module, state: Mapping[str, torch.Tensor], *, where: str, unused: Collection[str] = ()
 ) -> None:
-    """Copy `state` into `body`, in place. Every tensor of the body must be there, and fit, and be finite.
+    """Copy `state` into `body`, in place. Every tensor of the body must exist, fit and be finite.
 
     Args:
-        body: the network as it will run.
+        body: the final network.
         state: named tensors of a file.
-        where: what to call the file in messages.
-        unused: names that the file may hold although the body lacks them: the head, layers after a cut.
+        where: name of the file for messages.
+        unused: names in the file that the body lacks on purpose: the head, layers after a truncation.
 
     Raises:
-        ModelError: shapes that differ, tensors that are missing or that nothing is known of, values that are not
-            finite numbers, or integers where the network has fractions.
+        ModelError: different shapes, missing or unknown tensors, values that are not finite,
+            or integers instead of floats.
     """
     own = body.state_dict()
     check_state(own, state, where=where, unused=unused)
@@ -35,25 +35,23 @@ def put_state(
     _refuse_kinds(own, kept, where)
     bad = [name for name, tensor in kept.items() if own[name].is_floating_point() and not _is_usable(tensor)]
     if bad:
-        raise ModelError(
-            f"{where} is damaged: {', '.join(bad[:NUM_NAMED])} hold values that are not finite fractions."
-        )
+        raise ModelError(f"{where} is damaged: {', '.join(bad[:NUM_NAMED])} hold values that are not finite.")
     body.load_state_dict(kept, strict=True)
 
 
 def _refuse_kinds(own: Mapping[str, torch.Tensor], kept: Mapping[str, torch.Tensor], where: str) -> None:
-    """ModelError for tensors without values, and for whole numbers where the network has fractions."""
+    """Raise ModelError for tensors without values, and for integers instead of floats."""
     hollow = [name for name, tensor in kept.items() if tensor.is_meta and not own[name].is_meta]
     if hollow:
         raise ModelError(
-            f"{where} holds names and shapes, but no values, as of {hollow[0]} (tensors on torch's meta device). "
-            "Save it again from a network that was loaded in full."
+            f"{where} holds names and shapes but no values, for example {hollow[0]} (tensors on torch's meta "
+            "device). Save it again from a network that was loaded in full."
         )
     whole = [name for name, tensor in kept.items() if own[name].is_floating_point() > tensor.is_floating_point()]
     if whole:
         raise ModelError(
             f"{where} is quantized: {', '.join(whole[:NUM_NAMED])} {'holds' if len(whole) == 1 else 'hold'} whole "
-            "numbers. Give the weights as they were before, or save the network dequantized."
+            "numbers. Give the original weights, or save the dequantized network."
         )
 
 
@@ -65,14 +63,14 @@ def check_state(
     unused: Collection[str] = (),
     advice: str = "Check the architecture and its options.",
 ) -> None:
-    """Raises ModelError unless names and shapes of `state` are those of `own`, which may be on any device.
+    """Raise ModelError unless names and shapes of `state` match `own`, which may be on any device.
 
     Args:
         where, unused: see `put_state`.
-        advice: the cause, if it is known, or what to do.
+        advice: the cause, if known, or the remedy.
     """
     complaints = _differing_shapes(own, state)
-    counters = {name for name in own if name.endswith("num_batches_tracked")}  # no evaluation reads them
+    counters = {name for name in own if name.endswith("num_batches_tracked")}  # not used in evaluation
     missing = [name for name in own if name not in state and name not in counters]
     unexpected = [name for name in state if name not in own and name not in unused]
     complaints += [f"missing: {list_some(missing, NUM_NAMED)}"] if missing else []
@@ -99,8 +97,8 @@ def _shape(tensor: torch.Tensor) -> str:
 def is_finite(tensor: torch.Tensor) -> bool:
     """Whether all values are finite numbers.
 
-    A sum is not finite if a value is not, and takes one pass; only where it is not, as large values can add up to
-    infinity too, are the values looked at one by one.
+    A sum takes one pass and is not finite if a value is not. Only then are values checked one by one, because
+    large values can add up to infinity too.
     """
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
@@ -110,9 +108,9 @@ def _is_usable(tensor: torch.Tensor) -> bool:
 
 
 def plain_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """`state_dict`, with a tensor that consists of others (int8 values and scales, as torchao keeps them) apart.
+    """`state_dict`, with composite tensors (int8 values and scales of torchao) split into their components.
 
-    Its parts are named `NAME.PART`. They are the ones in the module, not copies: what is written into them stays.
+    Components are named `NAME.PART`. They are not copies: writing to them changes the module.
     """
     state: dict[str, torch.Tensor] = {}
     for name, tensor in module.state_dict().items():
@@ -135,7 +133,7 @@ def digest_weights(module: nn.Module, only: Collection[str] | None = None) -> st
     Args:
         only: names to count; None: all.
 
-    The same on every device. Used as the identity of weights, and to assert that frozen ones did not move.
+    The same on every device. Used as the identity of weights, and to assert that frozen weights did not change.
     Cost: one pass over the weights, about 1 s per GB.
     """
     digest = hashlib.sha256()

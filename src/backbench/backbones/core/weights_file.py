@@ -1,7 +1,7 @@
-"""Opens a weights file of any common kind, without ever running code from it; names what it can't read.
+"""Open a weights file of any common kind without running code from it; unsupported kinds are named.
 
-`open_weights` gives what the file holds: named tensors, or containers with such in them. `checkpoint.py` finds the
-network among these.
+`open_weights` returns the content: named tensors, or containers of them. `checkpoint.py` finds the network in
+it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from backbench.storage import open_file, unreadable_as
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LONGEST_REASON = 200
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.")
-"""In the names of weights that are split over several files."""
+"""Pattern in the names of weights that are split over several files."""
 
 
 class _Aside:
-    """Stands for settings and figures in a checkpoint, which are passed over: it keeps and does nothing."""
+    """A stand-in for settings and metrics in a checkpoint, which are ignored: stores and does nothing."""
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
@@ -37,7 +37,7 @@ class _Aside:
 
 
 class _AsDict:
-    """Stands for the dictionaries of other libraries: what is made is a plain one."""
+    """A stand-in for dictionaries of other libraries: makes a plain dictionary."""
 
     def __new__(cls, *_: object, **__: object) -> Any:
         return OrderedDict()
@@ -77,17 +77,18 @@ _DICTIONARIES = (
     "yacs.config.CfgNode",
 )
 _STAND_INS: list[Any] = [(_Aside, name) for name in _PASSED_OVER] + [(_AsDict, name) for name in _DICTIONARIES]
-"""What trainers put beside weights. None of these is what its name says: a stand-in can do no harm."""
+"""Classes that trainers save beside weights, each replaced by a harmless stand-in."""
 
 
 def open_weights(path: Path) -> object:
-    """What a weights file holds, tensors on the CPU.
+    """Read the content of a weights file, tensors on the CPU.
 
-    Safetensors (whole, or parts by their index) are read as such, everything else by torch's restricted loader,
-    which builds tensors and plain containers only. Which of these it is, its content says and not its name.
+    Safetensors files (single, or shards with an index) are read directly, everything else by torch's restricted
+    loader, which builds only tensors and plain containers. The content decides the kind, not the name.
 
     Raises:
-        ModelError: damaged, of another kind, or one that would run code when unpickled; says how to convert it.
+        ModelError: the file is damaged, of another kind, or would run code when unpickled; the message says how to
+            convert it.
     """
     if path.name.endswith(INDEX_SUFFIX):
         return _open_parts(path)
@@ -112,7 +113,7 @@ def _read_start(path: Path) -> bytes:
 
 
 def _refuse_part(path: Path) -> None:
-    """ModelError for one part of weights that are split over several files."""
+    """Raise ModelError for one shard of weights that are split over several files."""
     found = _PART.search(path.name)
     if found is None or int(found[2]) == 1:
         return
@@ -120,9 +121,9 @@ def _refuse_part(path: Path) -> None:
     way = (
         f"Write weights = '{indices[0]}' into the card."
         if indices
-        else f"Put all parts and their index (model.safetensors{INDEX_SUFFIX}) into a folder, and name the index."
+        else f"Put all shards and their index (model.safetensors{INDEX_SUFFIX}) into a folder, and give the index."
     )
-    raise ModelError(f"{path} is part {int(found[1])} of {int(found[2])} of the weights. {way}")
+    raise ModelError(f"{path} is shard {int(found[1])} of {int(found[2])} of the weights. {way}")
 
 
 def _open_parts(path: Path) -> object:
@@ -145,7 +146,7 @@ def _open_safetensors(path: Path) -> object:
 
 
 def check_whole(path: Path) -> None:
-    """Raises ModelError for a safetensors file that is damaged or shorter than it says; reads its header alone."""
+    """Raise ModelError for a safetensors file that is damaged or truncated; reads only its header."""
     from safetensors import SafetensorError, safe_open
 
     start = _read_start(path)
@@ -160,51 +161,53 @@ def check_whole(path: Path) -> None:
 
 
 def _not_whole(path: Path, error: Exception) -> ModelError:
-    return ModelError(f"{path} is not a whole safetensors file: {tell_reason(error)}. Fetch it again.")
+    return ModelError(f"{path} is not a complete safetensors file: {tell_reason(error)}. Download it again.")
 
 
 def _name_kind(path: Path, start: bytes) -> str | None:
-    """What a file that holds no pickle is, and what to do; None for one that the restricted loader should try."""
+    """Name the kind of a file without a pickle, with a remedy; None if the restricted loader should try it."""
     if not start:
-        return "an empty file. Fetch it again."
+        return "an empty file. Download it again."
     if start.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS, not the file itself. Run 'git lfs pull' in its repository."
+        return "a Git LFS pointer, not the file itself. Run 'git lfs pull' in its repository."
     if start.startswith(b"\x89HDF"):
-        return "an HDF5 file, as Keras writes them. Give weights of PyTorch."
+        return "an HDF5 file, such as Keras writes. Give PyTorch weights."
     if start.lstrip()[:1] == b"<":
-        return "a web page, not a weights file. Fetch it again; the address may need a login."
+        return "a web page, not a weights file. Download it again; the URL may need a login."
     if start[:1] == b"\x08" and start[2:3] in (b"\x12", b"\x1a", b":"):
-        return "an ONNX graph, whose tensors have no names of a network. Give the PyTorch weights it was made of."
+        return (
+            "an ONNX graph, without the tensor names of a network. Give the PyTorch weights that it was made from."
+        )
     if start[257:262] == b"ustar":
-        return "a tar archive. Unpack it, and name the weights file that is in it."
+        return "a tar archive. Unpack it, and give the weights file in it."
     if start.startswith(b"\x1f\x8b"):
-        return "packed with gzip. Unpack it, and name the file that comes out."
+        return "compressed with gzip. Unpack it, and give the unpacked file."
     return _name_archive(path) if start.startswith(b"PK") else None
 
 
 def _name_archive(path: Path) -> str | None:
-    """Archives that are no checkpoint, though checkpoints are archives too: cut ones, programs and others."""
+    """Name zip archives that are not checkpoints: truncated ones, programs and others."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return "damaged, or its end is missing: its list of contents can't be read. Fetch or copy it again."
+        return "damaged or truncated: its list of contents can't be read. Download or copy it again."
     if any(name.endswith(".weights.h5") for name in names):
-        return "a file of Keras. Give weights of PyTorch."
+        return "a file of Keras. Give PyTorch weights."
     if any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names):
         return (
-            "a TorchScript file, which is a program. If you trust it, write its weights to a file of their own:\n"
+            "a TorchScript file, which is a program. If you trust it, save its weights to a separate file:\n"
             f'  model = torch.jit.load("{path.name}", map_location="cpu")\n'
             f'  torch.save(model.state_dict(), "{_converted(path)}")'
         )
     if any("archive_format" in name.rpartition("/")[2] for name in names):
         return (
-            "a program of torch.export. If you trust it, write its weights to a file of their own:\n"
+            "a program of torch.export. If you trust it, save its weights to a separate file:\n"
             f'  program = torch.export.load("{path.name}")\n'
             f'  torch.save(program.state_dict, "{_converted(path)}")'
         )
     if not any(name.rpartition("/")[2] == "data.pkl" for name in names):
-        return "a zip archive. Unpack it, and name the weights file that is in it."
+        return "a zip archive. Unpack it, and give the weights file in it."
     return None
 
 
@@ -212,24 +215,24 @@ def _open_pickled(path: Path) -> object:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_STAND_INS):
             warnings.simplefilter("ignore", UserWarning)  # of newer pickle protocols
-            with open_file(path) as stream:  # a path would be read by its suffix
+            with open_file(path) as stream:  # torch would read a path by its suffix
                 return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(f"{path} was refused: {_explain_refusal(path, str(error))}") from error
-    except Exception as error:  # a crafted file makes the reader fail in many ways
+    except Exception as error:  # crafted files make the reader fail in many ways
         reason = tell_reason(error)
         raise ModelError(
-            f"{path} is not a readable PyTorch weights file: {reason}. It may be damaged. Fetch it again."
+            f"{path} is not a readable PyTorch weights file: {reason}. It may be damaged. Download it again."
         ) from error
 
 
 def _explain_refusal(path: Path, told: str) -> str:
-    """What in a pickle is no tensor, that it could run code, and the lines that convert it."""
+    """Name the object in a pickle that is not a tensor, with a warning and the lines that convert the file."""
     found = re.search(r"GLOBAL ([\w.]+)", told)
     if found is None:
         return (
-            "it is damaged, or holds more than tensors, and such a file can run code when it is opened. Ask its "
-            "author for a safetensors file or a plain state_dict."
+            "it is damaged, or holds more than tensors and could run code when opened. Ask its author for a "
+            "safetensors file or a plain state_dict."
         )
     name = found[1]
     library = name.partition(".")[0]
@@ -238,14 +241,14 @@ def _explain_refusal(path: Path, told: str) -> str:
         what = f"it holds a whole model of ultralytics ({name})"
         lines.append(f'  torch.save(checkpoint["model"].float().state_dict(), "{_converted(path)}")')
     elif _is_network(name):
-        what = f"it holds a whole model ({name}), not the tensors of one"
+        what = f"it holds a whole model ({name}), not only its tensors"
         lines.append(f'  torch.save(checkpoint.state_dict(), "{_converted(path)}")')
     else:
         what = f"it holds more than tensors: an object of '{name}'"
         lines.append(f'  torch.save(checkpoint["state_dict"], "{_converted(path)}")')
     where = "" if library in ("torch", "__main__") else f" with {library} installed"
     return (
-        f"{what}, and such a file can run code when it is opened. If you trust its author, convert it{where}:\n"
+        f"{what}. Such a file can run code when opened. If you trust its author, convert it{where}:\n"
         + "\n".join(lines)
     )
 
@@ -266,7 +269,7 @@ def _converted(path: Path) -> str:
 
 
 def tell_reason(error: BaseException) -> str:
-    """The first line of an error of a library, without escape codes and without a sentence that breaks off."""
+    """The first line of a library's error, without escape codes and incomplete sentences."""
     lines = _ESCAPES.sub("", str(error)).strip().splitlines() or [type(error).__name__]
     line = "".join(char for char in lines[0] if char.isprintable()).strip().rstrip(".:,")
     if len(line) <= _LONGEST_REASON:

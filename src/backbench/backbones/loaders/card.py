@@ -1,4 +1,4 @@
-"""The body that a card describes: an architecture of timm or torchvision with weights from a local file."""
+"""Load the body that a card describes: an architecture of timm or torchvision with local weights."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ LIBRARIES = {"timm": timm_body, "torchvision": torchvision_body}
 GREY = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in a grey value, by ITU-R 601, as Pillow makes them."""
 _OF_TRAINING = ("decoder", "mask_token", "projection_head", "projector", "predictor", "prototypes", "n_averaged")
-"""What the first part of a name begins with that belongs to pretraining alone."""
+"""Name prefixes of tensors that are used only in pretraining."""
 
 
 @dataclass(frozen=True)
 class CardWeights:
-    """The weights of a card: the file, and what the card says of its content.
+    """The weights of a card: the file, and the card's settings for its content.
 
     in_chans: channels of the images that the first layer takes, 1 or 3.
     """
@@ -44,28 +44,28 @@ class CardWeights:
 def load_card_body(
     architecture: str, options: Mapping[str, Any], weights: CardWeights, feature_layer: str | None
 ) -> tuple[nn.Module, str]:
-    """The network without its head, or up to `feature_layer`, with every tensor that runs taken from the file.
+    """The network without its head, or up to `feature_layer`, with all its tensors from the file.
 
     Args:
-        architecture: 'timm/NAME', 'torchvision/NAME' or, uncut, 'backbench/NAME'.
+        architecture: 'timm/NAME', 'torchvision/NAME' or (without feature_layer) 'backbench/NAME'.
         options: passed to the constructor of the architecture.
-        weights: what of the file belongs to the head, or lies behind the cut, is left aside whatever its shape.
+        weights: tensors of the head or after `feature_layer` are ignored whatever their shape.
 
     Returns:
-        The body, and a remark on which of the file's tensors were taken; '' if there is nothing to remark.
+        The body, and a remark on the choice of tensors in the file, or ''.
 
     Raises:
-        ModelError: no such architecture, options it does not take, or weights that do not fit.
+        ModelError: no such architecture, invalid options, or weights that do not fit.
     """
     library_name, _, name = architecture.partition("/")
     if library_name == "backbench":
         if feature_layer is not None:
-            raise ModelError(f"{architecture} can't be cut: leave feature_layer out.")
+            raise ModelError(f"{architecture} can't be truncated: leave feature_layer out.")
         return own_body.load_own_body(name, options, weights.file, weights.choice)
     if weights.file.suffix == own_body.GOOGLE_SUFFIX:
         raise ModelError(
-            f"{weights.file} is read for the architecture backbench/vit_* only, such as "
-            f"backbench/vit_base_patch16; the card says {architecture}."
+            f"{weights.file} works only with architectures backbench/vit_*, such as backbench/vit_base_patch16; "
+            f"the card has {architecture}."
         )
     held = open_weights(weights.file)
     outline = _outline(architecture, options, feature_layer)
@@ -97,9 +97,9 @@ def load_card_network(architecture: str, options: Mapping[str, Any], weights: Ca
 
 @dataclass(frozen=True)
 class _Parts:
-    """A network without its head or what lies behind a cut, and the module whose names are those of the file.
+    """A network without its head or later layers, and the module whose names match the file.
 
-    shapes: of all tensors that the whole network has, by name.
+    shapes: shapes of all tensors of the whole network, by name.
     """
 
     body: nn.Module
@@ -129,7 +129,7 @@ def _part(network: nn.Module, architecture: str, feature_layer: str | None) -> _
 def _find_weights(
     held: object, parts: _Parts, weights: CardWeights, architecture: str, *, keeps_head: bool = False
 ) -> tuple[State, str]:
-    """The tensors of the network in the file, less what is of its training alone, and the remark on them."""
+    """The tensors of the network in the file, without those used only in pretraining, and a remark on them."""
     own, where = parts.named.state_dict(), str(weights.file)
     is_timm = architecture.startswith("timm/")
     taken = find_state(
@@ -149,12 +149,12 @@ def _find_weights(
     remarks = [taken.remark, *_remark_on_head(taken.state, parts)]
     if weights.in_chans == 1:
         state = fold_grey(state, own, where)
-        remarks.append("first layer of one channel, fed with grey values")
+        remarks.append("first layer with one channel, applied to grey values")
     return state, ", ".join(filter(None, remarks))
 
 
 def _remark_on_head(state: State, parts: _Parts) -> list[str]:
-    """A classifier of other classes than the architecture's, which is left aside as any is."""
+    """A remark on an unused classifier with another number of classes than the architecture's."""
     left = parts.shapes.keys() - parts.named.state_dict().keys()
     rows = {
         len(state[name])
@@ -165,13 +165,13 @@ def _remark_on_head(state: State, parts: _Parts) -> list[str]:
 
 
 def fold_grey(state: State, own: Mapping[str, torch.Tensor], where: str) -> State:
-    """Weights for grey images turned into those for coloured ones, which give the same for their grey values.
+    """Convert weights for grey images into weights for colour images that give the same for grey values.
 
-    The first layer is linear: w * (0.299 r + 0.587 g + 0.114 b) = 0.299 w * r + 0.587 w * g + 0.114 w * b, as
-    long as the three channels are normalised alike.
+    The first layer is linear: w * (0.299 r + 0.587 g + 0.114 b) = 0.299 w * r + 0.587 w * g + 0.114 w * b, if
+    the three channels have the same normalisation.
 
     Raises:
-        ModelError: the first layer in the file takes no images of one channel.
+        ModelError: the first layer in the file does not take images of one channel.
     """
     stems = [
         name
@@ -180,22 +180,22 @@ def fold_grey(state: State, own: Mapping[str, torch.Tensor], where: str) -> Stat
     ]
     if not stems:
         raise ModelError(
-            f"{where}: the card says in_chans = 1, and no first layer here takes grey images. Leave it out."
+            f"{where}: the card has in_chans = 1, but no first layer here takes grey images. Leave it out."
         )
     spread = {name: torch.cat([share * state[name] for share in GREY], dim=1) for name in stems}
     return {**state, **spread}
 
 
 def make_architecture(architecture: str, options: Mapping[str, Any]) -> nn.Module:
-    """A network with random weights, head included; ModelError if there is none, or not with such options."""
+    """A network with random weights, head included; ModelError for an unknown name or invalid options."""
     library, _, name = architecture.partition("/")
     known = _architectures(library)
-    if name.partition(".")[0] not in known:  # timm names may end in a tag
+    if name.partition(".")[0] not in known:  # timm names may have a tag
         close = ", ".join(f"{library}/{near}" for near in nearest(name, known)) or f"any {library} model"
         raise ModelError(f"{library} has no architecture '{name}'. Nearest: {close}.")
     try:
         return LIBRARIES[library].make_network(name, options).eval()
-    except Exception as error:  # constructors report options they do not take in many ways
+    except Exception as error:  # constructors report invalid options in many ways
         raise ModelError(
             f"{architecture} can't be made with options {dict(options)}: {tell_reason(error)}."
         ) from error

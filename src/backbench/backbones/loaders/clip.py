@@ -1,4 +1,4 @@
-"""Networks of open_clip: the part that sees images as a body, the part that reads texts as what classifies."""
+"""Networks of open_clip: the image encoder as a body, the text encoder as a classifier."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from backbench.errors import MissingExtra, ModelError, unknown_name
 
 LIBRARY = "open_clip"
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""What open_clip calls weights in a hub repository, in the order it looks for them."""
+"""open_clip's file names of weights in a hub repository, in order of preference."""
 TEXTS_AT_ONCE = 256
 _PREPROCESS = ("size", "mean", "std", "interpolation", "resize_mode")
 _RESIZE = {"shortest": "short-side", "squash": "squash"}
@@ -43,7 +43,7 @@ class ClipBody(nn.Module):
 
 
 def import_open_clip() -> Any:
-    """The library; MissingExtra says how to get it."""
+    """Import the library; MissingExtra says how to install it."""
     prefer_no_telemetry()
     try:
         import open_clip
@@ -56,15 +56,15 @@ def fetch_weights(model: str, tag: str, name: str) -> Path:
     """The weights of that tag: the copy on this machine, else a download.
 
     Raises:
-        ConfigError: open_clip knows no such model, or no such weights of it; with the nearest.
-        ModelError: they can't be had; says what was looked for and how to get it.
+        ConfigError: unknown model or weights in open_clip; the message gives the nearest.
+        ModelError: the weights can't be downloaded; the message names the file and how to get it.
     """
     repo, files = _find_repo(model, tag, name)
     return fetch_from_hub(repo, name, files)
 
 
 def ask_weights(model: str, tag: str, name: str) -> None:
-    """Raises what keeps the weights of that tag from being had, as `fetch_weights`; fetches none."""
+    """Raise the errors of `fetch_weights` without downloading weights."""
     repo, files = _find_repo(model, tag, name)
     file = find_in_hub_cache(repo, files)
     if file is None:
@@ -74,7 +74,7 @@ def ask_weights(model: str, tag: str, name: str) -> None:
 
 
 def _find_repo(model: str, tag: str, name: str) -> tuple[str, tuple[str, ...]]:
-    """The repository of the hub that holds the weights of that tag, and what they may be called there."""
+    """The repository of the hub that holds the weights of that tag, and their possible file names."""
     library = import_open_clip()
     _check_model(library, model, name)
     found = library.get_pretrained_cfg(model, tag)
@@ -85,8 +85,8 @@ def _find_repo(model: str, tag: str, name: str) -> tuple[str, tuple[str, ...]]:
     if not repo:
         url = str(found.get("url", ""))
         raise ModelError(
-            f"the weights of {name} are published outside the hub, at {url}. Fetch that file and name it in the "
-            f"place of the tag, as in open_clip/{model}:./{Path(url).name}."
+            f"the weights of {name} are published outside the hub, at {url}. Download that file and give it "
+            f"instead of the tag, for example open_clip/{model}:./{Path(url).name}."
         )
     return repo, (file,) if file else HUB_FILES
 
@@ -97,13 +97,13 @@ def _check_model(library: Any, model: str, name: str) -> None:
 
 
 def load_network(model: str, tag: str | None, weights: Path | None, name: str) -> Any:
-    """The whole network in eval mode, nothing trainable; without weights its values are random and mean nothing.
+    """The whole network in eval mode, nothing trainable; without weights its values are random.
 
     Args:
-        tag: how the weights were trained: it decides an activation and the preprocessing. None: as the model says.
+        tag: name of the weights; decides an activation and the preprocessing. None: the model's defaults.
 
     Raises:
-        ConfigError: no such model. ModelError: the file is no weights of it.
+        ConfigError: no such model. ModelError: the file does not hold its weights.
     """
     library = import_open_clip()
     _check_model(library, model, name)
@@ -117,7 +117,7 @@ def load_network(model: str, tag: str | None, weights: Path | None, name: str) -
                 force_preprocess_cfg={key: said[key] for key in _PREPROCESS if key in said},
                 pretrained_text=False,
             )
-    except Exception as error:  # whatever the library says of a damaged file, or of one of another network
+    except Exception as error:  # any error of the library on a damaged file or another network
         raise ModelError(f"{weights or model} can't be opened as {name}: {describe_failure(error)}") from error
     network.eval().requires_grad_(False)
     return network
@@ -125,7 +125,7 @@ def load_network(model: str, tag: str | None, weights: Path | None, name: str) -
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what the library logs and warns of while it builds."""
+    """Silence logs and warnings of the library while it builds."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -137,13 +137,13 @@ def _quietly() -> Iterator[None]:
 
 
 def make_build(model: str, tag: str | None) -> Build:
-    """How the part that sees images is made again, see `make_body`."""
+    """How to rebuild the image encoder, see `make_body`."""
     said = import_open_clip().get_pretrained_cfg(model, tag) if tag is not None else {}
     return Build(architecture=f"{LIBRARY}/{model}", config={"quick_gelu": bool(said.get("quick_gelu"))})
 
 
 def make_body(model: str, config: Mapping[str, Any], seed: int = 0) -> nn.Module:
-    """The part that sees images, with random weights of that seed.
+    """The image encoder, with random weights of that seed.
 
     Raises:
         ModelError: the installed open_clip can't make it. MissingExtra: it is not installed.
@@ -161,16 +161,18 @@ def make_body(model: str, config: Mapping[str, Any], seed: int = 0) -> nn.Module
 
 
 def read_preprocess(network: Any) -> Preprocess:
-    """What the network was trained with, as open_clip says it.
+    """The preprocessing of the network's training, from open_clip.
 
     Raises:
-        ModelError: a way of resizing that we do not do.
+        ModelError: an unsupported way of resizing.
     """
     said = network.visual.preprocess_cfg
     size = said["size"]
     resize = _RESIZE.get(said.get("resize_mode") or "shortest")
     if resize is None:
-        raise ModelError(f"open_clip resizes for this model by '{said['resize_mode']}', which is not done here.")
+        raise ModelError(
+            f"open_clip uses resize mode '{said['resize_mode']}' for this model, which backbench does not support."
+        )
     return Preprocess.model_validate(
         {
             "size": (size, size) if isinstance(size, int) else tuple(size),
@@ -183,17 +185,17 @@ def read_preprocess(network: Any) -> Preprocess:
 
 
 def make_text_head(network: Any, model: str, name: str) -> TextHead:
-    """What makes classes of words.
+    """The text encoder as a head: it makes classes from words.
 
     Raises:
-        ModelError: its tokenizer can't be had: some are fetched from the hub.
+        ModelError: its tokenizer can't be loaded: some are downloaded from the hub.
     """
     library = import_open_clip()
     try:
         with _quietly():
             tokenizer = library.get_tokenizer(model)
     except Exception as error:
-        raise ModelError(f"the tokenizer of {name} can't be had: {describe_failure(error)}") from error
+        raise ModelError(f"the tokenizer of {name} can't be loaded: {describe_failure(error)}") from error
     scale = float(network.logit_scale.detach().exp())
     return TextHead(_embedder(network, tokenizer), scale)
 

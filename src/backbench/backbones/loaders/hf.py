@@ -1,4 +1,4 @@
-"""Networks of the transformers library without their classification layer. No code of a repository is ever run."""
+"""Networks of the transformers library without their classification layer. Never runs code of a repository."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from backbench.storage import read_file
 
 LIBRARY = "transformers"
 _CLASS_TOKEN_FIRST = ("dinov2", "dinov2_with_registers")
-"""Kinds whose classifier sees the class token, then the mean of the others: the class token alone is kept, as timm
-does, and most of what is published on them."""
+"""Kinds whose classifier uses the class token and the mean of the others: only the class token is kept, as in timm
+and in most publications."""
 _NOT_OFFERED = ("timm_wrapper", "perceiver", "imagegpt", "shieldgemma2")
-_NOT_OF_THE_NETWORK = (  # names and places; or what could make the library fetch or run something
+_NOT_OF_THE_NETWORK = (  # names and paths; or settings that could make the library download or run something
     "id2label",
     "label2id",
     "num_labels",
@@ -46,11 +46,11 @@ _NOT_OF_THE_NETWORK = (  # names and places; or what could make the library fetc
 
 
 class TransformersBody(nn.Module):
-    """What a classification network gives its classifier: (batch, 3, height, width) float -> (batch, dim).
+    """The input of a network's classifier: (batch, 3, height, width) float -> (batch, dim).
 
     Args:
-        network: of transformers' image classification networks; the output of its classifier is what it gives.
-        dim: how many of the values to keep, from the first; None: all.
+        network: an image classification network of transformers; its classifier passes its input through.
+        dim: number of values to keep, from the first; None: all.
     """
 
     def __init__(self, network: nn.Module, dim: int | None = None) -> None:
@@ -74,10 +74,10 @@ def import_transformers() -> Any:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a model folder, less what is no part of the network.
+    """`config.json` of a model folder, without entries that are not part of the network.
 
     Raises:
-        ModelError: it is none, or of a kind of network that is not offered.
+        ModelError: not a config, or an unsupported kind of network.
     """
     path = folder / CONFIG_FILE
     try:
@@ -88,18 +88,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(kind, str):
         of_timm = said.get("architecture") if isinstance(said, dict) else None
         way = (
-            "It is a model of timm: use its timm name, or for own weights write a card into the folder, with "
-            f"architecture = 'timm/{of_timm}' and weights = 'model.safetensors'."
+            "It is a model of timm: use its timm name, or for your own weights write a card into the folder, "
+            f"with architecture = 'timm/{of_timm}' and weights = 'model.safetensors'."
             if isinstance(of_timm, str)
-            else "A model of timm goes by its timm name."
+            else "For a model of timm, use its timm name."
         )
-        raise ModelError(f"{path} names no 'model_type', so it is none of transformers. {way}")
+        raise ModelError(f"{path} has no 'model_type', so it is not a transformers model. {way}")
     check_kind(kind)
     return clean_config(said)
 
 
 def clean_config(said: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without what is no part of the network, and without what could fetch or run anything."""
+    """A config without entries that are not part of the network or could download or run anything."""
     return {
         key: clean_config(value) if isinstance(value, Mapping) else value
         for key, value in said.items()
@@ -108,20 +108,20 @@ def clean_config(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_kind(kind: str) -> None:
-    """Raises ModelError unless transformers has networks of that `model_type` that classify images."""
+    """Raise ModelError unless transformers has image classification networks of that `model_type`."""
     import_transformers()
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as KNOWN
 
     if kind not in KNOWN or kind in _NOT_OFFERED:
         offered = ", ".join(sorted(name for name in KNOWN if name not in _NOT_OFFERED))
-        raise ModelError(f"transformers' '{kind}' is no image network that can be used here. Offered: {offered}.")
+        raise ModelError(f"transformers' '{kind}' is not a supported image network. Supported: {offered}.")
 
 
 def make_body(config: Mapping[str, Any], seed: int = 0) -> TransformersBody:
-    """The network of a config without its head, with random weights of the seed; nothing is fetched.
+    """The network of a config without its head, with random weights of the seed; downloads nothing.
 
     Raises:
-        ModelError: the installed library knows no such network, or can't make it.
+        ModelError: the installed library does not know or can't make the network.
         MissingExtra: transformers is not installed.
     """
     kind = str(config.get("model_type", ""))
@@ -140,9 +140,9 @@ def make_body(config: Mapping[str, Any], seed: int = 0) -> TransformersBody:
 
 
 def load_network(folder: Path, name: str) -> tuple[TransformersBody, bool]:
-    """The whole network of a model folder, and whether its classifier is from there too, or made up.
+    """The whole network of a model folder, and whether its classifier comes from the folder (not random).
 
-    Only safetensors files are read, and every tensor of the network but those of the classifier must be in them.
+    Only safetensors files are read, and every tensor of the network except the classifier must be in them.
 
     Raises:
         ModelError: weights missing, damaged or unfit. MissingExtra: transformers is not installed.
@@ -181,7 +181,7 @@ def drop_head(body: TransformersBody, kind: str) -> TransformersBody:
     """The same with the last linear layer of its classifier replaced by the identity, in place."""
     path = head_path(body.network)
     if path is None:
-        raise ModelError(f"transformers' '{kind}' has no classifier of a form that is known here.")
+        raise ModelError(f"transformers' '{kind}' has no classifier of a known form.")
     config: Any = body.network.config
     dim = config.hidden_size if kind in _CLASS_TOKEN_FIRST else None
     parent, _, leaf = path.rpartition(".")
@@ -202,13 +202,13 @@ def load_body(folder: Path, name: str) -> tuple[nn.Module, dict[str, Any], Prepr
 
 
 def load_preprocess(folder: Path, name: str) -> Preprocess:
-    """What the folder's image processor does; ModelError if it is not there, or of no form that is known."""
+    """What the folder's image processor does; ModelError if it is missing or of an unknown form."""
     transformers = import_transformers()
     path = folder / PREPROCESS_FILE
     if not path.is_file():
         raise ModelError(
-            f"{name} has no {PREPROCESS_FILE}, so how its images are prepared is not known. Put into {folder} the "
-            "one of the model that it was trained from, with "
+            f"{name} has no {PREPROCESS_FILE}, so its preprocessing is unknown. Put into {folder} the file of the "
+            "model that it was trained from, with "
             "AutoImageProcessor.from_pretrained(MODEL).save_pretrained(FOLDER)."
         )
     try:
@@ -225,16 +225,14 @@ def load_head(folder: Path, name: str) -> Any:
     """The classifier of a model folder, as `original_head.OriginalHead`.
 
     Raises:
-        ModelError: it has none, or not one linear layer on the features.
+        ModelError: no classifier, or not one linear layer on the features.
     """
     from backbench.backbones.core.original_head import take_head
 
     body, has_classifier = load_network(folder, name)
     path = head_path(body.network)
     if path is None or not has_classifier:
-        raise ModelError(
-            f"{name} comes without a classifier of its own. Choose a method that is fitted, such as logistic."
-        )
+        raise ModelError(f"{name} comes without a classifier. Choose a method that fits a head, such as logistic.")
     bare = drop_head(copy.deepcopy(body), read_config(folder)["model_type"])
     classes = _name_classes(_read_labels(folder), name)
     size = load_preprocess(folder, name).size
@@ -242,7 +240,7 @@ def load_head(folder: Path, name: str) -> Any:
 
 
 def _name_classes(labels: Sequence[str], name: str) -> tuple[str, ...]:
-    """WordNet ids where the labels are ImageNet's words in its order, or as many numbers as it has; else names."""
+    """WordNet ids if the labels are ImageNet's words in order, or as many numbers; else names."""
     from backbench.backbones.core.original_head import classes_of_size, read_lemmas, read_subset
 
     if all(label == f"LABEL_{row}" for row, label in enumerate(labels)):
@@ -256,7 +254,7 @@ def _name_classes(labels: Sequence[str], name: str) -> tuple[str, ...]:
 
 
 def _read_labels(folder: Path) -> list[str]:
-    """The names of the classes in `config.json`, by row; without any, the two that the library makes up."""
+    """The names of the classes in `config.json`, by row; without any, the library's two default names."""
     said = parse_json(read_file(folder / CONFIG_FILE, MAX_CONFIG_BYTES))
     named = said.get("id2label")
     if isinstance(named, dict) and named:
@@ -270,20 +268,21 @@ def _make_config(config: Mapping[str, Any], *, num_labels: int) -> Any:
     settings = {key: value for key, value in clean_config(config).items() if key != "model_type"}
     settings |= {"num_labels": num_labels, "return_dict": True}
     made = transformers.AutoConfig.for_model(config["model_type"], **settings)
-    made.architectures = []  # of kinds with several classifiers (DeiT with and without a teacher) the plain one
+    # for kinds with several classifiers (DeiT with and without a teacher) use the plain one
+    made.architectures = []
     return made
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """No bars and no reports of the library on stderr."""
+    """Hide bars and reports of the library on stderr."""
     import_transformers()
     from transformers.utils import logging
 
     before, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
-    # told of by torchao, which transformers imports where it is installed
+    # from torchao, which transformers imports if installed
     noisy = getLogger("torch.utils._pytree")
     level = noisy.level
     noisy.setLevel(ERROR)

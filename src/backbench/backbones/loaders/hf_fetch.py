@@ -19,13 +19,14 @@ CARD_FILE = "README.md"
 def fetch_repo(repo: str) -> Path:
     """The folder of one revision of a repository: config, preprocessing, weights and, if it has one, its card.
 
-    Nothing but these files is fetched, and no format but safetensors. What is here is not asked for again.
+    Downloads only these files, and weights only as safetensors. Local files are not checked again.
 
     Raises:
-        ModelError: something is not here and can't be had; says what, why and how to get it.
+        ModelError: a file is missing and can't be downloaded; the message gives the file, the reason and the
+            remedy.
         MissingExtra: transformers is not installed.
     """
-    import_transformers()  # said before anything is fetched
+    import_transformers()  # raises before any download
     config = _fetch(repo, NEEDED[0], "main")
     folder = config.parent
     for file in NEEDED[1:]:
@@ -38,10 +39,10 @@ def fetch_repo(repo: str) -> Path:
 
 
 def ask_repo(repo: str) -> None:
-    """Raises what keeps the weights of a repository from being fetched and used; fetches its small files alone.
+    """Raise an error if the weights of a repository can't be downloaded and used; downloads only small files.
 
     Raises:
-        ModelError, MissingExtra: as `fetch_repo`, and for a kind of network that is not offered.
+        ModelError, MissingExtra: as `fetch_repo`, and for an unsupported kind of network.
     """
     import_transformers()
     folder = _fetch(repo, NEEDED[0], "main").parent
@@ -52,7 +53,7 @@ def ask_repo(repo: str) -> None:
 
 
 def _fetch_weights(repo: str, revision: str) -> None:
-    """One file, or the parts that an index names."""
+    """Download one file, or the shards of an index."""
     try:
         _fetch(repo, WEIGHTS_FILE, revision)
         return
@@ -64,7 +65,7 @@ def _fetch_weights(repo: str, revision: str) -> None:
         raise whole from None
     for part in read_names(index):
         if not part.endswith(".safetensors"):
-            raise ModelError(f"{index} names {part[:80]!r}, which is no safetensors file.")
+            raise ModelError(f"{index} names {part[:80]!r}, which is not a safetensors file.")
         _fetch(repo, part, revision)
 
 

@@ -1,4 +1,4 @@
-"""How a transformers model wants its images, from its `preprocessor_config.json`, in the words of `Preprocess`."""
+"""Convert the `preprocessor_config.json` of a transformers model to `Preprocess`."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ _KNOWN = (
     "Siglip",
     "ViT",
 )
-"""Image processors whose steps are those below; others flip channels, pad, or make tokens of colours."""
+"""Image processors with the steps below; others flip channels, pad, or make colour tokens."""
 _RESAMPLINGS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}
 _CONVNEXT_SQUASHED_FROM = 384
 _LEVIT_SCALE = 256 / 224
 
 
 def read_preprocess(said: Mapping[str, Any], where: str) -> Preprocess:
-    """What the settings of an image processor, defaults filled in, come to.
+    """Convert the settings of an image processor, with defaults filled in.
 
-    Where a processor would leave images of many shapes as they are (short side to a size, no crop), the middle is
-    cut out, as one batch has one shape.
+    If a processor keeps images of different shapes (short side to a size, no crop), the centre is cropped, because
+    a batch has one shape.
 
     Args:
-        said: as `to_dict` of transformers' image processors gives it.
-        where: what to call it in messages.
+        said: `to_dict` of a transformers image processor.
+        where: name for messages.
 
     Raises:
-        ModelError: it prepares images in a way that `Preprocess` can't say.
+        ModelError: a step that `Preprocess` can't express.
     """
     kind = str(said.get("image_processor_type", "")).removesuffix("Fast").removesuffix("Pil")
     kind = kind.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
     if kind not in _KNOWN or said.get("do_pad"):
         raise ModelError(
-            f"{where} prepares images by '{said.get('image_processor_type')}', whose steps are not known here. "
-            f"Known: those of {', '.join(_KNOWN)}. Take a timm model of that kind, or a card for its weights."
+            f"{where} uses the unsupported image processor '{said.get('image_processor_type')}'. Supported: "
+            f"{', '.join(_KNOWN)}. Use a timm model of that kind, or a card for its weights."
         )
     mean, std = _normalisation(said, kind)
     if not all(value > 0 for value in std):
@@ -65,7 +65,7 @@ def read_preprocess(said: Mapping[str, Any], where: str) -> Preprocess:
 def _interpolation(said: Mapping[str, Any], where: str) -> Any:
     found = _RESAMPLINGS.get(said.get("resample", 2))
     if found is None:
-        raise ModelError(f"{where} resizes by 'resample' {said.get('resample')}, which is not offered here.")
+        raise ModelError(f"{where} resizes by 'resample' {said.get('resample')}, which is not supported.")
     return found
 
 
@@ -82,13 +82,13 @@ def _shape(said: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
     fraction = _fraction(crop[0], sides[0])
     if crop[0] > sides[0] or crop[1] > sides[1] or abs(fraction - crop[1] / sides[1]) > 1e-6:
         raise ModelError(
-            f"{where} cuts {crop[0]} x {crop[1]} pixels out of {sides[0]} x {sides[1]}, which is not offered here."
+            f"{where} crops {crop[0]} x {crop[1]} pixels from {sides[0]} x {sides[1]}, which is not supported."
         )
     return {"size": crop, "resize": resize, "crop_fraction": fraction}
 
 
 def _convnext_shape(said: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """ConvNeXt's own law: up to 384 pixels a centre crop of `crop_pct`, from there on the whole image squashed."""
+    """ConvNeXt's own rule: below 384 pixels a centre crop of `crop_pct`, else the whole image squashed."""
     sides = _sides(said.get("size"), where)
     if sides[0] >= _CONVNEXT_SQUASHED_FROM:
         return {"size": sides, "resize": "squash"}
@@ -96,7 +96,7 @@ def _convnext_shape(said: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _fraction(crop: int, side: int) -> float:
-    """crop / side, so that dividing by it gives `side` back, not a hair less."""
+    """crop / side, rounded so that dividing by it gives back at least `side`."""
     fraction = crop / side
     while math.floor(crop / fraction) < side:
         fraction = math.nextafter(fraction, 0)
@@ -108,15 +108,15 @@ def _sides(size: Any, where: str) -> tuple[int, int]:
         return size["shortest_edge"], size["shortest_edge"]
     if isinstance(size, Mapping) and isinstance(size.get("height"), int) and isinstance(size.get("width"), int):
         return size["height"], size["width"]
-    raise ModelError(f"{where} does not say to what size images are brought: {size!r}.")
+    raise ModelError(f"{where} does not give the size of images: {size!r}.")
 
 
 def _normalisation(said: Mapping[str, Any], kind: str) -> tuple[Any, Any]:
-    """Mean and deviation for pixels in 0..1, whatever the factor that the processor brings them to."""
+    """Mean and deviation for pixels in 0..1, for any rescaling factor of the processor."""
     mean, std = [0.0] * 3, [1.0] * 3
     if said.get("do_normalize", True):
         mean, std = list(said.get("image_mean") or mean), list(said.get("image_std") or std)
-        if kind == "EfficientNet" and said.get("include_top"):  # divides by the deviation a second time
+        if kind == "EfficientNet" and said.get("include_top"):  # divides by the standard deviation a second time
             std = [value**2 for value in std]
     scale = 255 * float(said["rescale_factor"]) if said.get("do_rescale", True) else 255.0
     shift = 1.0 if said.get("rescale_offset") else 0.0  # pixels in -1..1

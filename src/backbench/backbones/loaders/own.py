@@ -28,7 +28,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "tiny_vit": tiny_nets.TinyViT,
 }
 VIT_OPTIONS = {"patch_size": "patch", "embed_dim": "width", "depth": "depth", "num_heads": "heads"}
-"""What a card may change of a vision transformer, by the name timm has for it."""
+"""Options of a vision transformer that a card may set, by timm's names."""
 POOLINGS = {"token": "token", "avg": "mean"}
 
 
@@ -47,18 +47,18 @@ def load_own_body(
     weights: Path,
     choice: Choice = Choice(),  # noqa: B008 - frozen
 ) -> tuple[nn.Module, str]:
-    """The network of that name, without a head, with every tensor from the file, in eval mode; and the remark on
-    which of the file's tensors they are.
+    """The network of that name, without a head, with every tensor from the file, in eval mode; and a remark on
+    the choice of tensors.
 
     Args:
         name: `vit_base_patch16`, `cnn`, ...
         options: for a vision transformer `img_size`, `global_pool`, `patch_size`, `embed_dim`, `depth` and
-            `num_heads`; `num_classes` changes nothing, as the head is left aside; none else for the others.
+            `num_heads`; `num_classes` has no effect, because the head is ignored. Other networks have no options.
         weights: for a vision transformer also one of the source's `.npz` checkpoints.
-        choice: what the card says of where in its file they are.
+        choice: the card's choice of tensors in the file.
 
     Raises:
-        ModelError: no such network, options it does not take, or weights that are not those of such a network.
+        ModelError: no such network, invalid options, or weights that do not fit.
     """
     config = vit_config_of(name, options)
     if config is not None:
@@ -115,7 +115,11 @@ def _load_vit(
         with torch.device("meta"):
             own = drop_head(VisionTransformer(config)).state_dict()
         taken = find_state(open_weights(weights), own, where=str(weights), choice=choice)
-        state, remark, heads = taken.state, taken.remark, config.heads  # these files do not say the heads
+        state, remark, heads = (
+            taken.state,
+            taken.remark,
+            config.heads,
+        )  # these files do not hold the number of heads
     network = vit_weights.make_vit_from_state(config, state, where=str(weights))
     if heads != config.heads:
         raise ModelError(f"{weights} is a ViT with {heads} heads and not {config.heads}. Check the architecture.")
@@ -127,4 +131,4 @@ def _load_vit(
 def _refuse(name: str, options: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
     unknown = [key for key in options if key not in allowed]
     if unknown:
-        raise ModelError(f"{PREFIX}{name} takes no option '{unknown[0]}'. Allowed: {', '.join(allowed)}.")
+        raise ModelError(f"{PREFIX}{name} has no option '{unknown[0]}'. Allowed: {', '.join(allowed)}.")

@@ -30,11 +30,11 @@ def load_pretrained(name: str, file: Path) -> nn.Module:
 def load_network(name: str, file: Path) -> nn.Module:
     """A published timm model from its weights file, head included.
 
-    The whole network is filled, strictly, and its head is dropped afterwards: timm itself stops
-    complaining about missing tensors as soon as it is asked for a network without a head.
+    All weights are loaded strictly, then the head is dropped: timm does not report missing tensors if it makes a
+    network without a head.
 
     Raises:
-        ModelError: the file is damaged, or is not that of this model.
+        ModelError: the file is damaged or belongs to another model.
     """
     prefer_no_telemetry()
     import timm
@@ -42,17 +42,17 @@ def load_network(name: str, file: Path) -> nn.Module:
     overlay = {"file": str(file), "custom_load": False}
     try:
         network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
-    except Exception as error:  # timm and torch report a wrong or damaged file in many ways
+    except Exception as error:  # timm and torch report wrong or damaged files in many ways
         _explain_failure(name, file)
         raise ModelError(
-            f"{file} can't be loaded as '{name}': {tell_reason(error)}. "
-            f"If it is damaged, delete it and it will be fetched again."
+            f"{file} can't be loaded as '{name}': {tell_reason(error)}. If it is damaged, delete it; backbench "
+            "downloads it again."
         ) from error
     return network
 
 
 def _explain_failure(name: str, file: Path) -> None:
-    """Raises ModelError if it can be told what keeps a file from being that of a published model."""
+    """Raise ModelError if the reason is known why a file does not fit a published model."""
     held = open_weights(file)
     outline = make_outline(lambda: make_network(name, {}))
     if outline is not None:
@@ -60,7 +60,7 @@ def _explain_failure(name: str, file: Path) -> None:
         taken = find_state(
             held, own, where=str(file), convert=lambda state: convert_names(state, outline, str(file))
         )
-        otherwise = f"It is not the whole file of '{name}': delete it, and it is fetched again."
+        otherwise = f"It is not the complete file of '{name}': delete it; backbench downloads it again."
         advice = explain_misfit(own, taken.state, f"timm/{name}", otherwise)
         check_state(own, taken.state, where=str(file), advice=advice)
 
@@ -74,43 +74,44 @@ def make_network(architecture: str, options: Mapping[str, Any]) -> nn.Module:
 
 
 def convert_names(state: State, network: nn.Module, where: str) -> State | None:
-    """Tensors by the names of the original code (DINOv2, ConvNeXt, Swin, BEiT, ...) turned into timm's, by timm.
+    """Tensors by the names of the original code (DINOv2, ConvNeXt, Swin, BEiT, ...) converted to timm's names by
+    timm.
 
     Args:
-        state: by the names in the file; left as it is.
-        network: of timm, on any device.
-        where: what to call the file in messages.
+        state: by the names in the file; not changed.
+        network: a timm network on any device.
+        where: name of the file for messages.
 
     Returns:
         None if timm has no conversion for this network, or if it fails.
 
     Raises:
-        ModelError: timm would resize position embeddings, which makes other features than the file's.
+        ModelError: timm would resize position embeddings, which changes the features.
     """
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return None
     try:
         converted = dict(convert(dict(state), network))
-    except Exception:  # a state that is not of this network fails in many ways
+    except Exception:  # tensors of another network fail in many ways
         return None
     resized = [name for name, tensor in converted.items() if _RESIZED.search(name) and _is_resized(tensor, state)]
     if resized:
         raise ModelError(
             f"{where}: its {resized[0]} is for another image size than the network's: set options.img_size and "
-            "preprocess.size in the card to the size it was trained at."
+            "preprocess.size in the card to the size of its training."
         )
     return converted
 
 
 def _is_resized(tensor: Tensor, state: State) -> bool:
-    """Whether there is no tensor of that size in the file, but for the positions of one or two tokens."""
+    """Whether no tensor in the file has this size, except for the positions of one or two tokens."""
     width = tensor.shape[-1] if tensor.ndim else 1
     return not any(0 <= each.numel() - tensor.numel() <= 2 * width for each in state.values())
 
 
 def drop_head(network: Any) -> nn.Module:
-    """Take the classification layer off, in place, as timm does it; a few encoders never had one."""
+    """Remove the classification layer in place, as timm does; a few encoders have none."""
     if hasattr(network, "reset_classifier"):
         network.reset_classifier(0)
     return network
@@ -124,11 +125,11 @@ def published_preprocess(name: str) -> Preprocess:
 
 
 def decide_preprocess(network: Any) -> Preprocess:
-    """How timm says that images must be prepared for these weights, at the size they were trained for.
+    """timm's preprocessing for these weights, at their training size.
 
-    timm's 'border' (the image shrunk to fit, the rest filled) becomes 'squash': both show the network all of the
-    image, and filling would add an edge that these features see. A crop fraction over 1 (an image shrunk, and
-    filled around) becomes 1.
+    timm's 'border' (the image shrunk to fit, the rest filled) becomes 'squash': both show the whole image
+    to the network, but padding would add an edge to the features. A crop fraction over 1 (a shrunk and padded
+    image) becomes 1.
     """
     return _read_config(network.pretrained_cfg)
 

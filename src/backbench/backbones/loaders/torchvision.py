@@ -27,18 +27,18 @@ def make_network(name: str, options: Mapping[str, Any] | None = None) -> nn.Modu
 
 
 def drop_head(network: Any) -> nn.Module:
-    """Replace what comes after the features, in place, and return the network.
+    """Replace the layers after the features in place, and return the network.
 
-    The last linear layer becomes the identity, whatever precedes it stays: AlexNet and VGG give the 4096 values
+    The last linear layer becomes the identity; layers before it stay: AlexNet and VGG give the 4096 values
     of their second hidden layer, MobileNet-V3 those of its hidden layer. SqueezeNet classifies by a convolution:
-    its features are averaged over positions instead. Auxiliary heads go: they run in training only.
+    its features are averaged over positions instead. Auxiliary heads are removed: they run in training only.
     """
     for auxiliary in ("aux1", "aux2", "AuxLogits"):
         if hasattr(network, auxiliary):
             setattr(network, auxiliary, None)
             network.aux_logits = False
     if is_squeezenet(network):
-        network.classifier = nn.AdaptiveAvgPool2d(1)  # its forward flattens what the classifier gives
+        network.classifier = nn.AdaptiveAvgPool2d(1)  # its forward flattens the output of the classifier
         return network
     parent, _, leaf = head_path(network).rpartition(".")
     setattr(network.get_submodule(parent), leaf, nn.Identity())
@@ -59,12 +59,12 @@ def head_path(network: nn.Module) -> str:
 
 
 def rename_old_name(name: str) -> str:
-    """DenseNet's published files say 'norm.1' where the network says 'norm1'; other names stay as they are."""
+    """DenseNet's published files have 'norm.1' for the network's 'norm1'; other names are unchanged."""
     return _OLD_NAME.sub(r"\1\2", name)
 
 
 def published_options(name: str, size: int) -> dict[str, Any]:
-    """What torchvision itself sets when it makes the network for its default weights of that input size."""
+    """Options that torchvision sets for its default weights of that input size."""
     if name in PORTED:
         return {"transform_input": True}
     return {"image_size": size} if name.startswith("vit_") else {}
@@ -79,7 +79,7 @@ def load_network(name: str, file: Path, size: int) -> nn.Module:
     """A published torchvision model from its weights file, head included, for square images of `size` pixels.
 
     Raises:
-        ModelError: the file is damaged, or is not that of this model.
+        ModelError: the file is damaged or belongs to another model.
     """
     network = make_network(name, published_options(name, size))
     taken = find_state(open_weights(file), network.state_dict(), where=str(file), rename=rename_old_name)
