@@ -1,1 +1,1 @@
-"""Heads on frozen features: what they are, and how they are solved and chosen."""
+"""Heads on frozen features: kinds of heads, solvers and model selection."""

@@ -1,4 +1,4 @@
-"""How a value is chosen on validation, by accuracy as far as it can tell; and how scores become probabilities."""
+"""Choose values on validation by accuracy and likelihood; convert scores to probabilities."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BISECTIONS = 40
 
 @dataclass(frozen=True)
 class Score:
-    """What a candidate reached on validation: accuracy in 0..1, mean negative log likelihood in nats."""
+    """A candidate's validation result: accuracy in 0..1, mean negative log likelihood in nats."""
 
     accuracy: float
     nll: float
@@ -33,11 +33,11 @@ def score_logits(logits: np.ndarray, labels: np.ndarray) -> Score:
 
 
 def choose_best(scores: Sequence[Score], num: int) -> int:
-    """Index of the likeliest of the candidates that are as accurate as the best, for all that `num` images tell.
+    """Index of the candidate with the lowest NLL among those as accurate as the best, within one standard error.
 
-    Those within one standard error of the highest accuracy count as equal to it; of these the lowest NLL wins,
-    then the first. With few images accuracies are too coarse to choose by, with many they decide alone.
-    Source: the one-standard-error rule of Breiman et al. 1984, with likelihood in the place of simplicity.
+    Accuracies within one standard error of the highest count as equal (`num` images); of these the lowest NLL
+    wins, then the first. With few images accuracies are too coarse for a choice, with many they decide alone.
+    Source: the one-standard-error rule of Breiman et al. 1984, with likelihood instead of simplicity.
     """
     best = max(score.accuracy for score in scores)
     expected = (best * num + 2) / (num + 4)  # Agresti and Coull; never 1, which would leave no error
@@ -46,7 +46,7 @@ def choose_best(scores: Sequence[Score], num: int) -> int:
 
 
 def is_beyond_edge(scores: Sequence[Score], chosen: int) -> bool:
-    """Whether the choice is the first or last candidate and beats its neighbour, so that a wider sweep may win."""
+    """Whether the choice is at an edge and beats its neighbour, so a wider sweep may be better."""
     if len(scores) < 2 or chosen not in (0, len(scores) - 1):
         return False
     neighbour = 1 if chosen == 0 else len(scores) - 2
@@ -56,8 +56,8 @@ def is_beyond_edge(scores: Sequence[Score], chosen: int) -> bool:
 def fit_scale(scores: np.ndarray, labels: np.ndarray) -> float:
     """The factor s > 0 for which softmax(s x scores) is most likely, given (n, classes) scores and (n,) labels.
 
-    One more example, equally of every class, is added, so that s stays finite where every label is predicted
-    right. The likelihood is convex in s, so its slope is bisected.
+    One extra example with equal shares of all classes keeps s finite if every label is predicted correctly. The
+    loss is convex in s, so its slope is bisected.
     """
     values = scores.astype(np.float64)
     spread = float(np.abs(values - values.mean(axis=1, keepdims=True)).mean())
@@ -80,7 +80,7 @@ def fit_scale(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def fit_prior(task: Task) -> Fitted:
-    """The head for features that say nothing, being the same for every image: the classes' shares."""
+    """The head for constant features: it predicts the classes' shares."""
     labels = np.concatenate([task.train.labels, task.val.labels])
     dim = task.train.values.shape[1]
     choices: dict[str, Any] = {"constant_features": True}

@@ -1,7 +1,7 @@
-"""Which classes of a model's original classifier stand for the classes of a data set.
+"""Map the classes of a data set to classes of a model's published classifier.
 
-From the surest source to the least sure: what the user says, a curated table, the same name, WordNet itself where
-nltk and its data are installed, and the words that ImageNet's lists give for each class.
+Sources in order of reliability: the user's map, a curated table, the same name, WordNet (if nltk and its data are
+installed), and the words in ImageNet's lists of classes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from backbench.storage import read_file
 
 MAX_MAP_BYTES = 10_000_000
 GUESSED = ("word", "last word", "definition")
-"""Sources that may be wrong about what a class name means."""
+"""Sources that may misunderstand a class name."""
 _IRREGULAR = {
     "men": "man",
     "women": "woman",
@@ -44,7 +44,7 @@ _END = re.compile(
 
 @dataclass(frozen=True)
 class Counterpart:
-    """Ids of the model's classes that stand for one class of the data, in the order of its rows; who says so."""
+    """Ids of the model's classes that stand for one class of the data, in row order, with the source."""
 
     ids: tuple[str, ...]
     source: str
@@ -53,16 +53,16 @@ class Counterpart:
 def find_counterparts(
     class_names: Sequence[str], head_classes: Sequence[str], given: Mapping[str, Sequence[str]], table: str
 ) -> dict[str, Counterpart]:
-    """The counterparts of each class, in order; without ids where there is none.
+    """The matches of each class, in order; without ids if there is none.
 
     Args:
         class_names: of the data set.
         head_classes: of the original classifier: WordNet ids, or names.
-        given: what the user says, by class name; wins over everything else.
-        table: one of `synsets.TABLES`, 'auto' for the first that knows every class, or 'none'.
+        given: the user's map, by class name; has priority.
+        table: one of `synsets.TABLES`, 'auto' for the first with all classes, or 'none'.
 
     Raises:
-        ConfigError: `given` or the table does not fit the classes; says which, with the nearest.
+        ConfigError: `given` or the table does not fit the classes; the message names them and the nearest.
     """
     _check_given(given, class_names, head_classes)
     chosen = find_table(class_names) if table == "auto" else None if table == "none" else table
@@ -70,7 +70,7 @@ def find_counterparts(
     if chosen is not None and (missing := [name for name in class_names if plain_name(name) not in known]):
         close = nearest(plain_name(missing[0]), known)
         hint = f" Nearest: {', '.join(close)}." if close else ""
-        raise ConfigError(f"options.table '{chosen}' does not know the class {shown(missing[0])}.{hint}")
+        raise ConfigError(f"options.table '{chosen}' has no class {shown(missing[0])}.{hint}")
     found = {}
     for name in class_names:
         if name in given:
@@ -85,10 +85,10 @@ def find_counterparts(
 def describe_classes(
     class_names: Sequence[str], head: TextHead, given: Mapping[str, Sequence[str]], templates: Sequence[str]
 ) -> tuple[OriginalHead, dict[str, Counterpart]]:
-    """A classifier whose rows are the mean embeddings of what is said of each class, and what that is.
+    """A classifier whose rows are mean embeddings of sentences about each class, and these sentences' words.
 
     Args:
-        given: words for a class, in the place of its name; none: the class is never answered.
+        given: words for a class instead of its name; none: the class is never predicted.
         templates: sentences with one {} for the words.
 
     Raises:
@@ -119,7 +119,7 @@ def _check_given(
             if each not in known:
                 close = nearest(each[:LONGEST_SHOWN], head_classes) or list(head_classes[:3])
                 raise ConfigError(
-                    f"The map gives {shown(each)} for the class {shown(name)}, which is none of the "
+                    f"The map gives {shown(each)} for the class {shown(name)}, which is not one of the "
                     f"{len(head_classes):,} classes of the model. Nearest: "
                     f"{', '.join(describe_id(found) for found in close)}."
                 )
@@ -141,7 +141,7 @@ def _among(wanted: Collection[str], head_classes: Sequence[str], source: str) ->
 
 
 def _search(name: str, head_classes: Sequence[str]) -> Counterpart:
-    """By the class's name alone."""
+    """Search by the class's name only."""
     wanted = plain_name(name)
     same = [each for each in head_classes if plain_name(each) == wanted]
     if same:
@@ -159,7 +159,7 @@ def _search(name: str, head_classes: Sequence[str]) -> Counterpart:
 
 @cache
 def _ids_by_words(source: str, num_words: int) -> Mapping[str, frozenset[str]]:
-    """`_key` of words -> ids whose words they are ('word'), or end in them, or whose definition's subject does."""
+    """`_key` of words -> ids with these words ('word'), with words ending in them, or with such a definition."""
     ids: dict[str, set[str]] = {}
     if source == "definition":
         subjects = [(each, _genus(definition)) for each, definition in read_definitions().items()]
@@ -172,7 +172,7 @@ def _ids_by_words(source: str, num_words: int) -> Mapping[str, frozenset[str]]:
 
 
 def _below_in_wordnet(name: str) -> tuple[str, ...]:
-    """Ids of all that the most usual sense of the name comprises; empty without nltk, its data, or such a word."""
+    """Ids of all hyponyms of the name's most usual sense; empty without nltk, its data, or such a word."""
     try:
         from nltk.corpus import wordnet
 
@@ -186,7 +186,7 @@ def _below_in_wordnet(name: str) -> tuple[str, ...]:
 
 
 def _key(words: str) -> str:
-    """What two spellings of one name have in common: 'Sea horses' and 'seahorse' -> 'seahorse'."""
+    """The common key of different spellings: 'Sea horses' and 'seahorse' -> 'seahorse'."""
     *first, last = plain_name(words).split() or [""]
     return "".join((*first, _singular(last)))
 
@@ -208,16 +208,16 @@ def _singular(word: str) -> str:
 
 
 def _genus(definition: str) -> str:
-    """What a definition says the thing is: 'any of various toothed whales with a ...' -> 'toothed whales'."""
+    """The genus in a definition: 'any of various toothed whales with a ...' -> 'toothed whales'."""
     rest = _OPENING.sub("", definition, count=1)
     return _END.split(rest, maxsplit=1)[0].strip()
 
 
 def read_map(path: Path) -> dict[str, tuple[str, ...]]:
-    """Class name -> ids, from a CSV file with a row 'class,id' for each; a class with an empty id stands for none.
+    """Class name -> ids, from a CSV file with a row 'class,id' for each; a class with an empty id has no match.
 
     Raises:
-        ConfigError: it can't be read, or a row is of another form; says which.
+        ConfigError: the file can't be read, or a row has another form.
     """
     try:
         rows = list(csv.reader(read_file(path, MAX_MAP_BYTES).decode("utf-8-sig").splitlines()))
@@ -230,7 +230,9 @@ def read_map(path: Path) -> dict[str, tuple[str, ...]]:
         if not any(cells) or (number == 1 and cells[:2] in (["class", "synset"], ["class", "id"])):
             continue
         if len(cells) != 2 or not cells[0]:
-            raise ConfigError(f"The map '{path}': line {number} is not 'class,id', as in 'deer,n02430045': {row}.")
+            raise ConfigError(
+                f"The map '{path}': line {number} is not 'class,id' such as 'deer,n02430045': {row}."
+            )
         found.setdefault(cells[0], []).extend([cells[1]] if cells[1] else [])
     if not found:
         raise ConfigError(f"The map '{path}' is empty. Give a row 'class,id' for each class.")
@@ -238,6 +240,6 @@ def read_map(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def describe_id(each: str) -> str:
-    """'n02123045 tabby'; a name stays as it is."""
+    """'n02123045 tabby'; a name is unchanged."""
     words = read_lemmas().get(each) if ID.fullmatch(each) else None
     return f"{each} {words[0]}" if words else each

@@ -1,4 +1,4 @@
-"""Heads as torch modules: trained ones, and solved ones turned into modules; each rebuilt from a description."""
+"""Heads as torch modules: trained heads, and converted solved heads; each can be rebuilt from its description."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from backbench.heads.heads import (
 from backbench.heads.standardise import to_tensor
 
 START_STD = 0.01
-"""Of a fresh head's weights: small, so that training starts from nearly equal probabilities."""
+"""Standard deviation of a new head's weights: small, so that training starts from nearly equal probabilities."""
 
 HeadKind = Literal["linear", "mlp", "cosine", "neighbours", "grouped"]
 
 
 class HeadSpec(Frozen):
-    """What must be known of a head besides its tensors."""
+    """The description of a head besides its tensors."""
 
     kind: HeadKind
     dim: int = Field(ge=1, le=10_000_000)
@@ -38,8 +38,8 @@ class HeadSpec(Frozen):
     hidden: int = Field(default=0, ge=0, le=10_000_000, description="mlp: width of the hidden layer")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="linear, mlp: in training only")
     num_rows: int = Field(default=0, ge=0, description="neighbours: stored rows; grouped: finer classes")
-    k: int = Field(default=0, ge=0, description="neighbours: how many of them vote")
-    temperature: float = Field(default=1.0, gt=0.0, description="neighbours: of the votes")
+    k: int = Field(default=0, ge=0, description="neighbours: number that vote")
+    temperature: float = Field(default=1.0, gt=0.0, description="neighbours: temperature of the votes")
 
 
 class HeadModule(nn.Module):
@@ -153,19 +153,21 @@ KINDS: dict[HeadKind, type[HeadModule]] = {
 
 
 def build_head(spec: HeadSpec) -> HeadModule:
-    """An empty head of that description, to be filled with `load_state_dict`; ModelError if it makes no sense."""
+    """An empty head of that description, to be filled with `load_state_dict`; ModelError if it is inconsistent."""
     if spec.kind == "mlp" and not spec.hidden:
         raise ModelError("a head of kind 'mlp' needs a hidden layer")
     if spec.kind == "neighbours" and not 1 <= spec.k <= spec.num_rows:
-        raise ModelError(f"a head of kind 'neighbours' can't ask {spec.k} of {spec.num_rows} rows")
+        raise ModelError(f"a head of kind 'neighbours' can't use {spec.k} of {spec.num_rows} rows")
     if spec.kind == "grouped" and not spec.num_rows:
         raise ModelError("a head of kind 'grouped' needs rows")
-    with torch.random.fork_rng(devices=[]):  # layers draw weights that are replaced: leave no trace of it
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # layers draw weights that are replaced: keep torch's generator unchanged
         return KINDS[spec.kind](spec).eval()
 
 
 def make_linear(dim: int, classes: int, rng: torch.Generator, dropout: float = 0.0) -> HeadModule:
-    """A fresh linear head: weights of standard deviation 0.01 from `rng`, biases 0."""
+    """A new linear head: weights of standard deviation 0.01 from `rng`, biases 0."""
     head = build_head(HeadSpec(kind="linear", dim=dim, classes=classes, dropout=dropout))
     assert isinstance(head, LinearModule)
     nn.init.normal_(head.weight, std=START_STD, generator=rng)
@@ -173,7 +175,7 @@ def make_linear(dim: int, classes: int, rng: torch.Generator, dropout: float = 0
 
 
 def make_mlp(dim: int, hidden: int, classes: int, dropout: float, rng: torch.Generator) -> HeadModule:
-    """A fresh head with one hidden layer, whose weights are drawn so that the features keep their size."""
+    """A new head with one hidden layer; random weights keep the scale of the features."""
     head = build_head(HeadSpec(kind="mlp", dim=dim, hidden=hidden, classes=classes, dropout=dropout))
     assert isinstance(head, MlpModule)
     nn.init.normal_(head.hidden.weight, std=math.sqrt(2.0 / dim), generator=rng)
@@ -187,10 +189,10 @@ def to_module(head: Head, dropout: float = 0.0) -> HeadModule:
     """A solved head as a module with the same logits; it shares no memory with it.
 
     Args:
-        dropout: of the features, should a linear head be trained on; 0 <= dropout < 1.
+        dropout: of the features, for further training of a linear head; 0 <= dropout < 1.
 
     Raises:
-        ModelError: a kind of head that is not known here.
+        ModelError: an unknown kind of head.
     """
     if isinstance(head, LinearHead):
         classes, dim = head.weights.shape
@@ -221,7 +223,7 @@ def to_module(head: Head, dropout: float = 0.0) -> HeadModule:
         spec = HeadSpec(kind="grouped", dim=dim, classes=head.num_classes, num_rows=num_rows)
         arrays = {"weight": head.weights, "bias": head.bias, "groups": head.groups}
     else:
-        raise ModelError(f"a head of type {type(head).__name__} can't be turned into a module")
+        raise ModelError(f"a head of type {type(head).__name__} can't be converted to a module")
     module = build_head(spec)
     tensors = {name: to_tensor(array, "cpu") for name, array in arrays.items()}
     if isinstance(head, CosineHead):
@@ -231,8 +233,8 @@ def to_module(head: Head, dropout: float = 0.0) -> HeadModule:
 
 
 def _unit_rows(values: Tensor) -> Tensor:
-    """Rows brought to length 1, a row of zeros stays so; the same steps as `heads.normalise_rows`."""
-    largest = values.abs().amax(dim=1, keepdim=True)  # squares of 1e20 and of 1e-30 would leave float32
+    """Rows scaled to length 1, rows of zeros unchanged; the same steps as `heads.normalise_rows`."""
+    largest = values.abs().amax(dim=1, keepdim=True)  # squares of 1e20 and of 1e-30 would exceed float32's range
     scaled = values / torch.where(largest > 0, largest, torch.ones_like(largest))
     length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
     return scaled / length.clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,4 +1,4 @@
-"""Heads: what is put on frozen features to get logits, and what `adapt` hands back."""
+"""Heads, which turn frozen features into logits, and the result of `adapt`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from backbench.heads.standardise import to_tensor
 BLOCK_ROWS = 4096
 SIMILARITIES_PER_BLOCK = 1 << 22
 ABSENT_LOGIT = -20.0
-"""Logit of a class without examples, where the best of the others is at least 0: probability below 3e-9."""
+"""Logit of a class without examples; the best of the others is at least 0, so its probability is below 3e-9."""
 MIN_PRIOR = 1e-9
 UNMAPPED_LOGIT = -200.0
-"""Logit of a class that stands for no row of a `GroupedHead`, where the best of the others is at least 0: its
-probability is 0 in float32."""
+"""Logit of a class without a row in a `GroupedHead`; the best of the others is at least 0, so its probability is 0
+in float32."""
 
 
 class Head(Protocol):
@@ -69,11 +69,10 @@ class CosineHead:
 class NeighbourHead:
     """Log of the class shares among the k most similar stored rows, each voting with exp(cosine / temperature).
 
-    The votes count as k examples, to which one more is added, shared out as the classes are among the stored
-    rows, so that no probability is 0.
+    One extra vote is divided by the classes' shares among the stored rows, so that no probability is 0.
 
     Args:
-        directions: (n, dim) float32, the stored rows, `(row - mean) * inverse_std` brought to length 1.
+        directions: (n, dim) float32, the stored rows, `(row - mean) * inverse_std` scaled to length 1.
         labels: (n,) int64, their classes.
         mean, inverse_std: (dim,) float32.
         device: where similarities are computed.
@@ -115,15 +114,15 @@ class NeighbourHead:
 
 @dataclass(frozen=True)
 class GroupedHead:
-    """Log of the share that each class has of a softmax over other, finer classes, each of which is a part of one.
+    """Log of each class's share of a softmax over finer classes, each of which belongs to one class.
 
-    The softmax runs over the rows given here, so that what no class takes is left out: the answer is one of the
-    classes. Log of a sum, as an image of any kind of dog is one of a dog (Deng et al. 2012, "Hedging Your Bets":
-    the probability of a class is the sum of those below it).
+    The softmax only includes the rows given here, so the prediction is always one of the classes. It is the log of
+    a sum, because an image of any kind of dog is one of a dog (Deng et al. 2012, "Hedging Your Bets": the
+    probability of a class is the sum over its sub-classes).
 
     Args:
         weights, bias: (rows, dim), (rows,) float32, of the finer classes.
-        groups: (rows,) int64, the class that each row is a part of. A class without rows gets `UNMAPPED_LOGIT`.
+        groups: (rows,) int64, the class of each row. A class without rows gets `UNMAPPED_LOGIT`.
     """
 
     weights: np.ndarray
@@ -144,7 +143,7 @@ class GroupedHead:
 
 
 def normalise_rows(values: np.ndarray, mean: np.ndarray | float, inverse_std: np.ndarray | float) -> np.ndarray:
-    """(n, dim) float32 -> `(values - mean) * inverse_std` with rows of length 1; a row of zeros stays so."""
+    """(n, dim) float32 -> `(values - mean) * inverse_std` with rows of length 1; rows of zeros unchanged."""
     out = np.empty(values.shape, dtype=np.float32)
     for first in range(0, len(values), BLOCK_ROWS):
         block = (values[first : first + BLOCK_ROWS] - mean) * inverse_std
@@ -158,10 +157,11 @@ def normalise_rows(values: np.ndarray, mean: np.ndarray | float, inverse_std: np
 def spread_classes(
     weights: np.ndarray, bias: np.ndarray, present: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (p, dim) and bias (p,) of the classes `present` -> those of all classes, same probabilities.
+    """Weights (p, dim) and bias (p,) of the classes `present` -> those of all classes, with the same
+    probabilities.
 
-    Logits are shifted so that they sum to 0 over the classes present, whatever the image; the largest is then at
-    least 0 and a class without examples, with weights 0, gets the constant `ABSENT_LOGIT`.
+    Logits are shifted so that they sum to 0 over the classes present for any image; the largest is then at
+    least 0, and a class without examples, with weights 0, gets the constant `ABSENT_LOGIT`.
     """
     all_weights = np.zeros((num_classes, weights.shape[1]), dtype=weights.dtype)
     all_bias = np.full(num_classes, ABSENT_LOGIT, dtype=bias.dtype)
@@ -171,7 +171,7 @@ def spread_classes(
 
 
 def make_prior_head(labels: np.ndarray, num_classes: int, dim: int) -> LinearHead:
-    """What can be said of an image without looking: the classes' shares among `labels` ((n,) int)."""
+    """A constant head: it predicts the classes' shares among `labels` ((n,) int)."""
     shares = np.bincount(labels, minlength=num_classes) / len(labels)
     logits = np.log(shares + MIN_PRIOR).astype(np.float32)
     return LinearHead(np.zeros((num_classes, dim), dtype=np.float32), logits)
@@ -179,10 +179,10 @@ def make_prior_head(labels: np.ndarray, num_classes: int, dim: int) -> LinearHea
 
 @dataclass(frozen=True)
 class Fitted:
-    """A head, what was chosen on validation, and validation logits from before any refit on train + val.
+    """A head, the choices made on validation, and validation logits from before a refit on train + val.
 
-    `val_logits` ((n_val, classes) float32 or None) come from a head that has not seen the validation split,
-    so that calibration can be fitted on them.
+    `val_logits` ((n_val, classes) float32 or None) come from a head that was not fitted on the validation split,
+    so that calibration can use them.
     """
 
     head: Head

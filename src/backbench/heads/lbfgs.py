@@ -1,7 +1,7 @@
-"""Minimises several smooth convex functions at once by L-BFGS, each with its own step and its own end.
+"""Minimise several smooth convex functions at once by L-BFGS, each with its own step and stopping point.
 
-One evaluation gives the value and the gradient of every function still running, so that a caller who can share
-work between them (one matrix product for all weights of a sweep) does. A function that has converged drops out.
+One evaluation gives the value and the gradient of every function still running, so that callers can
+share work (one matrix product for all weights of a sweep). A converged function is no longer evaluated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HISTORY = 10
 ARMIJO = 1e-4
 APPROXIMATE_WOLFE = 0.1
 VALUE_NOISE = 2e-7
-"""Relative rounding error of a value: differences below it say nothing, so the slope decides instead."""
+"""Relative rounding error of a value: below it differences are noise, so the slope decides."""
 MAX_REJECTIONS = 12
 
 Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -28,7 +28,7 @@ Precondition = Callable[[Tensor, Tensor], Tensor]
 
 
 class Diverged(BackbenchError):
-    """The function had no finite value where it was evaluated."""
+    """The function had a non-finite value."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Minimum:
 
 @dataclass
 class _State:
-    """What is known of the functions still running; an axis of each tensor is theirs."""
+    """The state of the functions still running; one axis of each tensor is over functions."""
 
     which: Tensor
     point: Tensor
@@ -87,9 +87,9 @@ def minimise(
     Args:
         evaluate: values and gradients of some of the functions, each at its own point.
         start: (s, p) first points; not changed.
-        precondition: the first guess of the inverse Hessian; it is called once after each evaluation and may
-            follow what that evaluation showed.
-        tolerance: a function ends when the decrease still to be expected, half of gradient x inverse Hessian x
+        precondition: the first guess of the inverse Hessian; called once after each evaluation, and may
+            depend on it.
+        tolerance: a function ends when its expected further decrease, half of gradient x inverse Hessian x
             gradient, is at most `tolerance` x |value|, or x `value_floor` if that is more.
         max_evaluations: of each function.
 
@@ -101,7 +101,7 @@ def minimise(
 
     Cost: O(s p) numbers x 20 of history; beside the evaluations 40 products of length p each.
     Source: Nocedal and Wright, Numerical Optimization, algorithm 7.4; approximate Wolfe conditions of Hager and
-    Zhang 2005, which stay sound where rounding hides the decrease.
+    Zhang 2005, which also work if rounding hides the decrease.
     """
     num, length = start.shape
     points, values = start.clone(), start.new_zeros(num, dtype=scalar_type(start))
@@ -124,7 +124,7 @@ def minimise(
 
 
 def scalar_type(like: Tensor) -> torch.dtype:
-    """The dtype sums are kept in: float64 wherever the device has it."""
+    """The dtype of sums: float64 if the device has it."""
     return torch.float32 if like.device.type == "mps" else torch.float64
 
 
@@ -133,7 +133,7 @@ def _begin(evaluate: Evaluate, start: Tensor, precondition: Precondition, length
     which = torch.arange(num, device=start.device)
     value, gradient = evaluate(start, which)
     if not bool(torch.isfinite(value).all()):
-        raise Diverged("the loss is not finite at the first point: are all features finite numbers?")
+        raise Diverged("the loss is not finite at the first point. Check that all features are finite")
     direction = -precondition(gradient, which)
     return _State(
         which=which,
@@ -151,7 +151,7 @@ def _begin(evaluate: Evaluate, start: Tensor, precondition: Precondition, length
 
 
 def _advance(state: _State, evaluate: Evaluate, precondition: Precondition, slot: int) -> None:
-    """Evaluate every function once, at its trial point; take the point or shorten the step."""
+    """Evaluate every function once, at its trial point; accept the point or shorten the step."""
     trial = torch.addcmul(state.point, state.step.to(state.point.dtype)[:, None], state.direction)
     value, gradient = evaluate(trial, state.which)
     slope = _dot(state.direction, gradient)
@@ -180,7 +180,7 @@ def _is_acceptable(state: _State, value: Tensor, slope: Tensor) -> Tensor:
 
 
 def _shorter_step(state: _State, slope: Tensor) -> Tensor:
-    """Where the slope, taken as linear along the step, is zero; between a tenth and six tenths of the step."""
+    """The zero of the slope, assumed linear along the step; between a tenth and six tenths of the step."""
     fraction = state.slope / (state.slope - slope)
     fraction = torch.where(torch.isfinite(fraction), fraction, torch.full_like(fraction, 0.1))
     return state.step * fraction.clamp(0.1, 0.6)

@@ -1,9 +1,9 @@
 """Multinomial logistic regression on frozen features: a whole sweep of regularisation strengths.
 
-The objective is scikit-learn's. Up to four strengths share each pass over the rows, and start where the path of
-the solutions so far points to. The inverse Hessian L-BFGS starts from is the bound of Böhning 1992 with the
-mean variance of each class's probability in place of 1/2: for weights at 0 it is the Hessian itself, so that
-the first step is Newton's; it saves four fifths of the iterations and more.
+The objective is scikit-learn's. Up to four strengths share each pass over the rows, and start from an
+extrapolation of earlier solutions. The initial inverse Hessian of L-BFGS is the bound of Böhning 1992 with the
+mean variance of each class's probability instead of 1/2. At zero weights it is the exact Hessian, so the first
+step is Newton's; it saves four fifths of the iterations or more.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ NARROW = 64
 MIN_VARIANCE, MIN_SHARE = 1e-9, 0.1
 MIN_EIGENVALUE = 1e-5
 LOSS_FLOOR = 1e-2
-"""Below this loss the tolerance is taken of it instead: float32 has no more to say."""
+"""Minimum loss for the relative tolerance: float32 has no more precision below it."""
 
 IsEnough = Callable[[np.ndarray, np.ndarray], bool]
-"""(weights (k, classes, dim), bias (k, classes)) of the next k strengths -> whether the others can be left out."""
+"""(weights (k, classes, dim), bias (k, classes)) of the next k strengths -> whether the sweep can stop."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class LogisticFits:
 
     @property
     def num_evaluations(self) -> int:
-        """Passes over the rows, all together."""
+        """Passes over the rows, in total."""
         return self.approach_evaluations + int(self.evaluations.sum())
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Covariance of standardised rows ~ vectors x values x vectors' + rest x (what is orthogonal to vectors).
+    """Covariance of standardised rows ~ vectors x values x vectors' + rest x (projection orthogonal to vectors).
 
     vectors: (dim, rank); values: (rank,).
     """
@@ -113,19 +113,19 @@ def fit_logistic(
     Args:
         rows: n standardised rows.
         labels: (n,) int in 0..num_classes-1.
-        strengths: values of C > 0, strictly ascending; they are scikit-learn's.
+        strengths: values of C > 0, strictly ascending; as in scikit-learn.
         tolerance: the loss ends within about this fraction of its minimum.
         loss_floor: a smaller loss counts as this much in the tolerance.
         max_evaluations: passes over the rows for each strength.
-        spectrum: of these or similar rows, if it is known.
-        start: weights (classes, dim) and bias (classes,) to begin with; from a fit with the same classes.
-        is_enough: asked after each group of strengths that were solved together; True ends the sweep there.
+        spectrum: of these or similar rows, if known.
+        start: initial weights (classes, dim) and bias (classes,) from a fit with the same classes.
+        is_enough: called after each group of strengths solved together; True ends the sweep.
 
     Raises:
         Diverged: the rows hold values that are not finite.
 
     Cost: an evaluation is 4 n dim classes FLOP for each strength. A sweep takes 5 to 40 for each while the loss
-    stays well above 0, and hundreds where it does not: C > 1 on features that tell all classes apart. Memory
+    stays well above 0, and hundreds otherwise (C > 1 on separable features). Memory
     beyond the rows is a constant + 30 x max(classes, 40) x dim x 4 bytes.
     """
     present, dense = np.unique(labels, return_inverse=True)
@@ -137,7 +137,7 @@ def fit_logistic(
     num_approach = len(plan) - math.ceil(len(strengths) / _group_size(len(present)))
     few, step = rows.thin(max(APPROACH_ROWS_PER_DIM * rows.dim, APPROACH_ROWS_PER_CLASS * len(present)))
     for number, (some, some_tolerance) in enumerate(plan):
-        if number < num_approach:  # the way there need not be exact, so a part of the rows will do
+        if number < num_approach:  # the approach need not be exact, so a sample of the rows is enough
             same_penalty = [strength * len(rows) / len(few) for strength in some]
             objective = _Objective(few, dense[::step], len(present), same_penalty, spectrum)
         else:
@@ -175,7 +175,7 @@ def _spread(points: Tensor, present: np.ndarray, dim: int, num_classes: int) -> 
 
 
 def _first_point(labels: np.ndarray, rows: Rows, start: tuple[np.ndarray, np.ndarray] | None) -> Tensor:
-    """(classes x (dim + 1),): the given weights, or none and the intercepts that give the classes' shares."""
+    """(classes x (dim + 1),): the given weights, or zeros with intercepts that give the classes' shares."""
     if start is not None:
         point = np.concatenate([start[0], start[1][:, None]], axis=1)
     else:
@@ -192,10 +192,10 @@ def _group_size(num_classes: int) -> int:
 def _plan(
     strengths: Sequence[float], tolerance: float, num_classes: int, *, is_warm: bool
 ) -> list[tuple[Sequence[float], float]]:
-    """Groups of strengths to be solved together, each with its tolerance; one after the other.
+    """Groups of strengths to be solved together, each with its tolerance, in order.
 
-    Without a start, a weak penalty is approached from stronger ones, solved roughly: from weights at 0 the first
-    steps would overshoot, and with 100 classes never settle.
+    Without a start, a weak penalty is approached from stronger ones, solved roughly: from zero weights the first
+    steps would overshoot, and with 100 classes never converge.
     """
     size = _group_size(num_classes)
     plan = [(strengths[first : first + size], tolerance) for first in range(0, len(strengths), size)]
@@ -207,9 +207,9 @@ def _plan(
 
 
 def _continue_path(path: list[tuple[float, Tensor]], point: Tensor, strengths: Sequence[float]) -> Tensor:
-    """Where to begin for each strength: on the line, in log C, through the last two solutions of `path`.
+    """The start for each strength: on the line, in log C, through the last two solutions of `path`.
 
-    The solutions follow that line so well that this saves five sixths of the iterations of a sweep.
+    Solutions are close to that line, so this saves five sixths of the iterations of a sweep.
     """
     if len(path) < 2:
         return (path[-1][1] if path else point).repeat(len(strengths), 1)
@@ -220,7 +220,7 @@ def _continue_path(path: list[tuple[float, Tensor]], point: Tensor, strengths: S
 
 
 class _Objective:
-    """The stacked problems: values, gradients, and the inverse Hessian to start from."""
+    """The stacked problems: values, gradients, and the initial inverse Hessian."""
 
     def __init__(
         self, rows: Rows, labels: np.ndarray, num_classes: int, strengths: Sequence[float], spectrum: Spectrum
@@ -267,7 +267,7 @@ class _Objective:
         basis, values = self.spectrum.vectors, self.spectrum.values
         share = classes / max(1, classes - 1)  # at equal probabilities this makes 1 / classes, the Hessian's
         variance = self.variance[which] * share
-        # A class told apart for certain has next to none, and would step as far as the penalty allows.
+        # A perfectly separated class has almost no variance, and would step as far as the penalty allows.
         least = MIN_SHARE * variance.mean(dim=1, keepdim=True)
         curvature = torch.maximum(variance, least).clamp_min(MIN_VARIANCE).view(-1, 1)
         penalty = self.penalty[which].to(vectors.dtype).repeat_interleave(classes)[:, None]
@@ -286,7 +286,7 @@ class _Objective:
 
 
 def _transposed_logits(block: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
-    """(n, dim), (k, dim), (k,) -> (k, n), by the order of products that is fastest for this k."""
+    """(n, dim), (k, dim), (k,) -> (k, n), with the fastest order of products for this k."""
     if len(weights) >= NARROW:
         return torch.addmm(bias[:, None], weights, block.T)
     return _linear(block, weights, bias).T.contiguous()

@@ -13,7 +13,7 @@ from backbench.heads.lbfgs import scalar_type
 from backbench.heads.standardise import BLOCK_ROWS, Rows, Scale, to_tensor
 
 MIN_SHARE = 1e-10
-"""An eigenvalue below this share of the largest is rounding: its direction holds no examples."""
+"""An eigenvalue below this share of the largest is rounding error."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RidgePath:
     """The solutions for all penalties: weights = vectors @ (projected / (values + l2)).
 
     vectors: (dim, rank); values: (rank,) eigenvalues of the covariance of the standardised rows;
-    projected: (rank, classes), what the targets are along the vectors; targets_mean: (classes,); all float64.
+    projected: (rank, classes), the targets along the vectors; targets_mean: (classes,); all float64.
     """
 
     vectors: Tensor
@@ -39,7 +39,7 @@ class RidgePath:
 
 
 def decompose(rows: Rows, labels: np.ndarray, num_classes: int, *, dual: bool | None = None) -> RidgePath:
-    """Everything about +1 (own class) / -1 (another) targets that does not depend on the penalty.
+    """Compute everything for +1 (own class) / -1 (other) targets that does not depend on the penalty.
 
     Args:
         rows: n standardised rows; their mean is 0, so that the intercept is the targets' mean.
@@ -67,13 +67,13 @@ def decompose(rows: Rows, labels: np.ndarray, num_classes: int, *, dual: bool | 
 
 
 def unfold(weights: np.ndarray, bias: np.ndarray, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and bias on standardised features -> the same on features as extracted; float64."""
+    """Weights and bias on standardised features -> the same on raw features; float64."""
     raw = weights.astype(np.float64) * scale.inverse_std
     return raw, bias - raw @ scale.mean
 
 
 def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    values, vectors = torch.linalg.eigh(matrix.cpu())  # not every device has it
+    values, vectors = torch.linalg.eigh(matrix.cpu())  # some devices lack it
     return values.to(matrix.device), vectors.to(matrix.device)
 
 
@@ -84,7 +84,7 @@ def _blocks(rows: Rows, kind: torch.dtype) -> Iterator[tuple[int, Tensor]]:
 
 def _covariance(rows: Rows, kind: torch.dtype) -> Tensor:
     total = torch.zeros(rows.dim, rows.dim, dtype=kind, device=rows.device)
-    for _, block in _blocks(rows, kind):  # in float32 the rounding would be as large as the smallest penalties
+    for _, block in _blocks(rows, kind):  # in float32, rounding would be as large as the smallest penalties
         total.addmm_(block.T, block)
     return total / len(rows)
 

@@ -1,4 +1,4 @@
-"""Features brought to mean 0 and standard deviation 1, block by block, without a second copy of a large set."""
+"""Standardise features to mean 0 and standard deviation 1, block by block, without a second copy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLOCK_ROWS = 2048
 MAX_COPY_BYTES = {"cpu": 256 << 20}
 MAX_COPY_BYTES_ELSEWHERE = 8 << 30
 RELATIVE_FLOOR = 1e-6
-"""A feature whose deviation is below this share of its size is constant but for rounding."""
+"""A feature whose standard deviation is below this share of its size counts as constant."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ def measure_scale(parts: Sequence[np.ndarray]) -> Scale:
     Raises:
         DataError: no rows, or a value that is not finite.
 
-    Cost: one pass for the mean and one for the deviation; blocks in float32, their sums in float64.
+    Cost: one pass for the mean and one for the standard deviation; blocks in float32, their sums in float64.
     """
     count = sum(len(part) for part in parts)
     if count == 0:
-        raise DataError("there are no training images to fit on")
+        raise DataError("there are no training images")
     with np.errstate(invalid="ignore", over="ignore"):
         mean = sum(block.sum(axis=0, dtype=np.float64) for block in _row_blocks(parts)) / count
         squares = np.zeros_like(mean)
@@ -51,7 +51,7 @@ def measure_scale(parts: Sequence[np.ndarray]) -> Scale:
 
 
 def _measure_large(parts: Sequence[np.ndarray], mean: np.ndarray) -> np.ndarray:
-    """Sums of squares where float32 has no room for them; DataError where values are not finite."""
+    """Sums of squares beyond the range of float32; DataError for values that are not finite."""
     finite = np.logical_and.reduce([np.isfinite(block).all(axis=0) for block in _row_blocks(parts)])
     if not finite.all():
         bad = int((~finite).sum())
@@ -69,7 +69,7 @@ def _row_blocks(parts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def to_tensor(array: np.ndarray, device: torch.device | str) -> Tensor:
-    """A tensor of the array; in its memory where that may be written to and `device` is the CPU."""
+    """A tensor of the array; shares memory if that is writable and `device` is the CPU."""
     owned = np.ascontiguousarray(array) if array.flags.writeable else array.copy()
     return torch.from_numpy(owned).to(device)
 
@@ -78,7 +78,7 @@ class Rows:
     """The standardised rows of one or more (n, dim) float32 arrays, one after the other, as blocks of a tensor.
 
     A set of at most 256 MB (8 GB on an accelerator) is standardised once and kept; a larger one is standardised
-    again whenever a block is asked for, so that memory stays at the features plus one block.
+    again for each block, so that memory is the features plus one block.
     """
 
     def __init__(self, parts: Sequence[np.ndarray], scale: Scale, device: str) -> None:

@@ -1,21 +1,21 @@
-"""An inference copy of a backbone: the same features, sooner; the original is never touched.
+"""A faster inference copy of a backbone with the same features; the original is never changed.
 
-What it does, and what was measured of it (images per CPU-second of one thread at 224 pixels in batches of 8,
-against the plain network in fp32; Intel Xeon with AMX, torch 2.15, other work on the machine's cores, where
-memory-bound steps suffer most; on idle cores the ratios in brackets; `benchmarks/results/features.md`):
+Steps and measured speed-ups (images per CPU-second of one thread at 224 pixels in batches of 8,
+against the plain network in fp32; Intel Xeon with AMX, torch 2.15, with other work on the machine's
+cores, which slows memory-bound steps most; ratios on idle cores in brackets; `benchmarks/results/features.md`):
 
 - Batch norm folded into the convolution before it, and channels last for convolutional networks, in fp32:
   resnet18 1.3x (1.4x), resnet50 1.2x (1.2x), efficientnet_b0 1.5x (1.9x); transformers gain nothing.
 - Weights in bf16 throughout, features back in fp32: resnet18 4.0x (5.3x), resnet50 3.0x (4.3x),
-  efficientnet_b0 2.7x (2.7x), vit_tiny 2.0x (3.1x); autocast casts the weights anew at each call.
-- Attention unfused on the CPU in bf16: 1.45x on AMD, nothing lost on Intel. On GPUs the fused form stays.
-- Linear layers in fp32 through oneDNN on AMD, where MKL takes a path of half the speed: 1.3x (ViT-tiny) to
-  2.0x (ViT-B). On Intel it gains 4 %, so it is left alone.
+  efficientnet_b0 2.7x (2.7x), vit_tiny 2.0x (3.1x); autocast would convert the weights at each call.
+- Unfused attention on the CPU in bf16: 1.45x on AMD, no loss on Intel. On GPUs the fused form stays.
+- Linear layers in fp32 through oneDNN on AMD, where MKL uses a path of half the speed: 1.3x (ViT-tiny) to
+  2.0x (ViT-B). On Intel it would gain only 4 %, so it is not used there.
 
-Not done: `torch.compile`, which needs a compiler and 10 to 100 s; packed convolutions with fused activations
-through private operators, another 1.05x to 1.15x; int8, whose features are other features.
+Not used: `torch.compile`, which needs a compiler and 10 to 100 s; packed convolutions with fused activations
+through private operators, another 1.05x to 1.15x; int8, which changes the features.
 
-Each step is tried on two random images and left out where the features move.
+Each step is tried on two random images and left out if the features change.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from backbench.inference.int8 import is_int8
 from backbench.runtime import describe_environment
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_MAX_CHANGE = 1e-3  # of a feature, as a fraction of the largest, by steps that are exact on paper
-_MIN_COSINE = 0.95  # between fp32 and bf16 or fp16 features of a random image; below, that breaks something
-_FEW_CONVOLUTIONS = 4  # a transformer has one or two, and gains nothing from channels last
+_MAX_CHANGE = 1e-3  # maximum change of a feature, as a fraction of the largest, by mathematically exact steps
+_MIN_COSINE = 0.95  # minimum cosine of fp32 and bf16 or fp16 features of a random image
+_FEW_CONVOLUTIONS = 4  # transformers have one or two, and gain nothing from channels last
 
 
 class Inference(nn.Module):
@@ -65,13 +65,13 @@ class Inference(nn.Module):
 
 
 def accelerate(backbone: Backbone, *, device: str = "cpu", precision: Precision = "fp32") -> Inference:
-    """The copy of `backbone` for inference on `device`; the last one is kept while the weights stay as they are.
+    """The copy of `backbone` for inference on `device`; the last copy is kept while the weights do not change.
 
     Args:
-        backbone: stays as it is, wherever and in whatever mode it is.
+        backbone: not changed; any device and mode.
         device: as `runtime.decide_device` gives it.
         precision: "fp32": features within 1e-4 of the plain ones; "bf16", "fp16": weights and activations in it.
-            A network that can't run so throughout, or comes out wrong, runs under autocast.
+            A network that does not work completely in it runs under autocast.
 
     Cost: a copy of the weights for as long as the backbone lives, and one to three forward passes of two images.
     """
@@ -79,7 +79,7 @@ def accelerate(backbone: Backbone, *, device: str = "cpu", precision: Precision 
     state = (device, precision, tuple((tensor.data_ptr(), tensor._version) for tensor in tensors))
     kept = _KEPT.get(backbone)
     if kept is None or kept[0] != state:
-        _KEPT.pop(backbone, None)  # not two at a time
+        _KEPT.pop(backbone, None)  # keep only one copy
         kept = _KEPT[backbone] = state, _make_copy(backbone, device, precision)
     return kept[1]
 
@@ -90,7 +90,7 @@ _KEPT: WeakKeyDictionary[Backbone, tuple[object, Inference]] = WeakKeyDictionary
 def _make_copy(backbone: Backbone, device: str, precision: Precision) -> Inference:
     plain = copy.deepcopy(backbone).to("cpu", torch.float32).requires_grad_(False).eval()
     batch = torch.randn(2, 3, *backbone.preprocess.size, generator=torch.Generator().manual_seed(0))
-    if is_int8(plain):  # no step below may touch it: its features are those of int8 with float32 between
+    if is_int8(plain):  # no step below applies: int8 layers need float32 between them
         return Inference(plain.to(device), torch.float32).eval()
     expected, pairs = _run_watched(plain, batch)
     network = _try_folded(plain, pairs, batch, expected)
@@ -112,7 +112,7 @@ def _num_convolutions(network: nn.Module) -> int:
 
 
 def _gives(network: nn.Module, batch: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Whether the features are the expected ones; a network that fails has none."""
+    """Whether the network gives the expected features; False if it fails."""
     try:
         with torch.inference_mode():
             values = network(batch)
@@ -127,7 +127,7 @@ def _gives(network: nn.Module, batch: torch.Tensor, expected: torch.Tensor) -> b
 def _try_folded(
     network: nn.Module, pairs: list[tuple[str, str]], batch: torch.Tensor, expected: torch.Tensor
 ) -> nn.Module:
-    """The network with those batch norms folded, in place; as it was where that changes the features."""
+    """The network with those batch norms folded, in place; unchanged if that changes the features."""
     replaced = _fold_batch_norms(network, pairs)
     if replaced and not _gives(network, batch, expected):
         for name, module in replaced:
@@ -136,7 +136,7 @@ def _try_folded(
 
 
 def _fold_batch_norms(network: nn.Module, pairs: list[tuple[str, str]]) -> list[tuple[str, nn.Module]]:
-    """Fold each (convolution, batch norm); what was there before, by name."""
+    """Fold each (convolution, batch norm); returns the replaced modules by name."""
     replaced: list[tuple[str, nn.Module]] = []
     for conv_name, norm_name in pairs:
         conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
@@ -149,13 +149,13 @@ def _fold_batch_norms(network: nn.Module, pairs: list[tuple[str, str]]) -> list[
 
 
 def _run_watched(network: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, list[tuple[str, str]]]:
-    """The features, and (convolution, batch norm) by name where the norm was seen to take that output.
+    """The features, and (convolution, batch norm) by name if the norm received that output.
 
-    Watching one forward pass finds the pairs however the network is written. That the convolution's output
-    goes nowhere else is for the caller to check, by the features.
+    Watching one forward pass finds the pairs in any network. The caller must check by the features that the
+    convolution's output has no other use.
     """
     calls: Counter[str] = Counter()
-    made: dict[int, tuple[str, torch.Tensor]] = {}  # the tensor is kept, so that its id stays its own
+    made: dict[int, tuple[str, torch.Tensor]] = {}  # keep the tensor, so that its id is not reused
     taken: list[tuple[str, str]] = []
 
     def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
@@ -179,12 +179,12 @@ def _run_watched(network: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor,
         for handle in watched:
             handle.remove()
     readers = Counter(conv for conv, _ in taken)
-    # Shared weights can't be folded into one place.
+    # Shared weights can't be folded.
     return features, [(conv, norm) for conv, norm in taken if calls[conv] == calls[norm] == readers[conv] == 1]
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    # By exact name: other subclasses (standardised weights, ...) do more to the weights than convolve.
+    # By exact name: other subclasses (standardised weights, ...) also change the weights.
     return isinstance(module, nn.Conv2d) and type(module).__name__ in ("Conv2d", "Conv2dSame")
 
 
@@ -207,7 +207,7 @@ def _try_half(
     device: str,
     channels_last: bool,
 ) -> Inference | None:
-    """The network in bf16 or fp16 throughout, or None if it does not run so, or comes out wrong."""
+    """The network in bf16 or fp16 throughout, or None if it fails or gives wrong features."""
     pure = copy.deepcopy(network).to(device, dtype)
     if device == "cpu":
         for module in pure.modules():
@@ -216,14 +216,14 @@ def _try_half(
     inference = Inference(pure, dtype, channels_last=channels_last).eval()
     try:
         values = inference(batch.to(device)).cpu()
-    except (RuntimeError, TypeError, ValueError, NotImplementedError):  # tensors made inside in another type
+    except (RuntimeError, TypeError, ValueError, NotImplementedError):  # the network makes tensors of another type
         return None
     cosine = F.cosine_similarity(values, expected, dim=1).min()
     return inference if cosine >= _MIN_COSINE else None  # None for NaN too
 
 
 class _OneDNNLinear(nn.Module):
-    """A linear layer through the operator torch's own compiler uses; private API, so always checked before use."""
+    """A linear layer through the operator torch's own compiler uses; private API, so always checked first."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()

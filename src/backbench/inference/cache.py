@@ -1,9 +1,9 @@
-"""Features on disk, keyed by content: the same images through the same weights are never computed twice.
+"""Feature cache on disk, keyed by content: features of the same images and weights are computed once.
 
 A file is a valid safetensors file with two tensors, `values` (m, dim) float32 and `hashes` (m, 32) uint8, one
-row for each distinct image, and a header that holds a checksum over both and what they cost. It is written
-aside and moved into place; a file that does not match its checksum is removed and the features are computed
-again. Memory is the features themselves plus one block: neither writing nor reading makes a second copy.
+row for each distinct image, and a header with a checksum over both and their cost. It is written aside and moved
+into place. A file with a wrong checksum is removed and its features are computed again. Memory is the features
+plus one block: writing and reading make no second copy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from backbench.runtime import cache_folder
 from backbench.storage import IN_CACHE, advise, open_file, sync_file, sync_folder
 
 FEATURES_VERSION = 2
-"""To be raised whenever the same images, weights and settings would give other features."""
+"""Increase this number whenever the same images, weights and settings give other features."""
 
 _BLOCK_BYTES = 1 << 22
 _MAX_HEADER_BYTES = 1 << 20
@@ -46,13 +46,13 @@ def feature_key(
     device: str,
     grey: GreyScale | None = None,
 ) -> str:
-    """What identifies cached features, as 64 hex digits: content and settings, never a name.
+    """The key of cached features, 64 hex digits, from content and settings, never from a name.
 
     Args:
-        facts: digest of the weights, preprocessing and feature size are taken.
-        structure: digest of the network's build: the same weights can be cut or padded in several ways.
+        facts: digest of the weights, preprocessing and feature size are used.
+        structure: digest of the network's build: the same weights can be truncated or padded in several ways.
         hashes: SHA-256 of each image; order and repetitions do not matter.
-        grey: the scale by which those with more than 8 bits were decoded; None: there are none.
+        grey: the scale of images with more than 8 bits; None: no such images.
     """
     content = hashlib.sha256()
     for name in sorted(set(hashes)):
@@ -74,19 +74,19 @@ def feature_key(
 
 
 def feature_path(key: str) -> Path:
-    """Where features of that key are, or would be."""
+    """The file of features with that key."""
     return cache_folder() / "features" / f"{key}.safetensors"
 
 
 def write_features(
     key: str, values: np.ndarray, hashes: Sequence[str], cost: Cost, *, progress: Progress = SILENT
 ) -> bool:
-    """Store features; False, after a warning, where the disk is full, read-only or fails otherwise.
+    """Store features; False with a warning if the disk is full, read-only or fails.
 
     Args:
         values: (n, dim) float32, C order.
         hashes: SHA-256 in hex of the image of each row; of equal ones the first row is stored.
-        cost: what they cost when they were made.
+        cost: their original cost.
     """
     path = feature_path(key)
     aside = path.with_name(f".{key}.{os.getpid()}-{time.time_ns()}.tmp")
@@ -113,7 +113,7 @@ def write_features(
         sync_folder(path.parent)
     except OSError as error:
         progress.warn(
-            f"features are not kept for next time: can't write {path}: {error.strerror or error}. "
+            f"features are not cached: can't write {path}: {error.strerror or error}. "
             f"{advise(path, error, IN_CACHE)}"
         )
         return False
@@ -126,9 +126,9 @@ def write_features(
 def read_features(
     key: str, hashes: Sequence[str], dim: int, *, progress: Progress = SILENT
 ) -> tuple[np.ndarray, Cost] | None:
-    """Features of images in the order of `hashes`, (n, dim) float32, and what they cost when they were made.
+    """Features of images in the order of `hashes`, (n, dim) float32, and their original cost.
 
-    None where there are none. A damaged file is removed, with a warning.
+    None if there are none. A damaged file is removed with a warning.
     """
     path = feature_path(key)
     try:
@@ -137,20 +137,19 @@ def read_features(
     except FileNotFoundError:
         return None
     except OSError as error:
-        progress.warn(f"kept features can't be read and are computed again: {path}: {error.strerror or error}")
+        progress.warn(f"cached features can't be read and are computed again: {path}: {error.strerror or error}")
         return None
     except _Damaged as damage:
-        progress.warn(f"kept features are damaged ({damage}) and are computed again: {path}")
+        progress.warn(f"cached features are damaged ({damage}) and are computed again: {path}")
         with contextlib.suppress(OSError):
             path.unlink()
         return None
 
 
 def find_features(cost: Cost, hashes: Sequence[str], dim: int) -> np.ndarray | None:
-    """Features of images that a run read or made, (n, dim) float32, found without building its network.
+    """Find the features of a run, (n, dim) float32, without building its network.
 
-    A file is the right one when it holds these images and what it cost is, to the last digit, in `cost`, that of
-    the run. None where there is none any more.
+    The right file holds these images and the exact `cost` of the run. None if it no longer exists.
     """
     for path in sorted(feature_path("").parent.glob("*.safetensors")):
         try:
@@ -166,7 +165,7 @@ def find_features(cost: Cost, hashes: Sequence[str], dim: int) -> np.ndarray | N
 
 
 class _Damaged(Exception):
-    """The file is not what was written."""
+    """The file was changed."""
 
 
 def _blocks(values: np.ndarray, rows: np.ndarray) -> Iterator[memoryview]:
@@ -184,7 +183,7 @@ def _make_header(num: int, dim: int, checksum: str, cost: Cost) -> bytes:
         "hashes": {"dtype": "U8", "shape": [num, _HASH_BYTES], "data_offsets": [split, split + num * _HASH_BYTES]},
     }
     text = json.dumps(content).encode()
-    text += b" " * (-len(text) % 8)  # tensors are aligned, as safetensors wants
+    text += b" " * (-len(text) % 8)  # safetensors needs aligned tensors
     return len(text).to_bytes(8, "little") + text
 
 
@@ -222,13 +221,13 @@ def _read(stream: BinaryIO, hashes: Sequence[str], dim: int) -> tuple[np.ndarray
     checksum = hashlib.sha256()
     values = np.empty((len(hashes), dim), "<f4")
     is_in_order = np.array_equal(source, np.arange(num))
-    wanted = np.argsort(source, kind="stable")  # rows of `values`, in the order in which the file holds them
+    wanted = np.argsort(source, kind="stable")  # rows of `values`, in the order of the file
     step = max(1, _BLOCK_BYTES // max(1, 4 * dim))
     buffer = np.empty((min(step, num), dim), "<f4")
     for first in range(0, num, step):
         end = min(first + step, num)
         block = values[first:end] if is_in_order else buffer[: end - first]
-        stream.readinto(block.data)  # type: ignore[attr-defined]  # what is missing, the checksum tells
+        stream.readinto(block.data)  # type: ignore[attr-defined]  # the checksum detects missing bytes
         checksum.update(block.data)
         if not is_in_order:
             low, high = np.searchsorted(source, (first, end), sorter=wanted)
@@ -240,7 +239,7 @@ def _read(stream: BinaryIO, hashes: Sequence[str], dim: int) -> tuple[np.ndarray
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what runs that were killed left half-written, a day ago or earlier."""
+    """Remove half-written files of killed runs that are at least a day old."""
     for path in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:

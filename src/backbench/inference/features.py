@@ -1,11 +1,10 @@
-"""Runs images through a frozen backbone, once: decoded ahead, resized in batches, kept on disk by content.
+"""Extract features with a frozen backbone: decode ahead, resize in batches, cache on disk by content.
 
-On the CPU each worker thread takes whole batches from file to features with one torch thread of its own: on
-busy cores this is 2 to 5 times faster than threads that wait for one another inside each operator, and equal on
-idle ones. With an accelerator the workers read and decode ahead, and this thread feeds the device.
+On the CPU each worker thread processes whole batches from file to features with one torch thread. On busy cores
+this is 2 to 5 times faster than torch's threads inside each operator, and equal on idle cores. With an accelerator
+the workers read and decode ahead, and this thread feeds the device.
 
-Images are taken in the order of their hashes, so the batches, and with them every bit of the features, do not
-depend on the order in which images are listed.
+Images are processed in the order of their hashes, so batches and features do not depend on the order of the list.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ from backbench.runtime import num_workers, peak_memory_bytes, synchronise
 _CPU_BATCH_PIXELS = 8 * 224 * 224  # activations of a few images stay in the cache of a core
 _DEVICE_BATCH_PIXELS = 256 * 224 * 224
 _MAX_BATCH = 1024
-_PIECE = 32  # images a worker decodes at a time for an accelerator
-_NUM_COMPARED = 8  # images whose features are made in fp32 as well
+_PIECE = 32  # images that a worker decodes at once for an accelerator
+_NUM_COMPARED = 8  # images whose features are also computed in fp32
 
 Result = TypeVar("Result")
 Results = Generator[tuple[Sequence[int], Result]]
@@ -49,11 +48,11 @@ Results = Generator[tuple[Sequence[int], Result]]
 
 @dataclass(frozen=True)
 class Extraction:
-    """Features in the order that was asked for, and what they cost when they were made.
+    """Features in the requested order, and their original cost.
 
-    values: (n, dim) float32. cost: seconds of read, decode, resize and forward, each summed over the threads that
-    were busy with it; images per second from first to last image by the wall clock; the number of distinct images;
-    what less than fp32 moves, on a few of them.
+    values: (n, dim) float32. cost: seconds of read, decode, resize and forward, each summed over threads;
+    images per second from first to last image by wall clock; number of distinct images; change of a few features
+    from fp32 to the lower precision.
     """
 
     values: np.ndarray
@@ -78,28 +77,28 @@ def extract_features(
     stage_seconds: Callable[[], tuple[float, float]] | None = None,
     grey: GreyScale | None = None,
 ) -> Extraction:
-    """Features of images through a frozen backbone, from the cache where they are known.
+    """Features of images through a frozen backbone, from the cache if possible.
 
     Args:
         backbone: not changed; a copy in eval mode runs.
         read: row -> (height, width, 3) uint8; called from several threads, once for each distinct image.
         hashes: SHA-256 in hex of each image's content; equal ones are read and computed once.
-        names: what to call each image in messages.
-        exact_resize: by Pillow, as published figures were made; False: faster, equal but for single grey levels.
+        names: name of each image for messages.
+        exact_resize: resize with Pillow, as for published figures; False: faster, differs by single grey levels.
         use_cache: False for a backbone that was trained: its features are neither looked up nor kept.
-        deadline: `time.monotonic()` by which it must be done.
-        batch_size: None: by the size of the input and the device.
-        is_shared: where several processes are at work, each computes its share of the batches and all get all
-            features, the same bits as one process gives on the CPU; all of them must then call this.
-        stage_seconds: (read, decode) seconds spent so far by whatever is behind `read`; None: all of `read` counts
-            as decoding.
-        grey: the scale by which `read` decodes images with more than 8 bits, for the key of the cache.
+        deadline: `time.monotonic()` by which it must finish.
+        batch_size: None: chosen by input size and device.
+        is_shared: with several processes, each computes a share of the batches and all get all features,
+            bit-identical to one process on the CPU; all processes must call this.
+        stage_seconds: returns the (read, decode) seconds spent so far by `read`; None: all of `read` counts as
+            decoding.
+        grey: the scale of `read` for images with more than 8 bits, for the cache key.
 
     Raises:
         BadImage: from `read`. ModelError: features that are not finite, or of the wrong size.
-        BudgetExceeded: as soon as the speed so far says that `deadline` will be missed.
+        BudgetExceeded: as soon as the speed so far shows that `deadline` will be missed.
 
-    Cost: memory is the features, two batches for each worker and the images being decoded.
+    Cost: memory for the features, two batches for each worker and the images being decoded.
     """
     if len(hashes) != len(names):
         raise ValueError(f"{len(hashes)} hashes for {len(names)} names")
@@ -147,13 +146,13 @@ def decide_batch_size(size: tuple[int, int], device: str) -> int:
 
 
 def _structure(backbone: Backbone) -> str:
-    """Digest of how the network is built, as torch prints it: layers, strides, padding, pooling."""
+    """Digest of the network's structure as torch prints it: layers, strides, padding, pooling."""
     return hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", repr(backbone.body)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What to run on what, and where the seconds are counted."""
+    """The work: network, images, and counters of seconds."""
 
     network: Inference
     backbone: Backbone
@@ -177,7 +176,7 @@ class _Work:
             self.seconds[stage] += clock() - started
 
     def load(self, rows: Sequence[int]) -> list[Reduced]:
-        """Read and decode, and cut large images to size one by one, so that few are ever held whole."""
+        """Read, decode and reduce large images one by one, so that few full-size images are in memory."""
         images = []
         for row in rows:
             started = time.perf_counter()
@@ -185,7 +184,7 @@ class _Work:
                 image = self.read(row)
                 decoded, resizing = time.perf_counter(), time.thread_time()
                 images.append(reduce_image(image, self.backbone.preprocess, exact=self.exact))
-                del image  # before others are let in
+                del image  # before others start
             with self.lock:
                 self.seconds["decode"] += decoded - started
                 self.seconds["resize"] += time.thread_time() - resizing
@@ -199,7 +198,7 @@ class _Work:
             if len(rows) == 1:
                 facts = self.backbone.facts
                 raise ModelError(
-                    f"{facts.name}: the device {self.device} has not the memory for one image of "
+                    f"{facts.name}: the memory of device {self.device} is too small for one image of "
                     f"{self.backbone.preprocess.size} pixels. Use --device cpu, or a smaller model."
                 ) from None
         half = len(rows) // 2
@@ -223,7 +222,7 @@ class _Work:
             others = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise ModelError(
                 f"{facts.name}: features of {self.names[rows[bad[0]]]}{others} are not finite (NaN or infinite). "
-                "Look at the image; with --precision bf16 or fp16 try fp32; otherwise the weights are damaged."
+                "Check the image. With --precision bf16 or fp16, try fp32; otherwise the weights are damaged."
             )
 
 
@@ -272,7 +271,7 @@ def _compute(
 def _measure_rounding(work: _Work, hashes: Sequence[str], values: np.ndarray) -> float | None:
     """Mean distance of a few rows of `values` from their features in fp32, as a share of the spread of these.
 
-    None where that can't be told: of a single image, or where the device has not the memory.
+    None for a single image, or if the device has too little memory.
     """
     rows = [hashes.index(name) for name in sorted(set(hashes))[:_NUM_COMPARED]]
     if not rows:
@@ -288,7 +287,7 @@ def _measure_rounding(work: _Work, hashes: Sequence[str], values: np.ndarray) ->
 
 
 def _own_share(work: _Work, order: Sequence[int]) -> Sequence[int]:
-    """The whole batches that are this process's."""
+    """The share of batches of this process."""
     if not work.is_shared:
         return order
     share = share_of(math.ceil(len(order) / work.batch_size))
@@ -319,7 +318,7 @@ def _features(work: _Work, order: Sequence[int]) -> Results[np.ndarray]:
 def _in_threads(run: Callable[[Sequence[int]], Result], order: Sequence[int], step: int) -> Results[Result]:
     """`run` on consecutive slices of `order`, in threads, a bounded number ahead; results come in order.
 
-    Torch's own threads are shared out among ours. When the loop ends, by whatever cause, no thread is left.
+    Torch's own threads are divided among ours. No thread is left when the loop ends, for any reason.
     """
     workers = num_workers()
     own_threads = torch.get_num_threads()
@@ -342,7 +341,7 @@ def _in_threads(run: Callable[[Sequence[int]], Result], order: Sequence[int], st
 
 
 class _Pace:
-    """Moves the bar, and stops the work once its speed says that the deadline will be missed."""
+    """Advances the bar, and stops the work when its speed shows that the deadline will be missed."""
 
     def __init__(self, label: str, total: int, deadline: float | None, bar: Bar) -> None:
         self.label, self.total, self.deadline, self.bar = label, total, deadline, bar
@@ -364,5 +363,5 @@ class _Pace:
             raise BudgetExceeded(
                 f"{self.label}: {self.done:,} of {self.total:,} images took {format_seconds(now - self.started)}; "
                 f"the rest would take {format_seconds(needed)}, but {format_seconds(max(left, 0.0))} of the time "
-                "budget are left. Give more time, fewer images, or a smaller model."
+                "budget are left. Give more time, fewer images or a smaller model."
             )

@@ -1,13 +1,13 @@
-"""Convolutions in int8: what they keep, how they compute, and how they learn to bear it.
+"""Convolutions in int8: storage, computation and quantisation-aware training.
 
-Weights are int8 for each output channel, symmetric. What comes in is 8 bits too where a range was measured for it
-(`input_scale`): one scale and zero point for the whole tensor, values outside the range saturate. What goes out is
-float32, so that neither a batch norm nor an activation behind has to be known: an int8 output would have to hold
-the range before the activation. FX of torch does so to MobileNetV2, whose ReLU6 it does not fuse: mean cosine with
-the float features 0.57 (7 bits, its default) and 0.74 (8 bits), where this keeps 0.987.
+Weights are int8 for each output channel, symmetric. Inputs also have 8 bits if their range was measured
+(`input_scale`): one scale and zero point for the whole tensor; values outside the range saturate. Outputs are
+float32, so that later batch norms and activations do not matter: an int8 output would need the range before the
+activation. Torch's FX does this for MobileNetV2, whose ReLU6 it does not fuse: its mean cosine with float features
+is 0.57 (7 bits, default) or 0.74 (8 bits); here it is 0.987.
 
-`Int8Conv2d` computes with whole numbers kept as float32, which runs anywhere and gives what int8 kernels give, but
-takes longer than float32 does: it is small, not fast. `inference.quantize` puts it into networks.
+`Int8Conv2d` computes with whole numbers stored as float32. This runs anywhere and equals int8 kernels, but is
+slower than float32: it saves memory, not time. `inference.quantize` puts it into networks.
 
 Source: Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
 inference"; Krishnamoorthi 2018.
@@ -28,7 +28,7 @@ _MIN_SCALE = 1e-12  # of a channel of zeros, whose weights are 0 whatever the sc
 
 
 class _Convolution(nn.Module):
-    """What a two-dimensional convolution is but for its weights."""
+    """A two-dimensional convolution without its weights."""
 
     bias: Tensor | None
     kernel_size: tuple[int, ...]
@@ -50,7 +50,7 @@ class _Convolution(nn.Module):
         return F.conv2d(self.pad(batch), weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def pad(self, batch: Tensor) -> Tensor:
-        """The borders that follow from the size of the maps, where there are such."""
+        """Add the padding that depends on the size of the maps, if any."""
         if not self.pads_by_size:
             return batch
         pads: list[int] = []
@@ -69,8 +69,8 @@ class Int8Conv2d(_Convolution):
     """A convolution that keeps int8 weights.
 
     Args:
-        conv: the float one, or one that learned for it; its weights are rounded.
-        input_range: (smallest, largest) of what comes in, for 8 bits there too; None: it stays float32.
+        conv: the float convolution, or a `LearningConv2d`; its weights are rounded.
+        input_range: (smallest, largest) of inputs, for 8-bit inputs; None: float32 inputs.
     """
 
     weight: Tensor
@@ -94,16 +94,16 @@ class Int8Conv2d(_Convolution):
         if self.input_scale is None or self.input_zero_point is None:
             return self.convolve(batch, self.weight.float() * self.weight_scale[:, None, None, None], self.bias)
         whole = round_inputs(batch, self.input_scale, self.input_zero_point) - self.input_zero_point
-        # Sums of whole numbers are exact in any order: no answer depends on batch mates or on the processor.
+        # Sums of whole numbers are exact in any order: results do not depend on the batch or the processor.
         sums = self.convolve(whole, self.weight.float(), None)
         maps = sums * (self.weight_scale * self.input_scale)[:, None, None]
         return maps if self.bias is None else maps + self.bias[:, None, None]
 
 
 class LearningConv2d(_Convolution):
-    """The float weights of a convolution that computes with what int8 would leave of them.
+    """A convolution with float weights that computes with their int8 values.
 
-    Gradients pass the rounding as if it were not there, and are 0 where a value saturates.
+    Gradients ignore the rounding, and are 0 where a value saturates.
     Source: Bengio et al. 2013 (straight-through estimator).
     """
 
@@ -130,24 +130,24 @@ class LearningConv2d(_Convolution):
 
 
 def weight_scale(weight: Tensor) -> Tensor:
-    """(out,) float32: what one step of int8 is worth in each output channel, so that its largest weight is 127."""
+    """(out,) float32: the size of an int8 step in each output channel, so that its largest weight is 127."""
     return (weight.abs().amax(dim=tuple(range(1, weight.dim()))) / MAX_WEIGHT).clamp_min(_MIN_SCALE)
 
 
 def input_steps(low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Scale () float32 and zero point () int32 of 8 bits for low..high; 0, the padding of borders, stays 0."""
+    """Scale () float32 and zero point () int32 of 8 bits for low..high; 0, the padding value, stays exactly 0."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / MAX_INPUT, _MIN_SCALE)
     return torch.tensor(scale), torch.tensor(round(-low / scale), dtype=torch.int32)
 
 
 def round_inputs(batch: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """float32 values -> whole numbers in 0..255, as float32; what lies outside saturates."""
+    """float32 values -> whole numbers in 0..255, as float32; other values saturate."""
     return (batch.float() * (1.0 / scale)).round_().add_(zero_point).clamp_(0, MAX_INPUT)
 
 
 def is_plain_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether a module convolves and does no more: subclasses that standardise their weights, say, do."""
+    """Whether a module is a plain convolution, not a subclass that, for example, standardises its weights."""
     return (
         isinstance(module, nn.Conv2d)
         and type(module).__name__ in ("Conv2d", "Conv2dSame")
@@ -156,7 +156,7 @@ def is_plain_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 def is_int8(network: nn.Module) -> bool:
-    """Whether some of the weights are int8, as `Int8Conv2d` or as torchao keeps them."""
+    """Whether some of the weights are int8, as `Int8Conv2d` or as torchao stores them."""
     return any(isinstance(module, Int8Conv2d) for module in network.modules()) or any(
         hasattr(parameter, "__tensor_flatten__") for parameter in network.parameters()
     )

@@ -1,14 +1,14 @@
-"""An int8 copy of a backbone, frozen, with float32 features: small to keep, to be followed by a float head.
+"""Make a frozen int8 copy of a backbone with float32 features: small, for use with a float head.
 
-Two kinds of networks, by where most of the weights are, behind one interface:
+One interface for two kinds of networks, by the place of most weights:
 
 - linear layers (transformers, MLPs, ConvNeXt): torchao's `quantize_`, weights int8 for each output
   ('weight-only'); with 'dynamic' activations too, int8 for each token. Convolutions stay float32.
-- convolutions: `inference.int8`, weights int8 for each output channel; with 'static' what comes in too, by the
-  range of training images. Other layers stay float32. Torch's own static int8 (FX) is not used: it is due to be
-  removed, can't follow every network, and is wrong by far for MobileNetV2 (see `inference.int8`).
+- convolutions: `inference.int8`, weights int8 for each output channel; with 'static' also inputs, by the
+  range of training images. Other layers stay float32. Torch's own static int8 (FX) is not used: it will be
+  removed, can't trace every network, and fails for MobileNetV2 (see `inference.int8`).
 
-What is gained is size: about 0.28 of float32. `benchmarks/results/quantized.md` has the rest.
+The gain is size: about 0.28 of float32. See `benchmarks/results/quantized.md`.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ SCHEMES: dict[Kind, tuple[Scheme, ...]] = {
     "linear layers": ("weight-only", "dynamic"),
     "convolutions": ("static", "weight-only"),
 }
-"""What each kind of network can be kept in; the first is tried first."""
+"""Int8 schemes of each kind of network, in order of preference."""
 _UNMEASURED = (0.0, 1.0)
 
 
 def decide_kind(body: nn.Module, name: str) -> Kind:
-    """Where most of the weights are that int8 can take; ModelError where there are none.
+    """The kind of layer with most of the weights that int8 supports; ModelError if there are none.
 
     Raises:
-        MissingExtra: they are in linear layers, and torchao is not installed.
+        MissingExtra: they are in linear layers, but torchao is not installed.
     """
     sizes: dict[Kind, int] = {"linear layers": 0, "convolutions": 0}
     for module in body.modules():
@@ -55,7 +55,7 @@ def decide_kind(body: nn.Module, name: str) -> Kind:
         elif is_plain_convolution(module):
             sizes["convolutions"] += module.weight.numel()
     if not any(sizes.values()):
-        raise ModelError(f"{name} has no linear layer and no plain convolution to keep in int8.")
+        raise ModelError(f"{name} has no linear layer and no plain convolution to convert to int8.")
     if sizes["convolutions"] >= sizes["linear layers"]:
         return "convolutions"
     if find_spec("torchao") is None:
@@ -64,26 +64,26 @@ def decide_kind(body: nn.Module, name: str) -> Kind:
 
 
 def decide_schemes(kind: Kind, asked: str, name: str) -> tuple[Scheme, ...]:
-    """The schemes to try, in this order; ConfigError for one that this kind of network has not."""
+    """The schemes to try, in this order; ConfigError for one that this kind of network lacks."""
     if asked == "auto":
         return SCHEMES[kind]
     chosen = tuple(scheme for scheme in SCHEMES[kind] if scheme == asked)
     if not chosen:
         raise ConfigError(
-            f"options.scheme '{asked}' is not for {name}, a network of {kind}. "
-            f"Choose {', '.join(SCHEMES[kind])} or auto."
+            f"options.scheme '{asked}' does not fit {name}, a network of {kind}. Choose "
+            f"{', '.join(SCHEMES[kind])} or auto."
         )
     return chosen
 
 
 def quantize_backbone(backbone: Backbone, scheme: Scheme, ranges: Ranges) -> Backbone:
-    """An int8 copy of a backbone, which stays as it is; in eval mode, on the CPU, without gradients.
+    """An int8 copy of a backbone in eval mode, on the CPU, without gradients; the original is unchanged.
 
     Args:
         scheme: one of `SCHEMES` for its kind.
-        ranges: from `measure_ranges`; used by 'static' alone.
+        ranges: from `measure_ranges`; used only by 'static'.
 
-    Its facts tell the digest and the size of the int8 weights, its build how to make it again.
+    Its facts hold the digest and size of the int8 weights; its build describes how to rebuild it.
     Raises:
         MissingExtra, ModelError: see `decide_kind`. Cost: a copy of the weights.
     """
@@ -101,7 +101,7 @@ def describe_int8(backbone: Backbone, body: nn.Module, scheme: Scheme) -> Backbo
 
 
 def measure_ranges(backbone: Backbone, batches: Sequence[Tensor]) -> dict[str, tuple[float, float]]:
-    """(smallest, largest) value that comes into each convolution, by its name.
+    """(smallest, largest) input value of each convolution, by its name.
 
     Args:
         batches: normalised images, (b, 3, height, width) float32 on the CPU; some of the training split.
@@ -120,7 +120,7 @@ def measure_ranges(backbone: Backbone, batches: Sequence[Tensor]) -> dict[str, t
             if not math.isfinite(float(least) + float(most)):
                 raise ModelError(
                     f"{backbone.facts.name}: values inside the network are not finite (NaN or infinite, before "
-                    f"'{name}'), so that int8 has no range for them. Check the weights and the preprocessing."
+                    f"'{name}'), so int8 has no range for them. Check the weights and the preprocessing."
                 )
 
         return body.get_submodule(name).register_forward_pre_hook(note)
@@ -138,7 +138,7 @@ def measure_ranges(backbone: Backbone, batches: Sequence[Tensor]) -> dict[str, t
 
 
 def make_learning(body: nn.Module, ranges: Ranges) -> list[str]:
-    """Put `LearningConv2d` in the place of each convolution with a range, in place; names of their parameters."""
+    """Replace each convolution with a range by a `LearningConv2d`, in place; returns their parameter names."""
     learning: list[str] = []
     for name, module in list(body.named_modules()):
         if is_plain_convolution(module) and name in ranges:
@@ -149,18 +149,18 @@ def make_learning(body: nn.Module, ranges: Ranges) -> list[str]:
 
 
 def finish_learning(body: nn.Module) -> nn.Module:
-    """The 'static' form of a body whose convolutions learned for it, in place and on the CPU."""
+    """Convert a body with `LearningConv2d` to its 'static' int8 form, in place and on the CPU."""
     body.to("cpu").eval().requires_grad_(False)
     for name, module in list(body.named_modules()):
         if isinstance(module, LearningConv2d):
             body.set_submodule(name, Int8Conv2d(module, module.range))
-        elif is_plain_convolution(module):  # no image ever came here
+        elif is_plain_convolution(module):  # no image reached this module
             body.set_submodule(name, Int8Conv2d(module, _UNMEASURED))
     return body
 
 
 def rebuild_int8(build: Build, state: Mapping[str, Tensor], *, where: str) -> nn.Module:
-    """An int8 body from its description and its tensors, as `backbones.core.rebuild` makes a float one.
+    """An int8 body from its description and its tensors, as `backbones.core.rebuild` does for floats.
 
     Args:
         state: named as `plain_state` names them.
@@ -168,7 +168,7 @@ def rebuild_int8(build: Build, state: Mapping[str, Tensor], *, where: str) -> nn
     Raises:
         MissingExtra: torchao is needed and missing. ModelError: tensors that do not fit, or see `rebuild`.
     """
-    assert build.scheme is not None  # the caller looked
+    assert build.scheme is not None  # checked by the caller
     plain = build.model_copy(update={"scheme": None})
     body = rebuild(plain, _as_float(state), where=where)
     body = _quantize_body(body, build.scheme, {}, build.architecture)
@@ -183,7 +183,7 @@ def rebuild_int8(build: Build, state: Mapping[str, Tensor], *, where: str) -> nn
                 f"{tensor.dtype} {tuple(tensor.shape)} in the network."
             )
         if given is not None and given.is_floating_point() and not torch.isfinite(given).all():
-            raise ModelError(f"{where} is damaged: {name} holds values that are not finite fractions.")
+            raise ModelError(f"{where} is damaged: {name} holds values that are not finite.")
     strange = [name for name in state if name not in own]
     if strange:
         raise ModelError(f"{where} does not fit the network: unexpected: {', '.join(strange[:3])}.")
@@ -198,7 +198,7 @@ _VALUES = ".weight.qdata"
 
 
 def _as_float(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of an int8 body -> those of the float body, right in name and shape but not in value."""
+    """Tensors of an int8 body -> those of the float body, with right names and shapes but wrong values."""
     plain: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name.endswith(_VALUES):
@@ -230,7 +230,7 @@ def _quantize_linears(body: nn.Module, scheme: Scheme) -> nn.Module:
                 f"torchao is installed, but does not work with torch {torch.__version__}: {error}. "
                 "Upgrade torchao."
             ) from error
-        # Its settings for torch's compiler would be changed for the whole process.
+        # torchao would change settings of torch's compiler for the whole process.
         config = (
             quantization.Int8DynamicActivationInt8WeightConfig(set_inductor_config=False)
             if scheme == "dynamic"
@@ -242,7 +242,7 @@ def _quantize_linears(body: nn.Module, scheme: Scheme) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the notices of what torchao itself does in ways that torch deprecates."""
+    """Silence notices about torchao's use of deprecated torch functions."""
     logger = logging.getLogger("torch.utils._pytree")
     level = logger.level
     with warnings.catch_warnings():

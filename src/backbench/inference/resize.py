@@ -1,7 +1,7 @@
-"""Decoded images to batches of network input: the only code that resizes, crops and normalises.
+"""Convert decoded images to network input: the only code that resizes, crops and normalises.
 
-Two ways give the same tensor but for single grey levels. The exact one is Pillow's, which published figures
-rest on. The fast one follows Pillow's law (antialiased weights, rounded to 0..255 after each direction):
+Two ways give the same tensor except for single grey levels. The exact one uses Pillow, like published figures.
+The fast one follows Pillow's algorithm (antialiased weights, rounded to 0..255 after each direction):
 torch's uint8 kernels on the CPU, two matrix products on an accelerator.
 """
 
@@ -27,14 +27,14 @@ _PILLOW: dict[Interpolation, Image.Resampling] = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _TORCH_UINT8 = ("bilinear", "bicubic")
-_MAX_PIXELS = 16_000_000  # of a resized image; beyond, only the box of its crop is resampled
+_MAX_PIXELS = 16_000_000  # of a resized image; above, only the box of its crop is resampled
 
 
 def resized_shape(preprocess: Preprocess, height: int, width: int) -> tuple[int, int]:
-    """(height, width) that an image of this size has between resizing and cropping, each >= the crop's.
+    """(height, width) of an image after resizing and before cropping, each >= the crop's.
 
-    The rounding is torchvision's for square inputs (long side cut to a whole number) and timm's
-    `ResizeKeepRatio` for others (rounded), so that the exact way repeats published preprocessing.
+    The rounding is torchvision's for square inputs (long side truncated to a whole number) and timm's
+    `ResizeKeepRatio` for others (rounded), so that the exact way reproduces published preprocessing.
     """
     high, wide = (math.floor(side / preprocess.crop_fraction) for side in preprocess.size)
     if preprocess.resize == "squash":
@@ -59,30 +59,30 @@ def prepare_batch(
 
     Args:
         images: each (height, width, 3) uint8; at least one.
-        preprocess: what the backbone was trained with.
-        device: where the batch is wanted.
-        exact: Pillow itself (True), or the fast way: the same but for 1 grey level (rarely 2) in a few pixels.
+        preprocess: the backbone's preprocessing.
+        device: device of the result.
+        exact: Pillow (True), or the fast way, which differs by 1 grey level (rarely 2) in a few pixels.
 
     Returns:
         (batch, 3, height, width) float32 on `device`, channels last in memory.
 
-    Cost: 32x32 to 224x224 takes about 0.11 ms of a core the fast way, 0.6 ms the exact way.
+    Cost: 32x32 to 224x224 takes about 0.11 ms of a core in the fast way, 0.6 ms in the exact way.
     """
     return prepare_reduced([Reduced(image, False) for image in images], preprocess, device=device, exact=exact)
 
 
 class Reduced(NamedTuple):
-    """An image on its way to the network: cut to the network's input already (`is_final`), or as decoded."""
+    """An image before the network: already at the network's input size (`is_final`), or as decoded."""
 
     pixels: np.ndarray
     is_final: bool
 
 
 def reduce_image(image: np.ndarray, preprocess: Preprocess, *, exact: bool = False) -> Reduced:
-    """What a decoding thread can do ahead for an accelerator, so that photographs need not be kept whole.
+    """Reduce a decoded image ahead for an accelerator, so that full-size photographs need not stay in memory.
 
     An image larger than the network's input, or any image if `exact`, is resized and cropped; a smaller one
-    stays as it is, since it is cheaper to move and the accelerator enlarges it faster.
+    is unchanged, because it is cheaper to transfer and the accelerator enlarges it faster.
     """
     height, width = _checked_size(image)
     if not exact and height * width <= math.prod(preprocess.size):
@@ -133,7 +133,7 @@ def _resize_on_cpu(group: Sequence[np.ndarray], preprocess: Preprocess, *, exact
         return np.stack([_resize_by_pillow(image, preprocess, box_only=is_huge) for image in group])
     if h * w <= math.prod(preprocess.size):
         return _resize_by_torch(np.stack(group), preprocess)
-    # Photographs one by one: a stack of them is far larger than what is kept of it.
+    # Photographs one by one: a stack of originals is far larger than the results.
     return np.concatenate([_resize_by_torch(np.require(image, None, "W")[None], preprocess) for image in group])
 
 
@@ -149,10 +149,10 @@ def _resize_by_torch(stack: np.ndarray, preprocess: Preprocess) -> np.ndarray:
 
 
 def _resize_by_pillow(image: np.ndarray, preprocess: Preprocess, *, box_only: bool) -> np.ndarray:
-    """(h, w, 3) -> (height, width, 3), both uint8; the law that published figures rest on.
+    """(h, w, 3) -> (height, width, 3), both uint8; as for published figures.
 
-    The two directions are asked for one by one: recent versions of Pillow take the vertical one first for
-    some tall images, older ones never did, and the rounding in between makes that up to 24 grey levels.
+    The two directions are resized separately: recent versions of Pillow start with the vertical one for some tall
+    images, older ones never did, and the rounding in between causes differences of up to 24 grey levels.
     """
     height, width = preprocess.size
     h, w = image.shape[:2]
@@ -163,8 +163,8 @@ def _resize_by_pillow(image: np.ndarray, preprocess: Preprocess, *, box_only: bo
     if not box_only:
         resized = picture.resize((wide, h), method).resize((wide, high), method)
         return np.asarray(resized)[top : top + height, left : left + width]
-    # A panorama would become a huge picture of which little is kept. Pillow's box takes its weights from
-    # beyond the box, so this is the same crop but for single grey levels.
+    # A panorama would become a huge picture and most of it would be cropped away. Pillow's box also uses pixels
+    # outside the box, so the result is the same except for single grey levels.
     columns = (left * w / wide, 0.0, min((left + width) * w / wide, w), float(h))
     rows = (0.0, top * h / high, float(width), min((top + height) * h / high, h))
     narrow = picture.resize((width, h), method, box=columns)
@@ -172,10 +172,10 @@ def _resize_by_pillow(image: np.ndarray, preprocess: Preprocess, *, box_only: bo
 
 
 def resample_stack(stack: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
-    """Resize and crop equally large images by two matrix products, on the device they are on.
+    """Resize and crop equally large images by two matrix products, on their device.
 
-    (n, h, w, 3) uint8 -> (n, height, width, 3) uint8. Resizing is linear, so one matrix for each direction
-    does it, with the crop as a choice of rows; like Pillow, horizontally first, and rounded in between.
+    (n, h, w, 3) uint8 -> (n, height, width, 3) uint8. Resizing is linear, so it needs one matrix for each
+    direction; the crop is a choice of rows. Like Pillow: horizontal first, rounded in between.
     """
     n, h, w, _ = stack.shape
     high, wide = resized_shape(preprocess, h, w)
@@ -191,7 +191,7 @@ def resample_stack(stack: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
 
 
 def _to_grey_levels(values: torch.Tensor) -> torch.Tensor:
-    return values.add_(0.5).floor_().clamp_(0, 255)  # halves go up, as in Pillow, not to even
+    return values.add_(0.5).floor_().clamp_(0, 255)  # rounds halves up, as in Pillow
 
 
 def _bicubic(x: np.ndarray) -> np.ndarray:
@@ -220,7 +220,9 @@ def resize_matrix(old: int, new: int, interpolation: Interpolation) -> np.ndarra
     scale = old / new
     pixel = np.arange(old)
     if interpolation == "nearest":
-        centre = np.cumsum(np.r_[0.5 * scale, np.full(new - 1, scale)])  # summed up, as Pillow does: it can matter
+        centre = np.cumsum(
+            np.r_[0.5 * scale, np.full(new - 1, scale)]
+        )  # cumulative, as in Pillow: rounding can matter
         return (pixel[None] == centre.astype(int)[:, None]).astype(np.float32)
     centre = (np.arange(new) + 0.5) * scale
     reach, weigh = _FILTERS[interpolation]
@@ -236,7 +238,7 @@ def _normalise(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
     """(n, height, width, 3) uint8 -> (n, 3, height, width) float32, (x / 255 - mean) / std, channels last."""
     n, height, width, _ = pixels.shape
     mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
-    # One row of pixels at a time: three channels alone are too few for the vector units.
+    # One row of pixels at a time: three channels are too few for the vector units.
     factor = (1 / (255 * std)).repeat(width).to(pixels.device)
     offset = (-mean / std).repeat(width).to(pixels.device)
     values = pixels.reshape(n, height, width * 3).float()  # converted first: mixed types are not vectorised

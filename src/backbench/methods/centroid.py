@@ -1,4 +1,4 @@
-"""`centroid`: the nearest class mean, by angle or by distance, whichever does better on validation."""
+"""`centroid`: the nearest class mean, by cosine or Euclidean distance, whichever is better on validation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_COSINE_SCALE = 10.0
 MIN_WITHIN_SHARE = 0.01
-"""A feature's spread within classes counts as at least this share of its variance: few examples show none."""
+"""Minimum spread of a feature within classes, as a share of its variance: few examples may show no spread."""
 BLOCK_ROWS = 2048
 
 
@@ -27,13 +27,13 @@ class CentroidOptions(Frozen):
 
     distance: Literal["choose", "cosine", "euclidean"] = Field(
         default="choose",
-        description="'cosine': of features less their mean; 'euclidean': each feature divided by its standard "
+        description="'cosine': of centred features; 'euclidean': each feature divided by its standard "
         "deviation within classes; 'choose': the better one on validation (cosine without validation)",
     )
 
 
 def adapt(task: Task, options: CentroidOptions) -> Fitted:
-    """Compare the distances on validation with means of train, then take the means of both parts.
+    """Compare the distances on validation with means of train, then use means of both splits.
 
     Scores are multiplied by the factor that makes the softmax most likely on validation.
 
@@ -72,7 +72,7 @@ def adapt(task: Task, options: CentroidOptions) -> Fitted:
 
 
 def _fit_cosine(parts: Sequence[np.ndarray], labels: np.ndarray, num_classes: int, scale: float) -> CosineHead:
-    """Cosine of the features, less the mean of all, with the class means less the same."""
+    """Cosine between centred features and centred class means."""
     from backbench.heads.heads import ABSENT_LOGIT, CosineHead, normalise_rows
 
     present, means = _class_means(parts, labels, num_classes)
@@ -86,7 +86,7 @@ def _fit_cosine(parts: Sequence[np.ndarray], labels: np.ndarray, num_classes: in
 
 
 def _fit_euclidean(parts: Sequence[np.ndarray], labels: np.ndarray, num_classes: int, scale: float) -> LinearHead:
-    """Minus half the squared distance to each class mean, less what all classes share: linear in the features."""
+    """Minus half the squared distance to each class mean, without common terms: linear in features."""
     from backbench.heads.heads import LinearHead, spread_classes
     from backbench.heads.ridge import unfold
     from backbench.heads.standardise import Scale, measure_scale
@@ -134,4 +134,4 @@ def _blocks(parts: Sequence[np.ndarray], labels: np.ndarray) -> Iterator[tuple[n
             start += len(block)
 
 
-SPECS = (MethodSpec("centroid", "nearest class mean, by angle or by distance", adapt, CentroidOptions),)
+SPECS = (MethodSpec("centroid", "nearest class mean, by cosine or Euclidean distance", adapt, CentroidOptions),)

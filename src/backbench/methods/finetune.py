@@ -1,4 +1,4 @@
-"""`last-blocks`, `parts` and `full`: fine-tuning from pretrained weights, of a chosen part of the backbone."""
+"""`last-blocks`, `parts` and `full`: fine-tune all or a part of the pretrained backbone."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from backbench.training.phases import Trained, Training
 
 CROP_AND_FLIP = Augment(crop="random-resized", scale=(0.35, 1.0), flip=True)
-"""Milder than ImageNet's: with few images an object that is mostly cut away does more harm than good."""
+"""Milder than ImageNet's: with few images, crops that lose most of an object do harm."""
 
 
 class LastBlocksOptions(Frozen):
-    """A block of a transformer, a stage of a convolutional network."""
+    """Options of `last-blocks`. A block is a transformer block or a stage of a convolutional network."""
 
-    blocks: int = Field(default=3, ge=1, le=1000, description="how many, counted from the output")
+    blocks: int = Field(default=3, ge=1, le=1000, description="number of blocks to train, counted from the output")
     recipe: Recipe = Recipe(augment=CROP_AND_FLIP)
 
 
@@ -33,7 +33,7 @@ class PartsOptions(Frozen):
 
 
 class FullOptions(Frozen):
-    """Everything learns; the stages near the input more slowly."""
+    """All stages are trained; those near the input more slowly."""
 
     recipe: Recipe = Recipe(augment=CROP_AND_FLIP, layer_decay=0.8)
 
@@ -49,7 +49,7 @@ def adapt_parts(task: ImageTask, options: PartsOptions, training: Training) -> T
     """Train the head and the parts of the named kinds.
 
     Raises:
-        ConfigError: a kind that there is not, or that this backbone has nothing of.
+        ConfigError: an unknown kind, or one that this backbone lacks.
     """
     from backbench.backbones.core.stages import parts_of
     from backbench.errors import ConfigError, unknown_name

@@ -18,7 +18,7 @@ class GradualOptions(Frozen):
     """The recipe's epochs are those of each step."""
 
     steps: int = Field(
-        default=4, ge=1, le=100, description="after the head, the stages are unfrozen in so many steps"
+        default=4, ge=1, le=100, description="number of steps in which the stages are unfrozen, after the head"
     )
     recipe: Recipe = Recipe(
         epochs=3,
@@ -51,7 +51,7 @@ def adapt(task: ImageTask, options: GradualOptions, training: Training) -> Train
         if results[phase.name].ended == "budget":
             break
     classifier.head = trained.fold()
-    warnings = phases.describe_norms(classifier, phase)  # the last step trains what all before it did
+    warnings = phases.describe_norms(classifier, phase)  # the last step trains everything that earlier ones did
     return phases.Trained(classifier, results, {"stages": num_stages, "steps": steps}, warnings)
 
 

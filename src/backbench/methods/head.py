@@ -1,4 +1,4 @@
-"""`head` and `mlp-head`: a frozen backbone, and a head trained by gradient steps, with augmentation if wanted."""
+"""`head` and `mlp-head`: a frozen backbone, and a head trained by gradient steps, with optional augmentation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECIPE = Recipe(epochs=30)
 
 
 class HeadOptions(Frozen):
-    """Heads with each rate and each decay learn side by side, and validation chooses one.
+    """Trains one head for each rate and decay together, and chooses one on validation.
 
     Without augmentation the backbone runs once and every epoch trains on its features.
     """
@@ -34,13 +34,13 @@ class HeadOptions(Frozen):
         default=RATES,
         min_length=1,
         max_length=64,
-        description="recipe.learning_rate, where set, takes their place",
+        description="peak learning rates to try; recipe.learning_rate replaces them if set",
     )
     weight_decays: tuple[Decay, ...] = Field(
         default=DECAYS,
         min_length=1,
         max_length=64,
-        description="recipe.weight_decay, where it is not its default, takes their place",
+        description="weight decays to try; recipe.weight_decay replaces them if it is not the default",
     )
     recipe: Recipe = RECIPE
 
@@ -50,8 +50,8 @@ class HeadOptions(Frozen):
         for name in CAME_LATER:
             if value := getattr(self.recipe, name):
                 raise ConfigError(
-                    f"options.recipe.{name}={value:g}: nothing but a head learns here, and what is frozen drops "
-                    "nothing. Leave it out, or drop before the head: options.recipe.dropout."
+                    f"options.recipe.{name}={value:g}: only the head is trained here, and frozen layers have no "
+                    "dropout. Leave it out, or use dropout before the head: options.recipe.dropout."
                 )
         return self
 
@@ -66,7 +66,7 @@ class MlpHeadOptions(HeadOptions):
     def _check_one_dropout(self) -> Self:
         if self.recipe.dropout:
             raise ConfigError(
-                f"options.recipe.dropout={self.recipe.dropout:g}: 'mlp-head' drops behind its hidden layer. "
+                f"options.recipe.dropout={self.recipe.dropout:g}: 'mlp-head' has dropout after its hidden layer. "
                 f"Set options.dropout={self.recipe.dropout:g} instead."
             )
         return self
@@ -110,7 +110,7 @@ def _adapt(task: ImageTask, head: HeadModule, options: HeadOptions, training: Tr
     phase = make_phase("head", classifier, (), options.recipe, fresh_head=True)
     if len(grid) > 1:
         training.progress.say(
-            f"head: {len(grid)} heads learn side by side, each with its own rate and weight decay"
+            f"head: training {len(grid)} heads together, each with its own rate and weight decay"
         )
     result = train_phase(classifier, task, spread_phase(phase, "head.inner.", grid), training)
     chosen = choose_head(result, len(task.val))
@@ -122,7 +122,7 @@ def _adapt(task: ImageTask, head: HeadModule, options: HeadOptions, training: Tr
 
 
 def _decide_grid(options: HeadOptions, num_val: int) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
-    """The rates and decays to try, and what to say of them; one of each where no validation can choose."""
+    """The rates and decays to try, and warnings; one of each without validation."""
     from backbench.training.many_heads import make_grid
     from backbench.training.phases import HEAD_RATE
 
@@ -135,7 +135,7 @@ def _decide_grid(options: HeadOptions, num_val: int) -> tuple[tuple[Setting, ...
         rates if len(rates) == 1 else (HEAD_RATE,), decays if len(decays) == 1 else (recipe.weight_decay,)
     )
     said = f"rate {one[0].learning_rate:g} and decay {one[0].weight_decay:g}"
-    return one, (f"there are no validation images to choose a head by, so one was trained, with {said}",)
+    return one, (f"no validation images to choose a head, so only one was trained, with {said}",)
 
 
 def _decide_values(options: HeadOptions) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -144,7 +144,7 @@ def _decide_values(options: HeadOptions) -> tuple[tuple[float, ...], tuple[float
     if recipe.learning_rate and recipe.head_learning_rate:
         raise ConfigError(
             f"options.recipe.learning_rate is {recipe.learning_rate:g} and head_learning_rate "
-            f"{recipe.head_learning_rate:g}, and nothing but a head learns here: leave one of them out."
+            f"{recipe.head_learning_rate:g}, but only the head is trained here: leave one of them out."
         )
     in_recipe = "head_learning_rate" if recipe.head_learning_rate else "learning_rate"
     rate = recipe.head_learning_rate or recipe.learning_rate

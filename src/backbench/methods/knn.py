@@ -23,17 +23,17 @@ class KnnOptions(Frozen):
     """Votes are weighted by exp(cosine / temperature), as in DINOv2's evaluation."""
 
     ks: tuple[PositiveInt, ...] = Field(default=(1, 5, 10, 20, 50, 100), min_length=1, max_length=50)
-    default_k: int = Field(default=20, ge=1, description="where there is no validation")
+    default_k: int = Field(default=20, ge=1, description="k without a validation split")
     temperature: float = Field(default=0.07, ge=1e-3, le=1e3)
     similarity: Literal["choose", "plain", "standardised"] = Field(
         default="choose",
-        description="'plain': cosine of the features; 'standardised': each feature first brought to mean 0 and "
-        "deviation 1; 'choose': the better one on validation (plain without validation)",
+        description="'plain': cosine of the features; 'standardised': each feature standardised to mean 0 and "
+        "standard deviation 1; 'choose': the better one on validation (plain without validation)",
     )
 
 
 def adapt(task: Task, options: KnnOptions) -> Fitted:
-    """Try every k and similarity on validation with the training rows stored, then store both parts.
+    """Try every k and similarity on validation with the training rows stored, then store both splits.
 
     Cost: n_val x n_train x dim products for each similarity; the head keeps a copy of the features.
     """
@@ -70,7 +70,7 @@ def adapt(task: Task, options: KnnOptions) -> Fitted:
 
 
 def decide_ks(asked: Sequence[int], num_stored: int) -> list[int]:
-    """The values of k that can be had from `num_stored` rows, ascending; at least one."""
+    """The values of k that are possible with `num_stored` rows, ascending; at least one."""
     return sorted({k for k in asked if k <= num_stored}) or [num_stored]
 
 

@@ -1,4 +1,4 @@
-"""`logistic`: multinomial logistic regression, its strength of regularisation chosen on validation."""
+"""`logistic`: multinomial logistic regression, with C chosen on validation."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 SWEEP_TOLERANCE = 1e-3
-"""Enough to choose by: it moves validation losses in the third digit, and takes a third of the passes that 1e-5
-does. The head that is kept is refitted to the tolerance of the options."""
+"""Sufficient for the choice: it changes validation losses in the third digit and needs a third of the passes of
+1e-5. The final head is refitted to the tolerance of the options."""
 PATIENCE = 4
 
 
@@ -34,12 +34,15 @@ class LogisticOptions(Frozen):
     min_strength: float = Field(default=1e-5, ge=1e-9, le=1e9, description="smallest C of the sweep")
     max_strength: float = Field(default=1e2, ge=1e-9, le=1e9, description="largest C of the sweep")
     num_values: int = Field(default=24, ge=1, le=200, description="values of C, evenly spaced on a log scale")
-    default_strength: float = Field(default=1e-2, ge=1e-9, le=1e9, description="C where there is no validation")
+    default_strength: float = Field(default=1e-2, ge=1e-9, le=1e9, description="C without a validation split")
     tolerance: float = Field(
-        default=1e-5, ge=1e-8, le=1e-2, description="of the final fit, relative to the loss at its minimum"
+        default=1e-5,
+        ge=1e-8,
+        le=1e-2,
+        description="tolerance of the final fit, relative to the loss at its minimum",
     )
     max_evaluations: int = Field(
-        default=300, ge=10, le=100_000, description="passes over the features, for each C"
+        default=300, ge=10, le=100_000, description="maximum passes over the features, for each C"
     )
 
     @model_validator(mode="after")
@@ -96,8 +99,8 @@ def adapt(task: Task, options: LogisticOptions) -> Fitted:
     warnings = _unconverged(refit)
     if is_beyond_edge(scores, best):
         warnings += (
-            f"the best C, {strengths[best]:g}, is at the edge of the sweep "
-            f"({strengths[0]:g} to {strengths[-1]:g}): a wider one may do better",
+            f"the best C, {strengths[best]:g}, is at the edge of the sweep ({strengths[0]:g} to "
+            f"{strengths[-1]:g}): a wider one may be better",
         )
     return Fitted(final, choices, heads[best].logits(task.val.values), "train+val", warnings)
 
@@ -105,9 +108,9 @@ def adapt(task: Task, options: LogisticOptions) -> Fitted:
 def _sweep(
     task: Task, rows: Rows, scale: Scale, options: LogisticOptions, limits: dict[str, Any]
 ) -> tuple[list[LinearHead], list[Score], int]:
-    """Heads from the strongest penalty on and their scores on validation, as far as they can still get better.
+    """Heads and their validation scores, from the strongest penalty on, until no improvement is expected.
 
-    The weakest penalties cost most passes by far, and on features that tell the classes apart they only overfit:
+    The weakest penalties cost by far the most passes, and on separable features they only overfit:
     the sweep ends when `PATIENCE` values in a row have neither been chosen nor been the most accurate.
     """
     from backbench.heads.choose import choose_best, score_logits
@@ -155,7 +158,7 @@ def _refit(
 
 
 def _unfold(weights: np.ndarray, bias: np.ndarray, scale: Scale) -> LinearHead:
-    """The head for features as they are, from weights for standardised ones."""
+    """The head for raw features, from weights for standardised ones."""
     from backbench.heads.heads import LinearHead
     from backbench.heads.ridge import unfold
 
@@ -167,7 +170,7 @@ def _unconverged(fits: LogisticFits) -> tuple[str, ...]:
     if bool(fits.converged.all()):
         return ()
     passes = int(fits.evaluations.max())
-    return (f"logistic regression stopped after {passes} passes, short of its tolerance",)
+    return (f"logistic regression stopped after {passes} passes before reaching its tolerance",)
 
 
 SPECS = (

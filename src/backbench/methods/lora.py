@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class LoraOptions(Frozen):
-    """What comes out has the shape and the cost of the original network."""
+    """Options of `lora`. The merged network has the shape and cost of the original."""
 
     rank: int = Field(default=8, ge=1, le=1024)
     alpha: float = Field(default=16.0, gt=0.0, le=10_000.0, description="corrections are scaled by alpha / rank")
-    targets: str = Field(default="auto", description="which weights: auto, attention, linear, conv, ...")
+    targets: str = Field(default="auto", description="weights to adapt: auto, attention, linear, conv, ...")
     recipe: Recipe = Recipe(
         learning_rate=3e-4, augment=Augment(crop="random-resized", scale=(0.35, 1.0), flip=True)
     )
@@ -29,7 +29,7 @@ def adapt(task: ImageTask, options: LoraOptions, training: Training) -> Trained:
     """Train a head and low-rank corrections, merge them.
 
     Raises:
-        ConfigError: the network has none of the targets; the message says what it has.
+        ConfigError: the network has none of the targets; the message lists those it has.
     Source: Hu et al. 2021.
     """
     from backbench.runtime import make_torch_rng

@@ -1,4 +1,4 @@
-"""`quantized`: a solved head on the features of an int8 copy of the backbone, which may learn to bear int8."""
+"""`quantized`: a head solved on the features of an int8 backbone, with optional quantisation-aware training."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ if TYPE_CHECKING:
     from backbench.training.train import FitResult
 
 MIN_COSINE = 0.9
-"""Mean cosine of the float and the int8 features of an image; below, int8 broke something."""
+"""Minimum mean cosine between float and int8 features; below it, quantisation failed."""
 SLOWER = 1.1
-"""Float images per second over int8 ones from which on int8 is called slower: less is within the noise."""
+"""Ratio of float to int8 images per second above which int8 counts as slower (above the noise)."""
 _BATCH = 8
 _SPEED_PASSES = 5
 _RECIPE = Recipe(learning_rate=1e-5)
 
 
 class QuantizedOptions(Frozen):
-    """Without `qat_epochs` nothing is trained but the head, which is solved as `logistic` does."""
+    """Without `qat_epochs` only the head is fitted, as in `logistic`."""
 
     scheme: Literal["auto", "static", "dynamic", "weight-only"] = Field(
-        default="auto", description="what is int8; auto: the first that keeps the features"
+        default="auto", description="int8 scheme; auto: the first that preserves the features"
     )
     calibration_images: int = Field(
-        default=128, ge=1, le=100_000, description="static: training images to measure ranges on"
+        default=128, ge=1, le=100_000, description="static: number of training images to measure ranges"
     )
     qat_epochs: int = Field(
-        default=0, ge=0, le=10_000, description="train through int8 for so long; 0: not at all"
+        default=0, ge=0, le=10_000, description="epochs of quantisation-aware training; 0: none"
     )
-    recipe: Recipe = Field(default=_RECIPE, description="of that training, but for its epochs: see qat_epochs")
+    recipe: Recipe = Field(default=_RECIPE, description="recipe of this training; qat_epochs sets its epochs")
 
 
 @dataclass(frozen=True)
 class _Form:
-    """An int8 form of the backbone, and its (n, dim) features of the images it is judged by."""
+    """An int8 form of the backbone, and its (n, dim) features of the comparison images."""
 
     backbone: Backbone
     scheme: Scheme
@@ -63,11 +63,14 @@ class _Form:
 def adapt(task: ImageTask, options: QuantizedOptions, training: Training) -> Trained:
     """Make an int8 backbone, compare its features with the float ones on validation, solve a head on them.
 
-    The head is solved on train alone, with the strength that validation chose, so that validation can still judge.
+    The head is solved on train alone, with the strength that validation chose, so that validation stays
+    independent.
+
+
     Ranges are measured on training images.
 
     Raises:
-        ConfigError: no such scheme or training for this network, a backbone without weights, torchao missing.
+        ConfigError: unsupported scheme or training for this network, a backbone without weights, torchao missing.
         BudgetExceeded: the time left is too short for the int8 features.
     Cost: the float features, the int8 ones, a pass of the calibration images; with `qat_epochs` those epochs.
     """
@@ -89,7 +92,9 @@ def adapt(task: ImageTask, options: QuantizedOptions, training: Training) -> Tra
         learned, phases["qat"] = _learn(task, features, ranges, options, training)
         form = _judge(task, features, learned, "static", training)
         if phases["qat"].best_epoch == 0:
-            warnings.append("training through int8 never improved on validation, so its first weights were kept")
+            warnings.append(
+                "quantisation-aware training never improved validation, so its first weights were kept"
+            )
     else:
         form = _choose(task, features, schemes, ranges, training)
     warnings += _doubts(form, schemes, options)
@@ -114,19 +119,20 @@ def adapt(task: ImageTask, options: QuantizedOptions, training: Training) -> Tra
 def _check_training(options: QuantizedOptions, kind: Kind, name: str) -> None:
     if options.recipe.epochs != _RECIPE.epochs:
         raise ConfigError(
-            f"options.recipe.epochs={options.recipe.epochs}: 'quantized' trains for options.qat_epochs. "
-            f"Set options.qat_epochs={options.recipe.epochs} instead."
+            f"options.recipe.epochs={options.recipe.epochs}: 'quantized' uses options.qat_epochs. Set "
+            f"options.qat_epochs={options.recipe.epochs} instead."
         )
     if not options.qat_epochs and options.recipe != _RECIPE:
         raise ConfigError(
-            "options.recipe is that of training through int8, and without options.qat_epochs there is none. "
-            "Set options.qat_epochs=3, say, or leave options.recipe out."
+            "options.recipe is for quantisation-aware training, which needs options.qat_epochs. Set it, for "
+            "example options.qat_epochs=3, or leave options.recipe out."
         )
     if options.qat_epochs and (kind != "convolutions" or options.scheme not in ("auto", "static")):
         given = f"{name} is a network of {kind}" if kind != "convolutions" else f"options.scheme={options.scheme}"
         raise ConfigError(
-            f"options.qat_epochs={options.qat_epochs}, but {given}: training through int8 works for convolutional "
-            "networks with the scheme 'static' (or auto). Leave qat_epochs out, or adapt with 'full' first."
+            f"options.qat_epochs={options.qat_epochs}, but {given}: quantisation-aware training works only for "
+            "convolutional networks with the scheme 'static' (or auto). Leave qat_epochs out, or adapt with "
+            "'full' first."
         )
 
 
@@ -148,7 +154,7 @@ def _calibration(task: ImageTask, num: int) -> list[Tensor]:
 def _choose(
     task: ImageTask, features: Task, schemes: tuple[Scheme, ...], ranges: Ranges, training: Training
 ) -> _Form:
-    """The first scheme that keeps the features, or the one that keeps most of them."""
+    """The first scheme that preserves the features, or else the best one."""
     from backbench.inference.quantize import quantize_backbone
 
     forms: list[_Form] = []
@@ -157,14 +163,16 @@ def _choose(
         forms.append(_judge(task, features, backbone, scheme, training))
         if forms[-1].mean_cosine >= MIN_COSINE:
             return forms[-1]
-        training.progress.say(f"quantized: '{scheme}' keeps a mean cosine of {forms[-1].mean_cosine:.2f} only")
+        training.progress.say(
+            f"quantized: '{scheme}' reaches only a mean cosine of {forms[-1].mean_cosine:.2f} to float features"
+        )
     return max(forms, key=lambda form: form.mean_cosine)
 
 
 def _learn(
     task: ImageTask, features: Task, ranges: Ranges, options: QuantizedOptions, training: Training
 ) -> tuple[Backbone, FitResult]:
-    """Train convolutions and head through int8, from the head that is best on the float features."""
+    """Quantisation-aware training of convolutions and head, from the best head on float features."""
     import copy
 
     from backbench.backbones.core.base import Backbone
@@ -184,7 +192,7 @@ def _learn(
 
 
 def _judge(task: ImageTask, features: Task, backbone: Backbone, scheme: Scheme, training: Training) -> _Form:
-    """Compare with the float features on validation, or on train where there is none."""
+    """Compare with the float features on validation, or on train without a validation split."""
     part, expected = (task.val, features.val) if len(task.val) else (task.train, features.train)
     values = _extract(task, backbone, part, training)
     lengths = np.linalg.norm(values, axis=1) * np.linalg.norm(expected.values, axis=1)
@@ -198,7 +206,7 @@ def _extract(task: ImageTask, backbone: Backbone, part: Part, training: Training
     extraction = extract_features(
         backbone,
         lambda index: task.read(int(part.rows[index])),
-        [f"{row:012d}" for row in range(len(part))],  # in this order, each on its own
+        [f"{row:012d}" for row in range(len(part))],  # in this order, each separate
         names=part.ids,
         device=task.device,
         exact_resize=task.exact_resize,
@@ -210,7 +218,7 @@ def _extract(task: ImageTask, backbone: Backbone, part: Part, training: Training
 
 
 def _solve(task: ImageTask, features: Task, form: _Form, training: Training) -> tuple[LinearHead, dict[str, Any]]:
-    """The head on int8 features; and how right it is on validation, on these and on the float ones."""
+    """The head on int8 features, and its validation accuracy on int8 and on float features."""
     from backbench.heads.choose import score_logits
 
     if not len(task.val):
@@ -227,7 +235,7 @@ def _solve(task: ImageTask, features: Task, form: _Form, training: Training) -> 
 
 
 def _fit_head(features: Task) -> tuple[LinearHead, dict[str, Any]]:
-    """The logistic head of the training split, with the strength that validation chose, and what was chosen."""
+    """The logistic head of the training split, with the strength that validation chose, and the choice."""
     probe = find_method("logistic")
     chosen: dict[str, Any] = probe.adapt(features, probe.options()).choices
     fixed = {"default_strength": chosen["C"]} if "C" in chosen else {}
@@ -239,16 +247,17 @@ def _fit_head(features: Task) -> tuple[LinearHead, dict[str, Any]]:
 def _doubts(form: _Form, schemes: tuple[Scheme, ...], options: QuantizedOptions) -> list[str]:
     if form.mean_cosine < MIN_COSINE:
         return [
-            f"int8 ('{form.scheme}') changes the features much: mean cosine {form.mean_cosine:.2f} with the float "
-            f"ones, {form.least_cosine:.2f} at least; compare int8_val_accuracy with a probe of the float model"
+            f"int8 ('{form.scheme}') changes the features strongly: mean cosine {form.mean_cosine:.2f} with the "
+            f"float ones, minimum {form.least_cosine:.2f}; compare int8_val_accuracy with a probe of the float "
+            "model"
         ]
     if options.scheme == "auto" and form.scheme != schemes[0]:
-        return [f"'{schemes[0]}' int8 does not keep this network's features, so '{form.scheme}' was taken"]
+        return [f"'{schemes[0]}' int8 does not preserve this network's features, so '{form.scheme}' was used"]
     return []
 
 
 def _describe_slowness(choices: Mapping[str, Any]) -> list[str]:
-    """A warning where int8 costs time on this machine; what it saves in size is said with it."""
+    """A warning if int8 is slower on this machine, with the saving in size."""
     slower = choices["float_images_per_second"] / max(choices["int8_images_per_second"], 0.1)
     if slower < SLOWER:
         return []

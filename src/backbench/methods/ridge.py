@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backbench.task import Task
 
 DEFAULT_SCALE = 5.0
-"""Scores to logits where nothing can be measured: targets lie 2 apart, so a perfect score has odds of e^10."""
+"""Factor from scores to logits without validation: targets differ by 2, so a perfect score has odds of e^10."""
 
 
 class RidgeOptions(Frozen):
@@ -30,7 +30,7 @@ class RidgeOptions(Frozen):
     min_l2: float = Field(default=1e-5, ge=1e-9, le=1e9, description="smallest penalty of the sweep")
     max_l2: float = Field(default=1e3, ge=1e-9, le=1e9, description="largest penalty of the sweep")
     num_values: int = Field(default=25, ge=1, le=1000, description="penalties, evenly spaced on a log scale")
-    default_l2: float = Field(default=1.0, ge=1e-9, le=1e9, description="penalty where there is no validation")
+    default_l2: float = Field(default=1.0, ge=1e-9, le=1e9, description="penalty without a validation split")
 
     @model_validator(mode="after")
     def _is_ordered(self) -> Self:
@@ -47,7 +47,7 @@ class RidgeOptions(Frozen):
 def adapt(task: Task, options: RidgeOptions) -> Fitted:
     """Sweep the penalty on train, choose it on validation, solve again on both.
 
-    Regression scores are no log-odds; they are multiplied by the factor that makes the softmax most likely on
+    Regression scores are not log-odds; they are multiplied by the factor that makes the softmax most likely on
     validation, found for the scores of the fit on train and kept.
 
     Cost: two eigendecompositions of a matrix of min(n, dim) rows, two products of n x dim^2.
@@ -81,8 +81,8 @@ def adapt(task: Task, options: RidgeOptions) -> Fitted:
     warnings: tuple[str, ...] = ()
     if is_beyond_edge(scores, best):
         warnings = (
-            f"the best ridge penalty, {penalties[best]:g}, is at the edge of the sweep "
-            f"({penalties[-1]:g} to {penalties[0]:g}): a wider one may do better",
+            f"the best ridge penalty, {penalties[best]:g}, is at the edge of the sweep ({penalties[-1]:g} to "
+            f"{penalties[0]:g}): a wider one may be better",
         )
     before = _scaled(heads[best], scales[best])
     return Fitted(_scaled(final, scales[best]), choices, before.logits(task.val.values), "train+val", warnings)

@@ -1,4 +1,4 @@
-"""`scratch`: the architecture alone, from random weights: what pretraining is worth."""
+"""`scratch`: train the architecture from random weights, to measure the value of pretraining."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ if TYPE_CHECKING:
 
 RATES = {"transformer": 1e-3, "convnet": 3e-3}
 SMALL_INPUT = 64
-"""Pixels: up to here images are shifted by a few pixels, as is the custom; above, cropped at random."""
+"""Input size in pixels up to which images are shifted by a few pixels (the convention); above, cropped at random.
+"""
 
 
 class ScratchOptions(Frozen):
-    """AdamW; rate and crop are decided by the kind of network and its input size where they are not given."""
+    """Uses AdamW; default rate and crop depend on the kind of network and its input size."""
 
     auto_augment: bool = Field(
         default=True,
-        description="where the recipe has no augmentation, take crops and flips fit for the input size",
+        description="if the recipe has no augmentation, use crops and flips suitable for the input size",
     )
     recipe: Recipe = Recipe(epochs=30, batch_size=128, warmup_epochs=2.0, patience=0, label_smoothing=0.1)
 
 
 def adapt(task: ImageTask, options: ScratchOptions, training: Training) -> Trained:
-    """Forget the pretrained weights and train everything.
+    """Reset all weights to random values and train everything.
 
     Raises:
         ConfigError: a backbone without weights.
@@ -45,7 +46,9 @@ def adapt(task: ImageTask, options: ScratchOptions, training: Training) -> Train
     phases.refuse_weightless(task, "scratch")
     backbone = task.backbone
     if backbone.build is None:
-        raise ConfigError(f"how {backbone.facts.name} is built is not known, so it can't be trained from scratch.")
+        raise ConfigError(
+            f"the architecture of {backbone.facts.name} is unknown, so it can't be trained from scratch."
+        )
     backbone.body.load_state_dict(make_random(backbone.build, stream_seed(task.seed, "scratch")).state_dict())
     rng = make_torch_rng(task.seed, "head")
     head = make_linear(backbone.facts.dim, task.num_classes, rng, options.recipe.dropout)
@@ -59,14 +62,14 @@ def adapt(task: ImageTask, options: ScratchOptions, training: Training) -> Train
         crop = Augment(crop="pad", flip=True) if small else Augment(crop="random-resized", flip=True)
         recipe = recipe.model_copy(update={"augment": crop})
     names = [name for name, _ in backbone.body.named_parameters()]
-    phase = phases.make_phase("scratch", classifier, names, recipe, fresh_head=False)  # all of it is fresh
-    phase = replace(phase, keeps_statistics=False)  # batch norms begin with mean 0 and variance 1 here
+    phase = phases.make_phase("scratch", classifier, names, recipe, fresh_head=False)  # all weights are random
+    phase = replace(phase, keeps_statistics=False)  # batch norms start with mean 0 and variance 1
     result = phases.train_phase(classifier, task, phase, training)
     return phases.Trained(classifier, {"scratch": result}, {"augment": recipe.augment.model_dump(mode="json")})
 
 
 SPECS = (
     MethodSpec(
-        "scratch", "the architecture alone, from random weights", adapt, ScratchOptions, "train", forgets=True
+        "scratch", "train the architecture from random weights", adapt, ScratchOptions, "train", forgets=True
     ),
 )

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class TwoPhaseOptions(Frozen):
-    """The second phase keeps the solved head unless it beats it on validation."""
+    """The solved head is kept unless the second phase beats it on validation."""
 
     probe: str = Field(
         default="logistic", description="the method that solves the head; it must give a linear one"
     )
     blocks: int | None = Field(default=None, ge=1, description="fine-tune only this many last blocks; None: all")
     keep_statistics: bool = Field(
-        default=True, description="batch norms go on with the statistics that the head was solved with"
+        default=True, description="batch norms keep the statistics with which the head was solved"
     )
     recipe: Recipe = Recipe(
         augment=Augment(crop="random-resized", scale=(0.35, 1.0), flip=True), layer_decay=0.8, warmup_epochs=1.0
@@ -32,12 +32,13 @@ class TwoPhaseOptions(Frozen):
 def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Trained:
     """Probe, then fine-tune from the solved head.
 
-    The head is solved on train alone, with the strength that validation chose, so that validation can still judge
-    the second phase. If no epoch of that beats the probe there, the probe is what comes out, with a note. Batch
-    norms keep their statistics: by those of each batch it would be other features than the head was solved for.
+    The head is solved on train alone, with the strength that validation chose, so that validation stays
+    independent for the second phase. If no epoch beats the probe on validation, the result is the probe, with a
+    warning. Batch norms keep their statistics, because batch statistics would change the features that the head
+    was solved on.
 
     Raises:
-        ConfigError: the probe gives no linear head, or the backbone has nothing to train.
+        ConfigError: the probe does not give a linear head, or the backbone has nothing to train.
     """
     from dataclasses import replace
 
@@ -64,7 +65,7 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Trai
     head = probe.adapt(replace(features, val=nothing), probe.options(**fixed)).head
     if not isinstance(head, LinearHead):
         raise ConfigError(
-            f"options.probe '{options.probe}' gives no linear head to go on from. Use logistic or ridge."
+            f"options.probe '{options.probe}' does not give a linear head to start from. Use logistic or ridge."
         )
     body = task.backbone.body
     names = (
@@ -76,10 +77,10 @@ def adapt(task: ImageTask, options: TwoPhaseOptions, training: Training) -> Trai
     phase = phases.make_phase("two-phase", classifier, names, options.recipe, fresh_head=False)
     phase = replace(phase, keeps_statistics=options.keep_statistics or phase.keeps_statistics)
     result = phases.train_phase(classifier, task, phase, training)
-    # kept as asked goes without saying; kept against what was asked does not
+    # warn only if statistics were kept although keep_statistics is off
     warnings = () if options.keep_statistics else phases.describe_norms(classifier, phase)
     if result.best_epoch == 0:
-        warnings += ("fine-tuning never beat the probe on validation, so the probe is what was kept",)
+        warnings += ("fine-tuning never beat the probe on validation, so the probe was kept",)
     return phases.Trained(
         classifier,
         {"two-phase": result},

@@ -1,4 +1,4 @@
-"""`zeroshot`: the classifier a model was published with, its classes mapped to those of the data; no training."""
+"""`zeroshot`: the published classifier of a model, its classes mapped to those of the data; no training."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ TEMPLATES = (
     "art of the {}.",
     "a photo of the small {}.",
 )
-"""The seven sentences that do about as well as eighty (Radford et al. 2021, in the code they published)."""
+"""Seven templates that are about as good as eighty (Radford et al. 2021, in their published code)."""
 
 
 class ZeroShotOptions(Frozen):
-    """`map` names a CSV file; what it says is kept in `mapping`, which the record holds and its id depends on.
+    """`map` is a CSV file; its content becomes `mapping`, which is part of the record and the run id.
 
-    Of a model of images and texts it gives words for a class, which stand in the place of its name.
+    For image-text models it gives words for a class, which replace its name.
     """
 
     table: Literal["auto", "none", "cifar10", "cifar100", "caltech101", "caltech256"] = Field(
-        default="auto", description="curated ids of a data set's classes; 'auto': of the first that knows them all"
+        default="auto", description="curated table of WordNet ids; 'auto': the first table with all classes"
     )
     mapping: dict[str, tuple[str, ...]] = Field(
-        default_factory=dict, description="class -> WordNet ids, or names of the model's classes; beats all else"
+        default_factory=dict, description="class -> WordNet ids, or names of the model's classes; has priority"
     )
     map: str | None = Field(default=None, description="CSV file with rows 'class,id'; becomes `mapping`")
     templates: tuple[str, ...] = Field(
         default=TEMPLATES,
         min_length=1,
-        description="of models of images and texts: sentences with one {} for a class",
+        description="for image-text models: templates with one {} for the class",
     )
 
     @field_validator("templates")
@@ -58,7 +58,7 @@ class ZeroShotOptions(Frozen):
     def _check_templates(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
         for template in templates:
             if template.count("{}") != 1 or template.count("{") != 1 or template.count("}") != 1:
-                raise ValueError(f"'{template}' needs one {{}} for the class, as in 'a photo of a {{}}.'")
+                raise ValueError(f"'{template}' needs one {{}} for the class, such as 'a photo of a {{}}.'")
         return templates
 
     @model_validator(mode="before")
@@ -75,10 +75,10 @@ class ZeroShotOptions(Frozen):
 
 
 def adapt(task: Task, options: ZeroShotOptions) -> Fitted:
-    """Map the rows of the original classifier to the classes; nothing is fitted, and validation only describes it.
+    """Map the rows of the original classifier to the classes; nothing is fitted; validation is only reported.
 
-    A class that no row stands for has probability 0 and counts against the accuracy like any other. Where a class
-    of validation is so, there is no calibration: no temperature makes an impossible answer likely.
+    A class without a row has probability 0 and counts in the accuracy like any other. If validation has such a
+    class, there is no calibration, because no temperature can make a zero probability likely.
 
     Raises:
         ConfigError: see `map_classes`.
@@ -103,12 +103,12 @@ def adapt(task: Task, options: ZeroShotOptions) -> Fitted:
 def refuse_headless(
     load_head: Callable[[], OriginalHead | TextHead] | None,
 ) -> Callable[[], OriginalHead | TextHead]:
-    """`load_head` as it is; ConfigError where it is None, as of a model without a classifier that is known."""
+    """Return `load_head`; raise ConfigError if the model has no known classifier."""
     if load_head is None:
         raise ConfigError(
-            "zeroshot needs the classifier that a model was published with, and this one has none that is known. "
-            "Take a timm name, torchvision/NAME, open_clip/MODEL:TAG or a card of one of these with head_classes "
-            "and without feature_layer, or a method that is fitted, such as logistic."
+            "zeroshot needs the published classifier of a model, but this model has no known one. Use a timm "
+            "name, torchvision/NAME, open_clip/MODEL:TAG or a card of one of these with head_classes and without "
+            "feature_layer, or a method that fits a head, such as logistic."
         )
     return load_head
 
@@ -116,11 +116,11 @@ def refuse_headless(
 def map_classes(
     class_names: Sequence[str], load_head: Callable[[], OriginalHead | TextHead] | None, options: ZeroShotOptions
 ) -> tuple[OriginalHead, dict[str, Counterpart]]:
-    """The original classifier, and which of its classes stand for each class of the data; no features are needed.
+    """The published classifier, and its classes for each class of the data; needs no features.
 
     Raises:
-        ConfigError: the model has no original classifier, or none that is a linear layer on its features; the map
-            does not fit; no class has a counterpart.
+        ConfigError: the model has no original classifier, or it is not a linear layer on its features; the map
+            does not fit; no class has a match.
     Cost: loading the network.
     """
     from backbench.backbones.core.original_head import TextHead
@@ -136,14 +136,14 @@ def map_classes(
         found = find_counterparts(class_names, original.classes, options.mapping, options.table)
     if not any(counterpart.ids for counterpart in found.values()):
         raise ConfigError(
-            f"zeroshot: no class of the data has a counterpart among the {len(original.classes):,} classes of the "
-            f"model. Say which stand for them in a CSV file with rows 'class,id': --map FILE."
+            f"zeroshot: no class of the data matches any of the {len(original.classes):,} classes of the model. "
+            "Give a CSV file with rows 'class,id': --map FILE."
         )
     return original, found
 
 
 def _group(weights: Any, bias: Any, classes: tuple[str, ...], found: Mapping[str, Counterpart]) -> GroupedHead:
-    """The rows that stand for a class; one that stands for two is there twice."""
+    """The rows of each class; a row for two classes occurs twice."""
     import numpy as np
 
     from backbench.heads.heads import GroupedHead

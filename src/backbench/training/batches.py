@@ -47,7 +47,7 @@ class Batches(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ImageBatches:
-    """Images, decoded by `read`, augmented in training alone. See `Batches`."""
+    """Images, decoded by `read`, augmented only in training. See `Batches`."""
 
     read: Callable[[int], np.ndarray]
     train: Part
@@ -92,7 +92,7 @@ class ImageBatches:
             yield batch, labels[part]
 
     def _read_all(self, rows: np.ndarray) -> Sequence[np.ndarray]:
-        # One job for each worker, not for each image: most images lie decoded in memory.
+        # One job for each worker, not for each image: most images are already decoded in memory.
         shares = [share.tolist() for share in np.array_split(rows, num_workers())]
         with ThreadPoolExecutor(len(shares)) as pool:
             return [image for images in pool.map(self._read_some, shares) for image in images]
@@ -103,7 +103,7 @@ class ImageBatches:
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """What a frozen part of a network gave: (n, ...) in memory, and (n,) int64 labels."""
+    """Outputs of a frozen part of a network: (n, ...) in memory, and (n,) int64 labels."""
 
     values: Tensor
     labels: np.ndarray
@@ -114,7 +114,7 @@ class Activations:
 
 @dataclass(frozen=True, eq=False)
 class FeatureBatches:
-    """Features or activations of what is frozen: a step costs a step of the rest. See `Batches`."""
+    """Features or activations of the frozen part: a step costs only a step of the rest. See `Batches`."""
 
     train: Features | Activations
     val: Features | Activations

@@ -1,7 +1,7 @@
-"""Training states on disk: whole or absent, checked when read, with the one before to fall back on.
+"""Training checkpoints on disk: atomic, verified when read, with the previous one as a fallback.
 
 A checkpoint is one file: SHA-256 of the rest, then a safetensors file whose metadata holds the rest of the state
-as JSON. No pickle. It never holds a value that is not finite.
+as JSON. No pickle. All values are finite.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Checkpoint:
 
 
 class Workspace:
-    """The folder of a run that is not finished: its checkpoints, by phase and step.
+    """The folder of a resumable run: its checkpoints, by phase and step.
 
     Args:
-        folder: made when something is saved.
-        progress: told when a damaged file is passed over.
+        folder: created at the first save.
+        progress: gets a warning for each damaged file.
 
-    With each checkpoint it keeps for how long the run has been worked on, in all processes together.
+    Each checkpoint also stores the working time of the run, over all processes.
     """
 
     def __init__(self, folder: Path, progress: Progress = SILENT) -> None:
@@ -59,23 +59,23 @@ class Workspace:
         self._began = time.monotonic()
 
     def elapsed_seconds(self) -> float:
-        """Since this was made, and in the processes before that were cut, up to their last checkpoint."""
+        """Seconds since this was made, plus those of earlier interrupted processes up to their last checkpoint."""
         return self._earlier_seconds + time.monotonic() - self._began
 
     def credit(self, seconds: float) -> None:
-        """Count work done before this run that it would have had to do, such as features in the cache.
+        """Add the time of earlier work that this run reuses, such as cached features.
 
-        Only in the first process of a run: what a later one finds there was counted by an earlier one.
+        Counts only in the first process of a run: earlier processes have counted it for later ones.
         """
         if not self._earlier_seconds:
             self._earlier_seconds = seconds
 
     def save(self, phase: str, step: int, checkpoint: Checkpoint, *, keep: frozenset[int] = frozenset()) -> None:
-        """Save a state, then remove the older ones but one; the steps in `keep` stay.
+        """Save a state, then remove older ones except one; the steps in `keep` stay.
 
         Raises:
-            StorageError: it can't be written; what was there stays.
-            TrainingDiverged: it holds a value that is not finite; what was there stays.
+            StorageError: the write failed; existing files stay.
+            TrainingDiverged: a value is not finite; existing files stay.
         """
         _refuse_non_finite(checkpoint.tensors, step)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
@@ -83,7 +83,7 @@ class Workspace:
         try:
             text = json.dumps(state, sort_keys=True, allow_nan=False)
         except ValueError as error:
-            raise TrainingDiverged(step, "a figure of the training log is not a finite number") from error
+            raise TrainingDiverged(step, "a value in the training log is not finite") from error
         body = format_tensors(tensors, metadata={"backbench": text})
         write_atomically(self._path(phase, step), hashlib.sha256(body).digest() + body)
         self.write_state(ELAPSED, {"seconds": self.elapsed_seconds()})
@@ -92,15 +92,15 @@ class Workspace:
                 self._path(phase, old).unlink(missing_ok=True)
 
     def load_latest(self, phase: str, at_step: int | None = None) -> Checkpoint | None:
-        """The newest state of a phase that can be trusted; None if nothing was saved.
+        """The newest valid state of a phase; None if nothing was saved.
 
-        A file that is damaged or of another version is passed over with a warning.
+        Skips damaged files and other versions with a warning.
 
         Args:
             at_step: only this one.
 
         Raises:
-            StorageError: there are files, and none can be trusted.
+            StorageError: there are files, but none is valid.
         """
         self._sweep()
         steps = sorted(self.steps(phase), reverse=True)
@@ -113,13 +113,13 @@ class Workspace:
                 self.progress.warn(f"{self._path(phase, step)} is not used: {error}")
         if steps:
             raise StorageError(
-                f"no checkpoint in {self.folder} can be trusted ({len(steps)} tried, the newest is "
+                f"no checkpoint in {self.folder} is valid ({len(steps)} tried, the newest is "
                 f"{self._path(phase, steps[0]).name}). Delete the folder to start the run again."
             )
         return None
 
     def steps(self, phase: str) -> list[int]:
-        """The steps of a phase that were saved, in no order."""
+        """The saved steps of a phase, unordered."""
         if not self.folder.is_dir():
             return []
         matches = [_NAME.fullmatch(entry.name) for entry in self.folder.iterdir()]
@@ -130,7 +130,7 @@ class Workspace:
         write_atomically(self.folder / f"{name}.json", json.dumps(state, sort_keys=True, allow_nan=False).encode())
 
     def read_state(self, name: str) -> dict[str, Any] | None:
-        """What `write_state` kept; None if there is nothing or nothing readable."""
+        """Read the document of `write_state`; None if it is missing or unreadable."""
         try:
             state = parse_json(read_file(self.folder / f"{name}.json"))
         except (OSError, ValueError):
@@ -141,7 +141,7 @@ class Workspace:
         return self.folder / f"{phase}-{step:09d}.ckpt"
 
     def _sweep(self) -> None:
-        """Remove what a killed process left half-written; the run is ours, so no other process writes here."""
+        """Remove half-written files of a killed process; the lock on the run excludes other writers."""
         if not self.folder.is_dir():
             return
         orphans = list(self.folder.glob(".*.tmp"))
@@ -154,11 +154,11 @@ class Workspace:
 def _refuse_non_finite(tensors: Mapping[str, torch.Tensor], step: int) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not is_finite(tensor):
-            raise TrainingDiverged(step, f"'{name}' holds a value that is not a finite number")
+            raise TrainingDiverged(step, f"'{name}' holds a value that is not finite")
 
 
 def _parse(data: bytes) -> Checkpoint:
-    """Raises ValueError with the reason for anything but a whole checkpoint of this version."""
+    """Parse a checkpoint; raise ValueError with the reason if it is damaged or of another version."""
     digest, body = data[:32], data[32:]
     if hashlib.sha256(body).digest() != digest:
         raise ValueError("it is damaged (its checksum differs)")
@@ -167,7 +167,7 @@ def _parse(data: bytes) -> Checkpoint:
         length = int.from_bytes(body[:8], "little")
         state = parse_json(parse_json(body[8 : 8 + length])["__metadata__"]["backbench"])
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"it is no checkpoint ({error})") from error
+        raise ValueError(f"it is not a checkpoint ({error})") from error
     if state.get("version") != CHECKPOINT_VERSION:
-        raise ValueError(f"it has version {state.get('version')}, this backbench reads {CHECKPOINT_VERSION}")
+        raise ValueError(f"it has version {state.get('version')}, but this backbench reads {CHECKPOINT_VERSION}")
     return Checkpoint(tensors, state["state"])

@@ -1,4 +1,4 @@
-"""Dropout within a transformer while it learns: of attention weights and of perceptrons, as a recipe has it."""
+"""Dropout inside a transformer during training: of attention weights and of MLPs, as set in a recipe."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from backbench.config import Recipe
 from backbench.errors import ConfigError
 
 PLACES = {"attention_dropout": ("attn_drop",), "mlp_dropout": ("mlp.dropout", "mlp.drop1", "mlp.drop2")}
-"""Option of the recipe -> how names of its layers end, in our own networks and in timm's."""
+"""Option of the recipe -> endings of its layers' names, in backbench's networks and in timm's."""
 
 
 @contextmanager
 def dropping(body: nn.Module, recipe: Recipe) -> Iterator[None]:
-    """Within, `body` drops in training as the recipe says; afterwards it has the fractions that it had before.
+    """Set the recipe's dropout rates within the block; restore the previous ones afterwards.
 
-    An option that is 0 leaves what the network has. Parts that are frozen stay in eval mode and drop nothing.
+    An option of 0 keeps the network's own rates. Frozen parts stay in eval mode, without dropout.
 
     Raises:
-        ConfigError: an option is on, and the network has no place for it.
+        ConfigError: an option is on, but the network has no layer for it.
     """
     layers = [
         (layer, getattr(recipe, option))
@@ -47,7 +47,7 @@ def _find_layers(body: nn.Module, option: str) -> list[nn.Dropout]:
     ]
     if not layers:
         raise ConfigError(
-            f"recipe.{option}: this network has no such layers; our own backbench/vit_* and timm's vision "
-            f"transformers do. Leave it out, or drop before the head: recipe.dropout."
+            f"recipe.{option}: this network has no such layers; backbench/vit_* and timm's vision transformers "
+            "do. Leave this option out, or use dropout before the head: recipe.dropout."
         )
     return layers

@@ -1,4 +1,4 @@
-"""How the heads in training stand on validation: which weights are kept, when the rate falls, when it is over."""
+"""Early stopping: keep the best weights by validation, lower the learning rate, end the training."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from backbench.training.optimise import rate_factor
 
 @dataclass(frozen=True)
 class EpochFigures:
-    """One line of the training log. Training figures are of augmented images, as the weights changed; those of
-    validation are None where there is none."""
+    """One line of the training log. Training metrics are on augmented images while the weights changed;
+    validation metrics are None without a validation split."""
 
     epoch: int
     learning_rate: float
@@ -23,7 +23,7 @@ class EpochFigures:
 
 
 def close_epoch(loop: Loop, found: Sequence[tuple[float, float]]) -> None:
-    """Write the epoch into the log of each member that has not ended, judge it, and turn to the next epoch.
+    """Log the epoch for each member that has not ended, apply early stopping, and start the next epoch.
 
     Args:
         found: (mean loss, accuracy) of each member on validation.
@@ -51,9 +51,9 @@ def close_epoch(loop: Loop, found: Sequence[tuple[float, float]]) -> None:
 
 
 def _judge(loop: Loop, member: int, loss: float, accuracy: float, train_loss: float) -> None:
-    """Keep the best weights; lower the rate on a plateau; end when there is nothing more to gain or no time.
+    """Keep the best weights; lower the rate on a plateau; end after the patience, the epochs or the time limit.
 
-    Without validation the last weights are kept, and the plateau is that of the training loss.
+    Without validation the last weights are kept, and the training loss decides the plateau.
     """
     standing, recipe = loop.state.standings[member], loop.recipe
     has_validation = loop.batches.num_val > 0
@@ -77,7 +77,7 @@ def _judge(loop: Loop, member: int, loss: float, accuracy: float, train_loss: fl
 
 
 def keep_best(loop: Loop, member: int, epoch: int, loss: float, accuracy: float) -> None:
-    """Keep the weights of a member as they are now, the averaged ones where there are, as its best."""
+    """Store the current weights of a member (or their moving average) as its best."""
     standing = loop.state.standings[member]
     standing.best_epoch, standing.best_accuracy, standing.best_loss = epoch, accuracy, loss
     source = loop.average or own_tensors(loop)
@@ -85,22 +85,22 @@ def keep_best(loop: Loop, member: int, epoch: int, loss: float, accuracy: float)
 
 
 def leader(loop: Loop) -> int:
-    """The member that did best on validation so far, the first of equals."""
+    """The member with the best validation result so far; the first of equals."""
     standings = loop.state.standings
     return max(range(len(standings)), key=lambda i: (standings[i].best_accuracy, -standings[i].best_loss, -i))
 
 
 def tell(loop: Loop) -> str:
-    """One line on the last epoch, of the best head where there are several; of one that came through an epoch."""
+    """One line on the last epoch of the best head that finished an epoch."""
     standings = loop.state.standings
     standing = standings[leader(loop)]
-    if not standing.history:  # it diverged in its first epoch, and none got better than all were at the start
+    if not standing.history:  # it diverged in its first epoch, and no head improved on the start
         standing = next(other for other in standings if other.history)
     last = standing.history[-1]
     best = " (best so far)" if standing.best_epoch == last["epoch"] else ""
     several = f"best of {len(loop.members)} heads: " if len(loop.members) > 1 else ""
     told = f"{loop.phase.name}: epoch {loop.state.epoch}/{loop.recipe.epochs}, {several}train loss "
     if last["val_loss"] is None:
-        return f"{told}{last['train_loss']:.3f}, accuracy in training {100 * last['train_accuracy']:.1f} %"
+        return f"{told}{last['train_loss']:.3f}, training accuracy {100 * last['train_accuracy']:.1f} %"
     losses = f"{last['train_loss']:.3f}, validation loss {last['val_loss']:.3f}"
     return f"{told}{losses}, accuracy {100 * last['val_accuracy']:.1f} %{best}"

@@ -1,4 +1,4 @@
-"""The state of a training phase: what a resumed run must have, and how it goes to disk and comes back."""
+"""The state of a training phase, and how it is saved and restored for resumed runs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from backbench.training.order import num_pieces, piece_at
 
 @dataclass
 class Standing:
-    """How one head stands: its training log, its best epoch, and whether it has ended.
+    """The state of a head: its training log, its best epoch, and whether it has ended.
 
-    best_loss: of the best epoch, which is the most accurate one; lowest_loss: of any epoch.
+    best_loss: loss of the most accurate epoch; lowest_loss: lowest loss of any epoch.
     """
 
     loss_sum: float = 0.0
@@ -43,9 +43,9 @@ class Standing:
 
 @dataclass
 class LoopState:
-    """Everything a resumed run must know besides tensors. Plain numbers: it is stored as JSON.
+    """Everything besides tensors that a resumed run needs. Plain numbers, stored as JSON.
 
-    standings: one, or one for each of the heads that learn side by side. What follows is of fp16 alone; see
+    standings: one for each head that is trained. The later fields are only for fp16; see
     `training.step`.
     """
 
@@ -64,7 +64,7 @@ class LoopState:
         return all(standing.ended for standing in self.standings)
 
     def to_json(self) -> dict[str, Any]:
-        """Infinity, which JSON lacks, as None."""
+        """A JSON document; infinity becomes None."""
         plain = asdict(self)
         plain["standings"] = [
             {key: None if value == math.inf else value for key, value in standing.items()}
@@ -83,7 +83,7 @@ class LoopState:
 
 @dataclass
 class Loop:
-    """A phase under way. members: names of what is judged together, with a standing each; see `Phase.members`."""
+    """A running phase. members: parameter names of each head, with a state each; see `Phase.members`."""
 
     network: nn.Module
     batches: Batches
@@ -116,12 +116,12 @@ class Loop:
         return num_pieces(len(self.batches.train_labels), self.recipe.batch_size)
 
     def batch_at(self, step: int) -> slice:
-        """The batch of this step of an epoch, over all processes, as places in the epoch's order."""
+        """The batch of this step of an epoch, over all processes, as a slice of the epoch's order."""
         return piece_at(step, len(self.batches.train_labels), self.recipe.batch_size)
 
     @property
     def num_in_batch(self) -> int:
-        """Images of the batch that comes next, over all processes."""
+        """Number of images of the next batch, over all processes."""
         batch = self.batch_at(self.state.batch)
         return batch.stop - batch.start
 
@@ -132,7 +132,7 @@ class Loop:
 
 
 def own_tensors(loop: Loop) -> dict[str, Tensor]:
-    """What training may change: the trained parameters, and the buffers of the modules that have one."""
+    """Tensors that training may change: trained parameters, and buffers of modules with one."""
     owners = {name.rpartition(".")[0] for name in loop.parameters}
     everything = loop.network.state_dict(keep_vars=True)
     buffers = {name for name, _ in loop.network.named_buffers() if name.rpartition(".")[0] in owners}
@@ -150,9 +150,9 @@ def put_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def save_loop(loop: Loop) -> None:
-    """Write the state; the one of the epoch's start stays until the next epoch begins.
+    """Save the state; the state at the start of the epoch stays until the next epoch begins.
 
-    Of several processes, which all have the same state, the first writes.
+    All processes have the same state, so only the first writes.
     """
     if not is_first():
         return
@@ -171,7 +171,7 @@ def load_stored(loop: Loop) -> Checkpoint | None:
     """The newest state of the phase, the same on every process; None if there is none.
 
     Raises:
-        StorageError: none can be trusted, or the processes see different files.
+        StorageError: no valid file, or the processes see different files.
     """
     wait_for_all()  # the first may still be writing
     stored = loop.workspace.load_latest(loop.phase.name)
@@ -191,7 +191,7 @@ def restore_loop(loop: Loop, stored: Checkpoint) -> None:
     """Put a stored state back.
 
     Raises:
-        StorageError: it belongs to a run with another seed, other frozen weights or other tensors.
+        StorageError: the state belongs to a run with another seed, other frozen weights or other tensors.
     """
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}, "average": {}, "best": {}}
     for path, tensor in stored.tensors.items():
@@ -205,7 +205,7 @@ def restore_loop(loop: Loop, stored: Checkpoint) -> None:
     if not fits or stored.state["seed"] != loop.seed or stored.state["frozen"] != loop.frozen_digest:
         raise StorageError(
             f"the checkpoint in {loop.workspace.folder} belongs to another run of '{loop.phase.name}' (other "
-            f"weights, data or seed). Delete the folder to start anew."
+            "weights, data or seed). Delete the folder to start again."
         )
     put_tensors(loop.network, parts["weights"])
     restore_optimizer(loop.optimizer, loop.parameters, parts["optimizer"])

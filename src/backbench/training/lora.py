@@ -1,20 +1,20 @@
-"""Low-rank adapters: frozen weights learn a small correction, and take it in when training ends.
+"""Low-rank adapters: train a small correction of frozen weights, and merge it after training.
 
     W' = W + alpha / rank * B A        A: (rank, columns) random, B: (rows, rank) zero at first
 
-So a network with fresh adapters gives what it gave before, to the bit, and after `merge_lora` it is a plain
-network again: same modules, same names of tensors, no cost at inference. The kernel of a convolution is taken as
-a matrix of (channels out, channels in x height x width).
+New adapters do not change the output at all. After `merge_lora` the network has its original modules and tensor
+names, without cost at inference. The kernel of a convolution is treated as a matrix of (channels out, channels in
+x height x width).
 Source: Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models".
 
-The weight itself is replaced (torch's parametrization), not the layer's output. This is right wherever a weight is
-read: in `nn.MultiheadAttention`, in BEiT and Swin v2, which multiply with `qkv.weight` past the layer, in
-convolutions that pad or standardise, where a wrapped layer would silently learn nothing or something else. The
-price is the gradient of the whole weight in the backward pass, about what training it in full costs; what is saved
-is the optimiser's memory, the checkpoints, and the freedom to overfit.
+The weight itself is replaced (torch's parametrization), not the layer's output. This works for all uses of a
+weight: in `nn.MultiheadAttention`, in BEiT and Swin v2, which use `qkv.weight` outside the layer, and in
+convolutions that pad or standardise. A wrapped layer would silently learn nothing or something else there. The
+backward pass computes the gradient of the whole weight, so its cost is that of full training. The method saves
+memory of the optimiser and size of checkpoints, and it limits overfitting.
 
-Never adapted: depthwise convolutions (a channel sees one small filter: there is no rank to lower), weights that
-several modules share, and weights that are no larger than the adapter would be.
+Never adapted: depthwise convolutions (each channel has one small filter, so there is no rank to lower), weights
+shared by several modules, and weights that are not larger than the adapter.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from backbench.backbones.core.parts import parts_of
 from backbench.errors import ConfigError, unknown_name
 
 TARGETS = {
-    "auto": "attention where there is any; otherwise linear layers or convolutions, whichever are more",
+    "auto": "attention if there is any; otherwise linear layers or convolutions, whichever are more",
     "attention": "linear layers inside attention, query, key and value stacked as one",
     "mlp": "linear layers of perceptrons",
     "linear": "all linear layers",
@@ -44,7 +44,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class _Weight:
-    """A matrix that could be adapted: tensor `name` of `owner`, which is at `path`."""
+    """A matrix that can be adapted: tensor `name` of `owner`, which is at `path`."""
 
     path: str
     name: str
@@ -59,7 +59,7 @@ class _Weight:
 
 
 class LowRank(nn.Module):
-    """Adds scale * up @ down, in the shape of the weight. `order` is that of the owner's parameters before."""
+    """Add scale * up @ down in the shape of the weight. `order`: the original order of the owner's parameters."""
 
     def __init__(
         self, weight: Tensor, rank: int, scale: float, order: tuple[str, ...], rng: torch.Generator
@@ -73,32 +73,34 @@ class LowRank(nn.Module):
         self.order = order
 
     def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):  # so that merging gives what training saw
+        with torch.autocast(weight.device.type, enabled=False):  # so that merged weights equal those of training
             return weight + (self.scale * (self.up @ self.down)).view_as(weight)
 
 
 def add_lora(
     body: nn.Module, *, rank: int, alpha: float, targets: str = "auto", rng: torch.Generator
 ) -> frozenset[str]:
-    """Put adapters on the chosen weights of `body`, in place; gives the names of the new parameters.
+    """Add adapters to the chosen weights of `body`, in place; returns the names of the new parameters.
 
-    Nothing is frozen here: train these names, and a head, alone. Until `merge_lora`, an adapted tensor is called
-    'PATH.parametrizations.weight.original', so ask `stages_of` and `parts_of` before.
+    Freezes nothing: train only these names and a head. Until `merge_lora`, an adapted tensor is called
+    'PATH.parametrizations.weight.original', so call `stages_of` and `parts_of` before.
 
     Args:
         rank: of each correction, at least 1.
         alpha: above 0; corrections are scaled by alpha / rank, so that the rank can change at one learning rate.
         targets: a key of `TARGETS`.
-        rng: a CPU generator, which the random halves are drawn from, in the order of the modules.
+        rng: a CPU generator for the random halves, in the order of the modules.
 
     Raises:
-        ConfigError: a rank, alpha or targets out of range, or nothing in `body` that they fit.
+        ConfigError: a rank, alpha or targets out of range, or no suitable weight in `body`.
         ValueError: `body` has adapters already.
     """
     if rank < 1:
-        raise ConfigError(f"lora: rank is {rank}; it must be at least 1. Usual ranks are 4 to 32.")
+        raise ConfigError(f"lora: rank is {rank}; expected at least 1. Usual ranks are 4 to 32.")
     if not 0 < alpha < math.inf:
-        raise ConfigError(f"lora: alpha is {alpha}; it must be above 0. Usual is the rank, or twice the rank.")
+        raise ConfigError(
+            f"lora: alpha is {alpha}; expected a number above 0, usually the rank or twice the rank."
+        )
     if targets not in TARGETS:
         raise unknown_name("targets", targets, TARGETS, "lora", "the method's options")
     if _adapted(body):
@@ -114,9 +116,9 @@ def add_lora(
 
 
 def merge_lora(body: nn.Module) -> int:
-    """Fold all adapters into the weights, in place; the number of them.
+    """Merge all adapters into the weights, in place; returns their number.
 
-    Modules, and names and order of tensors, are what they were before `add_lora`, and so is what may be trained.
+    Restores modules, names and order of tensors, and trainable parameters from before `add_lora`.
     """
     adapted = _adapted(body)
     for owner, name, adapter in adapted:
@@ -150,18 +152,18 @@ def _choose(body: nn.Module, rank: int, targets: str) -> list[_Weight]:
     if fitting:
         largest = max(min(_matrix_shape(weight.tensor)) for weight in fitting)
         raise ConfigError(
-            f"lora: rank {rank} is too high: no adapter would be smaller than its weight, the largest of which "
-            f"has rank {largest}. Give a rank well below {largest // 2}."
+            f"lora: rank {rank} is too high: no adapter would be smaller than its weight (the largest has rank "
+            f"{largest}). Give a rank well below {largest // 2}."
         )
     present = [kind for kind in TARGETS if any(kind in weight.kinds for weight in weights)]
     if present:
         raise ConfigError(
             f"lora: targets {targets} ({TARGETS[targets]}): this network has none. It has: {', '.join(present)}; "
-            "or give auto."
+            "or use auto."
         )
     raise ConfigError(
-        "lora: this model has no linear layer and no convolution to adapt. It fits every transformer and "
-        "convolutional network, such as vit_tiny_patch16_224 or resnet18; for others, such as pixels, use a probe."
+        "lora: this model has no linear layer and no convolution to adapt. Use a transformer or convolutional "
+        "network, such as vit_tiny_patch16_224 or resnet18; for others, such as pixels, use a probe."
     )
 
 
@@ -175,7 +177,7 @@ def _decide_targets(weights: list[_Weight]) -> str:
 
 
 def _list_weights(body: nn.Module) -> Iterator[_Weight]:
-    """All weights that adapters fit, in the order of the modules."""
+    """All weights that can have adapters, in the order of the modules."""
     parts = {name: kind for kind in ("attention", "mlp") for name in parts_of(body)[kind]}
     owners = Counter(id(parameter) for module in body.modules() for parameter in module.parameters(recurse=False))
     for path, module in body.named_modules():
@@ -190,7 +192,7 @@ def _list_weights(body: nn.Module) -> Iterator[_Weight]:
 
 
 def _kind_of(module: nn.Module, name: str, parameter: Tensor) -> str | None:
-    """'linear' or 'conv' for a weight that adapters fit."""
+    """'linear' or 'conv' for a weight that can have an adapter."""
     if isinstance(module, nn.Linear) and name == "weight":
         return "linear"
     if isinstance(module, nn.MultiheadAttention) and name.endswith("proj_weight"):

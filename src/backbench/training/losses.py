@@ -1,4 +1,4 @@
-"""The training loss: cross-entropy against shares of classes, each class at its weight."""
+"""The training loss: cross-entropy with soft targets and class weights."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from backbench.errors import ConfigError
 
 
 def weigh_classes(recipe: Recipe, labels: np.ndarray, class_names: tuple[str, ...], device: str) -> Tensor | None:
-    """(classes,) float32 weights of the loss, 1 on average over the images; None: all the same.
+    """(classes,) float32 weights of the loss, 1 on average over the images; None: all equal.
 
     Raises:
-        ConfigError: a weight for a class that there is not, or one that is not positive.
+        ConfigError: a weight for an unknown class, or a weight that is not positive.
     """
     if recipe.class_weights == "none":
         return None
@@ -28,7 +28,7 @@ def weigh_classes(recipe: Recipe, labels: np.ndarray, class_names: tuple[str, ..
         ]
         if wrong:
             raise ConfigError(
-                f"class_weights: {', '.join(map(repr, wrong[:3]))} must name classes of the data, with positive "
+                f"class_weights: {', '.join(map(repr, wrong[:3]))} must be classes of the data with positive "
                 f"weights. Classes: {', '.join(class_names[:12])}"
             )
         weights = np.array([recipe.class_weights.get(name, 1.0) for name in class_names])
@@ -37,7 +37,7 @@ def weigh_classes(recipe: Recipe, labels: np.ndarray, class_names: tuple[str, ..
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
-    """(b,) losses of (b, classes) logits against (b, classes) target shares, each class at its weight.
+    """(b,) losses of (b, classes) logits against (b, classes) soft targets, with class weights.
 
     Of (b, heads, classes) logits and (b, 1, classes) shares: (b, heads) losses.
     """

@@ -1,8 +1,8 @@
-"""Many heads that learn side by side from the same features: one pass over them, a rate and a decay for each head.
+"""Train many heads on the same features in one pass, each with its own learning rate and weight decay.
 
-The heads begin alike and see the same batches and the same dropout. Their losses are added, so that each gets the
-gradient it would get alone, and each is clipped, judged and ended by itself (`Phase.members`): a head of the grid
-is what a run with its rate and decay alone would have given.
+The heads start equal and see the same batches and dropout. Their losses are added, so each gets the same gradient
+as alone. Clipping and early stopping work for each head separately (`Phase.members`). The result of each head is
+that of a separate run with its rate and decay.
 Source: Oquab et al. 2023, "DINOv2", whose linear evaluation trains a grid of heads in this way.
 """
 
@@ -27,7 +27,7 @@ from backbench.training.train import FitResult
 
 @dataclass(frozen=True)
 class Setting:
-    """What one head of a grid learns with: rate > 0, at its highest; decay >= 0, of its matrices."""
+    """The setting of one head of a grid: peak learning rate > 0; weight decay >= 0 of its matrices."""
 
     learning_rate: float
     weight_decay: float
@@ -50,7 +50,7 @@ class ManyHeads(HeadModule):
     def __init__(self, head: HeadModule, num: int) -> None:
         super().__init__(head.spec)
         if not isinstance(head, LinearModule | MlpModule):
-            raise ModelError(f"a head of kind '{head.spec.kind}' has nothing that learns by steps")
+            raise ModelError(f"a head of kind '{head.spec.kind}' can't be trained by gradient steps")
         self.heads = nn.ModuleList([copy.deepcopy(head) for _ in range(num)])
 
     def head(self, number: int) -> HeadModule:
@@ -64,7 +64,9 @@ class ManyHeads(HeadModule):
             values = F.dropout(values, self.spec.dropout, self.training)
             return self._apply_first("weight", "bias", values)
         hidden = torch.relu(self._apply_first("hidden.weight", "hidden.bias", values))
-        mask = F.dropout(torch.ones_like(hidden[:, 0]), self.spec.dropout, self.training)  # as one head draws it
+        mask = F.dropout(
+            torch.ones_like(hidden[:, 0]), self.spec.dropout, self.training
+        )  # the same mask as for one head
         hidden = hidden * mask.unsqueeze(1)
         weights = torch.stack(self._parameters_of("out.weight"))
         biases = torch.stack(self._parameters_of("out.bias"))
@@ -80,10 +82,10 @@ class ManyHeads(HeadModule):
 
 
 def spread_phase(phase: Phase, prefix: str, grid: Sequence[Setting]) -> Phase:
-    """The same phase for `ManyHeads`, whose parameters are trainable in it: head i learns by `grid[i]`.
+    """The same phase for `ManyHeads`, whose parameters are trainable in it: head i uses `grid[i]`.
 
     Args:
-        prefix: where the `ManyHeads` is in the network, as 'head.inner.'.
+        prefix: path of the `ManyHeads` in the network, such as 'head.inner.'.
     """
     members = tuple(
         frozenset(name for name in phase.trainable if name.startswith(f"{prefix}heads.{number}."))
@@ -99,20 +101,20 @@ def spread_phase(phase: Phase, prefix: str, grid: Sequence[Setting]) -> Phase:
 
 
 def choose_head(result: FitResult, num_val: int) -> int:
-    """Which head of `result.members` to keep: the likeliest of those as accurate as the best (`choose_best`)."""
+    """The head of `result.members` to keep: the lowest loss among the most accurate (`choose_best`)."""
     scores = [Score(member.best_accuracy, member.best_loss) for member in result.members]
     return choose_best(scores, num_val) if num_val else 0
 
 
 def result_of_head(result: FitResult, chosen: int) -> FitResult:
-    """The result of one head; it is cut by the budget if any of them is, since that might have won with more."""
+    """The result of one head; ended by the budget if any head was, because that head might have won."""
     head = result.members[chosen]
     was_cut = any(member.ended == "budget" for member in result.members)
     return replace(head, ended="budget") if was_cut else head
 
 
 def describe_heads(result: FitResult, grid: Sequence[Setting], chosen: int) -> dict[str, Any]:
-    """What was chosen, and the validation figures of all heads, for the record."""
+    """The choice, and the validation metrics of all heads, for the record."""
     heads = [
         {
             "learning_rate": setting.learning_rate,
@@ -129,7 +131,7 @@ def describe_heads(result: FitResult, grid: Sequence[Setting], chosen: int) -> d
 
 
 def warn_of_diverged(result: FitResult, grid: Sequence[Setting]) -> tuple[str, ...]:
-    """The heads of the grid that ended early because their loss or gradient was no finite number."""
+    """A warning on heads whose loss or gradient became non-finite."""
     found = [
         f"{setting.learning_rate:g} with decay {setting.weight_decay:g}"
         for setting, member in zip(grid, result.members, strict=False)
@@ -137,4 +139,4 @@ def warn_of_diverged(result: FitResult, grid: Sequence[Setting]) -> tuple[str, .
     ]
     if not found:
         return ()
-    return (f"{len(found)} of {len(grid)} heads diverged, at rate {', '.join(found)}; the others went on",)
+    return (f"{len(found)} of {len(grid)} heads diverged, at rate {', '.join(found)}; the others continued",)

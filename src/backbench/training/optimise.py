@@ -1,4 +1,4 @@
-"""The optimiser of a training phase: which parameters learn at which rate, when, and its state by name."""
+"""The optimiser of a training phase: which parameters are trained, at which rate, and its state by name."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from backbench.errors import ConfigError
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training: what may change, how fast, by which recipe.
+    """One phase of training: trainable parameters, their rates, and the recipe.
 
     Args:
         name: names its checkpoints; unique in a run.
         trainable: parameter names of the network; everything else is frozen.
-        rates: learning rate of a parameter as a multiple of `recipe.learning_rate`; 1 where it is not named.
-        decays: weight decay of a parameter where it is not `recipe.weight_decay`; of matrices only.
-        members: the parameters of each head, where several learn side by side; empty: all learn as one.
-        keeps_statistics: batch norms use the statistics they have and leave them so; their weights may learn.
-        recipe: everything else.
+        rates: learning rate of a parameter as a multiple of `recipe.learning_rate`; default 1.
+        decays: weight decay of a parameter if it differs from `recipe.weight_decay`; matrices only.
+        members: the parameters of each of several heads; empty: a single head.
+        keeps_statistics: batch norms use and keep their stored statistics; their weights may be trained.
+        recipe: all other settings.
     """
 
     name: str
@@ -37,17 +37,17 @@ class Phase:
     keeps_statistics: bool = False
 
     def member_of(self, name: str) -> int:
-        """Which of `members` has this parameter; 0 where all learn as one."""
+        """Index of this parameter's member; 0 for a single head."""
         return next((number for number, names in enumerate(self.members) if name in names), 0)
 
     def full_rate(self, member: int) -> float:
-        """The recipe's learning rate; of a head among several, its own: it has one for all its parameters."""
+        """The recipe's learning rate; for one of several heads, its own rate."""
         share = self.rates.get(min(self.members[member]), 1.0) if self.members else 1.0
         return (self.recipe.learning_rate or 0.0) * share
 
 
 def freeze_for(network: nn.Module, phase: Phase) -> dict[str, nn.Parameter]:
-    """Make exactly `phase.trainable` trainable; gives those parameters by name, in the network's order.
+    """Make exactly `phase.trainable` trainable; returns them by name, in the network's order.
 
     Raises:
         ConfigError: a name that the network lacks, or nothing to train.
@@ -55,7 +55,9 @@ def freeze_for(network: nn.Module, phase: Phase) -> dict[str, nn.Parameter]:
     own = dict(network.named_parameters())
     unknown = sorted(phase.trainable - own.keys())
     if unknown:
-        raise ConfigError(f"phase '{phase.name}' trains what the network lacks: {', '.join(unknown[:3])}")
+        raise ConfigError(
+            f"phase '{phase.name}' trains parameters that the network lacks: {', '.join(unknown[:3])}"
+        )
     if not phase.trainable:
         raise ConfigError(f"phase '{phase.name}' has nothing to train")
     for name, parameter in own.items():
@@ -65,11 +67,11 @@ def freeze_for(network: nn.Module, phase: Phase) -> dict[str, nn.Parameter]:
 
 
 def set_training_mode(module: nn.Module, inherited: bool = True, *, keeps_statistics: bool = False) -> None:
-    """Training mode for what is trained, eval mode for what is frozen, down to the last submodule.
+    """Set training mode for trained modules and eval mode for frozen ones, recursively.
 
     A submodule whose parameters are all frozen stays in eval mode, so that batch norm statistics can't drift and
-    dropout in a frozen part is off. One without parameters, such as dropout, does as the module it is in.
-    `keeps_statistics`: batch norms stay in eval mode all the same.
+    dropout in a frozen part is off. A module without parameters, such as dropout, follows its parent.
+    `keeps_statistics`: all batch norms stay in eval mode.
     """
     parameters = list(module.parameters())
     mode = any(parameter.requires_grad for parameter in parameters) if parameters else inherited
@@ -79,11 +81,10 @@ def set_training_mode(module: nn.Module, inherited: bool = True, *, keeps_statis
 
 
 def make_optimizer(parameters: Mapping[str, nn.Parameter], phase: Phase) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD, a group for each (member, rate, decay); the group's base rate is kept as 'full_lr'.
+    """AdamW, Adam or SGD, one group for each (member, rate, decay); its peak rate is stored as 'full_lr'.
 
-    Biases, norms and other vectors are not decayed, nor what `phase.decays` excepts. Adam adds the decay to the
-    gradient (L2), AdamW takes it off the weights. The fused form is 3 to 4
-    times faster on the CPU.
+    Biases, norms and other vectors have no weight decay, nor do exceptions in `phase.decays`. Adam adds the decay
+    to the gradient (L2), AdamW subtracts it from the weights. The fused form is 3 to 4 times faster on the CPU.
     """
     recipe = phase.recipe
     if recipe.learning_rate is None:
@@ -109,10 +110,10 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], phase: Phase) -> torc
 
 
 def rate_factor(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
-    """The learning rate of a step as a share of the full one: a pure function, so nothing has to be resumed.
+    """The learning rate of a step as a share of the full one: a pure function, so it needs no state to resume.
 
     Warm-up is linear and ends at `warmup_epochs`; then cosine to 0 at the end of the last epoch, or constant
-    ('plateau' is constant here: its factor depends on results and is kept with them).
+    ('plateau' is constant here: its factor depends on results and is stored with them).
     """
     warmup = min(recipe.warmup_epochs, recipe.epochs / 2) * steps_per_epoch
     if step < warmup:
@@ -138,9 +139,9 @@ def capture_optimizer(
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `capture_optimizer` gave; a step counter stays where the optimiser wants it.
+    """Restore the result of `capture_optimizer`; a step counter stays on the device that the optimiser needs.
 
-    The fused optimisers go through memory in its own order, so each tensor gets the order of its parameter.
+    The fused optimisers use memory order, so each tensor gets the memory order of its parameter.
     """
     optimizer.state.clear()
     for path, value in tensors.items():
@@ -153,5 +154,5 @@ def restore_optimizer(
 
 
 def ordered_as(tensor: Tensor, values: Tensor) -> Tensor:
-    """A copy of `values` on the device of `tensor` and in its order of memory, such as channels last."""
+    """A copy of `values` on the device of `tensor` and in its memory order, such as channels last."""
     return torch.empty_like(tensor, dtype=values.dtype, requires_grad=False).copy_(values)

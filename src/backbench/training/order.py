@@ -1,7 +1,7 @@
-"""Order and chance as functions: nothing here has a state, so nothing can get out of step.
+"""Stateless random order and random numbers, so that resumed runs draw the same values.
 
-A number depends on (seed, use, epoch, index) alone: never on the batch an image is in, on the worker or process
-that works on it, or on what was drawn before. A run that is cut and resumed at any step draws the same numbers.
+A number depends only on (seed, use, epoch, index), not on the batch, worker, process or earlier draws. An
+interrupted run that resumes at any step draws the same numbers.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ _SIGNIFICANT_BITS = 53  # of a float64
 
 
 def epoch_order(seed: int, epoch: int, num: int) -> np.ndarray:
-    """The order in which `num` training images are seen: (num,) int64, a permutation of 0..num-1.
+    """The order of `num` training images in an epoch: (num,) int64, a permutation of 0..num-1.
 
-    A function of its arguments alone, on any machine and with any version of NumPy. Cost: 0.1 s for a million.
+    Depends only on its arguments, not on the machine or the version of NumPy. Cost: 0.1 s for a million.
     """
     return np.argsort(_hash(seed, "order", epoch, np.arange(num)), kind="stable")
 
 
 def num_pieces(num: int, size: int) -> int:
-    """How many pieces of `size` training images make `num`; at least 1.
+    """The number of batches of `size` among `num` training images; at least 1.
 
-    The last one may be smaller, but is no single image: that one joins the piece before it. Batch norm can't learn
-    from one.
+    The last batch may be smaller, but a single image joins the previous batch, because batch norm can't be trained
+    on one image.
     """
     whole, left = divmod(num, size)
     return max(1, whole + (left > 1))
 
 
 def piece_at(number: int, num: int, size: int) -> slice:
-    """The places of piece `number` among 0..num-1; see `num_pieces`."""
+    """The slice of batch `number` in 0..num-1; see `num_pieces`."""
     is_last = number + 1 >= num_pieces(num, size)
     return slice(number * size, num if is_last else (number + 1) * size)
 
 
 def draw_uniforms(seed: int, epoch: int, indices: np.ndarray, num: int, use: str) -> np.ndarray:
-    """(b, num) float64 in [0, 1), row i a function of (seed, use, epoch, indices[i]) alone.
+    """(b, num) float64 in [0, 1), row i depends only on (seed, use, epoch, indices[i]).
 
     Args:
         seed, epoch: at least 0.
-        indices: (b,) whole numbers, at least 0: what the numbers belong to, as an image's place in the training
-            part (the same in every epoch), or the number of a step.
-        num: numbers wanted for each index; asking for more leaves the first ones as they are.
-        use: a name for what they decide, so that one use never shifts another's.
+        indices: (b,) whole numbers, at least 0, such as an image's index in the training split (the same in every
+            epoch) or the number of a step.
+        num: numbers for each index; a larger `num` does not change the first ones.
+        use: name of the use, so that different uses are independent.
 
     Source: SplitMix64 (Steele, Lea, Flood 2014), split by use, epoch and index. Cost: 10 ns a number.
     """

@@ -1,6 +1,6 @@
-"""What every method that trains a network shares: families and their rates, phases, and what comes out.
+"""Shared by all methods that train a network: families and their rates, phases, and results.
 
-A method says which parameters learn and what the head is; the rest is here and in `train.fit`.
+A method chooses the parameters to train and the head; the rest is here and in `train.fit`.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from backbench.training.train import FitResult, fit, never_stop
 
 Family = Literal["transformer", "convnet"]
 BODY_RATE: dict[Family, float] = {"transformer": 5e-5, "convnet": 3e-4}
-"""AdamW, for a few hundred to some ten thousand images: layer norm networks break above 1e-4, batch norm ones
-learn slowly below it."""
+"""Rates for AdamW and a few hundred to some ten thousand images: networks with layer norm diverge above 1e-4,
+those with batch norm learn slowly below it."""
 HEAD_RATE = 1e-3
 _NEVER_DECAYED = (
     *("cls_token", "class_token", "class_embedding", "dist_token", "distillation_token"),
     *("reg_token", "register_tokens", "mask_token"),
     *("pos_emb", "position_embeddings", "positional_embedding"),
 )
-"""How names of these parameters begin in timm, torchvision, transformers and open_clip."""
+"""Prefixes of these parameters in timm, torchvision, transformers and open_clip."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """Where and how long a method may train. See `train.fit`."""
+    """Device, time limit and folder of a training. See `train.fit`."""
 
     workspace: Workspace
     deadline: float | None = None
@@ -57,9 +57,9 @@ class Training:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained classifier, in eval mode, and how it came about: one result for each phase, by name.
+    """A trained classifier in eval mode, with the result of each phase, by name.
 
-    `has_solved_head`: its head was solved, not only trained by steps, so it is of use before the first of them.
+    `has_solved_head`: its head was solved in closed form, so it is useful before the first step.
     """
 
     classifier: Classifier
@@ -70,9 +70,10 @@ class Trained:
 
 
 def training_figures(trained: Trained, num_train: int) -> dict[str, Metric]:
-    """Accuracy and loss on training images in the best epoch of the last phase: augmented, as the weights changed.
+    """Accuracy and loss on training images in the best epoch of the last phase: augmented, while the weights
+    changed.
 
-    Empty where that is the start, before any step, or within an epoch that the budget cut.
+    Empty if the best weights are those of the start, or of an epoch that the budget interrupted.
     """
     last = next(reversed(trained.phases.values()), None)
     if last is None or not 1 <= last.best_epoch <= len(last.history):
@@ -85,33 +86,33 @@ def training_figures(trained: Trained, num_train: int) -> dict[str, Metric]:
 
 
 def describe_cut(trained: Trained) -> str | None:
-    """What to say of training that the budget ended; None if it ended by itself.
+    """A warning for training that the budget ended; None if it ended by itself.
 
-    Such a run has an id of its own and its state is kept: the same command with more time resumes from there.
+    Such a run has its own id and its state is kept: the same command with more time resumes it.
     """
     for name, result in trained.phases.items():
         if result.ended == "budget":
             epochs = "1 whole epoch" if len(result.history) == 1 else f"{len(result.history)} whole epochs"
             return (
-                f"{CUT_BY_BUDGET} in phase '{name}' after {epochs}: this is the best by then; the "
-                f"same command with a larger budget resumes from there"
+                f"{CUT_BY_BUDGET} in phase '{name}' after {epochs}: the result is the best state so far. To "
+                "resume, run the same command with a larger budget"
             )
     return None
 
 
 def refuse_unlearnt(trained: Trained) -> None:
-    """Raises BudgetExceeded where the budget ended before anything was better than a random head."""
+    """Raise BudgetExceeded if the budget ended before any improvement on a random head."""
     phases = trained.phases
     was_cut = any(result.ended == "budget" for result in phases.values())
     if was_cut and not trained.has_solved_head and all(result.best_epoch == 0 for result in phases.values()):
         raise BudgetExceeded(
-            "the budget ended before anything was learnt, so there is no model yet and no test image was looked "
-            "at. What was done is saved: the same command with more time resumes from there."
+            "the budget ended before anything was learnt, so there is no model, and the test set was not used. "
+            "Finished work is saved: run the same command with more time to resume."
         )
 
 
 def describe_method(name: str, options: Frozen, trained: Trained) -> MethodFacts:
-    """The method as a record has it: all its options, and what was chosen and calibrated on the way."""
+    """The method's entry in the record: all options, choices and calibration."""
     calibration = {"temperature": trained.classifier.temperature, "threshold": trained.classifier.threshold}
     best = {f"{phase}_best_epoch": result.best_epoch for phase, result in trained.phases.items()}
     return MethodFacts(
@@ -123,7 +124,7 @@ def describe_method(name: str, options: Frozen, trained: Trained) -> MethodFacts
 
 
 def family_of(body: nn.Module) -> Family:
-    """'convnet' for networks that normalise by batch, 'transformer' for those that normalise by layer."""
+    """'convnet' for networks with batch norm, 'transformer' for those with layer norm."""
     for module in body.modules():
         if isinstance(module, nn.LayerNorm) or "LayerNorm" in type(module).__name__:
             return "transformer"
@@ -133,7 +134,7 @@ def family_of(body: nn.Module) -> Family:
 
 
 def body_names(names: Iterable[str]) -> frozenset[str]:
-    """Names as in the backbone's body -> names as in the classifier."""
+    """Convert names in the backbone's body to names in the classifier."""
     return frozenset(f"backbone.body.{name}" for name in names)
 
 
@@ -145,12 +146,12 @@ def head_names(classifier: Classifier) -> frozenset[str]:
 def make_phase(
     name: str, classifier: Classifier, body_parameters: Iterable[str], recipe: Recipe, *, fresh_head: bool
 ) -> Phase:
-    """A phase that trains the head and `body_parameters`, named as in the body; rates by family and stage.
+    """Make a phase that trains the head and `body_parameters` (names in the body); rates by family and stage.
 
-    Batch norms that hold no statistics keep them so: see `are_norms_folded`.
+    Folded batch norms keep their statistics: see `are_norms_folded`.
 
     Args:
-        fresh_head: the head was not solved before: it learns ten times as fast as the body.
+        fresh_head: the head is random: its rate is ten times that of the body.
 
     Raises:
         ConfigError: the body has none of these parameters.
@@ -174,10 +175,11 @@ def make_phase(
 
 
 def are_norms_folded(body: nn.Module) -> bool:
-    """Whether all batch norms have mean 0 and variance 1: in pretrained weights, folded into the convolutions.
+    """Whether all batch norms have mean 0 and variance 1: in pretrained weights, they are folded into the
+    convolutions.
 
-    Such weights come from exports for inference. In training such a norm would divide by the statistics of each
-    batch, for which nothing in these weights makes up: the pretrained network would be gone at the first step.
+    Such weights come from exports for inference. In training, such a norm would divide by batch statistics that
+    the weights do not compensate, which destroys the pretrained network at the first step.
     """
     norms = [module for module in body.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     tracked = [(norm.running_mean, norm.running_var) for norm in norms]
@@ -187,7 +189,7 @@ def are_norms_folded(body: nn.Module) -> bool:
 
 
 def describe_norms(classifier: Classifier, phase: Phase) -> tuple[str, ...]:
-    """What to say of a phase that kept the statistics of folded batch norms in which it would have moved them."""
+    """A warning for a phase that kept the statistics of folded batch norms instead of updating them."""
     norms = {
         f"{prefix}.{name}"
         for prefix, module in classifier.named_modules()
@@ -197,13 +199,13 @@ def describe_norms(classifier: Classifier, phase: Phase) -> tuple[str, ...]:
     if not phase.keeps_statistics or not norms & phase.trainable:
         return ()
     return (
-        "the batch norms of these weights were folded into the convolutions before (all have mean 0 and variance "
-        "1), so they keep that and do not go by the statistics of each batch: see docs/protocol.md",
+        "the batch norms of these weights are folded into the convolutions (all have mean 0 and variance 1), so "
+        "they keep these values and do not use batch statistics: see docs/protocol.md",
     )
 
 
 def _undecayed(body: nn.Module) -> list[str]:
-    """Tokens and position embeddings, matrices by shape alone, and what timm's `no_weight_decay` names."""
+    """Parameters without weight decay: tokens, position embeddings, and those in timm's `no_weight_decay`."""
     stated: set[str] = getattr(body, "no_weight_decay", set)()
     return [
         name
@@ -213,7 +215,7 @@ def _undecayed(body: nn.Module) -> list[str]:
 
 
 def train_phase(classifier: Classifier, task: ImageTask, phase: Phase, training: Training) -> FitResult:
-    """Train one phase; on cached features where nothing but the head learns and images are not augmented."""
+    """Train one phase; uses cached features if only the head is trained, without augmentation."""
     body = classifier.backbone.body
     only_head = not any(name.startswith("backbone.") for name in phase.trainable)
     arguments: dict[str, Any] = {
@@ -242,7 +244,7 @@ def train_phase(classifier: Classifier, task: ImageTask, phase: Phase, training:
         classifier.backbone.preprocess,
         phase.recipe.augment,
         smoothing,
-        stream_seed(task.seed, f"augment/{phase.name}"),  # a later phase counts its epochs from 0 again
+        stream_seed(task.seed, f"augment/{phase.name}"),  # each phase counts its epochs from 0
         task.device,
         task.exact_resize,
     )
@@ -255,7 +257,7 @@ def train_phase(classifier: Classifier, task: ImageTask, phase: Phase, training:
 
 
 def _phase_of_head(phase: Phase) -> Phase:
-    """The same phase with the parameters' names as in the head, for a head that is trained on features."""
+    """The same phase with parameter names of the head, for training on features."""
 
     def shorten(names: Iterable[str]) -> frozenset[str]:
         return frozenset(name.removeprefix("head.") for name in names if name.startswith("head."))
@@ -273,28 +275,28 @@ def _phase_of_head(phase: Phase) -> Phase:
 def _cut_prefix(
     classifier: Classifier, phase: Phase, images: ImageBatches, task: ImageTask, progress: Progress
 ) -> Rest | None:
-    """The network behind its frozen beginning; None where every epoch has to run all of it."""
+    """The network after its frozen first layers; None if every epoch has to run all of it."""
     recipe = phase.recipe
     frozen = _frozen_prefix(classifier, phase)
     if not frozen or recipe.augment != Augment() or recipe.gradient_checkpointing:
         return None
     rest = None
     with (
-        suppress(torch.OutOfMemoryError),  # then every epoch runs all of it, in micro-batches that fit
+        suppress(torch.OutOfMemoryError),  # then every epoch runs the whole network, in micro-batches
         progress.bar(f"{phase.name}: {frozen}", len(images.train) + images.num_val, "images") as bar,
     ):
         rest = cut_prefix(classifier, phase.trainable, images, precision=task.precision, tell=bar.advance)
     free_memory(task.device)
     if rest is not None:
         progress.say(
-            f"{phase.name}: what is frozen up to {rest.boundary} ran once; its activations take "
-            f"{rest.num_bytes / 1e6:,.0f} MB, and every epoch trains on from there"
+            f"{phase.name}: the frozen layers up to {rest.boundary} ran once; epochs train on their activations "
+            f"({rest.num_bytes / 1e6:,.0f} MB)"
         )
     return rest
 
 
 def _checkpoint_gradients(body: nn.Module) -> None:
-    """Less memory for a third more time; ConfigError for a network that can't."""
+    """Turn on gradient checkpointing (less memory, a third more time); ConfigError if unsupported."""
     switch = getattr(body, "set_grad_checkpointing", None)
     if switch is None:
         raise ConfigError("this model has no gradient checkpointing: leave recipe.gradient_checkpointing out.")
@@ -302,7 +304,7 @@ def _checkpoint_gradients(body: nn.Module) -> None:
 
 
 def describe_phase(classifier: Classifier, phase: Phase) -> str:
-    """What learns, what is frozen, and what freezing saves, in one line."""
+    """Describe in one line the trained and frozen parameters and the saved work."""
     sizes = {name: parameter.numel() for name, parameter in classifier.named_parameters()}
     trained = sum(size for name, size in sizes.items() if name in phase.trainable)
     whole = sum(sizes.values())
@@ -313,11 +315,11 @@ def describe_phase(classifier: Classifier, phase: Phase) -> str:
             saved = "; the backbone runs once, every epoch trains on its features"
     elif frozen_stages := _frozen_prefix(classifier, phase):
         saved = f"; no backward pass through {frozen_stages}"
-    return f"{phase.name}: {trained:,} of {whole:,} parameters learn, {whole - trained:,} are frozen{saved}"
+    return f"{phase.name}: {trained:,} of {whole:,} parameters are trained, {whole - trained:,} are frozen{saved}"
 
 
 def _frozen_prefix(classifier: Classifier, phase: Phase) -> str:
-    """The stages from the input on in which nothing learns, as text."""
+    """The frozen stages from the input on, as text."""
     names = []
     for stage in stages_of(classifier.backbone.body):
         if body_names(stage.parameters) & phase.trainable:
@@ -330,7 +332,7 @@ def last_stages(body: nn.Module, num: int) -> list[str]:
     """Parameter names of the last `num` stages of a body.
 
     Raises:
-        ConfigError: it has fewer stages, or nothing to train.
+        ConfigError: the body has fewer stages, or nothing to train.
     """
     stages = stages_of(body)
     if not stages:
@@ -344,10 +346,10 @@ def last_stages(body: nn.Module, num: int) -> list[str]:
 
 
 class Standardised(nn.Module):
-    """A head in training, behind features brought to mean 0 and deviation 1, so that one rate fits all backbones.
+    """A head on features standardised to mean 0 and standard deviation 1, so that one rate fits all backbones.
 
-    Without this a backbone with small features learns a hundred times too slowly, and a comparison of
-    backbones becomes one of feature scales.
+    Otherwise a backbone with small features learns a hundred times too slowly, and a comparison of
+    backbones becomes a comparison of feature scales.
     """
 
     mean: Tensor
@@ -368,7 +370,7 @@ class Standardised(nn.Module):
         """The same head for raw features: the first linear layer takes over the standardisation."""
         inner = self.inner
         first = inner.hidden if isinstance(inner, MlpModule) else inner
-        assert isinstance(first, nn.Linear | LinearModule)  # all that gradient steps train here
+        assert isinstance(first, nn.Linear | LinearModule)  # the only kinds trained by gradient steps
         first.weight.mul_(self.inverse_std)
         first.bias.sub_(first.weight @ self.mean)
         return inner
@@ -387,10 +389,10 @@ def begin_head(task: ImageTask, method: str, recipe: Recipe) -> Standardised:
 
 
 def standardise(task: ImageTask, head: HeadModule, *, body_learns: bool) -> Standardised:
-    """Put `head` behind the standardisation of the training split's frozen features.
+    """Put `head` after the standardisation of the training split's frozen features.
 
-    A network that learns from random weights keeps raw features: what it gives before training says nothing of
-    what it will give.
+    A network with random weights keeps raw features: its features before training say nothing about those
+    after it.
     """
     if body_learns and task.backbone.facts.pretrained_on is None:
         dim = task.backbone.facts.dim
@@ -404,7 +406,7 @@ def make_classifier(task: ImageTask, head: nn.Module) -> Classifier:
 
 
 def refuse_weightless(task: ImageTask, method: str) -> None:
-    """Raises ConfigError for a backbone without weights, such as `pixels`."""
+    """Raise ConfigError for a backbone without weights, such as `pixels`."""
     if not any(True for _ in task.backbone.body.parameters()):
         raise ConfigError(
             f"'{method}' trains a network's weights, and {task.backbone.facts.name} has none. "

@@ -1,13 +1,12 @@
-"""A frozen beginning of a network runs once: its activations are kept, and every epoch trains on from there.
+"""Run the frozen first layers of a network once, store their activations, and train the rest on them.
 
     rest = cut_prefix(classifier, phase.trainable, batches, ...)     # None: nothing frozen first, or no room
     with rest.replaying():
         fit(classifier, rest.batches, phase, ...)                    # the same network, the same parameter names
 
-While it is replayed, the last frozen module answers with the kept activations and those before it with zeros, so
-that the network's own code runs unchanged from there on. Whether that gives the network's own logits is tried on
-the first images; where it does not (a skip connection that leaves the frozen part earlier), an earlier module is
-tried.
+During the replay, the last frozen module returns the stored activations and earlier ones return zeros, so that the
+network's own code runs unchanged after it. The first images are used to check that this gives the same logits. If
+not (for example, a skip connection leaves the frozen part earlier), an earlier module is tried.
 """
 
 from __future__ import annotations
@@ -30,25 +29,25 @@ from backbench.training.batches import Activations, FeatureBatches, ImageBatches
 MAX_KEPT_BYTES = 4 << 30
 BATCH = 64
 TRIED = 8
-"""Images that the shortened network must answer as the whole one does."""
+"""Number of images for which the shortened and the whole network must give the same logits."""
 MAX_CHANGE = 1e-4  # of a logit, relative to the largest
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 class _Reached(Exception):
-    """The boundary has answered: the rest of the network need not run."""
+    """Raised at the boundary: the rest of the network need not run."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rest:
-    """What is left of a network behind its frozen beginning.
+    """The rest of a network after its frozen first layers.
 
     Args:
         classifier: the whole network.
-        boundary: path in the body of the module whose outputs are kept.
-        shapes: of the outputs, without the batch, of the modules that no longer run.
-        batches: the kept outputs, as training examples.
+        boundary: path in the body of the module whose outputs are stored.
+        shapes: output shapes, without the batch, of modules that no longer run.
+        batches: the stored outputs as training examples.
     """
 
     classifier: Classifier
@@ -58,13 +57,13 @@ class Rest:
 
     @contextmanager
     def replaying(self) -> Iterator[None]:
-        """Within, the classifier takes kept activations in the place of images."""
+        """Within the block, the classifier takes stored activations instead of images."""
         with _replay(self.classifier, self.boundary, self.shapes):
             yield
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the activations take."""
+        """Memory of the activations."""
         parts = (self.batches.train.values, self.batches.val.values)
         return sum(part.nbytes for part in parts)
 
@@ -77,19 +76,19 @@ def cut_prefix(
     precision: Precision,
     tell: Callable[[int], None] = lambda _: None,
 ) -> Rest | None:
-    """Run the frozen beginning of the backbone over all training and validation images, and keep what it gives.
+    """Run the frozen first layers over all training and validation images, and store their outputs.
 
     Args:
-        classifier: on the device of `batches`; put into eval mode, and otherwise left as it is.
-        trainable: names of the parameters that will learn, as in the classifier.
-        batches: images as they are read in every epoch, so without augmentation.
-        tell: told how many more images are done.
+        classifier: on the device of `batches`; set to eval mode, otherwise unchanged.
+        trainable: names in the classifier of the parameters to train.
+        batches: images as read in every epoch, without augmentation.
+        tell: called with the number of further finished images.
 
     Returns:
-        None if nothing is frozen before the first stage that learns, if no module can be found after which the
-        network can be gone on with, or if its activations do not fit into memory.
+        None if nothing is frozen before the first trained stage, if no module is a valid boundary, or if its
+        activations do not fit into memory.
 
-    Cost: one forward pass of the frozen part; n activations of it in memory, at most an eighth of the machine's.
+    Cost: one forward pass of the frozen part; n activations in memory, at most an eighth of the machine's.
     """
     classifier.eval()
     images, _ = batches.load(0, 0, np.arange(min(TRIED, len(batches.train))))
@@ -115,7 +114,7 @@ def cut_prefix(
 
 
 def _frozen_modules(classifier: Classifier, trainable: frozenset[str]) -> list[str]:
-    """Paths in the body of the modules of the stages before the first that learns."""
+    """Paths in the body of modules in stages before the first trained one."""
     body = classifier.backbone.body
     modules = dict(body.named_modules())
     paths: list[str] = []
@@ -128,11 +127,11 @@ def _frozen_modules(classifier: Classifier, trainable: frozenset[str]) -> list[s
 
 @torch.no_grad()
 def _trace(classifier: Classifier, paths: list[str], images: Tensor, precision: Precision) -> dict[str, Tensor]:
-    """Outputs of the modules of one forward pass, in the order in which they came; tensors alone."""
+    """Outputs of the modules of one forward pass, in order of execution; tensors only."""
     called: dict[str, Tensor] = {}
 
     def note(path: str, _module: nn.Module, _inputs: object, output: object) -> None:
-        called.pop(path, None)  # a module that is called twice counts where it is called last
+        called.pop(path, None)  # a module that is called twice counts at its last call
         if isinstance(output, Tensor) and len(output) == len(images):
             called[path] = output
 
@@ -149,14 +148,19 @@ def _trace(classifier: Classifier, paths: list[str], images: Tensor, precision: 
 def _is_faithful(
     classifier: Classifier, boundary: str, shapes: Shapes, images: Tensor, precision: Precision
 ) -> bool:
-    """The network, gone on with from the activations of `boundary`, gives its own logits."""
+    """Whether the network gives its own logits from the activations of `boundary`."""
     kept = _keep(classifier, boundary, [images], precision=precision, tell=lambda _: None)
     with autocast(str(images.device), precision):
         whole = classifier(images).float()
         try:
             with _replay(classifier, boundary, shapes):
                 rest = classifier(kept.to(images.device)).float()
-        except (RuntimeError, ValueError, TypeError, AssertionError):  # the network looks at what is zeros now
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            AssertionError,
+        ):  # the network uses outputs that are zeros now
             return False
     return bool((whole - rest).abs().max() <= MAX_CHANGE * whole.abs().max().clamp_min(1.0))
 
@@ -170,7 +174,7 @@ def _keep(
     precision: Precision,
     tell: Callable[[int], None],
 ) -> Tensor:
-    """Outputs of `boundary` for all inputs, in memory, in the type and memory order in which it gives them."""
+    """Outputs of `boundary` for all inputs, in memory, with their type and memory order."""
     module = classifier.backbone.body.get_submodule(boundary)
     outputs: list[Tensor] = []
 

@@ -26,13 +26,13 @@ from backbench.training.sync_batch_norm import whole_batch_norm
 
 STEPS_TO_GROW = 2000
 MAX_SKIPPED = 20
-"""Skipped steps in a row after which it is no matter of scale."""
+"""After this many skipped steps in a row the cause is not the scale."""
 
 
 def load_share(loop: Loop, epoch: int, step: int, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-    """This process's images of the batch of training examples `indices`; the first one where it has none.
+    """This process's images of the batch of training examples `indices`; the first image if it has none.
 
-    Mixing takes its partners from the whole batch, so then the whole batch is made.
+    Mixing needs partners from the whole batch, so the whole batch is then loaded.
     """
     own = share_of(len(indices))
     if own.start == own.stop:
@@ -44,13 +44,13 @@ def load_share(loop: Loop, epoch: int, step: int, indices: np.ndarray) -> tuple[
 
 
 def compute_gradients(loop: Loop, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Put the gradient of the mean loss of the whole batch into the parameters, on every process alike.
+    """Compute the gradient of the mean loss of the whole batch, the same on every process.
 
     Args:
         inputs, targets: of this process's share; see `load_share`.
 
     Returns:
-        The sums over the whole batch of loss and of right answers: each (members,) float32 on the device.
+        The sums over the whole batch of loss and of correct predictions: each (members,) float32 on the device.
     """
     state, num = loop.state, loop.num_in_batch
     scale = state.loss_scale if loop.precision == "fp16" else 1.0
@@ -59,7 +59,7 @@ def compute_gradients(loop: Loop, inputs: Tensor, targets: Tensor) -> tuple[Tens
     losses, hits = [], []
     for part in range(num_pieces(most, size)):
         places = piece_at(part, most, size)
-        is_counted = places.start < own  # else others still have images, and wait for us in each exchange
+        is_counted = places.start < own  # otherwise others still have images and wait in each exchange
         chosen = slice(places.start, min(places.stop, own)) if is_counted else slice(0, 1)
         with whole_batch_norm(is_counted=is_counted):
             with seeded(stream_seed(loop.seed, _dropout_stream(loop, part)), loop.device), _norm_explained():
@@ -80,7 +80,7 @@ def compute_gradients(loop: Loop, inputs: Tensor, targets: Tensor) -> tuple[Tens
 
 
 def member_logits(loop: Loop, inputs: Tensor) -> Tensor:
-    """(b, members, classes) float32: one member, or one for each of the heads that learn side by side."""
+    """(b, members, classes) float32: one member for each head."""
     with autocast(loop.device, loop.precision):
         logits: Tensor = loop.network(inputs).float()
     return logits if logits.ndim == 3 else logits.unsqueeze(1)
@@ -88,10 +88,10 @@ def member_logits(loop: Loop, inputs: Tensor) -> Tensor:
 
 @torch.no_grad()
 def validation_logits(loop: Loop, inputs: Tensor) -> Tensor:
-    """`member_logits` of validation inputs, fewer at once from where an accelerator ran out of memory.
+    """`member_logits` of validation inputs, with smaller batches after an accelerator ran out of memory.
 
     Raises:
-        ModelError: it does so with a single image.
+        ModelError: a single image does not fit.
     """
     while True:
         try:
@@ -104,7 +104,7 @@ def validation_logits(loop: Loop, inputs: Tensor) -> Tensor:
 
 
 def does_not_fit() -> ModelError:
-    """What to say where one image is too much."""
+    """The error if a single image does not fit into memory."""
     return ModelError(
         "a single image does not fit into the memory of the device for training. Use a smaller model or input "
         "size, gradient_checkpointing, or --device cpu."
@@ -113,7 +113,7 @@ def does_not_fit() -> ModelError:
 
 @contextmanager
 def _statistics_left(loop: Loop) -> Iterator[None]:
-    """Gradient checkpointing runs the network once more in the backward pass; batch norms count the first time."""
+    """Update batch norms once: gradient checkpointing runs the network again in the backward pass."""
     if not loop.recipe.gradient_checkpointing:
         yield
         return
@@ -140,19 +140,19 @@ def _norm_explained() -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise ConfigError(
-            "batch norm can't learn from a single image: set recipe.batch_size, and recipe.micro_batch_size where "
-            "it is given, to 2 or more."
+            "batch norm can't be trained on a single image: set recipe.batch_size (and recipe.micro_batch_size "
+            "if used) to 2 or more."
         ) from error
 
 
 def _dropout_stream(loop: Loop, part: int) -> str:
-    """Each process drops other units: its images are others."""
+    """The name of the dropout stream: different for each process."""
     number = process_number()
     return f"{loop.state.epoch}/{loop.state.batch}/{part}" + (f"/{number}" if number else "")
 
 
 def skip_overflow(loop: Loop) -> bool:
-    """Note a step that was not finite; False where that is no matter of the fp16 scale, and the run must end."""
+    """Count a non-finite step; False if the fp16 scale is not the cause and the run must end."""
     state = loop.state
     if loop.precision != "fp16" or state.num_skipped_in_a_row + 1 >= MAX_SKIPPED:
         return False

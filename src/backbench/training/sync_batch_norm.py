@@ -1,7 +1,7 @@
 """Batch norm over the images of all processes: the statistics of a batch are those of the whole batch.
 
-torch's own form of it (SyncBatchNorm) runs on CUDA alone and replaces modules. This one leaves the network as it
-is: while the block runs, calls of `F.batch_norm` in training mode, whoever makes them, sum over the processes.
+torch's own SyncBatchNorm runs only on CUDA and replaces modules. This one does not change the network: within the
+block, all calls of `F.batch_norm` in training mode sum over the processes.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from backbench.errors import ConfigError
 
 
 def whole_batch_norm(*, is_counted: bool) -> AbstractContextManager[Any]:
-    """Within, batch norm takes its statistics from all processes; all must make the same calls. No-op for one.
+    """Within the block, batch norm uses statistics of all processes, which must make the same calls. No-op for
+    one.
 
     Args:
-        is_counted: False: this process's images are stand-ins, which count nothing.
+        is_counted: False: this process's images are placeholders that do not count.
     """
     return _WholeBatchNorm(is_counted) if num_processes() > 1 else nullcontext()
 
 
 def refuse_checkpoints(network: nn.Module, recipe: Recipe) -> None:
-    """Raises ConfigError where batch norm of several processes would run again in the backward pass: on a GPU that
-    is another thread, which knows nothing of the others."""
+    """Raise ConfigError if synchronised batch norm would run again in the backward pass: on a GPU that is
+    another thread, which can't synchronise."""
     if num_processes() == 1 or not recipe.gradient_checkpointing:
         return
     for module in network.modules():
         if isinstance(module, _BatchNorm) and any(weight.requires_grad for weight in module.parameters()):
             raise ConfigError(
-                "recipe.gradient_checkpointing and batch norm that learns don't go together on several processes. "
-                "Leave one of them away."
+                "recipe.gradient_checkpointing does not work with trained batch norms on several processes. Turn "
+                "one of them off."
             )
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes. As each loss depends on it, so its gradient is the sum of theirs."""
+    """The sum over all processes. Each loss depends on it, so its gradient is the sum of all gradients."""
 
     @staticmethod
     def forward(_context: Any, values: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """fit(network, batches, phase): the one training loop.
 
-Given a head and features it trains a probe, given a whole classifier and image batches it fine-tunes. Every
+With a head and features it trains a probe; with a whole classifier and image batches it fine-tunes. Every
 random choice and the learning rate are functions of (seed, phase, epoch, step), so the state of a run is small:
-weights, optimiser, moving average, best weights so far, and a few numbers. A run that is cut anywhere and
-resumed ends with the same bits as one that was not.
+weights, optimiser, moving average, best weights so far, and a few numbers. A run that
+is interrupted anywhere and resumed gives the same bits as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -58,10 +58,11 @@ NOTHING = torch.empty(0), np.empty(0, dtype=np.int64)
 
 @dataclass(frozen=True)
 class FitResult:
-    """history: one entry for each epoch; best_epoch: whose weights the network has now, 0 = before training;
-    ended: 'epochs', 'patience' or 'budget', of one of several heads also 'diverged'; micro_batch_size: what fitted
-    into memory; num_skipped: the steps that overflowed in fp16 and were not applied; members: where several heads
-    learned side by side, a result for each (this is then that of the best)."""
+    """history: one entry for each epoch; best_epoch: epoch of the network's weights, 0 = before training;
+    ended: 'epochs', 'patience' or 'budget', for one of several heads also 'diverged'; micro_batch_size: the size
+        that
+    fitted into memory; num_skipped: steps that overflowed in fp16 and were not applied; members: with several
+    heads, the result of each (this is then that of the best)."""
 
     history: tuple[EpochFigures, ...]
     best_epoch: int
@@ -76,7 +77,7 @@ class FitResult:
 
 
 def never_stop() -> int:
-    """The `stop_signal` of a run that nobody interrupts."""
+    """A `stop_signal` that never stops."""
     return 0
 
 
@@ -94,22 +95,22 @@ def fit(
     stop_signal: Callable[[], int] = never_stop,
     progress: Progress = SILENT,
 ) -> FitResult:
-    """Train `network` in place; it ends with the weights of its best epoch on validation, all in eval mode.
+    """Train `network` in place; afterwards it has the weights of its best epoch on validation, in eval mode.
 
-    The best epoch has the highest validation accuracy, then the lowest validation loss. What `workspace` holds of
-    this phase is gone on with. Where several heads learn side by side (`phase.members`), each is clipped, judged
-    and ended by itself, as if it were alone.
+    The best epoch has the highest validation accuracy, then the lowest validation loss. Resumes
+    from the phase's checkpoint in `workspace`, if any. With several heads (`phase.members`), clipping and early
+    stopping work for each separately.
 
     Args:
         network: inputs -> (b, classes) logits, or (b, members, classes); moved to `device`.
-        batches: what it reads.
-        phase: what is trained and how.
-        deadline: `time.monotonic()` at which training ends with what is best so far.
-        stop_signal: asked at every step, in training and in validation; a signal number means: save and stop.
+        batches: training and validation data.
+        phase: parameters to train and the recipe.
+        deadline: `time.monotonic()` at which training ends with the best weights so far.
+        stop_signal: checked at every step, in training and validation; a signal number means save and stop.
 
     Raises:
-        Interrupted: as `stop_signal` wished. TrainingDiverged: see there; the last good checkpoint stays.
-        ModelError: something frozen moved. StorageError: a checkpoint can't be written or none can be read.
+        Interrupted: requested by `stop_signal`. TrainingDiverged: see there; the last good checkpoint stays.
+        ModelError: a frozen weight changed. StorageError: a checkpoint can't be written or none can be read.
         ConfigError: nothing to train, no training images, or a class weight for an unknown class.
 
     Cost: epochs x (forward and backward of the training split + forward of validation); on disk up to three
@@ -121,7 +122,7 @@ def fit(
     stored = load_stored(loop)
     if stored is not None:
         restore_loop(loop, stored)
-        progress.say(f"{phase.name}: going on at epoch {loop.state.epoch + 1}, step {loop.state.batch}")
+        progress.say(f"{phase.name}: resuming at epoch {loop.state.epoch + 1}, step {loop.state.batch}")
     if not loop.best:
         _validate_start(loop)
         save_loop(loop)
@@ -129,7 +130,7 @@ def fit(
     if num < phase.recipe.batch_size:
         progress.say(
             f"{phase.name}: {num} training images, fewer than recipe.batch_size={phase.recipe.batch_size}: each "
-            f"epoch is one step with all of them"
+            "epoch is one step with all images"
         )
     total = loop.steps_per_epoch * phase.recipe.epochs
     with progress.bar(phase.name, total, STEPS) as bar:
@@ -139,11 +140,11 @@ def fit(
             if loop.state.epoch and not loop.is_cut:
                 progress.say(tell(loop))
     if loop.state.num_skipped:
-        progress.say(f"{phase.name}: skipped for overflow in fp16: {loop.state.num_skipped}")
+        progress.say(f"{phase.name}: steps skipped because of fp16 overflow: {loop.state.num_skipped}")
     put_tensors(network, loop.best)
     network.eval()
     if digest_weights(network, only=frozen) != loop.frozen_digest:
-        raise ModelError(f"phase '{phase.name}' changed weights that were frozen; its result can't be trusted")
+        raise ModelError(f"phase '{phase.name}' changed frozen weights; its result is invalid")
     return _result(loop)
 
 
@@ -161,7 +162,7 @@ def _begin(
 ) -> Loop:
     if not len(batches.train_labels):
         raise ConfigError("there are no training images")
-    # Convolutions train 1.3 times (fp32) to 4 times (bf16) faster in this order of memory, to the same results.
+    # Convolutions train 1.3 times (fp32) to 4 times (bf16) faster in this memory order, with the same results.
     network.to(device).to(memory_format=torch.channels_last)
     copy_from_first(network.state_dict().values())
     parameters = freeze_for(network, phase)
@@ -190,7 +191,7 @@ def _begin(
 
 
 def _run_epoch(loop: Loop, advance: Callable[[int], None]) -> None:
-    """Train what is left of the epoch, validate, judge. Out of memory: halve the micro-batch and begin it anew."""
+    """Train the rest of the epoch, validate, judge. Out of memory: halve the micro-batch and restart."""
     started = time.perf_counter()
     try:
         _train_epoch(loop, advance)
@@ -206,7 +207,7 @@ def _run_epoch(loop: Loop, advance: Callable[[int], None]) -> None:
 
 
 def _end_cut(loop: Loop) -> None:
-    """The weights within the epoch compete too; nothing of this is stored: a resumed run never knows of it."""
+    """Let the weights within the epoch compete too. Nothing of this is stored, so a resumed run is unaffected."""
     state = loop.state
     found = _validate(loop) if state.num_seen else []
     for member, (loss, accuracy) in enumerate(found):
@@ -227,7 +228,7 @@ def _train_epoch(loop: Loop, advance: Callable[[int], None]) -> None:
             save_loop(loop)
             raise Interrupted(signal)
         if any_late:
-            save_loop(loop)  # what is stored resumes from here; what is returned is the best so far
+            save_loop(loop)  # a resumed run continues here; the result is the best so far
             loop.is_cut = True
             return
         _take_step(loop, inputs, targets)
@@ -238,7 +239,7 @@ def _train_epoch(loop: Loop, advance: Callable[[int], None]) -> None:
 
 
 def _prefetch(loop: Loop, order: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of the epoch that are still to come, two ahead, made by another thread."""
+    """The remaining batches of the epoch, prepared two ahead by another thread."""
     epoch = loop.state.epoch
     steps = range(loop.state.batch, loop.steps_per_epoch)
     threads = torch.get_num_threads()
@@ -257,7 +258,7 @@ def _prefetch(loop: Loop, order: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
         finally:
             for future in waiting:
                 future.cancel()
-            torch.set_num_threads(threads)  # what the last thread chose is also what later ones begin with
+            torch.set_num_threads(threads)  # later threads start with the value of the last thread
 
 
 def _take_step(loop: Loop, inputs: Tensor, targets: Tensor) -> None:
@@ -267,7 +268,7 @@ def _take_step(loop: Loop, inputs: Tensor, targets: Tensor) -> None:
     figures = compute_gradients(loop, inputs, targets)
     loss_sums, hits, lengths = torch.stack([*figures, _clip_gradients(loop)]).tolist()
     causes = {
-        member: f"loss {loss_sum / n:g}, gradient length {length:g}"
+        member: f"loss {loss_sum / n:g}, gradient norm {length:g}"
         for member, (loss_sum, length) in enumerate(zip(loss_sums, lengths, strict=True))
         if not state.standings[member].ended and not (math.isfinite(loss_sum) and math.isfinite(length))
     }
@@ -288,7 +289,7 @@ def _take_step(loop: Loop, inputs: Tensor, targets: Tensor) -> None:
 
 
 def _clip_gradients(loop: Loop) -> Tensor:
-    """(members,) lengths of the gradients as they were; 0 of a head that has ended."""
+    """Clip gradients; returns their (members,) norms before clipping, 0 for a head that has ended."""
     _drop_gradients(loop)
     limit = loop.recipe.clip_norm or math.inf
     lengths = [torch.nn.utils.clip_grad_norm_(_parameters_of(loop, names), limit) for names in loop.members]
@@ -296,7 +297,7 @@ def _clip_gradients(loop: Loop) -> Tensor:
 
 
 def _drop_gradients(loop: Loop) -> None:
-    """A head that has ended gets no gradient, and so stays as it is."""
+    """Remove the gradients of heads that have ended, so that they do not change."""
     for names, standing in zip(loop.members, loop.state.standings, strict=True):
         if standing.ended:
             for parameter in _parameters_of(loop, names):
@@ -308,13 +309,13 @@ def _parameters_of(loop: Loop, names: frozenset[str]) -> list[nn.Parameter]:
 
 
 def _end_diverged(loop: Loop, causes: dict[int, str], step: int) -> None:
-    """Of several heads, those whose figures are not finite end with their best so far; the others go on.
+    """End heads with non-finite values at their best state so far; the others continue.
 
     Args:
-        causes: member -> what is not finite, of members that have not ended.
+        causes: member -> description of its non-finite value.
 
     Raises:
-        TrainingDiverged: no head is left.
+        TrainingDiverged: all heads have ended.
     """
     if not causes:
         return
@@ -328,7 +329,7 @@ def _end_diverged(loop: Loop, causes: dict[int, str], step: int) -> None:
 
 @torch.no_grad()
 def _update_average(loop: Loop) -> None:
-    """The usual moving average, shorter at first so that the start is forgotten."""
+    """Update the moving average, with a shorter window at first so that it forgets the start."""
     if not loop.recipe.ema_decay:
         return
     decay = min(loop.recipe.ema_decay, (1 + loop.step) / (10 + loop.step))
@@ -340,7 +341,7 @@ def _update_average(loop: Loop) -> None:
 
 
 def _validate(loop: Loop) -> list[tuple[float, float]]:
-    """(mean loss, accuracy) of each member on validation; of the averaged weights where there are.
+    """(mean loss, accuracy) of each member on validation; of the averaged weights if they are on.
 
     (0, 0) without validation.
     """
@@ -357,7 +358,7 @@ def _validate(loop: Loop) -> list[tuple[float, float]]:
                 put_tensors(loop.network, live)
                 save_loop(loop)
                 raise Interrupted(signal)
-            if not len(labels):  # the others have one more
+            if not len(labels):  # other processes have one more
                 continue
             truth = torch.from_numpy(labels).to(loop.device).unsqueeze(1)
             logits = validation_logits(loop, inputs)
@@ -369,7 +370,7 @@ def _validate(loop: Loop) -> list[tuple[float, float]]:
     loss_sums, num_correct = np.split(np.array(sum_numbers([*loss_sums, *num_correct])), 2)
     num = max(1, loop.batches.num_val)
     causes = {
-        member: "the validation loss is not a finite number"
+        member: "the validation loss is not finite"
         for member, standing in enumerate(loop.state.standings)
         if not standing.ended and not math.isfinite(loss_sums[member])
     }
@@ -378,7 +379,7 @@ def _validate(loop: Loop) -> list[tuple[float, float]]:
 
 
 def _validate_start(loop: Loop) -> None:
-    """The weights before training are the first to beat: a solved head may already be the best."""
+    """Evaluate the weights before training: a solved head may already be the best."""
     for standing, (loss, accuracy) in zip(loop.state.standings, _validate(loop), strict=True):
         standing.best_loss, standing.best_accuracy = loss, accuracy
         if loop.batches.num_val:
@@ -387,11 +388,11 @@ def _validate_start(loop: Loop) -> None:
 
 
 def _shrink(loop: Loop, error: BaseException) -> None:
-    """Go back to the start of the epoch with half the micro-batch; batch size and learning rate stay as asked."""
+    """Go back to the start of the epoch with half the micro-batch; batch size and learning rate do not change."""
     if num_processes() > 1:
         raise ModelError(
-            "out of memory with several processes, which can't go back together. Set recipe.micro_batch_size to "
-            f"less than {loop.state.micro_batch_size}, or use one process."
+            "out of memory with several processes, which can't restart the epoch together. Set "
+            f"recipe.micro_batch_size to less than {loop.state.micro_batch_size}, or use one process."
         ) from error
     smaller = loop.state.micro_batch_size // 2
     if smaller < 1:
@@ -399,7 +400,7 @@ def _shrink(loop: Loop, error: BaseException) -> None:
     loop.optimizer.zero_grad(set_to_none=True)
     stored = loop.workspace.load_latest(loop.phase.name, at_step=loop.step - loop.state.batch)
     if stored is None:
-        raise ModelError("out of memory, and the start of the epoch was not saved") from error
+        raise ModelError("out of memory, but the start of the epoch was not saved") from error
     restore_loop(loop, stored)
     loop.state.micro_batch_size = smaller
     free_memory(loop.device)

@@ -17,7 +17,7 @@ from backbench.training.augment.rand_augment import rand_augment
 from backbench.training.order import draw_uniforms
 
 CACHE_BYTES = 1 << 20
-"""Of pixels as float32: a core's second-level cache."""
+"""Bytes of float32 pixels to process at once: fits a core's second-level cache."""
 
 
 def augment_batch(
@@ -34,26 +34,26 @@ def augment_batch(
     device: str = "cpu",
     exact: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Decoded training images to the network's input, augmented, and their targets.
+    """Augment decoded training images and convert them to the network's input, with their targets.
 
     In torchvision's usual order: crop and resize, flips, jitter, RandAugment, normalise, erasing, mixup or cutmix.
-    An image's pixels before mixing are a function of (image, augment, preprocess, seed, epoch, index): the batch
-    it is in, the step, the worker and the process change nothing. Mixing is a function of (seed, epoch, step) and
-    of the images of the whole batch: a batch that is split into micro-batches is to be augmented before.
+    An image's pixels before mixing are a function of (image, augment, preprocess, seed, epoch, index), independent
+    of batch, step, worker and process. Mixing is a function of (seed, epoch, step) and of the images of the whole
+    batch: augment before splitting a batch into micro-batches.
 
     Args:
         images: b images of the training split, each (h, w, 3) uint8.
         targets: (b, num_classes) float, rows summing to 1: one-hot or smoothed labels.
-        augment: what to do; with everything off the batch is that of `prepare_batch`, bit for bit.
+        augment: the settings; with everything off the result equals `prepare_batch`, bit for bit.
         step: the number of this batch in its epoch, or in the run.
         indices: (b,) each image's place in the training split, the same in every epoch.
-        device: where the result is wanted; everything after the crop is done there.
-        exact: resize by Pillow itself, as in `prepare_batch`.
+        device: device of the result; all steps after the crop run there.
+        exact: resize with Pillow, as in `prepare_batch`.
 
     Returns:
         (b, 3, H, W) float32, normalised, channels last in memory, and (b, num_classes) float32; both on `device`.
 
-    torch's global generators are neither read nor moved.
+    torch's global generators are not used or changed.
     """
     if not len(images) == len(targets) == len(indices) or targets.shape[1:] != (num_classes,):
         raise ValueError(
@@ -72,7 +72,7 @@ def augment_batch(
 
 
 def _blocks(num: int, preprocess: Preprocess, device: str) -> Iterator[slice]:
-    """Rows to work on together: as many as stay in a core's cache, all at once on an accelerator."""
+    """Blocks of rows: as many as fit a core's cache, or all at once on an accelerator."""
     image_bytes = 3 * math.prod(preprocess.size) * 4
     block = max(1, CACHE_BYTES // image_bytes) if device == "cpu" else num
     return (slice(first, first + block) for first in range(0, num, block))
@@ -139,7 +139,7 @@ def _normalise(pixels: Tensor, preprocess: Preprocess, *, white: float) -> Tenso
     """(b, 3, H, W) in 0..white -> float32, (pixels / white - mean) / std, channels last in memory."""
     b, _, height, width = pixels.shape
     mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
-    # One row of pixels at a time: three channels alone are too few for the vector units.
+    # One row of pixels at a time: three channels are too few for the vector units.
     factor = (1 / (white * std)).repeat(width).to(pixels.device)
     offset = (-mean / std).repeat(width).to(pixels.device)
     rows = pixels.permute(0, 2, 3, 1).reshape(b, height, width * 3).float()

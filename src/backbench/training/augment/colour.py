@@ -19,8 +19,8 @@ class Jitter(NamedTuple):
     """Drawn parameters of `jitter`, one row for each image.
 
     orders: (b, 4) int, each row the order of 0 brightness, 1 contrast, 2 saturation, 3 hue.
-    factors: (b, 4) float64: three factors (1 = as it is), and the turn of the hue (0 = as it is).
-    is_on: (b,) bool; where not, the image stays as it is.
+    factors: (b, 4) float64: three factors (1: no change), and the hue shift (0: no change).
+    is_on: (b,) bool; False: the image is unchanged.
     """
 
     orders: np.ndarray
@@ -29,7 +29,7 @@ class Jitter(NamedTuple):
 
 
 def draw_jitter(uniforms: np.ndarray, strengths: tuple[float, float, float, float], probability: float) -> Jitter:
-    """The law of torchvision's `ColorJitter`, applied with a probability.
+    """Draw parameters as torchvision's `ColorJitter`, applied with a probability.
 
     Args:
         uniforms: (b, NUM_JITTER_UNIFORMS) in [0, 1).
@@ -86,7 +86,7 @@ def adjust_saturation(images: Tensor, factors: np.ndarray) -> Tensor:
 
 
 def adjust_sharpness(images: Tensor, factors: np.ndarray) -> Tensor:
-    """Move away from (factor above 1) or to (below 1) a 3 x 3 blur; the outermost pixels stay as they are."""
+    """Move away from (factor above 1) or to (below 1) a 3 x 3 blur; the outermost pixels are unchanged."""
     if min(images.shape[2:]) <= 2:
         return images
     inner = images[..., 1:-1, 1:-1]
@@ -128,12 +128,12 @@ def posterize(images: Tensor, bits: int) -> Tensor:
 
 
 def solarize(images: Tensor, threshold: float) -> Tensor:
-    """Invert what is at or above `threshold` (0..1)."""
+    """Invert values at or above `threshold` (0..1)."""
     return torch.where(images >= threshold, 1.0 - images, images)
 
 
 def autocontrast(images: Tensor) -> Tensor:
-    """Stretch each channel of each image to 0..1; a channel of one value stays as it is."""
+    """Stretch each channel of each image to 0..1; a channel with one value is unchanged."""
     low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
     is_flat = low == high
     low = torch.where(is_flat, 0.0, low)

@@ -1,4 +1,4 @@
-"""Everything that is left to chance for a batch, drawn before any pixel is touched."""
+"""All random numbers of a batch, drawn before any pixel is changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backbench.training.order import draw_uniforms
 
 @dataclass(frozen=True)
 class Drawn:
-    """Parameters for b images, a row for each; None for what is off.
+    """Parameters for b images, a row for each; None for settings that are off.
 
     boxes, offsets, is_flipped, is_turned, erased: see the `draw_*` of `geometry` and `mixing`.
     """
@@ -33,7 +33,7 @@ class Drawn:
 
     @property
     def is_empty(self) -> bool:
-        """Whether crops and pixels, erasing apart, stay as in evaluation."""
+        """Whether crops and pixels (except erasing) are as in evaluation."""
         return all(getattr(self, field.name) is None for field in fields(self) if field.name != "erased")
 
 
@@ -46,14 +46,15 @@ def _rows_of(value: np.ndarray | colour.Jitter | rand_augment.Operations | None,
 def draw_parameters(
     augment: Augment, shapes: np.ndarray, size: tuple[int, int], *, seed: int, epoch: int, indices: np.ndarray
 ) -> Drawn:
-    """What to do to each image: row i is a function of (augment, shapes[i], size, seed, epoch, indices[i]) alone.
+    """Draw the parameters of each image: row i depends only on (augment, shapes[i], size, seed, epoch,
+    indices[i]).
 
-    Each use has numbers of its own, so that turning one on never shifts another.
+    Each use has its own numbers, so that turning one on never changes another.
 
     Args:
         shapes: (b, 2) heights and widths of the images.
         size: (height, width) of the network's input.
-        indices: (b,) each image's place in the training split.
+        indices: (b,) each image's index in the training split.
     """
 
     def uniforms(num: int, use: str) -> np.ndarray:

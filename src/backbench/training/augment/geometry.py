@@ -27,16 +27,16 @@ def draw_crop_boxes(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> np.ndarray:
-    """Boxes of random area, aspect and place: the law of torchvision's `RandomResizedCrop.get_params`.
+    """Draw boxes of random area, aspect ratio and place, as torchvision's `RandomResizedCrop.get_params`.
 
-    Of ten tries (area uniform, logarithm of the aspect uniform) the first that fits is taken; where none does,
-    the largest central box with an allowed aspect.
+    Uses the first of ten tries that fits (area uniform, logarithm of the aspect ratio uniform), else the largest
+    central box with an allowed aspect ratio.
 
     Args:
         uniforms: (b, NUM_CROP_UNIFORMS) in [0, 1).
         heights, widths: (b,) of the images, in pixels.
-        scale: least and most area, as a share of the image's.
-        ratio: least and most width / height.
+        scale: minimum and maximum area, as a share of the image.
+        ratio: minimum and maximum width / height.
 
     Returns:
         (b, 4) int64: top, left, height, width; each inside its image.
@@ -80,13 +80,13 @@ def crop_resize(
         images: each (h, w, 3) uint8.
         boxes: (b, 4) int: top, left, height, width, inside the image.
         size: (height, width) of the result.
-        exact: by Pillow itself; otherwise the same but for single grey levels.
+        exact: resize with Pillow; otherwise values may differ by single grey levels.
 
     Returns:
         (b, 3, height, width) uint8 on `device`, channels last in memory.
 
     Cost: about 0.5 ms of a core an image for 224 x 224. On an accelerator, images that are all of one size and
-    no larger than the result are moved as they are and resized there, by two matrix products each.
+    no larger than the result are resized there, by two matrix products each.
     """
     shapes = {image.shape for image in images}
     is_small = len(shapes) == 1 and np.prod(images[0].shape[:2]) <= size[0] * size[1]
@@ -105,7 +105,7 @@ def _resize(pixels: np.ndarray, size: tuple[int, int], interpolation: Interpolat
         method = _PILLOW[interpolation]
         narrowed = Image.fromarray(pixels).resize(
             (size[1], len(pixels)), method
-        )  # across first in every version of Pillow
+        )  # horizontal first in every version of Pillow
         return np.asarray(narrowed.resize(size[::-1], method))
     image = torch.from_numpy(pixels[None].copy()).permute(0, 3, 1, 2)  # channels last: torch's fast kernels
     return F.interpolate(image, size=size, mode=interpolation, antialias=True).permute(0, 2, 3, 1)[0].numpy()
@@ -114,7 +114,7 @@ def _resize(pixels: np.ndarray, size: tuple[int, int], interpolation: Interpolat
 def resample_boxes(
     stack: Tensor, boxes: np.ndarray, size: tuple[int, int], interpolation: Interpolation
 ) -> Tensor:
-    """As `crop_resize`, for a (b, h, w, 3) uint8 tensor, where it is: one matrix a direction and image."""
+    """As `crop_resize`, for a (b, h, w, 3) uint8 tensor on its device: one matrix for each direction and image."""
     b, h, w, _ = stack.shape
     down = np.zeros((b, size[0], h), dtype=np.float32)
     across = np.zeros((b, size[1], w), dtype=np.float32)
@@ -129,7 +129,7 @@ def resample_boxes(
 
 
 def draw_pad_offsets(uniforms: np.ndarray, padding: int) -> np.ndarray:
-    """(b, 2) uniforms -> (b, 2) int64 (top, left) in 0..2 padding: the law of torchvision's `RandomCrop`."""
+    """(b, 2) uniforms -> (b, 2) int64 (top, left) in 0..2 padding: as torchvision's `RandomCrop`."""
     return np.floor(uniforms * (2 * padding + 1)).astype(np.int64)
 
 
@@ -154,8 +154,8 @@ def map_nearest(images: Tensor, matrices: np.ndarray) -> Tensor:
         images: (b, 3, H, W).
         matrices: (b, 2, 3): (x, y) of the old pixel from (x, y, 1) of the new one, in pixels from the middle.
 
-    The arithmetic is torchvision's (`_affine_grid`, in float32), so that a tie falls to the same pixel but for
-    rounding; it is written out by element, since a matrix product may round otherwise in another batch.
+    The arithmetic is torchvision's (`_affine_grid`, in float32), so that ties give the same pixel except
+    for rounding. It is computed by element, because a matrix product may round differently in another batch.
     """
     height, width = images.shape[2:]
     x = torch.linspace((1 - width) * 0.5, (width - 1) * 0.5, width, device=images.device)[None, None, :]

@@ -1,4 +1,4 @@
-"""What replaces a part of an image by something else: erasing, mixup and cutmix."""
+"""Augmentations that replace a part of an image: erasing, mixup and cutmix."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ NUM_MIXING_UNIFORMS = 5
 
 
 def draw_erasing(uniforms: np.ndarray, size: tuple[int, int], probability: float) -> np.ndarray:
-    """Boxes to erase: the law of torchvision's `RandomErasing` (2 % to 33 % of the area, aspect 0.3 to 3.3).
+    """Draw boxes to erase, as torchvision's `RandomErasing` (2 % to 33 % of the area, aspect ratio 0.3 to 3.3).
 
     Args:
         uniforms: (b, NUM_ERASING_UNIFORMS) in [0, 1).
         size: (height, width) of the images.
-        probability: that an image loses a box; also then not where none of ten tries fits.
+        probability: that an image loses a box; none is erased if ten tries do not fit.
 
     Returns:
-        (b, 4) int64: top, left, height, width; height and width 0 where nothing is erased.
+        (b, 4) int64: top, left, height, width; height and width 0 if nothing is erased.
     """
     height, width = size
     tries = uniforms[:, 1 : 1 + 2 * NUM_TRIES]
@@ -55,8 +55,8 @@ def erase(images: Tensor, boxes: np.ndarray) -> Tensor:
 def draw_symmetric_beta(uniforms: np.ndarray, alpha: float) -> float:
     """A draw of Beta(alpha, alpha), alpha > 0, from two numbers in [0, 1), exactly and without rejection.
 
-    Source: T = cos(2 pi V) sqrt(2 alpha (U^(-1/alpha) - 1)) has Student's law with 2 alpha degrees of freedom
-    (Bailey 1994), and (1 + T / sqrt(2 alpha + T^2)) / 2 the beta law; written so that no alpha overflows.
+    Source: T = cos(2 pi V) sqrt(2 alpha (U^(-1/alpha) - 1)) has Student's distribution with 2 alpha degrees of
+    freedom (Bailey 1994), and (1 + T / sqrt(2 alpha + T^2)) / 2 the beta distribution; safe from overflow.
     """
     power = (1.0 - float(uniforms[0])) ** (1.0 / alpha)
     cosine = math.cos(2.0 * math.pi * float(uniforms[1]))
@@ -69,7 +69,7 @@ def draw_cut(uniforms: np.ndarray, share: float, height: int, width: int) -> tup
 
     Args:
         uniforms: (2,) for the middle: across, then down.
-        share: of the image that should stay; less is cut where the box reaches over the edge.
+        share: of the image to keep; the box is clipped at the edge.
     """
     x, y = int(uniforms[0] * width), int(uniforms[1] * height)
     half = 0.5 * math.sqrt(1.0 - share)
@@ -98,14 +98,14 @@ def cut_and_mix(images: Tensor, targets: Tensor, box: tuple[int, int, int, int])
 def mix_batch(
     images: Tensor, targets: Tensor, uniforms: np.ndarray, *, mixup: float, cutmix: float
 ) -> tuple[Tensor, Tensor]:
-    """One of mixup and cutmix for the whole batch, an even choice where both are on; torchvision's laws.
+    """One of mixup and cutmix for the whole batch, with equal probability if both are on, as in torchvision.
 
     Args:
         images: (b, 3, H, W); targets: (b, classes).
         uniforms: (NUM_MIXING_UNIFORMS,) in [0, 1), of this batch.
-        mixup, cutmix: alpha of their beta laws; 0 is off.
+        mixup, cutmix: alpha of their beta distributions; 0: off.
 
-    The partner is the image before (of the first one, the last): at random, since the order of the epoch is.
+    The partner is the previous image (for the first, the last): random, because the order of the epoch is.
     """
     if mixup == 0 and cutmix == 0:
         return images, targets

@@ -39,14 +39,14 @@ _BLENDS = {
 
 
 class Operations(NamedTuple):
-    """Drawn for each image: (b, num_ops) int, the places in OPERATIONS, and (b, num_ops) of -1.0 or 1.0."""
+    """Drawn for each image: (b, num_ops) int indices into OPERATIONS, and (b, num_ops) signs, -1.0 or 1.0."""
 
     choices: np.ndarray
     signs: np.ndarray
 
 
 def draw_operations(uniforms: np.ndarray) -> Operations:
-    """(b, 2 num_ops) uniforms -> operations, each as likely as any other, with replacement; signs even."""
+    """(b, 2 num_ops) uniforms -> operations, all equally likely, with replacement; both signs equally likely."""
     choices = np.floor(uniforms[:, 0::2] * len(OPERATIONS)).astype(np.int64)
     return Operations(choices, np.where(uniforms[:, 1::2] < 0.5, -1.0, 1.0))
 
@@ -66,7 +66,7 @@ def _changes(signs: np.ndarray, magnitude: int) -> dict[int, Change]:
         for name, adjust in _BLENDS.items()
     }
     changes[OPERATIONS.index("posterize")] = lambda some, _: colour.posterize(some, bits)
-    threshold = 1.0 - share - 1e-6  # a grey level on the threshold is inverted, however it was rounded
+    threshold = 1.0 - share - 1e-6  # a grey level on the threshold is inverted, for any rounding
     changes[OPERATIONS.index("solarize")] = lambda some, _: colour.solarize(some, threshold)
     changes[OPERATIONS.index("autocontrast")] = lambda some, _: colour.autocontrast(some)
     changes[OPERATIONS.index("equalize")] = lambda some, _: colour.equalize(some)

@@ -13,7 +13,7 @@ Change = Callable[[Tensor, np.ndarray], Tensor]
 
 
 def change_by_choice(images: Tensor, choices: np.ndarray, changes: Mapping[int, Change]) -> Tensor:
-    """Apply to each image the change its choice names; a choice that `changes` lacks leaves the image as it is.
+    """Apply the chosen change to each image; an image is unchanged if `changes` lacks its choice.
 
     Args:
         images: (b, 3, H, W).
