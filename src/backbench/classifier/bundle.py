@@ -1,8 +1,8 @@
-"""Bundles: a classifier as a folder that anyone can load, offline and without running code from it.
+"""Bundles: a classifier as a folder that can be loaded offline and without running code from it.
 
 `weights.safetensors` holds all tensors of backbone and head, `model.json` everything else with checksums, and
-`README.md` is a model card for people, which may be changed at will. A folder `gallery` may lie beside them; see
-`classifier/gallery.py`. The folder is whole or absent.
+`README.md` is a model card, which may be edited. There may be a folder `gallery`; see `classifier/gallery.py`.
+The bundle is written atomically.
 """
 
 from __future__ import annotations
@@ -59,28 +59,26 @@ _GALLERY_NOTE = f"""
 ## Images in this folder
 
 `{GALLERY_FOLDER}/` holds small copies of training images and of a few test images, which `backbench serve` shows.
-To pass the model on without them, remove that folder: it answers the same. To write none:
+To share the model without them, remove that folder: predictions stay the same. To write none:
 `backbench adapt --no-gallery`.
 """
-_MAX_CHANGE = 1e-5  # of a feature or a logit, relative to the largest, from writing and reading back
+_MAX_CHANGE = 1e-5  # maximum change of a feature or logit after writing and reading back, relative to the largest
 
 
 class BundleFacts(StoredBackbone):
-    """What `model.json` says, but for `schema` and `digest`."""
+    """The content of `model.json`, except `schema` and `digest`."""
 
-    backbench: str = Field(description="version that wrote it")
+    backbench: str = Field(description="version that wrote the bundle")
     head: HeadSpec
     class_names: tuple[str, ...]
     temperature: float = Field(gt=0.0, le=1000.0)
     threshold: float = Field(ge=0.0, le=1.0)
     licence: str | None = None
-    grey: GreyScale | None = Field(
-        default=None, description="of images with more than 8 bits that it was trained on"
-    )
+    grey: GreyScale | None = Field(default=None, description="scale of training images with more than 8 bits")
 
 
 def digest_record(record: RunRecord) -> str:
-    """SHA-256 of a record without its list of files, so that a bundle can lie in the folder of its own run."""
+    """SHA-256 of a record without its list of files, so that a bundle can be in the folder of its own run."""
     return record.model_copy(update={"files": {}}).digest()
 
 
@@ -93,23 +91,23 @@ def write_bundle(
     gallery: Gallery | None = None,
     seen: Seen | None = None,
 ) -> Path:
-    """Write a classifier as a bundle, and read it back before it is given its name.
+    """Write a classifier as a bundle, and verify it by reading it back before renaming it.
 
     Args:
         folder: must not exist.
-        classifier: in any mode, on any device; left as it is. Its weights are stored in float32.
-        record: of the run that made it, for the model card and to tell where it comes from.
-        name: what to call it; None: the run id, or the name of the backbone.
-        gallery: small training and test images to put beside it; None: no image is in the bundle.
-        seen: which images it was trained on, so that nobody measures it on them unaware; None: unknown.
+        classifier: in any mode, on any device; not changed. Its weights are stored in float32.
+        record: record of its run, for the model card and the origin.
+        name: name of the bundle; None: the run id, or the name of the backbone.
+        gallery: small training and test images to add; None: no images in the bundle.
+        seen: its training images, so that contamination of later evaluations is detected; None: unknown.
 
     Raises:
-        StorageError: the folder exists or can't be written; nothing is left behind.
-        ModelError: the classifier can't be described: a backbone or head of unknown make, or one that was altered
-            (a layer wrapped or replaced), or weights that are not finite.
+        StorageError: the folder exists or can't be written; no partial files remain.
+        ModelError: the classifier can't be described: an unknown kind of backbone or head, a modified one (a layer
+            wrapped or replaced), or weights that are not finite.
     """
     if folder.exists():
-        raise StorageError(f"{folder} exists already and is not written over. Choose another folder.")
+        raise StorageError(f"{folder} exists already and is not overwritten. Choose another folder.")
     plain = copy.deepcopy(classifier).to("cpu", torch.float32).eval()
     aside = folder.parent / f".writing-{folder.name}-{os.getpid()}"
     try:
@@ -128,13 +126,13 @@ def write_bundle(
 
 
 def load_bundle(folder: Path) -> Classifier:
-    """The classifier of a bundle, on the CPU in eval mode; `folder` may also be that of the run that wrote it.
+    """Load the classifier of a bundle, on the CPU in eval mode; `folder` may also be that of its run.
 
-    Nothing is downloaded and no code of the bundle is run. Checked: checksums, shapes, finite values.
+    Nothing is downloaded and no code of the bundle is run. Checks checksums, shapes and finite values.
 
     Raises:
         ConfigError: not a bundle. StorageError: damaged, changed, or written by a newer backbench.
-        ModelError: incomplete, contradictory, or of an architecture that the installed libraries lack.
+        ModelError: incomplete, inconsistent, or of an architecture that the installed libraries lack.
     """
     return _load(find_bundle(folder))
 
@@ -149,7 +147,7 @@ def load_gallery(folder: Path) -> Gallery | None:
 
 
 def read_facts(folder: Path) -> BundleFacts:
-    """What `model.json` in this folder says, checked for sense and by its checksum; errors as `load_bundle`."""
+    """Read and verify `model.json` in this folder; errors as `load_bundle`."""
     path = folder / MODEL_FILE
     document = read_document(folder)
     facts = validate(BundleFacts, path, document)
@@ -159,7 +157,7 @@ def read_facts(folder: Path) -> BundleFacts:
 
 
 def read_bundle_seen(folder: Path, facts: BundleFacts) -> Seen | None:
-    """Which images the bundle in this folder was trained on; None: it does not say. StorageError if damaged."""
+    """The training images of the bundle in this folder; None: unknown. StorageError if damaged."""
     if SEEN_FILE not in facts.files:
         return None
     check_file(folder / SEEN_FILE, facts.files[SEEN_FILE])
@@ -178,12 +176,15 @@ def _write_files(
     backbone, head = classifier.backbone, classifier.head
     if backbone.build is None:
         raise ModelError(
-            f"{backbone.facts.name}: how this backbone was made is not known, so it can't be bundled."
+            f"{backbone.facts.name}: the architecture of this backbone is unknown, so it can't be saved as a "
+            "bundle."
         )
     if not isinstance(head, HeadModule):
-        raise ModelError(f"a head of type {type(head).__name__} can't be bundled; see heads/head_modules.py.")
+        raise ModelError(
+            f"a head of type {type(head).__name__} can't be saved in a bundle; see heads/head_modules.py."
+        )
     tensors = {key: tensor.clone().contiguous() for key, tensor in plain_state(classifier).items()}
-    # Not by `save_file`, whose files their owner alone can read.
+    # Not by `save_file`, whose files only their owner can read.
     write_synced(folder / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
     preprocess = classifier.preprocess
     facts = backbone.facts.model_copy(
@@ -254,24 +255,24 @@ def _training_facts(record: RunRecord, weights_digest: str) -> TrainingFacts:
 
 
 def _check_same(classifier: Classifier, folder: Path) -> None:
-    """What was written gives the same features, and its head the same logits for them, when it is read back."""
+    """Check that the written bundle gives the same features and logits when it is read back."""
     try:
         again = _load(folder)
     except BackbenchError as error:
         raise ModelError(
-            f"{classifier.backbone.facts.name}: this classifier can't be bundled, as it does not come back from "
-            f"its description ({error}). Was a layer of it wrapped or replaced?"
+            f"{classifier.backbone.facts.name}: this classifier can't be saved as a bundle, because its "
+            f"description does not restore it ({error}). Check whether a layer was wrapped or replaced."
         ) from error
     rng = torch.Generator().manual_seed(0)
     batch = torch.randn(2, 3, *classifier.preprocess.size, generator=rng)
     with torch.inference_mode():
         expected, given = classifier.backbone(batch), again.backbone(batch)
-        # On the same features: a head that stretches features of next to no spread makes much of their rounding.
+        # On the same features: a head amplifies rounding errors of features with almost no spread.
         pairs = ((expected, given), (classifier.head(expected), again.head(expected)))
     if not all(_is_close(*pair) for pair in pairs):
         raise ModelError(
-            f"{classifier.backbone.facts.name}: this classifier can't be bundled: read back, it gives other "
-            "answers. Was a layer of it wrapped or replaced?"
+            f"{classifier.backbone.facts.name}: this classifier can't be saved as a bundle: after reading it "
+            "back, its predictions differ. Check whether a layer was wrapped or replaced."
         )
 
 
@@ -287,7 +288,7 @@ def _load(folder: Path) -> Classifier:
     body = make_body(facts.build, tensors_below(BODY_PREFIX, state), where=where)
     head_state = tensors_below("head.", state)
     outline = make_outline(partial(build_head, facts.head))
-    if outline is not None:  # one of other shapes may be too large to be made
+    if outline is not None:  # a network of other shapes may be too large for memory
         check_state(outline.state_dict(), head_state, where=where)
     head = build_head(facts.head)
     put_state(head, head_state, where=where)
@@ -314,11 +315,11 @@ def _check_classes(path: Path, facts: BundleFacts) -> None:
     names = facts.class_names
     if len(names) != facts.head.classes:
         raise ModelError(
-            f"{path} names {len(names)} classes, and its head gives {facts.head.classes} logits. The list of "
-            "classes belongs to the weights and can't be changed; to learn other classes, adapt the model to them."
+            f"{path} has {len(names)} class names, but its head gives {facts.head.classes} logits. The list of "
+            "classes belongs to the weights and can't be changed. To learn other classes, adapt the model to them."
         )
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ModelError(f"{path} names the class {shown(twice)} twice.")
+        raise ModelError(f"{path} has the class {shown(twice)} twice.")
     if facts.head.dim != facts.backbone.dim:
         raise ModelError(f"{path}: a head for {facts.head.dim} features on a backbone with {facts.backbone.dim}.")

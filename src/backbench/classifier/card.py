@@ -1,4 +1,4 @@
-"""The model card of a bundle: a page for people, from the record of the run that made it."""
+"""The model card of a bundle: a Markdown page from the record of its run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ FIGURES = {
     "calibrated_ece": "calibration error",
     "nll": "mean negative log likelihood",
     "ece": "calibration error",
-    "coverage": "share answered, not unsure",
-    "answered_accuracy": "accuracy of the answered",
+    "coverage": "share of predictions above the threshold (coverage)",
+    "answered_accuracy": "accuracy of predictions above the threshold",
 }
 
 
@@ -35,14 +35,14 @@ def render_bundle_card(
     record: RunRecord | None,
     folder_name: str = "bundle",
 ) -> str:
-    """The card as Markdown: what it is, data, figures with intervals, limits, licence, use."""
+    """The card as Markdown: description, data, metrics with intervals, limits, licence, use."""
     parts = [
         f"# {_plain(name)}",
         _describe(facts, class_names, preprocess),
         "## Use\n\n```python\nimport backbench\n\n"
         f'model = backbench.load("{_plain(folder_name)}")\n'
-        'for answer in model.predict(["photo.jpg", "folder/"]):\n'
-        "    print(answer.path, answer.label, answer.confidence)\n```",
+        'for prediction in model.predict(["photo.jpg", "folder/"]):\n'
+        "    print(prediction.path, prediction.label, prediction.confidence)\n```",
         "## Classes\n\n" + _classes(class_names),
         "## Data and figures\n\n" + _figures(record),
         "## Limits\n\n" + _limits(threshold, temperature, record),
@@ -53,11 +53,11 @@ def render_bundle_card(
 
 def _describe_licence(facts: ModelFacts) -> str:
     if facts.pretrained_on is None and facts.licence is None:
-        return "There are no pretrained weights in it: it is bound by the terms of the images it was trained on."
+        return "It contains no pretrained weights. The terms of its training images apply."
     return (
         f"Pretrained weights: {_plain(facts.licence or 'not stated')}"
         + (f" (from {_plain(facts.source)})." if facts.source else ".")
-        + " What was trained on top of them is bound by it too, and by the terms of the images it was trained on."
+        + " This licence and the terms of the training images apply to the trained model too."
     )
 
 
@@ -78,14 +78,13 @@ def _classes(class_names: Sequence[str]) -> str:
 
 def _figures(record: RunRecord | None) -> str:
     if record is None:
-        return (
-            "This bundle was written without a run record: nothing is known of its accuracy. Measure it:\n\n"
-            + ("    backbench evaluate BUNDLE DATA")
+        return "This bundle was written without a run record, so its accuracy is unknown. To measure it:\n\n" + (
+            "    backbench evaluate BUNDLE DATA"
         )
     data, method = record.data, record.method
     lines = [
-        f"Trained on {_plain(data.name)}: {count(data.num_train, 'image')}, chosen on {data.num_val:,}, "
-        f"measured on {count(data.num_test, 'test image')} of the same source (run `{_plain(record.run_id)}`"
+        f"Trained on {_plain(data.name)}: {count(data.num_train, 'image')}, validated on {data.num_val:,}, "
+        f"evaluated on {count(data.num_test, 'test image')} of the same source (run `{_plain(record.run_id)}`"
         + (f", method `{_plain(method.name)}`" if method else "")
         + ").",
         "",
@@ -101,10 +100,10 @@ def _figures(record: RunRecord | None) -> str:
 
 
 def describe_temperature(record: RunRecord, key: str) -> str:
-    """Which confidences a figure is of, where a temperature travels with the model: ', after the temperature'."""
+    """For a model with temperature scaling: whether a metric is calibrated, as ', calibrated'."""
     if not record.is_tempered or key.removeprefix("calibrated_") not in ("nll", "ece", "brier"):
         return ""
-    return ", after the temperature" if key.startswith("calibrated_") else ", before the temperature"
+    return ", calibrated" if key.startswith("calibrated_") else ", uncalibrated"
 
 
 def _row(label: str, metric: Metric) -> str:
@@ -114,17 +113,17 @@ def _row(label: str, metric: Metric) -> str:
 
 def _limits(threshold: float, temperature: float, record: RunRecord | None) -> str:
     lines = [
-        "- It answers with one of its classes for any picture, also for one of something else.",
-        "- The figures hold for images like those of the test split; on others it may do worse.",
+        "- It predicts one of its classes for any image, even if the image shows something else.",
+        "- The metrics are valid for images like those of the test split; on others it may be worse.",
         f"- Confidences are softmax of logits / {temperature:.3g}, fitted on validation images.",
     ]
     if threshold > 0:
-        lines.append(f"- Answers of less confidence than {threshold:.3f} are marked as unsure.")
+        lines.append(f"- Predictions with a confidence below {threshold:.3f} are marked as unsure.")
     lines += [f"- {_plain(warning)}" for warning in (record.warnings if record else ())]
     return "\n".join(lines)
 
 
 def _plain(text: str) -> str:
-    """Text from outside in one line, without what Markdown or HTML would take for markup."""
+    """Outside text in one line, escaped for Markdown and HTML."""
     kept = "".join(char if char.isprintable() else " " for char in text)
     return kept.replace("`", "'").replace("<", "(").replace(">", ")").replace("|", "/")

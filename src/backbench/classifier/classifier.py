@@ -1,4 +1,4 @@
-"""A classifier: backbone, head and class names, and the one way from images to answers."""
+"""A classifier: backbone, head and class names, and the path from images to predictions."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _HEAD_ROWS = 4096
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one image.
+    """A prediction for one image.
 
     Args:
         path: the file, or '[number]' for an image from memory.
         label: the most probable class; None if the image could not be read.
-        confidence: its probability, in 0..1, after the temperature.
-        top: (class, probability) of the most probable classes, the best first.
-        is_unsure: the confidence is below the classifier's threshold, or there is no answer.
-        error: why there is no answer; None if there is one.
-        is_strange: the image is unlike the training images, so label and confidence mean little; None: not known,
-            as with bundles of older versions and of runs with too few validation images.
+        confidence: its probability, in 0..1, after temperature scaling.
+        top: (class, probability) of the most probable classes, best first.
+        is_unsure: the confidence is below the classifier's threshold, or there is no prediction.
+        error: the reason if there is no prediction; else None.
+        is_strange: the image is unlike the training images, so label and confidence are unreliable; None: unknown
+            (bundles of older versions, and of runs with too few validation images).
     """
 
     path: str
@@ -49,7 +49,7 @@ class Prediction:
     is_strange: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As `backbench predict --json` prints it, but for the bundle's name."""
+        """The JSON of `backbench predict --json`, without the bundle's name."""
         document: dict[str, Any] = {
             "path": self.path,
             "label": self.label,
@@ -62,19 +62,19 @@ class Prediction:
 
 
 class Classifier(nn.Module):
-    """`head(backbone(batch))`, with what it takes to answer for a photograph.
+    """`head(backbone(batch))`, with everything needed to classify a photograph.
 
     Args:
-        backbone: its preprocessing is that of the classifier.
+        backbone: also gives the preprocessing.
         head: (batch, dim) -> (batch, classes).
         class_names: one for each logit, in that order.
         temperature: logits are divided by it before they become probabilities; above 0.
-        threshold: answers of less confidence, in 0..1, count as unsure; 0: none does.
-        grey: the scale of the images with more than 8 bits that it was trained on; None: there were none.
-        strangeness: tells images that are unlike the training images; None: that is not known.
+        threshold: predictions with a lower confidence, in 0..1, count as unsure; 0: none.
+        grey: the scale of training images with more than 8 bits; None: no such images.
+        strangeness: detects images unlike the training images; None: not available.
 
     Raises:
-        ModelError: the head has not one logit for each class name, or takes other features than the backbone's.
+        ModelError: the head's number of classes or features does not match.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Classifier(nn.Module):
 
     @property
     def device(self) -> str:
-        """Where the weights are; 'cpu' if there are none."""
+        """The device of the weights; 'cpu' if there are none."""
         tensor = next(iter((*self.parameters(), *self.buffers())), None)
         return "cpu" if tensor is None else str(tensor.device)
 
@@ -135,13 +135,13 @@ class Classifier(nn.Module):
 
         Args:
             read: row -> (height, width, 3) uint8; called once for each, from several threads.
-            device: None: where the weights are.
-            names: what to call the images in messages.
+            device: None: that of the weights.
+            names: names of the images for messages.
             deadline, precision, exact_resize, is_shared: see `features.extract_features`.
 
         Raises:
             BadImage: from `read`. ModelError: features or logits that are not finite. BudgetExceeded.
-        Cost: see `accelerate` and `features.extract_features`; features of all images are held.
+        Cost: see `accelerate` and `features.extract_features`; features of all images are in memory.
         """
         features = self.features_for(
             read,
@@ -159,18 +159,18 @@ class Classifier(nn.Module):
     def features_for(
         self, read: Callable[[int], np.ndarray], num: int, *, names: Sequence[str] | None = None, **options: Any
     ) -> np.ndarray:
-        """What the head takes: (num, dim) float32. Arguments and errors as `logits_for`."""
+        """The input of the head: (num, dim) float32. Arguments and errors as `logits_for`."""
         return extract_features(
             self.backbone,
             read,
-            [f"{row:012d}" for row in range(num)],  # in this order, each on its own
+            [f"{row:012d}" for row in range(num)],  # in this order, each separate
             names=names if names is not None else [f"image {row}" for row in range(num)],
             use_cache=False,
             **options | {"device": options.get("device") or self.device},
         ).values
 
     def logits_of(self, features: np.ndarray, *, device: str | None = None) -> np.ndarray:
-        """The head alone, in eval mode and float32: (n, dim) float32 features -> (n, classes) float32 logits."""
+        """Apply only the head, in eval mode: (n, dim) float32 features -> (n, classes) float32 logits."""
         device = device or self.device
         head = copy.deepcopy(self.head).to(device).float().eval()
         out = np.empty((len(features), len(self.class_names)), dtype=np.float32)
@@ -179,11 +179,11 @@ class Classifier(nn.Module):
                 chosen = slice(first, first + _HEAD_ROWS)
                 out[chosen] = head(torch.from_numpy(features[chosen]).to(device)).cpu().numpy()
         if not np.isfinite(out).all():
-            raise ModelError(f"{self.backbone.facts.name}: the head gives logits that are not finite numbers")
+            raise ModelError(f"{self.backbone.facts.name}: the head gives logits that are not finite")
         return out
 
     def probabilities_of(self, logits: np.ndarray) -> np.ndarray:
-        """(n, classes) logits -> float32 probabilities, after the temperature."""
+        """(n, classes) logits -> float32 probabilities, after temperature scaling."""
         return softmax(logits, self.temperature)
 
     def predict(
@@ -196,18 +196,18 @@ class Classifier(nn.Module):
         exact_resize: bool = False,
         progress: Progress = SILENT,
     ) -> list[Prediction]:
-        """Answers for images, one for each, in their order; an image that can't be read gets one with an `error`.
+        """Predict images, in their order; an unreadable image gets a prediction with an `error`.
 
         Args:
             items: a path, folder, array (height, width, 3) uint8 or PIL image, or a sequence of them; see
                 `data.gather.gather_pictures`.
-            top: how many of the most probable classes to give, at least 1.
+            top: number of most probable classes to return, at least 1.
 
         Raises:
-            ConfigError: `top` is below 1, or an item is no image. DataError: a folder without images.
+            ConfigError: `top` is below 1, or an item is not an image. DataError: a folder without images.
         """
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-            raise ConfigError(f"top is {top!r:.80}; it has to be a whole number of classes, at least 1.")
+            raise ConfigError(f"top is {top!r:.80}; expected a whole number of classes, at least 1.")
         pictures = gather_pictures(items, grey=self.grey, progress=progress)
         warn_of_pictures(pictures, self.grey, progress=progress)
         errors: dict[int, str] = {}
@@ -226,7 +226,7 @@ class Classifier(nn.Module):
         ]
 
     def _read(self, picture: Picture, row: int, errors: dict[int, str]) -> np.ndarray:
-        """The pixels; for an image that can't be read a blank one, whose answer is thrown away."""
+        """The pixels; for an unreadable image a blank one, whose prediction is discarded."""
         try:
             return picture.read()
         except BadImage as error:
@@ -236,7 +236,7 @@ class Classifier(nn.Module):
     def answers_of(
         self, names: Sequence[str], features: np.ndarray, tops: Sequence[int], device: str | None = None
     ) -> list[Prediction]:
-        """The answers for n images from their (n, dim) features; see `predict`."""
+        """Predictions for n images from their (n, dim) features; see `predict`."""
         probabilities = self.probabilities_of(self.logits_of(features, device=device))
         measured = None if self.strangeness is None else self.strangeness.measure(features)
         found = []
@@ -267,5 +267,5 @@ class Classifier(nn.Module):
 
 
 def failed(name: str, reason: str) -> Prediction:
-    """What stands for an answer where the image can't be read."""
+    """The prediction for an unreadable image."""
     return Prediction(name, label=None, confidence=None, top=(), is_unsure=True, error=reason)

@@ -1,7 +1,7 @@
 """A bundle's gallery: small training images with their features, and a few test images to try the model with.
 
-It lets a page show the training images nearest to a photograph.
-The features are those of the bundle's own backbone, so a gallery belongs to its bundle. It is optional.
+Pages use it to show the training images nearest to a photograph. The features come from the bundle's own backbone,
+so a gallery belongs to its bundle. It is optional.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ NUM_SAMPLES = 5
 SAMPLE_PIXELS = 256
 _MAX_VALIDATION = 600
 _MAX_KNOWN = 10_000
-_MAX_TRIED = 12  # test images whose answer is looked at again, as a small copy may be answered otherwise
+_MAX_TRIED = 12  # test images to predict again, because predictions of small copies may differ
 _MAX_FILE_BYTES = 8_000_000
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A test image to try the model with: a JPEG of at most 256 pixels, and what it truly shows."""
+    """A test image to try the model with: a JPEG of at most 256 pixels, and its true class."""
 
     id: str
     label: str
@@ -68,12 +68,12 @@ class Neighbour:
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """What lies in a bundle's gallery.
+    """The content of a bundle's gallery.
 
     Args:
         features: (n, dim) float16 of training images.
         ids, labels, thumbnails: n sample ids, class names and JPEGs of at most 96 pixels.
-        samples: up to five test images, one of which the model gets wrong, if there is such a one.
+        samples: up to five test images, including one wrong prediction if there is any.
     """
 
     features: np.ndarray
@@ -83,9 +83,9 @@ class Gallery:
     samples: tuple[Sample, ...]
 
     def find_nearest(self, features: np.ndarray, num: int = 3) -> list[list[Neighbour]]:
-        """The `num` training images nearest to each of (m, dim) float features, the nearest first.
+        """The `num` training images nearest to each of (m, dim) float features, nearest first.
 
-        The distance is 1 - cosine of the features less the mean of the gallery's.
+        The distance is 1 - cosine of features centred by the gallery's mean.
         """
         distances = _distances(features, self.features)
         order = np.argsort(distances, axis=1, kind="stable")[:, :num]
@@ -96,9 +96,11 @@ class Gallery:
 
 
 def warn_of_kept(bundle: Path, progress: Progress) -> None:
-    """Say so where a bundle is to have no gallery, and is there already with one."""
+    """Warn if an existing bundle has a gallery but the user asked for none."""
     if (bundle / FOLDER).is_dir():
-        progress.warn(f"{bundle} is there already, with a gallery. Remove it and run again to have it without.")
+        progress.warn(
+            f"{bundle} exists already, with a gallery. To have it without, delete the folder and run again."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,10 +116,10 @@ class Known:
 def know_features(
     classifier: Classifier, data: Data, *, device: str = "cpu", progress: Progress = SILENT
 ) -> Known:
-    """Features of up to 600 training images, evenly over the classes, and of up to 600 validation images.
+    """Get features of up to 600 training images, balanced over classes, and of up to 600 validation images.
 
     Raises:
-        BadImage: an image changed or vanished since it was checked.
+        BadImage: an image changed or disappeared since it was checked.
     """
     manifest = data.manifest
     rng = make_rng(0, "gallery")
@@ -128,7 +130,7 @@ def know_features(
 
 
 def find_known(data: Data, features: np.ndarray) -> Known:
-    """The same of more images, as (n, dim) features of all rows of the manifest are there."""
+    """The same with more images, from existing (n, dim) features of all rows of the manifest."""
     manifest = data.manifest
     rng = make_rng(0, "gallery")
     train = _take_evenly(manifest.part_rows("train"), manifest.labels, _MAX_KNOWN, rng)
@@ -139,13 +141,13 @@ def find_known(data: Data, features: np.ndarray) -> Known:
 def make_gallery(
     classifier: Classifier, data: Data, predictions: Predictions, known: Known, *, device: str = "cpu"
 ) -> Gallery:
-    """Choose the images of a gallery and make what is kept of them; the choice is the same each time.
+    """Choose the images of a gallery and make their small copies; the choice is deterministic.
 
     Args:
         predictions: of the run's test split, to find samples. known: features of training images.
 
     Raises:
-        BadImage: an image changed or vanished since it was checked.
+        BadImage: an image changed or disappeared since it was checked.
     """
     manifest = data.manifest
     rng = make_rng(0, "gallery")
@@ -173,7 +175,7 @@ def to_jpeg(image: np.ndarray, most_pixels: int, quality: int) -> bytes:
 
 
 def write_gallery(folder: Path, gallery: Gallery) -> tuple[str, ...]:
-    """Write a gallery into the folder of a bundle; the names of its files, for their checksums."""
+    """Write a gallery into the folder of a bundle; returns the names of its files, for checksums."""
     (folder / FOLDER).mkdir()
     images = [*gallery.thumbnails, *(sample.jpeg for sample in gallery.samples)]
     index = {
@@ -198,7 +200,7 @@ def read_gallery(folder: Path, files: dict[str, str], dim: int) -> Gallery | Non
         files: the checksums in the bundle's `model.json`. dim: of the backbone's features.
 
     Raises:
-        StorageError: it is damaged, changed, not whole, or of another make.
+        StorageError: the gallery is damaged, changed, incomplete, or of another kind.
     """
     if INDEX_FILE not in files:
         return None
@@ -219,7 +221,7 @@ def _parse(index: dict[str, Any], images: bytes, features: np.ndarray, dim: int)
     if features.shape != (num, dim) or features.dtype != np.float16 or not np.isfinite(features).all():
         raise ValueError(f"features {features.shape} of {features.dtype} for {num} images and {dim} features")
     if len(labels) != num or len(sizes) != num + len(index["samples"]) or sum(sizes) != len(images):
-        raise ValueError("its lists disagree in length")
+        raise ValueError("its lists differ in length")
     ends = np.cumsum(sizes).tolist()
     jpegs = [images[end - size : end] for end, size in zip(ends, sizes, strict=True)]
     samples = zip(index["samples"], jpegs[num:], strict=True)
@@ -236,14 +238,18 @@ def _read_checked(path: Path, digest: str | None) -> bytes:
     try:
         found = read_file(path, _MAX_FILE_BYTES)
     except OSError as error:
-        raise StorageError(f"{path} can't be read: {error.strerror}. Take a fresh copy of the bundle.") from error
+        raise StorageError(
+            f"{path} can't be read: {error.strerror}. Copy the bundle again from its source."
+        ) from error
     if hashlib.sha256(found).hexdigest() != digest:
-        raise StorageError(f"{path} is damaged: its checksum does not fit. Take a fresh copy of the bundle.")
+        raise StorageError(
+            f"{path} is damaged: its checksum does not match. Copy the bundle again from its source."
+        )
     return found
 
 
 def _take_evenly(rows: np.ndarray, labels: np.ndarray, most: int, rng: np.random.Generator) -> list[int]:
-    """Up to `most` rows, the classes in turn, so that any beginning of the list holds all classes evenly."""
+    """Up to `most` rows, with classes in turn, so that any start of the list is balanced."""
     shuffled = rng.permutation(rows)
     turn: dict[int, int] = {}
     keyed = []
@@ -255,7 +261,7 @@ def _take_evenly(rows: np.ndarray, labels: np.ndarray, most: int, rng: np.random
 
 
 def _within(most_bytes: int, images: Iterable[bytes]) -> list[bytes]:
-    """The images until their sum would pass `most_bytes`."""
+    """The first images whose total size is at most `most_bytes`."""
     kept: list[bytes] = []
     total = 0
     for image in images:
@@ -281,11 +287,11 @@ def _extract(
 
 
 def _to_half(values: np.ndarray) -> np.ndarray:
-    return values.clip(-6e4, 6e4).astype(np.float16)  # what float16 can hold
+    return values.clip(-6e4, 6e4).astype(np.float16)  # the range of float16
 
 
 def _distances(features: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    """(m, n) float32: 1 - cosine, after the mean of `stored` is taken off both."""
+    """(m, n) float32: 1 - cosine, after subtracting the mean of `stored` from both."""
     known = stored.astype(np.float32)
     mean = known.mean(axis=0)
     one, two = _unit(features.astype(np.float32) - mean), _unit(known - mean)
@@ -299,7 +305,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 def _choose_samples(
     classifier: Classifier, data: Data, predictions: Predictions, rng: np.random.Generator, device: str
 ) -> tuple[Sample, ...]:
-    """Test images of different classes that are answered rightly, and one that is not, in the second place."""
+    """Correctly predicted test images of different classes, with one wrong prediction in second place."""
     manifest = data.manifest
     row_of = {manifest.ids[row]: row for row in manifest.part_rows("test").tolist()}
     order = rng.permutation(len(predictions.ids)).tolist()
@@ -325,7 +331,7 @@ def _choose_samples(
 
 
 def _distinct(places: Sequence[int], labels: np.ndarray) -> list[int]:
-    """The places with those of a class not seen before first."""
+    """Reorder places so that the first of each class come first."""
     seen: set[int] = set()
     first: list[int] = []
     rest: list[int] = []

@@ -1,7 +1,7 @@
-"""Whether an image is unlike the training images, by its features: a figure that travels with every bundle.
+"""Detect images unlike the training images from their features; stored in every bundle.
 
-A classifier names one of its classes for any image, often with full confidence. This tells images that are no
-training image's kin: their features lie far from those of every class, in size or in direction.
+A classifier predicts one of its classes for any image, often with high confidence. This detects images whose
+features are far from those of every class, in distance or in angle.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from backbench.storage import write_synced
 
 FILE = "strangeness.safetensors"
 QUANTILE = 0.98
-"""Share of validation images that do not count as strange: of images like them, one in fifty does."""
+"""Share of validation images that do not count as strange: about one in fifty similar images does."""
 MIN_VALIDATION = 20
-_SHRINK = 0.1  # of each feature's variance, towards the mean of all: some features hardly vary among few images
+_SHRINK = 0.1  # shrinkage of each feature's variance towards the mean: some features hardly vary among few images
 _ROWS = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class Strangeness:
-    """What is known of the features of the training images.
+    """Statistics of the training images' features.
 
     Args:
         means: (classes, dim) float32, the mean of each class.
         centre: (dim,) float32, the mean of all.
         spread: (dim,) float32, the standard deviation within a class, above 0.
-        scales: (2,) float32, the distance and the angle that count as strange by themselves, above 0.
+        scales: (2,) float32, the distance and the angle above which an image is strange, above 0.
     """
 
     means: np.ndarray
@@ -41,10 +41,11 @@ class Strangeness:
     scales: np.ndarray
 
     def measure(self, features: np.ndarray) -> np.ndarray:
-        """(n, dim) float features -> (n,) float32: how unlike the training images each is; above 1 is strange.
+        """(n, dim) float features -> (n,) float32: the strangeness of each image; above 1 is strange.
 
-        The larger of two ratios: the squared distance to the nearest class mean in units of the spread, and
-        1 - cosine to the nearest class mean, both less the centre; each over what is still usual.
+        The larger of two ratios to their thresholds: the squared distance to the nearest class mean in units of
+            the
+        spread, and 1 - cosine to the nearest class mean after centring.
         """
         raw = [self._raw(features[first : first + _ROWS]) for first in range(0, len(features), _ROWS)]
         if not raw:
@@ -63,14 +64,14 @@ class Strangeness:
 
 
 def fit_strangeness(features: np.ndarray, labels: np.ndarray, validation: np.ndarray) -> Strangeness | None:
-    """Class means and spread from training images, and what is usual from images that trained nothing.
+    """Fit class means and spread on training images, and thresholds on held-back validation images.
 
     Args:
         features: (n, dim) float, of training images. labels: (n,) int, any numbers.
         validation: (m, dim) float, of images that the classifier was not trained on.
 
     Returns:
-        None where that can't be known: fewer than 20 validation images, or features that do not vary.
+        None with fewer than 20 validation images, or if features do not vary.
     """
     if len(validation) < MIN_VALIDATION or not len(features):
         return None
@@ -78,7 +79,7 @@ def fit_strangeness(features: np.ndarray, labels: np.ndarray, validation: np.nda
     kinds, places = np.unique(labels, return_inverse=True)
     means = np.stack([values[places == place].mean(axis=0) for place in range(len(kinds))])
     variance = ((values - means[places]) ** 2).mean(axis=0)
-    if variance.mean() <= 0:  # one image of each class: what is left is the spread of them all
+    if variance.mean() <= 0:  # with one image of each class, use the spread of all
         variance = values.var(axis=0)
     if not np.isfinite(variance).all() or variance.mean() <= 0:
         return None
@@ -93,26 +94,26 @@ def fit_strangeness(features: np.ndarray, labels: np.ndarray, validation: np.nda
 
 
 def write_strangeness(folder: Path, known: Strangeness) -> str:
-    """Write it into the folder of a bundle; the name of its file, for its checksum."""
+    """Write the statistics into the folder of a bundle; returns the file name, for its checksum."""
     write_synced(folder / FILE, save(vars(known)))
     return FILE
 
 
 def read_strangeness(path: Path, dim: int) -> Strangeness:
-    """What a bundle's file says, whose checksum fits.
+    """Read the statistics from a bundle's file with a verified checksum.
 
     Args:
         dim: of the backbone's features.
 
     Raises:
-        StorageError: it is no such file, or of other features.
+        StorageError: the file has another form or other features.
     """
     try:
         tensors = load_file(path)
         known = Strangeness(**{name: tensors[name] for name in Strangeness.__dataclass_fields__})
     except (OSError, SafetensorError, KeyError) as error:
         raise StorageError(
-            f"{path} can't be read ({str(error)[:120]}). Take a fresh copy of the bundle."
+            f"{path} can't be read ({str(error)[:120]}). Copy the bundle again from its source."
         ) from error
     shapes = [known.means.shape[1:], known.centre.shape, known.spread.shape, known.scales.shape]
     values = (known.means, known.centre, known.spread, known.scales)
@@ -120,7 +121,7 @@ def read_strangeness(path: Path, dim: int) -> Strangeness:
         all(np.isfinite(each).all() for each in values) and (known.spread > 0).all() and (known.scales > 0).all()
     )
     if shapes != [(dim,), (dim,), (dim,), (2,)] or not len(known.means) or not is_sound:
-        raise StorageError(f"{path} does not fit features of {dim} values. Take a fresh copy of the bundle.")
+        raise StorageError(f"{path} does not fit features of {dim} values. Copy the bundle again from its source.")
     return known
 
 

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: the schema, the only reader and writer of run folders, resumable runs."""
+"""Run folders on disk: the schema, the only reader and writer, and resumable runs."""

@@ -1,4 +1,4 @@
-"""Commands to copy and run: quoted for a shell, on one line, whatever the paths are called."""
+"""Commands for users to copy: on one line, quoted for a shell."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from backbench.errors import printable
 from backbench.records.schema import BUNDLE_SUFFIX
 
 _NOT_OF_COMMANDS = ("source", "split_seed", "limit", "train_limit", "max_pixels")
-"""Said as DATA and --seed, or for Python and studies alone."""
+"""Fields given as DATA and --seed, or only in Python and studies."""
 
 
 def write_command(words: Sequence[str]) -> str:
-    """`backbench WORDS...` as a shell reads it."""
+    """`backbench WORDS...` quoted for a shell."""
     return printable(shlex.join(["backbench", *words]))
 
 
 def show_command(run: Path) -> str:
-    """Shows the run in this folder."""
+    """The command that shows the run in this folder."""
     return write_command(["show", _argument(run)])
 
 
 def keep_command(run: Path) -> str:
-    """Writes the model of the run in this folder beside it."""
+    """The command that saves the model of the run in this folder beside it."""
     return write_command(["keep", _argument(run)])
 
 
 def predict_command(bundle: Path) -> str:
-    """Asks the model in this folder; for IMAGE a file or a folder."""
+    """The command that predicts with the model in this folder; IMAGE is a file or a folder."""
     return write_command(["predict", _argument(bundle), "IMAGE"])
 
 
 def report_command(out: Path) -> str:
-    """Makes the page of all runs in this folder."""
+    """The command that makes the report of all runs in this folder."""
     return write_command(["report", _argument(out)])
 
 
 def data_options(data: DataConfig) -> list[str]:
-    """The options of `backbench rank` that say which images these are, where they are not the default."""
+    """The data options of `backbench rank` that differ from the defaults."""
     usual = DataConfig(source=data.source).model_dump(mode="json")
     words: list[str] = []
     for name, value in data.model_dump(mode="json").items():
@@ -57,7 +57,7 @@ def data_options(data: DataConfig) -> list[str]:
 
 
 def name_root(runs: Iterable[Path]) -> str | None:
-    """The folder of these runs, from where we are if it lies there, else in full; None of several.
+    """The common folder of these runs, relative to the current folder if it is inside; None for several.
 
     Args:
         runs: full paths of their folders.
@@ -71,10 +71,10 @@ def name_root(runs: Iterable[Path]) -> str | None:
 
 
 def bundle_of(run: Path) -> Path:
-    """Where the model of a run lies, if it is kept."""
+    """The bundle folder of a run, which may not exist."""
     return run.with_name(f"{run.name}{BUNDLE_SUFFIX}")
 
 
 def _argument(path: Path) -> str:
-    """The path, so that it is not taken for an option."""
+    """The path, written so that it is not mistaken for an option."""
     return f"./{path}" if str(path).startswith("-") else str(path)

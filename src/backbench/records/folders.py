@@ -1,10 +1,10 @@
 """Run folders: the only code that writes and reads them.
 
-A run folder holds `record.json`, `predictions.npz` and `manifest.json`. It is serialised aside and moved
-into place in one step, so it is whole or absent; a record is never changed afterwards. Failures are
-records too, in folders of their own (`<run_id>.failed-1`, ...).
+A run folder holds `record.json`, `predictions.npz` and `manifest.json`. It is written aside and moved into
+place in one step (atomic); a record is never changed afterwards. Failures are records too, in their own folders
+(`<run_id>.failed-1`, ...).
 
-Beside the run folders lies `openings.jsonl`, the list of looks at test splits; see `openings`.
+`openings.jsonl` beside the run folders logs test-set evaluations; see `openings`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ HISTORY_FILE = "history.json"
 MANIFEST_FILE = "manifest.json"
 OPENINGS_FILE = "openings.jsonl"
 CUT, FAILED = ".cut-", ".failed-"
-"""What follows the id of a run that was cut, with the steps it made, or that failed, with which time it is."""
+"""Suffix after the id of an interrupted run (with its steps) or a failed run (with its number)."""
 ORPHAN_AGE_SECONDS = 24 * 3600.0
 
 
@@ -67,21 +67,21 @@ def write_run(
     write_manifest: Callable[[Path], None],
     more: Mapping[str, bytes] | None = None,
 ) -> tuple[RunRecord, Path]:
-    """Write one run folder below `root`, whole or not at all.
+    """Write one run folder below `root` atomically.
 
     Args:
-        root: the folder of all runs; made if absent.
-        record: its `files` are filled in here.
+        root: the folder of all runs; created if missing.
+        record: its `files` are set here.
         predictions: None for a failure.
-        write_manifest: writes the manifest to the path it is given. One copy is kept for each manifest digest,
-            and every run with the same is a link to it: a hundred runs do not store it a hundred times.
+        write_manifest: writes the manifest to the path it is given. Runs with the
+            same manifest share one copy by hard links.
         more: other files of the run, by name.
 
     Returns:
         The record as written, and its folder. If another process finished the same run first, its record.
 
     Raises:
-        StorageError: the folder can't be written; what was there before is untouched.
+        StorageError: the folder can't be written; existing files are unchanged.
     """
     name = record.run_id if record.status == "done" else _free_failure_name(root, record.run_id)
     aside = root / f".writing-{name}-{os.getpid()}"
@@ -99,25 +99,25 @@ def write_run(
         aside.rename(root / name)
         sync_folder(root)
     except OSError as error:
-        if (root / name / RECORD_FILE).is_file():  # another process was first: same run id, same result
+        if (root / name / RECORD_FILE).is_file():  # another process was first with the same run
             return read_record(root / name), root / name
         raise storage_error(root, error) from error
-    finally:  # whatever ended it, such as a full disk for the manifest or an interrupt
+    finally:  # also after a full disk or an interrupt
         shutil.rmtree(aside, ignore_errors=True)
     return record, root / name
 
 
 def _sealed(record: RunRecord) -> RunRecord:
-    """The record with the checksum of all else that it says, however its JSON is laid out."""
+    """The record with a checksum of its content, independent of the layout of its JSON."""
     document = json.loads(record.model_dump_json(exclude={"checksum"}))
     return record.model_copy(update={"checksum": digest_json(document)})
 
 
 def read_record(folder: Path) -> RunRecord:
-    """The record in a run folder, as it was written; its predictions are not looked at, see `read_whole`.
+    """Read and verify the record in a run folder, without its predictions; see `read_whole`.
 
     Raises:
-        ConfigError: there is none. StorageError: it can't be read as one, or was changed after it was written.
+        ConfigError: no record. StorageError: the record is unreadable or was changed after it was written.
     """
     path = folder / RECORD_FILE
     try:
@@ -147,19 +147,19 @@ def read_record(folder: Path) -> RunRecord:
 
 def _changed(path: Path) -> StorageError:
     return StorageError(
-        f"{path} was changed after it was written: its checksum does not fit, so it is not believed. Restore it, "
-        f"or delete {path.parent} to run it again."
+        f"{path} was changed after it was written: its checksum does not match. Restore it, or delete "
+        f"{path.parent} to run it again."
     )
 
 
 def read_whole(folder: Path) -> tuple[RunRecord, Predictions | None]:
-    """The record of a run folder and, of a finished run, its predictions: both as they were written.
+    """The record of a run folder and, of a finished run, its predictions: both verified.
 
-    Of a record that carries no checksum, or that disagrees with its predictions, the figures are computed anew;
-    where they were others, the record's first warning says so.
+    If a record has no checksum or disagrees with its predictions, its metrics are recomputed. If they differ, the
+    record's first warning says so.
 
     Raises:
-        ConfigError: there is no record. StorageError: one of them is damaged, or was changed after it was written.
+        ConfigError: no record. StorageError: a file is damaged or was changed after it was written.
     Cost: about a millisecond for 10,000 images of ten classes; several for a record without a digest.
     """
     record = read_record(folder)
@@ -169,7 +169,7 @@ def read_whole(folder: Path) -> tuple[RunRecord, Predictions | None]:
     predictions = _read_known_predictions(path, record)
     try:
         if len(predictions.ids) != record.data.num_test:
-            raise ValueError(f"{len(predictions.ids):,} answers for {record.data.num_test:,} test images")
+            raise ValueError(f"{len(predictions.ids):,} predictions for {record.data.num_test:,} test images")
         if record.checksum is None or not is_consistent(record, predictions):
             record = correct_figures(record, predictions)
     except (ModelError, ValueError, IndexError) as error:
@@ -180,15 +180,15 @@ def read_whole(folder: Path) -> tuple[RunRecord, Predictions | None]:
 
 
 def read_answers(folder: Path) -> tuple[RunRecord, Predictions]:
-    """As `read_whole`, of a run that must be finished; ConfigError for one that failed."""
+    """As `read_whole`, for finished runs; ConfigError for a failed run."""
     record, predictions = read_whole(folder)
     if predictions is None:
-        raise ConfigError(f"{folder} failed, so it has no answers. Give a run that is done.")
+        raise ConfigError(f"{folder} failed, so it has no predictions. Give a finished run.")
     return record, predictions
 
 
 def read_unchanged(path: Path, record: RunRecord) -> bytes:
-    """What is in a file beside the record; StorageError if it is not as it was when the run was written."""
+    """The bytes of a file beside the record; StorageError if it was changed."""
     try:
         content = read_file(path)
     except OSError as error:
@@ -201,7 +201,7 @@ def read_unchanged(path: Path, record: RunRecord) -> bytes:
 
 
 def read_predictions(folder: Path) -> Predictions:
-    """The predictions in a run folder, whatever its record says. StorageError if they are missing or damaged."""
+    """The predictions in a run folder, without its record. StorageError if they are missing or damaged."""
 
     def load(stream: BufferedReader) -> Mapping[str, np.ndarray]:
         with np.load(stream, allow_pickle=False) as arrays:
@@ -211,7 +211,7 @@ def read_predictions(folder: Path) -> Predictions:
 
 
 def _read_known_predictions(path: Path, record: RunRecord) -> Predictions:
-    """As they were when the run was written; else StorageError."""
+    """The verified predictions; StorageError if they were changed."""
 
     def load(stream: BufferedReader) -> Mapping[str, np.ndarray]:
         arrays = read_npz(stream, record.files.get(path.name))
@@ -237,14 +237,14 @@ def _read_predictions(path: Path, load: Callable[[BufferedReader], Mapping[str, 
         )
     except (MemoryError, StorageError):
         raise
-    except Exception as error:  # zipfile and numpy raise many kinds; all mean the same here
+    except Exception as error:  # zipfile and numpy raise many kinds of errors with the same meaning
         raise StorageError(
             f"{path} is damaged or missing ({error}). Delete {path.parent} to run it again."
         ) from error
 
 
 def find_finished(root: Path, run_id: str, *, progress: Progress = SILENT) -> RunRecord | None:
-    """As `find_whole`, the record alone."""
+    """As `find_whole`, but only the record."""
     found = find_whole(root, run_id, progress=progress)
     return None if found is None else found.record
 
@@ -252,7 +252,7 @@ def find_finished(root: Path, run_id: str, *, progress: Progress = SILENT) -> Ru
 def find_whole(root: Path, run_id: str, *, progress: Progress = SILENT) -> StoredRun | None:
     """A finished run whose files are all as they were written, see `read_run`; None: it has to be run (again).
 
-    A folder that is damaged is moved aside to `<run_id>.damaged-<time>`: nothing is lost, and that is said.
+    A folder that is damaged is renamed to `<run_id>.damaged-<time>`, with a warning.
     """
     folder = root / run_id
     if not folder.is_dir():
@@ -270,14 +270,14 @@ def find_whole(root: Path, run_id: str, *, progress: Progress = SILENT) -> Store
     with contextlib.suppress(OSError):
         folder.rename(aside)
     told = re.split(" (?=Delete |Restore )", reason)[0]
-    progress.warn(f"{told} It is kept as {aside.name}, and run again")
+    progress.warn(f"{told} The folder is kept as {aside.name}, and the run starts again")
     return None
 
 
 def find_run(root: Path, given: str) -> Path:
-    """The run folder that `given` means: its path or run id, or the unique beginning of either; else ConfigError.
+    """Find a run folder by its path or run id, or a unique beginning of either; else ConfigError.
 
-    A bundle `RUN.bundle` means the run that wrote it, where that lies beside it.
+    A bundle `RUN.bundle` means the run beside it that wrote it.
     """
     if given.rstrip("/").endswith(BUNDLE_SUFFIX):
         given = given.rstrip("/").removesuffix(BUNDLE_SUFFIX)
@@ -286,7 +286,7 @@ def find_run(root: Path, given: str) -> Path:
         return path
     if path.name == RECORD_FILE and path.is_file():
         return path.parent
-    if path.name and path.parent != Path() and path.parent.is_dir():  # the beginning of one, by its path
+    if path.name and path.parent != Path() and path.parent.is_dir():  # a path with the beginning of an id
         root, given = path.parent, path.name
     names = [entry.name for entry in root.iterdir() if (entry / RECORD_FILE).is_file()] if root.is_dir() else []
     matching = [name for name in names if name.startswith(given)] if given else []
@@ -295,19 +295,19 @@ def find_run(root: Path, given: str) -> Path:
     if matching:
         raise ConfigError(
             f"'{given}' is the beginning of {len(matching)} runs in {root}: {', '.join(sorted(matching)[:5])}. "
-            f"Type more of it."
+            "Give more characters."
         )
     hint = did_you_mean(given, names, otherwise=f"{root} holds {len(names)} runs.")
-    raise ConfigError(f"no run '{given}': neither a run folder nor a run id in {root}.{hint}")
+    raise ConfigError(f"no run '{given}': not a run folder or a run id in {root}.{hint}")
 
 
 def cut_id(run_id: str, num_steps: int) -> str:
-    """The id of what a run was when it was cut after so many steps."""
+    """The id of a run that was interrupted after this number of steps."""
     return f"{run_id}{CUT}{num_steps}"
 
 
 def how_far(folder_name: str) -> tuple[str, tuple[int, float]]:
-    """The id of the whole run, and how far this attempt at it got: more is further; see `is_whole`."""
+    """The id of the complete run, and the progress of this attempt (larger is further); see `is_whole`."""
     for order, mark in ((1, CUT), (0, FAILED)):
         base, there, number = folder_name.rpartition(mark)
         if there and number.isdecimal():
@@ -316,23 +316,23 @@ def how_far(folder_name: str) -> tuple[str, tuple[int, float]]:
 
 
 def find_attempt(root: Path, run_id: str, *, has_failed: bool) -> Path:
-    """The folder of the run, or of its last failure; that of the run where there is none."""
+    """The folder of the run, or of its last failure; that of the run if there is none."""
     failures = sorted(root.glob(f"{run_id}{FAILED}*"), key=lambda path: how_far(path.name)) if has_failed else []
     return failures[-1] if failures else root / run_id
 
 
 def is_whole(folder_name: str) -> bool:
-    """Whether the run was neither cut nor failed."""
+    """Whether the run was neither interrupted nor failed."""
     return how_far(folder_name)[0] == folder_name
 
 
 def prepare_root(root: Path) -> None:
-    """Make the folder of all runs, and find out before any work whether it can be written.
+    """Create the folder of all runs, and check before any work that it is writable.
 
-    What killed processes left half-written there more than a day ago is removed.
+    Removes half-written files of killed processes after a day.
 
     Raises:
-        StorageError: it can't be made or written.
+        StorageError: the folder can't be created or written.
     """
     probe = root / f".writing-probe-{os.getpid()}"
     try:
@@ -364,11 +364,11 @@ def _write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def _link_manifest(root: Path, target: Path, digest: str, write_manifest: Callable[[Path], None]) -> None:
-    """Write the manifest, as a link to that of earlier runs where it is the same."""
+    """Write the manifest, as a hard link to an equal manifest of earlier runs if possible."""
     kept = root / ".manifests" / f"{digest[:32]}.json"
     write_manifest(target)
     link = target.with_name(f".{target.name}.link")
-    with contextlib.suppress(OSError):  # no hard links here
+    with contextlib.suppress(OSError):  # the file system has no hard links
         kept.parent.mkdir(exist_ok=True)
         if kept.is_file() and digest_file(kept) == digest_file(target):
             os.link(kept, link)
@@ -392,15 +392,15 @@ _OWN_FILES = (".working", ".manifests")
 
 
 def find_run_folders(given: Sequence[str], out: Path) -> list[Path]:
-    """The run folders meant: a folder of runs means all in it; else a run folder, a run id or its beginning.
+    """Find run folders: all in a folder of runs, or by run folder, run id or its beginning.
 
-    Of a folder of runs, a run that was cut or failed and got further later is passed over: it is one run twice.
+    In a folder of runs, an interrupted or failed attempt is skipped if a later one got further.
 
     Raises:
-        ConfigError: it means no run; the nearest names are given.
+        ConfigError: no such run; the message gives the nearest names.
     """
     found: list[Path] = []
-    runs = [text for text in given if Path(text).name != OPENINGS_FILE]  # which is one of `RUNS/*`
+    runs = [text for text in given if Path(text).name != OPENINGS_FILE]  # which is part of `RUNS/*`
     for text in runs or given:
         path = Path(text)
         inside = _runs_inside(path)
@@ -408,8 +408,8 @@ def find_run_folders(given: Sequence[str], out: Path) -> list[Path]:
             found += inside
         elif path.is_dir() and not (path / RECORD_FILE).is_file() and path.suffix != BUNDLE_SUFFIX:
             raise ConfigError(
-                f"the folder {text} holds no runs: no folder in it has a {RECORD_FILE}. Give the "
-                "folder that --out named in `backbench rank`, or run folders."
+                f"the folder {text} holds no runs: no folder in it has a {RECORD_FILE}. Give the folder of --out "
+                "in `backbench rank`, or run folders."
             )
         else:
             found.append(find_run(out, text))
@@ -429,7 +429,7 @@ def _runs_inside(path: Path) -> list[Path]:
 
 
 def read_run(folder: Path) -> StoredRun:
-    """What a run folder holds. ConfigError if it is none; StorageError if a file in it is damaged."""
+    """Read a run folder. ConfigError if it is not one; StorageError if a file in it is damaged."""
     record, predictions = read_whole(folder)
     history: dict[str, Any] | None = None
     path = folder / HISTORY_FILE
@@ -442,7 +442,7 @@ def read_run(folder: Path) -> StoredRun:
 
 
 def _checked_history(document: Any) -> dict[str, Any]:
-    """What training wrote, phase by phase, its figures as numbers; one of several errors if it is not that."""
+    """The training history by phase, with metrics as numbers; raises an error if its form is wrong."""
     figures = ("epoch", "train_accuracy", "train_loss", "val_accuracy", "val_loss")
     return {
         str(phase): {
@@ -456,5 +456,5 @@ def _checked_history(document: Any) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float:
-    """NaN where there was nothing to measure on."""
+    """The number; NaN for a missing value."""
     return math.nan if value is None else float(value)

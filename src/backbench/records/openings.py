@@ -1,8 +1,7 @@
-"""Looks at test splits: `openings.jsonl` beside the run folders, a line for each run whose test split was opened.
+"""Log of test-set evaluations: `openings.jsonl` beside the run folders, one line for each evaluated run.
 
-The lines of one ranking carry the id of one look: a person sees its table once, however many rows it has. Older
-lines carry none, and count one each. So does a line that can't be read, whatever test split it was of: the count
-may be too high, never too low.
+All lines of one ranking share one evaluation id, because its table is seen once. Older lines have no id and count
+once each. An unreadable line also counts, for every test set: the count may be too high, never too low.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from backbench.storage import read_file, storage_error
 
 _LOOK: ContextVar[str | None] = ContextVar("look", default=None)
 _LINE_START = re.compile(rb'(?=\{"time")')
-"""A torn line and the one that was written behind it are two."""
+"""Separator that splits a torn line from the next one."""
 
 
 @contextmanager
 def one_look() -> Iterator[None]:
-    """What is opened within the block, by this thread, counts as one look."""
+    """All test-set evaluations of this thread within the block count as one."""
     token = _LOOK.set(uuid.uuid4().hex)
     try:
         yield
@@ -38,12 +37,12 @@ def one_look() -> Iterator[None]:
 
 
 def log_opening(root: Path, manifest_digest: str, run_id: str) -> None:
-    """Note that the test split of a manifest was looked at; one write, so that lines of processes never mix.
+    """Log an evaluation on the test split of a manifest; in one write, so that lines of processes never mix.
 
-    A last line that was torn by a kill or a full disk is ended first.
+    A torn last line (after a kill or a full disk) is ended first.
 
     Raises:
-        StorageError: it can't be noted, so the test split must not be opened.
+        StorageError: the log can't be written, so the test split must not be used.
     """
     entry = {
         "time": utc_now(),
@@ -74,7 +73,7 @@ def _is_torn(handle: int) -> bool:
 
 
 def count_openings(root: Path, manifest_digest: str) -> int | None:
-    """How many looks the test split of a manifest had; None: there is a list that can't be read."""
+    """Number of evaluations on the test split of a manifest; None: the log is unreadable."""
     entries = _read_entries(root)
     if entries is None:
         return None
@@ -85,19 +84,19 @@ def count_openings(root: Path, manifest_digest: str) -> int | None:
 
 
 def check_openings(root: Path) -> tuple[str, ...]:
-    """What to say of a list of openings that can't be read in whole; empty where nothing is wrong with it."""
+    """A warning on a log that is unreadable or partly damaged; empty if it is valid."""
     entries = _read_entries(root)
     if entries is None:
-        return (f"{root / OPENINGS_FILE} can't be read: how often the test split was opened is not known",)
+        return (f"{root / OPENINGS_FILE} can't be read: the number of test-set evaluations is unknown",)
     num = entries.count(None)
     if not num:
         return ()
     damaged = f"{num:,} damaged line{'s' * (num > 1)}"
-    return (f"{root / OPENINGS_FILE}: {damaged}; each counts as one look at the test split",)
+    return (f"{root / OPENINGS_FILE}: {damaged}; each counts as one test-set evaluation",)
 
 
 def _read_entries(root: Path) -> list[dict[str, Any] | None] | None:
-    """The lines, None for each that can't be read; None for a list that can't. No list is an empty one."""
+    """The lines, with None for an unreadable one; None for an unreadable log. A missing log is empty."""
     try:
         content = read_file(root / OPENINGS_FILE)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The figures of a record computed anew from its predictions, which are believed where the two differ."""
+"""Recompute the metrics of a record from its predictions, which have priority if the two differ."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from backbench.stats.metrics import NLL_FLOOR, per_class_recall, score
 from backbench.stats.reliability import at_temperature
 
 TOLERANCE = 1e-6
-"""Sums differ in their last digits from machine to machine; no figure is shown with so many."""
+"""Tolerance: sums differ in their last digits between machines."""
 TEMPERED_TOLERANCE = 1e-2
-"""Predictions are kept in float32 and before the temperature, so its figures can be told less exactly."""
+"""Tolerance of calibrated metrics: predictions are stored in float32 and before temperature scaling."""
 OF_GROUPS = ("accuracy", "top5")
-"""Figures whose intervals need the groups of the images."""
+"""Metrics whose intervals need the groups of the images."""
 
 
 def is_consistent(record: RunRecord, predictions: Predictions) -> bool:
-    """Whether accuracy and log loss are those of the predictions: what a ranking sorts by, in microseconds."""
+    """Whether accuracy and log loss match the predictions (the values that a ranking sorts by); microseconds."""
     n = len(predictions.ids)
     truth = predictions.probabilities[np.arange(n), predictions.labels].astype(np.float64)
     found = {
@@ -36,12 +36,12 @@ def is_consistent(record: RunRecord, predictions: Predictions) -> bool:
 
 
 def correct_figures(record: RunRecord, predictions: Predictions) -> RunRecord:
-    """The record with the figures that its predictions give, and a warning first where it said others.
+    """The record with metrics from its predictions, and a first warning if they differed.
 
-    Intervals that need the groups of the images, which are not known here, are left as they are.
+    Intervals that need the groups of images, which are unknown here, do not change.
 
     Raises:
-        ModelError, ValueError: the predictions are no classifier's, see `metrics.score`.
+        ModelError, ValueError: the predictions are invalid, see `metrics.score`.
     Cost: some milliseconds for 10,000 images of ten classes.
     """
     told = dict(record.metrics)
@@ -50,24 +50,20 @@ def correct_figures(record: RunRecord, predictions: Predictions) -> RunRecord:
         tolerance = TEMPERED_TOLERANCE if name.startswith("calibrated_") else TOLERANCE
         said = told.get(name)
         has_interval = record.data.num_groups is None or name not in OF_GROUPS
-        if said is None and name != "accuracy":  # a figure that is younger than the record
+        if said is None and name != "accuracy":  # a metric that is newer than the record
             continue
         if said is None or not _is_near(said, metric, tolerance, has_interval=has_interval):
             told_alike = said is not None and _show(said) == _show(metric)
-            what = (
-                f"the interval of {name}"
-                if told_alike
-                else f"{name} {_show(said)} where they give {_show(metric)}"
-            )
+            what = f"the interval of {name}" if told_alike else f"{name} {_show(said)} instead of {_show(metric)}"
             changed.append(what)
             told[name] = metric
     per_class = per_class_recall(predictions.probabilities, predictions.labels, predictions.classes)
     if not _are_near(record.per_class, per_class):
-        changed.append("other figures of its classes")
+        changed.append("other metrics of its classes")
     if not changed:
         return record
     more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
-    warning = f"{CORRECTED} {changed[0]}{more}. Those of the predictions are shown"
+    warning = f"{CORRECTED} {changed[0]}{more}. The values from the predictions are shown"
     return record.model_copy(
         update={"metrics": told, "per_class": per_class, "warnings": (warning, *record.warnings)}
     )

@@ -1,4 +1,4 @@
-"""Runs that are not finished: where their state lies, who is at work on them, and how they are found again."""
+"""Resumable runs: their working folders, locks, and how to find them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ WAIT_SECONDS = 0.2
 
 
 def working_folder(out: Path, run_id: str) -> Path:
-    """Where a run keeps its state until it is finished; `out` is the folder of all runs."""
+    """The folder with the state of an unfinished run; `out` is the folder of all runs."""
     return out / FOLDER / run_id
 
 
 def lock_path(out: Path, run_id: str) -> Path:
-    """The file that whoever is at work on a run holds locked; the lock ends with its process, killed or not."""
+    """The lock file of a run; its lock ends with the process, even if that is killed."""
     return out / FOLDER / f"{run_id}.lock"
 
 
@@ -42,14 +42,14 @@ def hold_run(
     stop_signal: Callable[[], int] | None = None,
     progress: Progress = SILENT,
 ) -> Iterator[None]:
-    """Within the block no other process works on this run; waits for one that does, and says so.
+    """Hold the lock of this run within the block; waits, with a message, for another process that holds it.
 
     The lock file stays beside the state of a run that has any, and goes with it.
 
     Raises:
         Interrupted: `stop_signal` gave a signal while waiting.
         BudgetExceeded: `deadline`, of `time.monotonic()`, passed while waiting.
-        StorageError: the lock can't be made.
+        StorageError: the lock can't be created.
     """
     path = lock_path(out, run_id)
     lock = Lock(path)
@@ -72,20 +72,20 @@ def _acquire(
     if lock.acquire(0):
         return
     owner = f" ({lock.owner})" if lock.owner else ""
-    progress.say(f"{run_id}: another process is at work on this run; waiting for it to end{owner}")
+    progress.say(f"{run_id}: another process works on this run; waiting for it to end{owner}")
     while True:
         if stop_signal is not None and (signal := stop_signal()) != 0:
             raise Interrupted(signal)
         if deadline is not None and time.monotonic() > deadline:
-            raise BudgetExceeded(f"the budget ended while another process is at work on '{run_id}'")
+            raise BudgetExceeded(f"the budget ended while another process works on '{run_id}'")
         if lock.acquire(WAIT_SECONDS):
             return
 
 
 def forget_refused(out: Path, run_id: str) -> None:
-    """Remove what a run left that was refused before its first checkpoint: there is nothing to go on with.
+    """Remove the files of a run that was refused before its first checkpoint: it has no state to resume.
 
-    To be called while the run is held, by whoever holds it.
+    Call this only while holding the run's lock.
     """
     folder = working_folder(out, run_id)
     if any(folder.glob("*.ckpt")):
@@ -94,10 +94,10 @@ def forget_refused(out: Path, run_id: str) -> None:
 
 
 def find_unfinished(out: Path, given: str) -> tuple[str, RunConfig]:
-    """Id and config of the run that was cut whose id is, or begins with, `given`; or whose folder that is.
+    """Find an unfinished run by its id, the beginning of its id, or its folder: its id and config.
 
     Raises:
-        ConfigError: there is none, several, or it is finished.
+        ConfigError: none or several, or the run is finished.
     """
     folder, wanted = out / FOLDER, Path(given).name.removesuffix(BUNDLE_SUFFIX)
     names = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}.json"))
@@ -107,27 +107,26 @@ def find_unfinished(out: Path, given: str) -> tuple[str, RunConfig]:
         try:
             return matching[0], RunConfig.model_validate_json(read_file(path))
         except (OSError, ValueError) as error:
-            raise StorageError(f"{path} is damaged: start the run anew with `backbench adapt`.") from error
+            raise StorageError(f"{path} is damaged: start the run again with `backbench adapt`.") from error
     if matching:
         few = ", ".join(matching[:5])
         raise ConfigError(f"'{given}' is the beginning of {len(matching)} unfinished runs: {few}.")
     finished = _select(sorted(path.parent.name for path in out.glob(f"*/{folders.RECORD_FILE}")), wanted)
     if len(finished) > 1 and wanted:
         raise ConfigError(
-            f"'{given}' is the beginning of {len(finished)} runs, and all are finished: nothing is left to resume."
+            f"'{given}' is the beginning of {len(finished)} runs, all of them finished: there is nothing to "
+            "resume."
         )
     if finished and wanted:
         raise ConfigError(
             f"run '{finished[0]}' is finished: there is nothing to resume. See: {show_command(out / finished[0])}"
         )
     if not out.is_dir():
-        raise ConfigError(
-            f"no unfinished run '{given}': there is no folder {out}. Name that of the runs with --out."
-        )
+        raise ConfigError(f"no unfinished run '{given}': no folder {out}. Give the folder of the runs with --out.")
     there = f"Unfinished runs in {out}: {', '.join(names[:5]) or 'none'}."
     raise ConfigError(f"no unfinished run '{given}'.{did_you_mean(wanted, names, otherwise=there, limit=1)}")
 
 
 def _select(names: list[str], wanted: str) -> list[str]:
-    """The name that is wanted, or all that begin so."""
+    """The exact name, or else all names with this beginning."""
     return [name for name in names if name == wanted] or [name for name in names if name.startswith(wanted)]

@@ -1,4 +1,4 @@
-"""What came out: `RunRecord` and its parts, and `Predictions`. Frozen, strict, versioned."""
+"""Results of a run: `RunRecord` and its parts, and `Predictions`. Frozen, strict, versioned."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from backbench.config import Frozen, Preprocess, RunConfig
 from backbench.stats.metric import Metric
 
 SCHEMA_VERSION = 2
-"""2: a record carries a checksum of itself."""
+"""Version 2: a record has a checksum of itself."""
 FIRST_VERSION = 1
-"""Of records that carry none."""
-CORRECTED = "record.json does not say what its predictions say:"
-"""How the first warning of a record begins whose figures were replaced; see `records.recompute`."""
+"""The version of records without one."""
+CORRECTED = "record.json disagrees with its predictions:"
+"""Start of the first warning of a record whose metrics were replaced; see `records.recompute`."""
 BUNDLE_SUFFIX = ".bundle"
-"""What follows the id of a run in the name of the folder with its model, beside it."""
+"""Suffix of the folder with a run's model."""
 CUT_BY_BUDGET = "training was cut by the budget"
-"""How the warning of a record begins whose training had no time to end."""
+"""Start of the warning of a record whose training was ended by the budget."""
 
 
 def _check_folder_name(run_id: str) -> str:
     if run_id in ("", ".", "..") or not run_id.isprintable() or any(char in run_id for char in "/\\:"):
-        raise ValueError("no name of a folder")
+        raise ValueError("not a folder name")
     return run_id
 
 
 RunId = Annotated[str, AfterValidator(_check_folder_name)]
-"""Joined to paths, and shown in commands: what leads out of a folder is no run's."""
+"""A run id, which is joined to paths and shown in commands: must not lead out of a folder."""
 
 
 class DataFacts(Frozen):
-    """What was measured on."""
+    """The data of a run."""
 
     name: str
     classes: tuple[str, ...]
@@ -54,12 +54,12 @@ class DataFacts(Frozen):
 
 
 class ModelFacts(Frozen):
-    """What a backbone is, resolved from its weights."""
+    """Facts of a backbone, from its weights."""
 
     name: str
     architecture: str
     dim: int = Field(description="feature size")
-    preprocess: Preprocess | None = Field(description="None for a control that sees no pixels")
+    preprocess: Preprocess | None = Field(description="None for a baseline that sees no pixels")
     num_parameters: int
     flops: float | None = Field(description="multiply and add counted as two, for one image")
     weights_digest: str
@@ -68,21 +68,21 @@ class ModelFacts(Frozen):
     licence: str | None = None
     source: str | None = None
     checkpoint: str | None = Field(
-        default=None, description="which tensors of a file that wraps them, or holds several sets, were taken"
+        default=None, description="the tensors used from a file with wrappers or several sets of weights"
     )
     is_control: bool = False
     label: str | None = Field(
-        default=None, description="a name for people, where `name` is that of the run that trained the weights"
+        default=None, description="display name, if `name` is that of the run that trained the weights"
     )
 
     @property
     def title(self) -> str:
-        """The model as tables and pictures call it."""
+        """The name of the model in tables and figures."""
         return self.label or self.name
 
 
 class MethodFacts(Frozen):
-    """What a method did: all its options, and what it chose on validation."""
+    """A method with all its options and its choices on validation."""
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
@@ -91,24 +91,24 @@ class MethodFacts(Frozen):
 
 
 class Cost(Frozen):
-    """What a run cost. Stages are busy seconds of the threads that did them, so they may overlap."""
+    """The cost of a run. Stages are summed over threads, so they may overlap."""
 
     seconds: dict[str, float] = Field(description="read, decode, resize, forward, head")
     images_per_second: float | None = Field(description="extraction, end to end, wall clock")
     num_images: int = 0
     peak_memory_bytes: int | None = None
     features_from_cache: bool = Field(
-        default=False, description="extraction seconds are then those measured when the features were made"
+        default=False, description="True: extraction seconds are those of the original extraction"
     )
     rounding: float | None = Field(
         default=None,
-        description="how far features in bf16 or fp16 lie from those in fp32, as a share of how far those of "
-        "different images lie from their mean; None in fp32",
+        description="distance of features in bf16 or fp16 from those in fp32, as a share of the spread of "
+        "features; None in fp32",
     )
 
 
 class Failure(Frozen):
-    """Why a run has no figures; `step`: of training, where that diverged."""
+    """The reason why a run has no metrics; `step`: the step at which training diverged."""
 
     kind: str
     message: str
@@ -117,7 +117,7 @@ class Failure(Frozen):
 
 
 class RunRecord(Frozen):
-    """One finished or failed run, immutable once written; 'diverged': training met what is no finite number."""
+    """One finished or failed run, immutable once written; 'diverged': training met a non-finite value."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: RunId
@@ -136,36 +136,39 @@ class RunRecord(Frozen):
     environment: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of the files beside record.json")
     warnings: tuple[str, ...] = ()
-    num_val_seen: int = Field(default=0, description="validation images that taught the model's weights before")
+    num_val_seen: int = Field(
+        default=0, description="validation images in the training data of the model's weights"
+    )
     num_test_seen: int = Field(
-        default=0, description="test images that did: the figures are too good to be ranked"
+        default=0,
+        description="test images in that training data (contamination): the metrics are too good to be ranked",
     )
     failure: Failure | None = None
-    checksum: str | None = Field(default=None, description="SHA-256 of all else here; None in old records")
+    checksum: str | None = Field(default=None, description="SHA-256 of all other fields; None in old records")
 
     @property
     def model_name(self) -> str:
-        """The model as tables and pictures call it."""
+        """The name of the model in tables and figures."""
         return self.config.model if self.model is None else self.model.title
 
     @property
     def is_tempered(self) -> bool:
-        """Whether a temperature travels with the model: its answers then are not the plain softmax."""
+        """Whether the model has a temperature: its probabilities then differ from the plain softmax."""
         return "calibrated_nll" in self.metrics or "calibrated_ece" in self.metrics
 
     @property
     def temperature(self) -> float:
-        """What the logits are divided by before a user gets an answer; 1 where none travels with the model."""
+        """The divisor of the logits in predictions; 1 if the model has no temperature."""
         given = self.method.choices.get("temperature") if self.is_tempered and self.method is not None else None
         return float(given) if given else 1.0
 
     def served_metric(self, name: str) -> Metric | None:
-        """A figure of the answers as a user gets them: after the temperature where the record has it so."""
+        """A metric of the predictions that users get: calibrated if the record has that."""
         return self.metrics.get(f"calibrated_{name}", self.metrics.get(name))
 
 
 class Predictions:
-    """The predictions of one run: what the classifier said of each test image.
+    """The predictions of one run on all test images.
 
     Args:
         ids: n sample ids, in manifest order.
@@ -178,7 +181,7 @@ class Predictions:
         self, ids: tuple[str, ...], labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...]
     ) -> None:
         if probabilities.shape != (len(ids), len(classes)) or labels.shape != (len(ids),):
-            raise ValueError("ids, labels, probabilities and classes disagree in length")
+            raise ValueError("ids, labels, probabilities and classes differ in length")
         self.ids = ids
         self.labels = labels
         self.probabilities = probabilities
@@ -192,7 +195,7 @@ class Predictions:
 
 @dataclass(frozen=True, eq=False)
 class StoredRun:
-    """One run folder as it was read: predictions only of finished runs, `history` only of trained ones."""
+    """One run folder in memory: predictions only of finished runs, `history` only of trained ones."""
 
     record: RunRecord
     predictions: Predictions | None = None

@@ -1,1 +1,1 @@
-"""One run from its settings to its record, rankings of many, estimates before and evaluations after."""
+"""Single runs, rankings, estimates before runs, and evaluations of finished models."""

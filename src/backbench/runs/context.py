@@ -1,4 +1,4 @@
-"""Where and how a run happens; none of it changes the run's id."""
+"""Runtime settings of a run; none of them changes the run's id."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from backbench.runtime import catch_signals
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where and how a run happens.
+    """Runtime settings of a run.
 
     Args:
         out: folder of all runs.
-        deadline: `time.monotonic()` at which training ends with the best weights so far; features must be there by
+        deadline: `time.monotonic()` at which training ends with the best weights so far; features must exist by
             then. None: no limit.
         stop_signal: see `training.train.fit`; None: only an exception stops the run.
         with_gallery: put small training and test images into the bundle; see `classifier.gallery`.
-        keeps_probes: write the bundle of a probe too; a method that trains always leaves one.
+        keeps_probes: also save the bundle of a probe; a method that trains always saves one.
     """
 
     out: Path = Path("runs")
@@ -35,7 +35,7 @@ class RunContext:
 
 
 def deadline_after(seconds: float | None) -> float | None:
-    """The deadline of a budget that begins now; None without one."""
+    """The deadline of a budget that starts now; None without one."""
     return None if seconds is None else time.monotonic() + seconds
 
 

@@ -1,4 +1,4 @@
-"""How well a trained model does on images of another source, on the classes that both have."""
+"""Cross-dataset evaluation: a trained model on images of another source, on the shared classes."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from backbench.classifier.bundle import BundleFacts
 
 FOUND_FOLDER = ".elsewhere"
-"""Of all bundles of a folder; hidden, so that it is none of `RUNS/*`."""
+"""Folder of stored results of all bundles; hidden, so that `RUNS/*` does not match it."""
 FOUND_VERSION = 1
-"""Raised when the same bundle would get other figures on the same images than before."""
+"""Increase it when the same bundle gives other metrics on the same images."""
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Figures on another source.
+    """Metrics on another source.
 
     Args:
         name: of that source.
-        mapping: its class -> the model's class, where there is one.
-        metrics: as of a run, on `num_images` images; the model may answer any of its classes.
+        mapping: its class -> the model's class, if there is one.
+        metrics: as for a run, on `num_images` images; the model may predict any of its classes.
         num_seen: images left out because the model was trained on them; `num_unmapped`: of classes it lacks.
         common_size: (width, height, images) of the most common size among those that were evaluated.
     """
@@ -60,14 +60,13 @@ def evaluate_elsewhere(
 ) -> Elsewhere:
     """Evaluate a bundle on the images of another source whose classes it knows.
 
-    What comes out is kept in `.elsewhere/` beside the bundle, and read from there where bundle, images and
-    precision are the same again, wherever the images lie: then no image is decoded and no network loaded.
-
-    Past the deadline of `context` only what was found before is read.
+    The result is stored in `.elsewhere/` beside the bundle, and reused for the same bundle, images and precision,
+    without decoding images or loading the network. After the deadline of `context` only stored results are used.
 
     Raises:
-        DataError: no class in common, or no image left. StorageError: the bundle is damaged, or it can't be kept.
-        BudgetExceeded: it would have to be computed, and no time is left.
+        DataError: no common class, or no image left. StorageError: the bundle is damaged, or the result can't be
+            stored.
+        BudgetExceeded: no stored result and no time left.
     """
     from backbench.classifier.bundle import load_bundle, read_facts
 
@@ -99,7 +98,7 @@ def evaluate_elsewhere(
 
 
 def was_evaluated(bundle: Path, place: str) -> bool:
-    """Whether figures of the bundle on images of that place were kept; they may have been other images then."""
+    """Whether results of the bundle on images at that place are stored; the images may have changed since."""
     return any(_folder_beside(bundle).glob(f"{_key_of(place)}-*.json"))
 
 
@@ -112,7 +111,7 @@ def _key_of(place: str) -> str:
 
 
 def _digest(facts: BundleFacts, images: Labelled, source: Source, precision: Precision) -> str:
-    """Of all that the figures come from; where the images lie, and on which device, does not count."""
+    """The key of a result: everything that affects the metrics, without the place of images and the device."""
     contents = [source.census.hashes[row] for row in images.rows]
     asked = {
         "version": FOUND_VERSION,
@@ -134,7 +133,7 @@ def _write_found(place: Path, found: Elsewhere) -> None:
 
 
 def _read_found(place: Path) -> Elsewhere | None:
-    """What was kept; None where nothing can be read or it was changed since, so that it is computed again."""
+    """The stored result; None if it is unreadable or changed, so that it is computed again."""
     try:
         document = parse_json(read_file(place))
         if document.pop("checksum") != digest_json(document):

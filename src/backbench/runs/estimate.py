@@ -1,4 +1,4 @@
-"""What a ranking is about to do, said before it does it: what can be decided, downloads, time."""
+"""Estimate a ranking before it starts: statistical power, downloads, time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from backbench.stats.power import smallest_provable_gap
 from backbench.wording import count, join_names
 
 START_SECONDS = 3.0
-"""Loading torch, building a network and fitting heads: what a model costs however few the images are."""
+"""Loading torch, building a network and fitting heads: the fixed cost of a model."""
 STEP_FORWARDS = 3
 """Forward passes that a training step costs: the backward pass is about two."""
 
@@ -26,8 +26,8 @@ STEP_FORWARDS = 3
 class Plan:
     """Estimated seconds of each model, and bytes to fetch; `training_seconds`: see `estimate_training`.
 
-    `guessed`: models whose cost is not known, see `runs.speeds.list_guessed`.
-    `unsized`: models to fetch whose size is not known before.
+    `guessed`: models with unknown cost, see `runs.speeds.list_guessed`.
+    `unsized`: models to download with unknown size.
     """
 
     seconds: dict[str, float]
@@ -36,10 +36,10 @@ class Plan:
     unsized: tuple[str, ...] = ()
 
     def sentences(self, num_methods: int, training_seconds: float = 0.0) -> list[str]:
-        """Lines for the terminal; where a cost is a guess, that is said."""
+        """Lines for the terminal, with a remark on guessed costs."""
         work = f"{count(len(self.seconds), 'model')} x {count(num_methods, 'method')}"
         parts = [format_bytes(self.download_bytes)] if self.download_bytes else []
-        parts += [f"{join_names(self.unsized)} (size not known)"] if self.unsized else []
+        parts += [f"{join_names(self.unsized)} (size unknown)"] if self.unsized else []
         fetch = f"{' and '.join(parts) or 'nothing'} to download"
         rest = "in all"
         if training_seconds:
@@ -60,11 +60,11 @@ def estimate_training(
     """Seconds that training takes at most, as far as the cost of a forward and the speed seen here tell.
 
     Args:
-        methods: each with its options; those that train count.
+        methods: each with its options; only those that train count.
         num_images: for each pass.
-        top: so many models are trained, the dearest at worst; None: all.
+        top: number of models that are trained (at worst the most expensive); None: all.
 
-    Early stopping makes it less.
+    Early stopping reduces it.
     """
     passes = {model.name: sum(count_passes(model, *method) for method in methods) for model in models}
     known = [model for model in models if passes[model.name]]
@@ -76,11 +76,11 @@ def estimate_training(
 
 
 def count_passes(model: ModelSpec, method: MethodSpec, options: Frozen) -> float:
-    """Forward passes over the training split that the training of a method is worth at most; 0 for a probe.
+    """Forward passes over the training split that the training of a method costs at most; 0 for a probe.
 
-    A step with its backward pass is worth three where everything learns; through frozen blocks none runs backward.
-    `gradual` trains for its epochs in each of its steps. Where nothing but heads learn, the backbone runs forward
-    only, and once for all epochs if images are not augmented: that pass for features is counted apart.
+    A step with its backward pass costs three passes if everything is trained; frozen blocks have no backward pass.
+    `gradual` trains for its epochs in each of its steps. If only heads are trained, the backbone runs only
+    forward, and once for all epochs without augmentation: that feature pass is counted separately.
     """
     if not method.trains:
         return 0
@@ -94,7 +94,7 @@ def count_passes(model: ModelSpec, method: MethodSpec, options: Frozen) -> float
 
 
 def _learning_share(model: ModelSpec, options: dict[str, Any]) -> float:
-    """About how much of the network the backward pass runs through: its last blocks, where only these learn."""
+    """Approximate share of the network with a backward pass: its last blocks if only these are trained."""
     if "steps" in options:  # from none of it to all
         return 0.5
     blocks, there = options.get("blocks"), None
@@ -105,7 +105,7 @@ def _learning_share(model: ModelSpec, options: dict[str, Any]) -> float:
 
 @cache
 def _count_blocks(name: str) -> int | None:
-    """Stages of the model behind its stem; None where they are not known before its weights are here.
+    """Number of stages after the stem; None if unknown before its weights are downloaded.
 
     Cost: the network is made without memory, in a second at most.
     """
@@ -123,22 +123,22 @@ def _count_blocks(name: str) -> int | None:
 
 
 def describe_guessed(names: Sequence[str]) -> list[str]:
-    """That these models were counted by a guess: one sentence, or none."""
+    """A sentence on models with guessed cost, or none."""
     if not names:
         return []
     return [
-        f"The cost of {', '.join(names)} is not known before it has run here once: counted as a ResNet-50 "
-        f"({UNKNOWN_FLOPS / 1e9:g} GFLOPs an image)."
+        f"The cost of {', '.join(names)} is unknown before its first run on this machine: counted as a ResNet-50 "
+        f"({UNKNOWN_FLOPS / 1e9:g} GFLOPs per image)."
     ]
 
 
 def describe_power(num_test: int) -> str:
-    """What so many test images can decide, in one sentence."""
+    """The statistical power of this number of test images, in one sentence."""
     gap = smallest_provable_gap(num_test)
     images = f"{num_test:,} test image{'s' if num_test != 1 else ''}"
     if gap is None:
-        return f"{images}: too few to prove any gap between two good models."
-    return f"{images}: gaps under about {100 * gap:.1f} points cannot be proved."
+        return f"{images}: too few to detect any difference between two good models."
+    return f"{images}: differences below about {100 * gap:.1f} points can't be detected."
 
 
 def make_plan(models: Sequence[ModelSpec], found: Survey, *, device: str, precision: Precision) -> Plan:
@@ -153,6 +153,6 @@ def make_plan(models: Sequence[ModelSpec], found: Survey, *, device: str, precis
 def guess_seconds(
     models: Sequence[ModelSpec], num_images: int, *, device: str, precision: Precision
 ) -> dict[str, float]:
-    """Seconds that features of so many images take, by name of the model."""
+    """Seconds for features of this number of images, by name of the model."""
     each = guess_forward(models, device=device, precision=precision)
     return {name: START_SECONDS + num_images * seconds for name, seconds in each.items()}

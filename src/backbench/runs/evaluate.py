@@ -1,4 +1,4 @@
-"""Evaluate finished models on labelled images: the figures of each, and which differ significantly."""
+"""Evaluate finished models on labelled images: metrics of each, and significant differences."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ from backbench.wording import count, list_some, quote
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """How good one bundle is on labelled images. Fractions are in 0..1.
+    """The evaluation of one bundle on labelled images. Fractions are in 0..1.
 
     Args:
         bundle: as it was given. name: of the data; said: which images of it, in words.
-        part: 'test', or 'all' where there is no test split.
+        part: 'test', or 'all' without a test split.
         num_seen: images left out because a model was trained on them.
-        metrics: named as in the record of a run that trains: `nll`, `ece` and `brier` are of the plain softmax,
+        metrics: named as in the record of a run that trains: `nll`, `ece` and `brier` are uncalibrated,
             `calibrated_nll` and `calibrated_ece` of the calibrated probabilities.
         per_class: recall of each class that has images.
         temperature, threshold: of the bundle. ids, correct: n images, and whether each prediction is right.
-        mapping: class of the images -> class of the model, where the names differ.
-        rank: among the bundles that were evaluated together, see `stats.compare.rank_rows`; None of one alone.
+        mapping: class of the images -> class of the model, if the names differ.
+        rank: among the bundles that were evaluated together, see `stats.compare.rank_rows`; None for a single
+            bundle.
     """
 
     bundle: str
@@ -57,7 +58,7 @@ class Evaluation:
     rank: Rank | None = None
 
     def to_document(self) -> dict[str, Any]:
-        """What `backbench evaluate --json` prints of one bundle."""
+        """The JSON of `backbench evaluate --json` for one bundle."""
         return {
             "bundle": self.bundle,
             "data": {
@@ -88,25 +89,25 @@ def evaluate(
     out: Path | None = None,
     progress: Progress = SILENT,
 ) -> list[Evaluation]:
-    """Evaluate bundles on the same labelled images, the best first.
+    """Evaluate bundles on the same labelled images, best first.
 
     Several bundles are compared on the images that none of them was trained on, by exact paired tests.
 
     Args:
         bundles: their folders, or those of the runs that wrote them; each once.
-        class_map: class of the images -> its class of the model, or none, where names do not tell.
-        out: folder of run records that counts this evaluation; None: that of each bundle, if it is in one.
+        class_map: class of the images -> its class of the model, or none, if names differ.
+        out: folder of run records that logs this evaluation; None: the folder of each bundle's run, if any.
 
     Raises:
         ConfigError: no such bundle or data, or one bundle twice.
         DataError: unknown classes, or no image that every bundle can be evaluated on.
-        StorageError: a bundle is damaged, or the evaluation can't be counted in `out`.
+        StorageError: a bundle is damaged, or the evaluation can't be logged in `out`.
     Cost: one pass over the images for each bundle.
     """
     places = [find_bundle(Path(bundle)) for bundle in bundles]
     for index, place in enumerate(places):
         if place.resolve() in [other.resolve() for other in places[:index]]:
-            raise ConfigError(f"{bundles[index]} is named twice: name each bundle once.")
+            raise ConfigError(f"{bundles[index]} is given twice: give each bundle once.")
     facts = [read_facts(place) for place in places]
     source = read_source(config, progress)
     chosen = _on_the_same_images(
@@ -140,7 +141,7 @@ def measure(
     temperature: float,
     threshold: float,
 ) -> Evaluation:
-    """The figures of (n, classes) logits on n images with (n,) labels; of a bundle without a name."""
+    """Metrics of (n, classes) logits on n images with (n,) labels; for a bundle without a name."""
     groups = _groups_of(images)
     probabilities, answers = softmax(logits), softmax(logits, temperature)
     metrics = score(probabilities, labels, groups)
@@ -152,7 +153,9 @@ def measure(
     warnings = list(images.warnings)
     if absent := [name for name in class_names if name not in per_class]:
         some = list_some((quote(name) for name in absent), 5)
-        warnings.append(f"{len(absent)} of the model's {len(class_names)} classes have no image here: {some}")
+        warnings.append(
+            f"{len(absent)} of the model's {len(class_names)} classes have no image in this data: {some}"
+        )
     return Evaluation(
         bundle="",
         name=images.name,
@@ -174,12 +177,12 @@ def _groups_of(images: Labelled) -> tuple[str | None, ...] | None:
 
 
 def _on_the_same_images(chosen: Sequence[Labelled]) -> list[Labelled]:
-    """Those that every bundle may be evaluated on: a difference between other images would not be the models'."""
+    """The images that every bundle may be evaluated on, so that differences come from the models only."""
     shared = set(chosen[0].ids).intersection(*(images.ids for images in chosen[1:]))
     if not shared:
         raise DataError(
-            "there is no image that all of these bundles can be evaluated on: each was trained on some of those "
-            "that are left for the others. Give images that none of them has seen, or evaluate each alone."
+            "no image is valid for all of these bundles: each was trained on some of the others' images. Give "
+            "images that none of them was trained on, or evaluate each bundle separately."
         )
     return [_select(images, shared) for images in chosen]
 
@@ -189,7 +192,9 @@ def _select(images: Labelled, shared: set[str]) -> Labelled:
     num_dropped = len(images.ids) - len(kept)
     if not num_dropped:
         return images
-    warning = f"{count(num_dropped, 'image')} left out: another bundle can't be evaluated on them"
+    warning = (
+        f"{count(num_dropped, 'image')} left out, because another bundle was trained on them or lacks their class"
+    )
     return replace(
         images,
         labels=tuple(images.labels[index] for index in kept),
@@ -202,7 +207,7 @@ def _select(images: Labelled, shared: set[str]) -> Labelled:
 
 
 def _in_order(found: list[Evaluation], groups: Sequence[str | None] | None) -> list[Evaluation]:
-    """The best first, each with its rank; one alone is as it was."""
+    """Sort best first, with ranks; a single one is unchanged."""
     if len(found) < 2:
         return found
     assert all(one.ids == found[0].ids for one in found)
@@ -212,7 +217,7 @@ def _in_order(found: list[Evaluation], groups: Sequence[str | None] | None) -> l
 
 
 def _count_evaluation(out: Path | None, bundle: Path, digest: str, name: str, progress: Progress) -> None:
-    """Count this test-set evaluation in the folder of run records: `out`, else the bundle's, if it is in one.
+    """Log this test-set evaluation in the folder of run records: `out`, else the bundle's, if it is in one.
 
     Raises:
         StorageError: it can't be written in `out`.
@@ -225,4 +230,4 @@ def _count_evaluation(out: Path | None, bundle: Path, digest: str, name: str, pr
     except StorageError as error:
         if out is not None:
             raise
-        progress.warn(f"this test-set evaluation is not counted: {error}")
+        progress.warn(f"this test-set evaluation is not logged: {error}")

@@ -1,4 +1,4 @@
-"""The features of all images for one model, and what must be said of them."""
+"""Extract the features of all images for one model, with warnings."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from backbench.backbones.core.base import Backbone
 
 MAX_ROUNDING = 0.1
-"""See `records.Cost.rounding`: 0.01 to 0.03 is usual in bf16, and one MobileNetV2 was met at 0.36."""
+"""See `records.Cost.rounding`: 0.01 to 0.03 is usual in bf16; a MobileNetV2 had 0.36."""
 
 
 class SeenCounts(NamedTuple):
-    """How many validation and test images taught a model's weights in an earlier run of one's own."""
+    """Contamination: numbers of validation and test images in the training data of the user's earlier runs."""
 
     num_val: int = 0
     num_test: int = 0
@@ -39,9 +39,9 @@ NOTHING_SEEN = SeenCounts()
 
 @dataclass(frozen=True)
 class Extracted:
-    """Features of every image of a manifest, in its order: values (n, dim) float32, and what they cost.
+    """Features of every image of a manifest, in its order: values (n, dim) float32, and their cost.
 
-    `backbone` is the network that made them, or could: whoever wants it as well need not load it again.
+    `backbone` is the network of these features, for callers that also need it.
     """
 
     model: ModelFacts
@@ -53,11 +53,11 @@ class Extracted:
 
 
 def extract_for(resolved: Resolved, data: Data, context: RunContext) -> Extracted:
-    """Features of all images of the manifest, from the cache where they are known.
+    """Features of all images of the manifest, from the cache if possible.
 
     Raises:
         ModelError: weights missing or unfit. BadImage: a file changed since it was checked.
-        BudgetExceeded: as soon as they can't be there by the deadline of `context`.
+        BudgetExceeded: as soon as the deadline of `context` can't be met.
     """
     model, config = resolved.model, resolved.config
     if model.describe is not None:
@@ -97,25 +97,25 @@ def extract_for(resolved: Resolved, data: Data, context: RunContext) -> Extracte
 
 
 _TOLD: set[tuple[str, str]] = set()
-"""Name and content of models whose choice of weights was told."""
+"""Name and content of models whose choice of weights was reported."""
 
 
 def load_backbone(model: ModelSpec, seed: int, progress: Progress = SILENT) -> Backbone:
-    """The network of a model that sees pixels; which tensors of its file were taken is told once.
+    """The network of a model that sees pixels; the choice of tensors in its file is reported once.
 
     Raises:
         ModelError: weights missing or unfit.
     """
-    assert model.load is not None  # every spec but those of controls has it
+    assert model.load is not None  # every spec except baselines has it
     backbone: Backbone = model.load(seed)
     if backbone.facts.checkpoint and (model.name, model.identity) not in _TOLD:
         _TOLD.add((model.name, model.identity))
-        progress.say(f"{model.name}: used of its weights file: {backbone.facts.checkpoint}.")
+        progress.say(f"{model.name}: tensors used from its weights file: {backbone.facts.checkpoint}.")
     return backbone
 
 
 def warn_of_input(config: RunConfig, backbone: Backbone) -> tuple[str, ...]:
-    """What its weights say against the scale of pixels that a card gives; other models come with their own."""
+    """A warning if its weights contradict the pixel scale in its card; other models have a published scale."""
     if config.model_file is None:
         return ()
     from backbench.backbones.core.input_check import doubt_input
@@ -134,7 +134,7 @@ def _warn_of_rounding(cost: Cost, precision: Precision) -> tuple[str, ...]:
 
 
 def count_seen(model: ModelSpec, data: Data) -> SeenCounts:
-    """Images that decide here, but taught the model's weights in an earlier run of one's own.
+    """Count validation and test images in the training data of the model's earlier runs.
 
     Raises:
         StorageError: the list of those images can't be read.
@@ -151,7 +151,7 @@ def count_seen(model: ModelSpec, data: Data) -> SeenCounts:
 
 
 def warn_of_seen(model: ModelSpec, data: Data) -> tuple[str, ...]:
-    """What to say where images that decide here taught the model's weights in an earlier run of one's own.
+    """Warnings on contamination: validation or test images in the training data of the model's earlier runs.
 
     Raises:
         StorageError: the list of those images can't be read.
@@ -159,8 +159,8 @@ def warn_of_seen(model: ModelSpec, data: Data) -> tuple[str, ...]:
     seen, counts = count_seen(model, data), data.manifest.counts
     found = []
     for num, total, word, consequence in (
-        (seen.num_test, counts["test"], "test", "its figures are too good"),
-        (seen.num_val, counts["val"], "validation", "what is chosen on them is chosen too confidently"),
+        (seen.num_test, counts["test"], "test", "its metrics are too good"),
+        (seen.num_val, counts["val"], "validation", "choices made on them are too optimistic"),
     ):
         if num:
             share = f"{num:,} of {total:,} {word} images"
@@ -191,7 +191,7 @@ def _describe_control(model: ModelSpec, data: Data) -> Extracted:
 
 
 def load_engine() -> None:
-    """Load what every head needs before the clock starts: no run is to pay for being the first."""
+    """Import what every head needs before timing starts, so that the first run is not slower."""
     import backbench.heads.logistic  # noqa: F401 - and with it torch
 
 
@@ -208,7 +208,7 @@ def feature_task(resolved: Resolved, data: Data, values: np.ndarray, device: str
 
 
 def features_of(part: str, data: Data, values: np.ndarray) -> Features:
-    """The rows of one part, of the features of all images of the manifest."""
+    """The rows of one split, from features of all images of the manifest."""
     rows = data.manifest.part_rows(part)
     return Features(
         values=values[rows], labels=data.manifest.labels[rows], ids=tuple(data.manifest.ids[row] for row in rows)

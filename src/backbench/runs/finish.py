@@ -1,4 +1,4 @@
-"""The end of every run: the test split is opened once, and the record is written; or the record of a failure."""
+"""The end of every run: evaluate on the test split once and write the record, or record a failure."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Made:
-    """A model made of training and validation images, ready for the test split.
+    """A model made from training and validation images, ready for the test split.
 
     Args:
-        answer: gives (n, classes) logits of the test images and the cost of the run; `finish` calls it, once.
-        classifier: gives the model to keep.
-        model, method, fit, warnings: as the record has them.
-        seen: validation and test images that the weights had learned from before.
-        features: (n, dim) of all images of the manifest, where they were extracted.
-        calibration: gives the calibrated figures; None: the record has none, as of a probe.
-        history: of each phase of training, for `history.json`.
+        answer: returns (n, classes) logits of the test images and the cost of the run; `finish` calls it once.
+        classifier: returns the model to save.
+        model, method, fit, warnings: for the record.
+        seen: validation and test images in the weights' earlier training data.
+        features: (n, dim) of all images of the manifest, if they were extracted.
+        calibration: returns the calibrated metrics; None: none, as for a probe.
+        history: history of each training phase, for `history.json`.
         cut_after: steps after which the budget ended training; None: it ended by itself.
     """
 
@@ -59,14 +59,14 @@ class Made:
 
 
 def calibrate_on(classifier: Classifier, logits: np.ndarray, labels: np.ndarray) -> Calibration:
-    """Put temperature and reject threshold into the classifier, from (n, classes) logits of validation."""
+    """Set temperature and threshold of the classifier from (n, classes) validation logits."""
     found = calibrate(logits, labels)
     classifier.temperature, classifier.threshold = found.temperature, found.threshold
     return found
 
 
 def finish(resolved: Resolved, data: Data, context: RunContext, made: Made) -> RunRecord:
-    """Open the test split once, score, and write the run folder; in a process group the first one alone writes.
+    """Evaluate on the test split once and write the run folder; in a process group only the first writes.
 
     Raises:
         StorageError: the output folder can't be written.
@@ -111,7 +111,7 @@ def finish(resolved: Resolved, data: Data, context: RunContext, made: Made) -> R
 def _measure(
     logits: np.ndarray, labels: np.ndarray, groups: tuple[str | None, ...] | None, calibration: Calibration | None
 ) -> dict[str, Metric]:
-    """Figures of the plain probabilities, then of the calibrated ones."""
+    """Metrics of uncalibrated, then of calibrated probabilities."""
     metrics = score(softmax(logits), labels, groups)
     if calibration is None:
         return metrics
@@ -124,7 +124,7 @@ def _measure(
 def record_failure(
     resolved: Resolved, data: Data, context: RunContext, error: Exception, model: ModelFacts | None = None
 ) -> RunRecord:
-    """Write the record of a run that has no figures, with the reason."""
+    """Write the record of a failed run, with the reason."""
     expected = isinstance(error, BackbenchError)
     record = RunRecord(
         run_id=resolved.run_id(data),

@@ -1,4 +1,4 @@
-"""What a run is called, and what its record says of the images."""
+"""The id of a run, and the description of its images in the record."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from backbench.records.schema import DataFacts
 from backbench.registry import MethodSpec, ModelSpec, find_method, find_model, find_source, resolve_options
 
 PROTOCOL_VERSION = 4
-"""Part of every run id: raised when the same config would give other figures than before."""
+"""Part of every run id: increased when the same config gives other metrics than before."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A run with everything that its config names: the model, the method, and all options of that."""
+    """A run with its resolved config: model, method, and all options."""
 
     config: RunConfig
     model: ModelSpec
@@ -26,11 +26,12 @@ class Resolved:
     options: Frozen
 
     def run_id(self, data: Data) -> str:
-        """The name of the run: readable, and different whenever a figure could differ.
+        """The name of the run: readable, and different whenever a metric could differ.
 
-        What counts is content: the manifest (ids, labels, parts, bytes of every image), the weights, the method
-        with all its options, seed, precision and resize path. Where the data lies, the device and the output
-        folder do not count.
+        The id depends on content: the manifest (ids, labels, splits, bytes of every image), the weights, the
+            method
+        with all options, seed, precision and resize path; not on the place of the data, the device or the output
+        folder.
         """
         identity = {
             "protocol": PROTOCOL_VERSION,
@@ -46,24 +47,24 @@ class Resolved:
 
 
 def resolve(config: RunConfig, model: ModelSpec | None = None) -> Resolved:
-    """Look up what the config names.
+    """Resolve the names in a config.
 
     Args:
-        model: that of the config, where it is at hand.
+        model: the model of the config, if it is known.
 
     Raises:
-        ConfigError: there is no such method, option or model.
+        ConfigError: unknown method, option or model.
     """
     method = find_method(config.method.name, "--method")
     options = resolve_options(method, config.method)
     model = find_model(config.model_file or config.model, "--model") if model is None else model
-    if method.forgets:  # what the weights had learned from is gone with them
+    if method.forgets:  # training from scratch removes earlier training images too
         model = replace(model, seen_file=None)
     return Resolved(config, model, method, options)
 
 
 def describe_data(data: Data) -> DataFacts:
-    """What a record says of the images."""
+    """The description of the images for a record."""
     manifest = data.manifest
     counts = manifest.counts
     groups = {group for group in manifest.groups if group is not None}
@@ -82,13 +83,13 @@ def describe_data(data: Data) -> DataFacts:
 
 
 def test_groups(data: Data) -> tuple[str | None, ...] | None:
-    """The group of each test image, in manifest order; None where no group is known."""
+    """The group of each test image, in manifest order; None without groups."""
     groups = tuple(data.manifest.groups[row] for row in data.manifest.part_rows("test"))
     return groups if any(group is not None for group in groups) else None
 
 
 def slug(text: str, limit: int = 32) -> str:
-    """A word of run ids: `text` with nothing that a file system or a shell could object to."""
+    """A word of run ids: `text` with only characters that are safe in file systems and shells."""
     kept = "".join(char if char.isascii() and (char.isalnum() or char in "_.") else "-" for char in text)
     return kept.strip("-.")[:limit].rstrip("-.") or "x"
 

@@ -1,4 +1,4 @@
-"""The bundle of a finished run: its classifier, with what it was trained on and a gallery."""
+"""The bundle of a finished run: its classifier, hashes of its training images, and a gallery."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def keep_model(record: RunRecord, made: Made, model: ModelSpec, data: Data, context: RunContext) -> None:
-    """Write the bundle of a finished run, unless it is there; in a process group the first one alone does.
+    """Save the bundle of a finished run, unless it exists; in a process group only the first writes.
 
     Raises:
-        ModelError: how the backbone was made is not known. StorageError: the folder can't be written.
+        ModelError: the architecture of the backbone is unknown. StorageError: the folder can't be written.
     """
     from backbench.classifier.bundle import write_bundle
 
@@ -39,7 +39,7 @@ def keep_model(record: RunRecord, made: Made, model: ModelSpec, data: Data, cont
 
 
 def _collect_seen(record: RunRecord, classifier: Classifier, data: Data, model: ModelSpec) -> Seen:
-    """The images of training and validation, and those that the backbone had learned from before."""
+    """The images of training and validation, and earlier training images of the backbone."""
     from backbench.backbones.core.weights import digest_weights
 
     hashes = [data.manifest.hashes[row] for part in ("train", "val") for row in data.manifest.part_rows(part)]
@@ -51,7 +51,7 @@ def _collect_seen(record: RunRecord, classifier: Classifier, data: Data, model: 
 def _look_at_training(
     record: RunRecord, made: Made, classifier: Classifier, data: Data, context: RunContext
 ) -> Gallery | None:
-    """The gallery of a bundle, and in the classifier what tells strange images; answers depend on neither.
+    """Make the gallery of a bundle, and the classifier's detector of strange images; predictions don't change.
 
     None, with a warning, if the images can't be read.
     """

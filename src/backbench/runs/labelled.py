@@ -1,4 +1,4 @@
-"""The labelled images that a finished model is evaluated on: a test split, and nothing that it was trained on."""
+"""The labelled images that a finished model is evaluated on: a test split, without its training images."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images to evaluate one model on: n labels (names of its classes), groups and ids, and how to read each.
+    """Images to evaluate one model on: n labels (names of its classes), groups and ids, and a reader.
 
     Args:
-        part: 'test', or 'all' where there is no test split. said: which images these are, in words.
+        part: 'test', or 'all' where there is no test split. said: description of these images.
         rows: of the source's listing.
-        digest: of the test split, or of the images where there is no split.
+        digest: of the test split, or of the images without a split.
         mapping: class of the images -> the model's class. num_unmapped: images left out, of classes that it lacks.
         num_seen: images left out because the model was trained on them.
     """
@@ -71,11 +71,11 @@ class Labelled:
 
 
 def read_source(config: DataConfig, progress: Progress = SILENT) -> Source:
-    """List and hash the images of a source. Cost: every file is read once, and fetched if need be.
+    """List and hash the images of a source. Cost: reads every file once, and downloads if necessary.
 
     Raises:
-        ConfigError: there is no such source.
-        DataError: it can't be read, has no image that can be used, or bad ones with the policy 'fail'.
+        ConfigError: no such source.
+        DataError: the source is unreadable, has no usable image, or bad ones with the policy 'fail'.
     """
     listing = load_listing(config, progress)
     store = PixelStore(listing, config.max_pixels)
@@ -94,8 +94,8 @@ def choose_images(
 ) -> Labelled:
     """Choose the images that a model is evaluated on.
 
-    Those are the test split of the source if it has one, that of the bundle's own run if they are its images, else
-    all; less those of classes that the model lacks, and those that it was trained on.
+    Uses the test split of the source if it has one, else that of the bundle's own run if it has these images, else
+    all images. Leaves out classes that the model lacks and images that it was trained on.
 
     Args:
         bundle: its folder.
@@ -110,15 +110,13 @@ def choose_images(
 
     config, listing = source.config, source.listing
     seen = read_bundle_seen(bundle, facts)
-    census = replace(
-        source.census, grey=facts.grey
-    )  # the model sees these images by the scale it was trained with
+    census = replace(source.census, grey=facts.grey)  # the model uses the grey scale of its training
     rows = [row for row in range(len(listing)) if row not in census.bad]
     warnings = [*source_warnings(listing), *warn_of_pixels(listing, census)]
     if census.depths and facts.grey is None:
         warnings.append(f"{count(len(census.depths), 'image')} {UNSCALED}")
     if census.bad:
-        warnings.append(f"{count(len(census.bad), 'image')} that can't be read: left out")
+        warnings.append(f"{count(len(census.bad), 'image')} left out because they can't be read")
     rows, names = _settle_as_in_training(listing, census, rows, facts.training)
     chosen = _choose_part(config, facts, listing, census, rows, seen, bundle)
     mapping = map_classes([names[row] for row in chosen.rows], facts.class_names, class_map, is_other=is_other)
@@ -135,11 +133,14 @@ def choose_images(
             f"{num_seen:,} of {len(mapped):,} images are left out, because the model was trained on them"
         )
     elif seen is None and chosen.part == "all":
-        warnings.append("any of these images that the model was trained on make its figures too good")
+        warnings.append(
+            "the model's training images are unknown; if it was trained on some of these images, its metrics are "
+            "too good"
+        )
     if not kept:
         raise DataError(
-            f"{config.source}: the model was trained on all of these {count(num_seen, 'image')}, so they "
-            "can't tell how good it is. Give images that it has not seen."
+            f"{config.source}: the model was trained on all of these {count(num_seen, 'image')}, so they can't "
+            "measure its accuracy. Give images that it was not trained on."
         )
     return Labelled(
         name=listing.name,
@@ -161,14 +162,14 @@ def choose_images(
 def predict_logits(
     source: Source, images: Labelled, classifier: Classifier, progress: Progress = SILENT, **settings: Any
 ) -> np.ndarray:
-    """Logits of the images that were chosen for a model, (n, classes); arguments as `Classifier.logits_for`."""
+    """Logits of the images chosen for a model, (n, classes); arguments as `Classifier.logits_for`."""
     source.store.grey = classifier.grey  # models share the store
     return classifier.logits_for(images.read, len(images.ids), names=images.ids, progress=progress, **settings)
 
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Rows of a listing, the name of their part, in words what they are; the groups of all rows."""
+    """Rows of a listing, the name of their split, a description, a digest, and the groups of all rows."""
 
     rows: list[int]
     part: str
@@ -214,7 +215,7 @@ def _choose_part(
     if "test" in listing.parts:
         rows = [row for row in rows if listing.parts[row] == "test"]
         digest = _image_digest(census.hashes, rows)
-        with suppress(DataError):  # a test split alone makes no manifest
+        with suppress(DataError):  # a test split without training images gives no manifest
             digest = make_manifest(listing, census, config).digest
         return _Chosen(rows, "test", test_words, digest, listing.groups)
     return whole
@@ -223,15 +224,15 @@ def _choose_part(
 def _settle_as_in_training(
     listing: Listing, census: Census, rows: list[int], training: TrainingFacts | None
 ) -> tuple[list[int], Sequence[str]]:
-    """The rows, and the class of each of the listing, with small classes left out or merged as they were for the
-    training, if these are its images; else as they are."""
+    """The rows, and the class of each of the listing, with small classes left out or merged as in training
+    if these are its images; else unchanged."""
     if training is None or training.min_images is None:
         return rows, listing.labels
     try:
         settled = settle_small_classes(
             [listing.labels[row] for row in rows], training.min_images, training.small_classes
         )
-    except DataError:  # other images, of fewer classes
+    except DataError:  # other images, with fewer classes
         return rows, listing.labels
     kept = [rows[index] for index in settled.rows]
     if _image_digest(census.hashes, kept) != training.image_digest:
@@ -243,7 +244,7 @@ def _settle_as_in_training(
 
 
 def _as_in_training(listing: Listing, config: DataConfig, training: TrainingFacts) -> tuple[Listing, DataConfig]:
-    """The same images in the groups and the split of the run that trained the model, where none were given."""
+    """The same images in the groups and the split of the model's run, if none were given."""
     if config.split is None:
         fractions = {"test_fraction": training.test_fraction, "val_fraction": training.val_fraction}
         small = {"min_images": training.min_images, "small_classes": training.small_classes}
@@ -263,7 +264,7 @@ def _unknown_split(config: DataConfig, training: TrainingFacts, bundle: Path) ->
     file = str(manifest) if manifest.is_file() else "the manifest.json in the folder of that run"
     return ConfigError(
         f"{config.source} holds the images this model was trained on, but not in the split of its run "
-        f"'{training.run_id}', so its figures would be too good. Give that split: --split {file}"
+        f"'{training.run_id}', so its metrics would be too good. Give that split: --split {file}"
     )
 
 

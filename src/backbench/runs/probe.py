@@ -1,4 +1,4 @@
-"""A probe: its head is fitted to features that a frozen network gives."""
+"""Probes: fit a head to features of a frozen network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Shared:
-    """The features of one model, for all its probes: the first one that needs them extracts them."""
+    """The features of one model, for all its probes: extracted at first use."""
 
     extracted: Extracted | None = None
 
@@ -39,7 +39,7 @@ def fit_probe(resolved: Resolved, data: Data, context: RunContext, shared: Share
     method, options = resolved.method, resolved.options
     if shared is None:
         shared = Shared()
-        if method.needs_head:  # a class that it lacks is found before the long work
+        if method.needs_head:  # finds missing classes before the long work
             map_classes(data.manifest.classes, resolved.model.load_head, options)  # type: ignore[arg-type]
     if shared.extracted is None:
         shared.extracted = extract_for(resolved, data, context)
@@ -77,11 +77,11 @@ def fit_probe(resolved: Resolved, data: Data, context: RunContext, shared: Share
 
 
 def _fit_figures(task: Task, fitted: Fitted) -> dict[str, Metric]:
-    """How well the head does on what it was fitted to, and the one fitted on train alone on validation."""
+    """Metrics of the head on its training data, and on validation of the head fitted only on train."""
     from backbench.heads.heads import LinearHead
 
     parts = {}
-    if isinstance(fitted.head, LinearHead):  # of others it is costly, or says nothing
+    if isinstance(fitted.head, LinearHead):  # for other heads it is costly or meaningless
         parts["train"] = softmax(fitted.head.logits(task.train.values)), task.train.labels
     if fitted.val_logits is not None:
         parts["val"] = softmax(fitted.val_logits), task.val.labels
@@ -89,11 +89,11 @@ def _fit_figures(task: Task, fitted: Fitted) -> dict[str, Metric]:
 
 
 def _make_classifier(fitted: Fitted, extracted: Extracted, data: Data) -> Classifier:
-    """The head on the backbone whose features it was fitted to, calibrated where there is validation."""
+    """The head on its backbone, calibrated if there is a validation split."""
     from backbench.classifier.classifier import Classifier
     from backbench.heads.head_modules import to_module
 
-    assert extracted.backbone is not None  # controls, which have none, are refused before
+    assert extracted.backbone is not None  # baselines, which have none, were refused before
     classifier = Classifier(extracted.backbone, to_module(fitted.head), data.manifest.classes)
     if fitted.val_logits is not None:
         calibrate_on(classifier, fitted.val_logits, data.manifest.labels[data.manifest.part_rows("val")])

@@ -1,8 +1,7 @@
-"""Many runs, one answer: the ranking of models x methods on one data set.
+"""Rank models x methods on one data set.
 
-Controls first, then the models from cheap to dear, so that there is an answer early. What is finished is
-read back, never computed again; what fails is a record and a row; the budget and Ctrl-C end the work, not
-the answer.
+Baselines run first, then models from cheap to expensive, so that there are early results. Finished runs are read,
+never repeated; failures become records and rows; the budget and Ctrl-C end the work but still give a ranking.
 """
 
 from __future__ import annotations
@@ -56,19 +55,19 @@ class RankRequest:
     out: Path = Path("runs")
     budget_seconds: float | None = None
     top: int | None = None
-    """Methods that train are tried on this many models, the best by their probes on validation; None: on all."""
+    """Methods that train run on this many models, the best by their probes on validation; None: on all."""
     keeps_probes: bool = False
-    """Write a bundle of every probe too, while its head and network are at hand."""
+    """Also save a bundle of every probe, while its head and network are in memory."""
     checked: frozenset[str] = frozenset()
-    """Models that were found to be usable already, as by the study that this is a part of."""
+    """Models that were already checked, for example by the study of this ranking."""
 
 
 @dataclass
 class _Bench:
-    """A ranking at work: what it was asked, and what it has so far.
+    """A running ranking: its request and its results so far.
 
     runs: each with its answers, None of a failed one; in one list, so that an interrupt finds both or neither.
-    faults: why models can't be used, told before any work.
+    faults: errors of unusable models, reported before any work.
     """
 
     request: RankRequest
@@ -80,7 +79,7 @@ class _Bench:
     not_started: list[str] = field(default_factory=list)
     models_left: int = 0
     is_shown: bool = False
-    rows: list[Row] | None = None  # of `runs`; None: a run has come since they were made
+    rows: list[Row] | None = None  # of `runs`; None: outdated after a new run
     faults: dict[str, BackbenchError] = field(default_factory=dict)
 
     @property
@@ -94,14 +93,14 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> RankedRuns:
 
     Args:
         request: what to rank.
-        progress: told what is there, what will be done, and each row as it arrives.
+        progress: gets an overview, the plan, and each row as it finishes.
 
     Raises:
-        ConfigError: a name or an option is wrong; found before any work.
-        DataError: the images can't be ranked on; says why and what to do.
-        StorageError: the output folder can't be written; found before any work where that is possible.
+        ConfigError: a wrong name or option; found before any work.
+        DataError: the images can't be ranked on; the message gives the reason and the remedy.
+        StorageError: the output folder can't be written; found before any work if possible.
 
-    Cost: one pass over the images for the census, one for each model; nothing twice, over all calls.
+    Cost: one pass over the images for the data scan, one for each model; nothing is repeated, over all calls.
     """
     deadline = deadline_after(request.budget_seconds)
     specs = [find_method(method.name) for method in request.methods]
@@ -149,40 +148,41 @@ def rank(request: RankRequest, progress: Progress = SILENT) -> RankedRuns:
         _rank_models(bench, models, plan)
     except (KeyboardInterrupt, Interrupted):
         interrupted = True
-        bench.warnings.append("interrupted: this is what was finished; the same command resumes from here")
+        bench.warnings.append("interrupted: these runs were finished. Run the same command again to resume")
     return _conclude(bench, interrupted)
 
 
 def _find_models(names: Sequence[str]) -> list[ModelSpec]:
-    """The models of these names, each once. ConfigError for one that is not there, or two of one name."""
+    """The models of these names, each once. ConfigError for an unknown model or two of one name."""
     found: dict[str, ModelSpec] = {}
     for model in map(find_model, expand_cards(names)):
         other = found.setdefault(model.name, model)
         if other.identity != model.identity:
             raise ConfigError(
-                f"'{model.name}' is the name of two models in --models: {other.file or 'the published one'} and "
-                f"{model.file or 'the published one'}. Change 'name' in one of the cards."
+                f"'{model.name}' is the name of two different models in --models: "
+                f"{other.file or 'the published one'} and {model.file or 'the published one'}. Change 'name' in "
+                "one of the cards."
             )
     return list(found.values())
 
 
 def _check_top(request: RankRequest) -> None:
-    """`--top` means something only where probes tell which models are best."""
+    """Raise ConfigError for `--top` without probes that find the best models."""
     kinds = {find_method(method.name).trains for method in request.methods}
     if request.top is not None and len(kinds) < 2:
         raise ConfigError(
-            "--top chooses which models to train by their probes: give it with at least one of each in --methods, "
-            "such as logistic,two-phase."
+            "--top chooses the models to train by their probes: give --methods at least one probe and one method "
+            "that trains, such as logistic,two-phase."
         )
 
 
 def _rank_models(bench: _Bench, models: Sequence[ModelSpec], plan: Plan) -> None:
-    """From cheap to dear, so that there is an answer early; starts nothing that the budget does not allow."""
+    """Run models from cheap to expensive, for early results; starts nothing that exceeds the budget."""
     bench.models_left = len(models)
     trained = _trained(bench.request)
     probes = [method for method in bench.request.methods if method not in trained]
     has_answer = False
-    seconds = {model.name: plan.seconds.get(model.name, 0.0) for model in models}  # what can't be used takes none
+    seconds = {model.name: plan.seconds.get(model.name, 0.0) for model in models}  # unusable models take none
     for model in sorted(models, key=lambda model: seconds[model.name]):
         bench.models_left -= 1
         needed = seconds[model.name] if has_answer else 0.0
@@ -197,7 +197,7 @@ def _rank_models(bench: _Bench, models: Sequence[ModelSpec], plan: Plan) -> None
     if bench.not_started:
         bench.warnings.append(
             f"the budget ended before {join_names(bench.not_started)}; the same command with a larger --budget "
-            f"adds {'it' if len(bench.not_started) == 1 else 'them'} and computes nothing twice"
+            f"adds {'it' if len(bench.not_started) == 1 else 'them'} without repeating finished runs"
         )
 
 
@@ -207,9 +207,9 @@ def _trained(request: RankRequest) -> list[MethodConfig]:
 
 
 def _train_best(bench: _Bench, models: Sequence[ModelSpec], methods: Sequence[MethodConfig]) -> None:
-    """Methods that train, on the models whose probes did best on validation; the test split has no say in it."""
+    """Run methods that train on the models with the best probes on validation; the test split is not used."""
     by_probe: dict[str, float] = {}
-    asked = {model.name for model in models}  # controls are no candidates
+    asked = {model.name for model in models}  # baselines are not candidates
     for record in bench.records:
         if record.config.model not in asked or record.method is None:
             continue
@@ -228,14 +228,14 @@ def _train_best(bench: _Bench, models: Sequence[ModelSpec], methods: Sequence[Me
 
 
 def _pass_over_seen(bench: _Bench, models: Sequence[ModelSpec]) -> list[ModelSpec]:
-    """`models` without those trained on validation images: these flatter them, so they can't choose among them."""
+    """`models` without those trained on validation images: for them, validation is too optimistic for a choice."""
     num_seen = {record.config.model: record.num_val_seen for record in bench.records if record.num_val_seen}
     passed = [model.name for model in models if model.name in num_seen]
     if passed:
         theirs = "it was" if len(passed) == 1 else "they were"
         warning = (
-            f"--top passes over {join_names(passed)}: {theirs} trained on validation images, by which it chooses. "
-            f"To train {'it' if len(passed) == 1 else 'them'} all the same, leave out --top"
+            f"--top skips {join_names(passed)}: {theirs} trained on validation images, which it uses for the "
+            f"choice. To train {'it' if len(passed) == 1 else 'them'} anyway, leave out --top"
         )
         bench.warnings.append(warning)
         bench.progress.warn(warning)
@@ -243,7 +243,7 @@ def _pass_over_seen(bench: _Bench, models: Sequence[ModelSpec]) -> list[ModelSpe
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
-    """Whether a Ctrl-C is behind an error: libraries that are being imported wrap it in errors of their own."""
+    """Whether Ctrl-C caused an error: libraries wrap it in their own errors during import."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True
@@ -252,7 +252,7 @@ def _is_interrupt(error: BaseException | None) -> bool:
 
 
 def _refuse_late(deadline: float | None, needed_seconds: float) -> None:
-    """BudgetExceeded where nothing more may be begun that takes so long."""
+    """Raise BudgetExceeded if work of this length may not start."""
     left = math.inf if deadline is None else deadline - time.monotonic()
     if left <= 0 or needed_seconds > left:
         about = f"needs about {format_seconds(needed_seconds)}" if needed_seconds else "no time is left"
@@ -267,10 +267,10 @@ def _rank_one(
     deadline: float | None,
     needed_seconds: float = 0.0,
 ) -> None:
-    """All methods on one model; its features are extracted only if a probe is missing, and once.
+    """Run all methods on one model; its features are extracted once, only if a probe is missing.
 
-    What is finished is read whatever the time; only what is missing needs any, `needed_seconds` for the features.
-    StorageError and BudgetExceeded reach the caller.
+    Finished runs are read even without time left; missing ones need `needed_seconds` for features. StorageError
+    and BudgetExceeded reach the caller.
     """
     shared, out = Shared(), bench.request.out
     for method in methods:
@@ -279,7 +279,7 @@ def _rank_one(
         is_new = found is None
         if found is None:
             _refuse_late(deadline, 0.0 if shared.extracted else needed_seconds)
-            if bench.runs and not bench.is_shown:  # what was there already, while the first new run takes its time
+            if bench.runs and not bench.is_shown:  # show finished runs while the first new one is running
                 _show(bench)
             record = _run_or_fail(bench, resolved, shared, deadline)
             if record.status == "done":
@@ -291,7 +291,7 @@ def _rank_one(
         if is_new:
             _show(bench)
         is_trained = resolved.method.trains and model.name not in bench.faults
-        if not (found.record.status == "done" or shared.extracted or is_trained):  # one failure says it
+        if not (found.record.status == "done" or shared.extracted or is_trained):  # one failure is enough
             return
 
 
@@ -319,14 +319,14 @@ def _run_or_fail(bench: _Bench, resolved: Resolved, shared: Shared, deadline: fl
             raise KeyboardInterrupt from error
         facts = None if shared.extracted is None else shared.extracted.model
         record = record_failure(resolved, data, context, error, facts)
-        if error is not fault:  # which is told already
+        if error is not fault:  # which was reported already
             bench.progress.warn(f"{resolved.model.name} + {resolved.method.name} failed: {error}")
         return record
 
 
 def _resolve(request: RankRequest, model: ModelSpec, method: MethodConfig) -> Resolved:
     precision = request.training_precision if find_method(method.name).trains else request.precision
-    sees_pixels = model.describe is None  # what looks at the census alone is the same in any precision
+    sees_pixels = model.describe is None  # baselines without pixels are the same in any precision
     config = RunConfig(
         data=request.data,
         model=model.name,
@@ -340,7 +340,7 @@ def _resolve(request: RankRequest, model: ModelSpec, method: MethodConfig) -> Re
 
 
 def _is_done(bench: _Bench, model: ModelSpec) -> bool:
-    """Whether every run of the model seems to be there, by the names of their folders."""
+    """Whether every run of the model seems finished, by the names of their folders."""
     ids = [_resolve(bench.request, model, method).run_id(bench.data) for method in bench.request.methods]
     return all((bench.request.out / run_id).is_dir() for run_id in ids)
 

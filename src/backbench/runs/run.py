@@ -1,8 +1,7 @@
-"""run(config, context) -> a record: one path for probes and for methods that train.
+"""`run(config, context)` gives a record: one path for probes and for methods that train.
 
-`adapt` is that, with the checks that a person is owed before the work, and with the model to keep. A run that
-trains keeps its state in `<out>/.working/<run_id>` until it is finished, so that the same command, or
-`backbench resume`, goes on where it was cut.
+`adapt` adds checks before the work, and saves the model. A run that trains keeps its state in
+`<out>/.working/<run_id>` until it is finished, so that the same command, or `backbench resume`, resumes it.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ from backbench.runs.train import train
 def run(
     config: RunConfig | Resolved, context: RunContext, *, data: Data | None = None, shared: Shared | None = None
 ) -> RunRecord:
-    """Carry out one run, or give back its record if it is finished already; see `RunContext` for its model.
+    """Carry out one run, or return its record if it is finished; see `RunContext` for its model.
 
-    Of two processes with the same run, the second waits for the first and finds what it left. Of a finished run
-    that lacks its bundle the model is made again, from what it kept, and no test image is looked at.
+    A second process with the same run waits for the first and uses its result. If a finished run lacks its bundle,
+    the model is rebuilt from stored data, without using test images.
 
     Args:
-        config: the run, or what `resolve` made of it.
-        data: its images, where they are loaded already.
-        shared: the features of its model, which other probes use too.
+        config: the run, or its result of `resolve`.
+        data: its images, if they are loaded already.
+        shared: the features of its model, shared with other probes.
 
     Raises:
         BackbenchError: the data, the model, the method or the output folder can't be used. A ranking turns errors
@@ -60,7 +59,7 @@ def run(
         out, run_id, deadline=context.deadline, stop_signal=context.stop_signal, progress=context.progress
     )
     with alone if is_first() else nullcontext():
-        wait_for_all()  # until the first one holds the run
+        wait_for_all()  # until the first process holds the lock
         finished = folders.find_finished(out, run_id, progress=context.progress)
         if finished is not None and (bundle_of(out / run_id).is_dir() or not keeps):
             if keeps and not context.with_gallery:
@@ -89,10 +88,10 @@ def _carry_out(
     *,
     keeps: bool,
 ) -> RunRecord:
-    """Make the model, then its record, unless that is `finished`, then its bundle."""
+    """Make the model, then its record (unless `finished` exists), then its bundle."""
     trains = resolved.method.trains
     made = train(resolved, data, context) if trains else fit_probe(resolved, data, context, shared)
-    record = finished if made.cut_after is None else None  # which a model that the budget cut is not of
+    record = finished if made.cut_after is None else None  # a model ended by the budget has a different record
     record = record or finish(resolved, data, context, made)
     if keeps:
         keep_model(record, made, resolved.model, data, context)
@@ -101,7 +100,7 @@ def _carry_out(
 
 @dataclass(frozen=True)
 class Adapted:
-    """What `adapt` leaves: the record, its folder, and the folder of the model."""
+    """The result of `adapt`: the record, its folder, and the folder of the model."""
 
     record: RunRecord
     run: Path
@@ -109,11 +108,11 @@ class Adapted:
 
 
 def adapt(config: RunConfig | Resolved, context: RunContext, *, resume: str | None = None) -> Adapted:
-    """Adapt one model to the images by one method; write record and bundle, or give back what is there already.
-    In a process group (`distributed`) all processes call this, and the first one alone writes.
+    """Adapt one model to the images by one method; write record and bundle, or return existing ones.
+    In a process group (`distributed`) all processes call this, but only the first writes.
 
     Args:
-        resume: the id that the run must have, or else its data or weights have changed since it was cut.
+        resume: the expected id; another id means that data or weights have changed since the interrupt.
 
     Raises:
         BackbenchError: see `run` and `training.train.fit`.
@@ -122,7 +121,8 @@ def adapt(config: RunConfig | Resolved, context: RunContext, *, resume: str | No
     config, out, progress = resolved.config, context.out, context.progress
     if not resolved.method.trains and num_processes() > 1:
         raise ConfigError(
-            f"'{resolved.method.name}' is solved by one process: leave torchrun away, or choose another."
+            f"'{resolved.method.name}' works with one process only: run it without torchrun, or choose another "
+            "method."
         )
     refuse_model(resolved)
     if not is_begun(out, resolved.model):
@@ -146,36 +146,36 @@ def adapt(config: RunConfig | Resolved, context: RunContext, *, resume: str | No
 
 
 def _refuse_other(wanted: str, run_id: str, out: Path) -> None:
-    """ConfigError where the run that is to go on, or whose model is wanted, can't be made any more."""
+    """Raise ConfigError if a run can't be resumed, or its model can't be rebuilt."""
     if run_id == wanted:
         return
     if (out / wanted / folders.RECORD_FILE).is_file():
         raise ConfigError(
-            f"the model of run '{wanted}' can't be made: its images, weights or options, or the rules of "
-            "backbench, have changed since. Rank or adapt once more, and keep that run."
+            f"the model of run '{wanted}' can't be rebuilt: its images, weights or options, or the protocol of "
+            "backbench, have changed. Rank or adapt again, and keep the new run."
         )
     raise ConfigError(
-        f"run '{wanted}' can't go on: its images, weights or options have changed since. "
-        f"Start a new one with backbench adapt; the old state stays in {working_folder(out, wanted)}."
+        f"run '{wanted}' can't be resumed: its images, weights or options have changed. Start a new one with "
+        f"backbench adapt; the old state stays in {working_folder(out, wanted)}."
     )
 
 
 def keep_run(folder: Path, context: RunContext) -> Adapted:
-    """The model of a finished run, made from what the run left; no test image is looked at again.
+    """Save the model of a finished run from stored data, without using test images again.
 
     Args:
-        folder: of the run; the bundle is written beside it, unless it lies there.
-        context: `out` does not matter.
+        folder: of the run; the bundle is written beside it, unless it exists.
+        context: `out` is ignored.
 
     Raises:
-        ConfigError: it failed or is a control, or its images, weights or options have changed since.
+        ConfigError: the run failed or is a baseline, or its images, weights or options have changed.
         BackbenchError: see `adapt`.
-    Cost: none for a run that has its bundle. Of a probe, its features where they are not cached, and one fit.
+    Cost: none if the bundle exists. For a probe: features if they are not cached, and one fit.
     """
     record = folders.read_record(folder)
     if record.status != "done":
         reason = "" if record.failure is None else f": {record.failure.message}"
-        raise ConfigError(f"run '{folder.name}' failed, so there is no model to keep{reason}")
+        raise ConfigError(f"run '{folder.name}' failed, so it has no model to save{reason}")
     bundle = bundle_of(folder)
     if bundle.is_dir():
         return Adapted(record, folder, bundle)

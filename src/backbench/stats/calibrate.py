@@ -1,6 +1,6 @@
-"""What a confidence is worth: a temperature that makes it honest, and a threshold below which it is no answer.
+"""Calibration: a temperature for confidences, and a threshold below which predictions are unsure.
 
-Both are fitted on validation images that the classifier has not trained on, and travel with the model.
+Both are fitted on validation images that were not used for training, and saved with the model.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Calibration:
-    """What travels with a model; see `fit_temperature` and `choose_threshold`.
+    """Calibration saved with a model; see `fit_temperature` and `choose_threshold`.
 
-    coverage: share of validation images at or above the threshold; accuracy: how often those are answered rightly.
+    coverage: share of validation images at or above the threshold; accuracy: their accuracy.
     """
 
     temperature: float
@@ -35,10 +35,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What is answered, and how well, for each threshold worth trying, from the strictest on.
+    """Coverage and accuracy for each useful threshold, strictest first.
 
     thresholds: (m,) distinct confidences, falling; coverage: (m,) share of images at or above each, rising to 1;
-    accuracy: (m,) share of those that are right.
+    accuracy: (m,) share of correct predictions among them.
     """
 
     thresholds: np.ndarray
@@ -69,17 +69,17 @@ def calibrate(logits: np.ndarray, labels: np.ndarray) -> Calibration:
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature T for which softmax(logits / T) makes the labels most likely, within 0.05..20.
+    """The temperature T that maximises the likelihood of the labels under softmax(logits / T), within 0.05..20.
 
     The loss is convex in 1 / T, so its slope has one zero, found by Newton steps that fall back on bisection.
-    Where every image is answered rightly the loss falls for ever as T does, and where all logits of an image are
-    equal it does not move: the images then say nothing of T, and 1 is given.
+    If every prediction is correct, the loss has no minimum; if all logits of an image are equal, it is constant.
+    The images then don't determine T, and the result is 1.
 
     Args:
         logits: (n, classes) float, finite. labels: (n,) int.
 
     Raises:
-        ValueError: shapes disagree, there are no images, a label is out of range or a logit not finite.
+        ValueError: shapes differ, there are no images, a label is out of range or a logit not finite.
     Cost: O(n classes) for each of about ten steps.
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
     """
@@ -109,7 +109,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def coverage_curve(confidence: np.ndarray, correct: np.ndarray) -> Coverage:
-    """Share and accuracy of the images at or above each confidence that occurs; equal confidences go together.
+    """Coverage and accuracy at each occurring confidence; equal confidences go together.
 
     Args:
         confidence: (n,) float. correct: (n,) bool. At least one image.
@@ -123,12 +123,12 @@ def coverage_curve(confidence: np.ndarray, correct: np.ndarray) -> Coverage:
 
 
 def choose_threshold(confidence: np.ndarray, correct: np.ndarray, target: float = TARGET_ACCURACY) -> float:
-    """The confidence below which an answer counts as unsure.
+    """The confidence below which a prediction counts as unsure.
 
-    The rule: the smallest threshold at which accepted images are right at least as often as `target`; 0 if that
-    holds for all images. If no threshold reaches `target`, the one at which accepted images are right most often,
-    and of several such the smallest. It lies halfway between the last accepted confidence and the next, so that
-    rounding can't move an image across.
+    Rule: the smallest threshold with an accuracy of at least `target` at or above it; 0 if that holds for all
+        images.
+    If no threshold reaches `target`, the one with the highest accuracy, and of several the smallest. It is halfway
+    between the last accepted confidence and the next, so that rounding has no effect.
 
     Args:
         confidence: (n,) float in 0..1. correct: (n,) bool. target: in 0..1.
@@ -144,7 +144,7 @@ def choose_threshold(confidence: np.ndarray, correct: np.ndarray, target: float 
 
 
 def _slope(values: np.ndarray, truth: np.ndarray, sharpness: float) -> tuple[float, float]:
-    """First and second derivative of the mean loss by 1 / T; `values` have their row's maximum taken off."""
+    """First and second derivative of the mean loss by 1 / T; `values` have their row's maximum subtracted."""
     weights = np.exp(values * sharpness)
     weights /= weights.sum(axis=1, keepdims=True)
     mean = np.einsum("ij,ij->i", weights, values)
@@ -155,7 +155,7 @@ def _slope(values: np.ndarray, truth: np.ndarray, sharpness: float) -> tuple[flo
 def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
     if values.ndim != 2 or labels.shape != values.shape[:1] or not values.size:
-        raise ValueError(f"logits {values.shape} and labels {labels.shape} do not belong together")
+        raise ValueError(f"logits {values.shape} and labels {labels.shape} have different lengths")
     if labels.min() < 0 or labels.max() >= values.shape[1]:
         raise ValueError(f"labels {labels.min()}..{labels.max()} for {values.shape[1]} classes")
     if not np.isfinite(values).all():
@@ -164,7 +164,7 @@ def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def is_calibrated(temperature: float) -> bool:
-    """Whether validation images decided the temperature: at 1 and at either end of its range they did not."""
+    """Whether validation images decided the temperature: False at 1 and at either end of its range."""
     return temperature != 1.0 and LOWEST_TEMPERATURE < temperature < HIGHEST_TEMPERATURE
 
 
@@ -174,10 +174,10 @@ def measure_answered(
     threshold: float,
     groups: Sequence[Hashable | None] | None = None,
 ) -> dict[str, Metric]:
-    """How many of (n, classes) probabilities reach the threshold, and how often those are right by (n,) labels.
+    """Coverage of (n, classes) probabilities at the threshold, and the accuracy of these by (n,) labels.
 
-    `coverage` is the share that is answered; `answered_accuracy`, with the interval of an accuracy (see
-    `metrics.score`), is left out where there is none.
+    `coverage` is the share at or above it; `answered_accuracy` (with an interval, see `metrics.score`) is left out
+    if the share is 0.
     """
     answered = probabilities.max(axis=1) >= threshold
     right = (probabilities.argmax(axis=1) == labels)[answered]

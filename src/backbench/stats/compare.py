@@ -1,4 +1,4 @@
-"""Which rows differ significantly, which are tied: paired tests on the same images, ranks, baseline alarms."""
+"""Paired tests on the same images, rank intervals, ties, and alarms of shortcut baselines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class PairTest:
-    """Two rows on the same n images: images only the first, only the second got right, and the two-sided p."""
+    """Two rows on the same n images: images that only one of them predicts correctly, and the two-sided p."""
 
     only_a: int
     only_b: int
@@ -27,9 +27,9 @@ class PairTest:
 
 @dataclass(frozen=True)
 class Rank:
-    """Where a row may stand: places `rank_low`..`rank_high` (1 is best), and its test against the best row.
+    """Rank interval of a row: places `rank_low`..`rank_high` (1 is best), and its test against the best row.
 
-    `only_best` and `only_row` count the images that only the best, only this row got right.
+    `only_best` and `only_row` count images that only the best or only this row predicts correctly.
     """
 
     rank_low: int
@@ -41,9 +41,9 @@ class Rank:
 
 
 def mcnemar_exact(a_correct: np.ndarray, b_correct: np.ndarray) -> PairTest:
-    """Are two rows equally good? The exact two-sided McNemar test.
+    """The exact two-sided McNemar test of two rows.
 
-    Of the images only one of the two gets right, each is as likely to favour either when they are equally good.
+    If both are equally good, each image that only one predicts correctly is equally likely to favour either.
 
     Args:
         a_correct, b_correct: (n,) bool, on the same images.
@@ -52,7 +52,7 @@ def mcnemar_exact(a_correct: np.ndarray, b_correct: np.ndarray) -> PairTest:
     """
     a, b = np.asarray(a_correct, dtype=bool), np.asarray(b_correct, dtype=bool)
     if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"rows of {a.shape} and {b.shape} answers can't be paired")
+        raise ValueError(f"rows of {a.shape} and {b.shape} predictions can't be paired")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     p_value = float(_sign_tests(np.array([only_a]), np.array([only_b]))[0])
     return PairTest(only_a, only_b, len(a), p_value)
@@ -65,17 +65,17 @@ def _sign_tests(only_a: np.ndarray, only_b: np.ndarray) -> np.ndarray:
 
 
 def permutation_by_group(differences: np.ndarray) -> float:
-    """Two-sided p of grouped test images: are the two rows equally good, when whole groups hang together?
+    """Two-sided p of grouped test images: a permutation test of whole groups.
 
-    If they are, swapping the two rows' answers in any group would change nothing. The p-value is the share of
-    all 2^groups swaps whose total difference is at least as large as the one seen. All of them are counted,
-    with no random draws: the distribution of a sum of +-d is the inverse Fourier transform of a product of
+    If the rows are equally good, swapping their predictions in any group has no effect. The p-value is the share
+    of all 2^groups swaps whose total difference is at least as large as the observed one. All are counted, without
+    random draws: the distribution of a sum of +-d is the inverse Fourier transform of a product of
     cosines. With one image in each group this is the exact McNemar test.
 
     Args:
-        differences: (groups,) int: images of the group the first row got right, less those the second did.
+        differences: (groups,) int: correct predictions in the group of the first row, minus those of the second.
 
-    Cost: O(D V + D log D), D = sum of |differences|, V = how many different values; about 1 ms at D = 1,000.
+    Cost: O(D V + D log D), D = sum of |differences|, V = number of different values; about 1 ms at D = 1,000.
     """
     sizes = np.abs(np.asarray(differences, dtype=np.int64))
     sizes = sizes[sizes > 0]
@@ -106,9 +106,9 @@ def _power(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's adjustment: (k,) p-values that hold together; at most 1, never below the given ones.
+    """Holm's adjustment: (k,) p-values that hold simultaneously; at most 1, never below the given ones.
 
-    Rejecting where the result is below alpha errs anywhere in the family with probability alpha at most.
+    Rejecting below alpha keeps the family-wise error rate at most alpha.
     Source: Holm 1979.
     """
     given = np.asarray(p_values, dtype=np.float64)
@@ -125,31 +125,32 @@ def rank_rows(
     groups: Sequence[Hashable | None] | None = None,
     alpha: float = ALPHA,
 ) -> list[Rank]:
-    """Rank intervals and ties of rows measured on the same test images, in the order given.
+    """Rank intervals and ties of rows on the same test images, in the given order.
 
-    The law:
-    - The best is the row with most right answers that is no control (the first given among equals).
-    - Family F_i are the tests of row i against every other row that is no control, Holm-adjusted together.
+    Rules:
+    - The best is the row with most correct predictions that is not a control (the first of equals).
+    - Family F_i are the tests of row i against every other row that is not a control, Holm-adjusted together.
     - `p_value` of a row is its adjusted p in the best's family (1 for the best itself); it is tied with the best
       when that is not below `alpha`.
     - A pair with the best is separated when significant in the best's family; any other pair when significant in
       the families of both.
     - `rank_low` = 1 + rows separated and better; `rank_high` = rows - rows separated and worse. A row tied
-      with the best may be first: its `rank_low` is 1.
-    - A control is tested against all rows that are none, in a family of its own, and ranked as if it stood among
-      them; it takes no place and no share of alpha from them. When all rows are controls, all count as rows.
+      with the best has `rank_low` 1.
+    - A control (shortcut baseline) is tested against all other rows in its own family and ranked as if it were one
+    of
+      them, without using a place or a share of alpha. If all rows are controls, all count as rows.
 
     Args:
         correct: (rows, n) bool.
         is_control: for each row.
-        groups: n group names: then `permutation_by_group` is the test; None: exact McNemar.
+        groups: n group names: test with `permutation_by_group`; None: exact McNemar.
         alpha: level of each family.
 
     Cost: O(rows^2 n); 40 rows of 10,000 images take some 20 ms.
     """
     correct = np.asarray(correct, dtype=bool)
     if correct.ndim != 2 or len(is_control) != len(correct):
-        raise ValueError(f"answers {correct.shape} for {len(is_control)} rows")
+        raise ValueError(f"predictions {correct.shape} for {len(is_control)} rows")
     if groups is not None and len(groups) != correct.shape[1]:
         raise ValueError(f"{len(groups)} groups for {correct.shape[1]} images")
     rows = [row for row in range(len(correct)) if not is_control[row]] or list(range(len(correct)))
@@ -179,10 +180,10 @@ def unbeaten_controls(
     groups: Sequence[Hashable | None] | None = None,
     alpha: float = ALPHA,
 ) -> list[tuple[int, ...]]:
-    """For each row the controls it is not proved to be better than, strongest first; () for a control itself.
+    """For each row the controls that it does not beat significantly, strongest first; () for a control itself.
 
-    A row beats a control when it has more right answers and is significant in the control's family, as in
-    `rank_rows`, whose arguments these are.
+    A row beats a control if it has more correct predictions and the test in the control's family is significant,
+    as in `rank_rows`, whose arguments these are.
 
     Cost: O(rows controls n).
     """
@@ -200,16 +201,16 @@ def unbeaten_controls(
 
 
 def units_to_prove(num_rows: int, alpha: float = ALPHA) -> int:
-    """Fewest test images, or groups of them, with which one of so many rows can be proved better than a control.
+    """Minimum number of test images (or groups) with which one of the rows can significantly beat a control.
 
-    Where each of k favours the same row, the tests above give p = 2^(1 - k), and Holm's first step multiplies it
-    by the number of rows. With 5 groups even a single row is never proved better.
+    If each of k favours the same row, the tests above give p = 2^(1 - k), and Holm's first step multiplies it
+    by the number of rows. With 5 groups not even a single row can be significantly better.
     """
     return math.floor(1 + math.log2(max(1, num_rows) / alpha)) + 1
 
 
 def _family(row: int, rows: list[int], p: np.ndarray) -> dict[int, float]:
-    """Holm-adjusted p of `row` against each of `rows`, itself left out."""
+    """Holm-adjusted p of `row` against each of `rows` except itself."""
     against = [other for other in rows if other != row]
     return dict(zip(against, holm(p[row, against]).tolist(), strict=True))
 
@@ -225,7 +226,7 @@ def _is_separated(row: int, other: int, best: int, adjusted: dict[int, dict[int,
 def _all_pairs(
     correct: np.ndarray, rows: list[int], groups: Sequence[Hashable | None] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(all, all) images only the first got right; (all, all) p-values where one of the two is in `rows`."""
+    """(all, all) images that only the first predicts correctly; (all, all) p-values of pairs in `rows`."""
     num = len(correct)
     packed = np.packbits(correct, axis=1)
     both = np.stack([np.bitwise_count(packed & row).sum(axis=1, dtype=np.int64) for row in packed])
@@ -248,16 +249,16 @@ def _all_pairs(
 def needed_images(
     only_a: int, only_b: int, n: int, *, power: float = 0.8, alpha: float = ALPHA, design_effect: float = 1.0
 ) -> int | None:
-    """About how many test images would separate two rows, if they really differ as much as they did on these n.
+    """Estimate the test images needed to separate two rows, if the observed difference is the true one.
 
     Args:
-        only_a, only_b: images only the one, only the other got right.
-        n: test images they were counted on.
-        power: probability of then finding the difference; alpha: level of the test.
+        only_a, only_b: images that only the one or only the other predicts correctly.
+        n: number of test images.
+        power: probability of detecting the difference; alpha: level of the test.
         design_effect: variance of the difference with grouped images over that of separate ones.
 
-    Returns: images, or None when there is no difference to find.
-    Source: Connor 1987, with 1/gap added for the exact test being stricter than the normal one.
+    Returns: images, or None without a difference.
+    Source: Connor 1987, with 1/gap added because the exact test is stricter than the normal one.
     """
     if only_a == only_b or n < 1:
         return None

@@ -1,4 +1,4 @@
-"""What is taken for what: counts by true and answered class, the commonest confusions, an order by likeness."""
+"""Confusions: counts by true and predicted class, the most common pairs, and an order by similarity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backbench.stats.metrics import confusion_counts
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """Two classes taken for one another; `first` is the one that is more often taken for the other.
+    """Two confused classes; `first` is the one that is predicted as the other more often.
 
     num_first_as_second, num_second_as_first: test images; num_first, num_second: test images of each class.
     """
@@ -31,7 +31,7 @@ class ConfusedPair:
 
 
 def count_confusion(labels: np.ndarray, answers: np.ndarray, num_classes: int) -> np.ndarray:
-    """(classes, classes) int64: images by true class (row) and answered class (column).
+    """(classes, classes) int64: images by true class (row) and predicted class (column).
 
     Args:
         labels, answers: (n,) int in 0..num_classes-1.
@@ -41,7 +41,7 @@ def count_confusion(labels: np.ndarray, answers: np.ndarray, num_classes: int) -
     """
     labels, answers = np.asarray(labels, dtype=np.int64), np.asarray(answers, dtype=np.int64)
     if labels.shape != answers.shape or labels.ndim != 1:
-        raise ValueError(f"labels {labels.shape} and answers {answers.shape} do not belong together")
+        raise ValueError(f"labels {labels.shape} and predictions {answers.shape} have different lengths")
     for numbers in (labels, answers):
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < num_classes:
             raise ValueError(f"classes {numbers.min()}..{numbers.max()} of {num_classes}")
@@ -49,7 +49,7 @@ def count_confusion(labels: np.ndarray, answers: np.ndarray, num_classes: int) -
 
 
 def most_confused(counts: np.ndarray, classes: Sequence[str], num: int) -> list[ConfusedPair]:
-    """At most `num` pairs of classes, those with most confused images (both ways) first; none without any.
+    """At most `num` pairs of classes, most confused images (both directions) first; only pairs with confusions.
 
     Equal pairs follow the order of the classes. counts: (classes, classes), rows true, columns answered.
     """
@@ -75,10 +75,10 @@ def most_confused(counts: np.ndarray, classes: Sequence[str], num: int) -> list[
 
 
 def cluster_order(counts: np.ndarray) -> np.ndarray:
-    """(classes,) int64: a permutation that puts classes that are taken for one another side by side.
+    """(classes,) int64: a permutation that puts confused classes next to each other.
 
-    Average linkage on the shares of each class answered as the other; where two clusters join, the ends that are
-    confused most meet. Classes never confused come last, in their own order. Deterministic.
+    Average linkage on the shares of each class predicted as the other; clusters are joined at their most confused
+    ends. Classes without confusions come last, in their own order. Deterministic.
 
     Args:
         counts: (classes, classes), rows true, columns answered.

@@ -1,6 +1,6 @@
-"""The few probability functions the tests and intervals need, in NumPy alone.
+"""Probability functions for tests and intervals, in NumPy only.
 
-scipy would do, but costs a third of a second to import, which every second run of a ranking would pay.
+scipy has them, but needs a third of a second to import.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def student_quantile(probability: float, degrees: int) -> float:
         degrees: degrees of freedom, at least 1.
 
     Source: degrees / (degrees + t^2) is Beta(degrees/2, 1/2); Newton's method from the normal quantile, which lies
-    below: the distribution function is concave there, so that each step approaches from the same side.
+    below: the distribution function is concave there, so each step approaches from the same side.
     """
     log_scale = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - 0.5 * math.log(degrees * math.pi)
     point = normal_quantile(probability)

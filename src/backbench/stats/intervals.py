@@ -1,4 +1,4 @@
-"""95 % intervals of a share of right answers: Wilson for separate images, cluster bootstrap for groups."""
+"""95 % intervals of an accuracy: Wilson for separate images, cluster bootstrap for groups."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 from backbench.stats.distributions import normal_below, normal_quantile, student_quantile
 
-_CHUNK = 2_000_000  # resampled group numbers held at once
+_CHUNK = 2_000_000  # resampled group numbers in memory at once
 
 
 def wilson_interval(correct: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """The Wilson score interval of a proportion: (low, high) in 0..1, never empty, never outside.
 
     Args:
-        correct: right answers, 0..n; a fraction where n is an effective sample size.
+        correct: number of correct predictions, 0..n; a fraction if n is an effective sample size.
         n: images; 0 gives (0, 1).
         level: coverage, 0..1.
 
@@ -24,7 +24,7 @@ def wilson_interval(correct: float, n: float, level: float = 0.95) -> tuple[floa
     Source: Wilson 1927; recommended over the normal interval by Brown, Cai and DasGupta 2001.
     """
     if not 0 <= correct <= n:
-        raise ValueError(f"{correct} right answers of {n} images")
+        raise ValueError(f"{correct} correct predictions of {n} images")
     return _score_interval(correct, n, normal_quantile((1 + level) / 2))
 
 
@@ -34,12 +34,12 @@ def _score_interval(correct: float, n: float, z: float) -> tuple[float, float]:
     share = correct / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # rounding must not push an end past the value it brackets
+    # rounding must not move an end past the value inside
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def group_numbers(groups: Sequence[Hashable | None]) -> np.ndarray:
-    """(n,) int64 from 0, in order of appearance: one number for each group; None is a group of its own."""
+    """(n,) int64 from 0, in order of appearance: one number for each group; each None is a separate group."""
     seen: dict[Hashable, int] = {}
     keys: list[Hashable] = [(row,) if group is None else (None, group) for row, group in enumerate(groups)]
     return np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
@@ -55,10 +55,10 @@ def bootstrap_by_group(
 ) -> tuple[float, float]:
     """Interval of an accuracy measured on groups of related images (one camera, one patient): (low, high).
 
-    Whole groups are drawn with replacement, because images of one group tend to be right or wrong together.
-    Three corrections make it cover with few groups: the percentiles are those of a Student t with groups - 1
+    Whole groups are drawn with replacement, because predictions in one group tend to be correct or wrong together.
+    Three corrections give coverage with few groups: the percentiles are those of a Student t with groups - 1
     degrees of freedom (Hesterberg 2015); the interval is never narrower than Wilson's for as many separate
-    images; and where the groups do not differ at all (all right, say), it is Wilson's with groups for images.
+    images; and if the groups do not differ (for example, all correct), it is Wilson's with groups as images.
 
     Args:
         correct: (n,) bool.
@@ -94,7 +94,7 @@ def bootstrap_rows_by_group(
     found = []
     for row in range(rows):
         low, high = wilson_interval(int(right[row].sum()), n, level)
-        if np.ptp(right[row] / sizes) == 0:  # no difference between groups to learn their spread from
+        if np.ptp(right[row] / sizes) == 0:  # no spread between groups to estimate
             share = float(right[row].sum() / n)
             low, high = wilson_interval(share * len(sizes), len(sizes), level)
         spread = np.quantile(rates[row], [tail, 1 - tail])
@@ -103,7 +103,7 @@ def bootstrap_rows_by_group(
 
 
 def _percentile_tail(level: float, num_groups: int) -> float:
-    """The share of resamples to cut at each end so that few groups still cover."""
+    """The share of resamples outside each end, corrected for few groups."""
     if num_groups < 2:
         return 0.0
     t = student_quantile((1 + level) / 2, num_groups - 1)

@@ -1,4 +1,4 @@
-"""Figures of one run from its probabilities: each with the number of images it rests on, most with an interval."""
+"""Metrics of one run from its probabilities, with the number of images and mostly with an interval."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _Z = normal_quantile(0.975)
 def score(
     probabilities: np.ndarray, labels: np.ndarray, groups: Sequence[Hashable | None] | None = None
 ) -> dict[str, Metric]:
-    """All figures of one run.
+    """All metrics of one run.
 
     - accuracy: share of images whose most probable class is the true one (the first among equals). Wilson
       interval; with `groups`, whole groups are resampled (`bootstrap_by_group`).
     - top5: the true class is among the five most probable; only with more than five classes. Interval as accuracy.
     - per_class_mean: mean recall of the classes that have test images (balanced accuracy). Its interval is
       Wilson's for the effective number of images that gives the variance sum_c p_c (1 - p_c) / n_c / classes^2,
-      at most the images there are. There, each p_c is drawn towards 1/2 by one image, so that a small perfect
-      class does not pass for certain; a little wide where all classes have under five images, and covering some
-      90 % of the time where one such class stands beside large ones.
+      at most the images there are. Each p_c is shrunk towards 1/2 by one image, so that a small perfect
+      class does not count as certain. The interval is slightly wide if all classes have under five images, and
+      covers about 90 % if one such class is among large ones.
     - nll: mean of -ln p(true class), natural logarithm, p at least 1e-12. Normal interval.
-    - macro_f1: mean F1 of the classes that occur as truth or as answer; 0 where undefined.
+    - macro_f1: mean F1 of the classes that occur as true or predicted class; 0 where undefined.
     - ece: mean |accuracy - confidence| over 15 bins with equally many images; equal confidences share a bin.
     - brier: mean of sum_c (p_c - [c is true])^2, in 0..2.
 
@@ -42,7 +42,7 @@ def score(
 
     Raises:
         ModelError: a probability is not finite or outside 0..1, or a row does not sum to 1 within 0.001.
-        ValueError: shapes disagree, there are no images, or a label is out of range.
+        ValueError: shapes differ, there are no images, or a label is out of range.
 
     Cost: O(n classes).
     """
@@ -65,7 +65,7 @@ def score(
 
 
 def per_class_recall(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Metric]:
-    """The share of each class's images that is recognised, with Wilson's interval, by class name.
+    """The recall of each class, with Wilson's interval, by class name.
 
     Classes without test images have no recall and are left out. Arguments and errors as for `score`.
     """
@@ -96,7 +96,7 @@ def confusion_counts(labels: np.ndarray, predicted: np.ndarray, num_classes: int
 def _checked(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     probabilities, labels = np.asarray(probabilities), np.asarray(labels)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not probabilities.size:
-        raise ValueError(f"probabilities {probabilities.shape} and labels {labels.shape} do not belong together")
+        raise ValueError(f"probabilities {probabilities.shape} and labels {labels.shape} have different lengths")
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels are {labels.dtype}, not integers")
     if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
@@ -105,21 +105,21 @@ def _checked(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
     infinite = int((~np.isfinite(probabilities)).any(axis=1).sum())
     if infinite:
         raise ModelError(
-            f"the classifier gave probabilities that are not numbers for {infinite:,} of {n:,} test images, so it "
-            f"can't be scored. Its features or its head overflowed: try --precision fp32 or another method."
+            f"the classifier gave non-finite probabilities for {infinite:,} of {n:,} test images, so it can't be "
+            "evaluated. Its features or its head overflowed: try --precision fp32 or another method."
         )
     sums = probabilities.sum(axis=1, dtype=np.float64)
     wrong = int(((np.abs(sums - 1) > 1e-3) | (probabilities < 0).any(axis=1)).sum())
     if wrong:
         raise ModelError(
-            f"the classifier gave probabilities that are negative or do not sum to 1 for {wrong:,} of {n:,} "
-            f"test images, so it can't be scored. They must be the softmax of its logits."
+            f"the classifier gave probabilities that are negative or do not sum to 1 for {wrong:,} of {n:,} test "
+            "images, so it can't be evaluated. They must be the softmax of its logits."
         )
     return probabilities, labels
 
 
 def measure_share(right: np.ndarray, groups: Sequence[Hashable | None] | None) -> Metric:
-    """How many of (n,) bool are so, n >= 1; the interval is Wilson's, with n `groups` that of whole groups."""
+    """The share of True in (n,) bool, n >= 1, with Wilson's interval, or that of whole groups with n `groups`."""
     n, correct = len(right), int(right.sum())
     if groups is not None and group_numbers(groups).max() + 1 < n:
         low, high = bootstrap_by_group(right, groups)
@@ -137,7 +137,7 @@ def _mean(values: np.ndarray) -> Metric:
 
 
 def _places(probabilities: np.ndarray, labels: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(n,) how many classes come before the true one; among equals the lower index does, as in argmax."""
+    """(n,) number of classes above the true one; of equals the lower index is first, as in argmax."""
     before = (probabilities > truth[:, None]).sum(axis=1)
     lower = np.arange(probabilities.shape[1])[None, :] < labels[:, None]
     return before + ((probabilities == truth[:, None]) & lower).sum(axis=1)
@@ -178,7 +178,7 @@ def fit_figures(parts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str,
     """Accuracy and negative log likelihood of 'train' and 'val', as 'train_accuracy', 'train_nll', ...
 
     Args:
-        parts: name -> (n, classes) probabilities and (n,) labels; a part without images is left out.
+        parts: name -> (n, classes) probabilities and (n,) labels; a split without images is left out.
     """
     figures: dict[str, Metric] = {}
     for name, (probabilities, labels) in parts.items():

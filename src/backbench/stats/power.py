@@ -1,4 +1,4 @@
-"""What a test split can decide, before anything is run."""
+"""The statistical power of a test split, before any run."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import numpy as np
 
 from backbench.stats.distributions import binomial_below, normal_quantile
 
-_POINTS = 300  # numbers of discordant images looked at, where there are more of them every k-th one
+_POINTS = 300  # numbers of discordant images to evaluate; if there are more, every k-th one
 _POINTS_LARGE = 60  # the same above 2,000 discordant images, where the power changes slowly
-_WIDTH = 6.5  # standard deviations of their number on either side; what is left out is below 1e-10
+_WIDTH = 6.5  # standard deviations of their number on either side; the omitted probability is below 1e-10
 
 
 def smallest_provable_gap(
     n: int, *, disagreement: float = 0.06, power: float = 0.8, alpha: float = 0.05
 ) -> float | None:
-    """The smallest true difference in accuracy that n test images will show, as a fraction; None if there is none.
+    """The smallest true difference in accuracy that n test images can detect, as a fraction; None if none.
 
-    Two rows that disagree on `disagreement` of the images can differ by that much at most. The answer is the
-    smallest difference that the exact McNemar test finds significant with probability `power`.
+    Two rows that disagree on a share `disagreement` of the images differ by at most that. The result is the
+    smallest difference that the exact McNemar test detects with probability `power`.
 
     Args:
         n: test images, at least 0.
-        disagreement: share of images exactly one of the two gets right, 0..1.
-        power: wanted probability of finding the difference.
+        disagreement: share of images that exactly one of the two predicts correctly, 0..1.
+        power: required probability of detecting the difference.
         alpha: two-sided level of the test.
 
     Cost: about 10 ms at n = 1,000, 30 ms at 10,000, a third of a second at 10^6. The sum over the number of
-    discordant images is exact up to about n = 10,000; beyond, evenly spaced numbers stand for all.
+    discordant images is exact up to about n = 10,000; above, evenly spaced numbers represent all.
     """
     if n < 1 or not 0 < disagreement <= 1:
         return None
@@ -36,7 +36,9 @@ def smallest_provable_gap(
     limits = critical_counts(counts, alpha)
 
     def found(gap: float) -> float:
-        fewer = (1 - gap / disagreement) / 2  # share of the discordant images that the worse row gets right
+        fewer = (
+            1 - gap / disagreement
+        ) / 2  # share of the discordant images that the worse row predicts correctly
         return float(weights @ binomial_below(limits, counts, fewer))
 
     if found(disagreement) < power:
@@ -62,7 +64,8 @@ def _normal_gap(n: int, disagreement: float, power: float, alpha: float) -> floa
 
 
 def critical_counts(discordant: np.ndarray, alpha: float) -> np.ndarray:
-    """For each number of discordant images, the most the worse row may get right for p <= alpha; -1: never.
+    """For each number of discordant images, the maximum that the worse row may predict correctly for p <= alpha;
+    -1: never.
 
     discordant: (k,) int >= 0; result (k,) int64, of the exact two-sided McNemar test.
     """

@@ -1,4 +1,4 @@
-"""How often answers of a given confidence are right: the dots of a reliability diagram."""
+"""Accuracy by confidence: the points of a reliability diagram."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def reliability_bins(confidence: np.ndarray, correct: np.ndarray, num_bins: int 
     """Images by confidence in `num_bins` equal parts of 0..1, as far as there are any; the last holds 1 too.
 
     Args:
-        confidence: (n,) float in 0..1, of the class answered. correct: (n,) bool.
+        confidence: (n,) float in 0..1, of the predicted class. correct: (n,) bool.
     """
     confidence = np.asarray(confidence, dtype=np.float64)
     numbers = np.clip((confidence * num_bins).astype(np.int64), 0, num_bins - 1)
