@@ -43,13 +43,13 @@ def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> N
 
 
 class _InOrder(click.Group):
-    """Lists its verbs in the order in which a person meets them."""
+    """Lists its verbs in the order of first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*self.commands]  # `list` is a module here
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; what it does not mind of Ctrl-C and SIGTERM ends with our word and status, not click's."""
+        """Run the verb; unhandled Ctrl-C and SIGTERM end with our message and exit status, not click's."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -84,7 +84,7 @@ def _refuse_torchrun(verb: str | None) -> None:
 
     if num_launched() > 1 and verb not in ("adapt", "resume"):
         raise ConfigError(
-            f"torchrun started {num_launched()} processes; '{verb}' is the work of one. Run it alone."
+            f"torchrun started {num_launched()} processes, but '{verb}' needs only one. Run it without torchrun."
         )
 
 
@@ -93,7 +93,7 @@ for verb in VERBS:
 
 
 def _print_error(error: Exception) -> None:
-    """On stderr; of several processes each says what it met, but for a wish to stop, which reaches all of them."""
+    """Print an error to stderr: from each of several processes, except an interrupt, which reaches all of them."""
     from backbench.cli.output import print_error
     from backbench.distributed import launched_number
     from backbench.errors import Interrupted
@@ -104,12 +104,13 @@ def _print_error(error: Exception) -> None:
 
 
 def main() -> None:
-    """Entry point of the command; a user's mistake ends in a message, never in a traceback."""
+    """Entry point of the command; a user's mistake gives a message, never a traceback."""
     from backbench.errors import OUT_OF_MEMORY, BackbenchError, is_out_of_memory
 
-    # Threads that spin while they wait make a busy machine many times slower; read when torch is loaded.
+    # Threads that spin while waiting make a busy machine many times slower. torch reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # Large pages for large tensors: training on a CPU spends a third of its time on small ones. Read there too.
+    # Large pages for large tensors: with small ones, training on a CPU loses a third of its time. Also read by
+    # torch.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
@@ -126,17 +127,17 @@ def main() -> None:
             raise
         print(f"error: {OUT_OF_MEMORY}.", file=sys.stderr)
         sys.exit(1)
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has closed it
         sys.stderr.close()
         sys.exit(0)
-    except OSError as error:  # of a file it has a name, and is a StorageError by now
+    except OSError as error:  # errors of named files are StorageErrors already
         if debug or error.filename is not None or error.errno not in NO_ROOM:
             raise
         _give_up_output(error)
     finally:
         end_quietly()
-        try:  # before the interpreter does it, whose words would be worse
-            if sys.stdout is not None:  # None where it was closed before
+        try:  # before the interpreter does it, with a worse message
+            if sys.stdout is not None:  # None if it was closed before
                 sys.stdout.flush()
         except BrokenPipeError:
             pass
@@ -146,5 +147,5 @@ def main() -> None:
 
 def _give_up_output(error: OSError) -> None:
     print(f"error: the results can't be written to stdout: {error.strerror}.", file=sys.stderr)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still held for it is not tried again
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # drop the rest of its buffer
     sys.exit(1)

@@ -1,4 +1,4 @@
-"""`backbench adapt` and `backbench resume`: one model, one method, and a bundle to walk away with."""
+"""`backbench adapt` and `backbench resume`: one model, one method, and a bundle as the result."""
 
 from __future__ import annotations
 
@@ -135,9 +135,9 @@ def adapt(
 def _plan(
     resolved: Resolved, out: Path, device: str, budget_seconds: float | None, *, quiet: bool
 ) -> tuple[dict[str, Any], str]:
-    """What `adapt` would do, as a document and as lines to read; nothing is written below `out`.
+    """The plan of `adapt`, as a JSON document and as lines; writes nothing below `out`.
 
-    Cost: the images are read once, for the id of the run, unless they have to be downloaded first.
+    Cost: reads the images once, for the id of the run, unless they must be downloaded first.
     """
     from backbench.cli.output import wrap_lines
     from backbench.config import MethodConfig
@@ -157,7 +157,7 @@ def _plan(
         if found.listing is not None:
             run_id = resolved.run_id(load_data(config.data, progress, listing=found.listing))
     changed = _list_changed(method.options().model_dump(mode="json"), options.model_dump(mode="json"))
-    state = "not known before the data is here" if run_id is None else _describe_state(out, run_id)
+    state = "unknown before the data is downloaded" if run_id is None else _describe_state(out, run_id)
     seconds = _estimate(resolved, found.num_images, found.parts["train"], device)
     guessed = list_guessed([resolved.model], device=device)
     whole = MethodConfig(name=method.name, options=options.model_dump(mode="json"))
@@ -172,13 +172,13 @@ def _plan(
     if method.trains:
         takes += " (roughly; it may stop early)"
     if state == FINISHED:
-        takes = "no time: it is finished"
+        takes = "no time: the run is finished"
     lines = [
-        ("run", run_id or "named when the data is here"),
+        ("run", run_id or "unknown before the data is downloaded"),
         ("state", state),
         ("data", f"{found.name}: {', '.join(f'{num:,} {part}' for part, num in found.parts.items())}"),
         ("model", resolved.model.name),
-        ("method", f"{method.name}: {', '.join(changed) or 'all options as they are by default'}"),
+        ("method", f"{method.name}: {', '.join(changed) or 'default options'}"),
         ("runs on", f"{device}, {config.precision}, seed {config.seed}"),
         ("takes", takes),
         *[("", sentence) for sentence in describe_guessed(guessed)],
@@ -203,9 +203,9 @@ def _describe_state(out: Path, run_id: str) -> str:
 
     if (out / run_id / "record.json").is_file():
         is_whole = bundle_of(out / run_id).is_dir()
-        return FINISHED if is_whole else "finished, without its bundle, which would be made"
+        return FINISHED if is_whole else "finished; only its bundle would be made"
     is_begun = (working_folder(out, run_id) / f"{CONFIG}.json").is_file()
-    return "unfinished: it would go on where it was cut" if is_begun else "new"
+    return "interrupted: it would resume" if is_begun else "new"
 
 
 def _list_changed(defaults: dict[str, Any], options: dict[str, Any], prefix: str = "") -> list[str]:
@@ -263,7 +263,7 @@ def _run(
 
 
 def print_adapted(adapted: Adapted, *, as_json: bool) -> None:
-    """The figures of a run and where its model is."""
+    """The metrics of a run and the path of its model."""
     if as_json:
         _print_document(adapted)
     else:
@@ -302,10 +302,10 @@ def _print_figures(adapted: Adapted) -> None:
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
     """`("options.blocks=3", "recipe.epochs=2")` -> `{"blocks": 3, "recipe": {"epochs": 2}}`.
 
-    A value is read as JSON where it is JSON, else as text.
+    A value is read as JSON if possible, else as text.
 
     Raises:
-        ConfigError: no '=', one key both a value and a group, or a value that is nested too deeply.
+        ConfigError: no '=', a key that is both a value and a group, or too deep nesting.
     """
     from backbench.documents import MAX_LEVELS, TooDeep, parse_json
     from backbench.errors import ConfigError
@@ -315,7 +315,7 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
         key, equals, text = setting.partition("=")
         path = key.strip().removeprefix("options.").split(".")
         if not equals or not all(path):
-            raise ConfigError(f"--set '{setting}' is no KEY=VALUE, such as options.blocks=3 or recipe.epochs=20.")
+            raise ConfigError(f"--set '{setting}' is not KEY=VALUE, such as options.blocks=3 or recipe.epochs=20.")
         try:
             if len(path) > MAX_LEVELS:
                 raise TooDeep
@@ -328,8 +328,8 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
         for part in path[:-1]:
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
-                raise ConfigError(f"--set {setting}: '{part}' was already given a value.")
+                raise ConfigError(f"--set {setting}: '{part}' already has a value.")
         if isinstance(target.get(path[-1]), dict):
-            raise ConfigError(f"--set {setting}: what is in '{path[-1]}' was already given a value.")
+            raise ConfigError(f"--set {setting}: options inside '{path[-1]}' already have values.")
         target[path[-1]] = value
     return found

@@ -1,4 +1,4 @@
-"""`backbench evaluate`: how good a trained model is on labelled images."""
+"""`backbench evaluate`: evaluate trained models on labelled images."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def evaluate(
 
 
 def compare_document(found: Sequence[Evaluation]) -> dict[str, Any]:
-    """What `--json` prints of several bundles, but for the schema; the best first."""
+    """The JSON of several bundles without the schema; best first."""
     return {
         "evaluations": [
             one.to_document() | {"comparison": None if one.rank is None else asdict(one.rank)} for one in found
@@ -111,7 +111,7 @@ def compare_document(found: Sequence[Evaluation]) -> dict[str, Any]:
 
 
 def render_comparison(found: Sequence[Evaluation]) -> str:
-    """One line for each bundle, the best first, and whether it is significantly worse than the best."""
+    """One line for each bundle, best first, with the test against the best."""
     from backbench.report.record_text import describe_figure
     from backbench.report.text import cell_width, pad, printable, shorten
 
@@ -124,7 +124,7 @@ def render_comparison(found: Sequence[Evaluation]) -> str:
         figure = describe_figure(one.metrics["accuracy"], len(one.ids))
         verdict = "best" if one is found[0] or one.rank is None else _verdict(one.rank)
         lines.append(f"{pad(name, width)}  {pad(figure, 23)}  {verdict}")
-    lines.append("Exact paired tests on the same images, Holm-adjusted, 5 %.")
+    lines.append("Exact paired tests on the same images, Holm-adjusted, significance level 5 %.")
     warnings = dict.fromkeys(warning for one in found for warning in one.warnings)
     return "\n".join([*lines, *(f"warning: {printable(warning)}" for warning in warnings)])
 
@@ -137,7 +137,7 @@ def _verdict(rank: Rank) -> str:
 
 
 def render_evaluation(document: dict[str, Any]) -> str:
-    """The figures as `backbench show` prints them, then every class, the least recognised first."""
+    """The metrics as in `backbench show`, then every class, lowest recall first."""
     from backbench.report.record_text import describe_figure, describe_figures
     from backbench.report.text import pad, percent, printable, shorten
     from backbench.stats.metric import Metric
@@ -150,13 +150,13 @@ def render_evaluation(document: dict[str, Any]) -> str:
     lines += [f"{label:<18}{text}" for label, text in figures]
     if threshold > 0:
         lines.append(
-            f"Answered: confidence of {percent(threshold, num)} or more, the model's threshold. Below it an "
-            "answer is marked '?' (unsure)."
+            f"Coverage: share of predictions with a confidence of at least {percent(threshold, num)}, the model's "
+            "threshold. Other predictions are marked '?' (unsure)."
         )
     if document["mapping"]:
         pairs = [f"{quote(name)} is {quote(mine)}" for name, mine in document["mapping"].items()]
-        lines.append(f"Classes of other names: {'; '.join(map(printable, pairs))}.")
-    lines += ["", "recall of each class, the least first:"]
+        lines.append(f"Matched classes with other names: {'; '.join(map(printable, pairs))}.")
+    lines += ["", "recall of each class, lowest first:"]
     ordered = sorted(document["per_class"].items(), key=lambda item: (item[1]["value"], item[0]))
     for name, given in ordered:
         metric = Metric.model_validate(given)
@@ -168,7 +168,7 @@ def render_evaluation(document: dict[str, Any]) -> str:
 
 
 def _num_images(data: dict[str, Any]) -> str:
-    """'64 of the 359 test images (295 left out: the model was trained on them)', or just how many there are."""
+    """'64 of the 359 test images (295 left out: the model was trained on them)', or just their number."""
     num, num_seen = data["num_images"], data["num_seen"]
     if not num_seen:
         return f"{num:,} {'image' if num == 1 else 'images'}"

@@ -1,4 +1,4 @@
-"""`backbench explain`: what the answers of trained models rest on, as pictures."""
+"""`backbench explain`: pictures that explain the predictions of trained models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Look:
-    """How pictures are written: where, as what, in which theme."""
+    """Settings of pictures: folder, format and theme."""
 
     out: Path
     suffix: str
@@ -105,8 +105,8 @@ def explain(
             for subject in subjects:
                 if subject.bundle is None:
                     progress.warn(
-                        f"{subject.given} is not among the explanations: it left no bundle. Write one with "
-                        "backbench keep."
+                        f"{subject.given} has no explanations because it has no bundle. Save one with backbench "
+                        "keep."
                     )
         for fault in faults:
             progress.warn(fault)
@@ -121,10 +121,10 @@ def explain(
 def split_subjects(arguments: Sequence[str]) -> tuple[list[Subject], list[str]]:
     """(models, images): the leading arguments that are bundles or runs, and the rest, which must exist.
 
-    A run and its own bundle are one model, and the list of openings beside them is passed over: `runs/*` will do.
+    A run and its own bundle count as one model. The log of evaluations is ignored, so that `runs/*` works.
 
     Raises:
-        ConfigError: no model comes first, or there is no such path; with the nearest there is.
+        ConfigError: no model comes first, or a missing path; the message gives the nearest.
     """
     from backbench.backbones.core.bundle_files import find_bundle
     from backbench.cli.predict import say_nearest
@@ -134,15 +134,15 @@ def split_subjects(arguments: Sequence[str]) -> tuple[list[Subject], list[str]]:
     arguments = [given for given in arguments if Path(given).name != OPENINGS_FILE] or list(arguments)
     num = next((row for row, given in enumerate(arguments) if not _is_subject(Path(given))), len(arguments))
     if num == 0:
-        find_bundle(Path(arguments[0]))  # says what is wrong with it
+        find_bundle(Path(arguments[0]))  # raises the error
     subjects: list[Subject] = []
     for given in arguments[:num]:
         _add_subject(subjects, _make_subject(given, {subject.name for subject in subjects}))
     for given in arguments[num:]:
         if not Path(given).exists():
-            raise ConfigError(f"there is no image, folder, bundle or run '{given}'.{say_nearest(Path(given))}")
+            raise ConfigError(f"no image, folder, bundle or run '{given}'.{say_nearest(Path(given))}")
         if _is_subject(Path(given)):
-            raise ConfigError(f"'{given}' comes after an image. Bundles and runs come first, then images.")
+            raise ConfigError(f"'{given}' comes after an image. Give bundles and runs first, then images.")
     return subjects, list(arguments[num:])
 
 
@@ -153,7 +153,7 @@ def _is_subject(path: Path) -> bool:
 
 
 def _run_folder(path: Path) -> Path | None:
-    """The folder of a run, by its path or, for a bare name, among the runs."""
+    """The folder of a run, by its path or by a bare name in the runs folder."""
     from backbench.backbones.core.bundle_files import meanings_of
     from backbench.records.folders import RECORD_FILE
 
@@ -161,7 +161,7 @@ def _run_folder(path: Path) -> Path | None:
 
 
 def _add_subject(subjects: list[Subject], found: Subject) -> None:
-    """One more model, unless it is there already: then as a run, if it is given as one too."""
+    """Add a model; if it exists already, only add its run."""
     for place, known in enumerate(subjects):
         if found.bundle is not None and known.bundle is not None and found.bundle.samefile(known.bundle):
             subjects[place] = known if known.is_run else replace(found, name=known.name)
@@ -170,7 +170,7 @@ def _add_subject(subjects: list[Subject], found: Subject) -> None:
 
 
 def _make_subject(given: str, taken: set[str]) -> Subject:
-    """With a name of its own, that any file system takes."""
+    """Give it a unique name that is valid on any file system."""
     from backbench.backbones.core.bundle_files import find_bundle, is_bundle
     from backbench.explain.samples import run_of_bundle
     from backbench.records.schema import BUNDLE_SUFFIX
@@ -190,15 +190,15 @@ def _refuse_images(subjects: Sequence[Subject]) -> None:
     from backbench.records.commands import keep_command
 
     raise ConfigError(
-        f"there is no model to explain images with: {subjects[0].given} is a run that kept none. "
-        f"Write it first: {keep_command(Path(subjects[0].given))}"
+        f"no model to explain images with: run {subjects[0].given} has no saved model. Save it first: "
+        f"{keep_command(Path(subjects[0].given))}"
     )
 
 
 def _draw_runs(
     subjects: Sequence[Subject], look: Look, map_method: str, device: str, progress: Progress
 ) -> list[dict[str, Any]]:
-    """The pictures of the runs given, one by one and side by side; what can't be drawn is warned of."""
+    """Draw the pictures of the given runs, singly and side by side; warn about missing ones."""
     runs = [subject for subject in subjects if subject.is_run and subject.run is not None]
     if not runs:
         return []
@@ -279,7 +279,7 @@ def _explain_models(
 def _find_samples(
     models: Sequence[Subject], images: Sequence[str], num: int, progress: Progress
 ) -> tuple[list[Sample], list[str]]:
-    """The images to explain, and why some can't be read: found before any long work."""
+    """The images to explain, and faults of unreadable ones, before any long work."""
     from backbench.classifier.bundle import read_facts
     from backbench.errors import ConfigError
     from backbench.explain.samples import choose_test_samples, read_samples
@@ -289,16 +289,16 @@ def _find_samples(
         scales = {each.grey for each in facts}
         if len(scales) > 1:
             progress.warn(
-                f"the models were trained with {len(scales)} grey scales of images with more than 8 bits; all see "
-                f"such images by that of {facts[0].name}"
+                f"the models were trained with {len(scales)} different grey scales of images with more than 8 "
+                f"bits; all pictures use that of {facts[0].name}"
             )
         classes, grey = (facts[0].class_names, facts[0].grey) if models[0].bundle else ((), None)
         return read_samples(images, num, classes, progress, grey)
     run = next((model.run for model in models if model.run is not None), None)
     if run is None:
         raise ConfigError(
-            f"no images to explain, and the run that wrote {models[0].given} does not lie beside it. Give image "
-            "files, or folders of them."
+            f"no images to explain, and the run of {models[0].given} is not beside it. Give image files or "
+            "folders."
         )
     return choose_test_samples(run, num, progress), []
 
@@ -306,7 +306,7 @@ def _find_samples(
 def _explain_samples(
     classifier: Classifier, samples: Sequence[Sample], kind: str, progress: Progress
 ) -> list[Explanation]:
-    """The answer of one model for each image, as `predict` gives it, and what it rests on."""
+    """The prediction of one model for each image, as in `predict`, and its explanation."""
     from backbench.explain.heat import explain_images
     from backbench.explain.sheet import Explanation
 
@@ -335,7 +335,7 @@ def _draw_sheets(
             samples[part],
             _say_models(models),
             rows[part],
-            title=f"What the answers rest on{more}",
+            title=f"Explanations of predictions{more}",
             theme=look.theme,
         )
         path = look.out / f"explained{f'-{number + 1}' if num_sheets > 1 else ''}.{look.suffix}"
@@ -345,7 +345,7 @@ def _draw_sheets(
 
 
 def _say_models(models: Sequence[Subject]) -> list[tuple[str, str]]:
-    """Network and method of each model; the bundle's own name in place of the method where these are the same."""
+    """Network and method of each model; the bundle's name instead of the method if these are equal."""
     from backbench.classifier.bundle import read_facts
 
     said = []

@@ -1,4 +1,4 @@
-"""`backbench inbox`: what people said of answers on the page of `backbench serve`."""
+"""`backbench inbox`: images that people marked right or wrong on the page of `backbench serve`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def export_inbox(target: str, inbox: str, as_json: bool) -> None:
 
 
 def render_entries(entries: Sequence[Entry]) -> str:
-    """The entries as lines, and how many there are."""
+    """The entries as lines, and their number."""
     from backbench.report.text import pad, printable, shorten
     from backbench.wording import count
 

@@ -1,4 +1,4 @@
-"""`backbench list`: the models, methods and data sets there are, from packaged metadata."""
+"""`backbench list`: models, methods and data sets, from packaged metadata."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _entries(kind: str) -> list[dict[str, Any]]:
 
 
 def _render(entries: list[dict[str, Any]]) -> str:
-    """Aligned columns: name, the figures that matter, summary."""
+    """Aligned columns: name, main facts, summary."""
     lines = []
     width = min(max((len(entry["name"]) for entry in entries), default=0), 56)
     for entry in entries:

@@ -46,10 +46,10 @@ def openimages(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Plan a subset of Open Images: official files, classes, images; fetch what is missing.
+    """Plan a subset of Open Images: official files, classes, images; download missing ones.
 
-    The official files in FOLDER are named and checked. Then each class of --classes that Open Images has is listed
-    with the images that are there and that are missing. Exit status 1 when a file is damaged or could not be had.
+    The command lists and checks the official files in FOLDER. Then it lists each class of --classes in Open Images
+    with the images on disk and the missing ones. Exit status 1 when a file is damaged or can't be downloaded.
 
     \b
     Example: backbench study openimages open-images --classes caltech256 --classes cifar100

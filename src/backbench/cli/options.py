@@ -29,7 +29,7 @@ map_option = click.option(
     "--map",
     "class_map",
     metavar="FILE",
-    help="zeroshot: CSV with rows class,id: which of the model's own classes stand for yours.",
+    help="zeroshot: CSV with rows class,id that maps your classes to the model's own classes.",
 )
 
 projection_option = click.option(
@@ -42,7 +42,7 @@ projection_option = click.option(
 )
 
 precision_option = click.option(
-    "--precision", default="auto", show_default=True, help="auto (bf16 where it is fast), fp32, bf16, fp16."
+    "--precision", default="auto", show_default=True, help="auto (bf16 if it is fast), fp32, bf16, fp16."
 )
 
 
@@ -54,7 +54,7 @@ def hardware_options(verb: Verb) -> Verb:
 
 
 split_option = click.option(
-    "--split", help="Take the splits from this manifest.json or CSV (columns id and part)."
+    "--split", help="Take the splits from this manifest.json or CSV (columns id and split)."
 )
 
 
@@ -81,7 +81,7 @@ def table_options(verb: Verb) -> Verb:
 
 
 def layout_options(verb: Verb) -> Verb:
-    """What folders and columns are splits, and where images are: given to the verb in `choices`."""
+    """Which folders and columns are splits, and the place of images: given to the verb in `choices`."""
     options = (
         click.option(
             "--split-folders",
@@ -98,24 +98,24 @@ def layout_options(verb: Verb) -> Verb:
             help="Table: the column of the splits; none: no column.  [default: found by its values]",
         ),
         click.option(
-            "--image-root", metavar="FOLDER", help="Table: relative paths start here.  [default: beside the table]"
+            "--image-root", metavar="FOLDER", help="Table: folder of relative paths.  [default: that of the table]"
         ),
     )
     return _gather(verb, options)
 
 
 def size_options(verb: Verb) -> Verb:
-    """How large splits and classes are: given to the verb in `choices`."""
+    """Sizes of splits and classes: given to the verb in `choices`."""
     options = (
         click.option(
             "--test-fraction",
             type=float,
-            help="Share of each class for the test split, where none is given.  [default: 0.2]",
+            help="Share of each class for the test split, if none is given.  [default: 0.2]",
         ),
         click.option(
             "--val-fraction",
             type=float,
-            help="Share of what is left for validation, where none is given.  [default: 0.2]",
+            help="Share of the remaining images for validation, if none is given.  [default: 0.2]",
         ),
         click.option(
             "--min-images",
@@ -126,14 +126,14 @@ def size_options(verb: Verb) -> Verb:
         click.option(
             "--small-classes",
             type=click.Choice(["drop", "merge"]),
-            help="Leave small classes out, or make one class of them.  [default: drop]",
+            help="Leave small classes out, or merge them into one class.  [default: drop]",
         ),
     )
     return _gather(verb, options)
 
 
 def _gather(verb: Verb, options: Sequence[Verb]) -> Verb:
-    """The verb with these options; those that were given reach it as one dictionary, `choices`."""
+    """Add these options to the verb, which gets the used ones as one dictionary, `choices`."""
 
     def collect(**given: Any) -> Any:
         ours = {name: given.pop(name) for name in names}
@@ -149,8 +149,8 @@ def _gather(verb: Verb, options: Sequence[Verb]) -> Verb:
 
 
 def inference_options(verb: Verb) -> Verb:
-    """As `hardware_options`, but fp32 by default, so that every way of asking a model gives the same answer."""
+    """As `hardware_options`, but fp32 by default, so that all verbs give the same predictions."""
     verb = click.option("--exact-resize", is_flag=True, help="Resize with Pillow.")(verb)
-    precision = "fp32, bf16, fp16, or auto (bf16 where it is fast)."
+    precision = "fp32, bf16, fp16, or auto (bf16 if it is fast)."
     verb = click.option("--precision", default="fp32", show_default=True, help=precision)(verb)
     return device_option(verb)

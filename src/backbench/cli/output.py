@@ -1,4 +1,4 @@
-"""What the verbs share: where results go, and how wide and colourful the terminal is."""
+"""Output shared by all verbs: results, messages, and width and colours of the terminal."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from typing import IO, Any
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """Exactly one JSON document on stdout; plain ASCII, so that no name and no terminal can break it."""
+    """Exactly one JSON document on stdout; plain ASCII, so that it works with any name and terminal."""
     print(json.dumps(document, indent=1, allow_nan=False))
 
 
 def is_colourful(stream: IO[str] | None = None) -> bool:
-    """Whether colour is welcome: a terminal, not `dumb`, and NO_COLOR is not set."""
+    """Whether to use colour: on a terminal that is not `dumb`, without NO_COLOR."""
     stream = stream if stream is not None else sys.stdout
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def has_line_drawing() -> bool:
-    """Whether stdout can take characters beyond ASCII."""
+    """Whether stdout supports characters beyond ASCII."""
     return "utf" in (sys.stdout.encoding or "").lower()
 
 
 def wrap_lines(text: str, indent: str = "") -> str:
-    """`text` in lines that fit the terminal, broken at spaces alone; in a pipe or a file as it is."""
+    """`text` wrapped at spaces to fit the terminal; unchanged in a pipe or a file."""
     return _fit(text, terminal_width(), indent) if _is_wrapped() else text
 
 
 def as_called(command: str) -> str:
-    """A command that begins with 'backbench', as this terminal finds it: by the path it was called by, where the
-    shell would not find this installation by its name alone. Other text stays as it is."""
+    """A command that starts with 'backbench', with the path of this call if the shell would not find this
+    installation by name. Other text is unchanged."""
     if not command.startswith("backbench "):
         return command
     called = Path(sys.argv[0])
@@ -45,7 +45,7 @@ def as_called(command: str) -> str:
 
 
 def print_error(text: str) -> None:
-    """On stderr, wrapped where that is a terminal; names in it that could move its cursor are written out."""
+    """Print to stderr, wrapped on a terminal; control characters in names are escaped."""
     from backbench.errors import printable_lines
 
     text = printable_lines(text)
@@ -65,7 +65,7 @@ def _is_wrapped() -> bool:
 
 
 def terminal_width() -> int:
-    """Columns of the terminal; 200 for a pipe or a file, where nothing wraps."""
+    """Columns of the terminal; 200 for a pipe or a file, which do not wrap."""
     if _is_wrapped():
         return max(60, shutil.get_terminal_size((100, 24)).columns)
     return 200

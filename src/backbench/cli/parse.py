@@ -1,4 +1,4 @@
-"""What the words of options mean: names, durations, and the choice of images."""
+"""Parse values of options: names, durations, and the choice of images."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 def split_names(text: str, option: str = "--models") -> tuple[str, ...]:
-    """Names from a comma-separated option; stray spaces and commas do no harm. ConfigError if only those."""
+    """Names from a comma-separated option; extra spaces and commas are ignored. ConfigError if empty."""
     from backbench.errors import ConfigError
 
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names and (text or option == "--methods"):
-        raise ConfigError(f"{option} is '{text}': it needs at least one name. See: backbench list {option[2:]}")
+        raise ConfigError(f"{option} is '{text}': expected at least one name. See: backbench list {option[2:]}")
     return names
 
 
 def with_map(methods: Sequence[MethodConfig], class_map: str | None) -> tuple[MethodConfig, ...]:
-    """The methods, those that take the model's own classifier with this map. ConfigError if none of them does."""
+    """Add this map to methods that use the model's own classifier. ConfigError if there is none."""
     from backbench.errors import ConfigError
     from backbench.registry import find_method
 
@@ -31,7 +31,9 @@ def with_map(methods: Sequence[MethodConfig], class_map: str | None) -> tuple[Me
         return tuple(methods)
     if not takers:
         given = ", ".join(method.name for method in methods)
-        raise ConfigError(f"--map {class_map} is for the method zeroshot, and here it is {given}. Leave it out.")
+        raise ConfigError(
+            f"--map {class_map} works only with the method zeroshot, not with {given}. Leave it out."
+        )
     return tuple(
         method.model_copy(update={"options": {**method.options, "map": class_map}})
         if method.name in takers
@@ -46,7 +48,9 @@ def parse_duration(text: str) -> float:
 
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)?", text.strip().lower())
     if match is None or float(match[1]) <= 0:
-        raise ConfigError(f"--budget '{text}' is no duration. Use a positive number with s, m or h: 90s, 10m, 2h.")
+        raise ConfigError(
+            f"--budget '{text}' is not a duration. Use a positive number with s, m or h: 90s, 10m, 2h."
+        )
     return float(match[1]) * {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, None: 1}[match[2]]
 
 
@@ -69,10 +73,12 @@ def make_data_config(
     given = dict(choices)
     for name in ("test_fraction", "val_fraction"):
         if not 0.0 < given.get(name, 0.5) < 1.0:
-            raise ConfigError(f"--{name.replace('_', '-')} {given[name]:g}: it has to be between 0 and 1, as 0.2.")
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {given[name]:g}: expected a number between 0 and 1, such as 0.2."
+            )
     if "small_classes" in given and "min_images" not in given:
         raise ConfigError(
-            "--small-classes says what is done with classes below --min-images N: give that as well."
+            "--small-classes applies to classes with fewer than --min-images N images: add --min-images."
         )
     if "split_folders" in given:
         given["split_folders"] = parse_split_folders(given["split_folders"])
@@ -96,8 +102,8 @@ def parse_split_folders(text: str) -> dict[str, str]:
         name, equals, part = (piece.strip() for piece in pair.rpartition("="))
         if not equals or not name or part not in ("train", "val", "test"):
             raise ConfigError(
-                f"--split-folders '{text}': '{pair}' is no FOLDER=SPLIT, with train, val or test for SPLIT. Write "
-                "it as --split-folders 2019=train,2020=test, or none."
+                f"--split-folders '{text}': '{pair}' is not FOLDER=SPLIT with SPLIT train, val or test. Write, "
+                "for example, --split-folders 2019=train,2020=test, or none."
             )
         found[name.strip("/")] = part
     if not found:

@@ -1,4 +1,4 @@
-"""`backbench predict`: what trained models say of images, side by side."""
+"""`backbench predict`: predictions of trained models for images, side by side."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LABEL_WIDTH = 24
 DEFAULT_TOP = 5
 CSV_COLUMNS = ("path", "bundle", "label", "confidence", "unsure", "error", "strange")
-"""A table of an older version has all but the last; see `check_csv_target`."""
+"""Tables of older versions lack the last column; see `check_csv_target`."""
 
 
 @click.command(short_help="Classify images with one or several trained models.")
@@ -52,7 +52,7 @@ def predict(
     image could not be read.
 
     \b
-    Example: backbench predict runs/photos-resnet18-full-0123456789.bundle new_photos/ --csv answers.csv
+    Example: backbench predict runs/photos-resnet18-full-0123456789.bundle new_photos/ --csv predictions.csv
     """
     from backbench.classifier.bundle import load_bundle
     from backbench.cli.output import print_json
@@ -110,7 +110,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """(bundles, images): the leading arguments that are bundles, and the rest, all of which must exist.
 
     Raises:
-        ConfigError: no bundle comes first, nothing follows, or there is no such path; with the nearest there is.
+        ConfigError: no bundle first, nothing after it, or a missing path; the message gives the nearest.
     """
     from backbench.backbones.core.bundle_files import find_bundle, is_bundle
     from backbench.data.image_paths import is_address
@@ -118,66 +118,70 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
     num = next((row for row, given in enumerate(arguments) if not is_bundle(Path(given))), len(arguments))
     if num == 0:
-        find_bundle(Path(arguments[0]))  # says what is wrong with it
+        find_bundle(Path(arguments[0]))  # raises the error
     bundles, images = list(arguments[:num]), list(arguments[num:])
     if not images:
-        raise ConfigError(f"no images to look at after {' '.join(bundles)}. Give image files, or folders of them.")
+        raise ConfigError(f"no images after {' '.join(bundles)}. Give image files or folders.")
     for given in images:
         if is_address(given):
             raise ConfigError(
-                f"'{given}' is a URL. Images are read from disk only: download it first, and give the file."
+                f"'{given}' is a URL. Images are read from disk only: download it first, then give the file."
             )
         if not Path(given).exists():
-            raise ConfigError(f"there is no image, folder or bundle '{given}'.{say_nearest(Path(given))}")
+            raise ConfigError(f"no image, folder or bundle '{given}'.{say_nearest(Path(given))}")
         if is_bundle(Path(given)):
-            raise ConfigError(f"the bundle '{given}' comes after an image. Bundles come first, then images.")
+            raise ConfigError(f"the bundle '{given}' comes after an image. Give bundles first, then images.")
     return bundles, images
 
 
 def say_nearest(path: Path) -> str:
-    """'Did you mean ...?' for a path that is not there; empty if nothing beside it is like it."""
+    """'Did you mean ...?' for a missing path; empty if no name beside it is similar."""
     from backbench.wording import did_you_mean
 
     try:
         names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
     except OSError:
-        return f" There is no folder '{path.parent}' either, or it can't be read."
+        return f" The folder '{path.parent}' is also missing or unreadable."
     return did_you_mean(path.name, names, folder=path.parent)
 
 
 def to_entries(answers: Sequence[tuple[str, Sequence[Prediction]]]) -> list[dict[str, Any]]:
-    """All answers, image by image, the bundles of an image in the order given."""
+    """All predictions, image by image, with bundles in the given order."""
     rows = zip(*([(bundle, answer) for answer in found] for bundle, found in answers), strict=True)
     return [{"bundle": bundle, **answer.to_json()} for row in rows for bundle, answer in row]
 
 
 def check_csv_target(path: Path) -> None:
-    """Raises ConfigError, before any work, for what a table of answers must not replace or can't be written to."""
+    """Raise ConfigError, before any work, if the table can't be written or would replace another file."""
     import os
 
     from backbench.errors import ConfigError, shown
 
     # unlike the methods of Path, these never raise, whatever the name
     if os.path.isdir(path):  # noqa: PTH112
-        raise ConfigError(f"--csv {shown(str(path))} is a folder. Give the name of a file in it, as answers.csv.")
+        raise ConfigError(
+            f"--csv {shown(str(path))} is a folder. Give the name of a file in it, such as predictions.csv."
+        )
     if not os.path.isdir(path.parent):  # noqa: PTH112
         raise ConfigError(
-            f"--csv {shown(str(path))}: there is no folder {shown(str(path.parent))}. Make it first."
+            f"--csv {shown(str(path))}: the folder {shown(str(path.parent))} is missing. Create it first."
         )
     if not os.path.lexists(path):
         return
     if not os.path.isfile(path):  # noqa: PTH113
-        raise ConfigError(f"--csv {shown(str(path))} is no ordinary file, and is not replaced. Give another name.")
+        raise ConfigError(
+            f"--csv {shown(str(path))} is not a regular file and is not replaced. Give another name."
+        )
     heading = ",".join(CSV_COLUMNS[:-1]).encode()
     try:
         with open(path, "rb") as stream:
             start = stream.read(len(heading))
     except OSError as error:
-        raise ConfigError(f"--csv {shown(str(path))} can't be written over: {error.strerror}.") from error
+        raise ConfigError(f"--csv {shown(str(path))} can't be overwritten: {error.strerror}.") from error
     if start not in (heading, b""):
         raise ConfigError(
-            f"--csv {shown(str(path))} is there already and is no table of answers, so it is not written over. "
-            "Give another name."
+            f"--csv {shown(str(path))} exists and is not a table of predictions, so it is not overwritten. Give "
+            "another name."
         )
 
 
@@ -185,7 +189,7 @@ def write_csv(path: Path, answers: Sequence[tuple[str, Sequence[Prediction]]]) -
     """One line for each image and bundle; its cells are safe to open, see `report.text.in_csv`.
 
     Raises:
-        StorageError: the file can't be written; what was there stays.
+        StorageError: the file can't be written; an existing file stays.
     """
     from backbench.report.text import in_csv
     from backbench.storage import write_atomically
@@ -201,13 +205,13 @@ def write_csv(path: Path, answers: Sequence[tuple[str, Sequence[Prediction]]]) -
         unsure = "yes" if entry["unsure"] else "no"
         strange = {None: "", True: "yes", False: "no"}[entry["is_strange"]]
         cells = [entry["path"], entry["bundle"], entry["label"], confidence, unsure, entry.get("error"), strange]
-        lacking = [""] * (len(more) - len(best))  # an image that can't be read, or a model of fewer classes
+        lacking = [""] * (len(more) - len(best))  # an unreadable image, or a model with fewer classes
         writer.writerow(map(in_csv, [*cells, *best, *lacking]))
     write_atomically(path, text.getvalue().encode(), "give another file with --csv")
 
 
 def render_answers(answers: Sequence[tuple[str, Sequence[Prediction]]], top: int = 1) -> str:
-    """`top` lines for each image, a column for each bundle, with the marks that `explain_marks` explains."""
+    """`top` lines for each image, a column for each bundle, with marks; see `explain_marks`."""
     from backbench.report.text import cell_width, pad, printable, shorten
 
     paths = [printable(prediction.path) for prediction in answers[0][1]]
@@ -218,7 +222,7 @@ def render_answers(answers: Sequence[tuple[str, Sequence[Prediction]]], top: int
         names = [pad(shorten(printable(bundle), column), column) for bundle, _ in answers]
         lines.append("  ".join([" " * width, *names]).rstrip())
     for row, path in enumerate(paths):
-        is_broken = answers[0][1][row].error is not None  # for all bundles alike: said once
+        is_broken = answers[0][1][row].error is not None  # the same for all bundles: printed once
         columns = [_cells(found[row], top) for _, found in (answers[:1] if is_broken else answers)]
         for place, cells in enumerate(zip_longest(*columns, fillvalue="")):
             start = pad(path if place == 0 else "", width)
@@ -227,7 +231,7 @@ def render_answers(answers: Sequence[tuple[str, Sequence[Prediction]]], top: int
 
 
 def _cells(answer: Prediction, top: int) -> list[str]:
-    """The `top` most probable classes of one image, the best first; or its error."""
+    """The `top` most probable classes of one image, best first; or its error."""
     from backbench.report.text import pad, printable, shorten
 
     if answer.error is not None:
@@ -241,7 +245,7 @@ def _cells(answer: Prediction, top: int) -> list[str]:
 
 
 def explain_marks(answers: Sequence[tuple[str, Sequence[Prediction]]], thresholds: Sequence[float]) -> str:
-    """What '?' and 'strange' mean, where they occur; '' if neither does.
+    """Explain '?' and 'strange' if they occur, else ''.
 
     Args:
         thresholds: of each bundle, in 0..1.
@@ -252,18 +256,18 @@ def explain_marks(answers: Sequence[tuple[str, Sequence[Prediction]]], threshold
         shown = sorted({f"{100 * threshold:.1f} %" for threshold in thresholds if threshold > 0})
         lines += [
             f"?        the confidence is below the model's threshold ({', '.join(shown)}). Ask a person.",
-            "         Above the threshold 95 of 100 validation images were right, or as many as possible.",
+            "         Above the threshold, 95 of 100 validation images were correct, or as many as possible.",
         ]
     if any(answer.is_strange for answer in said):
         lines += [
-            "strange  unlike the training images, so label and confidence mean little.",
-            "         Of the validation images, 2 in 100 get this mark too.",
+            "strange  unlike the training images, so label and confidence are unreliable.",
+            "         About 2 of 100 validation images also get this mark.",
         ]
     return "\n".join(lines)
 
 
 def name_unknowing(answers: Sequence[tuple[str, Sequence[Prediction]]]) -> str:
-    """Which bundles do not know strange images, and why; '' if all do."""
+    """Name bundles that can't detect strange images, with the reason; '' if all can."""
     from backbench.wording import join_names
 
     unknowing = [
@@ -274,6 +278,6 @@ def name_unknowing(answers: Sequence[tuple[str, Sequence[Prediction]]]) -> str:
     if not unknowing:
         return ""
     return (
-        f"{join_names(unknowing)}: not known which images are strange. An older backbench wrote it, or it had too "
-        "few validation images."
+        f"{join_names(unknowing)}: strange images can't be detected, because an older backbench wrote it or it "
+        "had too few validation images."
     )

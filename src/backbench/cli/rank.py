@@ -1,4 +1,4 @@
-"""`backbench rank`: models x methods on a person's images."""
+"""`backbench rank`: rank models x methods on the user's images."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def rank(
             if is_kept and not ranking.interrupted:
                 _keep(ranking, decided_device, progress)
         except (Exception, KeyboardInterrupt) as error:
-            fault = error  # told after the answer, which is whole
+            fault = error  # printed after the complete ranking
     if as_json:
         print_json(ranking.to_json())
     else:
@@ -148,12 +148,12 @@ def rank(
 
 
 def _keep(ranking: RankedRuns, device: str, progress: Progress) -> None:
-    """Write the model of the recommended run; say so where there is none."""
+    """Save the model of the recommended run; warn if there is none."""
     from backbench.runs.context import RunContext, stoppable
     from backbench.runs.run import keep_run
 
     if ranking.recommended is None:
-        progress.warn("--keep: no model is written, as no row is worth keeping")
+        progress.warn("--keep: no model saved, because no row is recommended")
         return
     with stoppable(RunContext(device=device, progress=progress)) as context:
         keep_run(ranking.recommended.path, context)
@@ -173,7 +173,7 @@ def _print_conclusion(ranking: RankedRuns) -> None:
 
 
 def _list_next(ranking: RankedRuns) -> list[tuple[str, str]]:
-    """What to do with the answer: (what it is for, command); commands stay on one line, to be copied."""
+    """Next steps as (purpose, command); commands stay on one line for copying."""
     from backbench.records.commands import keep_command, predict_command, report_command, show_command
     from backbench.report.text import printable
 
@@ -185,13 +185,13 @@ def _list_next(ranking: RankedRuns) -> list[tuple[str, str]]:
         lines.append(("Keep this model", keep_command(entry.path)))
     return [
         *lines,
-        ("Look at its run", show_command(shown.path)),
-        ("See all runs", report_command(shown.path.parent)),
+        ("Show its run", show_command(shown.path)),
+        ("Show all runs", report_command(shown.path.parent)),
     ]
 
 
 def take_cards(context: click.Context, data: str, models: str) -> tuple[str, str]:
-    """DATA and --models, where a shell has made several words of `--models *.toml`. UsageError for other words."""
+    """DATA and --models, if the shell expanded `--models *.toml` to several words. UsageError for other words."""
     words = [data, *context.args]
     cards = [word for word in words if word.lower().endswith(".toml")]
     rest = [word for word in words if word not in cards]
@@ -206,7 +206,7 @@ def with_settings(methods: Sequence[MethodConfig], settings: Sequence[str]) -> l
     """The methods with the options of `--set`: KEY=VALUE for each that has it, METHOD:KEY=VALUE for one.
 
     Raises:
-        ConfigError: no method has the option, or it can't have that value.
+        ConfigError: no method has the option, or the value is invalid.
     """
     from backbench.cli.adapt import parse_settings
     from backbench.registry import find_method, resolve_options
@@ -216,7 +216,7 @@ def with_settings(methods: Sequence[MethodConfig], settings: Sequence[str]) -> l
         key, equals, value = setting.partition("=")
         only, colon, own = key.rpartition(":")
         plain = f"{own}{equals}{value}"
-        parse_settings((plain,))  # its own mistakes first
+        parse_settings((plain,))  # check its syntax first
         for name in _find_takers(setting, only.strip() if colon else None, own, list(given)):
             given[name].append(plain)
     changed = []
@@ -228,14 +228,14 @@ def with_settings(methods: Sequence[MethodConfig], settings: Sequence[str]) -> l
 
 
 def _find_takers(setting: str, only: str | None, key: str, methods: Sequence[str]) -> list[str]:
-    """The methods that have the option `key`; of the method `only` alone where that is named."""
+    """The methods with the option `key`; only the method `only` if it is given."""
     from backbench.errors import ConfigError
     from backbench.registry import find_method
     from backbench.wording import did_you_mean
 
     if only is not None and only not in methods:
-        hint = did_you_mean(only, methods, otherwise=f"Ranked are: {', '.join(methods)}.", limit=1)
-        raise ConfigError(f"--set {setting}: '{only}' is none of the methods ranked here.{hint}")
+        hint = did_you_mean(only, methods, otherwise=f"Ranked methods: {', '.join(methods)}.", limit=1)
+        raise ConfigError(f"--set {setting}: '{only}' is not one of the ranked methods.{hint}")
     asked = list(methods) if only is None else [only]
     options: dict[str, list[str]] = {
         name: list(find_method(name, "--methods").options.model_fields)  # type: ignore[attr-defined]
@@ -245,6 +245,6 @@ def _find_takers(setting: str, only: str | None, key: str, methods: Sequence[str
     takers = [name for name in asked if option in options[name]]
     if not takers:
         known = sorted({other for name in asked for other in options[name]})
-        hint = did_you_mean(option, known, otherwise=f"Options there: {', '.join(known) or 'none'}.", limit=1)
+        hint = did_you_mean(option, known, otherwise=f"Its options: {', '.join(known) or 'none'}.", limit=1)
         raise ConfigError(f"--set {setting}: no option '{option}' of the method {' or '.join(asked)}.{hint}")
     return takers

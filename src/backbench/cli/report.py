@@ -64,7 +64,9 @@ def report(
     if target is None and is_page:
         target = Path("report.html")
     if target is not None and target.is_dir():
-        raise ConfigError(f"-o {shown(str(target))} is a folder. Name a file in it, as {target / 'report.html'}.")
+        raise ConfigError(
+            f"-o {shown(str(target))} is a folder. Give a file in it, such as {target / 'report.html'}."
+        )
     request = ReportRequest(
         runs=runs or (out,),
         out=Path(out),
@@ -89,7 +91,9 @@ def report(
             text = render(rankings)
         data = text.encode("utf-8", "backslashreplace")
         if len(data) > MAX_PAGE_BYTES:
-            progress.warn(f"the page has {len(data) / 1e6:.1f} MB: --no-images or fewer runs make it smaller")
+            progress.warn(
+                f"the page has {len(data) / 1e6:.1f} MB; use --no-images or fewer runs for a smaller one"
+            )
     if target is None:
         sys.stdout.write(data.decode())
         return

@@ -1,4 +1,4 @@
-"""`backbench scan`: what is in a data set, and what is wrong with it."""
+"""`backbench scan`: the content of a data set and its faults."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def scan(
 ) -> None:
     """Check images before ranking: counts, sizes, broken files, duplicates, leaks.
 
-    DATA is as for `backbench rank`. Exit status 1 when something is wrong.
+    DATA is as for `backbench rank`. Exit status 1 if there are problems.
     """
     from backbench.cli.output import print_json, wrap_lines
     from backbench.cli.parse import make_data_config

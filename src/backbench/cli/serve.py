@@ -56,7 +56,7 @@ def serve(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Try trained models on a page: drop, paste or take a picture, and compare the answers.
+    """Try trained models on a page: drop, paste or take a picture, and compare predictions.
 
     Only this computer can open the page. Images stay in memory, except those that you mark (see --inbox). Ctrl-C
     ends it.
@@ -72,8 +72,8 @@ def serve(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"The page to try models needs the package '{error.name}', which belongs to backbench and is not "
-            "installed. Install backbench again: pip install --upgrade backbench"
+            f"The page to try models needs the package '{error.name}', a dependency of backbench that is not "
+            "installed. Reinstall backbench: pip install --upgrade backbench"
         ) from error
     token = decide_token(host, token)
     listening = open_socket(host, port)
@@ -85,10 +85,10 @@ def serve(
 
 
 def decide_token(host: str, given: str | None) -> str | None:
-    """The token that visitors must show; None on loopback if none is asked for.
+    """The token that visitors need; None on loopback without --token.
 
     Raises:
-        ConfigError: an address that others can reach without a token, or a token that is too easy.
+        ConfigError: an address that others can reach without a token, or a weak token.
     """
     import re
     import secrets
@@ -99,11 +99,10 @@ def decide_token(host: str, given: str | None) -> str | None:
     if given == "new":
         return secrets.token_urlsafe(24)
     if given is not None and not re.fullmatch(TOKEN_PATTERN, given):
-        raise ConfigError("--token needs 16 to 128 letters, digits, '-' or '_'. Or let one be made: --token new")
+        raise ConfigError("--token needs 16 to 128 letters, digits, '-' or '_'. To generate one: --token new")
     if given is None and not is_loopback(host):
         raise ConfigError(
-            f"--host {host} can be reached by others, who could then use these models: give --token new as well, "
-            "or leave --host out."
+            f"others can reach --host {host} and could use these models: add --token new, or leave --host out."
         )
     return given
 
@@ -118,14 +117,14 @@ def open_socket(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=512)
     except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no address"
+        reason = error.strerror if isinstance(error, OSError) else "it is not an address"
         raise ConfigError(
             f"can't listen on {host}, port {port}: {reason}. Choose another with --port, or --port 0 for any."
         ) from error
 
 
 def address_of(listening: socket.socket, host: str) -> str:
-    """What to type into a browser."""
+    """The URL for a browser."""
     name = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     return f"http://{f'[{name}]' if ':' in name else name}:{listening.getsockname()[1]}/"
 
@@ -186,7 +185,7 @@ def _listen(app: Any, listening: socket.socket, announce: Callable[[], None]) ->
     try:
         with Door(listening) as door:
             server.run(sockets=[door])
-    except Terminated:  # both are raised again once all is closed
+    except Terminated:  # both are raised again after everything is closed
         sys.exit(stop_status())
-    except KeyboardInterrupt:  # the way to end it
+    except KeyboardInterrupt:  # the normal way to stop
         pass

@@ -1,8 +1,8 @@
-"""What the tokens of a vision transformer look at: attention maps of any network, and their rollout.
+"""Attention maps of any vision transformer, and their rollout.
 
-Every call for attention that the network makes is overheard for the time of one forward pass, on this thread
-alone. So there is no list of families, fused kernels give up the weights they never keep, and neither the network
-nor its output is touched.
+During one forward pass, all attention calls of the network on this thread are intercepted. This needs no list of
+families, works with fused kernels (which do not store their weights), and does not change the network or its
+output.
 Source: Abnar and Zuidema 2020, "Quantifying attention flow in transformers".
 """
 
@@ -23,7 +23,7 @@ _ALMOST_ZERO = 1e-12
 
 
 class _Overhear(TorchFunctionMode):
-    """Keeps the weights of all self-attention that runs inside the block, in the order it runs."""
+    """Stores the weights of all self-attention inside the block, in order of execution."""
 
     def __init__(self, *, mean_heads: bool) -> None:
         super().__init__()
@@ -45,9 +45,9 @@ class _Overhear(TorchFunctionMode):
         return output
 
     def keep(self, weights: Tensor | None) -> None:
-        """Only (batch, heads, tokens, tokens): gates on channels, and pooling by attention, are something else.
+        """Store weights of shape (batch, heads, tokens, tokens); channel gates and attention pooling are ignored.
 
-        Queries that look at fewer, merged tokens make the whole partial: their layer would be left out.
+        Queries on fewer, merged tokens make the result partial, because their layer would be missing.
         """
         if weights is not None and weights.ndim == 4 and 1 < weights.shape[2] != weights.shape[3] > 1:
             self.is_partial = True
@@ -66,7 +66,7 @@ def _weights_of(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """The weights that torch's fused kernel uses and does not give away; its own arguments."""
+    """The weights that torch's fused kernel computes but does not return; same arguments."""
     if enable_gqa:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
@@ -87,11 +87,11 @@ def overhear_attention(
 
     Args:
         body: (b, 3, height, width) -> (b, dim).
-        mean_heads: keep the mean over heads alone, as a single one, which takes a fraction of the memory.
+        mean_heads: store only the mean over heads, as a single head, which needs a fraction of the memory.
 
     Returns:
-        The features, as without listening; for each layer, first to last, (b, heads, tokens, tokens) float32,
-        rows sum to 1; where the patches are among the tokens.
+        The unchanged features; for each layer, first to last, (b, heads, tokens, tokens) float32,
+        rows sum to 1; the grid of patches among the tokens.
 
     Raises:
         ModelError: no attention between all tokens of an image, as in convolutional networks and in transformers
@@ -102,22 +102,22 @@ def overhear_attention(
         features = body(batch)
     maps = overhear.maps
     grid = token_grid(body, maps[0].shape[-1], (batch.shape[2], batch.shape[3])) if maps else None
-    if grid is not None and not has_all_patches(body, grid):  # attention among channels, or of a later stage
+    if grid is not None and not has_all_patches(body, grid):  # attention among channels, or in a later stage
         grid = None
     shapes = {(len(weights), weights.shape[-1]) for weights in maps}
     if grid is None or overhear.is_partial or len(shapes) > 1 or len(maps[0]) != len(batch):
         what = "attends inside windows or stages" if maps else "has no self-attention"
         raise ModelError(
-            f"the network {what}, so there is no attention from any patch to any other to show. "
-            "Take Grad-CAM instead (--kind grad-cam)."
+            f"the network {what}, so there is no attention between all patches to show. Use Grad-CAM instead "
+            "(--kind grad-cam)."
         )
     return features, maps, grid
 
 
 def roll_out(maps: list[Tensor]) -> Tensor:
-    """Attention of layers, each (b, heads, tokens, tokens), multiplied up: (b, tokens, tokens), rows sum to 1.
+    """Attention of layers, each (b, heads, tokens, tokens), multiplied: (b, tokens, tokens), rows sum to 1.
 
-    It is averaged over heads, and half of it is the identity: the way around the attention.
+    Averaged over heads; half of each is the identity (the residual connection).
     """
     identity = torch.eye(maps[0].shape[-1], device=maps[0].device)
     total = identity
@@ -135,7 +135,7 @@ def read_patches(weights: Tensor, grid: Grid, *, from_class_token: bool) -> Tens
 
 
 def stretch(maps: Tensor) -> Tensor:
-    """(b, rows, columns) -> the same, the least of each image at 0, the most at 1; all 0 where they are equal."""
+    """(b, rows, columns) -> the same, scaled so that each image has minimum 0 and maximum 1; all 0 if constant."""
     least = maps.amin((1, 2), keepdim=True)
     spread = maps.amax((1, 2), keepdim=True) - least
     return torch.where(spread > _ALMOST_ZERO, (maps - least) / spread.clamp_min(_ALMOST_ZERO), 0.0)

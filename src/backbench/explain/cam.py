@@ -1,4 +1,4 @@
-"""Grad-CAM: which places of the last maps raise the score of a class.
+"""Grad-CAM: positions of the last feature maps that increase the score of a class.
 
 Source: Selvaraju et al. 2017, "Grad-CAM: visual explanations from deep networks via gradient-based localization".
 """
@@ -29,11 +29,11 @@ class Cam:
 
 
 def explain_by_cam(classifier: Classifier, batch: Tensor, targets: Tensor, *, layer: str | None = None) -> Cam:
-    """What speaks for a class, from 0 (nothing) to 1 (most, in this image), and the layer that shows it.
+    """Evidence for a class, from 0 (none) to 1 (maximum in this image), and the layer used.
 
-    Without `layer` it is the last stage (see `stages_of`) whose maps are larger than one position and reach the
-    class's score at any position. So it is the last maps of a convolutional network, and the last block but one of
-    a transformer that answers from its class token: after its last block, the patches no longer matter.
+    Without `layer`, uses the last stage (see `stages_of`) whose maps have several positions that all affect the
+    class's score: the last maps of a convolutional network, or the last block but one of a transformer with a
+    class token (after its last block, the patches no longer matter).
 
     Args:
         batch: (b, 3, height, width) float, normalised.
@@ -41,7 +41,7 @@ def explain_by_cam(classifier: Classifier, batch: Tensor, targets: Tensor, *, la
         layer: path of a module of the body.
 
     Raises:
-        ModelError: no layer of the network keeps places, or that one does not.
+        ModelError: no layer of the network has positions, or that one has none.
     Cost: one forward and one backward pass; memory as in training.
     """
     body = classifier.backbone.body
@@ -50,9 +50,9 @@ def explain_by_cam(classifier: Classifier, batch: Tensor, targets: Tensor, *, la
     if cam is None and layer is None:
         cam = _try_layers(classifier, batch, targets, _innermost_modules(body))
     if cam is None:
-        where = "no layer" if layer is None else f"the layer '{layer}' is none that"
+        where = "no layer" if layer is None else f"the layer '{layer}' is not one that"
         raise ModelError(
-            f"{classifier.backbone.facts.name}: {where} keeps places apart, so Grad-CAM has nothing to show."
+            f"{classifier.backbone.facts.name}: {where} has separate positions, so Grad-CAM has nothing to show."
         )
     return cam
 
@@ -60,7 +60,7 @@ def explain_by_cam(classifier: Classifier, batch: Tensor, targets: Tensor, *, la
 def _stage_modules(body: nn.Module) -> list[str]:
     modules = dict(body.named_modules())
     if any(isinstance(module, GraphModule) for module in modules.values()):
-        return _innermost_modules(body)  # a traced network runs the parts of its stages one by one
+        return _innermost_modules(body)  # a traced network runs the modules of its stages separately
     return [name for stage in stages_of(body) for name in stage.prefixes if name in modules]
 
 
@@ -69,9 +69,9 @@ def _innermost_modules(body: nn.Module) -> list[str]:
 
 
 def _try_layers(classifier: Classifier, batch: Tensor, targets: Tensor, names: list[str]) -> Cam | None:
-    """Grad-CAM at the last of these layers to run that has maps that matter; None if none has maps."""
+    """Grad-CAM at the last executed layer whose maps affect the score; None if no layer has maps."""
     body = classifier.backbone.body
-    images = batch.detach().clone().requires_grad_()  # gradients get through frozen weights too
+    images = batch.detach().clone().requires_grad_()  # gradients pass through frozen weights too
     seen: list[tuple[str, Tensor]] = []
     hooks = [body.get_submodule(name).register_forward_hook(_keep(name, seen)) for name in names]
     try:
@@ -85,10 +85,10 @@ def _try_layers(classifier: Classifier, batch: Tensor, targets: Tensor, names: l
     found = [(name, values) for name, values in whole if to_maps(body, values, size) is not None]
     if not found:
         return None
-    score = logits.gather(1, targets.to(logits.device)[:, None]).sum()  # images don't mix in eval mode
+    score = logits.gather(1, targets.to(logits.device)[:, None]).sum()  # images are independent in eval mode
     try:
         gradients = torch.autograd.grad(score, [values for _, values in found], allow_unused=True)
-    except RuntimeError as error:  # weights in whole numbers, as of a quantised network
+    except RuntimeError as error:  # integer weights, as in a quantised network
         name = classifier.backbone.facts.name
         raise ModelError(f"{name} can't be differentiated, which Grad-CAM needs: {str(error)[:200]}") from error
     pairs = [(name, values, gradient) for (name, values), gradient in zip(found, gradients, strict=True)]
@@ -97,7 +97,7 @@ def _try_layers(classifier: Classifier, batch: Tensor, targets: Tensor, names: l
         slopes = None if gradient is None else to_maps(body, gradient, size)
         if maps is not None and slopes is not None and bool(slopes.any()):
             return Cam(_weigh_maps(maps.detach(), slopes), name)
-    name, values, _ = pairs[-1]  # nothing moves the score: as with neighbours that all agree
+    name, values, _ = pairs[-1]  # nothing changes the score, for example if all neighbours agree
     maps = to_maps(body, values, size)
     assert maps is not None
     return Cam(torch.zeros_like(maps[:, 0].detach(), dtype=torch.float32), name)
@@ -119,11 +119,11 @@ def _weigh_maps(maps: Tensor, slopes: Tensor) -> Tensor:
 
 
 def to_maps(body: nn.Module, values: Tensor, size: tuple[int, int]) -> Tensor | None:
-    """What a layer gave, as (b, channels, rows, columns); None where it keeps no places apart.
+    """A layer's output as (b, channels, rows, columns); None if it has no separate positions.
 
     Args:
         values: (b, channels, rows, columns), (b, rows, columns, channels), or (b, tokens, channels), of which
-            those that are no patches are dropped.
+            tokens that are not patches are dropped.
         size: of the image, (height, width).
     """
     if values.ndim == 3:

@@ -1,4 +1,4 @@
-"""Features drawn on a plane: PCA, t-SNE or UMAP, the same picture for the same seed. No torch."""
+"""Projection of features to two dimensions by PCA, t-SNE or UMAP, deterministic for a seed. No torch."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from backbench.errors import ConfigError, MissingExtra, unknown_name
 
 METHODS = ("umap", "tsne", "pca")
 FEWEST = 5
-"""Below so many images, there are no neighbourhoods to keep: PCA is taken whatever was asked."""
+"""With fewer images there are no neighbourhoods: PCA is used for all methods."""
 _MAX_DIMS = 50
-"""Dimensions that t-SNE and UMAP are given, by PCA: what lies beyond is mostly noise, and costs time."""
+"""Input dimensions of t-SNE and UMAP, by PCA: further ones are mostly noise and cost time."""
 
 
 def embed_features(values: np.ndarray, method: str = "umap", seed: int = 0) -> np.ndarray:
-    """Each row as a point on a plane: (n, dim) -> (n, 2) float32, deterministic for a seed.
+    """Project each row to two dimensions: (n, dim) -> (n, 2) float32, deterministic for a seed.
 
-    Near points are alike. With t-SNE and UMAP far distances, and the sizes of clusters, mean nothing.
+    Near points are similar. With t-SNE and UMAP, large distances and sizes of clusters have no meaning.
 
     Args:
         values: features (not logits), finite.
         method: 'umap', 'tsne' or 'pca'.
 
     Raises:
-        ConfigError: an unknown method, values that are no finite matrix, or UMAP is not installed.
+        ConfigError: an unknown method, values that are not a finite matrix, or UMAP is not installed.
     Cost: 2,000 rows of 384 numbers take 0.1 CPU-seconds by PCA, 7 by t-SNE, 5 by UMAP once numba has compiled it.
     Source: van der Maaten and Hinton 2008; McInnes et al. 2018.
     """
@@ -33,10 +33,10 @@ def embed_features(values: np.ndarray, method: str = "umap", seed: int = 0) -> n
         raise unknown_name("embedding", method, METHODS, "method", "backbench explain --help")
     if values.ndim != 2 or values.shape[1] == 0 or not np.isfinite(values).all():
         raise ConfigError(
-            f"features of shape {values.shape} can't be embedded: they must be a finite (n, dim) matrix."
+            f"features of shape {values.shape} can't be projected: expected a finite (n, dim) matrix."
         )
     if method == "umap":
-        _import_umap()  # whether there are few rows or many, the answer is the same
+        _import_umap()  # raises the same error for few and many rows
     points = _reduce(values, 2)
     if len(values) < FEWEST or method == "pca" or not points.any():
         return points
@@ -45,13 +45,13 @@ def embed_features(values: np.ndarray, method: str = "umap", seed: int = 0) -> n
 
 
 def embedding_name(method: str, seed: int = 0) -> str:
-    """A method as people write it, with the seed of those that use one."""
+    """The display name of a method, with its seed if it has one."""
     words = {"umap": "UMAP", "tsne": "t-SNE", "pca": "principal components"}[method]
     return words if method == "pca" else f"{words}, seed {seed}"
 
 
 def _reduce(values: np.ndarray, num: int) -> np.ndarray:
-    """The first `num` principal components, (n, num) float32; 0 for those that are not there."""
+    """The first `num` principal components, (n, num) float32; 0 for missing ones."""
     from sklearn.decomposition import PCA
 
     points = np.zeros((len(values), num), dtype=np.float32)
@@ -63,7 +63,7 @@ def _reduce(values: np.ndarray, num: int) -> np.ndarray:
 
 
 def _embed_tsne(values: np.ndarray, points: np.ndarray, seed: int) -> np.ndarray:
-    """t-SNE that starts from the plane of PCA, made small: as scikit-learn does it itself for two dimensions."""
+    """t-SNE that starts from scaled PCA, as scikit-learn does for two dimensions."""
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(values) - 1) / 3)
@@ -76,7 +76,7 @@ def _embed_tsne(values: np.ndarray, points: np.ndarray, seed: int) -> np.ndarray
 def _embed_umap(values: np.ndarray, seed: int) -> np.ndarray:
     umap = _import_umap()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of numba, and of spectral starts that few rows do not have
+        warnings.simplefilter("ignore")  # from numba, and from spectral initialisation with few rows
         made = umap.UMAP(
             n_components=2, n_neighbors=min(15, len(values) - 1), random_state=seed, n_jobs=1
         ).fit_transform(values)

@@ -1,6 +1,6 @@
-"""What a report needs beside the pure part: run folders read, small pictures, maps of features, explanations.
+"""Input of a report that is not pure: run folders, small pictures, maps of features, explanations.
 
-All of it but the records is optional: what can't be had becomes a note that says why and what to do.
+Everything except the records is optional: a missing item becomes a note with the reason and a remedy.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ MAX_MAPPED = 600
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """Which runs, and how much to gather beside them. `map_method` 'none': no maps; `num_explained` 0: none.
+    """The runs, and the amount of evidence to gather. `map_method` 'none': no maps; `num_explained` 0: none.
 
-    `titles`: run id -> what its model is to be called, where the model's own name does not tell runs apart.
+    `titles`: run id -> display name of its model, if the model's own name is not unique.
     """
 
     runs: tuple[str, ...]
@@ -67,14 +67,14 @@ def gather_report(
 def open_rankings(
     given: Sequence[str], out: Path, titles: Mapping[str, str] | None = None
 ) -> tuple[list[RankedRuns], list[str]]:
-    """A ranking for each set of test images that these runs are on, and a sentence on each run that is left out.
+    """One ranking for each set of test images of these runs, and a sentence on each run that is left out.
 
     Args:
         given, out: see `find_run_folders`. titles: see `ReportRequest`.
 
     Raises:
-        ConfigError: a name means no run, or a folder holds none. DataError: runs that can't be compared.
-        StorageError: a run that was named by itself is damaged, or all are.
+        ConfigError: an unknown run, or a folder without runs. DataError: runs that can't be compared.
+        StorageError: a run given by name is damaged, or all are.
 
     Cost: each run is read once, and one manifest of each ranking; a second or two for some hundred runs.
     """
@@ -84,7 +84,7 @@ def open_rankings(
 
 
 def _read_runs(folders: Sequence[Path], *, is_strict: bool) -> tuple[list[StoredRun], list[str]]:
-    """The runs that can be read; where whole folders were given, one that can't is left out and said."""
+    """The readable runs; of whole folders, unreadable runs are left out with a warning."""
     runs, warnings = [], []
     for folder in folders:
         try:
@@ -109,7 +109,7 @@ def _call(run: StoredRun, titles: Mapping[str, str]) -> StoredRun:
 
 def _rank(members: Sequence[StoredRun]) -> RankedRuns:
     folder, record = members[0].path, members[0].record
-    assert folder is not None  # it was read from there
+    assert folder is not None  # it was read from a folder
     openings = count_openings(folder.parent, record.data.manifest_digest) or None
     try:
         details = describe_manifest(_read_manifest(folder / MANIFEST_FILE, record), members, num_openings=openings)
@@ -120,15 +120,15 @@ def _rank(members: Sequence[StoredRun]) -> RankedRuns:
 
 
 def _read_manifest(path: Path, record: RunRecord) -> Manifest:
-    """The manifest of a run. DataError if it can't be read, or is not the one that its record names."""
+    """The manifest of a run. DataError if it is unreadable or not the one in its record."""
     manifest = read_manifest(path, sha256=record.files.get(path.name) if record.checksum else None)
     if manifest.digest != record.data.manifest_digest:
-        raise DataError(f"{path}: this is not the manifest that the run was measured on")
+        raise DataError(f"{path}: this is not the manifest of the run's evaluation")
     return manifest
 
 
 def gather_evidence(ranked: RankedRuns, request: ReportRequest, progress: Progress = SILENT) -> Evidence:
-    """What a page shows beside runs that are ranked already, as much as is asked for.
+    """Gather the requested evidence for ranked runs.
 
     Cost: some 3 s for each map of 600 images by t-SNE; explanations load torch.
     """
@@ -148,7 +148,7 @@ def gather_evidence(ranked: RankedRuns, request: ReportRequest, progress: Progre
         chosen = wanted[: request.num_explained]
         explanations = _explain(ranked, bundles, chosen, read, notes, progress)
     elif request.num_explained and not bundles:
-        notes.append("No explanations: no run here has a bundle; backbench keep RUN writes one.")
+        notes.append("No explanations: no run here has a bundle. Save one with backbench keep RUN.")
     return Evidence(
         thumbnails=thumbnails,
         maps=maps,
@@ -160,14 +160,14 @@ def gather_evidence(ranked: RankedRuns, request: ReportRequest, progress: Progre
 
 
 def _open_images(ranked: RankedRuns, notes: list[str], progress: Progress) -> Callable[[str], np.ndarray] | None:
-    """A reader of test images by id, if their content is what was measured; None where the source is gone."""
+    """A reader of test images by id that checks their content; None if the source is missing."""
     config, manifest = ranked.entries[0].record.config.data, ranked.details.manifest
     if manifest is None:
         return None
     try:
         listing = load_listing(config, progress)
     except BackbenchError as error:
-        notes.append(f"Images are not embedded: their source can't be read any more ({error})")
+        notes.append(f"Images are not included: their source can no longer be read ({error})")
         return None
     store = PixelStore(listing, config.max_pixels)
     store.grey = manifest.grey
@@ -176,9 +176,9 @@ def _open_images(ranked: RankedRuns, notes: list[str], progress: Progress) -> Ca
 
     def read(image: str) -> np.ndarray:
         if image not in rows:
-            raise BadImage(image, "it is not in the source any more")
+            raise BadImage(image, "it is no longer in the source")
         if store.hash_of(rows[image]) != hashes[image]:
-            raise BadImage(image, "its content has changed since it was measured")
+            raise BadImage(image, "its content has changed since the evaluation")
         return store.read(rows[image])
 
     return read
@@ -194,14 +194,14 @@ def _make_thumbnails(
         except BackbenchError as error:
             missing.append(str(error))
     if missing:
-        notes.append(f"{len(missing)} of {len(wanted)} images are not embedded. The first: {missing[0]}")
+        notes.append(f"{len(missing)} of {len(wanted)} images are not included. The first: {missing[0]}")
     return found
 
 
 def make_thumbnail(
     pixels: np.ndarray, most_pixels: int = THUMBNAIL_PIXELS, most_bytes: int = MAX_THUMBNAIL_BYTES
 ) -> Thumbnail:
-    """A JPEG of at most so many pixels a side and about so many bytes; small images are enlarged, never blurred.
+    """Make a JPEG with a maximum side and approximate size; small images are enlarged without blur.
 
     pixels: (height, width, 3) uint8.
     """
@@ -218,7 +218,7 @@ def make_thumbnail(
 
 
 def _make_maps(ranked: RankedRuns, request: ReportRequest, notes: list[str]) -> tuple[FeatureMap, ...]:
-    """Maps of the first four models whose features are still in the cache; an even sample of the test images."""
+    """Maps of the first four models with cached features, for an even sample of the test images."""
     from backbench.explain.embedding import embed_features, embedding_name  # scikit-learn is slow to import
 
     step = max(1, -(-len(ranked.ids) // MAX_MAPPED))
@@ -241,12 +241,12 @@ def _make_maps(ranked: RankedRuns, request: ReportRequest, notes: list[str]) -> 
         positions = (plane - low) / np.maximum(high - low, 1e-9)
         found[entry.row.model] = FeatureMap(entry.row.model, method, rows, positions)
     if not found:
-        notes.append("No map of features: none of these models' features are in the cache any more.")
+        notes.append("No map of features: the features of these models are no longer in the cache.")
     return tuple(found.values())
 
 
 def _find_features(ranked: RankedRuns, model: ModelFacts, cost: Cost) -> np.ndarray | None:
-    """(n, dim) cached features of the test images; None where they are not kept any more."""
+    """(n, dim) cached features of the test images; None if they are no longer cached."""
     manifest = ranked.details.manifest
     if manifest is None:
         return None
@@ -281,7 +281,7 @@ def _explain(
     for image in images:
         try:
             shown[image] = read(image)
-        except BackbenchError:  # said where the thumbnails were made
+        except BackbenchError:  # reported with the thumbnails
             continue
     found = []
     for entry in ranked.candidates:
@@ -295,5 +295,5 @@ def _explain(
             continue
         for (image, pixels), heat in zip(shown.items(), heats, strict=True):
             picture = make_thumbnail(overlay(pixels, heat), EXPLANATION_PIXELS, 2 * MAX_THUMBNAIL_BYTES)
-            found.append(Explanation(image, entry.row.name, picture, f"answers {heat.label} ({heat.summary})"))
+            found.append(Explanation(image, entry.row.name, picture, f"predicts {heat.label} ({heat.summary})"))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""What an answer rests on, as a map over the image, and as colours laid over it."""
+"""Explanations of predictions as heat maps, and their overlay on images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from backbench.inference.resize import crop_origin, prepare_batch, resized_shape
 from backbench.progress import SILENT, Progress
 
 KINDS = ("auto", "rollout", "attention", "grad-cam")
-"""What may be asked for; 'auto' is the rollout where there is attention between all patches, else Grad-CAM."""
+"""Kinds of explanations; 'auto': rollout if there is attention between all patches, else Grad-CAM."""
 ROLLOUT, LAST_ATTENTION, GRAD_CAM = "attention rollout", "attention, last layer", "Grad-CAM"
 
 RAMP = np.array(
@@ -28,23 +28,27 @@ RAMP = np.array(
     dtype=np.float32,
 )
 """Colours from 0 to 1 in equal steps, each lighter than the one before, so that they also read in grey."""
-_BATCH_PIXELS = 8 * 224 * 224  # of network input at once: attention grows with the square of an image's pixels
-_MIN_TINT = 0.35  # of the strength, where nothing is found: the photograph recedes there
-_FADING = 1.25  # of the photograph's own colours, times the strength, so that they are not taken for heat
-_FLAT_OUTSIDE = 0.65  # how much of the grey outside the box is one tone
+_BATCH_PIXELS = (
+    8 * 224 * 224
+)  # network input at once: memory of attention grows with the square of an image's pixels
+_MIN_TINT = 0.35  # minimum strength of colours: the photograph is paler without evidence
+_FADING = 1.25  # reduces the photograph's own colours, so that they are not mistaken for heat
+_FLAT_OUTSIDE = 0.65  # share of a uniform tone in the grey outside the box
 _OUTSIDE_TONE = 215.0
 
 
 @dataclass(frozen=True, eq=False)
 class Heat:
-    """What one answer rests on.
+    """The explanation of one prediction.
 
     Args:
-        values: (rows, columns) float32, from 0, the least in this image, to 1, the most; all 0 if nothing does.
-        box: left, top, right, bottom in pixels of the upright image: what the network saw, and `values` cover.
-        kind: 'attention rollout', 'attention, last layer' or 'Grad-CAM'. Attention tells where the network
-            looked, whatever the class; Grad-CAM what speaks for `label`.
-        layer: where it was read: a module path, or 'all layers'.
+        values: (rows, columns) float32, from 0, the minimum in this image, to 1, the maximum; all 0 without
+            evidence.
+        box: left, top, right, bottom in pixels of the upright image: the area that the network saw and `values`
+            cover.
+        kind: 'attention rollout', 'attention, last layer' or 'Grad-CAM'. Attention shows where the network
+            looked, for any class; Grad-CAM shows evidence for `label`.
+        layer: its source: a module path, or 'all layers'.
         label: the class explained.
     """
 
@@ -61,16 +65,16 @@ class Heat:
 
     @property
     def summary(self) -> str:
-        """Its kind, and where there is nothing to see, that."""
+        """Its kind, with a remark if it is empty."""
         if not self.is_empty:
             return self.kind
-        return f"{self.kind}: {'nothing speaks for it' if self.kind == GRAD_CAM else 'the same everywhere'}"
+        return f"{self.kind}: {'no evidence for it' if self.kind == GRAD_CAM else 'the same everywhere'}"
 
 
 def explain_image(
     classifier: Classifier, image: np.ndarray, *, label: str | None = None, kind: str = "auto"
 ) -> Heat:
-    """What the answer for one image rests on; see `explain_images`."""
+    """Explain the prediction for one image; see `explain_images`."""
     return explain_images(classifier, [image], labels=[label], kind=kind)[0]
 
 
@@ -82,17 +86,17 @@ def explain_images(
     kind: str = "auto",
     progress: Progress = SILENT,
 ) -> list[Heat]:
-    """What the answers for images rest on. The classifier is left as it is, in weights and modes.
+    """Explain the predictions for images. Weights and modes of the classifier are not changed.
 
     Args:
         images: each (height, width, 3) uint8, upright.
-        labels: the class to explain for each image; None: the one the classifier answers.
+        labels: the class to explain for each image; None: the predicted class.
         kind: see `KINDS`.
 
     Raises:
         ConfigError: an unknown kind or class, or not one label for each image.
-        ModelError: the network has nothing of that kind to show.
-    Cost: a forward pass an image for attention, with a backward pass for Grad-CAM; one more pass for 'auto'.
+        ModelError: the network has no explanation of that kind.
+    Cost: a forward pass an image for attention, plus a backward pass for Grad-CAM; one more pass for 'auto'.
     """
     if kind not in KINDS:
         raise unknown_name("kind of explanation", kind, KINDS, "kind", "backbench explain --help")
@@ -110,7 +114,7 @@ def explain_images(
 
 
 def has_attention(classifier: Classifier) -> bool:
-    """Whether attention between all patches can be shown; else there is Grad-CAM. Cost: one forward pass."""
+    """Whether attention between all patches can be shown; otherwise use Grad-CAM. Cost: one forward pass."""
     batch = torch.zeros(1, 3, *classifier.preprocess.size, device=device_of(classifier))
     try:
         overhear_attention(classifier.backbone.body, batch, mean_heads=True)
@@ -123,7 +127,7 @@ def _find_classes(classifier: Classifier, labels: Sequence[str | None] | None, n
     names = classifier.class_names
     labels = [None] * num if labels is None else labels
     if len(labels) != num:
-        raise ConfigError(f"{len(labels)} labels for {num} images: give one for each, or none at all.")
+        raise ConfigError(f"{len(labels)} labels for {num} images: give one for each image, or none.")
     for label in labels:
         if label is not None and label not in names:
             raise unknown_name("class", label, names, "the labels to explain", "the class_names of the model")
@@ -155,7 +159,7 @@ def _explain_batch(
 def _complete(
     asked: Sequence[int | None], classifier: Classifier, batch: torch.Tensor, features: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """(b,) int64: the classes asked for, and the answers where none was."""
+    """(b,) int64: the requested classes, or the predicted ones."""
     if None not in asked:
         return torch.tensor(asked)
     with in_eval_mode(classifier), torch.no_grad():
@@ -165,7 +169,7 @@ def _complete(
 
 
 def seen_box(preprocess: Preprocess, height: int, width: int) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of what the crop leaves of an image of (height, width), in its own pixels."""
+    """Left, top, right, bottom of the crop in an image of (height, width), in its own pixels."""
     high, wide = resized_shape(preprocess, height, width)
     top, left = crop_origin(preprocess, high, wide)
     bottom, right = top + preprocess.size[0], left + preprocess.size[1]
@@ -178,7 +182,7 @@ def seen_box(preprocess: Preprocess, height: int, width: int) -> tuple[float, fl
 
 
 def overlay(image: np.ndarray, heat: Heat, *, strength: float = 0.6) -> np.ndarray:
-    """The image with what the answer rests on in colours over it; what the network did not see is greyed.
+    """Overlay an explanation on the image in colours; areas outside the network's input are grey.
 
     Args:
         image: (height, width, 3) uint8, the one that was explained.

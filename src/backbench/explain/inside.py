@@ -1,4 +1,4 @@
-"""What a network is made of, drawn: its first filters and its position embedding."""
+"""Pictures of a network's parts: its first filters and its position embedding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backbench.explain.sheet import MAX_FILTERS, draw_filters, draw_positions
 
 
 def draw_inside(body: nn.Module, name: str, *, theme: str = "light") -> dict[str, Figure]:
-    """Figures by kind: 'filters', 'principal-filters' and 'positions', each where the network has it."""
+    """Figures by kind: 'filters', 'principal-filters' and 'positions', if the network has them."""
     figures = {}
     with contextlib.suppress(ModelError):
         filters = first_filters(body)
@@ -23,12 +23,12 @@ def draw_inside(body: nn.Module, name: str, *, theme: str = "light") -> dict[str
             f"{len(filters):,}" if len(filters) <= MAX_FILTERS else f"the first {MAX_FILTERS} of {len(filters):,}"
         )
         size = f"{filters.shape[2]} x {filters.shape[3]} pixels"
-        said = f"{num} filters of {size}; brighter adds, darker takes away, mid-grey does nothing"
+        said = f"{num} filters of {size}; brighter: positive weights, darker: negative, mid-grey: 0"
         figures["filters"] = draw_filters(filters, title=f"{name}: first filters", subtitle=said, theme=theme)
         figures["principal-filters"] = draw_filters(
             principal,
-            title=f"{name}: what the first filters are made of",
-            subtitle=f"their first {len(principal)} principal components, the largest first",
+            title=f"{name}: main patterns of the first filters",
+            subtitle=f"their first {len(principal)} principal components, largest first",
             theme=theme,
         )
     with contextlib.suppress(ModelError):

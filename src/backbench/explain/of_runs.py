@@ -1,4 +1,4 @@
-"""Pictures of finished runs that need their images or features: answers, worst mistakes, maps side by side."""
+"""Pictures of finished runs that need images or features: predictions, worst mistakes, maps side by side."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_MAPS = 6
 
 
 def draw_answers(run: Path, *, theme: str = "light", progress: Progress = SILENT) -> dict[str, Figure]:
-    """'answers': images evenly over the run's test split; 'worst': those whose true class it held least likely.
+    """'answers': an even sample of the run's test split; 'worst': the lowest probabilities of the true class.
 
     Raises:
         ConfigError, DataError, StorageError: as `samples.read_test_samples`.
@@ -45,7 +45,7 @@ def draw_answers(run: Path, *, theme: str = "light", progress: Progress = SILENT
     name = run_name(record)
     figures = {"answers": draw_rows(run, even, title=f"What {name} answers", theme=theme, progress=progress)}
     if worst:
-        title = f"What {name} is most wrong about"
+        title = f"The worst mistakes of {name}"
         figures["worst"] = draw_rows(run, worst, title=title, theme=theme, progress=progress)
     return figures
 
@@ -53,9 +53,10 @@ def draw_answers(run: Path, *, theme: str = "light", progress: Progress = SILENT
 def draw_rows(
     run: Path, rows: Sequence[int], *, title: str, theme: str = "light", progress: Progress = SILENT
 ) -> Figure:
-    """These rows of a run's predictions as photographs with truth, answer and confidence, wrong ones first.
+    """These rows of a run's predictions as photographs with true class, prediction and confidence, wrong ones
+    first.
 
-    Confidences are at the run's temperature, as its bundle gives them.
+    Confidences are calibrated, as in its bundle.
 
     Raises:
         ConfigError, DataError, StorageError: as `samples.read_test_samples`.
@@ -84,21 +85,21 @@ def draw_map(
     theme: str = "light",
     progress: Progress = SILENT,
 ) -> tuple[Figure, list[str]]:
-    """Features of the test images by each run's network as it was adapted, side by side, wrong answers marked.
+    """Maps of test features by each run's adapted network, side by side, wrong predictions marked.
 
     Args:
-        runs: on one manifest; the first six that have features are drawn, at most 1,000 images of them.
+        runs: runs on one manifest; draws the first six with features, at most 1,000 images.
         method: 'umap', 'tsne' or 'pca'.
-        load: gives the classifier of a bundle.
+        load: loads the classifier of a bundle.
 
     Returns:
-        The figure, and why runs are missing from it.
+        The figure, and reasons for missing runs.
 
     Raises:
         ConfigError: no run has features, or the data has changed; see `embedding.embed_features`.
         DataError, StorageError: something can't be read.
 
-    Cost: features come from the cache where frozen networks left them; else the network runs on the images.
+    Cost: features come from the cache for frozen networks; otherwise the network runs on the images.
     """
     first = folders.read_record(runs[0])
     data = load_data(first.config.data, progress)
@@ -110,7 +111,7 @@ def draw_map(
         record, predictions = folders.read_answers(run)
         if record.data.manifest_digest != data.manifest.digest:
             raise ConfigError(
-                f"run '{record.run_id}' is not on the images that {first.config.data.source} holds now."
+                f"run '{record.run_id}' used other images than {first.config.data.source} holds now."
             )
         values = None if len(points) == MAX_MAPS else _find_values(run, record, data, rows, load, device, progress)
         if values is None:
@@ -120,7 +121,7 @@ def draw_map(
         points[name] = embed_features(values, method, seed)
         wrong[name] = _is_wrong(predictions, [data.manifest.ids[row] for row in rows])
     if not points:
-        raise ConfigError("no map: no run has features in the cache, nor a bundle. Write one: backbench keep RUN")
+        raise ConfigError("no map: no run has cached features or a bundle. Save one: backbench keep RUN")
     note = f"{embedding_name(method, seed)}, of features"
     labels = data.manifest.labels[rows]
     return draw_embedding(points, labels, wrong, data.manifest.classes, note=note, theme=theme), faults
@@ -132,7 +133,7 @@ def run_name(record: RunRecord) -> str:
 
 
 def name_runs(records: Sequence[RunRecord]) -> list[str]:
-    """Model and method of each, with what sets it apart where several have the same."""
+    """Model and method of each run, with a distinguishing part if several are equal."""
     words = find_differences(records)
     return [
         f"{run_name(record)} ({word})" if word else run_name(record)
@@ -149,7 +150,7 @@ def _find_values(
     device: str,
     progress: Progress,
 ) -> np.ndarray | None:
-    """(n, dim) features: the cached ones of a network that was not trained, else by the network of the bundle."""
+    """(n, dim) features: cached ones of a frozen network, else computed by the network of the bundle."""
     hashes = [data.manifest.hashes[row] for row in rows]
     is_trained = (run / folders.HISTORY_FILE).exists()
     if record.model is not None and record.cost is not None and not is_trained:

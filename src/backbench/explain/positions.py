@@ -1,4 +1,4 @@
-"""Whether a transformer's learned positions know where they are: how alike those of any two patches are."""
+"""Similarity of a transformer's learned position embeddings between patches."""
 
 from __future__ import annotations
 
@@ -13,26 +13,24 @@ from backbench.explain.tokens import shape_grid
 
 _NAMES = ("pos_embed", "pos_embedding", "position_embedding", "position_embeddings")
 _PREFIXES = range(17)
-"""Tokens that are no patches: their positions come first."""
+"""Tokens that are not patches: their positions come first."""
 
 
 def position_similarity(body: nn.Module) -> np.ndarray:
     """Cosine similarity between the position embeddings of all patches: (rows, columns, rows, columns) float32.
 
-    `[r, c]` is a map of how alike all places are to the patch in row r and column c, in -1..1, itself 1.
+    `[r, c]` is a map of the similarity of all patches to that in row r and column c, in -1..1.
 
     Raises:
-        ModelError: the network learns no positions of patches: convolutions, relative or rotary positions.
+        ModelError: the network has no learned positions of patches (convolutions, relative or rotary positions).
     """
     named = ((name.rpartition(".")[2], tensor) for name, tensor in body.named_parameters())
     found = next((tensor.detach() for name, tensor in named if name in _NAMES), None)
     grid = None if found is None else _patches_of(body, found)
     if grid is None:
         is_rotary = any("rope" in name.rpartition(".")[2].lower() for name, _ in body.named_modules())
-        how = "turns queries and keys by their place (rotary positions)" if is_rotary else "has none"
-        raise ModelError(
-            f"{type(body).__name__} learns no position embedding for each patch that could be shown: it {how}."
-        )
+        how = "uses rotary positions" if is_rotary else "has none"
+        raise ModelError(f"{type(body).__name__} has no learned position embedding to show: it {how}.")
     rows, columns, dim = grid.shape
     flat = grid.reshape(-1, dim).double()
     flat = flat / flat.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
@@ -49,7 +47,7 @@ def _patches_of(body: nn.Module, positions: torch.Tensor) -> torch.Tensor | None
     if positions.ndim == 4 and len(positions) == 1:
         is_channels_first = positions.shape[2] == positions.shape[3] != positions.shape[1]
         grid = positions[0].permute(1, 2, 0) if is_channels_first else positions[0]
-        return grid if grid.shape[0] == grid.shape[1] else None  # else places inside of windows
+        return grid if grid.shape[0] == grid.shape[1] else None  # otherwise positions inside windows
     if positions.ndim != 3 or len(positions) != 1:
         return None
     num_tokens = positions.shape[1]
@@ -63,7 +61,7 @@ def _patches_of(body: nn.Module, positions: torch.Tensor) -> torch.Tensor | None
 
 
 def _stored_grid(body: nn.Module) -> tuple[int, int] | None:
-    """(rows, columns) of the patches that positions are stored for, where the network says."""
+    """(rows, columns) of the stored positions, if the network gives it."""
     if isinstance(body, VisionTransformer):
         return count_patches(body.image_size, body.config.patch)
     said = getattr(getattr(body, "patch_embed", None), "grid_size", None)

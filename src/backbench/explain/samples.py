@@ -1,4 +1,4 @@
-"""Images to explain: those of a run's own test split, or any that a person names."""
+"""Images to explain: from a run's own test split, or given by the user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from backbench.records.schema import BUNDLE_SUFFIX, Predictions
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """An image to explain: what to call it, its pixels (height, width, 3) uint8, its true class if known."""
+    """An image to explain: its name, its pixels (height, width, 3) uint8, its true class if known."""
 
     name: str
     image: np.ndarray
@@ -29,18 +29,18 @@ class Sample:
 
 
 def run_of_bundle(bundle: Path) -> Path | None:
-    """The folder of the run that wrote this bundle, `RUN` beside `RUN.bundle`; None if it is not there."""
+    """The folder of the run that wrote this bundle, `RUN` beside `RUN.bundle`; None if it is missing."""
     run = bundle.with_name(bundle.name.removesuffix(BUNDLE_SUFFIX))
     return run if (run / folders.RECORD_FILE).is_file() else None
 
 
 def choose_test_samples(run: Path, num: int, progress: Progress = SILENT) -> list[Sample]:
-    """Up to `num` test images of a run: first those it got wrong, the surest first, then right ones.
+    """Up to `num` test images of a run: first wrong ones, most confident first, then correct ones.
 
-    Right ones are taken in turn from all classes, the least sure of each first.
+    Correct ones come from all classes in turn, least confident first.
 
     Raises:
-        ConfigError: not a run folder, a failed run, or images that are no longer those of the run.
+        ConfigError: not a run folder, a failed run, or images that differ from those of the run.
         DataError, StorageError: the images or the run can't be read.
     """
     _, predictions = folders.read_answers(run)
@@ -58,7 +58,7 @@ def read_test_samples(run: Path, rows: Sequence[int], progress: Progress = SILEN
     if data.manifest.digest != record.data.manifest_digest:
         raise ConfigError(
             f"the images of {record.config.data.source} have changed since the run {record.run_id}, so its test "
-            "part is not known any more. Name the images to explain."
+            "split is no longer known. Give the images to explain."
         )
     row_of = {sample: row for row, sample in enumerate(data.manifest.ids)}
     chosen = [(predictions.ids[row], int(predictions.labels[row])) for row in rows]
@@ -66,7 +66,7 @@ def read_test_samples(run: Path, rows: Sequence[int], progress: Progress = SILEN
 
 
 def order_by_interest(predictions: Predictions) -> list[int]:
-    """All rows: wrong ones, the surest first, then right ones, class by class in turn, the least sure first."""
+    """All rows: wrong ones, most confident first, then correct ones, classes in turn, least confident first."""
     confidence = predictions.probabilities.max(axis=1)
     wrong = sorted(np.flatnonzero(~predictions.correct).tolist(), key=lambda row: -confidence[row])
     right = sorted(np.flatnonzero(predictions.correct).tolist(), key=lambda row: confidence[row])
@@ -80,7 +80,7 @@ def order_by_interest(predictions: Predictions) -> list[int]:
 
 
 def order_by_chance(predictions: Predictions) -> list[int]:
-    """All rows, in an order that has to do with the names of the images alone."""
+    """All rows, in an order that depends only on the names of the images."""
     digests = [hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest() for name in predictions.ids]
     return sorted(range(len(digests)), key=digests.__getitem__)
 
@@ -92,13 +92,13 @@ def read_samples(
     progress: Progress = SILENT,
     grey: GreyScale | None = None,
 ) -> tuple[list[Sample], list[str]]:
-    """The first `num` of the images named, and why some can't be read.
+    """The first `num` of the given images, and reasons for unreadable ones.
 
-    An image's true class is known where its folder is named as one of `classes`. `grey`: the scale of images with
+    An image's true class is known if its folder is named like one of `classes`. `grey`: the scale of images with
     more than 8 bits.
 
     Raises:
-        DataError: none can be read, or a folder without images.
+        DataError: no readable image, or a folder without images.
     """
     known = {unicodedata.normalize("NFC", name): name for name in classes}
     samples: list[Sample] = []
@@ -106,7 +106,7 @@ def read_samples(
     pictures = gather_pictures(list(given), grey=grey, progress=progress)
     for picture in pictures:
         if len(samples) == num:
-            progress.say(f"the first {num:,} of {len(pictures):,} images are explained; --num takes more")
+            progress.say(f"explaining the first {num:,} of {len(pictures):,} images; use --num for more")
             break
         try:
             image = picture.read()
@@ -117,5 +117,5 @@ def read_samples(
         truth = known.get(unicodedata.normalize("NFC", path.absolute().parent.name))
         samples.append(Sample(path.name, image, truth))
     if not samples:
-        raise DataError(f"none of the images can be read: {'; '.join(faults[:3])}")
+        raise DataError(f"no readable images: {'; '.join(faults[:3])}")
     return samples, faults

@@ -1,4 +1,4 @@
-"""Pictures of explanations: contact sheets, filters, and how alike positions are."""
+"""Pictures of explanations: contact sheets, filters, and similarity of positions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from backbench.report.text import percent
 CELL_WIDTH, CELL_HEIGHT = 220.0, 180.0
 GAP = 16.0
 ROWS_PER_SHEET = 12
-_PIXELS = 2  # of a picture for one of the figure: as sharp as the PNG
+_PIXELS = 2  # image pixels per figure pixel: as sharp as the PNG
 _LEGEND = 20.0
 _MIN_WIDTH = 700.0
 MAX_FILTERS = 128
@@ -27,7 +27,7 @@ _MAX_MAPS = 14
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What one model says of one image, how sure in 0..1, and what that rests on."""
+    """One model's prediction for one image, its confidence in 0..1, and its explanation."""
 
     label: str
     confidence: float
@@ -43,12 +43,12 @@ def draw_explanations(
     title: str,
     theme: str = "light",
 ) -> Figure:
-    """A sheet with a row for each image: the image, then what each model's answer rests on.
+    """A sheet with a row for each image: the image, then the explanation of each model's prediction.
 
     Args:
-        models: two lines above each column, as in a name and a method.
+        models: two lines above each column, such as name and method.
         explanations: one row for each sample, in it one entry for each model.
-        title: of the sheet; below it stands how to read the colours.
+        title: of the sheet; a legend of the colours is below it.
     """
     above = _LEGEND + 2 * LINE + 8
     heights = [_shown_size(sample.image)[1] + 2 * LINE + GAP for sample in samples]
@@ -81,14 +81,14 @@ def _draw_row(canvas: Canvas, top: float, sample: Sample, answers: Sequence[Expl
         y = top + height + LINE - 4
         said = fit_text(name, CELL_WIDTH - text_width(sure))
         canvas.write(x, y, said)
-        # apart, as a name that is written from right to left would take the figure with it
+        # separate, because right-to-left names would reorder the number
         canvas.write(x + text_width(said), y, sure)
         words = fit_text(second, CELL_WIDTH, bold=is_marked)
         canvas.write(x, y + LINE - 2, words, "text" if is_marked else "muted", bold=is_marked)
 
 
 def _shown_size(image: np.ndarray) -> tuple[float, float]:
-    """Width and height in a cell, in the image's own proportions; at least 2, whatever they are."""
+    """Width and height in a cell, in the image's own proportions; at least 2."""
     scale = min(CELL_WIDTH / image.shape[1], CELL_HEIGHT / image.shape[0])
     return max(2.0, image.shape[1] * scale), max(2.0, image.shape[0] * scale)
 
@@ -97,11 +97,11 @@ def _say_kinds(explanations: Sequence[Sequence[Explanation]]) -> str:
     heats = [answer.heat for answers in explanations for answer in answers]
     kinds = sorted({heat.kind for heat in heats})
     said = {
-        "Grad-CAM": "Grad-CAM: what speaks for the answer",
-        "attention rollout": "attention rollout: where it looked, through all layers",
-        "attention, last layer": "attention, last layer: where it looked at the end",
+        "Grad-CAM": "Grad-CAM: evidence for the prediction",
+        "attention rollout": "attention rollout: where the model looked, over all layers",
+        "attention, last layer": "attention, last layer: where the model looked at the end",
     }
-    none = ["No heat: nothing in the image speaks for it"] if any(heat.is_empty for heat in heats) else []
+    none = ["No heat: no evidence in the image"] if any(heat.is_empty for heat in heats) else []
     return ". ".join([*(said.get(kind, kind) for kind in kinds), *none])
 
 
@@ -114,17 +114,17 @@ def _judge(answer: Explanation, truth: str | None) -> str:
 
 
 def _draw_legend(canvas: Canvas) -> None:
-    """The ramp of colours from least to most, and what grey means."""
+    """The colour scale from minimum to maximum, and the meaning of grey."""
     ramp = np.repeat(colour(np.linspace(0, 1, 128))[None], 4, axis=0).astype(np.uint8)
     top = canvas.top
     canvas.write(MARGIN, top + 10, "least", "muted")
     canvas.image(ramp, (MARGIN + 42, top, 128, 12))
-    canvas.write(MARGIN + 178, top + 10, "most, in each image", "muted")
-    canvas.write(MARGIN + 340, top + 10, "pale grey: cut away, the model did not see it", "muted")
+    canvas.write(MARGIN + 178, top + 10, "maximum of each image", "muted")
+    canvas.write(MARGIN + 340, top + 10, "pale grey: cropped away, not seen by the model", "muted")
 
 
 def _shrink(image: np.ndarray) -> np.ndarray:
-    """As large as a cell needs it, so that a sheet of photographs does not weigh what they weigh."""
+    """Reduce the image to the size of a cell, so that the file stays small."""
     height, width = image.shape[:2]
     scale = max(width / (CELL_WIDTH * _PIXELS), height / (CELL_HEIGHT * _PIXELS))
     if scale <= 1:
@@ -134,7 +134,7 @@ def _shrink(image: np.ndarray) -> np.ndarray:
 
 
 def _scaled(heat: Heat, image: np.ndarray) -> Heat:
-    """The heat of `image` as that of the image when it is shrunk."""
+    """The heat of `image` for its reduced version."""
     shrunk = _shrink(image)
     across, down = shrunk.shape[1] / image.shape[1], shrunk.shape[0] / image.shape[0]
     left, top, right, bottom = heat.box
@@ -151,7 +151,7 @@ def draw_filters(filters: np.ndarray, *, title: str, subtitle: str, theme: str =
 
 
 def draw_positions(similarity: np.ndarray, *, title: str, theme: str = "light") -> Figure:
-    """For each patch, where it stands, a tile that tells how alike all places are to it.
+    """For each patch, at its place, a tile with the similarity of all patches to it.
 
     Args:
         similarity: (rows, columns, rows, columns), as `positions.position_similarity` gives it.
@@ -162,11 +162,11 @@ def draw_positions(similarity: np.ndarray, *, title: str, theme: str = "light") 
     rows = np.unique(np.linspace(0, num_rows - 1, min(num_rows, _MAX_MAPS)).round().astype(int))
     columns = np.unique(np.linspace(0, num_columns - 1, min(num_columns, _MAX_MAPS)).round().astype(int))
     num = num_rows * num_columns
-    others = similarity.reshape(num, num)[~np.eye(num, dtype=bool)]  # each is 1 to itself, which tells nothing
+    others = similarity.reshape(num, num)[~np.eye(num, dtype=bool)]  # the similarity to itself is always 1
     low, high = np.quantile(others, (0.01, 0.99)) if num > 1 else (0.0, 1.0)
     scaled = np.clip((similarity - low) / max(high - low, 1e-6), 0.0, 1.0)
     tiles = [[colour(scaled[row, column]).astype(np.uint8) for column in columns] for row in rows]
-    subtitle = f"each tile: how alike all places are to one patch. Colours: cosine {low:.2f} to {high:.2f}"
+    subtitle = f"each tile: similarity of all patches to one patch. Colours: cosine {low:.2f} to {high:.2f}"
     return _draw_tiles(tiles, 41.0, 5.0, 600.0, title, subtitle, theme)
 
 

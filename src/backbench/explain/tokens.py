@@ -1,4 +1,4 @@
-"""Where the patches are among a transformer's tokens, and which token its answer is read from."""
+"""Find the patches among a transformer's tokens, and the token that gives the features."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import nn
 _MAX_PREFIX = 16
 _CLASS_TOKENS = ("cls_token", "class_token")
 _PATCH_POOLINGS = ("avg", "avgmax", "max", "map", "mean")
-"""What timm and our own networks call pooling over patches."""
+"""Names of pooling over patches in timm and backbench."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Tokens of an image: `num_prefix` that are no patches (class, registers, distillation), then the patches row
+    """Tokens of an image: `num_prefix` that are not patches (class, registers, distillation), then the patches row
     by row."""
 
     num_prefix: int
@@ -26,10 +26,11 @@ class Grid:
 
 
 def token_grid(body: nn.Module, num_tokens: int, size: tuple[int, int]) -> Grid | None:
-    """How so many tokens lie on an image of `size` (height, width) pixels; None if they do not cover it.
+    """The grid of tokens on an image of `size` (height, width) pixels; None if they do not cover it.
 
-    The number of prefix tokens is what the network says, or none yet, as some add their class token only before
-    the last blocks. Where it does not say, it is the smallest that leaves a grid of the image's proportions.
+    The number of prefix tokens comes from the network, or is 0, because some add their class token only before the
+    last blocks. If the network does not give it, it is the smallest number that leaves a grid of the image's
+    proportions.
     """
     said = getattr(body, "num_prefix_tokens", None)
     numbers = [said, 0] if isinstance(said, int) else range(_MAX_PREFIX + 1)
@@ -41,14 +42,14 @@ def token_grid(body: nn.Module, num_tokens: int, size: tuple[int, int]) -> Grid 
 
 
 def has_all_patches(body: nn.Module, grid: Grid) -> bool:
-    """Whether the grid is that of the patches which the network says to cut, where it does say and keeps to it."""
+    """Whether the grid matches the network's patch size, if the network gives one."""
     num = getattr(getattr(body, "patch_embed", None), "num_patches", None)
     is_fixed = isinstance(num, int) and not getattr(body, "dynamic_img_size", False)
     return not is_fixed or grid.height * grid.width == num
 
 
 def shape_grid(num_patches: int, size: tuple[int, int]) -> tuple[int, int] | None:
-    """(rows, columns) of so many patches in an image's proportions; None if no whole numbers give them."""
+    """(rows, columns) of `num_patches` patches in an image's proportions; None without such whole numbers."""
     height, width = size
     if num_patches < 1:
         return None
@@ -56,7 +57,7 @@ def shape_grid(num_patches: int, size: tuple[int, int]) -> tuple[int, int] | Non
     if rows < 1 or num_patches % rows:
         return None
     columns = num_patches // rows
-    # A patch need not divide the image, which is padded then: each side may be off by less than a patch.
+    # Images may be padded to whole patches: each side may differ by less than a patch.
     return (rows, columns) if abs(rows * width - columns * height) < max(height, width) else None
 
 
@@ -83,6 +84,6 @@ def in_eval_mode(network: nn.Module) -> Iterator[None]:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where the weights are; the CPU if there are none."""
+    """The device of the weights; the CPU if there are none."""
     tensor = next(iter((*network.parameters(), *network.buffers())), None)
     return torch.device("cpu") if tensor is None else tensor.device

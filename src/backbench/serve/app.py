@@ -31,7 +31,7 @@ MAX_TOP = 1000
 MAX_NEIGHBOURS = 12
 PAGE = Path(__file__).parent / "page"
 PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-FORM_BYTES = 65_536  # of a request, beside the image in it
+FORM_BYTES = 65_536  # bytes of a request besides the image
 
 _log = logging.getLogger(__name__)
 router = APIRouter()
@@ -39,10 +39,10 @@ router = APIRouter()
 
 @dataclass(frozen=True)
 class Service:
-    """What the app answers from.
+    """The state of the app.
 
-    inbox: the folder for what people say of answers; None: nothing is ever stored. saved: the entries of this
-    process, which alone can be taken back. pages: name -> (content type, bytes) of the static files.
+    inbox: the folder for marked images; None: nothing is stored. saved: entries of this process, which can
+    be withdrawn. pages: name -> (content type, bytes) of the static files.
     """
 
     models: dict[str, Model]
@@ -62,14 +62,14 @@ def make_app(
     """The whole app, guarded.
 
     Args:
-        models: of distinct names, in the order in which the page shows them.
+        models: with distinct names, in the order of the page.
         host, token: see `guard.Rules`. max_image_bytes: of an upload. inbox: see `Service`.
     """
     app = FastAPI(
         title="backbench serve",
         version=version("backbench"),
-        description="Ask trained image classifiers. Images stay in memory and are not stored.",
-        docs_url=None,  # FastAPI's own pages load scripts from a foreign host
+        description="Classify images with trained models. Images stay in memory and are not stored.",
+        docs_url=None,  # FastAPI's own pages load scripts from another host
         redoc_url=None,
     )
     app.state.service = Service({model.name: model for model in models}, inbox, _read_pages())
@@ -98,7 +98,7 @@ def _form(required: Sequence[str], **more: dict[str, Any]) -> dict[str, Any]:
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "No image or model in the form, or the form can't be read"},
-    403: {"description": "Asked by a page of another site"},
+    403: {"description": "Request from a page of another site"},
     404: {"description": "No such model"},
     408: {"description": "The upload took too long"},
     413: {"description": "Too many bytes or pixels"},
@@ -129,9 +129,9 @@ async def list_models(request: Request) -> Response:
 
 @router.post(
     "/api/predict",
-    summary="Ask one model about one image",
-    description="Answers as `backbench predict --json` does, with the model's name as `bundle` and the name of "
-    "the upload as `path`. An image of a known format that is damaged is an entry with `error`, status 200.",
+    summary="Classify one image with one model",
+    description="Gives the JSON of `backbench predict --json`, with the model's name as `bundle` and the name of "
+    "the upload as `path`. A damaged image of a known format gives an entry with `error`, status 200.",
     responses=REFUSALS,
     openapi_extra=_form(
         ["image", "model"],
@@ -173,24 +173,24 @@ async def thumbnail(request: Request, number: int, row: int) -> Response:
 
 @router.post(
     "/api/inbox",
-    summary="Keep an image with what it truly shows",
-    responses=REFUSALS | {409: {"description": "One of the samples: test images are not for training"}},
+    summary="Store an image with its true class",
+    responses=REFUSALS | {409: {"description": "A sample image: test images must not be used for training"}},
     openapi_extra=_form(
         ["image", "model", "verdict"],
         verdict={"type": "string", "enum": list(VERDICTS)},
-        label={"type": "string", "description": "the true class, if it is known"},
+        label={"type": "string", "description": "the true class, if known"},
     ),
 )
 async def keep(request: Request) -> Response:
     service = _service(request)
     if service.inbox is None:
-        raise HTTPException(404, "this server keeps no images (--no-inbox)")
+        raise HTTPException(404, "this server stores no images (--no-inbox)")
     form = await read_form(request)
     model = _find_model(service, form)
     verdict, label = form.fields.get("verdict", ""), form.fields.get("label") or None
     if verdict not in VERDICTS or (label is not None and (len(label) > 256 or not label.isprintable())):
         raise HTTPException(
-            400, f"the field 'verdict' is one of {', '.join(VERDICTS)}; 'label' one printable line"
+            400, f"the field 'verdict' must be one of {', '.join(VERDICTS)}, and 'label' one printable line"
         )
     data = await _checked_image(request, form)
     if _is_sample(service, data):
@@ -198,7 +198,7 @@ async def keep(request: Request) -> Response:
     found = (await _ask(model, Question(data, form.name, top=1))).prediction
     image_format = find_format(data)
     if found.label is None or found.confidence is None or image_format is None:
-        raise HTTPException(400, "an image that can't be read is not kept")
+        raise HTTPException(400, "an unreadable image is not stored")
     said = {
         "name": form.name,
         "model": model.name,
@@ -246,13 +246,13 @@ def _service(request: Request) -> Service:
 
 
 def _find_model(service: Service, form: Form) -> Model:
-    """The model by its name in the table, and by nothing else."""
+    """Find the model by its name in the table."""
     name = form.fields.get("model")
     if name is None:
-        raise HTTPException(400, "the form has no field 'model'; the names are at /api/models")
+        raise HTTPException(400, "the form has no field 'model'; see /api/models for the names")
     model = service.models.get(name)
     if model is None:
-        raise HTTPException(404, "no such model; the names are at /api/models")
+        raise HTTPException(404, "no such model; see /api/models for the names")
     return model
 
 
@@ -267,9 +267,7 @@ async def _checked_image(request: Request, form: Form) -> bytes:
     if form.image is None:
         raise HTTPException(400, "the form has no file in the field 'image'")
     if len(form.image) > request.app.state.max_image_bytes:
-        raise HTTPException(
-            413, f"too large: at most {request.app.state.max_image_bytes / 1e6:.0f} MB may be sent"
-        )
+        raise HTTPException(413, f"too large: the limit is {request.app.state.max_image_bytes / 1e6:.0f} MB")
     await run_in_threadpool(look_at, form.image, form.name, max_pixels=MAX_PIXELS)
     return form.image
 
@@ -277,7 +275,7 @@ async def _checked_image(request: Request, form: Form) -> bytes:
 def _number(form: Form, name: str, default: int, least: int, most: int) -> int:
     text = form.fields.get(name, str(default))
     if not text.isascii() or not text.isdigit() or len(text) > 4 or not least <= int(text) <= most:
-        raise HTTPException(400, f"the field '{name}' is a whole number from {least} to {most}")
+        raise HTTPException(400, f"the field '{name}' must be a whole number from {least} to {most}")
     return int(text)
 
 
@@ -329,24 +327,24 @@ def _jpeg(images: Sequence[bytes], row: int) -> Response:
 def _file(request: Request, name: str) -> Response:
     found = _service(request).pages.get(name)
     if found is None:
-        raise HTTPException(404, "there is nothing here")
+        raise HTTPException(404, "no such page")
     return Response(found[1], media_type=found[0])
 
 
 def _json(document: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Plain ASCII, so that no name can break it."""
+    """Plain ASCII, so that it works with any name."""
     body = json.dumps(document, allow_nan=False).encode("ascii")
     return Response(body, status, headers, media_type="application/json")
 
 
 async def _say_refusal(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # what it is registered for
+    assert isinstance(error, HTTPException)  # registered only for this type
     headers = dict(error.headers) if error.headers else None
     return _json({"error": error.detail}, error.status_code, headers)
 
 
 async def _say_not_there(_: Request, __: Exception) -> Response:
-    return _json({"error": "there is nothing here"}, 404)
+    return _json({"error": "no such page"}, 404)
 
 
 async def _say_busy(_: Request, __: Exception) -> Response:
@@ -355,8 +353,8 @@ async def _say_busy(_: Request, __: Exception) -> Response:
 
 async def _say_not_stored(_: Request, error: Exception) -> Response:
     _log.warning("%s", error)
-    return _json({"error": "the inbox can't be written; the server's own messages say why"}, 507)
+    return _json({"error": "the inbox can't be written; see the messages of the server"}, 507)
 
 
 async def _say_failed(_: Request, __: Exception) -> Response:
-    return _json({"error": "the server failed at this image; its own messages say why"}, 500)
+    return _json({"error": "the server failed on this image; see the messages of the server"}, 500)

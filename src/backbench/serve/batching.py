@@ -1,4 +1,4 @@
-"""Concurrent requests to one model, answered together: a thread, a bounded queue, and a short wait for company."""
+"""Batch concurrent requests to one model: a thread, a bounded queue, and a short wait for more requests."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Result = TypeVar("Result")
 
 
 class Busy(Exception):
-    """The queue is full; ask again in a second."""
+    """The queue is full; try again in a second."""
 
 
 class Batcher(Generic[Item, Result]):
-    """Answers items in the order they come, several at a time, in one thread of its own.
+    """Processes items in order of arrival, several at a time, in its own thread.
 
     Args:
-        answer: items -> results, one for each; called from that thread alone. What it raises goes to all waiting
-            for that batch, and the next batch is answered as ever.
-        most_together: items in one call, at most.
-        wait_seconds: how long the first of a batch waits for others.
-        most_waiting: items in the queue; more are refused.
+        answer: items -> results, one for each; called only from that thread. Its errors go to all callers of
+            that batch; later batches are not affected.
+        most_together: maximum number of items in one call.
+        wait_seconds: time that the first item of a batch waits for others.
+        most_waiting: maximum length of the queue; more items are refused.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Batcher(Generic[Item, Result]):
         self._thread.start()
 
     def submit(self, item: Item) -> Future[Result]:
-        """A place in the queue; a future that is cancelled before its turn costs nothing.
+        """Add an item to the queue; a future cancelled before its turn costs nothing.
 
         Raises:
             Busy: the queue is full, or closed.
@@ -64,7 +64,7 @@ class Batcher(Generic[Item, Result]):
         return future
 
     def close(self) -> None:
-        """Answer what is waiting, take no more, and wait for the thread to end."""
+        """Process waiting items, refuse new ones, and wait for the thread to end."""
         if not self._is_closed:
             self._is_closed = True
             self._queue.put(None)
@@ -80,7 +80,7 @@ class Batcher(Generic[Item, Result]):
                 return
 
     def _gather(self) -> tuple[list[tuple[Item, Future[Result]]], bool]:
-        """The next batch, and whether the queue was closed behind it."""
+        """The next batch, and whether the queue was closed after it."""
         batch: list[tuple[Item, Future[Result]]] = []
         entry = self._queue.get()
         deadline = time.monotonic() + self._wait_seconds
@@ -99,7 +99,7 @@ class Batcher(Generic[Item, Result]):
             results = self._answer([item for item, _ in waiting])
             for (_, future), result in zip(waiting, results, strict=True):
                 future.set_result(result)
-        except Exception as error:  # each of those who wait is told; the thread lives on
+        except Exception as error:  # all callers of the batch get the error; the thread continues
             for _, future in waiting:
                 if not future.done():
                     future.set_exception(error)

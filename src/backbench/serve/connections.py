@@ -1,7 +1,7 @@
-"""Which connections the server keeps, and for how long, so that no number of slow or silent ones shuts others out.
+"""Limits on connections and their time, so that slow or silent clients can't block others.
 
-Every connection always has a deadline: for the headers of its next request, or for the whole answer to one. Beyond
-a number of connections that leaves descriptors free, one that the server waits for makes room for the next.
+Every connection always has a deadline: for the headers of its next request, or for the complete response. Above
+a number of connections that leaves descriptors free, a waiting connection is closed to make room.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from backbench.serve.log_limit import LogLimit
 MAX_CONNECTIONS = 512
 MIN_CONNECTIONS = 16
 SPARE_DESCRIPTORS = 64
-"""For the inbox, the images of the page, and connections that are just being closed."""
+"""Descriptors reserved for the inbox, images of the page, and closing connections."""
 BACKLOG = 512
-"""Connections that the system keeps until they are accepted."""
+"""Maximum number of connections that wait to be accepted."""
 LOGGERS = ("uvicorn.error", "asyncio", "backbench.serve.app", "backbench.serve.connections")
-_CLOSE_SECONDS = 1.0  # for a last word to be read
+_CLOSE_SECONDS = 1.0  # for the client to read a last response
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 _log = getLogger(__name__)
@@ -40,13 +40,13 @@ _log = getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """How patient the server is.
+    """Limits of the server.
 
     Args:
-        num_connections: open at once, at most.
-        header_seconds: from the start of a connection, or from its last answer, to the end of the next headers.
-        answer_seconds: from the headers of a request to the last byte of its answer. The guard gives an upload
-            less time, and the app its models; this also ends a connection that does not read its answer.
+        num_connections: maximum number of open connections.
+        header_seconds: from the start of a connection, or from its last response, to the end of the next headers.
+        answer_seconds: from the headers of a request to the last byte of its response. Uploads and models have
+            shorter limits; this one also ends connections that do not read their response.
     """
 
     num_connections: int = MAX_CONNECTIONS
@@ -58,14 +58,14 @@ def decide_limits() -> Limits:
     """Limits that leave file descriptors free.
 
     Raises:
-        ConfigError: this process may open too few files to serve.
+        ConfigError: the limit of open files is too low for a server.
     """
     try:
         import resource
 
         allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         num_open = len(os.listdir("/dev/fd"))  # noqa: PTH208
-    except (ImportError, OSError):  # no such limit, or not told
+    except (ImportError, OSError):  # no such limit, or unknown
         return Limits()
     if allowed == resource.RLIM_INFINITY:
         return Limits()
@@ -82,7 +82,7 @@ class Connection(H11Protocol):
     """One connection with its deadline.
 
     Args:
-        limits: see `Limits`. given: what uvicorn gives to a protocol.
+        limits: see `Limits`. given: uvicorn's arguments for a protocol.
     """
 
     def __init__(self, *, limits: Limits, **given: Any) -> None:
@@ -94,17 +94,17 @@ class Connection(H11Protocol):
 
     @property
     def is_answering(self) -> bool:
-        """Whether a request has come whose answer is not complete."""
+        """Whether a request has an incomplete response."""
         return self.cycle is not None and not self.cycle.response_complete
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it is the other side's turn: to send a request, or to read its answer."""
+        """Whether the server waits for the client: for a request, or for reading the response."""
         return not self.is_answering or self.flow.write_paused
 
     @property
     def address(self) -> str:
-        """Of the other side; empty if not known."""
+        """The client's address; empty if unknown."""
         return self.client[0] if self.client else ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -119,7 +119,7 @@ class Connection(H11Protocol):
             self._set_deadline()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()  # which may begin with the next request, if that has come already
+        super().on_response_complete()  # which may start the next request if it has arrived
         self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -128,12 +128,12 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def abort(self) -> None:
-        """End it at once, whatever is still to be sent."""
+        """Close the connection at once, without sending the rest."""
         self.is_aborted = True
         self.transport.abort()
 
     def refuse(self, status: bytes) -> None:
-        """End it with a short answer, if that is read soon."""
+        """Close the connection after a short response."""
         self.transport.write(b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" % status)
         self.transport.close()
         self._set_timer(_CLOSE_SECONDS, self.abort)
@@ -159,7 +159,7 @@ class Connection(H11Protocol):
 
 
 def _make_room(connections: Iterable[Any], newest: Connection) -> None:
-    """End a connection if there is one too many: the longest waiting one of the address that has most of them."""
+    """If there are too many connections, close the longest waiting one of the address with most connections."""
     kept = [connection for connection in connections if not connection.is_aborted]
     if len(kept) <= newest.limits.num_connections:
         return
@@ -169,13 +169,13 @@ def _make_room(connections: Iterable[Any], newest: Connection) -> None:
         return
     num_of = Counter(connection.address for connection in kept)
     min(waiting, key=lambda connection: (-num_of[connection.address], connection.since)).abort()
-    _log.warning("%d connections are open, which is the most: one that waited was closed", len(kept) - 1)
+    _log.warning("the limit of %d open connections is reached: a waiting one was closed", len(kept) - 1)
 
 
 class Door(socket.socket):
-    """A listening socket that keeps a descriptor back, to turn connections away when there is no other.
+    """A listening socket with a spare descriptor, to refuse connections when no other is free.
 
-    Left in the queue, such a connection would wake the event loop, and be logged, again and again.
+    Otherwise a connection in the queue would wake the event loop and be logged again and again.
     """
 
     def __init__(self, listening: socket.socket) -> None:
@@ -183,13 +183,13 @@ class Door(socket.socket):
         self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """As ever; BlockingIOError, as if nobody had come, where a connection had to be turned away."""
+        """Accept a connection; BlockingIOError if a connection was refused."""
         try:
             return super().accept()
         except OSError as error:
             if error.errno not in _OUT_OF_DESCRIPTORS:
                 raise
-            _log.warning("a connection was turned away: %s", error.strerror)
+            _log.warning("a connection was refused: %s", error.strerror)
             self._turn_away()
             raise BlockingIOError from error
 
@@ -201,10 +201,10 @@ class Door(socket.socket):
                 super().accept()[0].close()
             self._spare = os.open(os.devnull, os.O_RDONLY)
         except OSError:
-            time.sleep(0.02)  # nothing can be done but to leave some time to others
+            time.sleep(0.02)  # nothing to do but wait
 
     def close(self) -> None:
-        """Close it, and give the descriptor back."""
+        """Close the socket and the spare descriptor."""
         if self._spare is not None:
             os.close(self._spare)
             self._spare = None
@@ -212,10 +212,10 @@ class Door(socket.socket):
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with these connections and a log that nobody can flood.
+    """uvicorn with these connections and a rate-limited log.
 
     Args:
-        app: an ASGI app. limits: see `Limits`. announce: called as soon as requests are answered.
+        app: an ASGI app. limits: see `Limits`. announce: called when the server is ready.
     """
 
     def __init__(self, app: Any, *, limits: Limits, announce: Callable[[], None]) -> None:
@@ -228,8 +228,8 @@ class Server(uvicorn.Server):
                 server_header=False,
                 ws="none",
                 lifespan="off",
-                backlog=1,  # accepted in one turn of the loop, so that room is made before the next one comes
-                timeout_keep_alive=limits.header_seconds,  # type: ignore[arg-type] # a fraction will do as well
+                backlog=1,  # one connection per turn of the loop, so that room is made before the next one
+                timeout_keep_alive=limits.header_seconds,  # type: ignore[arg-type] # a fraction also works
                 timeout_graceful_shutdown=5,
                 proxy_headers=False,
             )
@@ -238,7 +238,7 @@ class Server(uvicorn.Server):
         self.announce = announce
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve on sockets that listen until it is told to end; what it logs is limited meanwhile."""
+        """Serve on listening sockets until stopped, with a rate-limited log."""
         loggers = [getLogger(name) for name in LOGGERS]
         for logger in loggers:
             logger.addFilter(self.log_limit)
@@ -250,10 +250,10 @@ class Server(uvicorn.Server):
                 logger.removeFilter(self.log_limit)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so."""
+        """Listen and announce."""
         await super().startup(sockets)
         for listening in sockets or ():
-            listening.listen(BACKLOG)  # asyncio has set it to what is accepted in one turn
+            listening.listen(BACKLOG)  # asyncio has set it to the number accepted in one turn
         self.announce()
 
     async def on_tick(self, counter: int) -> bool:

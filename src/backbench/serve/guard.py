@@ -1,6 +1,6 @@
-"""What stands before the app: who may ask, how much may be sent and how slowly, and what each answer forbids.
+"""The guard before the app: access, limits of size and time of uploads, and security headers.
 
-Plain ASGI, so that a body is cut off while it arrives and not after it has been stored.
+Plain ASGI, so that a too large body is refused while it arrives.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 COOKIE = "backbench_token"
 UPLOAD_SECONDS = 30.0
 MAX_UPLOADS = 32
-MAX_HELD_BYTES = 256_000_000  # of all uploads that are being read or answered
+MAX_HELD_BYTES = 256_000_000  # of all uploads in progress
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/healthz",)
 HEADERS = (
@@ -48,12 +48,12 @@ HEADERS = (
 
 @dataclass(frozen=True)
 class Rules:
-    """Who may ask for what.
+    """Rules of access.
 
     Args:
-        host: the address that is listened on.
-        token: what everyone must show, as `Authorization: Bearer` or by the page's link; None: loopback only.
-        most_bytes: of a request's body.
+        host: the listening address.
+        token: the required token, as `Authorization: Bearer` or in the page's link; None: loopback only.
+        most_bytes: maximum size of a request's body.
     """
 
     host: str
@@ -62,7 +62,7 @@ class Rules:
 
 
 class Guard:
-    """ASGI middleware that refuses by `rules`, and sets the headers of every answer."""
+    """ASGI middleware that refuses by `rules`, and sets the headers of every response."""
 
     def __init__(self, app: App, rules: Rules, *, upload_seconds: float = UPLOAD_SECONDS) -> None:
         self.app = app
@@ -96,10 +96,10 @@ class Guard:
             self._num_held_bytes -= received[0]
 
     def _refuse(self, scope: Scope) -> tuple[int, str] | None:
-        """(status, reason), or None to let it pass."""
+        """(status, reason) of a refusal, or None to accept."""
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if not is_known_host(headers.get("host", ""), self.rules.host):
-            return 400, "this address is not one that the server answers to"
+            return 400, "unknown host name in the request"
         if scope["method"] not in ("GET", "HEAD") and not _is_own_page(headers):
             return 403, "requests from pages of other sites are refused"
         if self.rules.token is not None and scope["path"] not in OPEN_PATHS:
@@ -108,17 +108,18 @@ class Guard:
                 return 401, "a token is needed: open the link that backbench serve printed"
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
-            return 400, "the length of the request is no number"
+            return 400, "the length of the request is not a number"
         if len(length) > 18 or int(length) > self.rules.most_bytes:
-            return 413, f"too large: at most {self.rules.most_bytes / 1e6:.0f} MB may be sent"
+            return 413, f"too large: the limit is {self.rules.most_bytes / 1e6:.0f} MB"
         if headers.get("content-encoding", "identity") != "identity":
-            return 415, "compressed requests are not read; send the image as it is"
+            return 415, "compressed requests are not supported; send the original image"
         return None
 
     def _limited(self, receive: Receive, received: list[int]) -> Receive:
-        """`receive` that ends with 413, 408 or 503 when the body is too large, too slow, or one too many.
+        """A `receive` that raises 413, 408 or 503 if the body is too large, too slow, or there are too many
+        uploads.
 
-        received: one number, to which the bytes of each piece are added.
+        received: a list with one number, the bytes received so far.
         """
         deadline = asyncio.get_running_loop().time() + self.upload_seconds
         is_whole = False
@@ -137,7 +138,7 @@ class Guard:
             self._num_held_bytes += num_bytes
             is_whole = not message.get("more_body", False)
             if received[0] > self.rules.most_bytes:
-                reason = f"too large: at most {self.rules.most_bytes / 1e6:.0f} MB may be sent"
+                reason = f"too large: the limit is {self.rules.most_bytes / 1e6:.0f} MB"
                 raise HTTPException(413, reason, {"Connection": "close"})
             if self._num_held_bytes > MAX_HELD_BYTES:
                 busy = {"Connection": "close", "Retry-After": "1"}
@@ -148,7 +149,7 @@ class Guard:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen on can be reached from this computer alone."""
+    """Whether an address to listen on can be reached only from this computer."""
     if host == "localhost":
         return True
     try:
@@ -158,14 +159,14 @@ def is_loopback(host: str) -> bool:
 
 
 def is_known_host(given: str, host: str) -> bool:
-    """Whether a request's `Host` is one that the server at `host` goes by.
+    """Whether a request's `Host` is a valid name of the server at `host`.
 
-    A name that a stranger's name server points here is refused. A server that is open to the network also goes by
-    any address in numbers, which no name server can hand out.
+    Refuses names of foreign name servers that point here (DNS rebinding). A server open to the network also
+    accepts any numeric address, which no name server can forge.
     """
     try:
         name = urlsplit(f"//{given}").hostname or ""
-        urlsplit(f"//{given}").port  # noqa: B018 - raises for what is no number
+        urlsplit(f"//{given}").port  # noqa: B018 - raises if it is not a number
     except ValueError:
         return False
     if any(char in given for char in "/@?#\\ ,"):
@@ -206,7 +207,7 @@ def _token_of_cookie(headers: dict[str, str]) -> str:
 
 
 def _token_of_link(scope: Scope) -> str:
-    """The token in `/?token=...`, which is how a person comes in."""
+    """The token in `/?token=...`, the link for people."""
     if scope["path"] != "/" or scope["method"] != "GET":
         return ""
     try:
@@ -216,12 +217,12 @@ def _token_of_link(scope: Scope) -> str:
 
 
 def _is_same(given: str, token: str) -> bool:
-    """In a time that does not tell how much of it is right."""
+    """Compare in constant time."""
     return hmac.compare_digest(given.encode("utf-8", "replace"), token.encode())
 
 
 async def _enter(send: Send, token: str) -> None:
-    """Keep the token in a cookie, and go on without it in the address."""
+    """Store the token in a cookie, and redirect to the address without it."""
     cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
     headers = [(b"location", b"/"), (b"set-cookie", cookie.encode()), (b"content-length", b"0")]
     await send({"type": "http.response.start", "status": 303, "headers": headers})
@@ -229,7 +230,7 @@ async def _enter(send: Send, token: str) -> None:
 
 
 async def _answer(send: Send, status: int, reason: str) -> None:
-    """A refusal; the connection ends with it, as what is still to come on it is not read."""
+    """Send a refusal and close the connection, because the rest of the request is not read."""
     body = json.dumps({"error": reason}).encode()
     headers = [
         (b"content-type", b"application/json"),

@@ -1,8 +1,8 @@
-"""Right, wrong, which?: what a person says of an answer, kept with the image, to learn from later.
+"""The inbox: predictions that people mark right or wrong, stored with the image for later training.
 
-A folder with two files for each entry: the image as it was sent, and a JSON file that says where it comes from.
-Only the press of a button writes there. What is in it was chosen by hand, often because the model failed: it is
-for training, never for a test split.
+A folder with two files for each entry: the uploaded image, and a JSON file with its origin. Only a button
+writes there. People choose these images, often because the model failed, so they are for training, never for a
+test split.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ SUFFIXES = {
 
 
 class Entry(Frozen):
-    """One answer that a person judged."""
+    """One prediction that a person judged."""
 
     schema_version: int = SCHEMA_VERSION
     id: str = Field(pattern=r"^[0-9a-f]{32}$")
     saved: str = Field(description="UTC, ISO 8601")
     image: str = Field(description="the file beside it", pattern=r"^[0-9a-f]{32}\.[a-z]{3,4}$")
-    name: str = Field(description="what its sender called it")
+    name: str = Field(description="name given by the sender")
     sha256: str
     model: str
     run_id: str | None = None
@@ -64,12 +64,12 @@ class Entry(Frozen):
     answer: str
     confidence: float
     verdict: Verdict
-    label: str | None = Field(description="what it truly shows, if that was said")
+    label: str | None = Field(description="the true class, if given")
     part: Literal["train"] = "train"
 
 
 def check_inbox(folder: Path) -> None:
-    """StorageError where nothing could be kept in this folder, which need not be there yet; nothing is written."""
+    """Raise StorageError if this folder (which may not exist yet) is not writable; writes nothing."""
     existing = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not existing.is_dir():
         raise storage_error(folder, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), IN_INBOX)
@@ -78,21 +78,19 @@ def check_inbox(folder: Path) -> None:
 
 
 def save_entry(folder: Path, data: bytes, image_format: str, said: dict[str, Any]) -> Entry:
-    """Keep an image and what was said of it; the folder is made with the first.
+    """Store an image with its verdict; creates the folder if necessary.
 
     Args:
         said: the fields of `Entry` that the caller knows.
 
     Raises:
-        StorageError: it can't be written, or the inbox is full.
+        StorageError: the folder can't be written, or the inbox is full.
     """
     if count_entries(folder) >= MAX_ENTRIES:
-        raise StorageError(
-            f"the inbox {folder} holds {MAX_ENTRIES:,} images, and takes no more. Export and empty it."
-        )
+        raise StorageError(f"the inbox {folder} is full ({MAX_ENTRIES:,} images). Export and empty it.")
     name = secrets.token_hex(16)
     image = name + SUFFIXES[image_format]
-    saved = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # of two in one second the last counts
+    saved = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # fractions decide which of two is later
     entry = Entry(id=name, saved=saved, image=image, sha256=hashlib.sha256(data).hexdigest(), **said)
     write_atomically(folder / image, data, IN_INBOX)
     write_atomically(folder / f"{name}.json", entry.model_dump_json(indent=1).encode(), IN_INBOX)
@@ -100,7 +98,7 @@ def save_entry(folder: Path, data: bytes, image_format: str, said: dict[str, Any
 
 
 def remove_entry(folder: Path, entry: Entry) -> None:
-    """Take one back; nothing happens if it is gone already."""
+    """Remove an entry; no error if it is missing."""
     try:
         (folder / f"{entry.id}.json").unlink(missing_ok=True)
         (folder / entry.image).unlink(missing_ok=True)
@@ -109,20 +107,20 @@ def remove_entry(folder: Path, entry: Entry) -> None:
 
 
 def count_entries(folder: Path) -> int:
-    """How many entries there are; 0 without a folder."""
+    """The number of entries; 0 without a folder."""
     return sum(1 for _ in folder.glob("*.json"))
 
 
 def list_entries(folder: Path, progress: Progress = SILENT) -> list[Entry]:
-    """All entries that can be read, the oldest first; `progress` is told of each that can't.
+    """All readable entries, oldest first; `progress` gets a warning for each unreadable one.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: no such folder.
     """
     if not folder.is_dir():
         raise ConfigError(
-            f"there is no inbox '{folder}'. It is made when someone presses Right or Wrong on the page of "
-            "backbench serve; give another folder with --inbox."
+            f"no inbox '{folder}'. It is created when someone presses Right or Wrong on the page of backbench "
+            "serve. Give another folder with --inbox."
         )
     entries = []
     for path in sorted(folder.glob("*.json")):
@@ -134,10 +132,10 @@ def list_entries(folder: Path, progress: Progress = SILENT) -> list[Entry]:
 
 
 def latest_entries(folder: Path, progress: Progress = SILENT) -> list[Entry]:
-    """One entry for each image, the oldest first: the one that judged it last. Raises what `list_entries` does."""
+    """The last entry of each image, oldest first. Raises as `list_entries`."""
     latest: dict[str, Entry] = {}
     for entry in list_entries(folder, progress):
-        latest.pop(entry.sha256, None)  # so that the order is that of the judgements that count
+        latest.pop(entry.sha256, None)  # so that the order is that of the last judgements
         latest[entry.sha256] = entry
     return list(latest.values())
 
@@ -145,8 +143,8 @@ def latest_entries(folder: Path, progress: Progress = SILENT) -> list[Entry]:
 def export_entries(folder: Path, target: Path, progress: Progress = SILENT) -> list[Entry]:
     """Write the entries whose true class is known as a labelled data set: images and a table.
 
-    What is damaged is left out, and `progress` is told. The same image judged twice is written once, as it was
-    judged last; not at all if that left its class open.
+    Damaged entries are left out with a warning. An image with several judgements is written once with the last
+    one, or not at all if that gives no class.
 
     Args:
         target: must not exist.
@@ -157,9 +155,9 @@ def export_entries(folder: Path, target: Path, progress: Progress = SILENT) -> l
     labelled = [entry for entry in latest_entries(folder, progress) if entry.label is not None]
     entries = [entry for entry in labelled if _has_image(folder, entry, progress)]
     if not entries:
-        raise ConfigError(f"nothing in '{folder}' has a label yet: say Right, or which class it is, on the page.")
+        raise ConfigError(f"nothing in '{folder}' has a label yet: press Right, or choose the class, on the page.")
     if target.exists():
-        raise StorageError(f"{target} exists already and is not written over. Choose another folder.")
+        raise StorageError(f"{target} exists already and is not overwritten. Choose another folder.")
     try:
         target.mkdir(parents=True)
         for entry in entries:
@@ -172,7 +170,7 @@ def export_entries(folder: Path, target: Path, progress: Progress = SILENT) -> l
 
 
 def _has_image(folder: Path, entry: Entry, progress: Progress) -> bool:
-    """Whether the image that was judged is there, as it was."""
+    """Whether the judged image exists unchanged."""
     path = folder / entry.image
     try:
         if digest_file(path) == entry.sha256:
@@ -201,4 +199,4 @@ def _read(path: Path) -> Entry:
     except OSError as error:
         raise StorageError(f"{path} can't be read: {error.strerror}.") from error
     except (ValueError, ValidationError) as error:
-        raise StorageError(f"{path} is no entry of an inbox, or a damaged one.") from error
+        raise StorageError(f"{path} is not an inbox entry, or is damaged.") from error

@@ -1,4 +1,4 @@
-"""A limit to what is logged in a minute, so that requests can't fill a disk or hide what matters."""
+"""A limit on log messages per minute, so that requests can't fill the disk or hide important messages."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections import Counter
 from collections.abc import Callable
 
 MAX_LINES = 10
-"""Of one kind in a minute."""
+"""Messages of one kind per minute."""
 MAX_KINDS = 50
 SECONDS = 60.0
 _OTHER = "other messages"
 
 
 class LogLimit(logging.Filter):
-    """Lets a few messages of each kind pass in a minute, and counts the others for one line at its end.
+    """Passes a few messages of each kind per minute, and counts the others for one line at the end.
 
-    A kind is a message before its arguments are put in. Call `tick` often.
+    A kind is a message without its arguments. Call `tick` often.
 
     Args:
         now: a clock, in seconds.
@@ -43,12 +43,12 @@ class LogLimit(logging.Filter):
             return self._counts[kind] <= MAX_LINES
 
     def tick(self) -> None:
-        """Sum up when a minute is over."""
+        """Call `sum_up` after each minute."""
         if self._now() - self._started >= SECONDS:
             self.sum_up()
 
     def sum_up(self) -> None:
-        """Log how many messages were left out, and begin a new minute."""
+        """Log the number of hidden messages, and start a new minute."""
         with self._lock:
             counts, self._counts, self._started = self._counts, Counter(), self._now()
         for kind, count in counts.items():

@@ -1,4 +1,4 @@
-"""The models that are served: loaded once, named once, each answering in a thread of its own."""
+"""The models that are served: loaded once, with unique names, each with its own thread."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OVERLAY_PIXELS = 640
 
 @dataclass(frozen=True)
 class Question:
-    """One image for one model: its bytes, what it is called, and what is asked beside the answer."""
+    """One image for one model: its bytes, its name, and requested extras."""
 
     data: bytes
     name: str
@@ -42,11 +42,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model says to a question.
+    """A model's reply to a question.
 
     seconds: from the start of its batch to the end, without the time in the queue.
-    neighbours: empty without a gallery, or if not asked.
-    overlay: a `data:` address of a JPEG; overlay_kind: how it was made; overlay_error: why there is none.
+    neighbours: empty without a gallery or a request.
+    overlay: a `data:` address of a JPEG; overlay_kind: how it was made; overlay_error: the reason if there is
+        none.
     """
 
     prediction: Prediction
@@ -61,7 +62,7 @@ class Reply:
 class Model:
     """One served model.
 
-    name: what requests call it; unique. run: the folder of the run that wrote it, if it may lie beside it.
+    name: its unique name in requests. run: the possible folder of its run.
     """
 
     name: str
@@ -101,7 +102,7 @@ class Model:
         return decode_image(question.data, question.name, max_pixels=MAX_PIXELS, grey=self.classifier.grey)
 
     def _read(self, question: Question, row: int, errors: dict[int, str]) -> np.ndarray:
-        """The pixels; for an image that can't be read a blank one, whose answer is thrown away."""
+        """The pixels; for an unreadable image a blank one, whose prediction is discarded."""
         try:
             return self._decode(question)
         except BadImage as error:
@@ -116,7 +117,7 @@ class Model:
         return self._explain(question, reply) if question.explain else reply
 
     def _explain(self, question: Question, reply: Reply) -> Reply:
-        """The reply with a picture of what it rests on, or with why there is none."""
+        """The reply with a picture of its explanation, or the reason why there is none."""
         from backbench.explain.heat import explain_image, overlay
 
         small = Image.fromarray(self._decode(question))
@@ -134,7 +135,7 @@ class Model:
         return replace(reply, overlay=address, overlay_kind=heat.kind)
 
     def describe(self, number: int) -> dict[str, Any]:
-        """What `/api/models` says of it; no path of this computer is in it."""
+        """The entry of `/api/models`, without paths of this computer."""
         facts, training, gallery = self.facts, self.facts.training, self.gallery
         return {
             "name": self.name,
@@ -162,7 +163,7 @@ def find_accuracy(run: Path | None) -> dict[str, Any] | None:
 
 
 def find_calibration_error(run: Path | None) -> float | None:
-    """By how much its confidences missed the truth on test images, after the temperature; None if not measured."""
+    """The calibration error on test images after temperature scaling; None if unknown."""
     metric = _find_metric(run, "calibrated_ece")
     return metric.value if metric else None
 
@@ -179,17 +180,19 @@ def _find_metric(run: Path | None, name: str) -> Metric | None:
 
 
 def load_models(given: Sequence[Path], *, device: str) -> list[Model]:
-    """Load bundles and make each ready to answer at once.
+    """Load bundles and warm them up.
 
     Args:
         given: bundles, or the folders of the runs that wrote them.
 
     Raises:
-        ConfigError: no such bundle, none, or too many. BackbenchError: see `classifier.bundle.load_bundle`.
+        ConfigError: a missing bundle, none, or too many. BackbenchError: see `classifier.bundle.load_bundle`.
     """
     folders = list(dict.fromkeys(find_bundle(path).resolve() for path in given))
     if not 1 <= len(folders) <= MAX_MODELS:
-        raise ConfigError(f"{len(folders)} bundles; give 1 to {MAX_MODELS}, as all stay in memory.")
+        raise ConfigError(
+            f"{len(folders)} bundles given; the server keeps all in memory, so give 1 to {MAX_MODELS}."
+        )
     names = name_models(folders)
     return [_load_model(folder, name, device) for folder, name in zip(folders, names, strict=True)]
 
@@ -220,5 +223,5 @@ def _load_model(folder: Path, name: str, device: str) -> Model:
     )
     blank = io.BytesIO()
     Image.new("RGB", (64, 64)).save(blank, "PNG")
-    model.answer([Question(blank.getvalue(), "warm-up")])  # the first answer of a network is its slowest
+    model.answer([Question(blank.getvalue(), "warm-up")])  # the first prediction of a network is its slowest
     return model

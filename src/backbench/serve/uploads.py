@@ -1,4 +1,4 @@
-"""A request's form, read in memory, and the first look at the image in it."""
+"""Read a request's form in memory, and check the image in it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONGEST_NAME = 255
 
 @dataclass(frozen=True)
 class Form:
-    """Text fields, and the one file if there is one: its bytes and what its sender calls it."""
+    """Text fields, and at most one file: its bytes and the sender's name for it."""
 
     fields: dict[str, str]
     image: bytes | None
@@ -30,7 +30,7 @@ class Form:
 
 
 class _InMemory(MultiPartParser):
-    """Never writes an upload to disk; the guard has bounded its size."""
+    """Never writes an upload to disk; the guard limits its size."""
 
     spool_max_size = 1 << 40
 
@@ -51,8 +51,8 @@ async def read_form(request: Request) -> Form:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
         raise HTTPException(400, "the form can't be read: one image and a few short fields are allowed") from error
-    except ClientDisconnect as error:  # no one is left to be told, and nothing is wrong here
-        raise HTTPException(400, "the sender went away") from error
+    except ClientDisconnect as error:  # the client has left; not an error of the server
+        raise HTTPException(400, "the client closed the connection") from error
     try:
         return await _take(form)
     finally:
@@ -68,14 +68,14 @@ async def _take(form: FormData) -> Form:
 
 
 def clean_name(given: str) -> str:
-    """What to call an upload: its name without folders, in one printable line of bounded length."""
+    """The name of an upload without folders, in one printable line of limited length."""
     name = given.replace("\\", "/").rpartition("/")[2]
     kept = "".join(char for char in name if char.isprintable())
     return kept[:LONGEST_NAME] or "image"
 
 
 def look_at(data: bytes, name: str, *, max_pixels: int) -> None:
-    """Refuse what is no image, or too large a one, by its start alone; damage shows later.
+    """Refuse a file by its header if it is not an image or too large; damage shows later.
 
     Raises:
         HTTPException: 415: no image of a known format; 413: more than `max_pixels`.
@@ -87,17 +87,17 @@ def look_at(data: bytes, name: str, *, max_pixels: int) -> None:
         raise HTTPException(415, _reason(data, name, max_pixels)) from None
     except Image.DecompressionBombError:
         most = f"{max_pixels / 1e6:.0f} million pixels"
-        raise HTTPException(413, f"too large: at most {most} are decoded here") from None
-    except Exception:  # a known format, damaged: the answer says how
+        raise HTTPException(413, f"too large: the limit is {most}") from None
+    except Exception:  # a damaged image of a known format: the reply reports it
         return
 
 
 def find_format(data: bytes) -> str | None:
-    """The format of an image as Pillow names it; None if its start is not that of one."""
+    """The format of an image as Pillow names it; None if its header is not that of an image."""
     try:
         with open_image(io.BytesIO(data), sys.maxsize) as image:
             return image.format
-    except Exception:  # whatever hostile bytes make of Pillow
+    except Exception:  # any error of Pillow on hostile bytes
         return None
 
 

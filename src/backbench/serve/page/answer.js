@@ -1,4 +1,4 @@
-// The answer of one model in full, and several models row by row.
+// The prediction of one model in full, and several models row by row.
 
 import { fill, make, refill } from "./dom.js";
 import { sayAgreement, sayLabel, sayLevel, sayShortShare, saySureness, sayTime } from "./words.js";
@@ -51,7 +51,7 @@ export function renderDetail(place, { model, reply, image, verdict, isBrief }) {
       make("span", { text: image.truth === reply.label ? "Right: it is " : "Wrong: it is " }), make("strong", { text: image.truth }),
       make("span", { class: "muted", text: ", by its label" }));
   const strange = reply.is_strange && make("p", { class: "note" },
-    make("span", { text: "This looks unlike your training photos, so the answer may mean nothing." }));
+    make("span", { text: "This image is unlike the training images, so the prediction is unreliable." }));
   fill(place,
     make("p", { class: "small muted", text: `${model.short} answers` }),
     make("h2", { class: "label", text: sayLabel(reply) }),

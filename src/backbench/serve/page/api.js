@@ -11,7 +11,7 @@ export class Gone extends Error {}
 
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 
-// A busy server is asked again, as it says when; a lost one is for the reader to decide.
+// Retry a busy server when it says; report a lost one to the user.
 async function ask(path, options = {}) {
   for (let attempt = 0; ; attempt += 1) {
     let response;
@@ -54,7 +54,7 @@ export async function loadBlob(path) {
   } catch {
     throw new Gone("The server does not answer.");
   }
-  if (!response.ok) throw new Refused("this image is not there", response.status);
+  if (!response.ok) throw new Refused("no such image", response.status);
   return response.blob();
 }
 

@@ -14,7 +14,7 @@ const FILTERS = {
 };
 
 export class Batch {
-  // `check`: why an image can't be sent, or null.
+  // `check`: the reason why an image can't be sent, or null.
   constructor(place, images, models, { check, onShow }) {
     this.place = place;
     this.check = check;
@@ -35,7 +35,7 @@ export class Batch {
     return row.error !== null || this.models.every((model) => row.replies.has(model.name));
   }
 
-  // What the models shown say of the row, without those that have not answered it.
+  // Predictions of the shown models for the row, as far as they exist.
   answers(row) {
     return row.error !== null ? [] : this.models.map((model) => row.replies.get(model.name)).filter(Boolean);
   }
@@ -44,7 +44,7 @@ export class Batch {
     return FILTERS[name][1](this.answers(row), row);
   }
 
-  // Other models for the same images; what one of them has answered is kept.
+  // Use other models for the same images; existing predictions are kept.
   setModels(models) {
     this.models = models;
     if (models.length < 2 && this.filter === "split") this.filter = "all";
@@ -52,7 +52,7 @@ export class Batch {
     this.run();
   }
 
-  // Answers what is missing, a few images at a time.
+  // Request missing predictions, a few images at a time.
   async run() {
     if (this.isRunning) return;
     this.isRunning = true;
@@ -98,7 +98,7 @@ export class Batch {
     this.mark();
   }
 
-  // Which filter is pressed, how many rows each has, and which rows are shown. Nothing is drawn anew, so keys stay.
+  // Update filters, their counts and the shown rows, without redrawing, so that the focus stays.
   mark() {
     for (const [name, button] of Object.entries(this.filters)) {
       button.textContent = `${FILTERS[name][0]} (${this.rows.filter((row) => this.accepts(name, row)).length})`;

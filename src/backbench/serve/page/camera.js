@@ -1,4 +1,4 @@
-// A picture from the camera; where that is refused the page says so, and works on without it.
+// A picture from the camera; if that is refused the page shows a message and works without it.
 
 import { find } from "./dom.js";
 
@@ -44,7 +44,7 @@ export function connectCamera(onPicture) {
 
 function sayWhy(name) {
   if (name === "NotAllowedError") return "The browser was not allowed to use the camera. Allow it in the address bar, or choose a file instead.";
-  if (name === "NotFoundError") return "There is no camera on this device. Choose a file instead.";
-  if (name === "NotSupportedError") return "Browsers give a camera only to pages of this computer, or over https. Choose a file instead.";
-  return "The camera can't be used just now. Choose a file instead.";
+  if (name === "NotFoundError") return "This device has no camera. Choose a file instead.";
+  if (name === "NotSupportedError") return "Browsers allow the camera only for pages of this computer or over https. Choose a file instead.";
+  return "The camera can't be used now. Choose a file instead.";
 }

@@ -1,4 +1,4 @@
-// What can be told of a file before it is sent: whether it begins as an image does, and how large it is.
+// Checks of a file before it is sent: whether it starts like an image, and its size.
 
 import { formatBytes } from "./dom.js";
 
@@ -6,9 +6,9 @@ const STARTS = [
   [0, "\xff\xd8\xff"], [0, "\x89PNG"], [8, "WEBP"], [0, "GIF8"], [0, "BM"], [0, "II*\0"], [0, "MM\0*"], [0, "II+\0"], [0, "MM\0+"],
 ];
 const FOREIGN = [
-  [4, "ftyphei", "is an HEIC image, which is not read; save it as JPEG"],
-  [4, "ftypmif1", "is an HEIF image, which is not read; save it as JPEG"],
-  [4, "ftypavif", "is an AVIF image, which is not read; save it as JPEG or PNG"],
+  [4, "ftyphei", "is an HEIC image, which is not supported; save it as JPEG"],
+  [4, "ftypmif1", "is an HEIF image, which is not supported; save it as JPEG"],
+  [4, "ftypavif", "is an AVIF image, which is not supported; save it as JPEG or PNG"],
   [4, "ftyp", "is a video, not an image"],
   [0, "%PDF", "is a PDF document, not an image"],
   [0, "PK\x03\x04", "is a zip archive, not an image"],
@@ -16,14 +16,14 @@ const FOREIGN = [
 
 const begins = (start, [where, magic]) => start.startsWith(magic, where);
 
-// Why an image is not sent, or null. What a browser can't tell is left to the server.
+// The reason why an image is not sent, or null. The server makes further checks.
 export async function findFault(image, limits) {
   if (image.blob.size > limits.bytes) return `too large: ${formatBytes(image.blob.size)}, at most ${formatBytes(limits.bytes)} are read`;
   let start;
   try {
     start = String.fromCharCode(...new Uint8Array(await image.blob.slice(0, 64).arrayBuffer()));
   } catch {
-    return "the file can't be read any more";
+    return "the file can no longer be read";
   }
   if (!STARTS.some((known) => begins(start, known)) && !/^P[1-7]\s/.test(start)) {
     const foreign = FOREIGN.find((known) => begins(start, known));

@@ -1,4 +1,4 @@
-// The API's description, made readable from the schema that programs read.
+// The API's description from its schema.
 
 import { fill, find, make } from "./dom.js";
 

@@ -1,8 +1,8 @@
-// Small means to build pages from text, never from markup.
+// Helpers to build pages from text, never from markup.
 
 export const find = (id) => document.getElementById(id);
 
-// make("p", {class: "muted", text: "..."}, child, ...): an element; what is null or false is left out.
+// make("p", {class: "muted", text: "..."}, child, ...): an element; null and false children are left out.
 export function make(tag, settings = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(settings)) {
@@ -18,7 +18,7 @@ export function make(tag, settings = {}, ...children) {
 
 export const fill = (element, ...children) => element.replaceChildren(...children.filter(Boolean));
 
-// As fill, for a list of buttons: whoever was at the third stays at the third.
+// As fill, for a list of buttons: keeps the focus at the same position.
 export function refill(element, ...children) {
   const stops = () => [...element.querySelectorAll("button, input, a")];
   const place = stops().indexOf(document.activeElement);

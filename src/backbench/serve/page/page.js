@@ -1,4 +1,4 @@
-// The page: one image, one or several models, and what they say.
+// The page: one image, one or several models, and their predictions.
 
 import { renderDetail, renderRows } from "./answer.js";
 import { Gone, loadBlob, loadModels, predict } from "./api.js";
@@ -16,7 +16,7 @@ const state = {
   drawn: {}, verdict: null, batch: null, choice: 0, banner: null,
 };
 
-// What to call a model on the page: the shortest of backbone, backbone and method, and name that tells it apart.
+// The name of a model on the page: the shortest unique one of backbone, backbone and method, and name.
 function shortenNames(models) {
   const ways = [(model) => model.backbone, (model) => `${model.backbone} · ${model.method}`, (model) => model.name];
   for (const model of models) {
@@ -39,7 +39,7 @@ async function start() {
     return;
   }
   hideBanner();
-  if (state.inbox.is_open) find("trust").textContent = "Runs on this computer. Only images you judge right or wrong are kept.";
+  if (state.inbox.is_open) find("trust").textContent = "Runs on this computer. Only images that you mark right or wrong are stored.";
   state.active = [state.models[0].name];
   state.focus = state.active[0];
   drawModels();
@@ -49,7 +49,7 @@ async function start() {
   else fill(find("detail"), make("p", { class: "label", text: "Give it an image" }), make("p", { class: "muted", text: "The answer will stand here." }));
 }
 
-// `kind`: what takes it away again; 'server' goes as soon as the server answers.
+// `kind`: the event that removes it; 'server' disappears when the server answers.
 function showBanner(text, retry, kind = "said") {
   const banner = find("banner");
   state.banner = kind;
@@ -74,7 +74,7 @@ function drawModels() {
   refill(find("models"), ...chips, compare);
 }
 
-// Alone, a click switches; while comparing it adds or takes away.
+// A click switches the model; while comparing it adds or removes one.
 function chooseModel(name) {
   const isActive = state.active.includes(name);
   if (state.active.length < 2) state.active = [name];
@@ -119,7 +119,7 @@ async function showSample(sample, row, model) {
   const { choice } = state;
   try {
     const blob = await loadBlob(address);
-    if (choice !== state.choice) return; // something else was chosen in the meantime
+    if (choice !== state.choice) return; // another choice was made in the meantime
     showImage({ blob, address, name: sample.id.split("/").pop(), truth: sample.label, source: `test image ${row + 1} of ${model.samples.length}` });
   } catch (error) {
     showBanner(error.message, () => showSample(sample, row, model));
@@ -186,14 +186,14 @@ function drawAnswer() {
   });
   const reply = replies.get(focus);
   find("detail").classList.toggle("waiting", !reply);
-  find("detail").inert = !reply; // what stands there is of another image or model: nothing of it may be judged
+  find("detail").inert = !reply; // the content belongs to another image or model and must not be judged
   if (!reply) {
     state.verdict = null;
     state.drawn = {};
     return;
   }
   const isBrief = state.active.length > 1;
-  if (state.drawn.reply === reply && state.drawn.isBrief === isBrief) return; // drawn anew, it would close what is open and take the focus
+  if (state.drawn.reply === reply && state.drawn.isBrief === isBrief) return; // redrawing would close open parts and lose the focus
   state.drawn = { reply, isBrief };
   if (state.verdict === null || state.verdict.reply !== reply) state.verdict = makeVerdict(reply, image);
   renderDetail(find("detail"), { model: focusModel(), reply, image, verdict: state.verdict && state.verdict.element, isBrief });
@@ -263,7 +263,7 @@ function takeFiles(list, source) {
   return undefined;
 }
 
-// Files of a drop, with those of folders; what the browser gives has to be taken at once.
+// Files of a drop, including folders; the browser's list must be read at once.
 async function filesOfDrop(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry && item.webkitGetAsEntry()).filter(Boolean);
   if (!entries.some((entry) => entry.isDirectory)) return [...transfer.files];
@@ -311,7 +311,7 @@ function connect() {
     drawHeat();
   });
   find("heat-on").addEventListener("change", () => {
-    for (const [name, overlay] of state.overlays) if (overlay.hasFailed) state.overlays.delete(name); // switching on asks again
+    for (const [name, overlay] of state.overlays) if (overlay.hasFailed) state.overlays.delete(name); // switching on tries again
     drawHeat();
   });
   find("heat-strength").addEventListener("input", (event) => document.body.style.setProperty("--heat", event.target.value / 100));

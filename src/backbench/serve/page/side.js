@@ -1,11 +1,11 @@
-// Models side by side on one image: what each thinks likely, where it looks, and what it has seen that is like it.
+// Models side by side on one image: probabilities, explanation, and nearest training images of each.
 
 import { makeChances, makeNear } from "./answer.js";
 import { fill, make } from "./dom.js";
 import { sayLabel, sayLevel, sayTime } from "./words.js";
 
 // `section` is hidden unless several models are asked; `list` scrolls sideways on a phone, so keys reach it. Until the
-// first of them answers, what was there stays, dimmed, so that nothing moves from image to image.
+// first of them answers, the old content stays dimmed, so that nothing moves from image to image.
 export function renderSide(section, list, { models, replies, overlays, focus, picture, isHeatOn }) {
   section.hidden = models.length < 2;
   const isWaiting = !section.hidden && !models.some((model) => replies.has(model.name));
@@ -29,7 +29,7 @@ function makeCard(model, reply, { isFocus, overlay, picture, isHeatOn }) {
     makeNear(reply) || make("div"));
 }
 
-// The picture alone until the overlay is there, so that nothing moves when it comes.
+// Only the picture until the overlay arrives, so that nothing moves.
 function makeHeat(overlay, picture, model) {
   const heat = overlay && overlay.src && make("img", { class: "heat", src: overlay.src, alt: `where ${model.short} looks` });
   return make("figure", { class: "block" },

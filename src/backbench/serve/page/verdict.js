@@ -1,4 +1,4 @@
-// Right, wrong, which?: what a person says of an answer goes to the local inbox, and can be taken back.
+// The user's verdict on a prediction goes to the local inbox, and can be undone.
 
 import { keep, takeBack } from "./api.js";
 import { fill, make } from "./dom.js";
@@ -18,7 +18,7 @@ export class Verdict {
     fill(this.place,
       make("button", { type: "button", onclick: () => this.sayRight() }, "Right ", make("kbd", { text: "Y" })),
       make("button", { type: "button", onclick: () => this.askWhich() }, "Wrong ", make("kbd", { text: "N" })));
-    this.note.textContent = `Keeps this image and your answer in the folder ${this.inbox.folder} on this computer.`;
+    this.note.textContent = `Stores this image and your verdict in the folder ${this.inbox.folder} on this computer.`;
   }
 
   sayRight() {

@@ -1,4 +1,4 @@
-// Answers in words. A confidence is a share in 0..1 that was calibrated on images the model had not learned from.
+// Predictions in words. A confidence is a share in 0..1, calibrated on images that were not used for training.
 
 const LEVELS = [[0.95, "sure"], [0.8, "fairly sure"], [0.6, "leaning to it"], [0, "hardly more than a guess"]];
 
@@ -25,13 +25,13 @@ export function sayShortShare(confidence) {
   return sayShare(confidence).replace("more than", ">").replace("less than", "<");
 }
 
-// As sayShare, but no more than so many test images can show: if n of n were right, 1 - 3/n is the 95 % bound.
+// As sayShare, limited by the number of test images: if n of n are correct, 1 - 3/n is the 95 % bound.
 function sayClaim(confidence, accuracy) {
   const most = accuracy ? Math.max(50, Math.floor(100 - 300 / accuracy.n)) : 99;
   return 100 * confidence > most ? `more than ${most}` : sayShare(confidence);
 }
 
-// Whether its confidences held on test images; without such a measurement none is called a share of right answers.
+// Whether its confidences are calibrated on test images; otherwise they are not described as accuracies.
 function isHonest(model) {
   const error = model.calibration_error;
   return typeof error === "number" && error <= MAX_CALIBRATION_ERROR;
