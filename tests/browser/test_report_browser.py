@@ -90,7 +90,7 @@ def test_a_cell_of_the_matrix_shows_its_images_and_an_image_opens(open_page, add
     watched = open_page(address)
     page = watched.page
     total = page.locator(".wrong .card").count()
-    page.get_by_text("All answers of the best row as a matrix").click()
+    page.get_by_text("All predictions of the best row as a matrix").click()
     cell = page.locator("button.cell").first
     truth, answer = (("cat", "dog", "owl", "fox")[int(at)] for at in cell.get_attribute("data-pair").split("|"))
     expected = int(cell.inner_text())
@@ -115,7 +115,7 @@ def test_a_drawn_cell_says_what_it_is_and_shows_an_image_even_of_a_rare_mistake(
     runs = make_runs((0.1, 0.05), classes=classes, num_images=800, has_control=False)
     watched = open_page(write_page(tmp_path, rank_runs(runs)))
     page = watched.page
-    page.get_by_text("All answers of the best row as a matrix").click()
+    page.get_by_text("All predictions of the best row as a matrix").click()
     shown = {card.get_attribute("data-pair") for card in page.locator(".wrong .card").all()}
     cells = {cell.get_attribute("data-pair"): cell for cell in page.locator(".cells rect:not(.same)").all()}
     assert len(cells) > len(shown) > 48  # one for each kind of mistake, as far as the page goes

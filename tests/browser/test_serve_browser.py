@@ -203,7 +203,7 @@ def test_good_broken_and_huge_files_are_answered_in_words(
     page = watched.page
     wait_for_answer(page)
     assert upload(page, images["good.jpg"]) in NAMES
-    assert "unlike your training photos" in page.locator("#detail").inner_text()
+    assert "unlike the training images" in page.locator("#detail").inner_text()
     for name, said in (
         ("broken.jpg", "ends too early"),
         ("text.png", "not an image of a known format"),

@@ -24,7 +24,7 @@ def test_one_document_names_the_run_and_the_bundle(photos: Path, tmp_path: Path)
     assert set(document) == {"schema", "run_id", "run", "bundle", "metrics", "warnings"}
     again = backbench(*adapt(photos, tmp_path / "runs", "--set", "recipe.epochs=1", "--dry-run"))
     assert "state   finished\n" in again.stdout
-    assert "takes   no time: it is finished\n" in again.stdout
+    assert "takes   no time: the run is finished\n" in again.stdout
     assert (Path(document["run"]) / "record.json").is_file()
     assert {"accuracy", "nll", "ece", "coverage", "calibrated_ece"} <= {row["name"] for row in document["metrics"]}
     assert "parameters learn" in done.stderr
@@ -57,7 +57,7 @@ def test_a_terminated_run_ends_in_good_order_and_is_resumed(photos: Path, tmp_pa
         assert "before anything was learnt" in cut.stderr
     resumed = backbench("resume", run_id[:-3], "--out", out, "--json")
     assert resumed.returncode == 0, resumed.stderr
-    assert "going on at epoch" in resumed.stderr
+    assert "resuming at epoch" in resumed.stderr
     assert json.loads(resumed.stdout)["run_id"] == run_id
     again = backbench("resume", run_id, "--out", out)
     assert again.returncode == 2

@@ -128,7 +128,7 @@ def test_runs_are_drawn_side_by_side_from_cached_features(
     monkeypatch.setenv("BACKBENCH_CACHE", str(tmp_path / "empty"))
     done = invoke("explain", *runs, "--out", tmp_path / "again", "--map", "pca")
     assert done.exit_code == 0
-    assert "no run has features in the cache, nor a bundle" in done.stderr
+    assert "no run has cached features or a bundle" in done.stderr
     assert (tmp_path / "again" / "cost.png").is_file()
 
 
@@ -191,9 +191,9 @@ def test_a_run_of_which_nothing_can_be_drawn_ends_with_status_1(world: World, tm
 def test_a_run_that_left_no_bundle_is_missed_in_words(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.vit_run, tmp_path / "alone")
     done = invoke("explain", tmp_path / "alone", world.cnn, "--num", 1, "--map", "none", "--out", tmp_path / "out")
-    assert "alone is not among the explanations: it left no bundle" in done.stderr
+    assert "alone has no explanations because it has no bundle" in done.stderr
     told = str(error_of(tmp_path / "alone", world.photos, "--out", tmp_path / "out"))
-    assert told.endswith(f"Write it first: backbench keep {tmp_path / 'alone'}")
+    assert told.endswith(f"Save it first: backbench keep {tmp_path / 'alone'}")
 
 
 def test_images_are_read_before_any_picture_is_drawn(world: World, tmp_path: Path) -> None:

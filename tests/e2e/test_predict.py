@@ -178,7 +178,7 @@ def test_a_csv_never_replaces_what_is_no_table_of_answers(
     monkeypatch.setattr("backbench.classifier.bundle.load_bundle", lambda *_: pytest.fail("a model was loaded"))
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(b"precious")
-    for target, said in ((photo, "not written over"), (tmp_path, "is a folder"), (photo / "a.csv", "no folder")):
+    for target, said in ((photo, "not overwritten"), (tmp_path, "is a folder"), (photo / "a.csv", "no folder")):
         error = error_of("predict", tmp_path / "bundle", photo, "--csv", target)
         assert isinstance(error, ConfigError)
         assert said in str(error)
@@ -216,9 +216,9 @@ def test_mistakes_with_predict_are_answered(world: World, tmp_path: Path) -> Non
         (("bundel", image), "there is no bundle 'bundel'"),
         ((world.root / "bundel", image), "Did you mean '.*/bundle'"),
         ((world.photos, image), "is not a bundle"),
-        ((world.bundle,), "no images to look at"),
+        ((world.bundle,), "no images after"),
         ((world.bundle, world.photos / "crss"), "Did you mean '.*/cross'"),
-        ((world.bundle, image, world.other), "Bundles come first"),
+        ((world.bundle, image, world.other), "Give bundles first"),
         ((world.bundle, tmp_path / "nowhere" / "x.png"), "There is no folder"),
     ):
         error = error_of("predict", *arguments)

@@ -397,7 +397,7 @@ def test_random_labels_are_not_recommended(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "proved better than always giving one answer" in " ".join(done.stdout.split())
     assert "backbench keep" not in done.stdout
-    assert "--keep: no model is written" in done.stderr
+    assert "--keep: no model saved" in done.stderr
 
 
 def test_choices_of_splits_and_options_are_carried_out_and_recorded(photos: Path, tmp_path: Path) -> None:

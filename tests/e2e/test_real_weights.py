@@ -84,7 +84,7 @@ def test_a_ranking_says_it_of_the_wrong_card_alone(
     assert {row["method"]: row["accuracy"] for row in rows} == {"zeroshot": 1.0, "logistic": 1.0}
     records = [json.loads(path.read_text()) for path in tmp_path.glob("*/record.json")]
     doubted = [
-        record["config"]["model"] for record in records if "another scale of pixels" in str(record["warnings"])
+        record["config"]["model"] for record in records if "a different pixel scale" in str(record["warnings"])
     ]
     assert doubted == ["efficientnet_wrong"] * 2
 

@@ -94,7 +94,7 @@ def test_images_that_changed_or_went_are_left_out_and_that_is_said(made: Path, t
         gone = backbench("report", runs, "-o", tmp_path / "gone.html", "--map", "none", "--explain", 0)
         assert gone.returncode == 0, gone.stderr
         page = (tmp_path / "gone.html").read_text()
-        assert "Images are not embedded: their source can&#39;t be read any more" in page
+        assert "Images are not included: their source can no longer be read" in page
         assert "data:image/jpeg" not in page
         shutil.copytree(tmp_path / "elsewhere", made / "photos")
         for path in (made / "photos").glob("*/*.png"):
@@ -102,7 +102,7 @@ def test_images_that_changed_or_went_are_left_out_and_that_is_said(made: Path, t
         changed = backbench("report", runs, "-o", tmp_path / "changed.html", "--map", "none", "--explain", 0)
         assert changed.returncode == 0, changed.stderr
         page = (tmp_path / "changed.html").read_text()
-        assert "its content has changed since it was measured" in page
+        assert "its content has changed since the evaluation" in page
         assert "data:image/jpeg" not in page
     finally:
         shutil.rmtree(made / "photos", ignore_errors=True)
@@ -128,7 +128,7 @@ def test_runs_on_two_data_sets_stay_apart(made: Path, tmp_path: Path):
     page = report(made, tmp_path / "other", "--map", "none", "--explain", 0)
     assert page.count("<article ") == 2
     assert "never ranked together" in page
-    assert "this is no manifest" in page  # the page is made without it, and says what it lacks
+    assert "not a manifest" in page  # the page is made without it, and says what it lacks
 
 
 def test_a_damaged_run_is_left_out_of_a_folder_but_refused_by_name(made: Path, tmp_path: Path):

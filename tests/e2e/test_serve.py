@@ -194,4 +194,4 @@ def test_mistakes_end_in_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "fastapi", None)
     error = error_of("serve", tmp_path)
     assert isinstance(error, ConfigError)
-    assert "'fastapi', which belongs to backbench" in str(error)
+    assert "'fastapi', a dependency of backbench" in str(error)

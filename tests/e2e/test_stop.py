@@ -117,7 +117,7 @@ main()
 def test_memory_that_is_not_there_ends_in_a_message(library: str) -> None:
     done = subprocess.run([sys.executable, "-c", RAISE, "report", library], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: there is not enough memory: ")
+    assert done.stderr.startswith("error: not enough memory: ")
     assert done.stderr.count("\n") == 1
 
 

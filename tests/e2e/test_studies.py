@@ -156,7 +156,8 @@ def test_a_trial_is_short_where_the_length_proves_nothing(tmp_path: Path) -> Non
         settings = Settings(out=tmp_path, random_weights=is_trial, epochs=1 if is_trial else None)
         (step,) = plan_steps(read_study(file), settings)
         options = [resolve_options(find_method(method.name), method) for method in step.request.methods]
-        assert [options[0].num_values, options[1].num_values, options[2].recipe.epochs] == expected  # type: ignore[attr-defined]
+        # type: ignore[attr-defined]
+        assert [options[0].num_values, options[1].num_values, options[2].recipe.epochs] == expected
 
 
 def test_the_same_command_computes_nothing_twice(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_a_dry_run_lists_the_cells_and_does_nothing(tmp_path: Path) -> None:
 
 MISTAKES = [
     ('name = "x"', "is missing|Field required"),
-    ("name = ", "not TOML"),
+    ("name = ", "not valid TOML"),
 ]
 
 

@@ -51,7 +51,8 @@ def _vary(run: StoredRun, rng: np.random.Generator) -> StoredRun:
     seconds = {"read": 0.1, "forward": float(rng.choice([1.0, 1.1, 2.0, 10.0]))}
     changes: dict[str, object] = {"cost": record.cost.model_copy(update={"seconds": seconds})}
     if rng.random() < 0.6:
-        recipe = Recipe(epochs=int(rng.integers(1, 4)), optimizer=("adamw", "sgd")[rng.integers(2)])  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        recipe = Recipe(epochs=int(rng.integers(1, 4)), optimizer=("adamw", "sgd")[rng.integers(2)])
         method = MethodFacts(name="full", options={"recipe": recipe.model_dump(mode="json")})
         config = record.config.model_copy(
             update={
@@ -164,7 +165,7 @@ def test_no_shortcut_is_claimed_beside_a_row_that_no_control_is_worse_than() -> 
         for text in surfaces.values():
             if has_unproved:
                 assert "No shortcut seen" not in text
-                assert "Nothing found. Looked for" not in text
+                assert "No problems found. Checked for" not in text
             else:
                 assert "not proved better than" not in text
 

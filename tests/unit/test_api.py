@@ -324,7 +324,7 @@ Call = Callable[[Path], object]
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda photos: backbench.rank([photos], "pixels"), "data is a list; it has to be a folder"),
+        (lambda photos: backbench.rank([photos], "pixels"), "data is a list; expected a folder"),
         (lambda photos: backbench.rank(photos, [1]), "models is a int"),
         (lambda photos: backbench.rank(photos, "pixls"), "Did you mean 'pixels'"),
         (lambda photos: backbench.rank(photos, "pixels", "logistc"), "Did you mean 'logistic'"),
@@ -347,7 +347,7 @@ Call = Callable[[Path], object]
         (lambda photos: backbench.rank(photos, "pixels", budget_seconds="10m"), "budget_seconds is '10m'"),
         (lambda photos: backbench.rank(photos, "pixels", ["knn", "full"], top=0), "top is 0"),
         (lambda photos: backbench.rank(photos, "pixels", ["knn", "full"], top="two"), "top is 'two'"),
-        (lambda photos: backbench.rank(photos, "pixels", "knn", top=1), "in methods, such as ["),
+        (lambda photos: backbench.rank(photos, "pixels", "knn", top=1), ", such as ['logistic'"),
         (lambda photos: backbench.rank(photos, "pixls"), "'pixls' in models."),
         (lambda photos: backbench.rank(photos, "pixels", "logistc"), "'logistc' in methods."),
         (lambda photos: backbench.open_ranking(photos / "missing"), "there is no such folder"),

@@ -191,11 +191,11 @@ def test_permissions_of_strangers_are_dropped_from_zip(extract: Callable[..., Pa
 
 
 TWINS = [
-    ("a.jpg", "a.jpg", "one path"),
-    ("a.jpg", "./a.jpg", "one path"),
-    ("d/a.jpg", "d//a.jpg", "one path"),
-    ("a", "a/b", "one path"),
-    ("a/b", "a", "one path"),
+    ("a.jpg", "a.jpg", "the same path"),
+    ("a.jpg", "./a.jpg", "the same path"),
+    ("d/a.jpg", "d//a.jpg", "the same path"),
+    ("a", "a/b", "the same path"),
+    ("a/b", "a", "the same path"),
     ("a.jpg", "A.JPG", "case"),
     ("cat/1.jpg", "Cat/2.jpg", "case"),
     ("caf\u00e9/1.jpg", "cafe\u0301/2.jpg", "normalisation"),
@@ -220,7 +220,7 @@ def test_too_many_members(tmp_path: Path, kind: str) -> None:
     names = [f"f{i}" for i in range(40)]
     tar = make_tar(*map(make_member, names))
     archive = {"tar": tar, "tgz": gzip.compress(tar), "zip": make_zip(*names)}[kind]
-    check_refused(tmp_path, archive, "members allowed", max_members=39)
+    check_refused(tmp_path, archive, "the maximum allowed", max_members=39)
     (tmp_path / "archive").write_bytes(archive)
     extract_archive(tmp_path / "archive", tmp_path / "inner" / "target", max_bytes=10**6, max_members=40)
 
@@ -228,7 +228,7 @@ def test_too_many_members(tmp_path: Path, kind: str) -> None:
 def test_long_table_of_contents_is_not_even_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = make_zip(*[f"{i:0200}" for i in range(5000)], method=zipfile.ZIP_STORED)
     monkeypatch.setattr(zipfile, "ZipFile", None)
-    check_refused(tmp_path, archive, "members allowed", max_members=10)
+    check_refused(tmp_path, archive, "the maximum allowed", max_members=10)
 
 
 @pytest.mark.parametrize("kind", ["tar", "tgz", "zip"])
@@ -265,7 +265,7 @@ def test_zip_that_promises_more_than_it_holds(tmp_path: Path) -> None:
     archive = make_zip("a", data=bytes(70_001))
     size = struct.pack("<L", 70_001)
     assert archive.count(size) == 2
-    check_refused(tmp_path, archive.replace(size, struct.pack("<L", 70_002)), "another size")
+    check_refused(tmp_path, archive.replace(size, struct.pack("<L", 70_002)), "a different size")
 
 
 def test_bomb_behind_the_last_member(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_a_clean_set_is_clean(folder: Path) -> None:
     assert found.class_counts == {"a": 12, "b": 12}
     assert found.parts == {"train": 10, "val": 2, "test": 12}
     assert (found.widths, found.heights) == ((7, 7, 7), (5, 5, 5))
-    assert found.sentences()[-1] == "Nothing is wrong."
+    assert found.sentences()[-1] == "No problems found."
 
 
 def test_every_warning_is_printed(folder: Path, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_every_warning_is_printed(folder: Path, tmp_path: Path) -> None:
     assert all(warning in text for warning in found.to_json()["warnings"])
     assert "no test image" in text
     assert "gone.png" in text
-    assert "Nothing is wrong" not in text
+    assert "No problems found" not in text
 
 
 def test_a_warning_that_asks_ends_in_its_question_mark(folder: Path) -> None:
@@ -155,7 +155,7 @@ def test_what_a_source_says_of_itself_is_shown(folder: Path) -> None:
 
 def test_that_near_copies_were_not_looked_for_is_said(folder: Path) -> None:
     found = audit_source(DataConfig(source=str(folder)))
-    assert any("near-copies" in line and "not looked for" in line for line in found.sentences())
+    assert any("Near-duplicates" in line and "not detected" in line for line in found.sentences())
     assert found.to_json()["near_copies"] == "not looked for"
 
 

@@ -112,7 +112,7 @@ def test_a_typo_in_the_path_names_the_nearest(tmp_path: Path, state: dict[str, A
         ("w.safetensors", "w.onnx", ".safetensors, .pth"),
         ('"nothing"', '"\\u001b[31mred"', "printable"),
         ('name = "small"', 'name = "../small"', "name"),
-        ('name = "small"', 'name = "small', "not TOML"),
+        ('name = "small"', 'name = "small', "not valid TOML"),
         ("[preprocess]", '[options]\npretrained = true\n[preprocess]', "unknown key 'options.pretrained'"),
         ("[preprocess]", '[options]\ncheckpoint_path = "x"\n[preprocess]', "unknown key 'options.checkp"),
         ("[preprocess]", "[options]\nnum_clases = 3\n[preprocess]", "did you mean 'num_classes'?"),

@@ -187,7 +187,7 @@ def test_an_address_that_fails_leaves_nothing(hub: Hub, tmp_path: Path, fault: s
 def test_a_cut_file_without_a_hash_in_its_name_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.files["/model.pth"] = b"weights of a network" * 1000
     hub.cut.add("/model.pth")
-    with pytest.raises(ModelError, match="10,000 bytes came of 20,000"):
+    with pytest.raises(ModelError, match="received 10,000 of 20,000 bytes"):
         fetch_from_address(f"{hub.url}/model.pth", "a net", tmp_path / "model.pth")
     assert list(tmp_path.iterdir()) == []
 

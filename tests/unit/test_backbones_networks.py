@@ -152,7 +152,7 @@ class _Faulty(nn.Module):
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         features = self.layer(batch.flatten(1))
-        if self.fault == "batch mates":
+        if self.fault == "rest of the batch":
             return features - features.mean(0)
         if self.fault == "not finite" and len(batch) > 1:
             return features / 0.0
@@ -168,10 +168,10 @@ class _Faulty(nn.Module):
 @pytest.mark.parametrize(
     ("fault", "check"),
     [
-        ("batch mates", "batch mates"),
+        ("rest of the batch", "rest of the batch"),
         ("not finite", "finite features"),
         ("random", "equal features for equal input"),
-        ("constant", "see the image"),
+        ("constant", "depend on the image"),
         ("another dim", "feature size"),
         ("training", "eval mode"),
         ("trainable", "frozen"),

@@ -187,9 +187,9 @@ def damage_weights(classifier: Classifier) -> None:
     ("change", "said"),
     [
         (wrap_last_stage, "wrapped or replaced"),
-        (swap_activation, "gives other answers"),
-        (forget_build, "how this backbone was made"),
-        (plain_head, "type Linear can't be bundled"),
+        (swap_activation, "predictions differ"),
+        (forget_build, "the architecture of this backbone is unknown"),
+        (plain_head, "type Linear can't be saved"),
         (damage_weights, "not finite"),
     ],
 )
@@ -246,7 +246,7 @@ def set_at(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (set_at("preprocess", "std", value=[0.5, 0.0, 0.5]), ModelError, "above 0"),
         (set_at("build", "options", value={"img_size": 20_000}), ModelError, "build.options.img_size"),
         (set_at("build", "options", value={"depth": 10**9}), ModelError, "build.options.depth"),
-        (set_at("class_names", value=["a", "b"]), ModelError, "names 2 classes, and its head gives 3"),
+        (set_at("class_names", value=["a", "b"]), ModelError, "has 2 class names, but its head gives 3"),
         (set_at("class_names", value=["a", "b", "a"]), ModelError, "'a' twice"),
         (set_at("schema", value=2), StorageError, "newer backbench"),
         (set_at("schema", value="x"), ModelError, "'schema' is 'x'"),

@@ -823,7 +823,7 @@ def test_what_is_forgotten_was_not_seen(tmp_path: Path) -> None:
     assert len(learnt.all) <= scratch.record.data.num_train + scratch.record.data.num_val
     card = (scratch.bundle / "README.md").read_text()
     assert "pretrained on nothing" in card
-    assert "There are no pretrained weights in it" in card
+    assert "It contains no pretrained weights" in card
     assert bundle.read_facts(scratch.bundle).backbone.source == "random weights"
 
 

@@ -221,7 +221,7 @@ def test_what_is_lost_in_a_folder_is_an_answer_with_an_error(tmp_path: Path) -> 
     assert found["good.avif"] is None
     assert "looks like a JPEG" in str(found["NOSUFFIX"])
     assert "link" in str(found["link.png"])
-    assert "not read" in str(found["raw.cr2"])
+    assert "unsupported" in str(found["raw.cr2"])
     (warning,) = progress.warnings
     assert "3 pictures or folders are left out" in warning
     assert ".DS_Store" not in warning
@@ -258,7 +258,7 @@ class Heard(Progress):
 def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
     classifier = make_classifier("pixels")
     for item in (np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), 7, [None]):
-        with pytest.raises(ConfigError, match="is no image"):
+        with pytest.raises(ConfigError, match="is not an image"):
             classifier.predict(item)
     with pytest.raises(DataError, match="holds no images"):
         classifier.predict(tmp_path)
@@ -271,7 +271,7 @@ def test_a_head_that_does_not_fit_is_refused() -> None:
         Classifier(backbone, make_linear(768, 2, rng), NAMES)
     with pytest.raises(ModelError, match="a head for 5 features"):
         Classifier(backbone, make_linear(5, 3, rng), NAMES)
-    with pytest.raises(ModelError, match="can't be turned"):
+    with pytest.raises(ModelError, match="can't be converted"):
         to_module(nn.Linear(2, 2))  # type: ignore[arg-type]
 
 

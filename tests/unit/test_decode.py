@@ -772,7 +772,7 @@ def test_read_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"12345")
     assert read_file(tmp_path / "x") == b"12345"
     assert read_file(str(tmp_path / "x"), max_bytes=5) == b"12345"
-    with pytest.raises(BadImage, match="5 B, more than the 4 B"):
+    with pytest.raises(BadImage, match="5 B, more than the limit of 4 B"):
         read_file(tmp_path / "x", max_bytes=4)
 
 

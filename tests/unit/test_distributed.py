@@ -185,7 +185,7 @@ def test_torchrun_is_refused_where_one_process_does_the_work(
         assert ended.value.code == 2
         message = capsys.readouterr().err
         assert message.startswith(told)
-        assert "'scan' is the work of one" in message
+        assert "'scan' needs only one" in message
 
 
 def test_one_named_device_is_no_device_for_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def test_a_network_without_such_places_says_so() -> None:
 @pytest.mark.parametrize("option", ["attention_dropout", "mlp_dropout"])
 @pytest.mark.parametrize("method", ["head", "mlp-head"])
 def test_where_a_head_alone_learns_it_is_refused(method: str, option: str) -> None:
-    with pytest.raises(ConfigError, match=rf"options.recipe.{option}=0.1: nothing but a head learns"):
+    with pytest.raises(ConfigError, match=rf"options.recipe.{option}=0.1: only the head is trained"):
         resolve_options(find_method(method), MethodConfig(name=method, options={"recipe": {option: 0.1}}))
 
 

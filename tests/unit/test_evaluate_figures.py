@@ -78,8 +78,8 @@ def test_figures_are_printed_as_show_prints_them_and_the_threshold_is_explained(
         assert f"{label:<18}{text}" in lines
     accuracy = metrics["accuracy"]
     assert f"Accuracy          {percent(accuracy.value, 60):<9}" in "\n".join(lines)
-    assert any(line.startswith("Log loss") and "(after the temperature; " in line for line in lines)
-    assert any("60.0 % or more, the model's threshold" in line for line in lines)
+    assert any(line.startswith("Log loss") and "(calibrated; " in line for line in lines)
+    assert any("at least 60.0 %, the model's threshold" in line for line in lines)
     assert any(line.startswith("ant ") and " % " in line and line.endswith("  of 20") for line in lines)
     assert not any("likelihood" in line or "0.6000" in line for line in lines)
     plain = measure(IMAGES, LOGITS, LABELS, CLASSES, temperature=1.0, threshold=0.0).to_document()
@@ -124,8 +124,8 @@ def test_a_card_says_which_confidences_a_figure_is_of() -> None:
         )
 
     text = render(record)
-    assert "| calibration error, after the temperature | 0.100 |" in text
-    assert "| calibration error, before the temperature | 0.100 |" in text
+    assert "| calibration error, calibrated | 0.100 |" in text
+    assert "| calibration error, uncalibrated | 0.100 |" in text
     assert "| accuracy | 0.100 |" in text
     del metrics["calibrated_ece"]
     assert "the temperature |" not in render(record.model_copy(update={"metrics": metrics}))

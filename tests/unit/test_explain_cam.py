@@ -181,7 +181,7 @@ def test_neighbours_that_agree_leave_nothing_to_explain() -> None:
 
 def test_pixels_alone_keep_no_places() -> None:
     classifier = classify(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 5)))
-    with pytest.raises(ModelError, match="no layer keeps places apart"):
+    with pytest.raises(ModelError, match="no layer has separate positions"):
         explain(classifier, make_batch(), torch.tensor([0, 1]))
 
 

@@ -72,7 +72,7 @@ def test_a_map_with_nothing_in_it_is_said_in_words_and_on_the_sheet() -> None:
     box = (0.0, 0.0, 8.0, 8.0)
     empty, found = make_heat(np.zeros((2, 2)), box), make_heat(np.eye(2), box)
     assert found.summary == "Grad-CAM"
-    assert empty.summary == "Grad-CAM: nothing speaks for it"
+    assert empty.summary == "Grad-CAM: no evidence for it"
     assert replace(empty, kind="attention rollout").summary == "attention rollout: the same everywhere"
     sample = Sample("a.png", np.zeros((8, 8, 3), np.uint8), "bee")
     for heat, is_empty in ((found, False), (empty, True)):
@@ -80,7 +80,7 @@ def test_a_map_with_nothing_in_it_is_said_in_words_and_on_the_sheet() -> None:
         figure = draw_explanations([sample], [("tiny_cnn", "ridge")], [row], title="t")
         told = [text.get_text() for axes in figure.axes for text in axes.texts]
         assert (", 80.0 %, no heat" in told) is is_empty
-        assert any("No heat: nothing in the image speaks for it" in text for text in told) is is_empty
+        assert any("No heat: no evidence in the image" in text for text in told) is is_empty
 
 
 def test_another_class_is_explained_on_demand() -> None:

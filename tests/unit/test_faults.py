@@ -78,7 +78,7 @@ def test_what_a_hub_does_not_give_is_found_without_fetching_weights(hub: Hub, tm
         "test_vit3.r160_in1k@160": "404",
         "test_vit3.r160_in1k@random": None,
         "hf/no/such": "config.json of no/such",
-        "hf/odd/text": "transformers' 'bert' is no image network",
+        "hf/odd/text": "transformers' 'bert' is not a supported image network",
         "hf/bare/vit": "preprocessor_config.json of bare/vit",
     }
     faults = ask(hub.url, tmp_path, *names)
@@ -146,12 +146,19 @@ def poison(content: bytes) -> bytes:
 
 CASES: dict[str, tuple[str, str, Callable[[bytes], bytes] | None, int, str, str]] = {
     # architecture, file, change, size of image, more of the card, what is said
-    "cut safetensors": ("timm/test_vit", "test_vit.safetensors", cut, 160, "", "is not a whole safetensors file"),
+    "cut safetensors": (
+        "timm/test_vit",
+        "test_vit.safetensors",
+        cut,
+        160,
+        "",
+        "is not a complete safetensors file",
+    ),
     "cut pickle": ("timm/test_resnet", "test_resnet.pth", cut, 64, "", "test_resnet.pth"),
     "empty": ("timm/test_vit", "test_vit.safetensors", lambda _: b"", 160, "", "test_vit.safetensors"),
     "not finite": ("timm/test_vit", "test_vit.safetensors", poison, 160, "", "not finite"),
     "another network": ("timm/resnet18", "test_resnet.safetensors", None, 64, "", "does not fit"),
-    "another size": (
+    "a different size": (
         "timm/vit_tiny_patch16_224",
         "small_vit.safetensors",
         None,
@@ -165,7 +172,7 @@ CASES: dict[str, tuple[str, str, Callable[[bytes], bytes] | None, int, str, str]
         None,
         64,
         'feature_layer = "layer9"',
-        "'layer9' is no layer",
+        "'layer9' is not a layer",
     ),
     "no such network": ("timm/test_rsnet", "test_resnet.safetensors", None, 64, "", "Nearest: timm/test_resnet"),
     "options": ("timm/test_resnet", "test_resnet.safetensors", None, 64, "options.depth = 3", "depth"),
@@ -285,7 +292,7 @@ def test_faults_are_told_once_and_before_any_control(photos: Path, sound: Path, 
     broken = write_card(tmp_path, "timm/test_vit", "cut.safetensors")
     said = Said()
     ranking = rank(request(photos, tmp_path / "runs", broken, "pixels"), said)
-    told = [line for line in said.lines if "not a whole safetensors file" in line]
+    told = [line for line in said.lines if "not a complete safetensors file" in line]
     assert len(told) == 1
     assert told[0].startswith("warning: 1 of 2 models can't be used.\ncut: ")
     assert said.lines[-1] == told[0]  # Progress.show is what tells of runs

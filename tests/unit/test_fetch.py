@@ -359,7 +359,7 @@ def test_offline_says_what_to_put_where(target: Path) -> None:
     server.close()
     with pytest.raises(DownloadError) as error:
         fetch(server, target)
-    for fact in (server.url, str(target), SHA256, "images.tar", "by hand"):
+    for fact in (server.url, str(target), SHA256, "images.tar", "put the file yourself"):
         assert fact in str(error.value)
 
 
@@ -382,7 +382,7 @@ def test_file_urls(tmp_path: Path, target: Path) -> None:
     fetch_file((tmp_path / "source").as_uri(), target, sha256=SHA256.upper())
     assert target.read_bytes() == BODY
     pauses = Pauses()
-    with pytest.raises(DownloadError, match="by hand"):
+    with pytest.raises(DownloadError, match="put the file yourself"):
         fetch_file((tmp_path / "absent").as_uri(), tmp_path / "other", sha256=SHA256, sleep=pauses)
     assert pauses == []
 
@@ -402,7 +402,7 @@ def test_full_disk_is_a_storage_error(server: Server, target: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(StorageError, match=r"No space left on device\. Make room \(.* free there\), or set BACK"):
+    with pytest.raises(StorageError, match=r"No space left on device\. Make room \(.* free\), or set BACK"):
         fetch(server, target)
     assert not target.exists()
 

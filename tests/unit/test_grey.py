@@ -289,11 +289,11 @@ def test_what_is_odd_about_the_depth_of_images_is_said(tmp_path: Path) -> None:
 
     folder = write_source(tmp_path / "set", mixed, num=15)
     text = "\n".join(audit_source(DataConfig(source=str(folder))).sentences())
-    assert "28 images with more than 8 bits hold values in the range 0 to" in text
-    assert "few of their bits. One grey scale serves all: 0 is black, 1,023 is white" in text
-    assert "1 image goes beyond the grey scale of the source (0 to 1,023), clipped there: 'fine/1.png'" in text
+    assert "28 images with more than 8 bits have values in the range 0 to" in text
+    assert "a small part of their bits. They share one grey scale: 0 is black, 1,023 is white" in text
+    assert "1 image goes beyond the grey scale of the source (0 to 1,023) and clipped: 'fine/1.png'" in text
     assert "28 of 30 images have more than 8 bits" in text
-    assert "Nothing is wrong" not in text
+    assert "No problems found" not in text
 
 
 def test_files_of_several_ranges_in_one_source_are_told(tmp_path: Path) -> None:

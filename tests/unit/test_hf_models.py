@@ -315,7 +315,7 @@ def test_weights_that_lack_a_tensor_or_hold_nan_are_refused(tmp_path: Path) -> N
 def test_networks_that_are_not_offered_are_named(tmp_path: Path, kind: str) -> None:
     folder = save(tmp_path / "model", "vit")
     (folder / "config.json").write_text(json.dumps({"model_type": kind}))
-    with pytest.raises(ModelError, match=f"'{kind}'.*Offered: .*vit"):
+    with pytest.raises(ModelError, match=f"'{kind}'.*Supported: .*vit"):
         features_here(folder, picture())
 
 

@@ -102,9 +102,9 @@ def test_what_can_not_be_read_is_a_clear_error(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "bad.parquet").write_bytes(b"<html>")
     with pytest.raises(DataError, match="can't be read"):
         load(tmp_path / "bad.parquet")
-    with pytest.raises(ConfigError, match="names neither"):
+    with pytest.raises(ConfigError, match="is neither"):
         load("parquet")
-    with pytest.raises(ConfigError, match="names neither"):
+    with pytest.raises(ConfigError, match="is neither"):
         load("../nothing/there")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DownloadError, match="not in the cache"):
@@ -139,10 +139,10 @@ def test_a_part_of_another_usual_name_is_used_or_told(tmp_path: Path) -> None:
     assert len(listing) == 8
     assert "'eval'" in listing.facts["warnings"][0]
     several = save("train", "eval", "unseen")
-    with pytest.raises(DataError, match="two parts for one: 'eval', 'unseen'"):
+    with pytest.raises(DataError, match="several splits with the same meaning: 'eval', 'unseen'"):
         load(several)
     assert set(load_listing(DataConfig(source=f"hub:{several}", ignore=("unseen",))).parts) == {"train", "test"}
-    with pytest.raises(ConfigError, match=r"no part of that name\. Parts: 'train', 'eval', 'unseen'"):
+    with pytest.raises(ConfigError, match=r"no split of that name\. Splits: 'train', 'eval', 'unseen'"):
         load_listing(DataConfig(source=f"hub:{several}", ignore=("tset",)))
 
 

@@ -31,7 +31,7 @@ def test_wilson_gives_the_published_figures() -> None:
 def test_wilson_edges() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
     for correct, n in ((-1, 5), (6, 5)):
-        with pytest.raises(ValueError, match="right answers of"):
+        with pytest.raises(ValueError, match="correct predictions of"):
             wilson_interval(correct, n)
 
 

@@ -157,7 +157,7 @@ def test_find_run_takes_a_folder_an_id_or_its_beginning(tmp_path: Path) -> None:
     assert folders.find_run(tmp_path, "digits-b-ridge-22").name == "digits-b-ridge-22"
     assert folders.find_run(tmp_path, str(tmp_path / "digits-a-ridge-11")).name == "digits-a-ridge-11"
     assert folders.find_run(Path("elsewhere"), str(tmp_path / "digits-a")) == tmp_path / "digits-a-ridge-11"
-    with pytest.raises(ConfigError, match=rf"neither a run folder nor a run id in {tmp_path}. Did you mean"):
+    with pytest.raises(ConfigError, match=rf"not a run folder or a run id in {tmp_path}. Did you mean"):
         folders.find_run(Path("elsewhere"), str(tmp_path / "digits-a-rigde-11"))
     with pytest.raises(ConfigError, match="beginning of 2 runs"):
         folders.find_run(tmp_path, "digits")

@@ -63,7 +63,7 @@ def test_less_to_train_on_leaves_the_test_part_alone() -> None:
     assert few.counts["train"] + few.counts["val"] == 200
     ids = {name: [m.ids[row] for row in m.part_rows("test")] for name, m in (("whole", whole), ("few", few))}
     assert ids["whole"] == ids["few"]
-    assert any("200 images alone" in warning for warning in few.warnings)
+    assert any("only 200 images" in warning for warning in few.warnings)
     enough = load_data(DataConfig(source="digits", train_limit=5000)).manifest
     assert enough.ids == whole.ids
     assert not any("alone" in warning for warning in enough.warnings)  # nothing was left out
@@ -77,7 +77,7 @@ def test_a_stand_in_has_classes_and_size_of_what_it_stands_for() -> None:
     assert listing.pixels is not None
     assert listing.pixels[0].shape == (32, 32, 3)
     assert Counter(listing.parts) == {"train": 40, "val": 20, "test": 20}
-    assert "say nothing about it" in listing.facts["warnings"][0]
+    assert "say nothing about that data set" in listing.facts["warnings"][0]
     assert len(set(load_listing(DataConfig(source="generated:caltech256")).labels)) == 256
     with pytest.raises(ConfigError, match="Did you mean 'generated:cifar10"):
         load_listing(DataConfig(source="generated:cifar1"))

@@ -38,7 +38,9 @@ def test_without_locks_of_the_system_one_alone_holds_it(tmp_path: Path) -> None:
     first, second = Lock(tmp_path / "x.lock"), Lock(tmp_path / "x.lock")
     assert first.acquire(0)
     assert not second.acquire(0)
-    assert second.owner.startswith(f"process {os.getpid()} on {socket.gethostname()}; if that has ended, delete ")
+    assert second.owner.startswith(
+        f"process {os.getpid()} on {socket.gethostname()}; if that process has ended, delete "
+    )
     second.release()  # which it never held
     assert not second.acquire(0.1)
     first.release()

@@ -100,11 +100,11 @@ def test_the_image_digest_knows_content_alone() -> None:
         (
             [*TEN, "cat"],
             {"parts": ["train"] * 18 + ["test"] * 3},
-            r"part 'test' without any training image: 'cat'",
+            r"'test' split without any training image: 'cat'",
         ),
-        ([*TEN, "cat"], {"parts": ["train"] * 17 + ["test"] * 3 + ["val"]}, r"part 'val' without any .*'cat'"),
-        (TEN, {"parts": ["test"] * 20}, "no image in the part 'train'"),
-        (TEN, {"groups": ["g"] * 20}, "no image in the part 'test'"),
+        ([*TEN, "cat"], {"parts": ["train"] * 17 + ["test"] * 3 + ["val"]}, r"'val' split without any .*'cat'"),
+        (TEN, {"parts": ["test"] * 20}, "the 'train' split has no images"),
+        (TEN, {"groups": ["g"] * 20}, "the 'test' split has no images"),
     ],
 )
 def test_what_cannot_be_ranked_on_is_refused(labels: list, options: dict, message: str) -> None:
@@ -129,13 +129,13 @@ def test_what_cannot_be_ranked_on_is_refused(labels: list, options: dict, messag
         (
             TEN,
             {"parts": ["train"] * 10 + ["test"] * 10, "contents": [*range(19), 0]},
-            "1 test image is byte for byte",
+            "1 test image is also in training",
         ),
-        (TEN, {"contents": [*range(19), 0]}, r"2 images with identical content have two labels"),
+        (TEN, {"contents": [*range(19), 0]}, r"2 images with identical content have different labels"),
         (
             TEN,
             {"parts": ["train"] * 10 + ["test"] * 10, "groups": ["g"] + [None] * 18 + ["g"]},
-            "1 group sits in several",
+            "1 group is in several",
         ),
         (["ant", "ant", "bee", "bee"], {}, "no class has enough images for a validation split"),
     ],
@@ -292,13 +292,13 @@ def test_a_split_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     listing = make_listing(TEN)
     path = tmp_path / "s.csv"
     path.write_text("id,part\nant/0000,train\n")
-    with pytest.raises(DataError, match="no part to 19 of 20 images: 'bee/0001'"):
+    with pytest.raises(DataError, match="no split for 19 of 20 images: 'bee/0001'"):
         manifest_of(listing, config_with(split=str(path)))
     path.write_text("id,part\nant/0000,rejects\n")
-    with pytest.raises(DataError, match="row 2: 'rejects' is no part"):
+    with pytest.raises(DataError, match="row 2: 'rejects' is not a split"):
         manifest_of(listing, config_with(split=str(path)))
     path.write_text("id,part\nx,train\nx,test\n")
-    with pytest.raises(DataError, match="another part before"):
+    with pytest.raises(DataError, match="two different splits"):
         manifest_of(listing, config_with(split=str(path)))
     path.write_text("id,fold\nx,train\n")
     with pytest.raises(ConfigError, match="part, split"):
@@ -310,7 +310,7 @@ def test_a_split_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 def test_a_split_names_images_that_are_gone(tmp_path: Path) -> None:
     write_manifest(manifest_of(make_listing(TEN)), tmp_path / "m.json")
     warnings = manifest_of(make_listing(TEN[:18]), config_with(split=str(tmp_path / "m.json"))).warnings
-    assert any("names 2 images that can't be used" in warning for warning in warnings)
+    assert any("names 2 images that are missing or unusable" in warning for warning in warnings)
 
 
 def test_a_split_of_other_images_is_refused(tmp_path: Path) -> None:

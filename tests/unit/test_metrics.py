@@ -110,8 +110,8 @@ def test_groups_widen_the_interval() -> None:
 @pytest.mark.parametrize(
     ("probabilities", "message"),
     [
-        (np.array([[np.nan, 1.0], [0.5, 0.5]]), "not numbers for 1 of 2"),
-        (np.array([[np.inf, 0.0], [0.5, 0.5]]), "not numbers for 1 of 2"),
+        (np.array([[np.nan, 1.0], [0.5, 0.5]]), "non-finite probabilities for 1 of 2"),
+        (np.array([[np.inf, 0.0], [0.5, 0.5]]), "non-finite probabilities for 1 of 2"),
         (np.array([[0.9, 0.2], [0.5, 0.5]]), "do not sum to 1 for 1 of 2"),
         (np.array([[1.5, -0.5], [0.5, 0.5]]), "negative"),
     ],

@@ -109,7 +109,7 @@ def test_only_verified_positive_labels_count(tmp_path: Path) -> None:
     rows = [(1, "/m/dog", 1), (1, "/m/cat", 0), (2, "/m/cat", 0), (3, "/m/cat", 1)]
     listing = load(make_folder(tmp_path, rows, "Dog\nCat"))
     assert labels_of(listing) == {1: "Dog", 3: "Cat"}
-    assert [entry.reason for entry in listing.ignored] == ["no verified label that means a wanted class"]
+    assert [entry.reason for entry in listing.ignored] == ["no verified label of a wanted class"]
 
 
 def test_images_of_two_wanted_classes_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -185,28 +185,28 @@ def test_such_a_folder_can_be_split_and_read(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("classes.txt", "Doog", "unknown class of Open Images 'Doog'.*'Dog'"),
-        ("classes.txt", "Dog,a\n/m/dog,b", "called both 'a' and 'b'"),
-        ("classes.txt", "Dog,a,b", "row 1: expected is a name"),
-        ("classes.txt", "# nothing", "names no class"),
-        ("class-descriptions-boxable.csv", "Dog", "row 1: 'Dog' is no label id"),
-        ("class-descriptions-boxable.csv", "<!doctype html>", "no label id"),
-        ("bbox_labels_600_hierarchy.json", "<html>", "no JSON"),
-        ("bbox_labels_600_hierarchy.json", "[1]", "no hierarchy"),
-        ("bbox_labels_600_hierarchy.json", "[" * 100_000, "no JSON"),
-        ("bbox_labels_600_hierarchy.json", '{"LabelName": "/m/a", "Subcategory": [3]}', "no hierarchy"),
-        ("validation-annotations-human-imagelabels.csv", "<!doctype html>", "no column 'ImageID'"),
-        ("validation-annotations-human-imagelabels.csv", "", "no column 'ImageID'"),
+        ("classes.txt", "Dog,a\n/m/dog,b", "two names, 'a' and 'b'"),
+        ("classes.txt", "Dog,a,b", "row 1: expected a name"),
+        ("classes.txt", "# nothing", "the list has no class"),
+        ("class-descriptions-boxable.csv", "Dog", "row 1: 'Dog' is not a label id"),
+        ("class-descriptions-boxable.csv", "<!doctype html>", "not a label id"),
+        ("bbox_labels_600_hierarchy.json", "<html>", "not valid JSON"),
+        ("bbox_labels_600_hierarchy.json", "[1]", "not a hierarchy"),
+        ("bbox_labels_600_hierarchy.json", "[" * 100_000, "not valid JSON"),
+        ("bbox_labels_600_hierarchy.json", '{"LabelName": "/m/a", "Subcategory": [3]}', "not a hierarchy"),
+        ("validation-annotations-human-imagelabels.csv", "<!doctype html>", "missing column 'ImageID'"),
+        ("validation-annotations-human-imagelabels.csv", "", "missing column 'ImageID'"),
         (
             "validation-annotations-human-imagelabels.csv",
             "ImageID,Source,LabelName,Confidence\n0001,verific",
-            "row 2: 2 fields, not 4. Was its download cut",
+            "row 2: 2 fields, not 4. The download may be incomplete",
         ),
         (
             "validation-annotations-human-imagelabels.csv",
             "ImageID,Source,LabelName,Confidence\n../../x,v,/m/dog,1",
-            "'../../x' is no id",
+            "'../../x' is not an image id",
         ),
-        ("validation-annotations-human-imagelabels.csv", "ImageID,LabelName,Confidence\n\xff", "no proper CSV"),
+        ("validation-annotations-human-imagelabels.csv", "ImageID,LabelName,Confidence\n\xff", "not a valid CSV"),
     ],
 )
 def test_damaged_files_are_clear_errors(name: str, content: str, message: str, tmp_path: Path) -> None:
@@ -234,14 +234,14 @@ def test_a_folder_that_is_not_there_and_one_without_images(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="there is no folder"):
         load(tmp_path / "absent")
     folder = make_folder(tmp_path, [(1, "/m/dog", 1)], images=[])
-    with pytest.raises(DataError, match=r"1 that have are not there.*\+download"):
+    with pytest.raises(DataError, match=r"1 suitable images are not on disk.*\+download"):
         load(folder)
 
 
 @pytest.mark.parametrize("modifier", ["+download=abc", "+dwnload", "+download=", "+"])
 def test_a_mistyped_option_is_named_with_what_is_allowed(modifier: str, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
-    with pytest.raises(ConfigError, match=r"no option of openimages.*\+download=200"):
+    with pytest.raises(ConfigError, match=r"not an option of openimages.*\+download=200"):
         find_source(f"openimages:{tmp_path / 'set'}{modifier}")
     (tmp_path / f"set{modifier}").mkdir()  # a folder may be called anything
     assert find_source(f"openimages:{tmp_path / 'set'}{modifier}") is not None
@@ -358,5 +358,5 @@ def test_a_fetch_that_can_not_succeed_stops_and_names_the_list(tmp_path: Path, s
 
 def test_annotations_of_no_part_can_not_be_fetched(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, [(1, "/m/dog", 1)], table="annotations-bbox.csv", images=[])
-    with pytest.raises(DataError, match="does not say of which part"):
+    with pytest.raises(DataError, match="does not give the split"):
         load(folder, "+download")

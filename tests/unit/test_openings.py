@@ -71,7 +71,7 @@ def test_a_damaged_line_counts_and_swallows_no_other(tmp_path: Path, damage: byt
 def test_a_list_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path) -> None:
     (tmp_path / "openings.jsonl").mkdir()
     assert count_openings(tmp_path, "a") is None
-    assert "not known" in check_openings(tmp_path)[0]
+    assert "unknown" in check_openings(tmp_path)[0]
     with pytest.raises(StorageError, match="is a folder where a file is needed"):
         log_opening(tmp_path, "a", "run")
 

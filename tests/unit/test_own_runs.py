@@ -155,7 +155,7 @@ def test_top_passes_over_what_was_trained_on_validation_images(world: World, tmp
     )
     (trained,) = [row for row in ranking.rows if row.method == "full"]
     assert trained.model == "tiny_cnn"
-    assert any(f"--top passes over {world.first.record.run_id}" in warning for warning in ranking.warnings)
+    assert any(f"--top skips {world.first.record.run_id}" in warning for warning in ranking.warnings)
 
 
 def test_the_run_id_changes_with_the_weights(world: World, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_damaged_bundle_is_refused(world: World, tmp_path: Path) -> None:
 def test_what_is_no_bundle_is_said(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where there are no runs, as there are beside the tests after `make demo`
     ranked = run(config_for(world.photos, "knn"), RunContext(tmp_path))
-    with pytest.raises(ConfigError, match=r"no bundle beside it.*: backbench keep "):
+    with pytest.raises(ConfigError, match=r"has no bundle.*: backbench keep "):
         find_model(str(tmp_path / ranked.run_id))
     with pytest.raises(ConfigError, match="is not a bundle"):
         find_model(str(world.photos))
@@ -214,7 +214,9 @@ def test_a_bare_run_id_is_looked_up_among_the_runs(
     with pytest.raises(ConfigError, match=rf"Did you mean 'runs/{run_id}.bundle'"):
         find_bundle(Path(f"{run_id}x"))
     for given in (ranked.run_id, f"runs/{ranked.run_id}"):
-        with pytest.raises(ConfigError, match=rf"left no bundle. Make it: backbench keep runs/{ranked.run_id}"):
+        with pytest.raises(
+            ConfigError, match=rf"saved no bundle. Save it with: backbench keep runs/{ranked.run_id}"
+        ):
             find_bundle(Path(given))
     (tmp_path / run_id).mkdir()  # what is here comes first
     assert not is_bundle(Path(run_id))
@@ -227,7 +229,7 @@ def test_an_int8_bundle_is_no_start(world: World, tmp_path: Path) -> None:
     document["digest"] = digest_json(document)
     shutil.copytree(world.first.bundle, tmp_path / "int8")
     (tmp_path / "int8" / "model.json").write_text(json.dumps(document))
-    with pytest.raises(ConfigError, match=r"int8.*made of"):
+    with pytest.raises(ConfigError, match=r"int8.*made from"):
         find_model(str(tmp_path / "int8"))
 
 

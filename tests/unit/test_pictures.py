@@ -388,7 +388,7 @@ def test_curves_name_each_phase() -> None:
 def test_cost_names_rows_and_leaves_out_what_has_no_price() -> None:
     figure = draw_cost(PRICED, pinned=["cheap"])
     texts = _texts(figure)
-    assert {"best + knn", "cheap + knn", "pinned", "control: colour"} <= set(texts)
+    assert {"best + knn", "cheap + knn", "pinned", "baseline: colour"} <= set(texts)
     assert not any(text.startswith(("unmeasured", "broken")) for text in texts)
     assert _is_inside(figure)
 
@@ -432,7 +432,7 @@ def test_maps_stand_side_by_side_and_mark_wrong_answers(num_classes: int) -> Non
     figure = draw_embedding({"a": points, "b": points * 2}, labels, {"a": labels == 0}, HOSTILE, note="PCA")
     texts = _texts(figure)
     assert any(text.endswith("% wrong") for text in texts)
-    assert "answered wrongly" in texts
+    assert "predicted wrongly" in texts
     assert _is_inside(figure)
 
 
@@ -466,11 +466,11 @@ def test_of_many_classes_those_are_named_whose_images_lie_closest_together() -> 
     assert set(range(30, 40)) <= named
     assert len(named) <= 16
     assert 40 not in named
-    words = ["answered wrongly", "answered rightly, of any class", "named: the classes that lie closest together"]
+    words = ["predicted wrongly", "correct, of any class", "named: the most compact classes"]
     assert [text for text in texts if text in words] == words
     assert _is_inside(figure)
     few = draw_embedding({"a": points[:60]}, labels[:60], None, names)
-    assert not any("closest together" in text or "of any class" in text for text in _texts(few))
+    assert not any("most compact" in text or "of any class" in text for text in _texts(few))
 
 
 def test_a_long_name_of_a_map_takes_two_lines() -> None:

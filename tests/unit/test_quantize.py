@@ -253,10 +253,10 @@ def test_the_bundle_holds_int8_and_answers_as_the_record_says(
     [
         ("pixels", {}, "has none"),
         ("tiny_cnn", {"scheme": "dynamic"}, "Choose static, weight-only or auto"),
-        ("tiny_cnn", {"scheme": "weight-only", "qat_epochs": 1}, "works for convolutional"),
+        ("tiny_cnn", {"scheme": "weight-only", "qat_epochs": 1}, "works only for convolutional"),
         ("tiny_cnn", {"recipe": {"epochs": 3}}, "qat_epochs=3"),
         ("tiny_vit", {"scheme": "static"}, "Choose weight-only, dynamic or auto"),
-        ("tiny_vit", {"qat_epochs": 2}, "works for convolutional"),
+        ("tiny_vit", {"qat_epochs": 2}, "works only for convolutional"),
         ("tiny_cnn", {"scheme": "statc"}, "static"),
     ],
 )
@@ -289,11 +289,11 @@ def test_auto_falls_back_where_a_scheme_does_not_keep_the_features(
     record = adapt(config_for(photos, "tiny_cnn"), RunContext(tmp_path)).record
     assert record.method is not None
     assert record.method.choices["scheme"] == "weight-only"
-    assert any("'weight-only' was taken" in warning for warning in record.warnings)
+    assert any("'weight-only' was used" in warning for warning in record.warnings)
     record = adapt(config_for(photos, "tiny_cnn", scheme="static"), RunContext(tmp_path)).record
     assert record.method is not None
     assert record.method.choices["mean_cosine"] < 0.9
-    assert any("changes the features much" in warning for warning in record.warnings)
+    assert any("changes the features strongly" in warning for warning in record.warnings)
 
 
 @pytest.mark.slow

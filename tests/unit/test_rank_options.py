@@ -34,12 +34,12 @@ def test_the_options_of_the_methods_before_stay() -> None:
     [
         ("kks=[3]", r"no option 'kks' of the method knn or logistic or full or two-phase. Did you mean 'ks'"),
         ("logistic:ks=[3]", "no option 'ks' of the method logistic"),
-        ("knnn:ks=[3]", "'knnn' is none of the methods ranked here. Did you mean 'knn'"),
-        ("zzz:ks=[3]", "Ranked are: knn, logistic, full, two-phase"),
+        ("knnn:ks=[3]", "'knnn' is not one of the ranked methods. Did you mean 'knn'"),
+        ("zzz:ks=[3]", "Ranked methods: knn, logistic, full, two-phase"),
         ("recipe.epoch=3", "no option 'recipe.epoch'. Did you mean 'recipe.epochs'"),
         ("recipe.epochs=-3", "option 'recipe.epochs' of method 'full' can't be -3"),
-        ("recipe.epochs", "no KEY=VALUE"),
-        ("knn:=3", "no KEY=VALUE"),
+        ("recipe.epochs", "not KEY=VALUE"),
+        ("knn:=3", "not KEY=VALUE"),
     ],
 )
 def test_a_setting_that_no_method_can_have(setting: str, message: str) -> None:

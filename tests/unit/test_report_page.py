@@ -131,7 +131,7 @@ HISTORY = {
     "head": {"best_epoch": 2, "ended": "patience", "history": EPOCHS},
     "all": {"best_epoch": 0, "ended": "budget", "history": EPOCHS[:1]},
 }
-SHARED_GROUPS = "10 groups sit in several of the given parts: images of a test group were trained on"
+SHARED_GROUPS = "10 groups are in several of the given splits: the models were trained on images of test groups"
 
 
 def _tempered(run: StoredRun, temperature: float, **choices: float) -> StoredRun:
@@ -206,7 +206,7 @@ def test_groups_in_several_parts_are_not_told_as_kept_whole():
     for rankings in (states()["whole groups"], states()["shared groups"]):
         is_whole = SHARED_GROUPS not in rankings[0].warnings
         for text in (render_data_card(rankings), render_report(rankings)):
-            assert bool(re.search("[Gg]roups kept in one part", text)) == is_whole
+            assert bool(re.search("[Gg]roups?,? each in one split|each group in one split", text)) == is_whole
 
 
 def test_the_page_reads_as_the_golden_file(golden):
@@ -255,7 +255,7 @@ def test_pictures_have_words_and_charts_have_sentences(page):
             assert len(attrs["aria-label"] or "") > 15
         if tag == "svg" and attrs.get("class") in ("whisker", "plot", "scale"):
             assert attrs["aria-hidden"] == "true"
-    assert "true cat, answered" in page
+    assert "true cat, predicted" in page
 
 
 def test_a_failed_run_stays_with_its_reason():
@@ -590,7 +590,7 @@ def test_one_thing_left_out_is_told_in_the_singular(num, monkeypatch):
     assert f"{num} rarer pair{'s' * (not is_one)} {'is' if is_one else 'are'} not listed." in seen
     assert ("1 stronger class is" if is_one else "2 stronger classes are") + " in the table." in seen
     assert not re.search(
-        r"\b1 (?!s\b)(?!less\b)\w+(?:es|[^s]s)\b(?! (?:of|than))", seen.partition("Make it again")[0]
+        r"\b1 (?!s\b)(?!less\b)\w+(?:es|[^s]s)\b(?! (?:of|than))", seen.partition("Repeat it")[0]
     ), seen
 
 

@@ -247,15 +247,15 @@ def test_warnings_come_by_severity_and_leaks_first() -> None:
         _record("a", _predictions(5), pretrained_on=None),
         _record("b", _predictions(6), size=64).model_copy(update={"num_test_seen": 3}),
     ]
-    given = ["8 images left out", both, spread, "interrupted: this is what was finished", leak]
+    given = ["8 images left out", both, spread, "interrupted: these runs were finished", leak]
     found = gather_warnings(records, ["Colour alone reaches 90 %."], given)
     places = [
         next(place for place, text in enumerate(found) if words in text)
         for words in (
-            "several of the given parts",
+            "several of the given splits",
             "byte for byte",
             "b is not ranked",
-            "two labels",
+            "different labels",
             "interrupted",
             "input sizes differ",
             "Colour alone",
@@ -417,7 +417,7 @@ def test_a_row_that_is_not_proved_better_than_a_control_is_marked_with_the_stron
     records = [_record(name, one, control=name in names[3:]) for name, one in zip(names, told, strict=True)]
     rows = {row.model: row.warnings for row in make_rows(records, told)}
     assert rows["best"] == rows["colour"] == rows["majority"] == ()
-    assert rows["level"] == rows["worse"] == ("not proved better than the control colour",)
+    assert rows["level"] == rows["worse"] == ("not significantly better than the baseline colour",)
 
 
 def test_weakest_class() -> None:

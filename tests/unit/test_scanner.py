@@ -62,14 +62,14 @@ def test_folders_of_images_beside_splits_are_told_as_lost(root: Path) -> None:
 
 def test_paths_of_windows_that_became_names_are_the_cause(root: Path) -> None:
     add(root, "data\\cat\\1.jpg", "data\\dog\\1.jpg")
-    with pytest.raises(DataError, match=r"1.jpg' hold backslashes.*Unpack it again with 'unzip'"):
+    with pytest.raises(DataError, match=r"1.jpg' contain backslashes.*Unpack it again with 'unzip'"):
         scan_folder(root)
 
 
 @pytest.mark.parametrize("name", ["train.zip", "photos.tar.gz", "all.7z"])
 def test_an_archive_in_place_of_images_is_the_cause(root: Path, name: str) -> None:
     add(root, name)
-    with pytest.raises(DataError, match=rf"'{name}' is an archive: unpack it, and give the folder"):
+    with pytest.raises(DataError, match=rf"'{name}' is an archive: unpack it, and give the unpacked folder"):
         scan_folder(root)
 
 
@@ -111,13 +111,13 @@ def test_a_class_may_be_called_train(root: Path) -> None:
         (["train/1.jpg"], "no class folders"),
         (["train/", "test/cat/1.jpg"], "no class folders"),
         (["train/cat/1.jpg", "val/cat/1.jpg", "valid/cat/1.jpg"], "two folders for val"),
-        (["train/cat/1.jpg", "bus/1.jpg"], "two ways"),
-        ([], "No files were seen"),
+        (["train/cat/1.jpg", "bus/1.jpg"], "is ambiguous"),
+        ([], "It has no files"),
         (["cat/", "dog/"], "holds no images"),
         (["1.jpg", "2.jpg", "3.png"], "3 of them images outside any class folder.*CSV"),
         (
             ["cat/1.txt", "cat/2.TXT", "cat/3.jxl", "README"],
-            r"4 files were seen \(2 .txt, .*'cat/3.jxl': an image format that is not read",
+            r"It has 4 files \(2 .txt, .*'cat/3.jxl': an unsupported image format",
         ),
         (["train/cat/1.txt"], "holds no images"),
     ],
@@ -157,7 +157,7 @@ def test_what_is_ignored_is_reported(root: Path) -> None:
         assert "hidden" in found.pop(name)
     assert found == {
         "cat/note.txt": "not an image file (.txt)",
-        "cat/raw.NEF": "an image format that is not read (.nef): convert it to PNG or JPEG",
+        "cat/raw.NEF": "an unsupported image format (.nef): convert it to PNG or JPEG",
         "cat/noext": "not an image file (no suffix)",
         "loose.jpg": "an image outside any class folder",
         "labels.csv": "not an image file (.csv)",
@@ -204,7 +204,7 @@ class TestLinks:
         tree = scan_folder(root)
         assert tree.ids == ("cat/1.jpg", "dog/1.jpg", "dog/deep/2.jpg")
         assert tree.class_names == ("cat", "dog")
-        assert {path for path, why in reasons(tree).items() if "was read already" in why} == {
+        assert {path for path, why in reasons(tree).items() if "was already read" in why} == {
             "again",
             "cat/self",
             "cat/up",
@@ -481,7 +481,7 @@ def test_pictures_of_other_formats_are_named_by_content(root: Path, start: bytes
     add(root, "cat/1.jpg")
     (root / "cat" / "IMG_1").write_bytes(start)
     (entry,) = scan_folder(root).ignored
-    assert (entry.loss, "is not read" in entry.reason) == ("unread", True)
+    assert (entry.loss, "unsupported" in entry.reason) == ("unread", True)
 
 
 def test_what_is_lost_comes_before_litter(root: Path) -> None:
@@ -490,7 +490,7 @@ def test_what_is_lost_comes_before_litter(root: Path) -> None:
     add(root, "__MACOSX/cat/._1.jpg", ".ipynb_checkpoints/1.jpg")
     put(root / "cat" / "NOSUFFIX", "JPEG")
     lines = list_left_out(scan_folder(root).ignored)
-    assert [("nef" in line, "NOSUFFIX" in line, "litter" in line) for line in lines] == [
+    assert [("nef" in line, "NOSUFFIX" in line, "system file" in line) for line in lines] == [
         (True, False, False),
         (False, True, False),
         (False, False, False),
@@ -498,7 +498,7 @@ def test_what_is_lost_comes_before_litter(root: Path) -> None:
         (False, False, True),
     ]
     assert "'cat/raw.NEF', 'cat/raw2.nef': " in lines[0]
-    assert "and 4 more: hidden, or litter" in lines[-1]
+    assert "and 4 more: a hidden file or a system file" in lines[-1]
 
 
 def test_many_reasons_are_cut_short_after_the_worst(root: Path) -> None:
@@ -507,7 +507,7 @@ def test_many_reasons_are_cut_short_after_the_worst(root: Path) -> None:
     lines = list_left_out(scan_folder(root).ignored)
     assert ".nef" in lines[0]
     assert lines[-2].startswith("... and 11 more")
-    assert lines[-1].startswith("'cat/.DS_Store': hidden, or litter")
+    assert lines[-1].startswith("'cat/.DS_Store': a hidden file or a system file")
 
 
 class TestUnlabelledFolders:

@@ -180,7 +180,7 @@ def test_an_explanation_is_a_picture_of_the_images_proportions_or_says_that_ther
     given = answer(client, encode("PNG", size=(30, 60)), explain=1)
     if not heat:
         assert given["overlay"] is None
-        assert given["overlay_error"] == "Grad-CAM: nothing speaks for it"
+        assert given["overlay_error"] == "Grad-CAM: no evidence for it"
         return
     kind, _, data = given["overlay"].partition(",")
     assert kind == "data:image/jpeg;base64"
@@ -274,7 +274,7 @@ def test_only_names_in_the_table_are_models_and_nothing_is_opened(client: TestCl
             assert (
                 response.status_code in (400, 404) if len(name) > 9000 or not name else response.status_code == 404
             )
-            assert response.text == '{"error": "no such model; the names are at /api/models"}' or not name
+            assert response.text == '{"error": "no such model; see /api/models for the names"}' or not name
     finally:
         is_watching = False
     assert not opened

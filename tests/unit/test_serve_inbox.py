@@ -143,9 +143,9 @@ def test_mistakes_end_in_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "bad.json").write_text("{}")
     log = Log()
     assert list_entries(tmp_path, log) == []
-    assert log.lines == [f"left out: {tmp_path / 'bad.json'} is no entry of an inbox, or a damaged one."]
+    assert log.lines == [f"left out: {tmp_path / 'bad.json'} is not an inbox entry, or is damaged."]
     monkeypatch.setattr(inbox, "MAX_ENTRIES", 1)
-    with pytest.raises(StorageError, match="takes no more"):
+    with pytest.raises(StorageError, match="is full"):
         save_entry(tmp_path, make_png("red"), "PNG", said())
     assert count_entries(tmp_path) == 1
 
@@ -156,7 +156,7 @@ def test_an_entry_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace(entry.image, "../../secret.png"))
     log = Log()
     assert list_entries(tmp_path, log) == []
-    assert "is no entry of an inbox" in log.lines[0]
+    assert "is not an inbox entry" in log.lines[0]
 
 
 def test_damaged_entries_are_left_out_and_the_rest_is_exported(tmp_path: Path) -> None:
@@ -171,6 +171,6 @@ def test_damaged_entries_are_left_out_and_the_rest_is_exported(tmp_path: Path) -
     assert sorted(path.name for path in (tmp_path / "set").iterdir()) == sorted([whole.image, "labels.csv"])
     assert sorted(line.rpartition("/")[2].split(" ", 1)[1] for line in log.lines) == [
         "can't be read: No such file or directory",
-        "is no entry of an inbox, or a damaged one.",
+        "is not an inbox entry, or is damaged.",
         "was changed after it was judged",
     ]

@@ -82,7 +82,7 @@ def test_a_fraction_of_a_split_that_is_given_is_refused(tmp_path: Path) -> None:
     for number in range(20):
         part = "test" if number < 6 else "train"
         write_image(tmp_path / part / "ab"[number % 2] / f"{number}.png", seed=number)
-    with pytest.raises(ConfigError, match=r"--test-fraction 0\.3: the test split is given.*--ignore"):
+    with pytest.raises(ConfigError, match=r"--test-fraction 0\.3: .*gives the test split.*--ignore"):
         load_data(DataConfig(source=str(tmp_path), test_fraction=0.3))
     assert load_data(DataConfig(source=str(tmp_path), val_fraction=0.3)).manifest.counts["val"] == 4
     assert (
@@ -91,5 +91,5 @@ def test_a_fraction_of_a_split_that_is_given_is_refused(tmp_path: Path) -> None:
     )
     table = tmp_path / "split.csv"
     table.write_text("id,part\na/1.png,val\n")
-    with pytest.raises(ConfigError, match=r"--val-fraction 0\.3: .* given by --split"):
+    with pytest.raises(ConfigError, match=r"--val-fraction 0\.3: --split .* gives the val split"):
         load_data(DataConfig(source=str(tmp_path), val_fraction=0.3, split=str(table)))

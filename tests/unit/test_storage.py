@@ -40,11 +40,11 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, point: str, number: int) -> None:
 
 
 ADVICE = {
-    errno.ENOSPC: "Make room .*MB free there",
-    errno.EDQUOT: "Make room .*MB free there",
+    errno.ENOSPC: "Make room .*MB free",
+    errno.EDQUOT: "Make room .*MB free",
     errno.EACCES: "no permission to write in .*--out",
-    errno.EROFS: "Nothing can be written on that disk.*--out",
-    errno.EIO: "Look after that disk",
+    errno.EROFS: "The disk is read-only.*--out",
+    errno.EIO: "Check the disk",
     errno.ENAMETOOLONG: "choose a shorter one",
 }
 

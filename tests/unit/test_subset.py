@@ -199,11 +199,11 @@ def test_only_what_is_missing_is_fetched(tmp_path: Path, server: Server) -> None
             "ImageID,Source,LabelName,Confidence\n0001,verification,/m/01dws\n",
             "row 2: 3 fields, not 4",
         ),
-        (LABELS_FILE, "ImageID,Source,LabelName,Confidence\n", "no row below its first"),
+        (LABELS_FILE, "ImageID,Source,LabelName,Confidence\n", "no rows below the header"),
         (LABELS_FILE, "<html>quota</html>\n", "its first row is"),
-        (DESCRIPTIONS_FILE, "<html>\n", "no label id and name"),
-        (HIERARCHY_FILE, '{"LabelName": ', "no JSON"),
-        (HIERARCHY_FILE, json.dumps(HIERARCHY) + " ", "bytes, and the published file"),
+        (DESCRIPTIONS_FILE, "<html>\n", "not a label id and name"),
+        (HIERARCHY_FILE, '{"LabelName": ', "not valid JSON"),
+        (HIERARCHY_FILE, json.dumps(HIERARCHY) + " ", "bytes, but the published file"),
     ],
 )
 def test_a_damaged_file_is_named_and_never_replaced_unasked(

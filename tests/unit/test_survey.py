@@ -59,7 +59,7 @@ def test_headers_are_read_until_time_is_up(folder: Path, monkeypatch: pytest.Mon
     found = survey(DataConfig(source=str(folder)), seconds=6)
     assert 1 <= found.num_headers_read <= 8
     assert found.num_images == 20
-    assert "looked at" in "\n".join(found.sentences())
+    assert "images checked" in "\n".join(found.sentences())
 
 
 def test_digits_are_described_without_a_download() -> None:

@@ -142,7 +142,7 @@ def test_decimals_follow_the_number_of_images() -> None:
 
 
 def test_nothing_and_only_failures() -> None:
-    assert render_table([], width=80, colour=False) == "Nothing finished yet."
+    assert render_table([], width=80, colour=False) == "No run has finished yet."
     text = render_table([ROWS[-1]], width=80, colour=False)
     assert "failed" in text
     assert "test image" not in text

@@ -170,14 +170,14 @@ def test_figures_of_an_old_record_are_those_of_its_predictions(runs: Path, name:
     assert record.metrics[name].value == pytest.approx(true.metrics[name].value, abs=1e-3)
     assert record.metrics[name].n == NUM or name in ("per_class_mean", "macro_f1")
     assert re.match(
-        f"record.json does not say what its predictions say: (the interval of )?{name}[ .]", record.warnings[0]
+        f"record.json disagrees with its predictions: (the interval of )?{name}[ .]", record.warnings[0]
     )
 
 
 def test_an_interval_that_alone_was_changed_is_named(runs: Path) -> None:
     edit(runs / "first", lambda document: put(document, ("metrics", "accuracy", "low"), 0.001), checksum="none")
     (warning,) = folders.read_whole(runs / "first")[0].warnings
-    assert "predictions say: the interval of accuracy. Those of the predictions" in warning
+    assert "predictions: the interval of accuracy. The values from the predictions" in warning
 
 
 def test_classes_of_an_old_record_are_those_of_its_predictions(runs: Path) -> None:
@@ -185,7 +185,7 @@ def test_classes_of_an_old_record_are_those_of_its_predictions(runs: Path) -> No
     edit(runs / "first", lambda document: document["per_class"].pop("a"), checksum="none")
     record, _ = folders.read_whole(runs / "first")
     assert record.per_class == true.per_class
-    assert "figures of its classes" in record.warnings[0]
+    assert "metrics of its classes" in record.warnings[0]
 
 
 @pytest.mark.parametrize("name", ["accuracy", "nll"])
@@ -193,7 +193,7 @@ def test_a_checksum_made_anew_does_not_help(runs: Path, name: str) -> None:
     edit(runs / "first", lambda document: put(document, ("metrics", name, "value"), 0.001), checksum="made")
     record, _ = folders.read_whole(runs / "first")
     assert record.metrics[name].value > 0.1
-    assert record.warnings[0].startswith("record.json does not say what its predictions say")
+    assert record.warnings[0].startswith("record.json disagrees with its predictions")
 
 
 def test_an_old_record_that_is_right_is_read_and_said_once(runs: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_changed_run_is_kept_aside_and_run_again_and_that_is_said(runs: Path, 
     (line,) = log.lines
     assert "first/" in line
     (kept,) = runs.glob("first.damaged-*")
-    assert line.endswith(f"It is kept as {kept.name}, and run again")
+    assert line.endswith(f"The folder is kept as {kept.name}, and the run starts again")
     assert folders.find_finished(runs, "second-run") is not None
 
 
@@ -289,7 +289,7 @@ def test_a_manifest_that_was_changed_is_no_part_of_a_report(runs: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("checksum", "said"), [("kept", "changed after"), ("none", "not the manifest that the run")]
+    ("checksum", "said"), [("kept", "changed after"), ("none", "not the manifest of the run")]
 )
 def test_the_manifest_of_other_images_is_not_taken(runs: Path, checksum: str, said: str) -> None:
     other = make_manifest(["x/1.png", "x/2.png"], np.array([0, 1]))
@@ -334,5 +334,5 @@ def test_an_id_that_leads_out_of_a_folder_is_no_runs(name: str) -> None:
     for kind in (RunRecord, TrainingFacts):
         field = TypeAdapter(Annotated[str, *kind.model_fields["run_id"].metadata])
         assert field.validate_python("digits-pixels-logistic-c3a4860873.cut-12") != name
-        with pytest.raises(ValidationError, match="no name of a folder"):
+        with pytest.raises(ValidationError, match="not a folder name"):
             field.validate_python(name)

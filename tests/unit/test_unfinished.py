@@ -76,7 +76,7 @@ def test_the_lock_of_a_killed_process_is_no_obstacle(holder: subprocess.Popen[st
     log = Log()
     with hold_run(tmp_path, "run", stop_signal=after(2, holder.kill), progress=log):
         assert holder.wait(10) == -signal.SIGKILL
-    assert log.lines == ["run: another process is at work on this run; waiting for it to end"]
+    assert log.lines == ["run: another process works on this run; waiting for it to end"]
     assert not lock_path(tmp_path, "run").exists()  # nothing stays of a run that kept no state
     with hold_run(tmp_path, "run", progress=log):
         assert len(log.lines) == 1
@@ -123,9 +123,9 @@ def test_unfinished_runs_are_found_by_the_beginning_of_their_id(tmp_path: Path) 
         assert str(refused.value).endswith(f"backbench show {tmp_path}/digits-c-3")
     (tmp_path / "digits-c-4").mkdir()
     (tmp_path / "digits-c-4" / "record.json").touch()
-    with pytest.raises(ConfigError, match="'digits-c' is the beginning of 2 runs, and all are finished"):
+    with pytest.raises(ConfigError, match="'digits-c' is the beginning of 2 runs, all of them finished"):
         find_unfinished(tmp_path, "digits-c")
-    with pytest.raises(ConfigError, match=r"there is no folder .*nowhere.*--out"):
+    with pytest.raises(ConfigError, match=r"no folder .*nowhere.*--out"):
         find_unfinished(tmp_path / "nowhere", "digits-a")
     (tmp_path / ".working" / "digits-a-1" / "config.json").write_text("{")
     with pytest.raises(StorageError, match="damaged"):

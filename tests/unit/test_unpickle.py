@@ -118,7 +118,7 @@ def test_a_hostile_pickle_is_refused_and_nothing_of_it_runs(case: str, tmp_path:
     before = dict(unpickle.STAND_INS), unpickle._encode.__defaults__
     with pytest.raises(DataError, match=reason) as caught:
         read_plain_pickle(program, "test_batch")
-    assert str(caught.value).startswith("test_batch: this pickle is damaged or not the data set it should be")
+    assert str(caught.value).startswith("test_batch: this pickle is damaged or not the expected data set")
     assert not canary.exists()
     assert (dict(unpickle.STAND_INS), unpickle._encode.__defaults__) == before
 

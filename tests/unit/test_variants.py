@@ -107,7 +107,7 @@ def test_what_follows_the_at_is_checked() -> None:
     for name in ("resnet18@", "resnet18@7", "resnet18@sixty", "resnet18@99999"):
         with pytest.raises(ConfigError, match="input size in pixels"):
             find_model(name)
-    with pytest.raises(ConfigError, match="control"):
+    with pytest.raises(ConfigError, match="baseline"):
         find_model("majority@random")
     with pytest.raises(ConfigError, match="resnet81"):
         find_model("resnet81@random")
@@ -193,10 +193,10 @@ def test_weights_that_several_variants_share_are_fetched_once(bare: Path) -> Non
 def test_a_download_of_unknown_size_is_said(bare: Path) -> None:
     models = [find_model(name) for name in ("hf/google/vit@64", "torchvision/resnet18@32", "hf/google/vit")]
     plan = make_plan(models, SOME_IMAGES, device="cpu", precision="fp32")
-    assert "47 MB and hf/google/vit (size not known) to download" in plan.sentences(1)[0]
+    assert "47 MB and hf/google/vit (size unknown) to download" in plan.sentences(1)[0]
     put_torch_file(RESNET18)
     plan = make_plan(models, SOME_IMAGES, device="cpu", precision="fp32")
-    assert "x 1 method, hf/google/vit (size not known) to download" in plan.sentences(1)[0]
+    assert "x 1 method, hf/google/vit (size unknown) to download" in plan.sentences(1)[0]
 
 
 def test_what_follows_the_at_is_stripped_in_one_place() -> None:

@@ -415,7 +415,7 @@ def change(arrays: dict[str, np.ndarray], what: str) -> dict[str, np.ndarray]:
         "width": {"embedding/kernel": arrays["embedding/kernel"][..., :24]},
         "not finite": {"cls": np.full_like(arrays["cls"], np.nan)},
         "integers": {"cls": np.zeros((1, 1, 48), np.int32)},
-        "no square": {
+        "not a square": {
             "Transformer/posembed_input/pos_embedding": arrays["Transformer/posembed_input/pos_embedding"][:, :-1]
         },
         "hybrid": {"conv_root/kernel": np.ones((7, 7, 3, 64), np.float32)},
@@ -436,7 +436,7 @@ def change(arrays: dict[str, np.ndarray], what: str) -> dict[str, np.ndarray]:
         ("width", "width 24 and not 48"),
         ("not finite", "not finite"),
         ("integers", "'cls' is of type int32"),
-        ("no square", "no square"),
+        ("not a square", "not a square"),
         ("hybrid", "hybrid"),
         ("big_vision", "big_vision"),
     ],
@@ -462,7 +462,7 @@ def test_a_checkpoint_of_another_size_says_which_it_is(tmp_path: Path) -> None:
         load_card(tmp_path, weights="w.npz", architecture="backbench/cnn", options="num_classes = 5")
     with pytest.raises(ModelError, match=r"Nearest: backbench/vit_base_patch1[46]"):
         load_card(tmp_path, weights="w.npz", architecture="backbench/vit_bse_patch16", options="depth = 12")
-    with pytest.raises(ModelError, match="takes no option 'qkv_bias'"):
+    with pytest.raises(ModelError, match="has no option 'qkv_bias'"):
         load_card(tmp_path, weights="w.npz", options="qkv_bias = true")
 
 

@@ -149,7 +149,7 @@ def test_what_was_looked_for_is_said(folder: Path, monkeypatch: pytest.MonkeyPat
         f"looked in: {folder} (BACKBENCH_WEIGHTS) for {NAME}.toml, {NAME}.safetensors",
         f"{NAME}/model.safetensors",
         f"models--timm--{NAME}/snapshots/*/model.safetensors",
-        "nearest there: test_resnet_r160.pth",
+        "nearest file: test_resnet_r160.pth",
     ):
         assert part in message
     with pytest.raises(ModelError, match=r"looked in: .*resnet18-f37072fd\.pth"):
@@ -203,7 +203,7 @@ def test_a_folder_or_pattern_stands_for_its_cards(tmp_path: Path, monkeypatch: p
     [
         ("model.pth", "It holds 'model.pth': write a card beside it"),
         ("adapter_config.json", "merge_and_unload"),
-        ("checkpoint-500/config.json", "Is 'it/checkpoint-500' meant"),
+        ("checkpoint-500/config.json", "Did you mean the model 'it/checkpoint-500'"),
     ],
 )
 def test_a_folder_without_cards_says_what_is_in_it(
@@ -222,7 +222,7 @@ def test_a_weights_file_is_no_model(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="is a weights file, not a model: write a card beside it"):
         find_model(str(tmp_path / name))
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="A model of transformers goes by its folder"):
+    with pytest.raises(ConfigError, match="For a model of transformers, give its folder"):
         find_model(str(tmp_path / name))
 
 
@@ -237,7 +237,9 @@ def test_two_cards_of_one_name_are_refused(tmp_path: Path, state: dict[str, Any]
     _save(state, cards / "w.safetensors")
     (cards / "b.toml").write_text(CARD.format(name="a").replace("64", "32"))
     request = RankRequest(data=DataConfig(source="digits"), models=(str(cards),), out=tmp_path / "runs")
-    with pytest.raises(ConfigError, match=r"'a' is the name of two models in --models: .*a\.toml and .*b\.toml"):
+    with pytest.raises(
+        ConfigError, match=r"'a' is the name of two different models in --models: .*a\.toml and .*b\.toml"
+    ):
         rank(request)
 
 

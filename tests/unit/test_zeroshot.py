@@ -283,7 +283,7 @@ def test_coverage_is_said_and_the_uncovered_class_is_never_answered() -> None:
     assert fitted.choices["mapping"]["cat"][0] == "n02123045 tabby"
     assert len(fitted.choices["mapping"]["dog"]) == 118
     assert fitted.choices["sources"]["cat"] == "table cifar10"
-    assert "never answer deer" in fitted.warnings[0]
+    assert "never predict deer" in fitted.warnings[0]
     assert (softmax(fitted.head.logits(task.train.values))[:, 1] == 0).all()
     assert fitted.val_logits is None  # an impossible answer can't be calibrated
     json.dumps(fitted.choices, allow_nan=False)
@@ -301,7 +301,7 @@ def test_training_images_have_no_say() -> None:
 
 def test_guesses_and_shared_counterparts_are_warned_of() -> None:
     task = make_task(("cougar_body", "cougar_face"), [0, 1], original)
-    assert "cougar_body is always answered" in zeroshot.adapt(task, zeroshot.ZeroShotOptions()).warnings[0]
+    assert "it always predicts cougar_body" in zeroshot.adapt(task, zeroshot.ZeroShotOptions()).warnings[0]
     task = make_task(("goldfish", "tench"), [0, 1], original)
     assert "guessed from words" in zeroshot.adapt(task, zeroshot.ZeroShotOptions(table="none")).warnings[0]
 
@@ -342,7 +342,8 @@ def test_a_timm_head_is_that_of_the_network(name: str, size: int) -> None:
     head = take_timm_head(network, [str(row) for row in range(7)], name=name, size=(size, size))
     batch = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(5))
     with torch.inference_mode():
-        features = network.forward_head(network.forward_features(batch), pre_logits=True).numpy()  # type: ignore[operator]
+        # type: ignore[operator]
+        features = network.forward_head(network.forward_features(batch), pre_logits=True).numpy()
         expected = network(batch).numpy()
     np.testing.assert_allclose(features @ head.weights.T + head.bias, expected, atol=1e-4)
 
@@ -366,7 +367,7 @@ def test_what_rows_mean_is_read_or_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="nearest: imagenet-1k"):
         read_head_classes("imagenet1k", tmp_path, "card")
     assert len(classes_of_size(21843, "x")) == 21843
-    with pytest.raises(ModelError, match="no part of ImageNet"):
+    with pytest.raises(ModelError, match="no subset of ImageNet"):
         classes_of_size(37, "x")
     with pytest.raises(ModelError, match="published without one"):
         classes_of_size(0, "x")
@@ -494,5 +495,7 @@ def test_a_map_goes_to_the_method_that_takes_it_and_to_no_other() -> None:
     first, second = with_map([logistic, zeroshot], "mine.csv")
     assert first == logistic
     assert second.options == {"table": "none", "map": "mine.csv"}
-    with pytest.raises(ConfigError, match=r"--map mine\.csv is for the method zeroshot, and here it is logistic"):
+    with pytest.raises(
+        ConfigError, match=r"--map mine\.csv works only with the method zeroshot, not with logistic"
+    ):
         with_map([logistic], "mine.csv")

@@ -1,4 +1,4 @@
-"""Cards for people, from records: of the best model of each ranking, and of the data it was measured on."""
+"""Markdown cards from records: of the best model of each ranking, and of its data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WEAKEST = 5
 
 
 def render_model_card(rankings: Sequence[RankedRuns]) -> str:
-    """Markdown: what the best model is, its figures with intervals, limits, licence, how to make it again."""
+    """Markdown: the best model, its metrics with intervals, limits, licence, and commands to repeat it."""
     return "\n".join(_model_card(ranked) for ranked in rankings)
 
 
@@ -64,7 +64,7 @@ def _figures(best: Entry) -> str:
         metric = best.record.served_metric(key)
         if metric is not None:
             if key == "ece" and best.record.is_tempered:
-                label += ", after the temperature" if "calibrated_ece" in best.record.metrics else ", before it"
+                label += ", calibrated" if "calibrated_ece" in best.record.metrics else ", uncalibrated"
             ends = [percent(end, metric.n, unit=False) for end in (metric.low, metric.high) if end is not None]
             lines.append(
                 f"| {label} | {percent(metric.value, metric.n, unit=False)} | {' to '.join(ends)} | {metric.n:,} |"
@@ -79,31 +79,31 @@ def _weakest(best: Entry) -> list[str]:
 
 def _limits(ranked: RankedRuns, best: Entry) -> list[str]:
     found = [
-        "- It answers with one of its classes for any picture, also for one of something else.",
-        "- The figures hold for images like those of the test split.",
+        "- It predicts one of its classes for any image, even if the image shows something else.",
+        "- The metrics are valid for images like those of the test split.",
     ]
     return found + [f"- {in_markdown(text)}" for text in (*ranked.warnings, *best.row.warnings)]
 
 
 def render_data_card(rankings: Sequence[RankedRuns]) -> str:
-    """Markdown: what the images are, how they were split, what was left out, what the controls say."""
+    """Markdown: the images, their splits, images left out, and shortcut baselines."""
     return "\n".join(_data_card(ranked) for ranked in rankings)
 
 
 def _data_card(ranked: RankedRuns) -> str:
     data, details = ranked.data, ranked.details
     is_whole = are_groups_whole(ranked.warnings)
-    where = "Groups kept in one part" if is_whole else "Groups, some of them in several parts"
+    where = "Groups, each in one split" if is_whole else "Groups, some of them in several splits"
     opened = "not known" if details.num_openings is None else count(details.num_openings, "time")
     lines = [
         f"# {in_markdown(data.name)}",
         "",
         f"{count(data.num_train + data.num_val + data.num_test, 'image')} of {len(data.classes)} classes: "
-        f"{data.num_train:,} to train on, {data.num_val:,} to choose on, {data.num_test:,} to measure on.",
+        f"{data.num_train:,} for training, {data.num_val:,} for validation, {data.num_test:,} for testing.",
         "",
         f"- {where}: {data.num_groups if data.num_groups else 'none known'}",
         f"- Left out as broken: {data.num_skipped}",
-        f"- Test split opened: {opened}",
+        f"- Test-set evaluations: {opened}",
         f"- Manifest: {data.manifest_digest}",
         f"- Images: {data.image_digest}",
         "",

@@ -45,7 +45,7 @@ def _table_row(cells: Sequence[str]) -> str:
 
 
 def in_markdown(text: str) -> str:
-    """Text from outside on one line, with what Markdown or HTML would take for markup escaped."""
+    """Outside text on one line, escaped for Markdown and HTML."""
     kept = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for char in "\\`*[]|":
         kept = kept.replace(char, "\\" + char)
@@ -53,7 +53,7 @@ def in_markdown(text: str) -> str:
 
 
 def render_csv(rankings: Sequence[RankedRuns]) -> str:
-    """One line for each run, all rankings below one another; fractions in 0..1, plain numbers."""
+    """One line for each run, all rankings in sequence; fractions in 0..1, plain numbers."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(_CSV_FIELDS)

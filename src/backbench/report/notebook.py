@@ -1,7 +1,7 @@
-"""Studies, runs and classifiers as pieces of HTML for notebooks: no script, no request, every name escaped.
+"""Rankings, runs and classifiers as HTML for notebooks: no script, no request, every name escaped.
 
-A notebook's scheme is not the system's, so nothing here asks for light or dark: text and lines take the colour of
-what surrounds them, and the two hues of the marks are readable on both.
+A notebook's colour scheme may differ from the system's, so text and lines use the surrounding colour, and the two
+hues of marks are readable on light and dark.
 """
 
 from __future__ import annotations
@@ -71,11 +71,11 @@ _STYLE = """
 
 
 def render_ranking(ranked: RankedRuns) -> str:
-    """A ranking: the answer in sentences, what to know before it is believed, a table with intervals drawn.
+    """A ranking: summary, warnings, and a table with drawn intervals.
 
-    Cost: the paired tests were made with the ranking; 40 rows are some 60 kB.
+    Cost: no new tests; 40 rows are about 60 kB.
     """
-    first, *rest = ranked.summary or ("Nothing finished yet.",)
+    first, *rest = ranked.summary or ("No run has finished yet.",)
     data = ranked.data
     parts = [
         tag('<p class="lead">{}</p>', name(first, _LONGEST_TEXT)),
@@ -84,7 +84,8 @@ def render_ranking(ranked: RankedRuns) -> str:
         _list_warnings(ranked.warnings),
         _draw_table(ranked),
         tag(
-            '<p class="soft">{}: {}; {} to learn from, {} to test on. Tied: not to be told from the best.</p>',
+            '<p class="soft">{}: {}; {} training images, {} test images. '
+            "Tied: no significant difference from the best.</p>",
             name(data.name),
             count(len(data.classes), "class", "classes"),
             count(data.num_train + data.num_val, "image"),
@@ -95,7 +96,7 @@ def render_ranking(ranked: RankedRuns) -> str:
 
 
 def render_run(stored: StoredRun, bundle: Path | None = None) -> str:
-    """One run: its figures and weakest classes with intervals, curves if it trained, data, cost and settings."""
+    """One run: its metrics and weakest classes with intervals, curves if it trained, data, cost and settings."""
     record = stored.record
     model = record.model_name
     facts = [(label, text) for label, text in describe_record(record) if label not in _DRAWN]
@@ -126,7 +127,7 @@ def render_classifier(
     threshold: float,
     device: str,
 ) -> str:
-    """A classifier: what it tells apart, what it is made of, how far its confidence can be believed.
+    """A classifier: its classes, its parts and its calibration.
 
     Args:
         facts: of its backbone, with the preprocessing of the classifier.
@@ -136,7 +137,9 @@ def render_classifier(
     size = f"{quantity(facts.num_parameters)} parameters in the backbone; {format_bytes(num_bytes)}, on {device}"
     told = "calibrated on validation images" if is_calibrated(temperature) else "not calibrated"
     unsure = (
-        f"; below {threshold:.2f} an answer counts as unsure" if threshold > 0 else "; no answer counts as unsure"
+        f"; below {threshold:.2f} a prediction counts as unsure"
+        if threshold > 0
+        else "; no prediction counts as unsure"
     )
     shown = ""
     if facts.preprocess is not None:
@@ -149,13 +152,13 @@ def render_classifier(
         ("Input", shown),
         ("Size", size),
         ("Confidence", f"{told} (temperature {temperature:.3g}){unsure}"),
-        ("Licence", facts.licence or "not stated: ask before you ship"),
+        ("Licence", facts.licence or "not stated: ask before you publish or sell"),
     ]
     return _wrap([tag('<p class="lead">{}</p>', name(facts.name)), _list_facts(described)])
 
 
 def _wrap(parts: Sequence[Markup]) -> str:
-    # the style is our own text: nothing from outside stands in it
+    # the style is our own text, without outside content
     return str(tag('<div class="backbench"><style>{}</style>{}</div>', Markup(_STYLE), join_marks(parts)))
 
 
@@ -183,7 +186,7 @@ def _draw_table(ranked: RankedRuns) -> Markup:
         if column.key == "accuracy":
             scale = draw_scale(decide_axis(ranked.rows))
             heads.append(tag('<th class="drawn" aria-hidden="true">{}</th>', scale))
-    last = ordinary[:MAX_LINES][-1:]  # what is below it is apart
+    last = ordinary[:MAX_LINES][-1:]  # the rows below it are separate
     rows = [_draw_line(line, is_last=line in last) for line in shown]
     left_out = len(lines) - len(shown)
     more = tag('<p class="soft">{} more in .table and .report()</p>', count(left_out, "row")) if left_out else ""
@@ -213,7 +216,7 @@ def _aligned(is_number: bool) -> Markup:
 
 
 def _draw_metrics(heading: str, metrics: Sequence[tuple[str, Metric]]) -> Markup:
-    """Shares with their intervals, drawn on one scale; nothing for no metric."""
+    """Metrics with their intervals, drawn on one scale; empty without metrics."""
     if not metrics:
         return Markup("")
     ends = [end for _, metric in metrics for end in (metric.low, metric.value, metric.high) if end is not None]
@@ -240,7 +243,7 @@ def _draw_curves(stored: StoredRun) -> Markup:
     if not stored.history:
         return Markup("")
     figure = (
-        '<figure><div class="frame">{}</div><figcaption class="soft">{}: accuracy on validation (full) and '
+        '<figure><div class="frame">{}</div><figcaption class="soft">{}: validation accuracy (full) and '
         "training (dashed), %, by epoch; epoch {} of {} was kept</figcaption></figure>"
     )
     drawn = [

@@ -1,4 +1,4 @@
-"""`RankedRuns`: one ranking, made once, that table, summary, page, notebook and Python all show."""
+"""`RankedRuns`: one ranking for table, summary, page, notebook and Python."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class DataDetails:
-    """What the manifest knows beyond `DataFacts`.
+    """Facts of the manifest beyond `DataFacts`.
 
     groups: of each test image, in the order of the predictions; None: no group known. counts: class name to images
     of (train, val, test). skipped: (path, reason) of images left out. warnings: of the source and its split.
-    missing: why there is no manifest.
+    missing: the reason if there is no manifest.
     """
 
     groups: Sequence[Hashable | None] | None = None
@@ -42,7 +42,7 @@ class DataDetails:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One run of a ranking, with its row. `first`: the predictions whose order of images and classes all share."""
+    """One run of a ranking, with its row. `first`: predictions that define the order of images and classes."""
 
     row: Row
     run: StoredRun
@@ -58,14 +58,14 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        """The run's folder; ValueError of a run that was not read from one."""
+        """The run's folder; ValueError for a run without one."""
         if self.run.path is None:
             raise ValueError(f"{self.row.run_id} has no folder")
         return self.run.path
 
     @property
     def bundle(self) -> Path | None:
-        """Its model; None where it is not written."""
+        """Its bundle; None if it is not saved."""
         return bundle_of(self.path) if bundle_of(self.path).is_dir() else None
 
     @property
@@ -75,13 +75,13 @@ class Entry:
 
     @cached_property
     def told(self) -> np.ndarray:
-        """(n, classes) probabilities as they are given: after the temperature, where one travels with the model.
+        """(n, classes) probabilities, calibrated if the model has a temperature.
 
-        ValueError of a run without answers.
+        ValueError for a run without predictions.
         """
         own, first = self.run.predictions, self.first
         if own is None or first is None or not self.has_answers:
-            raise ValueError(f"{self.row.run_id} has no answers")
+            raise ValueError(f"{self.row.run_id} has no predictions")
         values = own.probabilities
         if self.record.is_tempered:
             values = at_temperature(values, self.record.temperature).astype(np.float32)
@@ -98,7 +98,7 @@ class Entry:
 class RankedRuns:
     """Runs on one manifest, best first. `ids`, `labels` and the probabilities of all entries share one order.
 
-    `interrupted`: the ranking was stopped before all its runs were finished.
+    `interrupted`: the ranking was stopped before all its runs finished.
     """
 
     data: DataFacts
@@ -123,7 +123,7 @@ class RankedRuns:
 
     @cached_property
     def candidates(self) -> list[Entry]:
-        """Entries with predictions that are no controls and whose models saw no test image, best first."""
+        """Entries with predictions, without baselines and contaminated models, best first."""
         return [entry for entry in self.entries if entry.has_answers and entry.row.is_candidate]
 
     @property
@@ -133,7 +133,7 @@ class RankedRuns:
 
     @property
     def recommended(self) -> Entry | None:
-        """The entry to keep; None where no row is worth it."""
+        """The entry to keep; None if no row is worth it."""
         row = self.findings.recommended
         return None if row is None else next(entry for entry in self.entries if entry.row is row)
 
@@ -178,9 +178,9 @@ def rank_runs(
     """Rows, summary and warnings of runs on one manifest; everything in one order.
 
     Args:
-        details: what is known of the data beyond its facts.
-        data: its facts, needed where there is no run to take them from.
-        rows: of these runs, where `make_rows` has made them already.
+        details: further facts of the data.
+        data: its facts, needed if there is no run.
+        rows: of these runs, if `make_rows` has made them already.
 
     Raises:
         ConfigError, DataError: the runs can't be compared; see `make_rows`.
@@ -213,7 +213,7 @@ def rank_runs(
 def describe_manifest(
     manifest: Manifest, runs: Sequence[StoredRun], *, num_openings: int | None = None
 ) -> DataDetails:
-    """What a manifest knows of the data, its test images in the order of the first predictions of `runs`."""
+    """Facts of the manifest, with test images in the order of the first predictions of `runs`."""
     rows = {manifest.ids[row]: row for row in manifest.part_rows("test").tolist()}
     first = next((run.predictions for run in runs if run.predictions is not None), None)
     groups: tuple[str | None, ...] | None = None
@@ -241,7 +241,7 @@ def group_runs(runs: Sequence[StoredRun]) -> list[list[StoredRun]]:
 
 
 def _warn_of_doubles(runs: Sequence[StoredRun]) -> list[str]:
-    """Of each id under which folders hold other answers or another model: one of them is left out."""
+    """A warning for each id whose folders hold different predictions or models: only one is shown."""
     first: dict[str, StoredRun] = {}
     found: dict[str, None] = {}
     for run in runs:
@@ -260,7 +260,7 @@ def _warn_of_doubles(runs: Sequence[StoredRun]) -> list[str]:
 
 
 def _is_same(one: Predictions, other: Predictions | None) -> bool:
-    """But for what machines differ in."""
+    """Compare without machine-dependent fields."""
     if other is None or one.ids != other.ids or one.probabilities.shape != other.probabilities.shape:
         return False
     return bool(np.allclose(one.probabilities, other.probabilities, atol=1e-2))

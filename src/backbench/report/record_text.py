@@ -1,4 +1,4 @@
-"""One record as text that fits a screen: what was asked, what came out, what it cost."""
+"""One record as text for a screen: settings, results and cost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FIGURES = (
     ("ece", "Calibration error"),
     ("brier", "Brier score"),
     ("coverage", "Answered"),
-    ("answered_accuracy", "Right of those"),
+    ("answered_accuracy", "Accuracy of those"),
 )
 _NOT_PERCENT = ("nll", "brier")
 _OF_CONFIDENCE = ("nll", "ece", "brier")
@@ -35,7 +35,7 @@ _WORDS_SHOWN = 3
 
 
 def render_record(record: RunRecord, *, width: int = 100, colour: bool = False) -> str:
-    """A record, readable: without a final line break, some 25 lines.
+    """Render a record as about 25 lines, without a final line break.
 
     Args:
         record: finished or failed.
@@ -52,7 +52,7 @@ def render_record(record: RunRecord, *, width: int = 100, colour: bool = False) 
 
 
 def describe_record(record: RunRecord) -> list[tuple[str, str]]:
-    """What there is to say of a record: (label, text), in the order of interest; names as they came."""
+    """The content of a record: (label, text), most interesting first; names unescaped."""
     parts = [
         ("Run", f"{record.run_id}, {record.status}, {record.started}"),
         *_failure(record),
@@ -84,10 +84,10 @@ def _failure(record: RunRecord) -> list[tuple[str, str]]:
 
 
 def describe_figures(metrics: Mapping[str, Metric], n: int, *, is_tempered: bool) -> list[tuple[str, str]]:
-    """(label, text) of each figure on n test images, those of confidences after the temperature where it is known.
+    """(label, text) of each metric on n test images; those of confidences are calibrated if possible.
 
     Args:
-        metrics: by name, as in a record. is_tempered: a temperature changes the confidences.
+        metrics: by name, as in a record. is_tempered: the model has a temperature.
     """
     found = []
     for key, label in _FIGURES:
@@ -99,20 +99,20 @@ def describe_figures(metrics: Mapping[str, Metric], n: int, *, is_tempered: bool
 
 
 def _temperature_note(metrics: Mapping[str, Metric], key: str, n: int) -> str:
-    """Which confidences a figure is of."""
+    """Whether a metric is calibrated, in words."""
     if key not in _OF_CONFIDENCE:
         return ""
     if f"calibrated_{key}" not in metrics:
-        return " (before the temperature)"
+        return " (uncalibrated)"
     plain = metrics.get(key)
     if plain is None:
-        return " (after the temperature)"
+        return " (calibrated)"
     shown = f"{plain.value:.3f}" if key in _NOT_PERCENT else percent(plain.value, n)
-    return f" (after the temperature; {shown} before)"
+    return f" (calibrated; {shown} uncalibrated)"
 
 
 def describe_figure(metric: Metric, n: int, *, as_percent: bool = True) -> str:
-    """'93.1 %   90.5 to 95.0': the value and, where there is one, its interval."""
+    """'93.1 %   90.5 to 95.0': the value and its interval, if any."""
 
     def shown(value: float) -> str:
         return percent(value, n, unit=False) if as_percent else f"{value:.3f}"
@@ -184,19 +184,20 @@ def _method(record: RunRecord) -> str:
         chosen = {
             key: value
             for key, value in method.choices.items()
-            if not key.endswith(_MEASURED) and key != "augment"  # by the kind of network, and not on validation
+            if not key.endswith(_MEASURED)
+            and key != "augment"  # decided by the kind of network, not on validation
         }
         augment = describe_augment(method.choices.get("augment", {}))
         text += f"; training images: {augment}" if augment else ""
         measured = {key: value for key, value in method.choices.items() if key.endswith(_MEASURED)}
         text += f"; chosen on validation: {_pairs(chosen)}" if chosen else ""
         text += f"; measured: {_pairs(measured)}" if measured else ""
-    given = record.config.method.options  # all options, defaults among them, are in record.json
+    given = record.config.method.options  # all options, including defaults, are in record.json
     return text + (f"; options: {_pairs(given)}" if given else "")
 
 
 def _mapping(record: RunRecord) -> str:
-    """What of the model's own classes stands for each class, for `zeroshot`; '' for other methods."""
+    """The model's own classes for each class, for `zeroshot`; '' for other methods."""
     mapping = record.method.choices.get("mapping") if record.method is not None else None
     if not isinstance(mapping, dict):
         return ""
@@ -222,7 +223,7 @@ def _cost(record: RunRecord) -> str:
             f"{record.config.precision} changes the features by {100 * cost.rounding:.1f} % of their spread"
         )
     if cost.features_from_cache:
-        parts.append("features from the cache (seconds are those of making them)")
+        parts.append("features from the cache (seconds are those of the original extraction)")
     return ", ".join(parts)
 
 
@@ -240,7 +241,7 @@ def _shown(key: str, value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple) and any(isinstance(each, Mapping) for each in value):
-        return str(len(value))  # one entry for each head, say; record.json has them
+        return str(len(value))  # for example one entry for each head; record.json has them
     text = str(value)
     is_digest = key.rpartition(".")[2].endswith("digest") or (len(text) == _HASH_CELLS and _is_hex(text))
     return text[:_DIGEST_CELLS] if is_digest else text

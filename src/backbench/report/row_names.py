@@ -1,4 +1,4 @@
-"""What was asked of a run, setting by setting, and the shortest words that set apart rows of one name."""
+"""Settings of a run, and the shortest words that distinguish rows of one name."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ _NAMED_FIRST = (
     "augmentation", "epochs", "optimizer", "learning rate", "head learning rate", "batch size",
     "label smoothing", "budget", "precision", "input",
 )  # fmt: skip
-"""The settings that people name a run by; the others follow, and what says little comes last."""
+"""Settings in order of importance for names; others follow."""
 _NAMED_LAST = ("seed", "split seed", "model", "weights")
 _LONGEST_WORDS = 28
 _ENDED = "ended training"
 
 
 def list_settings(record: RunRecord, *, is_resolved: bool = True) -> dict[str, str]:
-    """'epochs' -> '20': all that was asked of a run, and what it is made of, as words and their value.
+    """'epochs' -> '20': all settings and parts of a run, as words and values.
 
     Args:
-        is_resolved: with the defaults of the method; else only the options that were given, as all that a failed
-            run knows.
+        is_resolved: include defaults of the method; else only given options, which is all that a failed run has.
     """
     config, method, model = record.config, record.method, record.model
     is_known = is_resolved and method is not None
@@ -55,7 +54,7 @@ def list_settings(record: RunRecord, *, is_resolved: bool = True) -> dict[str, s
 
 
 def find_differences(records: Sequence[RunRecord]) -> list[str]:
-    """For each run the words that set it apart from runs of the same model and method; '' where it needs none."""
+    """For each run the words that distinguish it from runs of the same model and method; '' if not needed."""
     alike: dict[tuple[str, str], list[int]] = {}
     for place, record in enumerate(records):
         alike.setdefault((record.model_name, record.config.method.name), []).append(place)
@@ -68,7 +67,7 @@ def find_differences(records: Sequence[RunRecord]) -> list[str]:
 
 
 def _set_apart(records: Sequence[RunRecord]) -> list[str]:
-    """Words of as few settings as it needs to tell these runs apart; what nothing else does, the run's id does."""
+    """Words of the fewest settings that distinguish these runs; the run's id as a last resort."""
     is_resolved = all(record.method is not None for record in records)
     settings = [list_settings(record, is_resolved=is_resolved) for record in records]
     said = {
@@ -124,7 +123,7 @@ def _phrase(key: str, value: str | None) -> str:
 
 
 def _name_augment(stated: object) -> str:
-    """The preset's name, else what it does."""
+    """The preset's name, else its settings."""
     if not isinstance(stated, Mapping):
         return str(stated)
     for name, preset in AUGMENT_PRESETS.items():

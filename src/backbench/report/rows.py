@@ -1,4 +1,4 @@
-"""`Row`: one line of a ranking, and how records become rows: sorted, ranked, with what makes them incomparable."""
+"""`Row`: one line of a ranking; convert records to sorted and ranked rows, with warnings on comparability."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from backbench.stats.metric import Metric
 from backbench.stats.metrics import weakest_first
 
 MAJORITY = "majority"
-"""The control that always answers the commonest class."""
+"""The baseline that always predicts the most common class."""
 
 STAGES = ("read", "decode", "resize", "forward", "head")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a ranking: one run, done, failed or diverged. Fractions in 0..1; None where there is no figure.
+    """One line of a ranking: one run, done, failed or diverged. Fractions in 0..1; None without a value.
 
     `p_value` is that of the paired test against the best row (1 for the best). `seconds` are busy seconds by
     stage, with their `total`. `input_size` is in pixels, [height, width] where they differ. `needed_images`:
     about how many test images would separate the row from the best, for rows tied with it. `only_best` and
-    `only_row` count the test images that only the best, only this row got right. `num_test_seen`: test images that
-    taught the model's weights; where there are any, the row has figures, but no rank, tie or test. `difference`:
-    words that set the row apart from rows of the same model and method. `unbeaten`: controls that it is not proved
-    better than, strongest first. `at_chance`: it is not proved better than always answering one class.
-    `num_groups`: groups that its test images form; None where each stands alone.
+    `only_row` count the test images that only the best or only this row predicts correctly. `num_test_seen`: test
+    images in the training data of the model (contamination); such a row has metrics but no rank, tie or test.
+    `difference`: words that distinguish the row from rows of the same model and method. `unbeaten`: baselines that
+    it does not beat significantly, strongest first. `at_chance`: it is not significantly better than always
+    predicting one class. `num_groups`: number of groups of test images; None without groups.
     """
 
     model: str
@@ -82,27 +82,27 @@ class Row:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it has no figures; `error` says why, and `status` whether training diverged."""
+        """Whether it has no metrics; `error` holds the reason, and `status` whether training diverged."""
         return self.status != "done"
 
     @property
     def is_candidate(self) -> bool:
-        """Whether it may be called the best: it has figures, is no control, and its model saw no test image."""
+        """Whether it can be the best: it has metrics, is not a baseline, and its model is not contaminated."""
         return self.accuracy is not None and not self.control and not self.num_test_seen
 
     @property
     def is_untrained(self) -> bool:
-        """A network whose weights never saw an image, and that does not stand there as a control."""
+        """Whether the network has random weights and is not a baseline."""
         return self.status == "done" and not self.pretrained and bool(self.parameters) and not self.control
 
     @property
     def how(self) -> str:
-        """'METHOD', or 'METHOD (20 epochs, sgd)' where the model has other rows with it."""
+        """'METHOD', or 'METHOD (20 epochs, sgd)' if the model has other rows with this method."""
         return f"{self.method} ({self.difference})" if self.difference else self.method
 
     @property
     def name(self) -> str:
-        """'MODEL + METHOD', with what sets the row apart from others of that name; unique in its ranking."""
+        """'MODEL + METHOD', with words that distinguish it from others of that name; unique in its ranking."""
         return f"{self.model} + {self.how}"
 
     def to_json(self) -> dict[str, Any]:
@@ -119,11 +119,11 @@ def make_rows(
     *,
     alpha: float = ALPHA,
 ) -> list[Row]:
-    """The rows of a ranking: best first, then those whose model saw test images, then controls, then failures.
+    """The rows of a ranking: best first, then contaminated models, then baselines, then failures.
 
     Rows are sorted by accuracy, then lower nll, then name; ranks and ties are those of `rank_rows`. With
     `groups`, whole groups are resampled for the intervals and swapped in the tests. A run without predictions
-    is not ranked, nor is one whose model was trained on test images: it is left out of the best, ties and tests.
+    is not ranked. Nor is one whose model was trained on test images: it is excluded from the best, ties and tests.
 
     Args:
         records: finished and failed runs on one manifest.
@@ -132,7 +132,7 @@ def make_rows(
         alpha: level of the tests.
 
     Raises:
-        ConfigError: the records come from different manifests, so their figures can't be compared.
+        ConfigError: the records come from different manifests, so their metrics can't be compared.
         DataError: two runs predict different test images or disagree on a true class.
 
     Cost: no network is run; 40 rows of 10,000 images take some 50 ms.
@@ -151,12 +151,12 @@ def make_rows(
         return rows
     matrix = _correct_matrix([rows[index].name for index in answered], [told[index] for index in answered])
     if groups is not None and group_numbers(groups).max() + 1 == matrix.shape[1]:
-        groups = None  # every image stands alone
+        groups = None  # every image is separate
     if groups is not None:
         for index, (low, high) in zip(answered, bootstrap_rows_by_group(matrix, groups), strict=True):
             rows[index] = replace(rows[index], low=low, high=high)
     if not any(rows[index].is_candidate for index in answered):
-        return rows  # a control is no answer to which model is best
+        return rows  # a baseline can't be the best model
     kept = [place for place, index in enumerate(answered) if not rows[index].num_test_seen]
     rows = _ranked(rows, [answered[place] for place in kept], matrix[kept], groups, alpha)
     if groups is not None:
@@ -167,10 +167,10 @@ def make_rows(
 
 
 def _mark_chance(rows: list[Row], commonest: float) -> list[Row]:
-    """`rows`, those marked that are not proved better than always answering one class.
+    """Mark the rows that are not significantly better than always predicting one class.
 
-    Where the control that does is not among them, the interval is held against `commonest`, the share of the
-    commonest class of the test images.
+    Without that baseline, the interval is compared with `commonest`, the share of the most common class of the
+    test images.
     """
     has_majority = any(row.model == MAJORITY and row.control and row.accuracy is not None for row in rows)
     return [
@@ -184,7 +184,7 @@ def _mark_chance(rows: list[Row], commonest: float) -> list[Row]:
 def _ranked(
     rows: list[Row], ranked: list[int], correct: np.ndarray, groups: Sequence[Hashable | None] | None, alpha: float
 ) -> list[Row]:
-    """`rows` with rank, tie and test of those at `ranked`, whose answers are (ranked, n) `correct`."""
+    """`rows` with rank, tie and test of those at `ranked`, with predictions (ranked, n) `correct`."""
     rows = list(rows)
     controls = [rows[index].control for index in ranked]
     ranks = rank_rows(correct, controls, groups, alpha)
@@ -196,7 +196,7 @@ def _ranked(
         changed: dict[str, Any] = asdict(rank) | {"is_best": place == best}
         changed["unbeaten"] = tuple(rows[ranked[control]].model for control in unbeaten[place])
         if unbeaten[place]:
-            warning = f"not proved better than the control {changed['unbeaten'][0]}"
+            warning = f"not significantly better than the baseline {changed['unbeaten'][0]}"
             changed["warnings"] = (*rows[index].warnings, warning)
         if rank.tied_with_best and place != best:
             effect = design_effect(correct[best], correct[place], groups) if groups is not None else 1.0
@@ -212,7 +212,7 @@ def _ranked(
 
 
 def best_row(correct: np.ndarray, is_control: Sequence[bool]) -> int:
-    """The index `rank_rows` calls the best: most right answers, no control (unless all are)."""
+    """The index `rank_rows` calls the best: most correct predictions, not a baseline (unless all are)."""
     rows = [row for row in range(len(correct)) if not is_control[row]] or list(range(len(correct)))
     return max(rows, key=lambda row: int(correct[row].sum()))
 
@@ -269,7 +269,9 @@ def _seconds(record: RunRecord) -> dict[str, float]:
 
 def _sort_key(row: Row) -> tuple[bool, bool, bool, float, float, tuple[str, str, str]]:
     accuracy = row.accuracy if row.accuracy is not None else -1.0
-    nll = round(row.nll, 9) if row.nll is not None else float("inf")  # sums in another order differ beyond
+    nll = (
+        round(row.nll, 9) if row.nll is not None else float("inf")
+    )  # sums in another order differ in later digits
     names = (row.model, row.method, row.difference)
     return row.accuracy is None, row.control, row.num_test_seen > 0, -accuracy, nll, names
 
@@ -311,8 +313,8 @@ def _refuse_other_data(records: Sequence[RunRecord]) -> None:
             for digest, record in list(runs.items())[:3]
         )
         raise ConfigError(
-            f"runs on {len(runs)} different manifests can't be ranked together, because they answered different "
-            f"test images ({seen}). Rank each apart, or run all with one --split FILE."
+            f"runs on {len(runs)} different manifests can't be ranked together, because they used different test "
+            f"images ({seen}). Rank each separately, or run all with one --split FILE."
         )
 
 

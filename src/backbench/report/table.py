@@ -2,7 +2,7 @@
 
 Columns are left out, least important first, until a line fits: resizing seconds, peak memory, parameters,
 seconds of reading, decoding, head and forward, class mean, top-5, images/s, input size, whisker, total seconds,
-mark, interval, method. Rank, model and accuracy always stay; long names lose their middle.
+mark, interval, method. Rank, model and accuracy always stay; long names are shortened in the middle.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from backbench.wording import join_names
 __all__ = ["printable", "render_live_line", "render_record", "render_table"]
 
 _MODEL_CELLS = (
-    24  # a longer name is shortened to this (in a narrow terminal to a quarter of it) before a column goes
+    24  # a longer name is shortened to this (in a narrow terminal to a quarter of it) before a column is dropped
 )
-_WHISKER_CELLS = (12, 20, 32)  # least, before names get more room, most
+_WHISKER_CELLS = (12, 20, 32)  # minimum, before names get more room, maximum
 _WIDEST_SCALE = 0.30  # the whiskers' scale reaches at most this far below the best row: gaps there matter
 _NOTE_INDENT = 5  # with the bracket and the comma around a name
 _UNTRAINED = " (untrained)"
@@ -34,7 +34,7 @@ _BOLD, _DIM, _ACCENT, _BEST, _ATTENTION = "1", "2", "36", "1;36", "33"
 
 @dataclass(frozen=True)
 class _Column:
-    """One column: `space` is the gap before it, `drop` its place in the order of leaving (0: never)."""
+    """One column: `space` is the gap before it, `drop` its place in the order of dropping (0: never)."""
 
     key: str
     heading: str
@@ -76,18 +76,18 @@ def render_table(
 ) -> str:
     """The ranking as aligned text, without a final line break.
 
-    Best first; controls, then failures under rules of their own; below, a legend and what to know of single rows.
+    Best first; controls, then failures under rules of their own; below, a legend and notes on rows.
     The best and the rows tied with it are marked by a word and a filled circle, and by colour where `colour`.
 
     Args:
         rows: as `make_rows` gives them.
-        width: columns of the terminal; 40 at least is needed, 80 or more is good.
+        width: columns of the terminal; at least 40, better 80 or more.
         colour: add ANSI colours.
-        num_expected: rows there will be, when this is a part of them.
+        num_expected: final number of rows, if this is a part of them.
         ascii_only: for terminals and encodings without line drawing.
     """
     if not rows:
-        return "Nothing finished yet."
+        return "No run has finished yet."
     columns, widths = _fit(rows, max(width, 40))
     scale = _scale(rows)
     lines = [_paint(_heading(columns, widths, scale), _BOLD, colour)]
@@ -114,7 +114,7 @@ def _section(row: Row) -> str:
 
 
 def render_live_line(rows: Sequence[Row], remaining: int, seconds_left: float | None = None) -> str:
-    """One line on a ranking at work: who leads, who is tied with it, what is left.
+    """One line on a running ranking: the leader, rows tied with it, and the remaining work.
 
     Args:
         rows: so far, as `make_rows` gives them.
@@ -132,7 +132,7 @@ def render_live_line(rows: Sequence[Row], remaining: int, seconds_left: float | 
         top = controls[0]
         said = f"best baseline so far: {printable(top.model)} {percent(top.accuracy, top.n)}"
     else:
-        said = "nothing finished yet"
+        said = "no run has finished yet"
     if remaining > 0:
         said += f"; {remaining} {'model' if remaining == 1 else 'models'} to go"
         if seconds_left is not None and seconds_left > 0:
@@ -141,7 +141,7 @@ def render_live_line(rows: Sequence[Row], remaining: int, seconds_left: float | 
 
 
 def _fit(rows: Sequence[Row], width: int) -> tuple[list[_Column], dict[str, int]]:
-    """The columns that fit, and how wide each is; a column without a single entry is left out."""
+    """The columns that fit, with their widths; a column without a single entry is left out."""
     cells = {column.key: [column.cell(row) for row in rows] for column in _COLUMNS}
     natural = {
         column.key: max(cell_width(text) for text in [column.heading, *cells[column.key]]) for column in _COLUMNS
@@ -186,7 +186,7 @@ def _line(row: Row, columns: list[_Column], widths: dict[str, int], scale: tuple
     for column in columns:
         cells = widths[column.key]
         text = _whisker(row, scale, cells) if column.key == "whisker" else column.cell(row)
-        if column.key == "model" and text.endswith(_UNTRAINED):  # the mark outlives the middle of the name
+        if column.key == "model" and text.endswith(_UNTRAINED):  # keep the mark when the name is shortened
             text = shorten(text.removesuffix(_UNTRAINED), cells - len(_UNTRAINED)) + _UNTRAINED
         text = shorten(text, cells)
         parts.append(" " * column.space + pad(text, widths[column.key], column.align))
@@ -194,7 +194,7 @@ def _line(row: Row, columns: list[_Column], widths: dict[str, int], scale: tuple
 
 
 def _scale(rows: Sequence[Row]) -> tuple[float, float]:
-    """(low, high) of the whiskers' common axis, around the rows that are no control, on round figures."""
+    """(low, high) of the whiskers' common axis, around rows that are not baselines, with round ends."""
     shown = [row for row in rows if row.low is not None and not row.control] or [
         row for row in rows if row.low is not None
     ]
@@ -208,7 +208,7 @@ def _scale(rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def _whisker(row: Row, scale: tuple[float, float], cells: int) -> str:
-    """The interval and the value on the common scale: '  ├──●─┤ '; '◂' where the row lies left of it."""
+    """The interval and the value on the common scale: '  ├──●─┤ '; '◂' if the row is left of the scale."""
     if row.accuracy is None or row.low is None or row.high is None:
         return ""
 
@@ -251,7 +251,7 @@ def _paint(line: str, style: str, colour: bool) -> str:
 
 
 def _legend(rows: Sequence[Row], width: int, num_expected: int | None) -> list[str]:
-    """How to read it, in the longest wording that fits one line, and how much of it is there."""
+    """The legend, in the longest wording that fits one line, and the number of rows so far."""
     n = max(row.n for row in rows)
     images = f"{n:,} test {'image' if n == 1 else 'images'}"
     variants = (
@@ -267,13 +267,13 @@ def _legend(rows: Sequence[Row], width: int, num_expected: int | None) -> list[s
     if num_expected is not None and num_expected > len(rows):
         lines.insert(0, f"{len(rows)} of {num_expected} rows so far.")
     if any(row.features_from_cache for row in rows):
-        cached = "features came from the cache: their seconds were measured when they were made."
+        cached = "features came from the cache: their seconds are those of the original extraction."
         lines += wrap(f"Cached {cached}", width)
     return lines
 
 
 def _notes(rows: Sequence[Row], width: int) -> list[str]:
-    """What the '!' stands for, each once with the rows it is about; and why rows failed."""
+    """Notes marked with '!', each once with its rows; and reasons of failed rows."""
     about: dict[str, list[str]] = {}
     for row in rows:
         for warning in row.warnings:

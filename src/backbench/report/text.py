@@ -11,11 +11,11 @@ from backbench.config import Augment
 from backbench.errors import JOINERS, printable
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""A spreadsheet would take a cell that begins so for a formula; some take the wide signs for the plain ones."""
+"""A spreadsheet treats a cell with this start as a formula; some also accept the wide signs."""
 
 
 def in_csv(value: object) -> str:
-    """A cell of a table: '' for None; text by `printable`, after a quote where a spreadsheet would run it."""
+    """A cell of a table: '' for None; text by `printable`, after a quote if a spreadsheet would run it."""
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -26,7 +26,7 @@ def in_csv(value: object) -> str:
 
 
 def cell_width(text: str) -> int:
-    """How many columns of a terminal the text takes: two for wide characters, none for combining marks."""
+    """The width of the text in terminal columns: two for wide characters, none for combining marks."""
     if text.isascii():
         return len(text)
     return sum(_char_width(char) for char in text)
@@ -39,7 +39,7 @@ def _char_width(char: str) -> int:
 
 
 def shorten(text: str, width: int) -> str:
-    """`text` in at most `width` columns, the middle left out: beginnings and ends tell names apart."""
+    """`text` in at most `width` columns, with the middle left out, because starts and ends distinguish names."""
     if cell_width(text) <= width:
         return text
     if width < 1:
@@ -59,10 +59,10 @@ def _take(text: str, width: int) -> str:
 
 
 def wrap(text: str, width: int, indent: str = "") -> list[str]:
-    """`text` in lines of at most `width` columns, broken at spaces alone; `indent` before all but the first.
+    """`text` in lines of at most `width` columns, broken at spaces only; `indent` before all but the first.
 
-    A word that is wider, such as a path, is on a line of its own, whole: it is there to be copied. Only scripts
-    written without spaces are broken between their characters.
+    A wider word, such as a path, stays whole on its own line for copying. Only scripts without spaces are broken
+    between characters.
     """
     lines, line, is_empty = [], "", True
     for word in text.split(" "):
@@ -85,7 +85,7 @@ def pad(text: str, width: int, align: str = "<") -> str:
 
 
 def num_decimals(n: int) -> int:
-    """Decimals of a percentage that n test images can carry: two above 10,000, one otherwise."""
+    """Decimals of a percentage on n test images: two above 10,000, one otherwise."""
     return 2 if n > 10_000 else 1
 
 
@@ -132,7 +132,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def describe_augment(stated: Mapping[str, Any]) -> str:
-    """'crop random-resized, scale 0.35 to 1.0, flip': what is not at its default and does something, else ''."""
+    """'crop random-resized, scale 0.35 to 1.0, flip': effective settings that differ from defaults, else ''."""
     usual = Augment().model_dump(mode="json")
     of_crop = {"scale": "random-resized", "ratio": "random-resized", "padding": "pad"}
     idle = {key for key, crop in of_crop.items() if stated.get("crop") != crop}

@@ -17,21 +17,28 @@ _ASPECTS: dict[Aspect, tuple[str, str]] = {
     "hardware": ("the hardware", "compare accuracies, not seconds"),
 }
 _MAX_VALUES = 4
-_SPLIT_GROUPS = "in several of the given parts"
-_LEAKS = ("byte for byte also in", _SPLIT_GROUPS)
-_BROKEN = ("interrupted: ", "the budget ended before", "have two labels or more", "has two labels or more")
+# stored warnings keep their older wording, so both are known
+_SPLIT_GROUPS = ("in several of the given splits", "in several of the given parts")
+_LEAKS = ("also in training or validation", *_SPLIT_GROUPS)
+_TWO_LABELS = (
+    "have different labels",
+    "has different labels",
+    "have two labels or more",
+    "has two labels or more",
+)
+_BROKEN = ("interrupted: ", "the budget ended before", *_TWO_LABELS)
 
 
 def are_groups_whole(warnings: Sequence[str]) -> bool:
-    """Whether no warning says that a group sits in several parts."""
-    return not any(_SPLIT_GROUPS in text for text in warnings)
+    """Whether no warning reports a group in several splits."""
+    return not any(words in text for text in warnings for words in _SPLIT_GROUPS)
 
 
 def gather_warnings(
     records: Sequence[RunRecord], control_warnings: Sequence[str], given: Sequence[str] = ()
 ) -> list[str]:
-    """All warnings of a ranking, each once, most severe first: changed records, leaks between the parts, test
-    images that models were trained on, what breaks the ranking, controls that come near, and the rest.
+    """All warnings of a ranking, each once, most severe first: changed records, leaks between splits,
+    contamination, interrupted rankings and wrong labels, near baselines, and the rest.
 
     Args:
         records: of its runs.
@@ -54,7 +61,7 @@ def gather_warnings(
 
 
 def warn_of_changed(records: Sequence[RunRecord]) -> list[str]:
-    """Of each record that does not say what its predictions say."""
+    """The warning of each record that disagrees with its predictions."""
     return [
         f"{record.run_id}: {warning}"
         for record in records
@@ -73,13 +80,13 @@ def warn_of_old(records: Sequence[RunRecord]) -> list[str]:
         if len(records) == 1
         else f"{num} of {len(records)} records {'was' if num == 1 else 'were'}"
     )
-    return [f"{which} written before records had a checksum: only what their predictions give can be checked"]
+    return [f"{which} written before records had a checksum: only their predictions can be checked"]
 
 
 def _say_seen(unequal: Unequal) -> list[str]:
     return [
         f"{record.model_name} is not ranked: {record.num_test_seen:,} of the {record.data.num_test:,} test images "
-        f"were among the images that it was trained on, so its figures are too good"
+        f"are among its training images, so its metrics are too good"
         for record in unequal.seen
     ]
 
@@ -89,13 +96,13 @@ def _say_unequal(unequal: Unequal) -> Iterator[str]:
         least, largest = unequal.sizes
         yield (
             f"input sizes differ ({least} to {largest} px): a larger input usually scores higher and costs "
-            f"more, so this compares models as they ship, not architectures"
+            f"more, so this compares published models, not architectures"
         )
     if unequal.settings:
         listed = ", ".join(
             f"{words} ({list_some(values, _MAX_VALUES, '; ')})" for words, values in unequal.settings.items()
         )  # semicolons: values may be lists themselves
-        yield f"settings differ beside model and method: {listed}. A row may owe its place to them"
+        yield f"settings differ beside model and method: {listed}. They may explain differences between rows"
     for aspect, values in unequal.aspects.items():
         words, consequence = _ASPECTS[aspect]
         shares = ", ".join(f"{value} ({num} of {values.total()} rows)" for value, num in values.most_common())
@@ -103,7 +110,7 @@ def _say_unequal(unequal: Unequal) -> Iterator[str]:
 
 
 def row_warnings(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
-    """For each record: its own warnings, and where it departs from what most rows have."""
+    """For each record: its own warnings, and its differences from most rows."""
     found = []
     for record, departures in zip(records, find_departures(records), strict=True):
         untrained = ["untrained weights"] * is_untrained(record)
@@ -113,7 +120,7 @@ def row_warnings(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
 
 
 def _say_departure(found: Departure) -> str:
-    """'precision: bf16, most rows fp32'; where no value is that of most rows, all others are named."""
+    """'precision: bf16, most rows fp32'; without a majority, all other values are named."""
     if found.aspect == "size":
         return f"input {_size_text(found.own)} px, most rows {_size_text(found.usual)}"
     which = (

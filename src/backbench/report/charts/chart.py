@@ -1,4 +1,4 @@
-"""What a chart shows before it is drawn: scales with their ticks, lines, dots, and names with their places."""
+"""The content of a chart before drawing: scales with ticks, lines, dots, and names with their places."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Points = tuple[tuple[float, float], ...]
 
 
 def show_percent(value: float) -> str:
-    """'25', or '2.5' where it is not whole."""
+    """'25', or '2.5' if it is not whole."""
     return f"{100 * value:.0f}" if abs(100 * value - round(100 * value)) < 1e-6 else f"{100 * value:.1f}"
 
 
@@ -33,7 +33,7 @@ class Axis:
     is_log: bool = False
 
     def at(self, value: float) -> float:
-        """Where a value lies: 0 (low) to 100 (high); values outside the axis at its ends."""
+        """Position of a value: 0 (low) to 100 (high); values outside the axis at its ends."""
         low, high = self.low, self.high
         if self.is_log:
             value, low, high = math.log10(max(value, 1e-300)), math.log10(low), math.log10(high)
@@ -41,7 +41,7 @@ class Axis:
 
 
 SHARES = Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0), ("0", "25", "50", "75", "100"))
-"""All shares, in percent."""
+"""An axis for shares, in percent."""
 
 
 def make_axis(
@@ -69,7 +69,7 @@ def make_axis(
 def make_log_axis(values: Sequence[float], show: Callable[[float], str]) -> Axis:
     """A scale by logarithm for positive values.
 
-    Ticks are powers of ten; where those are few, steps between them too, the more the closer the values lie.
+    Ticks are powers of ten; with few of them, also steps between, more for a smaller range.
     """
     logs = [math.log10(max(value, 1e-9)) for value in values] or [0.0, 1.0]
     low, high = 10 ** (min(logs) - 0.15), 10 ** (max(logs) + 0.15)
@@ -109,7 +109,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Name:
-    """What a dot is called, at length and by its number; `is_important`: its name matters more than others'."""
+    """The name and number of a dot; `is_important`: its name has priority."""
 
     x: float
     y: float
@@ -121,7 +121,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Chart:
-    """Everything a chart shows, in the units of its axes. `band`: the outline of an area; `names`: best first."""
+    """The content of a chart, in the units of its axes. `band`: the outline of an area; `names`: best first."""
 
     x: Axis
     y: Axis
@@ -147,7 +147,7 @@ def place_names(
 ) -> list[Box | None]:
     """A box for each of the first names, in pixels of a chart of that size; see `labels.place_labels`.
 
-    Names keep clear of dots, and where they can of whiskers and of the front.
+    Names avoid dots, and if possible whiskers and the front.
 
     Args:
         widths: of the names, in pixels; names beyond them have no box. height: of each.

@@ -1,4 +1,4 @@
-"""Is confidence honest, and what holding back the least confident answers buys."""
+"""Reliability diagram and coverage curve."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from backbench.stats.reliability import Bin
 
 FEW = 10  # images below which a dot is faint
 _MAX_POINTS = 200
-_FEWEST_IN_BAND = 20  # the band of fewer images says nothing and would set the scale
+_FEWEST_IN_BAND = 20  # the band of fewer images is too wide and would set the scale
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """(share answered, share of those that are right), the most confident first.
+    """(coverage, accuracy), most confident first.
 
-    band: (share answered, ends of the 95 % interval).
-    at_threshold: the same at the threshold of the model; None without one, and where no answer reaches it.
+    band: (coverage, ends of the 95 % interval).
+    at_threshold: the same at the model's threshold; None without one, or if no prediction reaches it.
     """
 
     points: Points

@@ -1,4 +1,4 @@
-"""Accuracy against cost: what each row costs, and the front of those that nothing cheaper beats."""
+"""Accuracy against cost: the cost of each row, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backbench.report.text import printable, quantity, shorten
 
 @dataclass(frozen=True)
 class Cost:
-    """A cost of a row: what the axis says, how to read it (None: not known), how to write it."""
+    """A cost of a row: label of the axis, its value (None: unknown), its format."""
 
     label: str
     read: Callable[[Row], float | None]
@@ -35,12 +35,12 @@ SECONDS = Cost(
 )
 COSTS: Mapping[str, Cost] = MappingProxyType(
     {
-        "milliseconds": Cost("milliseconds an image, measured", _milliseconds, _show),
+        "milliseconds": Cost("milliseconds per image, measured", _milliseconds, _show),
         "parameters": Cost("parameters", lambda row: row.parameters, _show),
-        "flops": Cost("operations an image (multiply and add are two)", lambda row: row.flops, _show),
+        "flops": Cost("operations per image (multiply and add count as two)", lambda row: row.flops, _show),
     }
 )
-"""What a figure of costs may show."""
+"""Costs that a figure can show."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ def row_kind(row: Row) -> str:
 def cost_points(
     rows: Sequence[Row], cost: Cost, *, important: Collection[str] = (), pinned: Collection[str] = ()
 ) -> list[Point]:
-    """The rows that have a figure and this cost, best first; controls have no place here.
+    """The rows with accuracy and this cost, best first, without baselines.
 
     Args:
-        rows: of one ranking. important: ids of the runs whose names matter most. pinned: names or models.
+        rows: of one ranking. important: ids of the runs whose names have priority. pinned: names or models.
     """
     found = []
     for number, row in enumerate(rows, start=1):
@@ -87,7 +87,7 @@ def cost_points(
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """The points that no cheaper one reaches, cheapest first."""
+    """The Pareto front (no cheaper point is as accurate), cheapest first."""
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (point.cost, -point.value)):
         if not front or point.value > front[-1].value:
@@ -96,7 +96,7 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
 
 def cost_chart(points: Sequence[Point], cost: Cost) -> Chart:
-    """Accuracy against cost by logarithm, with the step of what nothing cheaper beats."""
+    """Accuracy against cost by logarithm, with the Pareto front as steps."""
     x = make_log_axis([point.cost for point in points], cost.show)
     y = make_axis([end for point in points for end in (point.low, point.high)])
     steps: list[tuple[float, float]] = []

@@ -1,4 +1,4 @@
-"""Maps of features: which images and which names of classes they show."""
+"""Maps of features: choose the images and class names to show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ _MAX_NAMED = 16
 
 
 def choose_shown(num: int, wrong: Sequence[np.ndarray]) -> np.ndarray:
-    """The images shown, rising: all, or of more than 1,000 those any model gets wrong first, then evenly others.
+    """The images shown, rising: all, or of more than 1,000 first wrong predictions of any model, then an even
+    sample of others.
 
     Args:
         wrong: (num,) bool for each model.
@@ -26,9 +27,9 @@ def choose_shown(num: int, wrong: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def choose_named(labels: np.ndarray, maps: Sequence[np.ndarray]) -> list[int]:
-    """The classes that have a name on the maps: all of a few; of many those whose images lie closest together.
+    """The classes that have a name on the maps: all of a few; of many those with the most compact clusters.
 
-    A name says little of a class that lies everywhere. Classes of fewer images than most may be close by chance.
+    A name is useless for a spread-out class. Classes with few images may be compact by chance.
 
     Args:
         labels: (n,) int. maps: (n, 2) float each.

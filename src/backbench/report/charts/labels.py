@@ -1,4 +1,4 @@
-"""Where labels go so that none covers another or a point."""
+"""Place labels so that none covers another label or a point."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Box = tuple[float, float, float, float]
 
 
 def spread_labels(wanted: Sequence[float], gap: float, height: float) -> list[float]:
-    """Heights of labels as near as can be to those wanted, at least `gap` apart, within 0..height if they fit."""
+    """Heights of labels as near as possible to `wanted`, at least `gap` apart, within 0..height if they fit."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     places = [0.0] * len(wanted)
     lowest = -np.inf
@@ -43,15 +43,15 @@ def place_labels(
     num_needed: int | None = None,
     at_point: bool = False,
 ) -> list[Box | None]:
-    """A free box for each label beside its point, the first points first; None where there is no room.
+    """A free box for each label beside its point, in order of points; None without room.
 
     Args:
         points: (n, 2) in pixels. sizes: width and height of each label; points beyond them have none.
-        bounds: left, top, right, bottom that labels stay within. blocked: boxes that they keep clear of.
-        lines: boxes that they keep clear of where they can.
-        num_needed: so many of the first labels are placed as far off, or across lines, as they must be; the others
-            only nearby and clear of lines. None: all are needed.
-        at_point: labels stand on their points, or near them, across lines if they must; else beside all points.
+        bounds: left, top, right, bottom that labels stay within. blocked: boxes to avoid.
+        lines: boxes to avoid if possible.
+        num_needed: this many first labels are placed anywhere, even across lines; the others only nearby and clear
+            of lines. None: all.
+        at_point: labels are on or near their points, across lines if necessary; else beside all points.
 
     Returns:
         (left, top, right, bottom) for each size.

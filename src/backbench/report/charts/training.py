@@ -10,17 +10,17 @@ from typing import Any, Literal
 from backbench.report.charts.chart import Axis, Chart, Dot, Line, Points, make_axis, make_log_axis, round_step
 
 Quantity = Literal["loss", "accuracy"]
-_LOG_RATIO = 30.0  # losses that span more than this are shown by logarithm
+_LOG_RATIO = 30.0  # a larger ratio of losses uses a log scale
 _NUM_EPOCH_TICKS = 6
 _PARTS = ("train", "val")
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A phase of training, after `start` epochs of others. `best`: the epoch it kept, 0 for what it began with.
+    """A phase of training, after `start` epochs of others. `best`: the epoch kept, 0 for the initial state.
 
     curves: 'train_loss', 'val_accuracy', ... -> (epoch, value) where there is a value, epochs from 1.
-    best_values: 'loss' and 'accuracy' on validation of the epoch kept, as far as they are known.
+    best_values: 'loss' and 'accuracy' on validation of the epoch kept, if known.
     """
 
     name: str
@@ -49,7 +49,7 @@ def read_phases(history: Mapping[str, Mapping[str, Any]]) -> list[Phase]:
         for key in ("loss", "accuracy"):
             found = _number(result.get(f"best_{key}"))
             found = dict(curves[f"val_{key}"]).get(best, math.nan) if math.isnan(found) else found
-            if math.isfinite(found) and (curves["val_loss"] or not epochs):  # else nothing was there to measure on
+            if math.isfinite(found) and (curves["val_loss"] or not epochs):  # otherwise there was no data
                 values[key] = found
         phases.append(Phase(str(name), start, len(epochs), best, str(result.get("ended")), curves, values))
         start += max(len(epochs), best)
@@ -66,12 +66,12 @@ def _number(value: object) -> float:
 
 
 def kept_phases(phases: Sequence[Phase]) -> list[Phase]:
-    """The phases that bettered what they began with; the first counts anyway: its beginning is the first state."""
+    """The phases that improved on their start; the first always counts: its start is the initial state."""
     return [phase for phase in phases if phase.best or phase is phases[0]]
 
 
 def epoch_axis(num_epochs: int, *, has_beginning: bool) -> Axis:
-    """Whole epochs up to the last; from 0 where the state before the first one is shown."""
+    """Whole epochs up to the last; from 0 if the initial state is shown."""
     first, last = (0 if has_beginning else 1), max(num_epochs, 2)
     step = max(1, round(round_step((last - first) / _NUM_EPOCH_TICKS)))
     ticks = [epoch for epoch in range(first, last + 1) if epoch % step == 0]

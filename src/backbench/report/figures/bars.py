@@ -27,14 +27,14 @@ def draw_grouped_bars(
     title: str = "Models on several data sets",
     theme: str = "light",
 ) -> Figure:
-    """A bar for each model and data set, with the 95 % interval; the models best on average first.
+    """A bar for each model and data set, with the 95 % interval; sorted by average.
 
     Args:
         figures: model -> data set -> share in 0..1; a data set may be missing. data: names, in the order of the
             bars; at most five have a colour of their own. title: '' for none.
     """
     order = sorted(figures, key=lambda name: -float(np.mean([metric.value for metric in figures[name].values()])))
-    subtitle = f"{count(len(order), 'model')}; share of test images recognised in %, with 95 % interval"
+    subtitle = f"{count(len(order), 'model')}; accuracy on test images in %, with 95 % interval"
     left = MARGIN + widest(order, _NAME_LIMIT) + 14
     row = _BAR * len(data) + _BETWEEN
     height = 2 * LINE + row * len(order)

@@ -1,4 +1,4 @@
-"""Is confidence honest, and what a threshold buys: reliability diagram and coverage curve."""
+"""Figures of calibration: reliability diagram and coverage curve."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def draw_reliability(
     probabilities: np.ndarray,
     labels: np.ndarray,
     *,
-    title: str = "Is its confidence honest?",
+    title: str = "Is its confidence calibrated?",
     theme: str = "light",
 ) -> Figure:
-    """Share right by confidence, dots with 95 % intervals along the line of honesty; below, how many images.
+    """Accuracy by confidence with 95 % intervals, and the diagonal; below, a histogram of images.
 
     Args:
         probabilities: (n, classes), rows sum to 1. labels: (n,) int. title: '' for none.
@@ -67,14 +67,14 @@ def draw_coverage(
     labels: np.ndarray,
     threshold: float | None = None,
     *,
-    title: str = "What does saying 'not sure' buy?",
+    title: str = "Accuracy if unsure predictions are left out",
     theme: str = "light",
 ) -> Figure:
-    """Accuracy of the answers kept when the least confident are held back, with its 95 % band.
+    """Accuracy of the remaining predictions when the least confident are left out, with its 95 % band.
 
     Args:
         probabilities: (n, classes), rows sum to 1. labels: (n,) int.
-        threshold: the confidence from which answers count, marked; None: no mark. title: '' for none.
+        threshold: the marked confidence threshold; None: no mark. title: '' for none.
     """
     probabilities = np.asarray(probabilities)
     right = probabilities.argmax(axis=1) == labels
@@ -85,7 +85,7 @@ def draw_coverage(
     left, top = MARGIN + AXIS_ROOM, canvas.top + above
     chart = coverage_chart([curve])
     box = (left, top, _WIDTH, _HEIGHT)
-    draw_chart(canvas, chart, box, across="answered, % of images", up="Right among those answered, %")
+    draw_chart(canvas, chart, box, across="coverage, % of images", up="Accuracy of covered images, %")
     last = curve.points[-1][1]
     canvas.write(
         left + _WIDTH + 10, top + chart.at(1.0, last)[1] * _HEIGHT / 100, f"all: {100 * last:.1f}", valign="center"
@@ -102,7 +102,7 @@ def draw_coverage(
 
 def _describe_threshold(threshold: float | None, reached: tuple[float, float] | None) -> str:
     if threshold is None:
-        return ", the most confident answers first"
+        return ", most confident predictions first"
     if reached is None:
         return f"; none reaches the threshold {threshold:.2f}"
     share, accuracy = reached

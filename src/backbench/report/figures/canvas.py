@@ -1,4 +1,4 @@
-"""A figure to draw on: in pixels from the upper left corner, in the colours of one theme, below a title."""
+"""A canvas in pixels from the upper left corner, in the colours of a theme, with a title."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from backbench.report.figures.style import (
 
 Align = Literal["left", "center", "right"]
 Box = tuple[float, float, float, float]
-_SHARPNESS = 2  # pixels of an image for each pixel of the figure, as of the PNG
-_MIN_SMOOTHED = 64  # images smaller than this are enlarged with hard edges: their pixels are the content
+_SHARPNESS = 2  # image pixels for each pixel of the figure, as in the PNG
+_MIN_SMOOTHED = 64  # smaller images are enlarged with hard edges, because their pixels are the content
 
 
 class Canvas:
-    """A figure with its title and subtitle, each on one line; what is drawn comes below `top`.
+    """A figure with its title and subtitle, each on one line; the drawing is below `top`.
 
     Colours are given by their role, as in `style.ROLES`.
 
     Args:
-        title, subtitle: '' for none. width, height: in pixels, the height without what stands above `top`.
+        title, subtitle: '' for none. width, height: in pixels, the height without the area above `top`.
     """
 
     def __init__(self, title: str, subtitle: str, width: float, height: float, theme: str) -> None:
@@ -64,7 +64,7 @@ class Canvas:
         valign: Literal["baseline", "center"] = "baseline",
         rotation: float = 0,
     ) -> None:
-        """Text at a point, taken literally: no markup, dollar signs are dollar signs."""
+        """Write plain text at a point, without markup or maths."""
         self.axes.text(
             x,
             y,

@@ -10,8 +10,8 @@ from backbench.report.charts.labels import Box, nearest_in
 from backbench.report.figures.canvas import Canvas
 from backbench.report.figures.style import LINE, SMALL, fit_text, text_width
 
-AXIS_ROOM = 50.0  # at the left of a chart, for the figures of its axis
-BELOW = 56.0  # under a chart, for the figures of its axis and its name
+AXIS_ROOM = 50.0  # at the left of a chart, for the labels of its axis
+BELOW = 56.0  # below a chart, for the labels and name of its axis
 _MAX_MARKED = 40  # points up to which each point of a line has its mark
 _MAX_NAMED = 25
 _NAME_LIMIT = 190.0
@@ -33,7 +33,7 @@ _DOTS = {  # shape, fill, edge
 
 
 def draw_chart(canvas: Canvas, chart: Chart, box: Box, *, across: str = "", up: str = "") -> None:
-    """The chart in (left, top, width, height), without its names; `across`, `up`: what its axes are, in words."""
+    """The chart in (left, top, width, height), without its names; `across`, `up`: titles of its axes."""
     left, top, width, height = box
     bottom = top + height
     canvas.scale_up(chart.y, left, width, top, bottom)
@@ -59,10 +59,10 @@ def draw_chart(canvas: Canvas, chart: Chart, box: Box, *, across: str = "", up: 
 
 
 def draw_names(canvas: Canvas, chart: Chart, box: Box, blocked: Sequence[Box] = ()) -> None:
-    """Names beside the dots, the important first; a thin line leads to those further away.
+    """Write names beside the dots, important ones first, with a thin line to distant ones.
 
     Args:
-        blocked: boxes that names keep clear of, in pixels from the upper left corner of the chart.
+        blocked: boxes that names avoid, in pixels from the upper left corner of the chart.
     """
     left, top, width, height = box
     texts = [fit_text(name.text, _NAME_LIMIT) for name in chart.names][:_MAX_NAMED]
@@ -95,7 +95,7 @@ def _pixels(chart: Chart, points: Sequence[tuple[float, float]], box: Box) -> tu
 
 
 def draw_key(canvas: Canvas, kinds: Sequence[tuple[str, str]], left: float, y: float) -> None:
-    """What the kinds of dots and lines stand for, (kind, words), one beside the other."""
+    """A legend of dots and lines, (kind, words), in one row."""
     for kind, words in kinds:
         if kind in _DOTS:
             shape, fill, edge = _DOTS[kind]

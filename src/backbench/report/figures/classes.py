@@ -1,4 +1,4 @@
-"""Pictures by class: how often each is recognised, and where models differ."""
+"""Figures by class: recall of each, and differences between models."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _SCALE_WIDTH = 440.0
 
 
 def draw_per_class(
-    recalls: Mapping[str, Metric], *, title: str = "Which classes it recognises", theme: str = "light"
+    recalls: Mapping[str, Metric], *, title: str = "Recall of each class", theme: str = "light"
 ) -> Figure:
     """A dot with its 95 % whisker for each class, the weakest first; above 40 classes the 40 weakest.
 
     Args:
-        recalls: class name -> share of its test images recognised; see `stats.metrics.per_class_recall`.
+        recalls: class name -> recall on test images; see `stats.metrics.per_class_recall`.
             Classes with fewer than ten images are faint. title: '' for none.
     """
     rows = weakest_first(recalls)
@@ -67,13 +67,13 @@ def draw_class_heat_map(
     classes: Sequence[str],
     models: Sequence[str],
     *,
-    title: str = "Which classes each model recognises",
+    title: str = "Recall of each class by model",
     theme: str = "light",
 ) -> Figure:
-    """A cell for each class and model, darker where more is recognised; the hardest classes first, at most 60.
+    """A cell for each class and model, darker for a higher recall; hardest classes first, at most 60.
 
     Args:
-        recalls: (classes, models) float in 0..1; not a number where a class has no test images: the cell is blank.
+        recalls: (classes, models) float in 0..1; NaN for a class without test images: the cell is blank.
             title: '' for none.
     """
     values = np.asarray(recalls, dtype=np.float64)
@@ -83,7 +83,7 @@ def draw_class_heat_map(
     order = np.argsort(means, kind="stable")[: MAX_CLASS_ROWS + 20]
     values, names = values[order], [classes[index] for index in order]
     subtitle = f"{len(classes):,} classes, {count(len(models), 'model')}; "
-    subtitle += "share of each class's test images recognised, in %"
+    subtitle += "recall of each class on test images, in %"
     if len(order) < len(classes):
         subtitle += f"; the {len(order)} hardest shown"
     cell_width, cell_height = 58.0, 24.0
@@ -110,7 +110,7 @@ def _describe(rows: Sequence[tuple[str, Metric]], mean: float | None) -> str:
         return "no class has test images"
     total = sum(metric.n for _, metric in rows)
     text = f"{count(len(rows), 'class', 'classes')}, {count(total, 'test image')}"
-    text += "; share recognised in %, with 95 % interval"
+    text += "; recall in %, with 95 % interval"
     return text if len(rows) <= MAX_CLASS_ROWS else f"{text}; the {MAX_CLASS_ROWS} weakest shown"
 
 

@@ -1,4 +1,4 @@
-"""Confusion matrices: numbers where there is room, clusters and the commonest pairs where there is not."""
+"""Confusion matrices: numbers for few classes, clusters and the most common pairs for many."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from backbench.wording import count
 
 NUM_PAIRS = 12
 _KEY = ("to 2 %", "5", "10", "20", "35", "50", "100")
-_LARGE_KEY = ("to 10 %", "20", "35", "50", "100")  # in cells of a few pixels the palest steps can't be seen
+_LARGE_KEY = ("to 10 %", "20", "35", "50", "100")  # in cells of a few pixels the palest steps are invisible
 _NAME_LIMIT = 160.0
 _PAIRS_WIDTH = 330.0
 _LARGE_SIDE = 620.0
-_RING, _FAR = 7.0, 14.0  # pixels: radius of a ring round a pair, and from where its number needs a line to it
+_RING, _FAR = 7.0, 14.0  # pixels: radius of a ring around a pair, and distance from which its number needs a line
 
 
 def draw_confusion(
-    counts: np.ndarray, classes: Sequence[str], *, title: str = "What is taken for what", theme: str = "light"
+    counts: np.ndarray, classes: Sequence[str], *, title: str = "Confusion matrix", theme: str = "light"
 ) -> Figure:
-    """A confusion matrix: rows are true classes, columns answers, colour is error.
+    """A confusion matrix: rows are true classes, columns predicted classes, colour is error.
 
-    Up to 15 classes each cell has its count and share of the row; up to 60 classes have their names, above there
-    is the matrix alone; from 16 on classes are clustered and the pairs most often confused stand beside it.
+    Up to 15 classes each cell has its count and share of the row; up to 60 classes have their names, above
+    only the matrix is drawn; from 16 on classes are clustered and the most confused pairs are listed beside it.
 
     Args:
-        counts: (classes, classes) int, rows true, columns answered. title: '' for none.
+        counts: (classes, classes) int, rows true, columns predicted. title: '' for none.
     """
     num, counts = len(classes), np.asarray(counts)
     pairs: list[ConfusedPair] = []
@@ -93,7 +93,7 @@ def _describe(counts: np.ndarray) -> str:
     total, right = int(counts.sum()), int(np.trace(counts))
     empty = int((counts.sum(axis=1) == 0).sum())
     missing = f", {empty} of them without test images" if empty else ""
-    return f"{right:,} of {total:,} test images right, {count(len(counts), 'class', 'classes')}{missing}"
+    return f"{right:,} of {total:,} test images correct, {count(len(counts), 'class', 'classes')}{missing}"
 
 
 def _fill(canvas: Canvas, counts: np.ndarray, left: float, top: float, cell: float) -> None:
@@ -128,7 +128,7 @@ def _share(count: int, size: int) -> str:
 
 def _list_pairs(canvas: Canvas, pairs: Sequence[ConfusedPair], left: float, top: float) -> None:
     canvas.write(left, top + SMALL, "Most often confused", bold=True)
-    canvas.write(left, top + SMALL + LINE, "both ways; images of each class", "muted")
+    canvas.write(left, top + SMALL + LINE, "both directions; images of each class", "muted")
     for number, pair in enumerate(pairs, start=1):
         y = top + SMALL + (2 * number + 0.4) * LINE
         canvas.write(left + 18, y, f"{number}", "muted", align="right")
@@ -148,7 +148,7 @@ def _ring_pairs(
     top: float,
     cell: float,
 ) -> None:
-    """Rings where the listed pairs lie in a matrix too large for names."""
+    """Rings at the listed pairs in a matrix too large for names."""
     if len(classes) <= MAX_WITH_NAMES:
         return
     place = {name: index for index, name in enumerate(classes)}

@@ -1,4 +1,4 @@
-"""Learning curves: loss beside accuracy, training and validation, where the best epoch was."""
+"""Learning curves: loss and accuracy, training and validation, with the best epoch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PANELS: tuple[tuple[str, Quantity], ...] = (("Loss", "loss"), ("Accuracy, %", "
 
 
 def draw_learning_curves(
-    history: Mapping[str, Mapping[str, Any]], *, title: str = "How training went", theme: str = "light"
+    history: Mapping[str, Mapping[str, Any]], *, title: str = "Learning curves", theme: str = "light"
 ) -> Figure:
     """Loss and accuracy by epoch, phases one after the other on the same axes; a diamond at the best.
 
@@ -61,9 +61,9 @@ def _describe(phases: Sequence[Phase]) -> str:
     for phase in last:
         if "accuracy" in phase.best_values:
             epoch = phase.start + phase.best
-            when = f"epoch {epoch}" if epoch else "the state it began with"
-            text += f"; ◆ kept: {when}, {100 * phase.best_values['accuracy']:.1f} % right on validation"
-    return text + ("; cut by the time allowed" if any(phase.ended == "budget" for phase in phases) else "")
+            when = f"epoch {epoch}" if epoch else "the initial state"
+            text += f"; ◆ kept: {when}, {100 * phase.best_values['accuracy']:.1f} % validation accuracy"
+    return text + ("; ended by the time limit" if any(phase.ended == "budget" for phase in phases) else "")
 
 
 def _name_lines(canvas: Canvas, chart: Chart, box: Box) -> None:

@@ -1,4 +1,4 @@
-"""Maps of features: how classes lie to one another, for one model or several side by side."""
+"""Maps of features in two dimensions, for one model or several side by side."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def draw_embedding(
     is_wrong: Mapping[str, np.ndarray] | None,
     classes: Sequence[str],
     *,
-    title: str = "How the images lie to one another",
+    title: str = "Map of features",
     note: str = "",
     theme: str = "light",
 ) -> Figure:
-    """A map for each model, side by side, two to a row above three; wrong answers are crosses.
+    """A map for each model, side by side, two per row above three; wrong predictions are crosses.
 
-    Up to 20 classes have a colour and a shape each, no two the same pair; points of more are muted. From six on
-    they are named at their middles, of more than 16 those whose images lie closest together over all maps. Of more
-    than 1,000 images 1,000 are shown, wrong ones among the first.
+    Up to 20 classes have a colour and a shape each, all pairs distinct; with more classes points are muted. From
+    six classes on, names are at the middles; above 16 only for the most compact classes over all maps. Above 1,000
+    images 1,000 are shown, wrong predictions first.
 
     Args:
         points: name of the model -> (n, 2) float. labels: (n,) int.
-        is_wrong: name of the model -> (n,) bool; None or a missing name: not known.
-        note: how the maps were made, as in 'UMAP, seed 0'. title: '' for none.
+        is_wrong: name of the model -> (n,) bool; None or a missing name: unknown.
+        note: how the maps were made, such as 'UMAP, seed 0'. title: '' for none.
     """
     wrong = {name: np.asarray(each, dtype=bool) for name, each in (is_wrong or {}).items()}
     columns = len(points) if len(points) <= 3 else 2 if len(points) == 4 else 3
@@ -92,11 +92,11 @@ def _wrap(name: str, room: float) -> list[str]:
 
 def _describe(num: int, num_shown: int, note: str) -> str:
     images = count(num, "image") if num_shown == num else f"{num_shown:,} of {num:,} images (wrong ones preferred)"
-    return ", ".join(filter(None, [images, note])) + "; far distances mean nothing"
+    return ", ".join(filter(None, [images, note])) + "; large distances have no meaning"
 
 
 def _to_pixels(points: np.ndarray, left: float, top: float) -> np.ndarray:
-    """Points into the square at (left, top), both directions on one scale; those that are not finite stay so."""
+    """Points into the square at (left, top), both directions on one scale; non-finite points stay non-finite."""
     finite = points[np.isfinite(points).all(axis=1)]
     if not len(finite):
         return np.full_like(points, np.nan)
@@ -162,10 +162,10 @@ def _name_classes(
 def _list_key(classes: Sequence[str], groups: Sequence[int], *, has_wrong: bool) -> list[_Entry]:
     entries = [(*_mark_of(number), fit_text(classes[label], _LABEL_LIMIT)) for number, label in enumerate(groups)]
     if has_wrong:
-        entries.append(("x", "text" if groups else "attention", "answered wrongly"))
+        entries.append(("x", "text" if groups else "attention", "predicted wrongly"))
     if not groups:
-        entries.append(("o", "other", "answered rightly, of any class" if has_wrong else "an image, of any class"))
-        entries.append(("", "", "named: the classes that lie closest together"))
+        entries.append(("o", "other", "correct, of any class" if has_wrong else "an image, of any class"))
+        entries.append(("", "", "named: the most compact classes"))
     return entries
 
 

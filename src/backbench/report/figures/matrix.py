@@ -1,4 +1,4 @@
-"""What tables of coloured cells share: names along two sides, cells in steps of one ramp, the key below."""
+"""Shared by tables of coloured cells: names on two sides, cells in steps of a colour ramp, the key below."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY_HEIGHT = 64.0
 
 
 def on_step(step: int) -> str:
-    """The role of text that reads on a step of a ramp: ramps start near the page and end far from it."""
+    """The role of readable text on a step of a ramp, which starts near the colour of the page."""
     return "page" if step > NUM_STEPS - 3 else "text"
 
 
@@ -36,7 +36,7 @@ def add_cells(
 
 
 def column_names_height(names: Sequence[str], cell: float, limit: float) -> float:
-    """Pixels above the table for the names of its columns, which are turned where they are wider than a cell."""
+    """Pixels above the table for the names of its columns, which are rotated if they are wider than a cell."""
     return LINE if _fit_flat(names, cell) else widest(names, limit) + 6
 
 
@@ -65,9 +65,9 @@ def write_row_names(
 def add_key(
     canvas: Canvas, ramp: str, labels: Sequence[str], title: str, left: float, top: float, neutral: str = ""
 ) -> None:
-    """Steps of a ramp and what they stand for, `KEY_HEIGHT` high; `neutral`: what that colour means.
+    """The legend of a ramp, `KEY_HEIGHT` high; `neutral`: meaning of the neutral colour.
 
-    Fewer labels than steps are those of the last steps.
+    With fewer labels than steps, labels are those of the last steps.
     """
     canvas.write(left, top + SMALL, title, "muted")
     swatches = [(f"{ramp}-{step}", label) for step, label in enumerate(labels, start=NUM_STEPS - len(labels) + 1)]

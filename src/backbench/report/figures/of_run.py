@@ -1,4 +1,4 @@
-"""The pictures that run folders support, written as files: of one run, and of several compared."""
+"""Write the figures of run folders as files: of one run, and of several compared."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def draw_run(
 ) -> dict[str, Figure]:
     """Every picture of one finished run, by name: confusion, classes, reliability, coverage, curves.
 
-    Where the run has a temperature its confidences are shown at it, as its bundle gives them. What there is no
-    material for is left out.
+    If the run has a temperature, its confidences are calibrated, as in its bundle. Figures without data are left
+    out.
     """
     name = f"{record.model_name} + {record.config.method.name}"
     figures: dict[str, Figure] = {}
@@ -44,21 +44,19 @@ def draw_run(
         choices = record.method.choices if record.method else {}
         probabilities = at_temperature(predictions.probabilities, record.temperature)
         threshold = choices.get("threshold")
-        figures["confusion"] = draw_confusion(counts, classes, title=f"What {name} takes for what", theme=theme)
+        figures["confusion"] = draw_confusion(counts, classes, title=f"Confusion matrix of {name}", theme=theme)
         figures["reliability"] = draw_reliability(probabilities, labels, title=f"Is {name} honest?", theme=theme)
         figures["coverage"] = draw_coverage(
             probabilities,
             labels,
             float(threshold) if threshold else None,
-            title=f"What does saying 'not sure' buy {name}?",
+            title=f"Accuracy of {name} if unsure predictions are left out",
             theme=theme,
         )
     if record.per_class:
-        figures["classes"] = draw_per_class(
-            record.per_class, title=f"Which classes {name} recognises", theme=theme
-        )
+        figures["classes"] = draw_per_class(record.per_class, title=f"Recall of each class: {name}", theme=theme)
     if history:
-        figures["curves"] = draw_learning_curves(history, title=f"How training of {name} went", theme=theme)
+        figures["curves"] = draw_learning_curves(history, title=f"Learning curves of {name}", theme=theme)
     return figures
 
 
@@ -84,28 +82,28 @@ def draw_comparison(
 def write_run_pictures(
     folder: Path, out: Path, formats: Sequence[str] = FORMATS, theme: str = "light"
 ) -> list[Path]:
-    """Write every picture that one run's folder supports into `out`; their paths.
+    """Write every figure of one run folder into `out`; returns their paths.
 
     Args:
-        folder: of a finished run. out: made if absent. formats: of 'svg', 'png'. theme: 'light' or 'dark'.
+        folder: of a finished run. out: created if missing. formats: of 'svg', 'png'. theme: 'light' or 'dark'.
 
     Raises:
-        ConfigError: no run folder, a failed run, an unknown format or theme.
-        StorageError: something can't be read or written.
+        ConfigError: not a run folder, a failed run, an unknown format or theme.
+        StorageError: a file can't be read or written.
     """
     _check_formats(formats)
     run = read_run(folder)
     record = run.record
     if run.predictions is None:
         reason = f": {record.failure.message}" if record.failure else "."
-        raise ConfigError(f"run '{record.run_id}' failed, so there is nothing to draw{reason}")
+        raise ConfigError(f"run '{record.run_id}' failed, so it has no figures{reason}")
     return _write(draw_run(record, run.predictions, run.history, theme=theme), out, formats)
 
 
 def write_comparison_pictures(
     folders: Sequence[Path], out: Path, formats: Sequence[str] = FORMATS, theme: str = "light"
 ) -> list[Path]:
-    """Write the pictures that compare several runs on one manifest into `out`; their paths.
+    """Write the figures that compare several runs on one manifest into `out`; returns their paths.
 
     Raises:
         ConfigError: no folders, no run folder among them, runs on different manifests, an unknown format or theme.
@@ -113,7 +111,7 @@ def write_comparison_pictures(
     """
     _check_formats(formats)
     if not folders:
-        raise ConfigError("no runs were given to compare: name at least one run folder.")
+        raise ConfigError("no runs to compare: give at least one run folder.")
     runs = [read_whole(folder) for folder in folders]
     records = [record for record, _ in runs]
     rows = make_rows(records, [predictions for _, predictions in runs])

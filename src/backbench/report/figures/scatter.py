@@ -24,16 +24,16 @@ def draw_cost(
     *,
     cost: str = "milliseconds",
     pinned: Sequence[str] = (),
-    title: str = "Is it worth its price?",
+    title: str = "Accuracy against cost",
     theme: str = "light",
 ) -> Figure:
-    """Accuracy with its 95 % whisker against cost on a log scale; the front: the best to be had for that cost.
+    """Accuracy with its 95 % whisker against cost on a log scale; with the Pareto front.
 
-    Rows without that cost or without a figure are left out; the best control is a line.
+    Rows without that cost or accuracy are left out; the best baseline is a line.
 
     Args:
         rows: of one ranking, see `rows.make_rows`. cost: a key of `COSTS`.
-        pinned: `Row.name` or model of rows to point out. title: '' for none.
+        pinned: `Row.name` or model of rows to highlight. title: '' for none.
     """
     chosen = COSTS[cost]
     priced = cost_points(rows, chosen)
@@ -50,18 +50,18 @@ def draw_cost(
     canvas = Canvas(title, subtitle, width, above + _HEIGHT + BELOW + LINE, theme)
     box = (MARGIN + AXIS_ROOM, canvas.top + above, _WIDTH, _HEIGHT)
     if not points:
-        canvas.write(MARGIN, box[1] + 40, "No row has both a figure and this cost.")
+        canvas.write(MARGIN, box[1] + 40, "No row has both accuracy and this cost.")
         return canvas.figure
     chart = cost_chart(points, chosen)
     draw_chart(canvas, chart, box, across=chosen.label, up="Accuracy, %")
     draw_names(canvas, chart, box, _draw_control(canvas, chart, rows, box))
     kinds = [("best", "best and tied with it"), ("other", "others"), *([("pinned", "pinned")] if pinned else [])]
-    draw_key(canvas, [*kinds, ("front", "best to be had for the cost")], box[0], box[1] + _HEIGHT + BELOW + 2)
+    draw_key(canvas, [*kinds, ("front", "best for the cost")], box[0], box[1] + _HEIGHT + BELOW + 2)
     return canvas.figure
 
 
 def _draw_control(canvas: Canvas, chart: Chart, rows: Sequence[Row], box: Box) -> list[Box]:
-    """A line at the best control, where it is in sight; the box of its label within the chart."""
+    """A line at the best baseline, if it is in range; returns the box of its label in the chart."""
     controls = [row for row in rows if row.control and row.accuracy is not None]
     best = max(controls, key=lambda row: row.accuracy or 0.0, default=None)
     if best is None or best.accuracy is None or not chart.y.low < best.accuracy <= chart.y.high:
@@ -69,6 +69,6 @@ def _draw_control(canvas: Canvas, chart: Chart, rows: Sequence[Row], box: Box) -
     left, top, width, height = box
     y = height - chart.y.at(best.accuracy) * height / 100
     canvas.line([left, left + width], [top + y, top + y], "other", linestyle=(0, (1, 3)))
-    text = fit_text(f"control: {best.model}", _CONTROL_LIMIT)
+    text = fit_text(f"baseline: {best.model}", _CONTROL_LIMIT)
     canvas.write(left + width, top + y - 4, text, "muted", align="right")
     return [(width - text_width(text), y - LINE, width, y)]

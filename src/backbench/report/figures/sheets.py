@@ -1,4 +1,4 @@
-"""Sheets of photographs with what a model says they show, the wrong answers first."""
+"""Sheets of photographs with a model's predictions, wrong ones first."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def draw_grid(
     confidences: Sequence[float] | np.ndarray,
     *,
     num: int = 30,
-    title: str = "What it answers",
+    title: str = "Predictions",
     theme: str = "light",
 ) -> Figure:
-    """Up to `num` images with truth, answer and confidence: wrong ones first, the surest of them foremost.
+    """Up to `num` images with true class, prediction and confidence: wrong ones first, most confident first.
 
     Args:
         images: (height, width, 3) uint8 each, shown in their own proportions. truths, answers: class names.
-        confidences: of the answers, 0..1. title: '' for none.
+        confidences: of the predictions, 0..1. title: '' for none.
     """
     wrong = [truth != answer for truth, answer in zip(truths, answers, strict=True)]
     order = sorted(range(len(images)), key=lambda index: (not wrong[index], -float(confidences[index]), index))[
@@ -37,9 +37,9 @@ def draw_grid(
     ]
     num_wrong = sum(wrong[index] for index in order)
     if num_wrong == len(order):
-        subtitle = f"{count(num_wrong, 'image')} answered wrongly, the surest first"
+        subtitle = f"{count(num_wrong, 'image')} with wrong predictions, most confident first"
     else:
-        subtitle = f"{count(len(order), 'image')}, {num_wrong:,} of them answered wrongly: those first"
+        subtitle = f"{count(len(order), 'image')}, {num_wrong:,} of them with wrong predictions, shown first"
     columns = 10 if num > 30 else 6
     lines = [order[start : start + columns] for start in range(0, len(order), columns)]
     captions = [LINE * (2 if any(wrong[index] for index in line) else 1) for line in lines]
@@ -62,7 +62,7 @@ def draw_grid(
 
 
 def _add_caption(canvas: Canvas, truth: str, answer: str, confidence: float, left: float, top: float) -> None:
-    """The answer with its confidence; below, the truth where that is another."""
+    """The prediction with its confidence; below, the true class if it differs."""
     y, start, share = top + SMALL + 4, left, f"{100 * confidence:.0f} %"
     if truth != answer:
         canvas.marks([(left + 5, y - 4.5)], "D", "attention", size=7, edge_width=0)

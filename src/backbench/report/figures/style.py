@@ -1,6 +1,6 @@
-"""How all pictures look: colours by role, type, margins; and how they become files that are the same every time.
+"""The style of all figures: colours by role, fonts, margins; and deterministic files.
 
-Pictures are laid out in pixels from the upper left corner (see `canvas.Canvas`). Type is 13 and 16 pixels.
+Pictures are laid out in pixels from the upper left corner (see `canvas.Canvas`). Font sizes are 13 and 16 pixels.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ ROLES: Mapping[str, Look] = MappingProxyType({"light": MappingProxyType(_LIGHT),
 GROUPS = ("best", "attention", "group-3", "group-4", "group-5")
 SHAPES = ("o", "D", "s", "^", "v")
 
-# Families that are taken, where installed, for letters the bundled one lacks.
+# Installed families to use for letters that the bundled one lacks.
 _MORE_FAMILIES = (
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
@@ -143,21 +143,21 @@ def figure_size(figure: Figure) -> tuple[float, float]:
 
 @cache
 def font_families() -> tuple[str, ...]:
-    """The bundled family, then those of this machine that have more letters."""
+    """The bundled family, then installed ones with more letters."""
     installed = set(fontManager.get_font_names())
     return ("DejaVu Sans", *(family for family in _MORE_FAMILIES if family in installed))
 
 
 @lru_cache(maxsize=8192)
 def text_width(text: str, size: int = SMALL, bold: bool = False) -> float:
-    """Pixels that `text` takes in one line; in a browser's own font usually a little less."""
+    """Width of `text` in one line, in pixels; usually slightly less in a browser's font."""
     font = FontProperties(family=list(font_families()), size=size, weight="bold" if bold else "normal")
     with _missing_letters_allowed():
         return float(TextToPath().get_text_width_height_descent(text, font, ismath=False)[0])
 
 
 def fit_text(text: str, width: float, size: int = SMALL, *, bold: bool = False) -> str:
-    """`text` on one line of at most `width` pixels, the middle left out where it is longer."""
+    """`text` on one line of at most `width` pixels, with the middle left out if it is longer."""
     text = shorten(printable(text.strip()), 400)
     for columns in range(max(1, int(2 * width / size)), 0, -1):
         shown = shorten(text, columns)
@@ -175,7 +175,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write it as SVG or PNG (twice the pixels), by suffix; the same figure gives the same bytes.
 
     Raises:
-        ConfigError: another suffix. StorageError: it can't be written.
+        ConfigError: another suffix. StorageError: the file can't be written.
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
@@ -198,7 +198,7 @@ def _render_svg(figure: Figure) -> str:
 
 @contextmanager
 def _rendering() -> Iterator[None]:
-    """Settings of its own, whatever a matplotlibrc says; letters that no font has are drawn as boxes, silently."""
+    """Use our own settings, independent of matplotlibrc; missing letters are drawn as boxes without a warning."""
     with matplotlib.rc_context(_SETTINGS), _missing_letters_allowed():
         yield
 

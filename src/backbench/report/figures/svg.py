@@ -1,4 +1,4 @@
-"""SVG as matplotlib writes it, made fit to stand in a page: no style of its own, photographs as JPEG."""
+"""Clean matplotlib's SVG for use in a page: no style sheet, photographs as JPEG."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from PIL import Image
 
 SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
-_TAG = re.compile(r"<[^>]*>")  # what stands between tags, or in an attribute, has its < and > escaped
+_TAG = re.compile(r"<[^>]*>")  # < and > are escaped between tags and in attributes
 _STYLE = re.compile(r' style="([^"]*)"')
 _EMBEDDED = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
 _JPEG_QUALITY = 85
@@ -21,8 +21,8 @@ _FONT = re.compile(r"(?:(?P<weight>\d{3}|bold)\s+)?(?P<size>[\d.]+)px\s")
 def clean_svg(text: str) -> str:
     """An SVG of matplotlib's without prolog, metadata and style sheet, and with attributes in place of styles.
 
-    A style sheet inside an SVG would reach the whole page around it, and style attributes are what a strict
-    content policy blocks; presentation attributes are neither. Its points become pixels.
+    A style sheet inside an SVG would affect the whole page, and a strict content policy blocks style attributes;
+    presentation attributes are safe. Points become pixels.
     """
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
@@ -34,7 +34,7 @@ def clean_svg(text: str) -> str:
 
 
 def _with_light_photograph(tag: str) -> str:
-    """An embedded image as JPEG, where that takes less than half of what PNG does: photographs, not drawings."""
+    """An embedded image as JPEG, if that is less than half the size of PNG: photographs, not drawings."""
     match = _EMBEDDED.search(tag)
     if match is None:
         return tag

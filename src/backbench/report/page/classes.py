@@ -1,4 +1,4 @@
-"""Classes on the page: how many of each are recognised, by which row, and what is taken for what."""
+"""Classes on the page: recall of each class by row, and confusions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _UPRIGHT = '<svg x="{}%" y="-6" class="spot"><text class="tick" transform="rotat
 
 @dataclass(frozen=True)
 class ClassLine:
-    """One class: the best row's share of its `n` images with interval; the shares of all rows with their shade."""
+    """One class: the best row's recall on its `n` images with interval; recalls of all rows with their shade."""
 
     label: str
     n: int
@@ -67,7 +67,7 @@ def show_classes(ranked: RankedRuns, found: faults.Faults, labels: Sequence[str]
 
 
 def show_matrix(found: faults.Faults, labels: Sequence[str]) -> dict[str, Any]:
-    """A table with counts up to 15 classes, a clustered drawing up to 300, the pairs alone beyond."""
+    """A table with counts up to 15 classes, a clustered drawing up to 300, only the pairs above."""
     num = len(labels)
     if num <= MAX_WITH_NUMBERS:
         rows = []
@@ -104,7 +104,7 @@ def _cell_kind(steps: np.ndarray, truth: int, answer: int) -> str:
 
 
 def _choose_cells(found: faults.Faults) -> tuple[list[tuple[int, int]], int]:
-    """(truth, answer) of the cells to draw: right answers and the largest errors; how many errors are left out."""
+    """(true, predicted) of the cells to draw: correct ones and the largest errors; number of errors left out."""
     cells = [(int(truth), int(answer)) for truth, answer in zip(*np.nonzero(found.counts), strict=True)]
     wrong = sorted(
         (cell for cell in cells if cell[0] != cell[1]), key=lambda cell: (-int(found.counts[cell]), cell)
@@ -115,7 +115,7 @@ def _choose_cells(found: faults.Faults) -> tuple[list[tuple[int, int]], int]:
 
 
 def _draw_matrix(found: faults.Faults, labels: Sequence[str], cells: Sequence[tuple[int, int]]) -> Markup:
-    """Classes that are taken for one another side by side; each cell says which it is to the script."""
+    """A matrix with confused classes next to each other; each cell has its identity for the script."""
     order = cluster_order(found.counts).tolist()
     place = {label: at for at, label in enumerate(order)}
     step, steps = 100 / len(order), error_steps(found.counts)

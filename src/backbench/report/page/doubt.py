@@ -1,4 +1,4 @@
-"""How sure it is: every pair of rows tested, confidences held against the truth, and what leaving out buys."""
+"""Uncertainty: tests of all pairs of rows, reliability, and coverage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TARGET = 0.95
 
 @dataclass(frozen=True)
 class PairCell:
-    """Row a against row b: a's accuracy less b's, its 95 % interval, and the p-value after Holm over all pairs."""
+    """Row a minus row b: difference of accuracy, its 95 % interval, and Holm-adjusted p-value over all pairs."""
 
     gap: float
     low: float
@@ -34,10 +34,10 @@ class PairCell:
 
 @dataclass(frozen=True)
 class Trust:
-    """One row's confidences: bins of similar ones, what leaving out the least sure buys, its calibration error.
+    """One row's confidences: bins of reliability, coverage, and calibration error.
 
-    target_coverage: the largest share of images answered at an accuracy of at least `TARGET`; None: never reached.
-    is_tempered: all of it is of the probabilities after the temperature that travels with the model.
+    target_coverage: the largest coverage with an accuracy of at least `TARGET`; None: never reached.
+    is_tempered: the probabilities are calibrated by the model's temperature.
     """
 
     bins: tuple[Bin, ...]
@@ -72,7 +72,7 @@ def difference_interval(only_a: int, only_b: int, n: int) -> tuple[float, float]
     """95 % interval of the difference of two accuracies on the same n images, as fractions.
 
     Args:
-        only_a, only_b: images only the one, only the other got right.
+        only_a, only_b: images that only one or only the other predicts correctly.
 
     Source: Agresti and Min 2005: the Wald interval after half an image is added to each of the four cells.
     """
@@ -83,7 +83,7 @@ def difference_interval(only_a: int, only_b: int, n: int) -> tuple[float, float]
 
 
 def measure_trust(entry: Entry, labels: np.ndarray) -> Trust:
-    """Reliability and coverage of one row's answers. Cost: O(n log n)."""
+    """Reliability and coverage of one row's predictions. Cost: O(n log n)."""
     record = entry.record
     confidence = entry.told.max(axis=1).astype(np.float64)
     right = _right(entry, labels)

@@ -1,4 +1,4 @@
-"""What a page shows beside the ranked runs: small pictures, maps of features, explanations."""
+"""Evidence of a page besides the ranked runs: small pictures, maps of features, explanations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What one model looked at in one image; `said` is its answer in words."""
+    """One model's explanation of one image; `said` is its prediction in words."""
 
     image: str
     model: str
@@ -39,13 +39,13 @@ class Explanation:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What no record holds; all of it optional. `notes` say why something is missing, and what to do."""
+    """Optional evidence that no record holds. `notes`: reasons for missing items, with remedies."""
 
     thumbnails: Mapping[str, Thumbnail] = field(default_factory=dict)
     maps: tuple[FeatureMap, ...] = ()
     explanations: tuple[Explanation, ...] = ()
     bundles: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    """Run id to (folder name, bytes) of the bundle that was made of it."""
+    """Run id -> (folder name, bytes) of its bundle."""
     root: str | None = None
-    """The folder of the runs, as a command names it; None: not known, or there are several."""
+    """The folder of the runs, as used in a command; None: unknown or several."""
     notes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What lies inside the models and their training: curves, maps, explanations, and data for the script."""
+"""Training curves, maps, explanations, and data for the script."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _GROUPS = 2 * _COLOURS  # each colour as round and as square marks
 
 
 def draw_training(ranked: RankedRuns) -> list[dict[str, Any]]:
-    """Two small charts for each phase of training, on common scales: accuracy and loss of both parts, the kept
-    epoch marked."""
+    """Two small charts for each phase of training, on common scales: training and validation accuracy and loss,
+    with the kept epoch marked."""
     found = [
         (f"{name(entry.row.name, 60)}, phase {name(phase.name, 24)}", replace(phase, start=0), result["history"])
         for entry in ranked.entries
@@ -61,9 +61,9 @@ def show_inside(ranked: RankedRuns, evidence: Evidence) -> dict[str, Any]:
 
 
 def _map(ranked: RankedRuns, found: FeatureMap, number: int) -> dict[str, Any]:
-    """The cloud of one model: by true class while colours and shapes do, else all alike; wrong answers crossed.
+    """The cloud of one model: coloured by true class if colours suffice; wrong predictions are crosses.
 
-    More classes than colours are named at their middles too, of many those that lie closest together.
+    With more classes than colours, names are at the middles; of many classes only the most compact.
     """
     entry = next((e for e in ranked.candidates if e.row.model == found.model), None)
     rows, positions = found.rows[:MAX_POINTS], found.positions[:MAX_POINTS]
@@ -91,7 +91,7 @@ def _map(ranked: RankedRuns, found: FeatureMap, number: int) -> dict[str, Any]:
 
 
 def make_script_data(ranked: RankedRuns, evidence: Evidence, shown: Sequence[int], key: str) -> dict[str, Any]:
-    """What the script needs beside the page itself: answers of the first rows for shown images, points of maps."""
+    """Data for the script: predictions of the first rows for shown images, and points of maps."""
     entries = ranked.candidates[:MAX_ANSWERS]
     images = {}
     for image in shown:

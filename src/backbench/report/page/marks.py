@@ -1,4 +1,4 @@
-"""Small pieces that the drawings and the template share: names, figures and markup fit for a page."""
+"""Helpers of drawings and template: names, numbers and markup for a page."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ LONGEST_NAME = 60
 
 
 def name(text: str, limit: int = LONGEST_NAME) -> str:
-    """A name from outside: nothing unprintable, nothing endless. The template escapes it."""
+    """An outside name, printable and shortened. The template escapes it."""
     return shorten(printable(text[: 4 * limit + 400]), limit)
 
 
 def sentence(text: str) -> str:
-    """With a capital letter first, as it stands alone."""
+    """The text with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 
 def breakable(text: str) -> Markup:
-    """A name that may go on in the next line after `_`, `.`, `-` and `/`, and needs no break within a word."""
+    """A name that may break after `_`, `.`, `-` and `/`."""
     return Markup("<wbr>").join(re.findall(r"[^_./-]*[_./-]+|[^_./-]+", text))
 
 

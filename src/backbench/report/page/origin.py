@@ -1,4 +1,4 @@
-"""How it was made: what differs between the runs, what they share, the command that repeats them, the methods."""
+"""How it was made: differing and common settings, commands that repeat the runs, and a methods paragraph."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from backbench.report.warning_text import are_groups_whole
 from backbench.wording import count
 
 DEFAULT_ROOT = "runs"
-_IN_ROWS = ("model", "method.name")  # said by every row already
+_IN_ROWS = ("model", "method.name")  # part of every row already
 
 
 @dataclass(frozen=True)
 class SettingsTable:
-    """Settings that differ: a heading for the lines, their names, and for each setting one value a line."""
+    """Settings that differ: a heading, names of the lines, and one value per line for each setting."""
 
     heading: str
     lines: tuple[str, ...]
@@ -31,14 +31,14 @@ class SettingsTable:
 
 @dataclass(frozen=True)
 class Settings:
-    """What differs, in at most three tables (by model, by method, by run), and what is the same in all runs."""
+    """Differing settings in at most three tables (by model, by method, by run), and common settings."""
 
     tables: tuple[SettingsTable, ...]
     shared: tuple[tuple[str, str], ...]
 
 
 def compare_settings(ranked: RankedRuns) -> Settings:
-    """What was asked of each run, flattened to 'method.options.C' and the like, apart and in common."""
+    """Settings of the runs, flattened to 'method.options.C' and the like, differing and common."""
     entries = [entry for entry in ranked.entries if not entry.row.control and entry.row.status == "done"]
     settings = [flatten(_settings(entry.record)) for entry in entries]
     return _split_settings(entries, [{key: _shown(value) for key, value in each} for each in settings])
@@ -51,7 +51,7 @@ def compare_environments(ranked: RankedRuns) -> Settings:
 
 
 def keep_commands(ranked: RankedRuns, evidence: Evidence) -> list[str]:
-    """The command that keeps the recommended model, if it is not kept; and that which asks it."""
+    """The command that saves the recommended model, if it is not saved; and the command that predicts with it."""
     entry, root = ranked.recommended, evidence.root
     if entry is None or root is None:
         return []
@@ -61,7 +61,7 @@ def keep_commands(ranked: RankedRuns, evidence: Evidence) -> list[str]:
 
 
 def repeat_commands(ranked: RankedRuns, root: str | None = None) -> list[str]:
-    """Commands that make these runs again, in the folder `root`: one for each set of data, seed and precision."""
+    """Commands that repeat these runs in the folder `root`: one for each data set, seed and precision."""
     groups: dict[tuple[Any, ...], list[RunRecord]] = {}
     for entry in ranked.entries:
         config = entry.record.config
@@ -108,12 +108,12 @@ def _options(record: RunRecord) -> list[str]:
 
 def _describe_groups(ranked: RankedRuns) -> str:
     if are_groups_whole(ranked.warnings):
-        return "whole groups kept in one part"
-    return "whose given parts share groups"
+        return "each group in one split"
+    return "whose given splits share groups"
 
 
 def describe_methods(ranked: RankedRuns) -> str:
-    """A paragraph for the methods section of a paper: what was compared, on what, and how it was tested."""
+    """A paragraph for the methods section of a paper: models, data and tests."""
     data = ranked.data
     done = [entry for entry in ranked.entries if entry.row.status == "done"]
     models = {entry.row.model for entry in done if not entry.row.control}
@@ -133,9 +133,9 @@ def describe_methods(ranked: RankedRuns) -> str:
         + " (95 %). Rows were compared on the same test images with "
         + ("a permutation test by group" if grouped else "the exact McNemar test")
         + ", p-values adjusted after Holm, level 0.05.",
-        "Controls (majority class, colour statistics, file facts, an untrained network) were run beside them."
+        "Baselines (majority class, colour statistics, file facts, an untrained network) were also run."
         if any(entry.row.control for entry in done)
-        else "No baselines were run beside them.",
+        else "No baselines were run.",
         f"Made with backbench {', '.join(versions)}." if versions else "Made with backbench.",
     ]
     return " ".join(parts)
@@ -174,7 +174,7 @@ def _shown(value: Any) -> str:
 
 
 def _split_settings(entries: Sequence[Entry], flat: Sequence[Mapping[str, str]]) -> Settings:
-    """Each setting that differs goes where it says most: it may follow from the model, or from the method."""
+    """Assign each differing setting to the table that explains it: by model, by method, or by run."""
     axes = (
         ("Model", [entry.row.model for entry in entries]),
         ("Method", [entry.row.method for entry in entries]),

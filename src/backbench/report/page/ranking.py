@@ -1,4 +1,4 @@
-"""What the first screen and the table say: verdict, three boxes, one line for each run, cost."""
+"""The first screen and the table: verdict, three boxes, one line for each run, cost."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def decide_axis(rows: Sequence[Row]) -> Axis:
         return make_axis([0.0, 1.0])
     best = max(row.accuracy or 0.0 for row in shown)
     lows = [_low(row) for row in shown if (row.accuracy or 0.0) >= best - _WIDEST_SCALE]
-    above = [row for row in rows if row.control and (row.accuracy or 0.0) > best]  # what must not look cut off
+    above = [row for row in rows if row.control and (row.accuracy or 0.0) > best]  # must not look truncated
     highs = [row.high if row.high is not None else row.accuracy or 0.0 for row in [*shown, *above]]
     return make_axis([max(min(lows), best - 1.3 * _WIDEST_SCALE), *highs])
 
@@ -112,7 +112,7 @@ def choose_plotted(lines: Sequence[Line]) -> list[Line]:
 
 
 def is_cut_on_phones(lines: Sequence[Line]) -> bool:
-    """Whether rows of the first screen are hidden where it is narrow: those not tied, and those past the sixth."""
+    """Whether a narrow screen hides rows of the first screen: those not tied, and those after the limit."""
     ordinary = [line for line in choose_plotted(lines) if line.kind != "control"]
     return len(ordinary) > ROWS_ON_PHONES or any(line.kind == "other" for line in ordinary)
 
@@ -180,7 +180,7 @@ def _low(row: Row) -> float:
 
 @dataclass(frozen=True)
 class Box:
-    """One of the three boxes: pairs of a term and what it is."""
+    """One of the three boxes: pairs of a term and its text."""
 
     title: str
     facts: tuple[tuple[str, str], ...]
@@ -189,7 +189,7 @@ class Box:
 _NOTHING = {
     "nothing": "no run finished",
     "untrusted": "no row can be trusted",
-    "chance": "no row is proved better than always giving one answer",
+    "chance": "no row is significantly better than always predicting one class",
 }
 
 
@@ -207,15 +207,15 @@ def describe_winner(ranked: RankedRuns, evidence: Evidence) -> Box:
         facts.append(("weights", format_bytes(model.weights_bytes)))
     if row.images_per_second:
         facts.append(("one image", f"about {_time_of_one(row.images_per_second)} in a batch"))
-    facts.append(("licence", name(row.licence or "not stated: ask before you ship", 40)))
+    facts.append(("licence", name(row.licence or "not stated: ask before you publish or sell", 40)))
     return Box("What you get", tuple(facts))
 
 
 def describe_certainty(ranked: RankedRuns) -> Box:
-    """How sure: the tie group, the test images, how often they were looked at."""
+    """How sure: tied rows, test images, and number of test-set evaluations."""
     found, facts = ranked.findings, []
     if found.kind == "chance":
-        facts.append(("better than one answer for all", "no row is proved to be"))
+        facts.append(("better than always one class", "no row, significantly"))
     if found.num_rows == 1:
         facts.append(("ranking", "none: one row only. Add a second model"))
     elif found.tied:
@@ -243,19 +243,19 @@ def choose_warnings(ranked: RankedRuns) -> list[str]:
 
 
 def describe_checks(ranked: RankedRuns) -> str:
-    """What was looked for when there is nothing to warn of; no more than the runs could show."""
+    """The checks without findings, as far as the runs allow them."""
     done = [row for row in ranked.rows if row.status == "done"]
     if not done:
-        return "Nothing was measured, so nothing could be checked."
-    checks = ["leaks between parts"]
+        return "No run has results, so nothing could be checked."
+    checks = ["leaks between splits"]
     checks += ["shortcuts, by baseline rows"] * any(row.control for row in done)
     checks += ["unequal settings"] * (len(done) > 1)
-    missing = "" if any(row.control for row in done) else " No baselines were run, so a shortcut would go unseen."
-    return f"Nothing found. Looked for: {', '.join(checks)}.{missing}"
+    missing = "" if any(row.control for row in done) else " No baselines were run, so shortcuts can't be detected."
+    return f"No problems found. Checked for: {', '.join(checks)}.{missing}"
 
 
 def list_costs(ranked: RankedRuns) -> list[Point]:
-    """The rows whose seconds are known, best first; named are the best and the one to take for its cost."""
+    """The rows whose seconds are known, best first; with names of the best and of the recommended cheaper one."""
     cheaper = ranked.findings.cheaper
     named = [row.run_id for row in ranked.rows if row.is_best or (cheaper is not None and row is cheaper.row)]
     return cost_points(ranked.rows, SECONDS, important=named)
@@ -265,9 +265,9 @@ def conclude_cost(ranked: RankedRuns) -> str:
     """One sentence: the cheapest row that is tied with the best, as the summary has it."""
     found, best = ranked.findings, ranked.best
     if found.kind == "untrusted":
-        return "No row can be trusted, so there is none to be compared by its cost."
+        return "No row can be trusted, so costs are not compared."
     if found.kind == "chance":
-        return "No row is proved better than always giving one answer, so none is worth its cost."
+        return "No row is significantly better than always predicting one class, so none is worth its cost."
     if best is None or not total_seconds(best.row):
         return "No cost was recorded."
     if found.cheaper is not None:
@@ -277,17 +277,17 @@ def conclude_cost(ranked: RankedRuns) -> str:
     if found.tied and not found.is_cheapest:
         return "No row that is tied with the best is much cheaper."
     if not found.tied:
-        return "No other row is tied with the best, so there is none to take for its cost."
+        return "No other row is tied with the best, so there is no cheaper choice."
     return "The best row is also the cheapest of the tied rows."
 
 
 _COLOURS = {stage: place for place, stage in enumerate(STAGES)} | {"fit": STAGES.index("head")}
-"""The same in every row; training has that of solving a head, as a row has one of the two."""
+"""Colours are the same in every row; training uses that of solving a head, because a row has only one of them."""
 
 
 @dataclass(frozen=True)
 class Stages:
-    """Where the time of one row went: (stage, seconds, share of the longest row in percent, colour 0 to 4)."""
+    """Time of one row by stage: (stage, seconds, share of the longest row in percent, colour 0 to 4)."""
 
     label: str
     parts: tuple[tuple[str, str, float, int], ...]
@@ -295,7 +295,7 @@ class Stages:
 
 
 def split_time(ranked: RankedRuns) -> list[Stages]:
-    """Busy seconds by stage, of the rows that are no controls."""
+    """Busy seconds by stage, without baselines."""
     rows = [row for row in ranked.rows if not row.control and row.seconds.get("total")]
     longest = max((sum(v for k, v in row.seconds.items() if k != "total") for row in rows), default=0.0)
     found = []
@@ -315,7 +315,7 @@ def split_time(ranked: RankedRuns) -> list[Stages]:
 
 
 def _time_of_one(rate: float) -> str:
-    """How long one image takes at `rate` images a second: '0.83 ms', '120 ms', '2.0 s'."""
+    """Time for one image at `rate` images per second: '0.83 ms', '120 ms', '2.0 s'."""
     milliseconds = 1000 / rate
     if milliseconds >= 1000:
         return f"{duration(1 / rate)} s"

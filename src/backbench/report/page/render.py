@@ -22,19 +22,19 @@ from backbench.wording import count
 
 _PACKAGE = "backbench.report.page"
 MAX_PAGE_BYTES = 8_000_000
-"""A larger page still opens, but mail and phones will not like it."""
+"""A larger page still opens, but is a problem for mail and phones."""
 
 
 @dataclass(frozen=True)
 class Foreword:
-    """What a study says before its runs: its source, its questions with answers, its tables as published.
+    """The part of a study before its runs: source, questions with answers, published tables.
 
     Args:
-        answers: question -> what the runs say, item by item.
-        more: tables that nobody published, such as that of its data.
-        here: what was run, on which images, and what differs from the study's file, in sentences.
+        answers: question -> answers from the runs, item by item.
+        more: unpublished tables, such as that of its data.
+        here: the runs, their images, and differences from the study's file, in sentences.
         choices: which models went on to later rankings, in sentences.
-        undone: reason -> what of the study is not there for it.
+        undone: reason -> missing parts of the study.
     """
 
     about: str
@@ -48,7 +48,7 @@ class Foreword:
 
     @property
     def num_undone(self) -> int:
-        """Parts of the study that are not there."""
+        """Number of missing parts of the study."""
         return sum(map(len, self.undone.values()))
 
 
@@ -59,11 +59,11 @@ def render_report(
     title: str = "backbench report",
     foreword: Foreword | None = None,
 ) -> str:
-    """The page as HTML: no request to any host, complete with scripts blocked.
+    """The page as HTML: without requests to any host, complete without scripts.
 
     Args:
         rankings: one for each manifest; they are shown one after the other and never ranked together.
-        evidence: for each ranking; None: nothing but the records.
+        evidence: for each ranking; None: only the records.
         title: of the page.
         foreword: of a study.
 
@@ -95,7 +95,7 @@ def render_report(
             has_splits=len({found.data.name for found in rankings}) < len(rankings),
             foreword=foreword,
             policy=policy,
-            # our own files: what stands in them is neither escaped nor from outside
+            # our own files, without outside content; not escaped
             style=Markup(style),
             script=Markup(script),
         )
@@ -103,9 +103,9 @@ def render_report(
 
 
 def _name_apart(rankings: Sequence[RankedRuns], *, with_sizes: bool = True) -> list[str]:
-    """The data set of each ranking; of one that is there more than once, with what tells its splits apart.
+    """The data set of each ranking; for repeated names, with a distinguishing part.
 
-    The manifest's digest does where nothing shorter does. `with_sizes=False` leaves out the number of training
+    The manifest's digest is the last resort. `with_sizes=False` leaves out the number of training
     images, for places that show it anyway.
     """
     data = [found.entries[0].record.config.data for found in rankings]
@@ -135,7 +135,7 @@ def _name_apart(rankings: Sequence[RankedRuns], *, with_sizes: bool = True) -> l
 
 @cache
 def make_environment() -> Environment:
-    """The template engine of the page, which keeps what it compiled: all is escaped, unknown names are errors."""
+    """The template engine of the page, with a cache: all values are escaped, unknown names are errors."""
     environment = Environment(
         loader=_PackageFiles(), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -146,7 +146,7 @@ def make_environment() -> Environment:
 
 
 class _PackageFiles(BaseLoader):
-    """Templates from this package, also where it is a zip file."""
+    """Templates from this package, also from a zip file."""
 
     def get_source(self, environment: Environment, template: str) -> tuple[str, str, None]:
         if template not in {entry.name for entry in files(_PACKAGE).iterdir() if entry.name.endswith(".html")}:

@@ -1,7 +1,7 @@
-"""Charts as small SVGs of the page: positions in percent, so that they fill any width while type keeps its size.
+"""Charts as small SVGs of the page: positions in percent, so that they fill any width with a constant font size.
 
 Lines and clouds are paths in a stretched box whose strokes do not stretch. Colours are the classes of the style
-sheet, so one drawing serves light, dark and print. Every chart has its figures in a table beside it.
+sheet, so one drawing serves light, dark and print. Every chart has its numbers in a table beside it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from backbench.report.page.marks import join_marks, tag
 _BOX = 1000  # units of the stretched box of lines and clouds
 _NARROW, _WIDE = (240.0, 264.0), (600.0, 352.0)  # pixels of the cost chart on the smallest and on a large screen
 _MAP = (286.0, 214.0)  # pixels of a map on the smallest screen
-_MAX_AVOIDED = 200  # wrong answers that names keep clear of where they can
-_MAX_NUMBERED = 12  # points of the cost chart whose numbers are shown wherever there is a way to
+_MAX_AVOIDED = 200  # wrong predictions that names avoid if possible
+_MAX_NUMBERED = 12  # points of the cost chart whose numbers are always shown
 _LINE_HEIGHT, _LETTER_WIDTH = 15.0, 7.0
 
 
 def draw_whisker(value: float, low: float | None, high: float | None, axis: Axis, kind: str) -> Markup:
-    """One row of a dot plot: a dot with its interval, or a mark at the left end where it lies off the axis."""
+    """One row of a dot plot: a dot with its interval, or a mark at the left end if it is off the axis."""
     if value < axis.low:
         return tag('<svg class="whisker" aria-hidden="true"><text x="0" y="17" class="off">◂</text></svg>')
     parts = _level_grid(axis)
@@ -87,8 +87,8 @@ def draw_cloud(
 ) -> Markup:
     """Points in 0..1 as one path for each group (points, class): thousands of marks in a few elements.
 
-    wrong: points that are crossed. names: (text, x, y), the most important first; written where they fit on the
-    narrowest screen.
+    wrong: points drawn as crosses. names: (text, x, y), most important first; written if they fit on the narrowest
+    screen.
     """
     paths = []
     for found, kind in groups:
@@ -147,11 +147,11 @@ def _frame(chart: Chart) -> list[Markup]:
 
 
 def _names(chart: Chart) -> list[Markup]:
-    """The number beside each point, on wide screens of some the name too, where there is room.
+    """The number beside each point, on wide screens also some names, if there is room.
 
-    A label keeps its distance to its own point in pixels while all else moves with the width, so each is placed
-    once for the narrowest screen and once for a wide one; the style sheet shows one of them. Of few
-    points each has its number, at the end of a line where they are crowded; the table has all.
+    A label has a fixed distance to its point while other positions scale with the width, so each is placed once
+    for the narrowest and once for a wide screen; the style sheet shows one of them. With few points, each has its
+    number, with a line if they are crowded; the table has all.
     """
     num_needed = max(_MAX_NUMBERED, sum(name.is_important for name in chart.names))
     found = []

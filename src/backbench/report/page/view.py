@@ -1,4 +1,4 @@
-"""A ranking as the template wants it: sentences, lines, drawings and tables, nothing left to decide there."""
+"""The view of a ranking for the template: sentences, lines, drawings and tables, without further decisions."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ MAX_TRUSTED = 4
 
 @dataclass(frozen=True)
 class Picture:
-    """One test image on the page: its place in the ranking, its id, what is true and what was answered.
+    """One test image on the page: its place in the ranking, its id, true class and prediction.
 
-    `pair` is the cell of the confusion matrix it belongs to, by the places of both classes.
+    `pair` is its cell of the confusion matrix, by the places of both classes.
     """
 
     index: int
@@ -42,17 +42,17 @@ class Picture:
     @property
     def words(self) -> str:
         """The text alternative."""
-        return f"true {self.truth}, answered {self.answer}, {self.confidence}"
+        return f"true {self.truth}, predicted {self.answer}, {self.confidence}"
 
 
 def wanted_images(ranked: RankedRuns) -> list[str]:
-    """Ids of the test images that the page shows, the most telling first; at most 150."""
+    """Ids of the test images that the page shows, most informative first; at most 150."""
     found = faults.find_faults(ranked)
     return [] if found is None else [ranked.ids[image] for image in found.images()[:MAX_THUMBNAILS]]
 
 
 def make_view(ranked: RankedRuns, evidence: Evidence, *, key: str) -> dict[str, Any]:
-    """Everything the template shows of one ranking; `key` begins every id in the page."""
+    """All content of one ranking for the template; `key` is the prefix of its ids in the page."""
     found = faults.find_faults(ranked)
     lines, curves = ranking.make_lines(ranked), inside.draw_training(ranked)
     shown = _choose_pictures(ranked, found, evidence)
@@ -99,7 +99,7 @@ def make_view(ranked: RankedRuns, evidence: Evidence, *, key: str) -> dict[str, 
 
 
 def _sentences(ranked: RankedRuns) -> dict[str, Any]:
-    """The summary in three parts: the verdict, what the first screen adds to it, what the doubts say later."""
+    """The summary in three parts: the verdict, additions on the first screen, and doubts for later."""
     verdict, *rest = ranked.sentences
     return {
         "verdict": _shown(verdict.text),
@@ -113,7 +113,7 @@ def _shown(sentence: str) -> str:
 
 
 def _choose_pictures(ranked: RankedRuns, found: faults.Faults | None, evidence: Evidence) -> list[int]:
-    """The images to show that have a thumbnail, the most telling first."""
+    """The images with a thumbnail, most informative first."""
     if found is None:
         return []
     chosen = [image for image in found.images() if ranked.ids[image] in evidence.thumbnails]
@@ -166,7 +166,7 @@ def _faults(ranked: RankedRuns, found: faults.Faults, shown: Sequence[int]) -> d
         ],
         "num_shared": found.num_shared,
         "shared": [
-            picture(image, f"{votes} of {num_rows} rows say {labels[answer]}")
+            picture(image, f"{votes} of {num_rows} rows predict {labels[answer]}")
             for image, answer, votes in found.shared
         ],
         "alone": [
@@ -183,11 +183,13 @@ def _faults(ranked: RankedRuns, found: faults.Faults, shown: Sequence[int]) -> d
 def _conclude_faults(ranked: RankedRuns, found: faults.Faults, labels: Sequence[str]) -> str:
     n = len(ranked.labels)
     if not found.num_wrong:
-        return f"The best row gets none of the {count(n, 'test image')} wrong."
-    text = f"The best row gets {found.num_wrong:,} of {count(n, 'test image')} wrong"
+        return f"The best row predicts all {count(n, 'test image')} correctly."
+    text = f"The best row is wrong on {found.num_wrong:,} of {count(n, 'test image')}"
     if found.pairs:
         pair = found.pairs[0]
-        text += f"; most often it takes {labels[pair.truth]} for {labels[pair.answer]} ({pair.count} of {pair.n})"
+        text += (
+            f"; most often it predicts {labels[pair.answer]} for {labels[pair.truth]} ({pair.count} of {pair.n})"
+        )
     return text + "."
 
 
@@ -197,9 +199,9 @@ def _describe_ensemble(ranked: RankedRuns, found: faults.Faults) -> str:
     accuracy, gained, lost = found.ensemble
     n = len(ranked.labels)
     return (
-        f"Averaging the probabilities of the best rows of up to three models is right on {percent(accuracy, n)}: "
-        f"{gained} more and {lost} fewer than the best row alone. "
-        "It was picked on these images, so expect a little less."
+        f"Averaging the probabilities of the best rows of up to three models gives {percent(accuracy, n)} "
+        f"accuracy: {gained} images more and {lost} fewer correct than the best row alone. It was chosen on these "
+        "images, so expect slightly less."
     )
 
 
@@ -214,7 +216,7 @@ def _sure(ranked: RankedRuns) -> dict[str, Any]:
     return {
         "conclusion": f"{separated} of {count(total, 'pair')} of rows differ significantly on these test images."
         if total
-        else "There is one row only, so nothing is compared: add a second model.",
+        else "There is only one row, so there is no comparison: add a second model.",
         "names": names,
         "pairs": [[_pair_cell(pairs.get((a, b))) for b in range(len(entries))] for a in range(len(entries))],
         "trust": [
@@ -243,10 +245,10 @@ def _pair_cell(cell: doubt.PairCell | None) -> dict[str, str] | None:
 def _describe_trust(found: doubt.Trust) -> str:
     off = abs(100 * found.gap)
     way = "too sure" if found.gap > 0 else "too modest"
-    text = f"On average {off:.1f} points {way}" if off >= 0.5 else "On average honest"
+    text = f"On average {off:.1f} points {way}" if off >= 0.5 else "On average well calibrated"
     text += f"; calibration error {100 * found.calibration_error:.1f} %"
-    text += ", after the temperature." if found.is_tempered else "."
+    text += ", calibrated." if found.is_tempered else "."
     if found.target_coverage is not None:
         share = f"{100 * found.target_coverage:.0f} %"
-        text += f" It can answer {share} of the images and be right on {100 * doubt.TARGET:.0f} % of those."
+        text += f" On the {share} most confident images it is correct in {100 * doubt.TARGET:.0f} %."
     return text
