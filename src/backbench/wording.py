@@ -37,7 +37,7 @@ def did_you_mean(
     """Suggest the names most like `given`, with a space before: ' Did you mean 'a' or 'b'?'; else `otherwise`.
 
     Args:
-        folder: where files of the allowed names lie: they are shown with their path.
+        folder: folder of the allowed names, which are shown with their path.
     """
     close = nearest(given, allowed, limit)
     if not close:

@@ -630,9 +630,9 @@ def test_words_claim_no_more_than_the_test_part_can_show(server: Server, open_pa
         }"""
     )
     assert said == [
-        "fairly sure (83 in 100 such answers are right)",
-        "sure (more than 95 in 100 such answers are right)",
-        "sure (more than 99 in 100 such answers are right)",
+        "fairly sure (83 of 100 such predictions are correct)",
+        "sure (more than 95 of 100 such predictions are correct)",
+        "sure (more than 99 of 100 such predictions are correct)",
         "fairly sure, by its own measure (90 of 100)",
         "fairly sure, by its own measure (90 of 100)",
         "fairly sure, by its own measure (90 of 100; not calibrated)",

@@ -614,7 +614,7 @@ def test_weights_that_a_card_gives_another_name_are_runs_of_the_study(
 
 def test_a_data_set_lies_in_one_place() -> None:
     assert split_pairs(("a=x", "b=y=z")) == {"a": "x", "b": "y=z"}
-    with pytest.raises(ConfigError, match="a was already said to lie in x"):
+    with pytest.raises(ConfigError, match="a already has the path x"):
         split_pairs(("a=x", "a=y"))
 
 
@@ -795,7 +795,7 @@ def test_an_interrupt_before_all_was_read_leaves_pages_that_tell_of_more(
     monkeypatch.setattr(carry_out, "rank", interrupt_second)
     done = CliRunner().invoke(app, call)
     assert done.exit_code == 130
-    assert f"the pages in {tmp_path}/ tell of more than was read till then, and stay" in done.stderr
+    assert f"the existing report in {tmp_path}/ covers more runs, so it is not overwritten" in done.stderr
     assert done.stdout == ""
     assert {path: path.read_bytes() for path in pages} == pages
     (tmp_path / "study.json").unlink()

@@ -122,14 +122,14 @@ def run(
         written: list[Path] = []
         if is_less_than_there(outcome, settings):
             progress.warn(
-                f"interrupted: the pages in {settings.pages}/ tell of more than was read till then, and stay"
+                f"interrupted: the existing report in {settings.pages}/ covers more runs, so it is not overwritten"
             )
         else:
-            # whoever interrupts does not want to wait for pictures
+            # after an interrupt, do not make the user wait for pictures
             has_figures = has_figures and not outcome.interrupted
             try:
                 written, faults = write_up(outcome, settings, has_figures=has_figures, progress=progress)
-            except KeyboardInterrupt:  # nor does who interrupts while they are drawn
+            except KeyboardInterrupt:  # also during drawing
                 outcome.interrupted = True
                 written, faults = write_up(outcome, settings, has_figures=False, progress=progress)
             for fault in faults:
@@ -139,7 +139,7 @@ def run(
     elif written:
         print(written[0].read_text(encoding="utf-8"), end="")
         there = dict.fromkeys(path.relative_to(settings.pages).parts[0] for path in written)
-        print(f"\nEverything is in {settings.pages}/: {', '.join(there)}")
+        print(f"\nThe results are in {settings.pages}/: {', '.join(there)}")
     if outcome.interrupted:
         sys.exit(stop_status())
     if outcome.undone:
@@ -154,15 +154,15 @@ def split_pairs(given: Sequence[str]) -> dict[str, str]:
     for text in given:
         name, equals, path = text.partition("=")
         if not equals or not name or not path:
-            raise ConfigError(f"--data '{text}': give NAME=PATH, as in cifar10=/data/cifar10.")
+            raise ConfigError(f"--data '{text}': expected NAME=PATH, for example cifar10=/data/cifar10.")
         if name in pairs:
-            raise ConfigError(f"--data '{text}': {name} was already said to lie in {pairs[name]}. Give it once.")
+            raise ConfigError(f"--data '{text}': {name} already has the path {pairs[name]}. Give it once.")
         pairs[name] = path
     return pairs
 
 
 def render_estimates(title: str, estimates: Sequence[Estimate], missing: Sequence[str] = ()) -> str:
-    """Rankings, their runs and rough times as a text table, and what that counts and does not."""
+    """Rankings, their runs and rough times as a text table, with their assumptions."""
     from backbench.cli.output import wrap_lines
     from backbench.progress import format_seconds
     from backbench.runs.estimate import describe_guessed
@@ -183,14 +183,14 @@ def render_estimates(title: str, estimates: Sequence[Estimate], missing: Sequenc
     runs = sum(step.num_runs for step in estimates)
     lines += [
         "",
-        f"{count(len(estimates), 'ranking')}, {count(runs, 'run')}, about {format_seconds(total)} in all "
+        f"{count(len(estimates), 'ranking')}, {count(runs, 'run')}, about {format_seconds(total)} in total "
         "(roughly). Not counted:",
-        "controls, downloads and evaluation on other sources. Runs of one model share its features, so a ranking",
-        "takes less than its runs would one by one.",
+        "baselines, downloads and evaluation on other sources. Runs of one model share its features, so a ranking",
+        "takes less time than its runs separately.",
     ]
     lines += describe_guessed(list(dict.fromkeys(name for step in estimates for name in step.guessed)))
     unknown = {step.data: step.num_images for step in estimates if not step.is_size_known}
     if unknown:
         counted = ", ".join(f"{name} as {count(num, 'image')}" for name, num in unknown.items())
-        lines += [f"Size not known before it is listed, so counted: {counted}."]
+        lines += [f"Data sets of unknown size are counted as: {counted}."]
     return "\n".join([*lines, *(wrap_lines(f"Missing: {note}", "  ") for note in missing)])

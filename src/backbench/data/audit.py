@@ -142,7 +142,7 @@ class Audit:
             ]
             lines.append(f"Most common size: {', '.join(sizes_by_part)}.")
         if self.parts:
-            lines.append("Parts: " + ", ".join(f"{num:,} {part}" for part, num in self.parts.items()) + ".")
+            lines.append("Splits: " + ", ".join(f"{num:,} {part}" for part, num in self.parts.items()) + ".")
         lines += [f"{escape(note)}." for note in self.read_as]
         lines += [
             f"warning: {escape(warning)}{'' if warning.endswith('?') else '.'}"

@@ -23,7 +23,7 @@ DEFAULT_SCALE = 5.0
 class RidgeOptions(Frozen):
     """The penalty is on squared weights per example, on standardised features, with targets +1 and -1.
 
-    Eigenvalues of the covariance of standardised features lie between 0 and the number of features, typically
+    Eigenvalues of the covariance of standardised features are between 0 and the number of features, typically
     1e-3 to 1e2, and the default sweep covers them.
     """
 

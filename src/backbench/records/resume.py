@@ -62,7 +62,7 @@ def hold_run(
         yield
     finally:
         if not working_folder(out, run_id).is_dir():
-            path.unlink(missing_ok=True)  # whoever waits for it finds the finished run
+            path.unlink(missing_ok=True)  # a waiting process finds the finished run
         lock.release()
 
 

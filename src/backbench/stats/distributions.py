@@ -31,7 +31,7 @@ def student_quantile(probability: float, degrees: int) -> float:
         probability: 0.5 <= probability < 1.
         degrees: degrees of freedom, at least 1.
 
-    Source: degrees / (degrees + t^2) is Beta(degrees/2, 1/2); Newton's method from the normal quantile, which lies
+    Source: degrees / (degrees + t^2) is Beta(degrees/2, 1/2); Newton's method from the normal quantile, which is
     below: the distribution function is concave there, so each step approaches from the same side.
     """
     log_scale = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - 0.5 * math.log(degrees * math.pi)

@@ -1,8 +1,8 @@
 """The gradients of one step: in micro-batches, over all processes, and in fp16 with a scale on the loss.
 
-fp16 has nothing between 0 and 6e-8, where many gradients lie, so the loss is multiplied by a power of two and the
-gradients are divided by it again. Where that overflows, the step is skipped and the scale halved; after many good
-steps it is doubled. Scale and counts are part of the state, so that a resumed run is the same.
+fp16 has nothing between 0 and 6e-8, the range of many gradients, so the loss is multiplied by a power of two and
+the gradients are divided by it again. Where that overflows, the step is skipped and the scale halved; after many
+good steps it is doubled. Scale and counts are part of the state, so that a resumed run is the same.
 Source: Micikevicius et al. 2018, "Mixed precision training"; the numbers are those of torch.amp.GradScaler.
 """
 

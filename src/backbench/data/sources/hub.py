@@ -182,7 +182,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _open_path(library: Any, path: Path) -> Mapping[str, Any]:
-    """Split -> table, of what lies on disk."""
+    """Split -> table, of data on disk."""
     if path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         saved = library.load_from_disk(str(path))
         return saved if isinstance(saved, library.DatasetDict) else {"train": saved}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 _GAP = 4.0
-# offset of the box's nearest corner or edge from the point, in units of the distance; how the box lies
+# offset of the box's nearest corner or edge from the point, in units of the distance; alignment of the box
 _SIDES = ((1, 0), (-1, 0), (0.7, -0.7), (0.7, 0.7), (-0.7, -0.7), (-0.7, 0.7), (0, -1), (0, 1))
 _DISTANCES = (11.0, 22.0, 36.0, 54.0, 76.0, 100.0, 130.0)
 _NUM_NEAR = 2  # distances at which a label needs no line to its point

@@ -42,7 +42,7 @@ export function saySureness(reply, model) {
   if (reply.is_strange) return `${share} of 100 by its own measure, which does not hold for images like this`;
   if (!model.is_calibrated) return `${sayLevel(reply)}, by its own measure (${share} of 100; not calibrated)`;
   if (!isHonest(model)) return `${sayLevel(reply)}, by its own measure (${share} of 100)`;
-  const claim = `${sayClaim(reply.confidence, model.accuracy)} in 100 such answers are right`;
+  const claim = `${sayClaim(reply.confidence, model.accuracy)} of 100 such predictions are correct`;
   return reply.unsure ? `below this model's threshold: ${claim}` : `${sayLevel(reply)} (${claim})`;
 }
 
