@@ -46,7 +46,7 @@ async function start() {
   drawSamples();
   const first = find("sample-list").querySelector("button");
   if (first) first.click();
-  else fill(find("detail"), make("p", { class: "label", text: "Give it an image" }), make("p", { class: "muted", text: "The answer will stand here." }));
+  else fill(find("detail"), make("p", { class: "label", text: "Choose an image" }), make("p", { class: "muted", text: "The prediction appears here." }));
 }
 
 // `kind`: the event that removes it; 'server' disappears when the server answers.
@@ -247,7 +247,7 @@ async function loadHeat({ name }) {
 function takeFiles(list, source) {
   const files = [...list].filter((file) => file.size > 0 && !file.name.startsWith("."));
   const images = files.slice(0, MAX_FILES).map((file) => ({ blob: file, name: file.webkitRelativePath || file.name, source }));
-  if (!images.length) return showBanner("There is no file in that.", null);
+  if (!images.length) return showBanner("The drop contains no file.", null);
   if (state.batch) state.batch.stop();
   state.batch = null;
   hideBanner();

@@ -39,9 +39,9 @@ function isHonest(model) {
 
 export function saySureness(reply, model) {
   const share = sayShare(reply.confidence);
-  if (reply.is_strange) return `${share} of 100 by its own measure, which does not hold for images like this`;
-  if (!model.is_calibrated) return `${sayLevel(reply)}, by its own measure (${share} of 100; not calibrated)`;
-  if (!isHonest(model)) return `${sayLevel(reply)}, by its own measure (${share} of 100)`;
+  if (reply.is_strange) return `confidence ${share} of 100, unreliable for images like this`;
+  if (!model.is_calibrated) return `${sayLevel(reply)} (confidence ${share} of 100; not calibrated)`;
+  if (!isHonest(model)) return `${sayLevel(reply)} (confidence ${share} of 100; calibration not confirmed)`;
   const claim = `${sayClaim(reply.confidence, model.accuracy)} of 100 such predictions are correct`;
   return reply.unsure ? `below this model's threshold: ${claim}` : `${sayLevel(reply)} (${claim})`;
 }
