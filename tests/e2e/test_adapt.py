@@ -108,7 +108,7 @@ def test_a_dry_run_shows_everything_and_does_nothing(photos: Path, tmp_path: Pat
     assert "photos: 60 images, 3 classes" in done.stderr
     probe = ("--dry-run", "--model", "hf/some/one", "--method", "ridge")
     unknown = backbench(*adapt(photos, tmp_path / "runs", *probe))
-    assert "The cost of hf/some/one is not known" in unknown.stdout
+    assert "The cost of hf/some/one is unknown" in unknown.stdout
     assert not (tmp_path / "runs").exists()
     typo = backbench(*adapt(photos.with_name("photso"), tmp_path / "runs", "--dry-run"))
     assert (typo.returncode, typo.stdout) == (2, "")

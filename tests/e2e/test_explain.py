@@ -198,7 +198,7 @@ def test_a_run_that_left_no_bundle_is_missed_in_words(world: World, tmp_path: Pa
 
 def test_images_are_read_before_any_picture_is_drawn(world: World, tmp_path: Path) -> None:
     (tmp_path / "notes.jpg").write_text("no image")
-    assert "none of the images" in str(error_of(world.vit_run, tmp_path / "notes.jpg", "--out", tmp_path / "out"))
+    assert "no readable images" in str(error_of(world.vit_run, tmp_path / "notes.jpg", "--out", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 

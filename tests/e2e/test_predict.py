@@ -178,7 +178,7 @@ def test_a_csv_never_replaces_what_is_no_table_of_answers(
     monkeypatch.setattr("backbench.classifier.bundle.load_bundle", lambda *_: pytest.fail("a model was loaded"))
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(b"precious")
-    for target, said in ((photo, "not overwritten"), (tmp_path, "is a folder"), (photo / "a.csv", "no folder")):
+    for target, said in ((photo, "not overwritten"), (tmp_path, "is a folder"), (photo / "a.csv", "is missing")):
         error = error_of("predict", tmp_path / "bundle", photo, "--csv", target)
         assert isinstance(error, ConfigError)
         assert said in str(error)
@@ -219,7 +219,7 @@ def test_mistakes_with_predict_are_answered(world: World, tmp_path: Path) -> Non
         ((world.bundle,), "no images after"),
         ((world.bundle, world.photos / "crss"), "Did you mean '.*/cross'"),
         ((world.bundle, image, world.other), "Give bundles first"),
-        ((world.bundle, tmp_path / "nowhere" / "x.png"), "There is no folder"),
+        ((world.bundle, tmp_path / "nowhere" / "x.png"), "is also missing"),
     ):
         error = error_of("predict", *arguments)
         assert isinstance(error, ConfigError)
@@ -395,7 +395,7 @@ def test_classes_of_other_images_are_matched_or_left_out_and_said(world: World, 
 
 
 def test_bundles_that_can_not_be_compared(world: World, tmp_path: Path) -> None:
-    assert "named twice" in str(error_of("evaluate", world.bundle, world.root / "." / "bundle", world.photos))
+    assert "given twice" in str(error_of("evaluate", world.bundle, world.root / "." / "bundle", world.photos))
     good = adapted(tmp_path, world.photos)
     with pytest.raises(ConfigError, match="bundles is a int"):
         backbench.evaluate([good.bundle, 7], world.photos, quiet=True)  # type: ignore[list-item]
@@ -457,7 +457,7 @@ def test_broken_images_in_evaluation(world: World, tmp_path: Path) -> None:
     assert isinstance(error_of("evaluate", world.bundle, photos), DataError)
     document = ask("evaluate", world.bundle, photos, "--on-bad", "skip")
     assert document["data"]["num_images"] == 12
-    assert any("1 image that can't be read" in warning for warning in document["warnings"])
+    assert any("1 image left out because" in warning for warning in document["warnings"])
 
 
 def test_main_prints_a_message_and_no_traceback(world: World, tmp_path: Path) -> None:

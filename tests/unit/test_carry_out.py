@@ -300,7 +300,7 @@ def test_an_estimate_says_what_is_wrong_with_a_folder_and_what_is_a_guess(tmp_pa
     assert (step.num_images, step.is_size_known) == (10_000, False)
     assert step.fault.startswith("photos: ")
     assert step.guessed == ("hf/some/one",)
-    assert "The cost of hf/some/one is not known" in text
+    assert "The cost of hf/some/one is unknown" in text
     study = tmp_path / "study.toml"
     study.write_text(
         'name = "mine"\ntitle = "t"\nsource = "s"\nabout = "a"\n[[groups]]\nname = "one"\ndata = ["photos"]\n'

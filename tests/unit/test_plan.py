@@ -119,7 +119,7 @@ def test_a_model_of_unknown_cost_is_said_to_be_guessed_until_it_has_run_here() -
     assert list_guessed((CHEAP, ODD), device="cpu") == ("hf/odd",)
     assert guess(ODD) == pytest.approx([1e5 * UNKNOWN_FLOPS / 1e12])
     (sentence,) = describe_guessed(("hf/odd",))
-    assert "cost of hf/odd is not known" in sentence
+    assert "cost of hf/odd is unknown" in sentence
     assert "5 GFLOPs" in sentence
     assert Plan({"hf/odd": 1.0}, 0, ("hf/odd",)).sentences(1)[1:] == [sentence]
     remember(ODD, 2e12, "bf16", flops=3e9)

@@ -180,14 +180,14 @@ def _warnings(found: Mapping[str, Counterpart]) -> tuple[str, ...]:
     unmapped = [name for name, counterpart in found.items() if not counterpart.ids]
     if unmapped:
         warnings.append(
-            f"{len(found) - len(unmapped)} of {len(found)} classes have a counterpart in the model's own "
-            f"classifier; it can never answer {list_some(unmapped, _SHOWN)}"
+            f"{len(found) - len(unmapped)} of {len(found)} classes match the model's own "
+            f"classifier; it can never predict {list_some(unmapped, _SHOWN)}"
         )
     guessed = [name for name, counterpart in found.items() if counterpart.source in GUESSED]
     if guessed:
         warnings.append(
-            f"what stands for {list_some(guessed, _SHOWN)} was guessed from words: look at 'mapping' in the "
-            "record, and correct it with --map FILE, in a study with options.zeroshot.map"
+            f"the match of {list_some(guessed, _SHOWN)} was guessed from words: check 'mapping' in the "
+            "record, and correct it with --map FILE (in a study: options.zeroshot.map)"
         )
     names_by_ids: dict[tuple[str, ...], list[str]] = {}
     for name, counterpart in found.items():
@@ -195,7 +195,7 @@ def _warnings(found: Mapping[str, Counterpart]) -> tuple[str, ...]:
     for ids, names in names_by_ids.items():
         if ids and len(names) > 1:
             warnings.append(
-                f"{list_some(names, _SHOWN)} have the same counterpart: of these, {names[0]} is always answered"
+                f"{list_some(names, _SHOWN)} match the same class of the model: it always predicts {names[0]} of these"
             )
     return tuple(warnings)
 
