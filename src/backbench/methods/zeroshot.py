@@ -195,7 +195,7 @@ def _warnings(found: Mapping[str, Counterpart]) -> tuple[str, ...]:
     for ids, names in names_by_ids.items():
         if ids and len(names) > 1:
             warnings.append(
-                f"{list_some(names, _SHOWN)} match the same class of the model: it always predicts {names[0]} of these"
+                f"{list_some(names, _SHOWN)} match the same class: it always predicts {names[0]} of these"
             )
     return tuple(warnings)
 
