@@ -289,7 +289,7 @@ def test_an_estimate_counts_the_images_that_lie_here_whatever_name_they_go_by(tm
         assert "Size not known" not in text
     step, text = estimate_one("hub:someone/photos")
     assert (step.num_images, step.is_size_known) == (10_000, False)
-    assert "counted: hub:someone/photos as 10,000 images" in text
+    assert "counted by a guess: hub:someone/photos as 10,000 images" in text
     assert step.cells[0].seconds == step.cells[1].seconds  # one pass for both
     assert "tiny_cnn + head" in text
 

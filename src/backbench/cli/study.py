@@ -192,5 +192,5 @@ def render_estimates(title: str, estimates: Sequence[Estimate], missing: Sequenc
     unknown = {step.data: step.num_images for step in estimates if not step.is_size_known}
     if unknown:
         counted = ", ".join(f"{name} as {count(num, 'image')}" for name, num in unknown.items())
-        lines += [f"Data sets of unknown size are counted as: {counted}."]
+        lines += [f"Data sets of unknown size, counted by a guess: {counted}."]
     return "\n".join([*lines, *(wrap_lines(f"Missing: {note}", "  ") for note in missing)])
