@@ -76,7 +76,7 @@ def _not_on_hub(repo: str, name: str, files: Sequence[str], reason: str) -> Mode
         f"{describe_search(name)}"
         f"  looked for: {files[0]} of {repo} in {folder}\n"
         f"  tried: {constants.ENDPOINT}: {reason}\n"
-        f"  to get it: run 'hf download {wanted}' on a machine with a network and copy that folder here, or {instead}"
+        f"  to get it: run 'hf download {wanted}' with a network and copy that folder here, or {instead}"
     )
 
 
