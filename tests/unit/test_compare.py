@@ -107,7 +107,7 @@ def test_clear_order() -> None:
     assert [(rank.rank_low, rank.rank_high) for rank in ranks] == [(3, 3), (1, 1), (2, 2)]
     assert [rank.tied_with_best for rank in ranks] == [False, True, False]
     assert ranks[1].p_value == 1.0
-    assert ranks[0].p_value < 1e-10
+    assert ranks[0].p_value < 0.001
     assert (ranks[0].only_best, ranks[0].only_row) == (200, 0)
 
 
@@ -117,33 +117,26 @@ def test_ties() -> None:
     assert [rank.tied_with_best for rank in ranks] == [True, True, True, False]
 
 
-def test_pairs_apart_from_the_best_need_both_families() -> None:
-    """Row 3 beats row 4 in row 4's family (all its tests are small), not in its own: they are not separated."""
-    ranks = rank_rows(np.stack([np.arange(1000) < right for right in (909, 908, 908, 907, 900)]), [False] * 5)
-    assert [(rank.rank_low, rank.rank_high) for rank in ranks] == [(1, 4), (1, 4), (1, 4), (1, 5), (4, 5)]
+def test_a_row_outside_the_set_need_not_be_proved_worse() -> None:
+    """It is not the best, or equal to it: its places begin at 1, but it is not tied."""
+    rng = np.random.default_rng(12)
+    found = []
+    for _ in range(40):
+        rows = rng.random((6, 300)) < np.array([0.90, 0.83, 0.83, 0.83, 0.83, 0.83])[:, None]
+        found += [rank for rank in rank_rows(rows, [False] * 6) if not rank.tied_with_best and rank.rank_low == 1]
+    assert found
+    assert all(rank.p_value >= 0.05 for rank in found)
 
 
-def test_a_row_tied_with_the_best_may_be_first() -> None:
-    """Even where a row that is not the best beats it: B disagrees with it a lot, K always the same way."""
-    image = np.arange(1000)
-    row, beats_it = image < 800, image < 812
-    best = (image < 760) | (image >= 947)
-    for controls in ([False] * 3, [False, False, True]):
-        ranks = rank_rows(np.stack([best, beats_it, row]), controls)
-        assert ranks[2].tied_with_best
-        assert (ranks[2].rank_low, ranks[2].rank_high) == (1, 3)
-        assert mcnemar_exact(beats_it, row).p_value < 0.001
-
-
-def test_holm_widens_the_tie_group() -> None:
+def test_more_rows_widen_the_tie_group() -> None:
     """p = 0.03 alone is a difference; among six rows it is none."""
     n = 1000
     rows = [np.ones(n, dtype=bool) for _ in range(6)]
     rows[1][:6] = False  # six images only the best gets right: p = 0.031
-    for row in rows[2:]:
-        row[10:12] = False
-    assert not rank_rows(np.stack(rows[:2]), [False, False])[1].tied_with_best
-    assert rank_rows(np.stack(rows), [False] * 6)[1].tied_with_best
+    for number, row in enumerate(rows[2:]):
+        row[10 + 9 * number : 17 + 9 * number] = False
+    assert rank_rows(np.stack(rows[:2]), [False, False])[1].p_value < 0.05
+    assert rank_rows(np.stack(rows), [False] * 6)[1].p_value > 0.05
 
 
 def test_the_first_among_equals_is_the_best() -> None:
@@ -162,7 +155,7 @@ def test_controls_take_no_place_and_no_alpha() -> None:
     assert (ranks[3].rank_low, ranks[3].rank_high, ranks[3].tied_with_best) == (1, 1, False)  # beats them all
     assert (ranks[4].rank_low, ranks[4].rank_high) == (4, 4)
     assert (ranks[5].rank_low, ranks[5].rank_high) == (2, 3)
-    assert ranks[3].p_value < 1e-6
+    assert ranks[3].p_value < 0.001
 
 
 def test_only_controls_are_ranked_like_rows() -> None:
@@ -337,7 +330,7 @@ def test_a_control_is_beaten_by_more_right_answers_that_are_proved() -> None:
 
 @pytest.mark.parametrize("num_rows", [1, 2, 4, 13])
 def test_a_proof_takes_so_many_test_images_or_groups(num_rows: int) -> None:
-    needed = units_to_prove(num_rows)
+    needed = units_to_prove()
     for units, groups in ((needed, None), (needed, np.repeat(np.arange(needed), 5).tolist())):
         for fewer in (0, 1):
             n = (units - fewer) * (1 if groups is None else 5)

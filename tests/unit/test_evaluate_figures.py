@@ -16,9 +16,9 @@ from backbench.report.text import percent
 from backbench.runs.evaluate import measure
 from backbench.runs.labelled import Labelled
 from backbench.stats.calibrate import measure_answered, softmax
-from backbench.stats.intervals import bootstrap_by_group, wilson_interval
+from backbench.stats.intervals import wilson_interval
 from backbench.stats.metric import Metric
-from backbench.stats.metrics import score
+from backbench.stats.metrics import measure_share, score
 
 CLASSES = ("ant", "bee", "fly")
 LABELS = np.arange(60) % 3
@@ -61,7 +61,7 @@ def test_the_accuracy_of_what_is_answered_has_its_interval() -> None:
     grouped = measure_answered(softmax(LOGITS), LABELS, 0.6, groups)["answered_accuracy"]
     rows = np.flatnonzero(softmax(LOGITS).max(axis=1) >= 0.6)
     right = softmax(LOGITS).argmax(axis=1)[rows] == LABELS[rows]
-    assert (grouped.low, grouped.high) == bootstrap_by_group(right, [groups[row] for row in rows])
+    assert grouped == measure_share(right, [groups[row] for row in rows])
     assert (grouped.low, grouped.high) != (found.low, found.high)
 
 

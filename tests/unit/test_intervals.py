@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from backbench.stats.distributions import beta_below, binomial_below, student_quantile
 from backbench.stats.intervals import (
-    bootstrap_by_group,
-    bootstrap_rows_by_group,
+    by_unit,
     group_numbers,
+    share_interval,
     wilson_interval,
 )
 
@@ -51,49 +53,51 @@ def _grouped(rng: np.random.Generator, num_groups: int, spread: float) -> tuple[
     return rng.random(len(groups)) < rates[groups], groups
 
 
+def _interval(correct: np.ndarray, groups: Sequence[Hashable | None]) -> tuple[float, float]:
+    right, sizes = by_unit(correct[None], groups)
+    return share_interval(right[0], sizes)
+
+
 @pytest.mark.parametrize("num_groups", [6, 15, 60])
-def test_bootstrap_covers_where_wilson_does_not(num_groups: int, test_scale: float) -> None:
+def test_the_interval_of_groups_covers_where_wilson_does_not(num_groups: int, test_scale: float) -> None:
     rng = np.random.default_rng(2)
-    draws = int(250 * test_scale)
+    draws = int(400 * test_scale)
     covered, plain = 0, 0
     for _ in range(draws):
         correct, groups = _grouped(rng, num_groups, spread=2)
-        low, high = bootstrap_by_group(correct, groups.tolist(), draws=1000)
+        low, high = _interval(correct, groups.tolist())
         covered += low <= 0.8 <= high
         low, high = wilson_interval(int(correct.sum()), len(correct))
         plain += low <= 0.8 <= high
-    assert 0.90 <= covered / draws <= 0.995
+    assert covered / draws >= 0.93
     assert plain / draws < 0.80
 
 
-def test_bootstrap_with_single_images_is_about_wilson() -> None:
+def test_the_interval_of_single_images_is_wilsons() -> None:
     correct = np.arange(400) % 10 > 0
-    low, high = bootstrap_by_group(correct, [None] * 400)
-    expected = wilson_interval(360, 400)
-    assert (low, high) == pytest.approx(expected, abs=0.006)
-    assert low <= expected[0]
-    assert high >= expected[1]
+    assert _interval(correct, [None] * 400) == wilson_interval(360, 400)
 
 
-def test_bootstrap_stays_honest_without_spread() -> None:
-    """All right in 5 groups of 100 is no more certain than 5 of 5."""
-    assert bootstrap_by_group(np.ones(500, dtype=bool), [row // 100 for row in range(500)]) == wilson_interval(
-        5, 5
-    )
-    assert bootstrap_by_group(np.ones(7, dtype=bool), ["a"] * 7) == wilson_interval(1, 1)
+def test_groups_that_do_not_differ_count_as_one_image_each() -> None:
+    """All right in 5 groups of 100 is no more certain than 5 of 5, and less by Student's t."""
+    low, high = _interval(np.ones(500, dtype=bool), [row // 100 for row in range(500)])
+    assert low < wilson_interval(5, 5)[0]
+    assert high == 1.0
+    assert _interval(np.ones(7, dtype=bool), ["a"] * 7) == wilson_interval(1, 1)
 
 
-def test_bootstrap_is_decided_by_its_seed() -> None:
-    correct, groups = _grouped(np.random.default_rng(3), 30, 2)
-    names = [f"camera {group}" for group in groups]
-    assert bootstrap_by_group(correct, names) == bootstrap_by_group(correct, names)
-    assert bootstrap_by_group(correct, names) != bootstrap_by_group(correct, names, seed=1)
-    assert bootstrap_rows_by_group(np.stack([correct, ~correct]), names)[0] == bootstrap_by_group(correct, names)
+def test_groups_of_unequal_size_count_by_their_share() -> None:
+    """One group that holds most images leaves little to learn from, however many others there are."""
+    rng = np.random.default_rng(3)
+    correct = rng.random(300) < 0.8
+    even, uneven = np.arange(300) // 10, np.maximum(0, np.arange(300) - 270)
+    narrow, wide = _interval(correct, even.tolist()), _interval(correct, uneven.tolist())
+    assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
 
 
-def test_bootstrap_refuses_groups_that_do_not_fit() -> None:
+def test_units_refuse_groups_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="2 groups for 3 images"):
-        bootstrap_by_group(np.ones(3, dtype=bool), ["a", "b"])
+        by_unit(np.ones((1, 3), dtype=bool), ["a", "b"])
 
 
 def test_none_is_a_group_of_its_own() -> None:

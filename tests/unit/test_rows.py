@@ -25,8 +25,7 @@ from backbench.report.comparability import Departure, find_departures, find_uneq
 from backbench.report.rows import best_row, make_rows
 from backbench.report.warning_text import gather_warnings, row_warnings
 from backbench.stats.compare import needed_images
-from backbench.stats.intervals import bootstrap_by_group
-from backbench.stats.metrics import per_class_recall, score
+from backbench.stats.metrics import measure_share, per_class_recall, score
 
 N = 200
 CLASSES = ("ant", "bee", "fly")
@@ -339,7 +338,8 @@ def test_groups_widen_intervals_and_ties() -> None:
     alone, grouped = make_rows(records, told), make_rows(records, told, groups)
     assert not alone[1].tied_with_best
     assert grouped[1].tied_with_best
-    assert (grouped[0].low, grouped[0].high) == bootstrap_by_group(told[0].correct, groups)
+    expected = measure_share(told[0].correct, groups)
+    assert (grouped[0].low, grouped[0].high) == (expected.low, expected.high)
     assert (grouped[1].needed_images or 0) > N
     assert make_rows(records, told, list(range(N))) == alone
     assert make_rows(records, told, [None] * N) == alone
@@ -471,4 +471,5 @@ def test_seen_rows_of_groups_have_intervals_by_group() -> None:
     records, told = _seen_world("own")
     groups = [index // 10 for index in range(N)]
     own = make_rows(records, told, groups)[2]
-    assert (own.low, own.high) == pytest.approx(bootstrap_by_group(told[0].correct, groups))
+    expected = measure_share(told[0].correct, groups)
+    assert (own.low, own.high) == (expected.low, expected.high)

@@ -124,15 +124,16 @@ def render_comparison(found: Sequence[Evaluation]) -> str:
         figure = describe_figure(one.metrics["accuracy"], len(one.ids))
         verdict = "best" if one is found[0] or one.rank is None else _verdict(one.rank)
         lines.append(f"{pad(name, width)}  {pad(figure, 23)}  {verdict}")
-    lines.append("Exact paired tests on the same images, Holm-adjusted, significance level 5 %.")
+    lines.append("Paired tests on the same images, all pairs together, significance level 5 %.")
     warnings = dict.fromkeys(warning for one in found for warning in one.warnings)
     return "\n".join([*lines, *(f"warning: {printable(warning)}" for warning in warnings)])
 
 
 def _verdict(rank: Rank) -> str:
     from backbench.report.text import show_p
+    from backbench.stats.compare import ALPHA
 
-    said = "no significant difference" if rank.tied_with_best else "significantly worse"
+    said = "significantly worse" if rank.p_value < ALPHA else "no significant difference"
     return f"{said} ({show_p(rank.p_value)})"
 
 

@@ -12,33 +12,53 @@ from typing import Any, Literal
 
 from backbench.records.commands import keep_command
 from backbench.report.rows import MAJORITY, Row
-from backbench.stats.compare import Alarm, control_alarms, units_to_prove
-from backbench.stats.power import smallest_provable_gap
+from backbench.stats.compare import ALPHA, Alarm, control_alarms, units_to_prove
 
 Kind = Literal["nothing", "untrusted", "chance", "alone", "unproved", "tied", "winner"]
 _CHEAPER = 1.2  # below this ratio seconds are not worth a word
-_LARGE_GAP = 0.06
-"""In accuracy, where so few test images can prove no gap at all: a tie with a larger one says nothing."""
+GIVE_UP = 0.01
+"""In accuracy: by no more than this may the certificate of a cheaper row be weaker, for it to be recommended."""
 
 
 @dataclass(frozen=True)
 class Cheaper:
-    """The cheapest row tied with the best, where it is clearly cheaper.
+    """A row tied with the best that is clearly cheaper: the cheapest that may be taken for it, else the cheapest.
 
-    `times` are the seconds of the best over its own, `lower` its accuracy below that of the best, in 0..1.
-    `is_much_lower`: by a gap that so many test images usually prove; `is_unproved`: not proved better than some
-    control, as the best is. In either case the tie is no reason to take it.
+    `times` are the seconds of the best over its own. `given_up`: by how much its certificate is weaker than that
+    of the best, in 0..1; `is_unproved`: not proved better than some control, as the best is. Where either is too
+    much, the tie is no reason to take it.
     """
 
     row: Row
     times: float
-    lower: float
-    is_much_lower: bool
+    given_up: float
     is_unproved: bool
 
     @property
     def is_as_good(self) -> bool:
-        return not self.is_much_lower and not self.is_unproved
+        return self.given_up <= GIVE_UP and not self.is_unproved
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """With `confidence` none of the other rows compared is more than `points` better than `row`.
+
+    points: in percentage points of accuracy, 0 or more; it holds although the row was chosen by these results.
+    """
+
+    row: Row
+    points: float
+    rows_compared: int
+    confidence: float = 1 - ALPHA
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "row": self.row.name,
+            "run_id": self.row.run_id,
+            "points": self.points,
+            "confidence": self.confidence,
+            "rows_compared": self.rows_compared,
+        }
 
 
 @dataclass(frozen=True)
@@ -56,6 +76,7 @@ class Findings:
         num_rows: rows that may be called the best.
         rival: of `tied` the cheapest, else another, for which it is known how many test images would separate it
             from the best.
+        certificate: of the recommended row, or of the best; None where there is nothing to compare it with.
         cheaper: see `Cheaper`; None where the best is about as cheap.
         is_cheapest: the best is clearly cheaper than all that are tied with it.
         seen: rows whose models were trained on test images. failed: rows without figures.
@@ -70,6 +91,7 @@ class Findings:
     tied: tuple[Row, ...]
     num_rows: int
     rival: Row | None
+    certificate: Certificate | None
     cheaper: Cheaper | None
     is_cheapest: bool
     seen: tuple[Row, ...]
@@ -89,7 +111,8 @@ class Findings:
         if row is not None:
             command = None if out is None else keep_command(out / row.run_id)
             kept = {"name": row.name, "run_id": row.run_id, "command": command}
-        return {"verdict": self.kind, "recommended": kept}
+        certificate = None if self.certificate is None else self.certificate.to_json()
+        return {"verdict": self.kind, "recommended": kept, "certificate": certificate}
 
 
 def find(rows: Sequence[Row]) -> Findings:
@@ -100,7 +123,7 @@ def find(rows: Sequence[Row]) -> Findings:
     tied = tuple(row for row in done if row.tied_with_best and row is not best)
     cheapest = sorted(tied, key=total_seconds)[:1]
     cheaper, is_cheapest = (None, False) if best is None else _price(best, tied)
-    units_needed = None if best is None else _units_needed(best, len(done))
+    units_needed = None if best is None else _units_needed(best)
     kind: Kind
     if best is None:
         kind = "untrusted" if seen else "nothing"
@@ -113,7 +136,7 @@ def find(rows: Sequence[Row]) -> Findings:
     else:
         kind = "tied" if len(tied) + 1 == len(done) else "winner"
     recommended = best
-    if kind == "tied" and cheaper is not None and cheaper.is_as_good:
+    if kind in ("tied", "winner") and cheaper is not None and cheaper.is_as_good:
         recommended = cheaper.row
     return Findings(
         kind=kind,
@@ -122,6 +145,7 @@ def find(rows: Sequence[Row]) -> Findings:
         tied=tied,
         num_rows=len(done),
         rival=next((row for row in (*cheapest, *tied) if row.needed_images is not None), None),
+        certificate=None if kind == "chance" else _certify(recommended, len(done)),
         cheaper=cheaper,
         is_cheapest=is_cheapest,
         seen=seen,
@@ -133,9 +157,9 @@ def find(rows: Sequence[Row]) -> Findings:
     )
 
 
-def _units_needed(best: Row, num_rows: int) -> int | None:
+def _units_needed(best: Row) -> int | None:
     """How many test images or groups any proof takes, where there are fewer; None: a proof is possible."""
-    needed = units_to_prove(num_rows)
+    needed = units_to_prove()
     return needed if (best.num_groups or best.n) < needed else None
 
 
@@ -146,17 +170,27 @@ def _is_above_majority(best: Row, rows: Sequence[Row]) -> bool:
 
 def _price(best: Row, tied: Sequence[Row]) -> tuple[Cheaper | None, bool]:
     """The cheapest of the tied rows if it is clearly cheaper, and whether the best clearly is."""
-    priced = [row for row in tied if total_seconds(row) > 0]
-    if not priced or not total_seconds(best):
+    if not total_seconds(best):
         return None, False
-    cheapest = min(priced, key=total_seconds)
-    times = total_seconds(best) / total_seconds(cheapest)
-    if times < _CHEAPER:
-        return None, times * _CHEAPER <= 1
-    lower = (best.accuracy or 0.0) - (cheapest.accuracy or 0.0)
-    provable = smallest_provable_gap(best.n) or _LARGE_GAP
-    is_unproved = bool(cheapest.unbeaten) and not best.unbeaten
-    return Cheaper(cheapest, times, lower, is_much_lower=lower > provable, is_unproved=is_unproved), False
+    priced = [
+        Cheaper(
+            row,
+            times=total_seconds(best) / total_seconds(row),
+            given_up=(row.regret or 0.0) - (best.regret or 0.0),
+            is_unproved=bool(row.unbeaten) and not best.unbeaten,
+        )
+        for row in sorted(tied, key=total_seconds)
+        if total_seconds(row) > 0
+    ]
+    cheaper = [each for each in priced if each.times >= _CHEAPER]
+    is_cheapest = bool(priced) and priced[0].times * _CHEAPER <= 1
+    return next((each for each in cheaper if each.is_as_good), cheaper[0] if cheaper else None), is_cheapest
+
+
+def _certify(row: Row | None, num_rows: int) -> Certificate | None:
+    if row is None or row.regret is None or num_rows < 2:
+        return None
+    return Certificate(row, 100 * row.regret, num_rows - 1)
 
 
 def total_seconds(row: Row) -> float:

@@ -14,9 +14,10 @@ from backbench.report.comparability import input_size, is_control
 from backbench.report.row_names import find_differences
 from backbench.report.warning_text import row_warnings
 from backbench.stats.compare import ALPHA, design_effect, needed_images, rank_rows, unbeaten_controls
-from backbench.stats.intervals import bootstrap_rows_by_group, group_numbers
+from backbench.stats.intervals import by_unit, group_numbers, share_interval
 from backbench.stats.metric import Metric
 from backbench.stats.metrics import weakest_first
+from backbench.stats.winner import correct_winner
 
 MAJORITY = "majority"
 """The baseline that always predicts the most common class."""
@@ -35,7 +36,9 @@ class Row:
     images in the training data of the model (contamination); such a row has metrics but no rank, tie or test.
     `difference`: words that distinguish the row from rows of the same model and method. `unbeaten`: baselines that
     it does not beat significantly, strongest first. `at_chance`: it is not significantly better than always
-    predicting one class. `num_groups`: number of groups of test images; None without groups.
+    predicting one class. `num_groups`: number of groups of test images; None without groups. `regret`: the
+    certificate, the most that any other row may be better, with 95 % confidence. `corrected`, with its interval:
+    of the best row, its accuracy without the luck of having been chosen, see `correct_winner`.
     """
 
     model: str
@@ -79,6 +82,10 @@ class Row:
     unbeaten: tuple[str, ...] = ()
     at_chance: bool = False
     num_groups: int | None = None
+    regret: float | None = None
+    corrected: float | None = None
+    corrected_low: float | None = None
+    corrected_high: float | None = None
 
     @property
     def has_failed(self) -> bool:
@@ -153,7 +160,9 @@ def make_rows(
     if groups is not None and group_numbers(groups).max() + 1 == matrix.shape[1]:
         groups = None  # every image is separate
     if groups is not None:
-        for index, (low, high) in zip(answered, bootstrap_rows_by_group(matrix, groups), strict=True):
+        right, sizes = by_unit(matrix, groups)
+        for index, row in zip(answered, right, strict=True):
+            low, high = share_interval(row, sizes)
             rows[index] = replace(rows[index], low=low, high=high)
     if not any(rows[index].is_candidate for index in answered):
         return rows  # a baseline can't be the best model
@@ -190,10 +199,13 @@ def _ranked(
     ranks = rank_rows(correct, controls, groups, alpha)
     unbeaten = unbeaten_controls(correct, controls, groups, alpha)
     best = best_row(correct, controls)
+    num_rows = len(controls) - sum(controls)
     num_tied = sum(rank.tied_with_best and not control for rank, control in zip(ranks, controls, strict=True)) - 1
     for place, index in enumerate(ranked):
         rank = ranks[place]
         changed: dict[str, Any] = asdict(rank) | {"is_best": place == best}
+        if place == best and num_rows > 1:
+            changed |= _corrected(correct, controls, best, groups)
         changed["unbeaten"] = tuple(rows[ranked[control]].model for control in unbeaten[place])
         if unbeaten[place]:
             warning = f"not significantly better than the baseline {changed['unbeaten'][0]}"
@@ -209,6 +221,15 @@ def _ranked(
             )
         rows[index] = replace(rows[index], **changed)
     return rows
+
+
+def _corrected(
+    correct: np.ndarray, controls: Sequence[bool], best: int, groups: Sequence[Hashable | None] | None
+) -> dict[str, float]:
+    """The best row's accuracy, corrected for having been chosen among the rows that are no controls."""
+    rows = [row for row in range(len(correct)) if not controls[row]]
+    found = correct_winner(correct[rows], rows.index(best), groups)
+    return {"corrected": found.accuracy, "corrected_low": found.low, "corrected_high": found.high}
 
 
 def best_row(correct: np.ndarray, is_control: Sequence[bool]) -> int:

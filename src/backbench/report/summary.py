@@ -69,9 +69,10 @@ def summarise(found: Findings, data: DataFacts, num_openings: int | None = None)
         ("lead", [*_few_units(found, best), *_seen(found.seen)]),
         ("caveat", [_NONE_IS_WORTH_KEEPING] * is_chance),
         ("lead", [_ties(found, best)] if has_ties else []),
+        ("lead", _certificate(found)),
         ("caveat", _needed(found, best) if has_ties else []),
         ("caveat", _controls(found, best)),
-        ("lead", [] if is_chance else _weakest(best)),
+        ("lead", [] if is_chance else _weakest(found.recommended or best)),
         ("caveat", [*_trust(best, found, data, num_openings), *_failed(found)]),
     )
     return tuple(Sentence(text, place) for place, texts in said for text in texts)
@@ -147,6 +148,8 @@ def _untrusted(found: Findings) -> list[str]:
 
 
 def _verdict(found: Findings, best: Row) -> str:
+    if found.kind == "winner" and found.recommended is not None:
+        best = found.recommended
     figures = f"right on {percent(best.accuracy, best.n)} of {count(best.n, 'test image')}"
     if best.low is not None and best.high is not None:
         low, high = percent(best.low, best.n, unit=False), percent(best.high, best.n, unit=False)
@@ -184,10 +187,10 @@ def describe_cheaper(cheaper: Cheaper, best: Row) -> str:
     seconds = f"{format_seconds(total_seconds(cheaper.row))} against {format_seconds(total_seconds(best))}"
     times = f"{cheaper.times:.1f}" if cheaper.times < 9.95 else f"{cheaper.times:,.0f}"
     text = f"is {times} times cheaper ({seconds})"
-    if cheaper.is_much_lower:
-        text += f", but {100 * cheaper.lower:.1f} points lower: these test images can't decide between them"
-    elif cheaper.is_unproved:
-        text += f", but not proved better than the control {printable(cheaper.row.unbeaten[0])}"
+    if cheaper.is_unproved:
+        text += f", but not significantly better than the baseline {printable(cheaper.row.unbeaten[0])}"
+    elif not cheaper.is_as_good:
+        text += f", but another row may be {100 * (cheaper.row.regret or 0.0):.1f} points better than it"
     return text
 
 
@@ -202,9 +205,29 @@ def _ties(found: Findings, best: Row) -> str:
         if found.is_cheapest:
             return "It is also the cheapest: take it."
         return "None of them is much cheaper: take the one you prefer."
+    if found.recommended is not best:
+        others = [row.name for row in found.tied if row is not found.recommended]
+        also = f" Also tied with that: {join_names(others)}." if others else ""
+        highest = f"the highest row, {printable(best.name)} ({percent(best.accuracy, best.n)})"
+        return f"It {price}, with no significant difference from {highest}.{also}"
     said = f"No significant difference from it: {join_names([row.name for row in found.tied])}"
     who = "" if cheaper is None else "it" if len(found.tied) == 1 else printable(cheaper.row.name)
     return f"{said}; {who} {price}." if cheaper is not None else f"{said}."
+
+
+def _certificate(found: Findings) -> list[str]:
+    """How much better another row may be than the one that is recommended."""
+    given = found.certificate
+    if given is None:
+        return []
+    name = printable(given.row.name)
+    if given.points < 0.05:
+        others = "no other row" if given.rows_compared > 1 else "the other row is not"
+        return [f"With 95 % confidence {others}{' is' * (given.rows_compared > 1)} better than {name}."]
+    if given.rows_compared == 1:
+        return [f"With 95 % confidence the other row is at most {given.points:.1f} points better than {name}."]
+    more = f"more than {given.points:.1f} points better than {name}"
+    return [f"With 95 % confidence none of the other {given.rows_compared} rows is {more}."]
 
 
 def _needed(found: Findings, best: Row) -> list[str]:
@@ -216,7 +239,7 @@ def _needed(found: Findings, best: Row) -> list[str]:
     if (rival.needed_images or 0) > _MAX_IMAGES:
         return [f"Even a million test images would not separate {pair}."]
     about = f"{_rounded(rival.needed_images or 0):,}"
-    return [f"About {about} test images would separate {pair}, if the difference is real."]
+    return [f"It would take at least about {about} test images to separate {pair}, if the difference is real."]
 
 
 def _controls(found: Findings, best: Row) -> list[str]:
@@ -269,12 +292,22 @@ def _trust(best: Row, found: Findings, data: DataFacts, num_openings: int | None
             opened = f" (evaluated {count(num_openings, 'time')} so far)"
         said.append(
             f"The best of {found.num_rows} rows was chosen and measured on the same test images{opened}, so its "
-            f"accuracy is slightly optimistic."
+            f"accuracy is slightly optimistic{_corrected(best)}."
         )
     if 0 < best.n < _FEW_IMAGES:
         classes = count(len(data.classes), "class", "classes")
         said.append(f"{count(best.n, 'test image')} of {classes} decide{'s' * (best.n == 1)} little: add more.")
     return said
+
+
+def _corrected(best: Row) -> str:
+    if best.corrected is None or best.corrected_low is None or best.corrected_high is None:
+        return ""
+    figure, low, high = (
+        percent(value, best.n, unit=unit)
+        for value, unit in ((best.corrected, True), (best.corrected_low, False), (best.corrected_high, False))
+    )
+    return f"; corrected for that, it is {figure} (95 % interval {low} to {high})"
 
 
 def _failed(found: Findings) -> list[str]:

@@ -255,12 +255,11 @@ def _legend(rows: Sequence[Row], width: int, num_expected: int | None) -> list[s
     n = max(row.n for row in rows)
     images = f"{n:,} test {'image' if n == 1 else 'images'}"
     variants = (
-        f"Rank: places a row may take. tied (●): no significant difference from the best (exact paired test, "
-        f"Holm, 5 %). ○ worse, × baseline. {images}.",
-        "Rank: places a row may take. tied: no significant difference from the best (paired test, 5 %). "
-        f"{images}.",
-        f"tied: no significant difference from the best (paired test, 5 %). {images}.",
-        f"tied: no significant difference from the best (5 %). {images}.",
+        f"Rank: places a row may take. tied (●): may be the truly best (95 % confidence, all rows together). "
+        f"○ is not, × baseline. {images}.",
+        f"Rank: places a row may take. tied: may be the truly best (95 % confidence). {images}.",
+        f"tied: may be the truly best (95 % confidence). {images}.",
+        f"tied: may be the best (95 %). {images}.",
         f"{images}.",
     )
     lines = [next((text for text in variants if cell_width(text) <= width), variants[-1])] if n else []

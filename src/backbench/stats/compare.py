@@ -11,8 +11,7 @@ import numpy as np
 
 from backbench.stats.distributions import binomial_below, normal_quantile
 from backbench.stats.intervals import group_numbers, wilson_interval
-
-ALPHA = 0.05
+from backbench.stats.simultaneous import ALPHA, compare_rows, reference_tests
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,8 @@ class PairTest:
 class Rank:
     """Rank interval of a row: places `rank_low`..`rank_high` (1 is best), and its test against the best row.
 
-    `only_best` and `only_row` count images that only the best or only this row predicts correctly.
+    `only_best` and `only_row` count images that only the best or only this row predicts correctly. `regret` is its
+    certificate: the most that any other row may be better, as a share of the images; None for a control.
     """
 
     rank_low: int
@@ -38,6 +38,7 @@ class Rank:
     p_value: float
     only_best: int
     only_row: int
+    regret: float | None = None
 
 
 def mcnemar_exact(a_correct: np.ndarray, b_correct: np.ndarray) -> PairTest:
@@ -125,53 +126,69 @@ def rank_rows(
     groups: Sequence[Hashable | None] | None = None,
     alpha: float = ALPHA,
 ) -> list[Rank]:
-    """Rank intervals and ties of rows on the same test images, in the given order.
+    """Rank intervals, ties and certificates of rows on the same test images, in the given order.
 
-    Rules:
+    Rules, see `simultaneous.compare_rows`:
     - The best is the row with most correct predictions that is not a control (the first of equals).
-    - Family F_i are the tests of row i against every other row that is not a control, Holm-adjusted together.
-    - `p_value` of a row is its adjusted p in the best's family (1 for the best itself); it is tied with the best
-      when that is not below `alpha`.
-    - A pair with the best is separated when significant in the best's family; any other pair when significant in
-      the families of both.
-    - `rank_low` = 1 + rows separated and better; `rank_high` = rows - rows separated and worse. A row tied
-      with the best has `rank_low` 1.
+    - A row is tied with the best if it is in the set that has the truly best row with probability 1 - `alpha`.
+    - Two rows are separated when their p-value among all pairs is below `alpha`; a tied row is not separated from
+      any that is better. A row that is neither tied nor separated from the best is not the best, or equal to it.
+    - `rank_low` = 1 + rows separated and better; `rank_high` = rows - rows separated and worse.
     - A control (shortcut baseline) is tested against all other rows in its own family and ranked as if it were one
-    of
-      them, without using a place or a share of alpha. If all rows are controls, all count as rows.
+      of them, without using a place or a share of alpha. If all rows are controls, all count as rows.
 
     Args:
         correct: (rows, n) bool.
         is_control: for each row.
-        groups: n group names: test with `permutation_by_group`; None: exact McNemar.
-        alpha: level of each family.
+        groups: n group names: whole groups are drawn; None: separate images.
+        alpha: level of all tests of the rows together, and of the tests of each control.
 
-    Cost: O(rows^2 n); 40 rows of 10,000 images take some 20 ms.
+    Cost: as `compare_rows`, once for the rows and once, against them, for each control.
     """
     correct = np.asarray(correct, dtype=bool)
     if correct.ndim != 2 or len(is_control) != len(correct):
         raise ValueError(f"predictions {correct.shape} for {len(is_control)} rows")
     if groups is not None and len(groups) != correct.shape[1]:
         raise ValueError(f"{len(groups)} groups for {correct.shape[1]} images")
-    rows = [row for row in range(len(correct)) if not is_control[row]] or list(range(len(correct)))
+    rows = _rows_of(is_control)
     if not rows:
         return []
-    others = [row for row in range(len(correct)) if row not in set(rows)]
-    only, p = _all_pairs(correct, rows, groups)
+    found = compare_rows(correct[rows], groups, alpha=alpha)
     right = correct.sum(axis=1)
-    best = max(rows, key=lambda row: int(right[row]))  # max() keeps the first among equals
-    adjusted = {row: _family(row, rows, p) for row in [*rows, *others]}
-    ranks = []
-    for row in range(len(correct)):
-        apart = [other for other in rows if other != row and _is_separated(row, other, best, adjusted, alpha)]
-        p_best = 1.0 if row == best else adjusted[best][row] if row in adjusted[best] else adjusted[row][best]
-        tied = row == best or p_best >= alpha
-        better = sum(bool(right[other] > right[row]) for other in apart)
-        worse = len(apart) - better
-        places = len(rows) + (row in others)
-        low = 1 if tied else 1 + better
-        ranks.append(Rank(low, places - worse, tied, p_best, int(only[best, row]), int(only[row, best])))
-    return ranks
+    best = max(range(len(rows)), key=lambda place: int(right[rows[place]]))  # max() keeps the first among equals
+    ranks: dict[int, Rank] = {}
+    for place, row in enumerate(rows):
+        better = (found.p_values[place] < alpha) & (right[rows] > right[row]) & (not found.may_be_best[place])
+        worse = (found.p_values[place] < alpha) & (right[rows] < right[row]) & ~found.may_be_best
+        ranks[row] = Rank(
+            rank_low=1 + int(better.sum()),
+            rank_high=len(rows) - int(worse.sum()),
+            tied_with_best=bool(found.may_be_best[place]),
+            p_value=float(found.p_values[best, place]),
+            **_count_only(correct[rows[best]], correct[row]),
+            regret=found.regret(place),
+        )
+    for row in sorted(set(range(len(correct))) - set(rows)):
+        p = reference_tests(correct[rows], correct[row], groups)
+        apart = p < alpha
+        is_tied = not apart[best]
+        ranks[row] = Rank(
+            rank_low=1 if is_tied else 1 + int((apart & (right[rows] > right[row])).sum()),
+            rank_high=len(rows) + 1 - int((apart & (right[rows] < right[row])).sum()),
+            tied_with_best=is_tied,
+            p_value=float(p[best]),
+            **_count_only(correct[rows[best]], correct[row]),
+        )
+    return [ranks[row] for row in range(len(correct))]
+
+
+def _rows_of(is_control: Sequence[bool]) -> list[int]:
+    """The rows that are not controls, or all if all are."""
+    return [row for row in range(len(is_control)) if not is_control[row]] or list(range(len(is_control)))
+
+
+def _count_only(best: np.ndarray, row: np.ndarray) -> dict[str, int]:
+    return {"only_best": int((best & ~row).sum()), "only_row": int((row & ~best).sum())}
 
 
 def unbeaten_controls(
@@ -185,65 +202,28 @@ def unbeaten_controls(
     A row beats a control if it has more correct predictions and the test in the control's family is significant,
     as in `rank_rows`, whose arguments these are.
 
-    Cost: O(rows controls n).
+    Cost: as `reference_tests`, for each control.
     """
     correct = np.asarray(correct, dtype=bool)
     right = correct.sum(axis=1)
     rows = [row for row in range(len(correct)) if not is_control[row]]
     controls = sorted(set(range(len(correct))) - set(rows), key=lambda control: -int(right[control]))
-    _, p = _all_pairs(correct, controls, groups)
     found: list[tuple[int, ...]] = [()] * len(correct)
-    for control in controls:
-        for row, p_value in _family(control, rows, p).items():
+    for control in controls if rows else []:
+        p_values = reference_tests(correct[rows], correct[control], groups)
+        for row, p_value in zip(rows, p_values.tolist(), strict=True):
             if right[row] <= right[control] or p_value >= alpha:
                 found[row] += (control,)
     return found
 
 
-def units_to_prove(num_rows: int, alpha: float = ALPHA) -> int:
-    """Minimum number of test images (or groups) with which one of the rows can significantly beat a control.
+def units_to_prove(alpha: float = ALPHA) -> int:
+    """Minimum number of test images (or groups) with which any row can be significantly better than another.
 
-    If each of k favours the same row, the tests above give p = 2^(1 - k), and Holm's first step multiplies it
-    by the number of rows. With 5 groups not even a single row can be significantly better.
+    If each of k favours the same row, swapping its predictions with those of the other gives p = 2^(1 - k). With 5
+    groups no difference is significant; several rows that differ from one another need more.
     """
-    return math.floor(1 + math.log2(max(1, num_rows) / alpha)) + 1
-
-
-def _family(row: int, rows: list[int], p: np.ndarray) -> dict[int, float]:
-    """Holm-adjusted p of `row` against each of `rows` except itself."""
-    against = [other for other in rows if other != row]
-    return dict(zip(against, holm(p[row, against]).tolist(), strict=True))
-
-
-def _is_separated(row: int, other: int, best: int, adjusted: dict[int, dict[int, float]], alpha: float) -> bool:
-    if row not in adjusted[other]:  # a control: its own family decides
-        return adjusted[row][other] < alpha
-    if best in (row, other):
-        return adjusted[best][other if row == best else row] < alpha
-    return adjusted[row][other] < alpha and adjusted[other][row] < alpha
-
-
-def _all_pairs(
-    correct: np.ndarray, rows: list[int], groups: Sequence[Hashable | None] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(all, all) images that only the first predicts correctly; (all, all) p-values of pairs in `rows`."""
-    num = len(correct)
-    packed = np.packbits(correct, axis=1)
-    both = np.stack([np.bitwise_count(packed & row).sum(axis=1, dtype=np.int64) for row in packed])
-    only = correct.sum(axis=1)[:, None] - both
-    numbers = None if groups is None else group_numbers(groups)
-    by_group = None if numbers is None else np.stack([np.bincount(numbers, weights=row) for row in correct])
-    p = np.ones((num, num))
-    pairs = [(a, b) for a in rows for b in range(num) if b > a or b not in rows]
-    if not pairs:
-        return only, p
-    first, second = np.array(pairs).T
-    if by_group is None:
-        found = _sign_tests(only[first, second], only[second, first])
-    else:
-        found = np.array([permutation_by_group(np.rint(by_group[a] - by_group[b])) for a, b in pairs])
-    p[first, second] = p[second, first] = found
-    return only, p
+    return math.floor(1 - math.log2(alpha)) + 1
 
 
 def needed_images(

@@ -24,12 +24,12 @@ def normal_below(point: float) -> float:
     return NormalDist().cdf(point)
 
 
-def student_quantile(probability: float, degrees: int) -> float:
+def student_quantile(probability: float, degrees: float) -> float:
     """The point below which a Student t value falls with that probability (0.5..1, end excluded).
 
     Args:
         probability: 0.5 <= probability < 1.
-        degrees: degrees of freedom, at least 1.
+        degrees: degrees of freedom, at least 1; fractions are meant.
 
     Source: degrees / (degrees + t^2) is Beta(degrees/2, 1/2); Newton's method from the normal quantile, which is
     below: the distribution function is concave there, so each step approaches from the same side.

@@ -1,4 +1,4 @@
-"""95 % intervals of an accuracy: Wilson for separate images, cluster bootstrap for groups."""
+"""95 % intervals of an accuracy: Wilson's, with an effective number of images if they come in groups."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from backbench.stats.distributions import normal_below, normal_quantile, student_quantile
-
-_CHUNK = 2_000_000  # resampled group numbers in memory at once
+from backbench.stats.distributions import normal_quantile, student_quantile
 
 
 def wilson_interval(correct: float, n: float, level: float = 0.95) -> tuple[float, float]:
@@ -45,82 +43,47 @@ def group_numbers(groups: Sequence[Hashable | None]) -> np.ndarray:
     return np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
 
 
-def bootstrap_by_group(
-    correct: np.ndarray,
-    groups: Sequence[Hashable | None],
-    *,
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Interval of an accuracy measured on groups of related images (one camera, one patient): (low, high).
+def by_unit(correct: np.ndarray, groups: Sequence[Hashable | None] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Correct predictions of each row in each unit, and the size of each unit: (rows, units), (units,) float64.
 
-    Whole groups are drawn with replacement, because predictions in one group tend to be correct or wrong together.
-    Three corrections give coverage with few groups: the percentiles are those of a Student t with groups - 1
-    degrees of freedom (Hesterberg 2015); the interval is never narrower than Wilson's for as many separate
-    images; and if the groups do not differ (for example, all correct), it is Wilson's with groups as images.
+    A unit is a group of images, or a separate image. correct: (rows, n) bool.
+    """
+    correct = np.asarray(correct, dtype=bool)
+    if groups is None:
+        return correct.astype(np.float64), np.ones(correct.shape[1])
+    if len(groups) != correct.shape[1]:
+        raise ValueError(f"{len(groups)} groups for {correct.shape[1]} images")
+    numbers = group_numbers(groups)
+    sizes = np.bincount(numbers).astype(np.float64)
+    return np.stack([np.bincount(numbers, weights=row, minlength=len(sizes)) for row in correct]), sizes
+
+
+def share_interval(right: np.ndarray, sizes: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
+    """Interval of an accuracy measured on units of images: (low, high) in 0..1.
+
+    Predictions in one group (one camera, one patient) tend to be correct or wrong together, so n images count as
+    fewer. The interval is Wilson's with their effective number: the number of separate images with the same
+    standard error, which is the jackknife's (CR3; Bell and McCaffrey 2002), at most n. The quantile is Student's
+    with Satterthwaite's degrees of freedom, from the sizes of the groups. If all groups have the same accuracy, it
+    tells nothing about their spread: then each group counts as one image.
 
     Args:
-        correct: (n,) bool.
-        groups: n group names; None is a group of its own.
-        draws: resamples.
-        seed: same seed, same interval.
+        right: (units,) correct predictions in each unit. sizes: (units,) images in it; see `by_unit`.
 
-    Cost: O(draws x groups).
+    Cost: O(units).
     """
-    return bootstrap_rows_by_group(np.asarray(correct)[None], groups, level=level, draws=draws, seed=seed)[0]
-
-
-def bootstrap_rows_by_group(
-    correct: np.ndarray,
-    groups: Sequence[Hashable | None],
-    *,
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
-) -> list[tuple[float, float]]:
-    """`bootstrap_by_group` of each row of `correct` ((rows, n) bool), all on the same resamples."""
-    correct = np.asarray(correct, dtype=bool)
-    rows, n = correct.shape
-    if len(groups) != n:
-        raise ValueError(f"{len(groups)} groups for {n} images")
+    n, units = float(sizes.sum()), len(sizes)
+    z = normal_quantile((1 + level) / 2)
     if n == 0:
-        return [(0.0, 1.0)] * rows
-    numbers = group_numbers(groups)
-    sizes = np.bincount(numbers)
-    right = np.stack([np.bincount(numbers, weights=row, minlength=len(sizes)) for row in correct])
-    rates = _resampled_rates(right, sizes, draws, seed)
-    tail = _percentile_tail(level, len(sizes))
-    found = []
-    for row in range(rows):
-        low, high = wilson_interval(int(right[row].sum()), n, level)
-        if np.ptp(right[row] / sizes) == 0:  # no spread between groups to estimate
-            share = float(right[row].sum() / n)
-            low, high = wilson_interval(share * len(sizes), len(sizes), level)
-        spread = np.quantile(rates[row], [tail, 1 - tail])
-        found.append((min(low, float(spread[0])), max(high, float(spread[1]))))
-    return found
-
-
-def _percentile_tail(level: float, num_groups: int) -> float:
-    """The share of resamples outside each end, corrected for few groups."""
-    if num_groups < 2:
-        return 0.0
-    t = student_quantile((1 + level) / 2, num_groups - 1)
-    return normal_below(-t * math.sqrt(num_groups / (num_groups - 1)))
-
-
-def _resampled_rates(right: np.ndarray, sizes: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """(rows, draws) accuracies of groups drawn with replacement; right (rows, groups), sizes (groups,)."""
-    rng = np.random.default_rng(seed)
-    num_groups = len(sizes)
-    table = np.vstack([right, sizes]).T  # (groups, rows + 1)
-    rates = np.empty((len(right), draws))
-    step = max(1, _CHUNK // num_groups)
-    for start in range(0, draws, step):
-        num = min(step, draws - start)
-        drawn = rng.integers(0, num_groups, size=(num, num_groups)) + num_groups * np.arange(num)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=num * num_groups).reshape(num, num_groups)
-        totals = weights.astype(np.float64) @ table
-        rates[:, start : start + num] = (totals[:, :-1] / totals[:, -1:]).T
-    return rates
+        return 0.0, 1.0
+    share = min(1.0, max(0.0, float(right.sum()) / n))
+    if units == n:
+        return _score_interval(share * n, n, z)
+    if units < 2:
+        return _score_interval(share, 1, z)
+    squared = sizes.astype(np.float64) ** 2
+    degrees = max(1.0, squared.sum() ** 2 / (squared**2).sum() - 1)
+    parts = (right - share * sizes) / np.maximum(1 - sizes / n, 0.1)
+    variance = float((parts**2).sum()) / n**2
+    effective = degrees + 1 if np.ptp(right / sizes) == 0 else min(n, share * (1 - share) / variance)
+    return _score_interval(share * effective, effective, student_quantile((1 + level) / 2, degrees))

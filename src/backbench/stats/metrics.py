@@ -9,7 +9,7 @@ import numpy as np
 
 from backbench.errors import ModelError
 from backbench.stats.distributions import normal_quantile
-from backbench.stats.intervals import bootstrap_by_group, group_numbers, wilson_interval
+from backbench.stats.intervals import by_unit, share_interval, wilson_interval
 from backbench.stats.metric import Metric
 
 NLL_FLOOR = 1e-12  # a probability of exactly 0 counts as this, so that one image can't make the mean infinite
@@ -23,7 +23,7 @@ def score(
     """All metrics of one run.
 
     - accuracy: share of images whose most probable class is the true one (the first among equals). Wilson
-      interval; with `groups`, whole groups are resampled (`bootstrap_by_group`).
+      interval; with `groups`, that of fewer effective images (`share_interval`).
     - top5: the true class is among the five most probable; only with more than five classes. Interval as accuracy.
     - per_class_mean: mean recall of the classes that have test images (balanced accuracy). Its interval is
       Wilson's for the effective number of images that gives the variance sum_c p_c (1 - p_c) / n_c / classes^2,
@@ -119,13 +119,10 @@ def _checked(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
 
 
 def measure_share(right: np.ndarray, groups: Sequence[Hashable | None] | None) -> Metric:
-    """The share of True in (n,) bool, n >= 1, with Wilson's interval, or that of whole groups with n `groups`."""
-    n, correct = len(right), int(right.sum())
-    if groups is not None and group_numbers(groups).max() + 1 < n:
-        low, high = bootstrap_by_group(right, groups)
-    else:
-        low, high = wilson_interval(correct, n)
-    return Metric(value=correct / n, low=low, high=high, n=n)
+    """How many of (n,) bool are so, n >= 1; the interval is `share_interval`'s."""
+    correct, sizes = by_unit(right[None], groups)
+    low, high = share_interval(correct[0], sizes)
+    return Metric(value=int(right.sum()) / len(right), low=low, high=high, n=len(right))
 
 
 def _mean(values: np.ndarray) -> Metric:

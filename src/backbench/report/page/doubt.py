@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,9 @@ import numpy as np
 from backbench.report.charts.confidence import Coverage, measure_coverage
 from backbench.report.ranked import Entry, RankedRuns
 from backbench.stats.calibrate import coverage_curve
-from backbench.stats.compare import holm, mcnemar_exact, permutation_by_group
 from backbench.stats.distributions import normal_quantile
-from backbench.stats.intervals import group_numbers
 from backbench.stats.reliability import Bin, reliability_bins
+from backbench.stats.simultaneous import compare_rows
 
 MAX_PAIRED_ROWS = 12
 TARGET = 0.95
@@ -22,7 +21,7 @@ TARGET = 0.95
 
 @dataclass(frozen=True)
 class PairCell:
-    """Row a minus row b: difference of accuracy, its 95 % interval, and Holm-adjusted p-value over all pairs."""
+    """Row a minus row b: difference of accuracy, its 95 % interval, and the p-value that holds for all pairs."""
 
     gap: float
     low: float
@@ -49,20 +48,20 @@ class Trust:
 
 
 def compare_pairs(ranked: RankedRuns) -> dict[tuple[int, int], PairCell]:
-    """All pairs of the first twelve ranked rows, by their places; Holm-adjusted as one family."""
-    entries = ranked.candidates[:MAX_PAIRED_ROWS]
-    right = [_right(entry, ranked.labels) for entry in entries]
+    """Pairs of the first twelve candidates, by their places; the p-values hold for all candidates together."""
+    right = np.array([_right(entry, ranked.labels) for entry in ranked.candidates])
     groups = ranked.details.groups
     if groups is not None and len(groups) != len(ranked.labels):
         groups = None
-    pairs = [(a, b) for a in range(len(entries)) for b in range(a + 1, len(entries))]
-    tests = [_test(right[a], right[b], groups) for a, b in pairs]
-    adjusted = holm([p for _, _, p in tests]) if tests else np.zeros(0)
-    found = {}
+    found: dict[tuple[int, int], PairCell] = {}
+    if len(right) < 2:
+        return found
+    p_values = compare_rows(right, groups).p_values
     n = len(ranked.labels)
-    for (a, b), (only_a, only_b, _), p_value in zip(pairs, tests, adjusted.tolist(), strict=True):
+    for a, b in itertools.combinations(range(len(right[:MAX_PAIRED_ROWS])), 2):
+        only_a, only_b = int((right[a] & ~right[b]).sum()), int((right[b] & ~right[a]).sum())
         low, high = difference_interval(only_a, only_b, n)
-        gap = (only_a - only_b) / n
+        gap, p_value = (only_a - only_b) / n, float(p_values[a, b])
         found[a, b] = PairCell(gap, low, high, p_value, only_a, only_b)
         found[b, a] = PairCell(-gap, -high, -low, p_value, only_b, only_a)
     return found
@@ -104,11 +103,3 @@ def measure_trust(entry: Entry, labels: np.ndarray) -> Trust:
 def _right(entry: Entry, labels: np.ndarray) -> np.ndarray:
     right: np.ndarray = entry.told.argmax(axis=1) == labels
     return right
-
-
-def _test(a: np.ndarray, b: np.ndarray, groups: Sequence[Hashable | None] | None) -> tuple[int, int, float]:
-    plain = mcnemar_exact(a, b)
-    if groups is None:
-        return plain.only_a, plain.only_b, plain.p_value
-    differences = np.bincount(group_numbers(groups), weights=a.astype(float) - b.astype(float))
-    return plain.only_a, plain.only_b, permutation_by_group(np.rint(differences))

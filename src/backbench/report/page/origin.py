@@ -120,6 +120,7 @@ def describe_methods(ranked: RankedRuns) -> str:
     methods = sorted({entry.row.method for entry in done if not entry.row.control})
     versions = sorted({entry.record.environment.get("backbench", "") for entry in done} - {""})
     grouped = ranked.details.groups is not None
+    unit = "group" if grouped else "image"
     parts = [
         f"{count(len(models), 'backbone')} with {count(len(methods), 'method')} "
         f"({', '.join(printable(method) for method in methods)}) were compared on "
@@ -128,11 +129,10 @@ def describe_methods(ranked: RankedRuns) -> str:
         + (f", {_describe_groups(ranked)}" if grouped or data.num_groups else "")
         + ").",
         "Hyper-parameters were chosen on the validation images; the test images were used once for each run.",
-        "Accuracies are given with "
-        + ("intervals from resampling whole groups" if grouped else "Wilson score intervals")
-        + " (95 %). Rows were compared on the same test images with "
-        + ("a permutation test by group" if grouped else "the exact McNemar test")
-        + ", p-values adjusted after Holm, level 0.05.",
+        f"Accuracies are given with Wilson score intervals (95 %{', of effective numbers of images' * grouped}). "
+        f"Rows were compared on the same test images, by random swaps of the predictions of each {unit}, all "
+        "pairs together by their largest difference (Romano and Wolf 2005), level 0.05; the tied rows are those "
+        "that multiple comparisons with the best leave (Hsu 1981).",
         "Baselines (majority class, colour statistics, file facts, an untrained network) were also run."
         if any(entry.row.control for entry in done)
         else "No baselines were run.",

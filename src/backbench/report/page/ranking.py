@@ -223,7 +223,12 @@ def describe_certainty(ranked: RankedRuns) -> Box:
     elif found.num_rows:
         others = f"all {found.num_rows - 1} others" if found.num_rows > 2 else "the other"
         facts.append(("the best", f"apart from {others}"))
-    num_groups = None if ranked.best is None else ranked.best.row.num_groups
+    if found.certificate is not None:
+        facts.append(("no other row is better by more than", f"{found.certificate.points:.1f} points (95 %)"))
+    best = None if ranked.best is None else ranked.best.row
+    if best is not None and best.corrected is not None:
+        facts.append(("the best, corrected for the choice", percent(best.corrected, best.n)))
+    num_groups = None if best is None else best.num_groups
     groups = "" if num_groups is None else f" in {count(num_groups, 'group')}"
     is_few = ranked.data.num_test < 50 or found.units_needed is not None
     facts.append(("test images", f"{ranked.data.num_test:,}{groups}" + " – few" * is_few))
