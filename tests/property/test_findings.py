@@ -167,7 +167,7 @@ def test_no_shortcut_is_claimed_beside_a_row_that_no_control_is_worse_than() -> 
                 assert "No shortcut seen" not in text
                 assert "No problems found. Checked for" not in text
             else:
-                assert "not proved better than" not in text
+                assert "not significantly better than all baselines" not in text
 
 
 @pytest.mark.parametrize("key", ["terminal", "page", "notebook", "markdown"])
@@ -175,7 +175,7 @@ def test_verdicts_exclude_one_another(key: str) -> None:
     for ranked, surfaces in _all():
         kind, text = ranked.findings.kind, surfaces[key]
         assert bool(re.search(r"(Both rows|All \d+ rows) are tied", text)) == (kind == "tied")
-        assert ("proved better than always giving one answer" in text) == (kind == "chance")
+        assert ("significantly better than always predicting one class" in text) == (kind == "chance")
         assert bool(re.search(r"\bUse \w+ with", text)) == (kind == "winner")
         if kind == "chance":
             assert not CHEAPER.search(text)

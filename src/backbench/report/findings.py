@@ -25,8 +25,8 @@ class Cheaper:
     """A row tied with the best that is clearly cheaper: the cheapest that may be taken for it, else the cheapest.
 
     `times` are the seconds of the best over its own. `given_up`: by how much its certificate is weaker than that
-    of the best, in 0..1; `is_unproved`: not proved better than some control, as the best is. Where either is too
-    much, the tie is no reason to take it.
+    of the best, in 0..1; `is_unproved`: not significantly better than some control, as the best is. If either is
+    too much, the tie is no reason to take it.
     """
 
     row: Row
@@ -68,7 +68,7 @@ class Findings:
     Args:
         kind: 'nothing' finished; 'untrusted': every model was trained on test images; 'chance': no row is proved
             better than always answering one class, and a proof was possible or none is above it; 'alone': there
-            is one row; 'unproved': the best is not proved better than some control; 'tied': all rows are;
+            is one row; 'unproved': the best is not significantly better than some control; 'tied': all rows are;
             'winner': some row is worse than the best.
         best: the row with most right answers of those that may be called the best.
         recommended: the row to keep, the best or a cheaper one tied with it; None where no row is worth it.
@@ -81,7 +81,7 @@ class Findings:
         is_cheapest: the best is clearly cheaper than all that are tied with it.
         seen: rows whose models were trained on test images. failed: rows without figures.
         control: the strongest control; alarms: controls that come too near, worst first.
-        unbeaten: rows that are not proved better than some control.
+        unbeaten: rows that are not significantly better than some control.
         units_needed: how many test images, or groups of them, any proof needs, where there are fewer; else None.
     """
 

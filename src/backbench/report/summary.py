@@ -80,11 +80,11 @@ def summarise(found: Findings, data: DataFacts, num_openings: int | None = None)
 
 def control_warnings(found: Findings) -> list[str]:
     """Sentences on controls that come near the best row, naming what they look at, see `control_alarms`; else on
-    rows that are not proved better than one."""
+    rows that are not significantly better than one."""
     if found.alarms or not found.unbeaten:
         return [_alarm(found, control, alarm) for control, alarm in found.alarms]
     names = join_names([row.name for row in found.unbeaten])
-    return [f"{_unbeaten(found)} not proved better than a control: {names}"]
+    return [f"{_unbeaten(found)} not significantly better than all baselines: {names}"]
 
 
 def _alarm(found: Findings, control: Row, alarm: Alarm) -> str:
@@ -159,11 +159,11 @@ def _verdict(found: Findings, best: Row) -> str:
     who = f"{printable(best.model)} with {_head(best)}"
     if found.kind == "chance":
         rows, highest = ("The only row is not", "") if found.num_rows == 1 else ("No row is", "Highest is ")
-        return f"{rows} proved better than always giving one answer. {highest}{who}: {figures}."
+        return f"{rows} significantly better than always predicting one class. {highest}{who}: {figures}."
     if found.kind == "alone":
         return f"{who} is {figures}. It is the only row, so there is no ranking: add a second model."
     if found.kind == "unproved":
-        return f"Highest is {who}: {figures}. It is not proved better than a control."
+        return f"Highest is {who}: {figures}. It is not significantly better than all baselines."
     if found.kind == "tied":
         rows = "Both rows" if found.num_rows == 2 else f"All {found.num_rows} rows"
         return f"{rows} are tied. Highest is {who}: {figures}."
