@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache, lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -25,7 +25,6 @@ from backbench.report.figures.svg import clean_svg
 from backbench.report.text import printable, shorten
 from backbench.storage import write_atomically
 
-Theme = Literal["light", "dark"]
 Look = Mapping[str, str]
 
 SMALL, LARGE = 13, 16
