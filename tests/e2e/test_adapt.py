@@ -27,7 +27,7 @@ def test_one_document_names_the_run_and_the_bundle(photos: Path, tmp_path: Path)
     assert "takes   no time: the run is finished\n" in again.stdout
     assert (Path(document["run"]) / "record.json").is_file()
     assert {"accuracy", "nll", "ece", "coverage", "calibrated_ece"} <= {row["name"] for row in document["metrics"]}
-    assert "parameters learn" in done.stderr
+    assert "parameters are trained" in done.stderr
     answered = backbench("predict", document["bundle"], photos / "circle" / "000.png", "--json")
     assert answered.returncode == 0, answered.stderr
     assert json.loads(answered.stdout)["predictions"][0]["label"] in ("circle", "cross", "stripes")

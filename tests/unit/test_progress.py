@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from backbench import runtime
 from backbench.cli.adapt import _run
 from backbench.config import DataConfig, MethodConfig, RunConfig
 from backbench.errors import Interrupted
 from backbench.progress import SILENT, STEPS, Progress, RichProgress, Stoppable, format_rate
+from backbench.runs import context
+from backbench.runs.context import RunContext
 
 
 def test_a_signal_ends_the_work_under_a_bar() -> None:
@@ -47,12 +48,13 @@ def test_what_is_said_is_passed_on() -> None:
 def test_adapt_listens_before_it_trains(
     method: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "catch_signals", lambda: nullcontext(lambda: 2))
+    monkeypatch.setattr(context, "catch_signals", lambda: nullcontext(lambda: 2))
     config = RunConfig(
         data=DataConfig(source=str(photos)), model="tiny_cnn", method=MethodConfig(name=method, options={})
     )
+    given = RunContext(tmp_path / "runs", with_gallery=False)
     with pytest.raises(Interrupted) as stopped:
-        _run(config, tmp_path / "runs", "cpu", None, as_json=True, quiet=True, with_gallery=False)
+        _run(config, given, as_json=True, quiet=True)
     assert stopped.value.exit_status == 130
     assert not list((tmp_path / "runs").glob("*"))  # as the images were read
 
