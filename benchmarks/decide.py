@@ -102,11 +102,11 @@ def judge_comparisons(design: Design, studies: int, draws: int) -> dict[str, flo
             "in set": float(compared.may_be_best.sum()),
             "certificate holds": bool(top - truth[chosen] <= regret + 1e-12),
             "certificate": 100 * regret,
-            "of best test": regret / max(1e-9, 1.645 * spread / math.sqrt(design.n)),
+            "of best test": regret / (1.645 * spread / math.sqrt(design.n)) if spread else math.nan,
             "wrong before": _wrong_before(correct, truth, chosen),
         }.items():
             found.setdefault(name, []).append(float(value))
-    return {name: float(np.mean(values)) for name, values in found.items()}
+    return {name: float(np.nanmean(values)) for name, values in found.items()}
 
 
 def _wrong_before(correct: np.ndarray, truth: np.ndarray, chosen: int) -> bool:

@@ -232,7 +232,7 @@ def test_without_descriptors_connections_are_turned_away_and_the_log_stays_short
         assert num_tried < 200
         is_short = False
         assert served.health() == 200
-    lines = [record for record in caplog.records if "turned away" in record.getMessage()]
+    lines = [record for record in caplog.records if "connection was refused" in record.getMessage()]
     assert len(lines) == log_limit.MAX_LINES + 1
     assert lines[-1].getMessage().endswith("30 more times, not shown")
 

@@ -140,7 +140,7 @@ def test_no_gallery_leaves_no_image_and_says_when_one_is_there_already(photos: P
     warned = Warned()
     adapt(make_config(photos), RunContext(tmp_path / "other", with_gallery=False, progress=warned))
     assert (other.bundle / INDEX_FILE).exists()
-    assert "Remove it" in warned.warnings[-1]
+    assert "exists already, with a gallery" in warned.warnings[-1]
 
 
 def test_a_gallery_that_cannot_be_made_costs_a_warning_not_the_model(
