@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from backbench.runs.estimate import (
     Plan,
     count_passes,
     describe_guessed,
+    describe_power,
     estimate_training,
     guess_seconds,
 )
@@ -223,3 +225,11 @@ def test_nothing_goes_backward_through_frozen_blocks(model: str, learning: int, 
 
 def test_where_the_blocks_are_not_known_before_all_are_counted_as_learning() -> None:
     assert passes("last-blocks", "hf/some/one", blocks=1, recipe={"epochs": 10}) == 30
+
+
+@pytest.mark.parametrize(("num_test", "gaps"), [(72, ["12.8", "18.5"]), (500, ["2.9", "7.0"]), (24, [])])
+def test_what_can_be_detected_is_a_range_that_names_its_assumption(num_test: int, gaps: list[str]) -> None:
+    """How often two models disagree is not known before: one share was assumed once, others were seen."""
+    said = describe_power(num_test)
+    assert re.findall(r"[\d.]+(?= points)", said) == gaps
+    assert "30 %" in said

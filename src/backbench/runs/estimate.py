@@ -20,6 +20,8 @@ START_SECONDS = 3.0
 """Loading torch, building a network and fitting heads: the fixed cost of a model."""
 STEP_FORWARDS = 3
 """Forward passes that a training step costs: the backward pass is about two."""
+DISAGREEMENTS = (0.05, 0.15, 0.30)
+"""Shares of images on which two models usually disagree: near ones, and a good one and a fair one."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +135,22 @@ def describe_guessed(names: Sequence[str]) -> list[str]:
 
 
 def describe_power(num_test: int) -> str:
-    """The statistical power of this number of test images, in one sentence."""
-    gap = smallest_provable_gap(num_test)
+    """Differences between two models that this number of test images can detect, in one sentence.
+
+    They depend on how often the two models disagree, which is known only afterwards: hence a range, with its ends.
+    """
     images = f"{num_test:,} test image{'s' if num_test != 1 else ''}"
-    if gap is None:
-        return f"{images}: too few to detect any difference between two good models."
-    return f"{images}: differences below about {100 * gap:.1f} points can't be detected."
+    found = {rate: smallest_provable_gap(num_test, disagreement=rate) for rate in DISAGREEMENTS}
+    gaps = [(gap, rate) for rate, gap in found.items() if gap is not None]
+    if not gaps:
+        most = f"{100 * max(DISAGREEMENTS):.0f} %"
+        return f"{images}: too few to detect a difference between models that disagree on up to {most} of them."
+    (least, low), (most_gap, high) = gaps[0], gaps[-1]
+    start = f"{images} can detect a difference of {100 * least:.1f} points"
+    if low == high:
+        return f"{start}, between models that disagree on {100 * low:.0f} % of them."
+    end = f"{100 * most_gap:.1f} points ({100 * high:.0f} %)"
+    return f"{start} (models that disagree on {100 * low:.0f} % of them) to {end}."
 
 
 def make_plan(models: Sequence[ModelSpec], found: Survey, *, device: str, precision: Precision) -> Plan:
