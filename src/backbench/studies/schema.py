@@ -364,7 +364,7 @@ def read_study(path: Path) -> StudyFile:
         end = "" if said.endswith("?") else "."
         raise ConfigError(f"study '{path}'{f', {place}' if place else ''}: {said}{end}") from error
     except ValueError as error:
-        raise ConfigError(f"study '{path}' is not TOML in UTF-8 that can be read: {error}.") from error
+        raise ConfigError(f"study '{path}' is not valid TOML in UTF-8: {error}.") from error
 
 
 def _describe_place(place: Sequence[int | str], document: Mapping[str, Any]) -> str:
