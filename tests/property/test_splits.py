@@ -177,7 +177,7 @@ def test_a_chain_of_groups_and_copies_is_one_unit() -> None:
 
 
 def test_an_unknown_part_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown part"):
+    with pytest.raises(ValueError, match="unknown split"):
         assign_parts(["a"], ["x"], ["a"], ["holdout"], seed=0, **FRACTIONS)
 
 

@@ -20,7 +20,7 @@ def test_counts_of_nothing_are_zeros() -> None:
 
 @pytest.mark.parametrize(("labels", "answers"), [([0, 3], [0, 0]), ([0, 0], [0, -1]), ([0], [0, 0])])
 def test_counts_refuse_what_does_not_fit(labels: list[int], answers: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"classes|belong"):
+    with pytest.raises(ValueError, match=r"classes|lengths"):
         count_confusion(np.array(labels), np.array(answers), 3)
 
 

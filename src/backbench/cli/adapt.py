@@ -78,7 +78,7 @@ def adapt(
     quiet: bool,
     choices: dict[str, Any],
 ) -> None:
-    """Adapt one model to your images and keep it: a folder that predicts anywhere.
+    """Adapt one model to your images and save it as a bundle: a folder that predicts on any machine.
 
     The same command, or `backbench resume RUN`, resumes an interrupted run. Several processes train one model
     together with: torchrun --nproc-per-node 2 -m backbench adapt ...

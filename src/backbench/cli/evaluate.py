@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @inference_options
 @click.option(
     "--out",
-    help="Folder of the run records; it counts test-set evaluations.  [default: the folder of the bundle's run]",
+    help="Folder of the run records, where this evaluation is logged.  [default: the folder of the bundle's run]",
 )
 @click.option(
     "--map",

@@ -50,7 +50,7 @@ class Look:
     type=click.Choice(["auto", "rollout", "attention", "grad-cam"]),
     default="auto",
     show_default=True,
-    help="auto: rollout of the attention for transformers, Grad-CAM for other networks.",
+    help="auto: attention rollout for transformers, Grad-CAM for other networks.",
 )
 @click.option(
     "--num", type=click.IntRange(min=1, max=1000), default=12, show_default=True, help="Maximum number of images."
@@ -77,7 +77,7 @@ def explain(
 
     Name the models first (bundles or run folders), then image files and folders. Without images, the command uses
     test images of the first model's run, wrong predictions first. It also draws the first filters and the position
-    embedding of each network that has them.
+    embeddings, of networks that have them.
 
     Each RUN adds its confusion matrix, classes, confidences, learning curves, predictions and worst mistakes. All
     runs together give maps of features; two or more are also compared by cost and by class.

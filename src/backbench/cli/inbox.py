@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 folder_option = click.option("--inbox", default="inbox", show_default=True, help="The folder given to serve.")
 
 
-@click.group(short_help="List or export images judged on the page of serve.")
+@click.group(short_help="List or export images marked on the page of serve.")
 def inbox() -> None:
     """List or export images that people marked right or wrong on the page of `backbench serve`."""
 

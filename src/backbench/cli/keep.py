@@ -17,7 +17,7 @@ from backbench.cli.options import device_option, json_option, out_option, quiet_
 @json_option
 @quiet_option
 def keep(run: str, out: str, device: str, no_gallery: bool, as_json: bool, quiet: bool) -> None:
-    """Keep the model of a finished run: a folder that predicts anywhere, beside the run.
+    """Save the model of a finished run as a bundle beside the run: a folder that predicts on any machine.
 
     RUN is a run folder, a run id, or the first characters of one. Nothing is trained or tested again. The images
     must still be at the same place.

@@ -21,7 +21,7 @@ bad_option = click.option(
     type=click.Choice(["fail", "skip"]),
     default="fail",
     show_default=True,
-    help="Unreadable images: stop, or leave them out.",
+    help="Unreadable images: stop, or skip them.",
 )
 
 
@@ -75,7 +75,7 @@ def table_options(verb: Verb) -> Verb:
     options = (
         click.option("--image-column", help="Table: the column with the image paths."),
         click.option("--label-column", help="Table: the column with the class names."),
-        click.option("--group-column", help="Table: values that stay in one split (camera, patient, ...)."),
+        click.option("--group-column", help="Table: column of groups that stay in one split (camera, ...)."),
     )
     return _gather(verb, options)
 
@@ -91,14 +91,14 @@ def layout_options(verb: Verb) -> Verb:
         click.option(
             "--ignore", multiple=True, metavar="PATH", help="Folder: leave out this file or folder below DATA."
         ),
-        click.option("--follow-links", is_flag=True, help="Folder: follow links that lead out of DATA too."),
+        click.option("--follow-links", is_flag=True, help="Folder: also follow links that point outside DATA."),
         click.option(
             "--split-column",
             metavar="NAME",
-            help="Table: the column of the splits; none: no column.  [default: found by its values]",
+            help="Table: column with train, val, test; none: ignore it.  [default: found by its values]",
         ),
         click.option(
-            "--image-root", metavar="FOLDER", help="Table: folder of relative paths.  [default: that of the table]"
+            "--image-root", metavar="FOLDER", help="Table: base folder of relative paths.  [default: the table's]"
         ),
     )
     return _gather(verb, options)
@@ -121,7 +121,7 @@ def size_options(verb: Verb) -> Verb:
             "--min-images",
             type=click.IntRange(min=2),
             metavar="N",
-            help="Classes with fewer images are small; see --small-classes.",
+            help="Minimum images in a class; --small-classes decides what happens to smaller ones.",
         ),
         click.option(
             "--small-classes",

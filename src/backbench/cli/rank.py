@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 @click.option(
     "--models",
     default="",
-    help="Names, cards, folders of cards, with commas.  [default: a short list for this machine]",
+    help="Names, cards (TOML files of your own weights) or folders of cards, with commas.  "
+    "[default: a short list for this machine]",
 )
 @click.option(
     "--methods", default="logistic", show_default=True, help="Names with commas; see: backbench list methods."
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="recipe.epochs=20, ... for each method that has it; for one: METHOD:KEY=VALUE.",
+    help="An option, as recipe.epochs=20, of every method that has it; METHOD:KEY=VALUE sets it for one method.",
 )
 @map_option
 @split_options
@@ -57,7 +58,10 @@ if TYPE_CHECKING:
 @click.option("--budget", help="Time limit such as 90s, 10m or 2h; the ranking shows all runs finished by then.")
 @size_options
 @click.option(
-    "--keep", "is_kept", is_flag=True, help="Save the recommended model as a folder that predicts anywhere."
+    "--keep",
+    "is_kept",
+    is_flag=True,
+    help="Save the recommended model as a bundle, a folder that predicts on any machine.",
 )
 @table_options
 @layout_options

@@ -12,7 +12,7 @@ from backbench.cli.options import out_option, projection_option, quiet_option
 FORMATS = ("html", "md", "csv", "json", "card", "data-card")
 
 
-@click.command(short_help="Show runs as one page that opens anywhere.")
+@click.command(short_help="Write a self-contained HTML report of runs.")
 @click.argument("runs", nargs=-1, metavar="[RUNS]...")
 @click.option(
     "--output", "-o", "target", type=click.Path(path_type=Path), help="File to write.  [html: report.html]"
@@ -42,7 +42,7 @@ def report(
     out: str,
     quiet: bool,
 ) -> None:
-    """Show runs as one page that opens anywhere.
+    """Write a self-contained HTML report of runs.
 
     RUNS are run folders, run ids or folders of runs. Without RUNS, all runs in the folder of --out are shown. Runs
     with different test images get separate sections and are never ranked together.

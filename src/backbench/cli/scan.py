@@ -36,7 +36,7 @@ def scan(
 ) -> None:
     """Check images before ranking: counts, sizes, broken files, duplicates, leaks.
 
-    DATA is as for `backbench rank`. Exit status 1 if there are problems.
+    DATA is as for `backbench rank`. Exits with 1 if it finds problems.
     """
     from backbench.cli.output import print_json, wrap_lines
     from backbench.cli.parse import make_data_config

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from backbench.studies.estimate import Estimate
 
 
-@click.group(short_help="Carry out a whole study from one file.")
+@click.group(short_help="Run a whole study from one TOML file.")
 def study() -> None:
-    """Carry out a whole study from one file: rankings, tables and pictures."""
+    """Run a whole study from one TOML file: rankings, tables and pictures."""
 
 
 study.add_command(openimages)
 
 
-@study.command(short_help="Carry out a study: rankings, tables and pictures.")
+@study.command(short_help="Run a study: rankings, tables and pictures.")
 @click.argument("file", metavar="STUDY.toml", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of all results.  [default: results/NAME]")
 @click.option("--budget", help="Time limit such as 90s, 10m or 2h; the same command resumes from there.")
-@click.option("--only", multiple=True, metavar="GROUP", help="Only this group of the study; may be repeated.")
+@click.option("--only", multiple=True, metavar="GROUP", help="Only this group of the study; repeatable.")
 @click.option(
     "--data",
     "data",
@@ -41,9 +41,11 @@ study.add_command(openimages)
 @click.option(
     "--weights-dir",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Folder of weights files named as the models: resnet50.a1_in1k.safetensors, or cards.",
+    help="Folder of weights named after their models (resnet50.a1_in1k.safetensors), or of cards.",
 )
-@click.option("--random-weights", is_flag=True, help="A trial without downloads: untrained models, drawn images.")
+@click.option(
+    "--random-weights", is_flag=True, help="A trial without downloads: random weights and generated images."
+)
 @click.option("--limit", type=click.IntRange(min=8), help="Maximum number of images of each data set.")
 @click.option("--image-size", type=click.IntRange(8, 2048), help="Input size of all models, in pixels.")
 @click.option("--figures/--no-figures", "has_figures", default=True, help="Draw the study's pictures.")

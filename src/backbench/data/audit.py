@@ -127,13 +127,14 @@ class Audit:
     def sentences(self) -> list[str]:
         """Lines for the terminal: an overview, then each kind of finding with its first examples."""
         sizes = [num for num in self.class_counts.values() if num]
-        each = f", {min(sizes):,}-{max(sizes):,} each" if sizes else ""
+        each = f", {_span(min(sizes), max(sizes))} each" if sizes else ""
         images, classes = count(self.num_images, "usable image"), count(len(sizes), "class", "classes")
         lines = [f"{escape(self.name)}: {images}, {classes}{each}."]
         if self.widths and self.heights:
             (low_w, middle_w, high_w), (low_h, middle_h, high_h) = self.widths, self.heights
             lines.append(
-                f"Sizes {low_w:,}-{high_w:,} x {low_h:,}-{high_h:,} pixels, median {middle_w:,} x {middle_h:,}."
+                f"Width {_span(low_w, high_w)}, height {_span(low_h, high_h)} pixels, "
+                f"median {middle_w:,} x {middle_h:,}."
             )
         if self.common_sizes:
             sizes_by_part = [
@@ -273,3 +274,8 @@ def _list_sets(where: str, sets: Sequence[Sequence[Copy]]) -> list[str]:
 
 def _tell_rest(num: int) -> list[str]:
     return [f"  ... and {num - NUM_EXAMPLES:,} more (all of them with --json)"] if num > NUM_EXAMPLES else []
+
+
+def _span(low: int, high: int) -> str:
+    """'12', or '225 to 300'."""
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -22,17 +22,20 @@ _HEADS = {
     "centroid": "a nearest-centroid head",
 }
 Place = Literal["verdict", "lead", "caveat"]
-_NONE_IS_WORTH_KEEPING = "Check the labels, add images, or try other models: none of these rows is worth keeping."
-_SHORTCUT = "the data may have a shortcut: look at"
+_NONE_IS_WORTH_KEEPING = "No row is worth keeping yet: add test images, check the labels, or try other models."
+_SHORTCUT = "the data may contain a shortcut; check"
 _SIMPLE = "the classes may differ in something simple"
 _CONTROLS = {
-    "majority": ("always answering the commonest class reaches", "nothing was learned that this figure can show"),
+    "majority": (
+        "always predicting the most frequent class reaches",
+        "this test can't show that a model learned anything",
+    ),
     "colour": (
         "colour and brightness statistics alone reach",
         f"{_SHORTCUT} background, light and camera of each class",
     ),
     "file-facts": (
-        "file facts (size, bytes, format) alone reach",
+        "file facts (image dimensions, file size, format) alone reach",
         f"{_SHORTCUT} where the files of each class come from",
     ),
     "untrained": ("an untrained network reaches", _SIMPLE),
@@ -96,7 +99,7 @@ def _alarm(found: Findings, control: Row, alarm: Alarm) -> str:
         meaning = (
             f"pretraining adds little here: {_SIMPLE}"
             if alarm.is_near
-            else "more than half of what can be gained over the commonest class needs no pretraining"
+            else "more than half of what can be gained over the most frequent class needs no pretraining"
         )
     text = {
         "above": f"{looks_at} {reach}, no less than the best row ({top}): {meaning}.",
@@ -158,15 +161,15 @@ def _verdict(found: Findings, best: Row) -> str:
         figures += "; its weights are untrained, so a pretrained model should do better"
     who = f"{printable(best.model)} with {_head(best)}"
     if found.kind == "chance":
-        rows, highest = ("The only row is not", "") if found.num_rows == 1 else ("No row is", "Highest is ")
-        return f"{rows} significantly better than always predicting one class. {highest}{who}: {figures}."
+        rows, highest = ("The only row is not", "") if found.num_rows == 1 else ("No row is", "Highest accuracy: ")
+        return f"{rows} significantly better than always predicting one class. {highest}{who}, {figures}."
     if found.kind == "alone":
         return f"{who} is {figures}. It is the only row, so there is no ranking: add a second model."
     if found.kind == "unproved":
-        return f"Highest is {who}: {figures}. It is not significantly better than all baselines."
+        return f"Highest accuracy: {who}, {figures}. It is not significantly better than all baselines."
     if found.kind == "tied":
         rows = "Both rows" if found.num_rows == 2 else f"All {found.num_rows} rows"
-        return f"{rows} are tied. Highest is {who}: {figures}."
+        return f"{rows} are tied. Highest accuracy: {who}, {figures}."
     return f"Use {who}: {figures}."
 
 
@@ -250,9 +253,9 @@ def _controls(found: Findings, best: Row) -> list[str]:
         how = (
             "comes near the best row"
             if alarm.is_near
-            else "makes more than half of the gain over the commonest class"
+            else "makes more than half of the gain over the most frequent class"
         )
-        return [f"Check the warnings first: a baseline {how} ({_control_phrase(control)})."]
+        return [f"Warning: a baseline {how} ({_control_phrase(control)})."]
     phrase = _control_phrase(found.control)
     if not found.unbeaten:
         return [f"No shortcut seen: {phrase} at most."]
@@ -296,7 +299,10 @@ def _trust(best: Row, found: Findings, data: DataFacts, num_openings: int | None
         )
     if 0 < best.n < _FEW_IMAGES:
         classes = count(len(data.classes), "class", "classes")
-        said.append(f"{count(best.n, 'test image')} of {classes} decide{'s' * (best.n == 1)} little: add more.")
+        images = count(best.n, "test image")
+        said.append(
+            f"{images} of {classes} {'is' if best.n == 1 else 'are'} too few for a reliable ranking: add more."
+        )
     return said
 
 

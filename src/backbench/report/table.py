@@ -124,7 +124,7 @@ def render_live_line(rows: Sequence[Row], remaining: int, seconds_left: float | 
     best = next((row for row in rows if row.is_best and not row.control), None)
     controls = [row for row in rows if row.control and row.accuracy is not None]
     if best is not None:
-        said = f"leading: {printable(best.name)} {percent(best.accuracy, best.n)}"
+        said = f"best so far: {printable(best.name)} {percent(best.accuracy, best.n)}"
         tied = [row.name for row in rows if row.tied_with_best and not row.is_best and not row.control]
         if tied:
             said += f", tied with {join_names(tied, limit=1 if len(tied) > 2 else 2)}"
@@ -134,7 +134,7 @@ def render_live_line(rows: Sequence[Row], remaining: int, seconds_left: float | 
     else:
         said = "no run has finished yet"
     if remaining > 0:
-        said += f"; {remaining} {'model' if remaining == 1 else 'models'} to go"
+        said += f"; {remaining} {'model' if remaining == 1 else 'models'} left"
         if seconds_left is not None and seconds_left > 0:
             said += f", {format_seconds(seconds_left)} of the budget left"
     return said

@@ -95,8 +95,8 @@ def _say_unequal(unequal: Unequal) -> Iterator[str]:
     if unequal.sizes is not None:
         least, largest = unequal.sizes
         yield (
-            f"input sizes differ ({least} to {largest} px): a larger input usually scores higher and costs "
-            f"more, so this compares published models, not architectures"
+            f"input sizes differ ({least} to {largest} px): larger inputs often score higher and "
+            f"cost more, so part of the difference may come from the input size"
         )
     if unequal.settings:
         listed = ", ".join(
