@@ -225,7 +225,7 @@ def evaluate(
 
     Args:
         bundles: one bundle or several: their folders, or the folders of the runs that wrote them. Several are
-            compared on the images that none of them was trained on, by exact paired tests (`rank` of each result).
+            compared on the images that none of them was trained on, by paired tests (`rank` of each result).
         data: as for `rank`. Evaluates on its test split, else on the test split of the model's own run, else on
             all images.
         class_map: maps classes of the images to classes of the model where names differ; None leaves images out.

@@ -64,7 +64,7 @@ def evaluate(
 
     BUNDLE is what `backbench keep` or `adapt` wrote; DATA is as for `backbench rank`. The command uses the test
     split of DATA, or of the model's own run if DATA has its images, or else all images. Images that a model was
-    trained on are left out. Several bundles are compared on the same images, by exact paired tests.
+    trained on are left out. Several bundles are compared on the same images, by paired tests.
 
     \b
     Example: backbench evaluate runs/a.bundle runs/b.bundle new_photos/

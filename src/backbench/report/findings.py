@@ -72,7 +72,7 @@ class Findings:
             'winner': some row is worse than the best.
         best: the row with most right answers of those that may be called the best.
         recommended: the row to keep, the best or a cheaper one tied with it; None where no row is worth it.
-        tied: the other rows without a significant difference from the best.
+        tied: the other rows that may be the truly best one.
         num_rows: rows that may be called the best.
         rival: of `tied` the cheapest, else another, for which it is known how many test images would separate it
             from the best.

@@ -85,7 +85,7 @@ def render_ranking(ranked: RankedRuns) -> str:
         _draw_table(ranked),
         tag(
             '<p class="soft">{}: {}; {} training images, {} test images. '
-            "Tied: no significant difference from the best.</p>",
+            "Tied: may be the truly best row (95 % confidence).</p>",
             name(data.name),
             count(len(data.classes), "class", "classes"),
             count(data.num_train + data.num_val, "image"),

@@ -216,7 +216,7 @@ def _ranked(
                 rank.only_best,
                 rank.only_row,
                 correct.shape[1],
-                alpha=alpha / max(1, num_tied),  # Holm's first step among the rows still tied
+                alpha=alpha / max(1, num_tied),  # as many comparisons as rows are still tied
                 design_effect=effect,
             )
         rows[index] = replace(rows[index], **changed)

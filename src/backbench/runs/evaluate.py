@@ -91,7 +91,7 @@ def evaluate(
 ) -> list[Evaluation]:
     """Evaluate bundles on the same labelled images, best first.
 
-    Several bundles are compared on the images that none of them was trained on, by exact paired tests.
+    Several bundles are compared on the images that none of them was trained on, by paired tests.
 
     Args:
         bundles: their folders, or those of the runs that wrote them; each once.
