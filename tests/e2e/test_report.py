@@ -79,7 +79,7 @@ def test_one_page_holds_runs_controls_images_maps_explanations_and_the_bundle(ma
     assert "data:image/jpeg;base64," in page
     assert 'class="map"' in page
     assert "The same images, as each model sees them" in page
-    assert "not embedded" not in page.partition("</style>")[2]
+    assert "no thumbnail" not in page.partition("</style>")[2]
     assert len(page.encode()) < 3_000_000
 
 

@@ -44,8 +44,7 @@ class Strangeness:
         """(n, dim) float features -> (n,) float32: the strangeness of each image; above 1 is strange.
 
         The larger of two ratios to their thresholds: the squared distance to the nearest class mean in units of
-            the
-        spread, and 1 - cosine to the nearest class mean after centring.
+        the spread, and 1 - cosine to the nearest class mean after centring.
         """
         raw = [self._raw(features[first : first + _ROWS]) for first in range(0, len(features), _ROWS)]
         if not raw:

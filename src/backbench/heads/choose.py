@@ -36,7 +36,7 @@ def choose_best(scores: Sequence[Score], num: int) -> int:
     """Index of the candidate with the lowest NLL among those as accurate as the best, within one standard error.
 
     Accuracies within one standard error of the highest count as equal (`num` images); of these the lowest NLL
-    wins, then the first. With few images accuracies are too coarse for a choice, with many they decide alone.
+    wins, then the first. With few images accuracy is too coarse for a choice; with many it decides alone.
     Source: the one-standard-error rule of Breiman et al. 1984, with likelihood instead of simplicity.
     """
     best = max(score.accuracy for score in scores)
@@ -46,7 +46,7 @@ def choose_best(scores: Sequence[Score], num: int) -> int:
 
 
 def is_beyond_edge(scores: Sequence[Score], chosen: int) -> bool:
-    """Whether the choice is at an edge and beats its neighbour, so a wider sweep may be better."""
+    """Whether the chosen value is the first or last and beats its neighbour, so a wider sweep may be better."""
     if len(scores) < 2 or chosen not in (0, len(scores) - 1):
         return False
     neighbour = 1 if chosen == 0 else len(scores) - 2

@@ -117,7 +117,7 @@ class GroupedHead:
     """Log of each class's share of a softmax over finer classes, each of which belongs to one class.
 
     The softmax only includes the rows given here, so the prediction is always one of the classes. It is the log of
-    a sum, because an image of any kind of dog is one of a dog (Deng et al. 2012, "Hedging Your Bets": the
+    a sum, because every breed of dog belongs to the class dog (Deng et al. 2012, "Hedging Your Bets": the
     probability of a class is the sum over its sub-classes).
 
     Args:

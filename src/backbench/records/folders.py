@@ -56,7 +56,7 @@ HISTORY_FILE = "history.json"
 MANIFEST_FILE = "manifest.json"
 OPENINGS_FILE = "openings.jsonl"
 CUT, FAILED = ".cut-", ".failed-"
-"""Suffix after the id of an interrupted run (with its steps) or a failed run (with its number)."""
+"""Suffix after the id of a run that the budget ended (with its steps), or of a failed one (with its number)."""
 ORPHAN_AGE_SECONDS = 24 * 3600.0
 
 
@@ -302,7 +302,7 @@ def find_run(root: Path, given: str) -> Path:
 
 
 def cut_id(run_id: str, num_steps: int) -> str:
-    """The id of a run that was interrupted after this number of steps."""
+    """The id of a run that the budget ended after this number of steps."""
     return f"{run_id}{CUT}{num_steps}"
 
 
@@ -322,7 +322,7 @@ def find_attempt(root: Path, run_id: str, *, has_failed: bool) -> Path:
 
 
 def is_whole(folder_name: str) -> bool:
-    """Whether the run was neither interrupted nor failed."""
+    """Whether the run neither failed nor was ended early by the budget."""
     return how_far(folder_name)[0] == folder_name
 
 

@@ -17,12 +17,12 @@ from backbench.stats.compare import ALPHA, Alarm, control_alarms, units_to_prove
 Kind = Literal["nothing", "untrusted", "chance", "alone", "unproved", "tied", "winner"]
 _CHEAPER = 1.2  # below this ratio seconds are not worth a word
 GIVE_UP = 0.01
-"""In accuracy: by no more than this may the certificate of a cheaper row be weaker, for it to be recommended."""
+"""A cheaper row is recommended only if its certificate is weaker by this at most, as a share of the images."""
 
 
 @dataclass(frozen=True)
 class Cheaper:
-    """A row tied with the best that is clearly cheaper: the cheapest that may be taken for it, else the cheapest.
+    """A clearly cheaper tied row: the cheapest acceptable one; if none is acceptable, the cheapest.
 
     `times` are the seconds of the best over its own. `given_up`: by how much its certificate is weaker than that
     of the best, in 0..1; `is_unproved`: not significantly better than some control, as the best is. If either is
@@ -66,16 +66,15 @@ class Findings:
     """What a ranking says.
 
     Args:
-        kind: 'nothing' finished; 'untrusted': every model was trained on test images; 'chance': no row is proved
-            better than always answering one class, and a proof was possible or none is above it; 'alone': there
-            is one row; 'unproved': the best is not significantly better than some control; 'tied': all rows are;
-            'winner': some row is worse than the best.
-        best: the row with most right answers of those that may be called the best.
+        kind: 'nothing' finished; 'untrusted': every model was trained on test images; 'chance': no row is
+            significantly better than one class for all images, and significance was possible or none is above it;
+            'alone': there is one row; 'unproved': the best is not significantly better than some control; 'tied':
+            all rows are; 'winner': some row is worse than the best.
+        best: the row with most correct predictions of those that may be called the best.
         recommended: the row to keep, the best or a cheaper one tied with it; None where no row is worth it.
         tied: the other rows that may be the truly best one.
         num_rows: rows that may be called the best.
-        rival: of `tied` the cheapest, else another, for which it is known how many test images would separate it
-            from the best.
+        rival: the cheapest tied row for which it is known how many test images would separate it from the best.
         certificate: of the recommended row, or of the best; None where there is nothing to compare it with.
         cheaper: see `Cheaper`; None where the best is about as cheap.
         is_cheapest: the best is clearly cheaper than all that are tied with it.

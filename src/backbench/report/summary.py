@@ -51,11 +51,11 @@ class Sentence(NamedTuple):
 
 
 def summarise(found: Findings, data: DataFacts, num_openings: int | None = None) -> tuple[Sentence, ...]:
-    """What a reader with a minute must know: up to eight sentences, worst news included, the verdict first.
+    """What a reader with a minute must know, worst news included, the verdict first.
 
-    In this order: the row to use, with its figures; which rows have no part in this, because their models were
-    trained on test images; who is tied with it and what that costs; how many test images
-    would separate them; what the controls say; the weakest class; how far to trust the winner's figure; failures.
+    In this order: the row to use, with its metrics; too few test images; rows whose models were trained on test
+    images; tied rows and their cost; the certificate; how many test images would separate them; the baselines; the
+    weakest class; how far to trust the metrics of the best row; failures.
 
     Args:
         data: what was measured on.
@@ -113,7 +113,7 @@ def _alarm(found: Findings, control: Row, alarm: Alarm) -> str:
 
 def _control_words(name: str) -> tuple[str, str]:
     """What a control looks at, with a verb for its figure, and what it means when that comes near the best."""
-    unknown = f"the control {name} alone reaches", f"{_SHORTCUT} what it sees"
+    unknown = f"the baseline {name} alone reaches", f"{_SHORTCUT} what it sees"
     return _CONTROLS.get(control_family(name), unknown)
 
 
@@ -240,7 +240,7 @@ def _needed(found: Findings, best: Row) -> list[str]:
         return []
     pair = f"{printable(best.name)} from {printable(rival.name)}"
     if (rival.needed_images or 0) > _MAX_IMAGES:
-        return [f"Even a million test images would not separate {pair}."]
+        return [f"More than a million test images would be needed to separate {pair}."]
     about = f"{_rounded(rival.needed_images or 0):,}"
     return [f"It would take at least about {about} test images to separate {pair}, if the difference is real."]
 
@@ -294,8 +294,8 @@ def _trust(best: Row, found: Findings, data: DataFacts, num_openings: int | None
         if num_openings is not None and num_openings > 0:
             opened = f" (evaluated {count(num_openings, 'time')} so far)"
         said.append(
-            f"The best of {found.num_rows} rows was chosen and measured on the same test images{opened}, so its "
-            f"accuracy is slightly optimistic{_corrected(best)}."
+            f"The highest of {found.num_rows} rows was chosen and measured on the same test images{opened}, so "
+            f"its accuracy is slightly optimistic{_corrected(best)}."
         )
     if 0 < best.n < _FEW_IMAGES:
         classes = count(len(data.classes), "class", "classes")

@@ -29,9 +29,8 @@ class Resolved:
         """The name of the run: readable, and different whenever a metric could differ.
 
         The id depends on content: the manifest (ids, labels, splits, bytes of every image), the weights, the
-            method
-        with all options, seed, precision and resize path; not on the place of the data, the device or the output
-        folder.
+        method with all options, seed, precision and resize path; not on the place of the data, the device or the
+        output folder.
         """
         identity = {
             "protocol": PROTOCOL_VERSION,

@@ -66,7 +66,7 @@ class RankRequest:
 class _Bench:
     """A running ranking: its request and its results so far.
 
-    runs: each with its answers, None of a failed one; in one list, so that an interrupt finds both or neither.
+    runs: finished and failed runs, each with its predictions (None if it failed).
     faults: errors of unusable models, reported before any work.
     """
 
@@ -202,7 +202,7 @@ def _rank_models(bench: _Bench, models: Sequence[ModelSpec], plan: Plan) -> None
 
 
 def _trained(request: RankRequest) -> list[MethodConfig]:
-    """The methods that train, and are no probes."""
+    """The requested methods that train."""
     return [method for method in request.methods if find_method(method.name).trains]
 
 

@@ -35,7 +35,7 @@ from backbench.runs.train import train
 def run(
     config: RunConfig | Resolved, context: RunContext, *, data: Data | None = None, shared: Shared | None = None
 ) -> RunRecord:
-    """Carry out one run, or return its record if it is finished; see `RunContext` for its model.
+    """Carry out one run, or return its record if it is finished; `RunContext.keeps_probes` decides on its bundle.
 
     A second process with the same run waits for the first and uses its result. If a finished run lacks its bundle,
     the model is rebuilt from stored data, without using test images.
@@ -183,15 +183,15 @@ def keep_run(folder: Path, context: RunContext) -> Adapted:
 
 
 def refuse_model(resolved: Resolved) -> None:
-    """Raises ConfigError for what runs no network, or has no classifier where the method takes that one."""
+    """ConfigError if the model is a baseline, or lacks the published classifier that the method needs."""
     if resolved.model.load is None:
         raise ConfigError(
-            f"'{resolved.model.name}' is a control: there is no model in it to adapt. Name a backbone."
+            f"'{resolved.model.name}' is a control (a baseline): it has no network to adapt. Choose a backbone."
         )
     if resolved.method.needs_head:
         refuse_headless(resolved.model.load_head)
 
 
 def is_begun(out: Path, model: ModelSpec) -> bool:
-    """Whether there are runs of the model, or of one whose name begins alike: finished ones need no weights."""
+    """Whether run folders of the model (or of one with the same prefix) exist: finished runs need no weights."""
     return any(out.glob(f"*-{slug(model.name)}-*"))

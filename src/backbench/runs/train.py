@@ -134,8 +134,8 @@ def _warn_of_no_validation(trained: Trained, task: ImageTask) -> tuple[str, ...]
 def _image_task(
     resolved: Resolved, data: Data, context: RunContext, workspace: Workspace, made: list[Cost]
 ) -> ImageTask:
-    """`made` is given what the features cost, each time they are asked for. Those from the cache count as when
-    they were made, or the order of runs would decide which method is cheap."""
+    """Append the cost of the features to `made` at each call. Cached features count at their original cost, so the
+    order of runs does not matter."""
     from backbench.task import ImageTask
 
     def features() -> Task:

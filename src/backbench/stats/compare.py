@@ -132,7 +132,8 @@ def rank_rows(
     - The best is the row with most correct predictions that is not a control (the first of equals).
     - A row is tied with the best if it is in the set that has the truly best row with probability 1 - `alpha`.
     - Two rows are separated when their p-value among all pairs is below `alpha`; a tied row is not separated from
-      any that is better. A row that is neither tied nor separated from the best is not the best, or equal to it.
+      any that is better. A row that is neither tied nor separated is not the best, but no single test
+      shows which row is better.
     - `rank_low` = 1 + rows separated and better; `rank_high` = rows - rows separated and worse.
     - A control (shortcut baseline) is tested against all other rows in its own family and ranked as if it were one
       of them, without using a place or a share of alpha. If all rows are controls, all count as rows.

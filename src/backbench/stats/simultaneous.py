@@ -29,8 +29,8 @@ class Comparison:
 
     Attributes:
         p_values: (rows, rows) p of "these two are equally good", valid for all pairs together; 1 on the diagonal.
-        bounds: (rows, rows) [a, b]: the largest gain, as a share of the images, of choosing a in place of b. For
-            the row a that is truly best, all its bounds hold together with the probability `level`.
+        bounds: (rows, rows) [a, b]: upper confidence bound of accuracy(a) - accuracy(b). For the truly best row a,
+            all its bounds hold together with the probability `level`.
         may_be_best: (rows,) bool: the set that holds the truly best row with that probability.
         level: that probability, such as 0.95.
     """
@@ -61,7 +61,7 @@ def compare_rows(
 ) -> Comparison:
     """Compare each row with each other, with error rates that hold for all comparisons together.
 
-    Two laws, both from the same images:
+    Two procedures on the same images:
     - Tests: if two rows are equally good, swapping their answers in an image (or in a whole group) changes
       nothing. The signs of all units are drawn at random, the same for all pairs, and the largest statistic of
       each draw is kept: the step-down maximum of Romano and Wolf (2005). The distribution of each single pair is
@@ -206,7 +206,7 @@ def _test_pairs(
     """(rows, rows) step-down p-values of `pairs` (None: all) by random signs; 1 for the others."""
     first, second = pairs if pairs is not None else np.triu_indices(len(mask_of), 1)
     which = mask_of[first, second]
-    step = 1.0 if units[0].is_separate else 0.0  # sums of signs move in steps of two: half of one is no evidence
+    step = 1.0 if units[0].is_separate else 0.0  # continuity correction: sums of signs move in steps of two
     variance = np.stack([each.squares(each.right) for each in units])[which, first, second]
     totals = np.stack([each.totals for each in units])
     scale = np.sqrt(np.where(variance > 0, variance, np.inf))

@@ -33,9 +33,10 @@ def correct_winner(
     """What the best row would reach on new images, without the luck by which it was chosen.
 
     The figure: images are drawn with replacement, the best row is chosen again on those drawn, and measured on
-    those left out; the mean over the draws (Tsamardinos, Greasidou and Borboudakis 2018), less what is lost
-    because the draws choose on fewer images. The interval: its upper end is the usual one of a row; its lower end
-    lies as far below the raw figure as the luckiest of all rows may be above its true accuracy.
+    those left out; the mean over the draws (Tsamardinos, Greasidou and Borboudakis 2018). Where one row is clearly
+    ahead of few others, it is up to a point too low, because the draws choose on fewer images. The interval: its
+    upper end is the usual one of a row; its lower end allows for the choice, by the quantile of the largest
+    standardised error over all rows.
 
     Args:
         correct: (rows, n) bool, of the rows among which the best was chosen.

@@ -211,10 +211,11 @@ def _sure(ranked: RankedRuns) -> dict[str, Any]:
     names = [name(entry.row.name, 60) for entry in entries]
     separated = sum(cell.p_value < 0.05 for (a, b), cell in pairs.items() if a < b)
     total = len(pairs) // 2
+    of_best = f" (the {len(entries)} best)" if len(ranked.candidates) > len(entries) else ""
     trusted = [entry for entry in ranked.candidates if entry.row.tied_with_best][:MAX_TRUSTED]
     trust = [(name(entry.row.name, 60), doubt.measure_trust(entry, ranked.labels)) for entry in trusted]
     return {
-        "conclusion": f"{separated} of {count(total, 'pair')} of rows differ significantly on these test images."
+        "conclusion": f"{separated} of {count(total, 'pair')} of rows{of_best} differ significantly here."
         if total
         else "There is only one row, so there is no comparison: add a second model.",
         "names": names,
@@ -237,14 +238,14 @@ def _pair_cell(cell: doubt.PairCell | None) -> dict[str, str] | None:
         "range": f"{points(cell.low)} to {points(cell.high)}",
         "p": f"{cell.p_value:.3f}" if cell.p_value >= 0.001 else "< 0.001",
         "kind": "" if not apart else "better" if cell.gap > 0 else "worse",
-        "word": "tied" if not apart else "better" if cell.gap > 0 else "worse",
+        "word": "not significant" if not apart else "better" if cell.gap > 0 else "worse",
         "only": f"{cell.only_a} / {cell.only_b}",
     }
 
 
 def _describe_trust(found: doubt.Trust) -> str:
     off = abs(100 * found.gap)
-    way = "too sure" if found.gap > 0 else "too modest"
+    way = "overconfident" if found.gap > 0 else "underconfident"
     text = f"On average {off:.1f} points {way}" if off >= 0.5 else "On average well calibrated"
     text += f"; calibration error {100 * found.calibration_error:.1f} %"
     text += ", calibrated." if found.is_tempered else "."

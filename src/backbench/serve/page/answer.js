@@ -25,7 +25,7 @@ export function makeChances(reply, { hasRest }) {
   const axis = make("p", { class: "axis", "aria-hidden": "true" },
     make("span"), make("span", {}, make("span", { text: "0" }), make("span", { text: "100" })), make("span"));
   return make("div", { class: reply.unsure ? "dots unsure" : "dots" },
-    make("ul", { "aria-label": "Chances of 100" }, ...makeDots(reply, 0, shown)),
+    make("ul", { "aria-label": "Probabilities in per cent" }, ...makeDots(reply, 0, shown)),
     axis,
     hasRest && rest > 0 && make("details", {}, make("summary", { text: `${rest} more classes` }),
       make("ul", {}, ...makeDots(reply, shown, reply.top.length))));

@@ -46,12 +46,12 @@ export class Verdict {
       const saved = await keep(this.image, this.model.name, verdict, label);
       this.onChange(saved);
       this.note.textContent = "";
-      const what = saved.label ? `Kept as ${saved.label}.` : "Kept, without a label.";
+      const what = saved.label ? `Saved as ${saved.label}.` : "Saved without a label.";
       fill(this.place, make("span", { text: `${what} ${sayCount(saved.num_entries)}` }),
         make("button", { type: "button", class: "plain", text: "Undo", onclick: () => this.undo(saved.id) }));
     } catch (error) {
       this.ask();
-      this.note.textContent = `Not kept: ${error.message}`;
+      this.note.textContent = `Could not save: ${error.message}`;
     }
   }
 
@@ -60,7 +60,7 @@ export class Verdict {
       this.onChange(await takeBack(id));
       this.ask();
     } catch (error) {
-      this.note.textContent = `Not taken back: ${error.message}`;
+      this.note.textContent = `Could not undo: ${error.message}`;
     }
   }
 }

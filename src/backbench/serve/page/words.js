@@ -1,6 +1,6 @@
 // Predictions in words. A confidence is a share in 0..1, calibrated on images that were not used for training.
 
-const LEVELS = [[0.95, "sure"], [0.8, "fairly sure"], [0.6, "leaning to it"], [0, "hardly more than a guess"]];
+const LEVELS = [[0.95, "sure"], [0.8, "fairly sure"], [0.6, "likely"], [0, "little better than a guess"]];
 
 const MAX_CALIBRATION_ERROR = 0.05;
 
@@ -57,9 +57,9 @@ export function sayAgreement(replies) {
   if (!answered.length) return "";
   const counts = new Map();
   for (const reply of answered) if (!reply.unsure) counts.set(reply.label, (counts.get(reply.label) || 0) + 1);
-  if (!counts.size) return answered.length === 1 ? "The one that answered is not sure" : answered.length === 2 ? "Neither is sure" : `None of the ${answered.length} is sure`;
+  if (!counts.size) return answered.length === 1 ? "The only model that answered is not sure" : answered.length === 2 ? "Neither is sure" : `None of the ${answered.length} is sure`;
   const [label, most] = [...counts].sort((one, two) => two[1] - one[1])[0];
-  if (answered.length === 1) return `${label}, says the one that answered`;
+  if (answered.length === 1) return `The only model that answered says ${label}`;
   if (most === answered.length) return answered.length === 2 ? `Both say ${label}` : `All ${most} say ${label}`;
   const isTied = [...counts.values()].filter((count) => count === most).length > 1;
   if (isTied) return `They disagree: ${[...counts.keys()].join(" / ")}`;

@@ -1,7 +1,7 @@
 """Answers to a study's questions: facts found in its runs by fixed rules.
 
-An exact paired test decides whether two runs on the same test images differ significantly. Whether their intervals
-overlap decides nothing.
+An exact paired test decides whether two runs on the same test images differ significantly; the best features are
+found by comparing all runs at once. Overlapping intervals decide nothing.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class Change:
 
 @dataclass(frozen=True)
 class BestFeatures(Fact):
-    """The best run on a data set; `tied`: without a significant difference from it, `worse`: all others."""
+    """The best run on a data set; `tied`: runs that may also be the best; `worse`: those excluded with 95 %."""
 
     data: str
     best: Run

@@ -78,12 +78,12 @@ def _describe_best(fact: facts.BestFeatures) -> str:
     how = f" + {fact.best.method}" if any(run.method != fact.best.method for run in rivals) else ""
     also = ""
     if tied:
-        also = f"; no significant difference from {_join(tied)}"
+        also = f"; {_join(tied)} may be the best too"
     elif rivals and not fact.tied:
-        also = "; all others are significantly worse"
+        also = "; no other run may be the best"
     elif any(run.title != title for run in rivals):  # its own other methods are tied
-        also = "; all other models are significantly worse"
-    tests = " (exact paired tests, Holm-adjusted)" if also else ""
+        also = "; no other model may be the best"
+    tests = " (95 % confidence)" if also else ""
     return f"On {fact.data}: {title}{how}, {_show(fact.best)}{also}{tests}."
 
 
