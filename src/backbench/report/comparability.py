@@ -1,4 +1,4 @@
-"""What may make rows of one ranking unequal beside model and method, as facts; `warning_text` has the words."""
+"""What may make rows of one ranking unequal besides model and method, as facts; `warning_text` has the words."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def _say_unequal(unequal: Unequal) -> Iterator[str]:
         listed = ", ".join(
             f"{words} ({list_some(values, _MAX_VALUES, '; ')})" for words, values in unequal.settings.items()
         )  # semicolons: values may be lists themselves
-        yield f"settings differ beside model and method: {listed}. They may explain differences between rows"
+        yield f"settings other than model and method differ: {listed}. They may explain differences between rows"
     for aspect, values in unequal.aspects.items():
         words, consequence = _ASPECTS[aspect]
         shares = ", ".join(f"{value} ({num} of {values.total()} rows)" for value, num in values.most_common())
