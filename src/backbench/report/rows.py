@@ -13,7 +13,14 @@ from backbench.records.schema import Predictions, RunRecord
 from backbench.report.comparability import input_size, is_control
 from backbench.report.row_names import find_differences
 from backbench.report.warning_text import row_warnings
-from backbench.stats.compare import ALPHA, design_effect, needed_images, rank_rows, unbeaten_controls
+from backbench.stats.compare import (
+    ALPHA,
+    control_tests,
+    design_effect,
+    needed_images,
+    rank_rows,
+    unbeaten_controls,
+)
 from backbench.stats.intervals import by_unit, group_numbers, share_interval
 from backbench.stats.metric import Metric
 from backbench.stats.metrics import weakest_first
@@ -142,7 +149,7 @@ def make_rows(
         ConfigError: the records come from different manifests, so their metrics can't be compared.
         DataError: two runs predict different test images or disagree on a true class.
 
-    Cost: no network is run; 40 rows of 10,000 images take some 50 ms.
+    Cost: no network is run; 8 rows of 10,000 images take about a second, 40 rows two to three.
     """
     _refuse_other_data(records)
     marks, words = row_warnings(records), find_differences(records)
@@ -196,8 +203,9 @@ def _ranked(
     """`rows` with rank, tie and test of those at `ranked`, with predictions (ranked, n) `correct`."""
     rows = list(rows)
     controls = [rows[index].control for index in ranked]
-    ranks = rank_rows(correct, controls, groups, alpha)
-    unbeaten = unbeaten_controls(correct, controls, groups, alpha)
+    against = control_tests(correct, controls, groups)
+    ranks = rank_rows(correct, controls, groups, alpha, against=against)
+    unbeaten = unbeaten_controls(correct, controls, groups, alpha, against=against)
     best = best_row(correct, controls)
     num_rows = len(controls) - sum(controls)
     num_tied = sum(rank.tied_with_best and not control for rank, control in zip(ranks, controls, strict=True)) - 1

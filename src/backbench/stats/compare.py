@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,6 +125,8 @@ def rank_rows(
     is_control: Sequence[bool],
     groups: Sequence[Hashable | None] | None = None,
     alpha: float = ALPHA,
+    *,
+    against: Mapping[int, np.ndarray] | None = None,
 ) -> list[Rank]:
     """Rank intervals, ties and certificates of rows on the same test images, in the given order.
 
@@ -143,6 +145,7 @@ def rank_rows(
         is_control: for each row.
         groups: n group names: whole groups are drawn; None: separate images.
         alpha: level of all tests of the rows together, and of the tests of each control.
+        against: the tests against controls, if `control_tests` was called already.
 
     Cost: as `compare_rows`, once for the rows and once, against them, for each control.
     """
@@ -169,8 +172,9 @@ def rank_rows(
             **_count_only(correct[rows[best]], correct[row]),
             regret=found.regret(place),
         )
-    for row in sorted(set(range(len(correct))) - set(rows)):
-        p = reference_tests(correct[rows], correct[row], groups)
+    if against is None:
+        against = control_tests(correct, is_control, groups)
+    for row, p in against.items():
         apart = p < alpha
         is_tied = not apart[best]
         ranks[row] = Rank(
@@ -181,6 +185,15 @@ def rank_rows(
             **_count_only(correct[rows[best]], correct[row]),
         )
     return [ranks[row] for row in range(len(correct))]
+
+
+def control_tests(
+    correct: np.ndarray, is_control: Sequence[bool], groups: Sequence[Hashable | None] | None = None
+) -> dict[int, np.ndarray]:
+    """Control -> p-values of its tests against all rows that are not controls, see `reference_tests`."""
+    rows = [row for row in range(len(correct)) if not is_control[row]]
+    controls = [row for row in range(len(correct)) if is_control[row]] if rows else []
+    return {control: reference_tests(correct[rows], correct[control], groups) for control in controls}
 
 
 def _rows_of(is_control: Sequence[bool]) -> list[int]:
@@ -197,6 +210,8 @@ def unbeaten_controls(
     is_control: Sequence[bool],
     groups: Sequence[Hashable | None] | None = None,
     alpha: float = ALPHA,
+    *,
+    against: Mapping[int, np.ndarray] | None = None,
 ) -> list[tuple[int, ...]]:
     """For each row the controls that it does not beat significantly, strongest first; () for a control itself.
 
@@ -208,11 +223,11 @@ def unbeaten_controls(
     correct = np.asarray(correct, dtype=bool)
     right = correct.sum(axis=1)
     rows = [row for row in range(len(correct)) if not is_control[row]]
-    controls = sorted(set(range(len(correct))) - set(rows), key=lambda control: -int(right[control]))
     found: list[tuple[int, ...]] = [()] * len(correct)
-    for control in controls if rows else []:
-        p_values = reference_tests(correct[rows], correct[control], groups)
-        for row, p_value in zip(rows, p_values.tolist(), strict=True):
+    if against is None:
+        against = control_tests(correct, is_control, groups)
+    for control in sorted(against, key=lambda control: -int(right[control])):
+        for row, p_value in zip(rows, against[control].tolist(), strict=True):
             if right[row] <= right[control] or p_value >= alpha:
                 found[row] += (control,)
     return found

@@ -232,11 +232,12 @@ def _test_pairs(
 
 def _random_signs(rng: np.random.Generator, num: int, counts: np.ndarray) -> np.ndarray:
     """(m, num) float32: sums of as many random signs as there are units of each kind."""
-    if counts.max(initial=1) == 1:
-        bits = rng.integers(0, 256, size=(len(counts), -(-num // 8)), dtype=np.uint8)
-        return np.unpackbits(bits, axis=1)[:, :num].astype(np.float32) * 2 - 1
-    many = counts.astype(np.int64)[:, None]
-    return (2 * rng.binomial(many, 0.5, size=(len(counts), num)) - many).astype(np.float32)
+    bits = rng.integers(0, 256, size=(len(counts), -(-num // 8)), dtype=np.uint8)
+    signs = np.unpackbits(bits, axis=1)[:, :num].astype(np.float32) * 2 - 1
+    several = np.flatnonzero(counts > 1)  # few, and drawn by a slower way
+    many = counts[several].astype(np.int64)[:, None]
+    signs[several] = 2 * rng.binomial(many, 0.5, size=(len(several), num)) - many
+    return signs
 
 
 def _bound_gains(
