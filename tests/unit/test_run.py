@@ -115,7 +115,7 @@ def test_probes_share_one_extraction(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_control_is_probed_and_never_trained(method: str, is_refused: bool, tmp_path: Path) -> None:
     resolved, context = resolve_quickly(method, "colour"), RunContext(tmp_path, keeps_probes=True)
     if is_refused:
-        with pytest.raises(ConfigError, match="no model in it"):
+        with pytest.raises(ConfigError, match="no network to adapt"):
             run(resolved, context)
         assert not any(tmp_path.iterdir())
     else:
