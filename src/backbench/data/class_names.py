@@ -80,7 +80,7 @@ def map_classes(
         given: the user's mapping for some classes: one class of the model for each, or none. The others are
             matched by exact name if that matches all of them, else by `match_names`.
         is_other: the images are of another data set, so that a class with almost the name of one of the model's is
-            not taken for a misspelt one. It is not either where the model lacks most of these classes.
+            not treated as a typing mistake. Nor is any, if the model lacks most of these classes.
 
     Raises:
         ConfigError: `given` names an unknown class, or several for one class.

@@ -112,7 +112,7 @@ def _find_span(image: Image.Image, values: np.ndarray, grey: GreyScale | None) -
         return known
     if image.mode.startswith("I;16"):
         return 0.0, 4095.0 if getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE) == (12,) else 65535.0
-    if image.mode == "I" and image.format == "PPM":  # a dark one must not be mistaken for an 8-bit one
+    if image.mode == "I" and image.format == "PPM":  # a dark one looks like an 8-bit one
         return 0.0, 65535.0
     own = decide_scale([measure_depth(values)])
     assert own is not None  # there is an image

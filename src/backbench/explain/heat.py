@@ -32,7 +32,7 @@ _BATCH_PIXELS = (
     8 * 224 * 224
 )  # network input at once: memory of attention grows with the square of an image's pixels
 _MIN_TINT = 0.35  # minimum strength of colours: the photograph is paler without evidence
-_FADING = 1.25  # reduces the photograph's own colours, so that they are not mistaken for heat
+_FADING = 1.25  # reduces the photograph's own colours, so they do not look like heat
 _FLAT_OUTSIDE = 0.65  # share of a uniform tone in the grey outside the box
 _OUTSIDE_TONE = 215.0
 

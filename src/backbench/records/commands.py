@@ -76,5 +76,5 @@ def bundle_of(run: Path) -> Path:
 
 
 def _argument(path: Path) -> str:
-    """The path, written so that it is not mistaken for an option."""
+    """The path, written so that a shell command does not read it as an option."""
     return f"./{path}" if str(path).startswith("-") else str(path)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from backbench.stats.distributions import normal_below, normal_quantile, student_quantile
-from backbench.stats.intervals import by_unit
+from backbench.stats.intervals import by_unit, group_numbers
 
 ALPHA = 0.05
 DRAWS = 4000
@@ -158,14 +158,11 @@ def _make_units(
 ) -> tuple[list[_Units], np.ndarray]:
     """The units of each set of images that a pair of rows shares, and (rows, rows) which of them a pair has."""
     masks, mask_of = _common_images(correct.shape, has_answer)
-    if groups is None:
-        is_separate, columns = True, np.vstack([correct, masks])
-    else:
-        stacked = np.vstack([(correct & mask) for mask in masks] + [masks])
-        sums, sizes = by_unit(stacked, groups)
-        is_separate, columns = len(sizes) == correct.shape[1], sums.astype(np.int64)
-        if is_separate:
-            columns = np.vstack([correct, masks])
+    is_separate = groups is None or int(group_numbers(groups).max()) + 1 == correct.shape[1]
+    columns = np.vstack([correct, masks])
+    if not is_separate:
+        by_mask = [correct & mask for mask in masks]
+        columns = by_unit(np.vstack([*by_mask, masks]), groups)[0].astype(np.int64)
     kinds, counts = _count_alike(columns)
     found = []
     for number in range(len(masks)):

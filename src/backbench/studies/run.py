@@ -109,7 +109,7 @@ def run_study(
         ModelError: none of its models can be used; found before any work too.
         StorageError: the output folder can't be written.
 
-    A data set or a model that fails is noted, and the study goes on.
+    If a data set or a model fails, the study notes it and continues.
     """
     steps = plan_steps(study, settings)
     for note in find_missing(study, settings):
