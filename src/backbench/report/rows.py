@@ -19,6 +19,7 @@ from backbench.stats.compare import (
     design_effect,
     needed_images,
     rank_rows,
+    rows_to_rank,
     unbeaten_controls,
 )
 from backbench.stats.intervals import by_unit, group_numbers, share_interval
@@ -235,15 +236,14 @@ def _corrected(
     correct: np.ndarray, controls: Sequence[bool], best: int, groups: Sequence[Hashable | None] | None
 ) -> dict[str, float]:
     """The best row's accuracy, corrected for having been chosen among the rows that are no controls."""
-    rows = [row for row in range(len(correct)) if not controls[row]]
+    rows = rows_to_rank(controls)
     found = correct_winner(correct[rows], rows.index(best), groups)
     return {"corrected": found.accuracy, "corrected_low": found.low, "corrected_high": found.high}
 
 
 def best_row(correct: np.ndarray, is_control: Sequence[bool]) -> int:
     """The index `rank_rows` calls the best: most correct predictions, not a baseline (unless all are)."""
-    rows = [row for row in range(len(correct)) if not is_control[row]] or list(range(len(correct)))
-    return max(rows, key=lambda row: int(correct[row].sum()))
+    return max(rows_to_rank(is_control), key=lambda row: int(correct[row].sum()))
 
 
 def _make_row(record: RunRecord, warnings: tuple[str, ...]) -> Row:

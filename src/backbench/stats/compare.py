@@ -154,7 +154,7 @@ def rank_rows(
         raise ValueError(f"predictions {correct.shape} for {len(is_control)} rows")
     if groups is not None and len(groups) != correct.shape[1]:
         raise ValueError(f"{len(groups)} groups for {correct.shape[1]} images")
-    rows = _rows_of(is_control)
+    rows = rows_to_rank(is_control)
     if not rows:
         return []
     found = compare_rows(correct[rows], groups, alpha=alpha)
@@ -196,7 +196,7 @@ def control_tests(
     return {control: reference_tests(correct[rows], correct[control], groups) for control in controls}
 
 
-def _rows_of(is_control: Sequence[bool]) -> list[int]:
+def rows_to_rank(is_control: Sequence[bool]) -> list[int]:
     """The rows that are not controls, or all if all are."""
     return [row for row in range(len(is_control)) if not is_control[row]] or list(range(len(is_control)))
 
